@@ -1,0 +1,26 @@
+"""seqmix: one contract for sequence mixers, every task on top.
+
+Public names load on first use, so that ``import seqmix`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULES = ("commands", "data", "errors", "mixers", "models", "ops", "tasks", "testing")
+_NAMES = {"Mixer": "seqmix.mixers", "list_mixers": "seqmix.mixers", "list_models": "seqmix.models"}
+
+__all__ = ["Mixer", "__version__", "list_mixers", "list_models", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(import_module(_NAMES[name]), name)
+    if name in _MODULES:
+        return import_module(f"seqmix.{name}")
+    raise AttributeError(f"module 'seqmix' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

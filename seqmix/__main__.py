@@ -1,0 +1,5 @@
+"""``python -m seqmix`` is ``seqmix``."""
+
+from seqmix.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""``seqmix <command>``: find the command, then import what it needs, and no sooner."""
+
+import difflib
+import os
+import sys
+from importlib import import_module
+
+import seqmix
+from seqmix.errors import SeqmixError
+
+COMMANDS = {
+    "fit": "train a model, test its best weights, print them beside the baselines",
+    "validate": "evaluate a checkpoint on the validation windows",
+    "test": "evaluate a checkpoint on every test window, beside the baselines",
+    "predict": "write the forecasts of a checkpoint for the test windows",
+    "list": "mixers, models, datasets and configs",
+    "info": "versions, device, and which kernels run",
+    "matrix": "draw the mixing matrix of a mixer",
+    "bench": "time and memory of a mixer over lengths, beside attention",
+}
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+HELP = f"""usage: seqmix <command> [options]
+
+{chr(10).join(f"  {name:10}{text}" for name, text in COMMANDS.items())}
+
+`seqmix <command> --help` shows the options. A start that needs no download:
+  seqmix fit --config configs/demo.yaml
+"""
+
+
+def main() -> None:
+    """Run the command in ``sys.argv``, and end the process with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command and return its exit code: 0, 1 for a user's error, 2 for wrong options, 130 after Ctrl-C."""
+    command, *rest = argv or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if command == "--version":
+        print(f"seqmix {seqmix.__version__}")
+        return 0
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        print(f"seqmix: unknown command {command!r}. {hint}Run `seqmix --help`.", file=sys.stderr)
+        return 2
+    # as for `python -m`: classes in the current folder can be named in configs
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module = import_module("seqmix.commands.train" if command in TRAINER_COMMANDS else f"seqmix.commands.{command}")
+    try:
+        module.main(command, rest)
+    except SeqmixError as e:
+        print(f"seqmix: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as e:
+        print("; ".join(["seqmix: interrupted", *e.args]), file=sys.stderr)
+        return 130
+    return 0

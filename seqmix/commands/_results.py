@@ -1,0 +1,129 @@
+"""What comes out of a run: test metrics, the table beside the baselines, forecasts as a file."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pandas as pd
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from seqmix.commands._table import print_table
+from seqmix.environment import environment
+from seqmix.models import DLinear, ForecastModelFactory, SeasonalNaive
+from seqmix.tasks import Forecasting
+from seqmix.tasks._run import device_name
+
+Row = dict[str, Any]
+
+
+def score(trainer: pl.Trainer, task: Any, data: Any, ckpt_path: Path | None = None) -> Row:
+    """Test ``task`` on every window of ``data``, and describe what was tested."""
+    trainer.test(task, data, ckpt_path=ckpt_path, verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {
+        "model": type(task.model).__name__,
+        "data": data.name,
+        "context": data.context,
+        "horizon": data.horizon,
+        "windows": int(metrics["test_windows"]),
+        "mse": round(metrics["test_mse"], 6),
+        "mae": round(metrics["test_mae"], 6),
+        "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
+        "commit": environment()["commit"],
+        "device": device_name(trainer),
+        "seconds": "",
+    }
+
+
+def baseline_rows(
+    factories: Sequence[ForecastModelFactory] | None, data: Any, trainer: pl.Trainer, seed: int
+) -> list[Row]:
+    """Train each baseline with plain settings on the same data and test it with the same code.
+
+    Args:
+        factories: the baselines; None: the last season again, and DLinear.
+        data: the datamodule of the run.
+        trainer: the trainer of the run, for its device.
+        seed: seed set before each baseline.
+    """
+    if factories is None:
+        # a season longer than the window cannot be repeated: then the last value is
+        season = data.season if data.season <= data.context else 1
+        factories = [partial(SeasonalNaive, season=season), DLinear]
+    return [_baseline_row(factory, data, trainer, seed) for factory in factories]
+
+
+def _baseline_row(factory: Callable[..., Any], data: Any, like: pl.Trainer, seed: int) -> Row:
+    pl.seed_everything(seed, workers=True, verbose=False)
+    # covariates stay with the model under test: baselines take none
+    task = Forecasting(factory, data.n_channels, data.context, data.horizon)
+    with tempfile.TemporaryDirectory() as folder:
+        best = ModelCheckpoint(folder, monitor="val_mse", save_weights_only=True)
+        trainer = pl.Trainer(
+            accelerator=like.strategy.root_device.type,
+            devices=1,
+            max_epochs=10,
+            gradient_clip_val=1.0,
+            logger=False,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            fast_dev_run=getattr(like, "fast_dev_run", False),
+            callbacks=[best],
+        )
+        started = time.perf_counter()
+        if any(p.requires_grad for p in task.parameters()):
+            trainer.fit(task, data)
+        seconds = time.perf_counter() - started
+        row = score(trainer, task, data, Path(best.best_model_path) if best.best_model_path else None)
+    return {**row, "seconds": round(seconds, 1)}
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print results as a table: one line a model."""
+    first = rows[0]
+    steps = f"{first['context']} -> {first['horizon']} steps"
+    print_table(
+        f"{first['data']}: {first['windows']:,} test windows, {steps}, seed {first['seed']}",
+        [
+            {
+                "model": row["model"],
+                "test MSE": f"{row['mse']:.4f}",
+                "test MAE": f"{row['mae']:.4f}",
+                "parameters": row["parameters"],
+            }
+            for row in rows
+        ],
+    )
+
+
+def write_predictions(path: Path, batches: Sequence[Mapping[str, Tensor]], data: Any) -> None:
+    """Write forecasts as a long table: window, step, channel, y, yhat, in the units of the data.
+
+    With quantile loss ``yhat`` is the median and there is one more column for each quantile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    first = 0
+    for batch in batches:
+        frame = _long(batch, first, data)
+        frame.to_csv(part, mode="a" if first else "w", header=not first, index=False)
+        first += len(batch["y"])
+    os.replace(part, path)
+
+
+def _long(batch: Mapping[str, Tensor], first: int, data: Any) -> pd.DataFrame:
+    B, horizon, C = batch["y"].shape
+    index = pd.MultiIndex.from_product(
+        [range(first, first + B), range(1, horizon + 1), range(C)], names=["window", "step", "channel"]
+    )
+    columns = {}
+    for name, values in batch.items():
+        columns[name] = (values.cpu() * data.std + data.mean).flatten().numpy()
+    return pd.DataFrame(columns, index=index).reset_index()

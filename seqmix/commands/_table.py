@@ -1,0 +1,41 @@
+"""Tables on the screen: framed on a terminal, plain columns elsewhere."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print one line for each row, under the keys of the first; numbers are set right."""
+    terminal = sys.stdout.isatty()
+    table = Table(box=box.ROUNDED if terminal else None)
+    for key, value in rows[0].items():
+        table.add_column(key, justify="right" if _is_number(value) else "left", overflow="fold")
+    for row in rows:
+        # Text, so that brackets in values are not read as markup
+        table.add_row(*(Text(_shown(value)) for value in row.values()))
+    # elsewhere a line is as long as it needs to be
+    console = Console(width=None if terminal else 500)
+    console.print(Text(title))
+    console.print(table)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

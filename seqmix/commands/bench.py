@@ -1,0 +1,111 @@
+"""``seqmix bench``: time and memory of a mixer over lengths, beside attention of the same width."""
+
+import csv
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from seqmix.commands._function import call
+from seqmix.commands._table import print_table
+from seqmix.errors import ConfigError
+from seqmix.mixers import Attention, Mixer, MixerFactory
+from seqmix.ops import tune_allocator
+
+
+def main(command: str, argv: list[str]) -> None:
+    """Run the command."""
+    call(bench, command, argv)
+
+
+def bench(
+    *,
+    mixer: MixerFactory,
+    lengths: list[int] = [64, 256, 1024],  # noqa: B006  shown as the default in the help, and never changed
+    d_model: int = 64,
+    batch_size: int = 1,
+    device: str = "cpu",
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32",
+    repeats: int = 5,
+    out: str | None = None,
+) -> None:
+    """Time a mixer forward, and forward with backward, and measure the memory between the two.
+
+    Times are the median of the repeats, in microseconds per token: of the process on a CPU, all threads together, and
+    of the wall clock on a GPU. Memory, in MiB, is what the forward pass keeps for the backward pass, beside weights
+    and input: it decides the length that can be trained.
+
+    Args:
+        mixer: the mixer, by class name or dotted path; ``--mixer.<option>`` sets its options.
+        lengths: sequence lengths L.
+        d_model: width D.
+        batch_size: sequences B.
+        device: a torch device, ``cpu`` or ``cuda``.
+        dtype: of weights and input.
+        repeats: measurements of each time, after one that does not count.
+        out: CSV file for the rows.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device = {device!r} is not there; use --device cpu")
+    tune_allocator()
+    rows = []
+    for L in lengths:
+        for factory in (mixer, Attention):
+            torch.manual_seed(0)
+            module = factory(d_model, L).to(device, getattr(torch, dtype))
+            x = torch.randn(batch_size, L, d_model, device=device, dtype=getattr(torch, dtype), requires_grad=True)
+            rows.append({"mixer": type(module).__name__, "length": L, **_measure(module, x, repeats)})
+    print_table(f"{device}, {dtype}, width {d_model}, batch {batch_size}, {torch.get_num_threads()} thread(s)", rows)
+    if out:
+        with Path(out).open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _measure(module: Mixer, x: Tensor, repeats: int) -> dict[str, float]:
+    def forward() -> None:
+        with torch.no_grad():
+            module(x)
+
+    def train() -> None:
+        module(x).sum().backward()
+
+    tokens = x.shape[0] * x.shape[1]
+    return {
+        "forward us/token": _seconds(forward, x.device, repeats) / tokens * 1e6,
+        "forward + backward": _seconds(train, x.device, repeats) / tokens * 1e6,
+        "kept MiB": _kept_bytes(module, x) / 2**20,
+    }
+
+
+def _seconds(run: Callable[[], None], device: torch.device, repeats: int) -> float:
+    on_cpu = device.type == "cpu"
+    clock = time.process_time if on_cpu else time.perf_counter
+    times = []
+    for _ in range(repeats + 1):
+        start = clock()
+        run()
+        if not on_cpu:
+            torch.cuda.synchronize(device)
+        times.append(clock() - start)
+    return statistics.median(times[1:])
+
+
+def _kept_bytes(module: Mixer, x: Tensor) -> int:
+    known = {t.untyped_storage().data_ptr() for t in (x, *module.parameters(), *module.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with saved_tensors_hooks(keep, lambda t: t):
+        y = module(x)
+    # y is alive here, so that no address was used twice
+    return sum(size for address, size in kept.items() if address not in known) if y.numel() else 0

@@ -1,0 +1,221 @@
+"""Wrong options explained in two lines: what is wrong, and what would be accepted.
+
+jsonargparse reports everything it tried; one line of that is the cause. It is found here by its wording, which
+``tests/test_errors.py`` holds fast, and completed from the signatures.
+"""
+
+import difflib
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+# what a factory is called with stands in no config; data, whose first arguments may have these names, is no factory
+_CALLED_WITH = ("d_model", "max_len", "n_channels", "context", "horizon", "n_outputs", "n_future", "n_static")
+
+
+class Explained:
+    """Mixin for a jsonargparse parser: an error prints two lines and ends the process with code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what ``message`` means; inner parsers raise as they did, their errors are caught."""
+        if not getattr(self, "exit_on_error", True):
+            super().error(message, ex)  # pyright: ignore[reportAttributeAccessIssue]
+        print(f"seqmix: {explain(message, self)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def explain(message: str, parser: Any) -> str:
+    """Turn an error message of ``parser`` into one or two lines."""
+    where = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
+    for pattern, rule in _RULES.items():
+        if found := re.search(pattern, message):
+            return rule(found, where, parser)
+    first = message.strip().splitlines()[0]
+    return f"{first}\n  `{parser.prog} --help` lists the options"
+
+
+def _unknown_option(found: re.Match, where: str, parser: Any) -> str:
+    path, owner = _owner_path(found), _owner(found)
+    if owner is None:
+        group, _, name = found["name"].rpartition(".")
+        return _unknown_flag(group, name, parser)
+    parameters = list(inspect.signature(owner).parameters.values())
+    data = hasattr(owner, "train_dataloader") and not hasattr(owner, "training_step")
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or data or p.name not in _CALLED_WITH]
+    title = f"unknown option {found['name']!r} in {where} ({path}).{_suggest(found['name'], known)}"
+    return f"{title}\n  It takes: {', '.join(known)}"
+
+
+def _unknown_in_group(found: re.Match, where: str, parser: Any) -> str:
+    return _unknown_flag(found["group"], found["name"], parser)
+
+
+def _unrecognized(found: re.Match, where: str, parser: Any) -> str:
+    first = found["rest"].split()[0]
+    if not first.startswith("--"):
+        return f"unexpected argument {first!r}\n  Options are written --name value; `{parser.prog} --help` lists them"
+    group, _, name = first[2:].partition("=")[0].rpartition(".")
+    return _unknown_flag(group, name, parser)
+
+
+def _unknown_flag(group: str, name: str, parser: Any) -> str:
+    prefix = f"{group}." if group else ""
+    dests = [a.dest for a in parser._actions if a.dest.startswith(prefix) and a.default != "==SUPPRESS=="]
+    known = list(dict.fromkeys(d.removeprefix(prefix).split(".")[0] for d in dests))
+    lists = f"It takes: {', '.join(known)}" if len(known) <= 20 else f"`{parser.prog} --help` lists what it takes"
+    return f"unknown option {name!r}{f' in {group}' if group else ''}.{_suggest(name, known)}\n  {lists}"
+
+
+def _no_class(found: re.Match, where: str, parser: Any) -> str:
+    known = _known(_annotation(_owner(found), where, parser))
+    return f"no class {found['name']!r} for {where}.{_suggest(found['name'], known)}\n  {_listed(known)}"
+
+
+def _bad_path(found: re.Match, where: str, parser: Any) -> str:
+    known = _known(_annotation(_owner(found), where, parser))
+    reason = found["reason"][0].lower() + found["reason"][1:]
+    return f"no class {found['value']!r} for {where}: {reason}\n  {_listed(known)}"
+
+
+def _not_subclass(found: re.Match, where: str, parser: Any) -> str:
+    known = _known(_annotation(_owner(found), where, parser))
+    return f"{where} should be a {found['base']}, {found['value']!r} is none\n  {_listed(known)}"
+
+
+def _required(found: re.Match, where: str, parser: Any) -> str:
+    names = [f"{where}.{name}" if where else name for name in found["names"].split(", ")]
+    return f"{' and '.join(names)} must be given\n  In a config, `{parser.prog} --config <file>`, or as an option"
+
+
+def _wrong_type(found: re.Match, where: str, parser: Any) -> str:
+    got = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value|\n|$)", found[0] + _after(found))
+    value = got[1].strip("'") if got else ""
+    annotation = _annotation(_owner(found), where, parser)
+    choices = [str(c) for c in typing.get_args(annotation)] if typing.get_origin(annotation) is typing.Literal else []
+    return (
+        f"{where} should be {_type_name(annotation)}, got {value!r}{f'.{_suggest(value, choices)}' if choices else ''}"
+    )
+
+
+def _no_file(found: re.Match, where: str, parser: Any) -> str:
+    near = sorted(str(p) for p in Path("configs").glob("*.yaml"))
+    listing = f"Known: {', '.join(near)}" if near else "There is no folder configs/ here"
+    path = found["path"].removeprefix(f"{Path.cwd()}/")
+    return f"config file {path!r} {'is a folder' if found['folder'] else 'not found'}\n  {listing}"
+
+
+def _broken_yaml(found: re.Match, where: str, parser: Any) -> str:
+    title = "a config file is not YAML"
+    for name in _config_files(sys.argv):
+        try:
+            yaml.safe_load(Path(name).read_text())
+        except yaml.MarkedYAMLError as e:
+            line = e.problem_mark.line + 1 if e.problem_mark else "?"
+            title = f"config file {name!r} is not YAML, line {line}: {e.problem}"
+    return f"{title}\n  Mappings are `key: value`, those of one level indented alike"
+
+
+def _no_mapping(found: re.Match, where: str, parser: Any) -> str:
+    return "the config file holds no options\n  It should be a mapping with the keys model, data and trainer"
+
+
+_VALUE = r"\. Got value: (?:Namespace\(class_path=')?(?P<value>\w+(?:\.\w+)*)"
+_RULES = {
+    r"(?:File does not exist|(?P<folder>Path is not a file)): '(?P<path>[^']+)'": _no_file,
+    r"Problems parsing config": _broken_yaml,
+    r"Unexpected config": _no_mapping,
+    r"unrecognized arguments: (?P<rest>.+)": _unrecognized,
+    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<name>[\w.]+)'": _unknown_in_group,
+    r"Option '(?P<name>[\w.]+)' is not accepted": _unknown_option,
+    r"the following arguments are required: (?P<names>[^\n]+)": _required,
+    r"(?P<reason>No module named '[\w.]+'|module '[\w.]+' has no attribute '\w+')" + _VALUE: _bad_path,
+    r"Expected '(?P<value>[\w.]+)' to be a subclass of <class '(?P<base>\w+)'>\.+ Got value: \S+": _not_subclass,
+    r"Expected a dot import path string: (?P<name>[\w-]+)": _no_class,
+    r"Expected an? \S+": _wrong_type,
+}
+
+
+def _after(found: re.Match) -> str:
+    return found.string[found.end() :]
+
+
+def _owner(found: re.Match) -> Any:
+    path = _owner_path(found)
+    if path is None:
+        return None
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _owner_path(found: re.Match) -> str | None:
+    """The class whose option is wrong: named after the cause for a factory, before it for a task or data."""
+    after = re.search(r"Got value: Namespace\(class_path='([\w.]+)'", _after(found))
+    before = re.findall(r"given class_path '([\w.]+)'", found.string[: found.start()])
+    return after[1] if after else before[-1] if before else None
+
+
+def _annotation(owner: Any, where: str, parser: Any) -> Any:
+    """The type that the option at ``where`` was declared with."""
+    if owner is not None:
+        return typing.get_type_hints(owner.__init__).get(where.rpartition(".")[2])
+    return next((getattr(a, "_typehint", None) for a in parser._actions if a.dest == where), None)
+
+
+def _known(annotation: Any) -> list[str]:
+    """Names of the classes that an annotation accepts: those imported by now."""
+    base = _base(annotation)
+    return sorted({cls.__name__ for cls in _subclasses(base)} - {base.__name__}) if base else []
+
+
+def _base(annotation: Any) -> type | None:
+    """The class behind an annotation: that which a factory makes, or the one in a list or a union."""
+    if getattr(annotation, "_is_protocol", False):
+        return typing.get_type_hints(annotation.__call__)["return"]
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        return None if annotation in (type(None), str, int, float, bool) else annotation
+    return next((base for base in map(_base, typing.get_args(annotation)) if base), None)
+
+
+def _subclasses(cls: type) -> Iterable[type]:
+    if not inspect.isabstract(cls) and not cls.__name__.startswith("_"):
+        yield cls
+    for child in cls.__subclasses__():
+        yield from _subclasses(child)
+
+
+def _type_name(annotation: Any) -> str:
+    if annotation in (None, type(None)):
+        return "null"
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(repr(a) for a in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(a) for a in args)
+    if origin is list:
+        return f"a list of {_type_name(args[0])}"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), lower, 1)
+    return f" Did you mean {lower[near[0]]!r}?" if near else ""
+
+
+def _listed(known: list[str]) -> str:
+    return f"Known: {', '.join([*known, 'or any dotted path'])}" if known else "Any dotted path to a class is accepted"
+
+
+def _config_files(argv: list[str]) -> list[str]:
+    return [b for a, b in pairwise(argv) if a in ("-c", "--config")] + [
+        a[9:] for a in argv if a.startswith("--config=")
+    ]

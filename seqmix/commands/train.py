@@ -1,0 +1,216 @@
+"""``seqmix fit | validate | test | predict``: LightningCLI with one parser, for the command at hand."""
+
+import logging
+import os
+import shlex
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor
+
+import seqmix.data
+import seqmix.tasks  # noqa: F401  configs name classes that have been imported
+from seqmix.commands._results import baseline_rows, print_rows, score, write_predictions
+from seqmix.commands.explain import Explained
+from seqmix.errors import ConfigError
+from seqmix.models import ForecastModelFactory
+from seqmix.ops.allocator import tune_allocator
+from seqmix.tasks._run import Run, append_rows, last_folder
+
+# where we differ from Lightning; a config or a flag overrides each
+TRAINER_DEFAULTS = {
+    "max_epochs": 10,
+    "gradient_clip_val": 1.0,
+    "devices": 1,
+    "logger": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+LINKED = ("n_channels", "context", "horizon", "n_future", "n_static")
+# options of one invocation: they do not belong to the experiment, so not into its config.yaml
+MOMENTARY = ("ckpt_path", "test", "record", "out")
+
+
+def main(command: str, argv: list[str]) -> None:
+    """Parse ``argv``, build data, task and trainer, and run ``command``."""
+    cli = Train(command, argv)
+    try:
+        getattr(cli, command)()
+    except (KeyboardInterrupt, SystemExit) as e:
+        # Lightning makes an exit of Ctrl-C
+        if isinstance(e, KeyboardInterrupt) or isinstance(e.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt(*cli.kept()) from None
+        raise
+
+
+class Parser(Explained, LightningArgumentParser):
+    """Lightning's parser with errors of two lines."""
+
+
+class Train(LightningCLI):
+    """Data, task and trainer of one command, from a config and flags.
+
+    Args:
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        argv: the command line after it.
+    """
+
+    def __init__(self, command: str, argv: list[str]):
+        _quiet()
+        self.command, self.argv = command, argv
+        super().__init__(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_class=Parser,
+            parser_kwargs={"prog": f"seqmix {command}", "description": None, "allow_abbrev": False},
+            args=argv,
+            run=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options of the command, and the facts that go from the data to the task."""
+        for fact in LINKED:
+            parser.link_arguments(f"data.{fact}", f"model.init_args.{fact}", apply_on="instantiate")
+        add = parser.add_argument
+        add("--name", type=str | None, help="name of the runs' folder, runs/<name>; the config's if not given")
+        add(
+            "--baselines",
+            type=list[ForecastModelFactory] | None,
+            help="models trained plainly and tested beside; SeasonalNaive and DLinear if not given, '[]' for none",
+        )
+        add("--allocator", type=bool, default=True, help="keep freed memory for the next step: faster on a CPU")
+        add("--ckpt_path", type=str | None, help="checkpoint: a file, or best or last of the newest run of this seed")
+        if self.command == "fit":
+            add("--test", type=bool, default=True, help="test the best weights after training")
+        if self.command in ("fit", "test"):
+            add("--record", type=bool, default=False, help="append the results to configs/results/<name>.csv")
+        if self.command == "predict":
+            add(
+                "--out", type=str | None, help="file of the forecasts; predictions.csv in the run's folder if not given"
+            )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; name the run after its config."""
+        self.config = parser.parse_args(args)
+        if self.config.name is None:
+            self.config.name = Path(self.config.config[0]).stem if self.config.config else "run"
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint before anything is built, and set the allocator before anything is allocated."""
+        self.seed = torch.initial_seed()
+        self.parent = Path(self.config.trainer.default_root_dir or ".") / "runs" / self.config.name
+        self.ckpt_path = self._checkpoint(self.config.ckpt_path)
+        if self.config.allocator:
+            tune_allocator()
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor has against its options is the user's to read."""
+        try:
+            super().instantiate_classes()
+        except ValueError as e:
+            raise ConfigError(str(_root(e))) from e
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer, with the run's folder; a progress bar on a terminal, plain lines elsewhere."""
+        terminal = sys.stdout.isatty()
+        known = self.ckpt_path.parent if self.ckpt_path and (self.ckpt_path.parent / "env.json").exists() else None
+        self.run = Run(self.parent, self.seed, self._config_text(), folder=known, lines=not terminal)
+        given = self.config_init["trainer"]
+        bar = terminal and given["enable_progress_bar"] is not False
+        callbacks = [*(given["callbacks"] or []), self.run, *([RichProgressBar()] if bar else [])]
+        return super().instantiate_trainer(callbacks=callbacks, enable_progress_bar=bar, **kwargs)
+
+    def fit(self) -> None:
+        """Train, then test the best weights."""
+        if any(p.requires_grad for p in self.model.parameters()):
+            self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path)
+            self.ckpt_path = self.run.kept("best")
+        if self.config.test:
+            self.test()
+
+    def validate(self) -> None:
+        """Print the validation metrics."""
+        (metrics,) = self.trainer.validate(self.model, self.datamodule, ckpt_path=self.ckpt_path, verbose=False)
+        print("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+    def test(self) -> None:
+        """Test the model and the baselines on every window, print the table, add its rows to the run's results."""
+        row = score(self.trainer, self.model, self.datamodule, self.ckpt_path)
+        row["seconds"] = round(self.run.seconds, 1)
+        rows = [row, *baseline_rows(self.config_init["baselines"], self.datamodule, self.trainer, self.seed)]
+        rows = [{"config": self.config.name, "seed": self.seed, **row} for row in rows]
+        print_rows(rows)
+        if self.run.folder:
+            append_rows(self.run.folder / "results.csv", rows)
+            print(f"run folder: {self.run.folder}")
+            if self.config.record:
+                append_rows(Path("configs/results") / f"{self.config.name}.csv", rows)
+
+    def predict(self) -> None:
+        """Write the forecasts of the test windows."""
+        out = self.config.out or (self.run.folder and self.run.folder / "predictions.csv")
+        if not out:
+            raise ConfigError("no run folder to write forecasts to; pass --out forecasts.csv, or --ckpt_path best")
+        batches = self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path)
+        write_predictions(Path(out), cast(list[dict[str, Tensor]], batches), self.datamodule)
+        print(f"forecasts: {out}")
+
+    def kept(self) -> list[str]:
+        """What an interrupted run left, and how to go on with it."""
+        names = [f"{name}.ckpt" for name in ("last", "best") if self.run.kept(name)]
+        if not names:
+            return ["no checkpoint was written yet"]
+        resume = shlex.join(["seqmix", self.command, *self.argv])
+        if not self.config.ckpt_path:
+            resume += " --ckpt_path last"
+        return [f"kept {' and '.join(names)} in {self.run.folder}", f"resume with: {resume}"]
+
+    def _checkpoint(self, value: str | None) -> Path | None:
+        if value is None:
+            return None
+        path = Path(value)
+        if value in ("last", "best"):
+            folder = last_folder(self.parent, self.seed)
+            if folder is None:
+                raise ConfigError(
+                    f"ckpt_path = {value!r}: no run with seed {self.seed} and a checkpoint in {str(self.parent)!r}; "
+                    "run `seqmix fit` first, or give the path of a checkpoint"
+                )
+            path = folder / f"{value}.ckpt"
+        if not path.is_file():
+            raise ConfigError(f"checkpoint {str(path)!r} not found; give the path of a .ckpt file, best or last")
+        if not zipfile.is_zipfile(path):
+            raise ConfigError(f"checkpoint {str(path)!r} is damaged or no checkpoint; use another one")
+        return path
+
+    def _config_text(self) -> str:
+        config = self.config.clone()
+        for name in MOMENTARY:
+            config.pop(name, None)
+        return self.parser.dump(config, skip_none=False)
+
+
+def _root(e: BaseException) -> BaseException:
+    return _root(e.__cause__) if e.__cause__ else e
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says about itself; what concerns the user is said by us."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # lightning 2.6 calls functions that jsonargparse 4.49 and torch 2.13 have renamed
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")

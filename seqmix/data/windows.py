@@ -1,0 +1,204 @@
+"""The window engine: every window of any number of series, gathered in one indexing operation, and its loader."""
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqmix.errors import ConfigError, DataError
+
+
+class Windows:
+    """Every window of many series, by number: nothing is stored or looped over per window.
+
+    The series lie one after another in ``values``; series ``i`` is rows ``indptr[i]`` to ``indptr[i + 1]``. Windows are
+    numbered series by series. Number ``k`` belongs to the first series whose cumulative window count exceeds ``k``
+    (a binary search), its first row follows by arithmetic, and a batch is one ``index_select`` on a zero-copy view.
+
+    Shapes: ``(B,) -> x (B, context, C), y (B, horizon, C)``. Cost: O(B log n_series), plus one copy of the batch.
+
+    Args:
+        values: all series, ``(T_total, C)``.
+        indptr: first row of each series, then ``T_total``; ``(n_series + 1,)``.
+        context: look-back length, in rows.
+        horizon: forecast length, in rows.
+        stride: rows between the starts of two windows of a series.
+        targets: first and last + 1 row that a horizon may cover, counted from the start of its series,
+            ``(n_series, 2)``; the context may reach back before it. None: the whole series.
+        future: inputs known for context and horizon, ``(T_total, F)``.
+        static: inputs that do not change with time, ``(n_series, C, S)``.
+        ids: names of the series, for messages; None counts from 0.
+        short: what to do about series too short for one window, "error" or "drop".
+
+    Raises:
+        DataError: if a series is too short for one window (unless dropped), or all are.
+        ValueError: if ``indptr``, ``targets``, ``future`` or ``static`` do not fit ``values``.
+    """
+
+    def __init__(
+        self,
+        values: Tensor,
+        indptr: Tensor,
+        context: int,
+        horizon: int,
+        *,
+        stride: int = 1,
+        targets: Tensor | None = None,
+        future: Tensor | None = None,
+        static: Tensor | None = None,
+        ids: Sequence[str] | None = None,
+        short: Literal["error", "drop"] = "error",
+    ):
+        lengths = indptr.diff()
+        if targets is None:
+            targets = torch.stack([torch.zeros_like(lengths), lengths], 1)
+        _check_fit(values, indptr, targets, future, static)
+        self.context, self.horizon, self.stride = context, horizon, stride
+        # channels apart in memory: a window of one channel is then one block, five times faster to gather
+        self.values = values.t().contiguous().t()
+        self.future = None if future is None else future.t().contiguous().t()
+        self.static = static
+
+        first = (targets[:, 0] - context).clamp(min=0)  # (n_series,)
+        room = targets[:, 1] - first
+        counts = ((room - context - horizon) // stride + 1).clamp(min=0)
+        if short == "error" or not counts.any():
+            _check_room(room, context + horizon, ids)
+        self._ends = counts.cumsum(0)
+        # row of window k: origin of its series + k * stride
+        self._origin = indptr[:-1] + first - (self._ends - counts) * stride
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def gather(self, index: Tensor) -> dict[str, Tensor]:
+        """Batch of the windows with these numbers ``(B,)``: ``x`` and ``y``, plus ``future``, ``static`` if given."""
+        series = torch.searchsorted(self._ends, index, right=True)
+        start = self._origin[series] + index * self.stride
+        width = self.context + self.horizon
+        window = self.values.unfold(0, width, 1).index_select(0, start).transpose(1, 2)  # (B, context + horizon, C)
+        batch = {"x": window[:, : self.context], "y": window[:, self.context :]}
+        if self.future is not None:
+            batch["future"] = self.future.unfold(0, width, 1).index_select(0, start).transpose(1, 2)
+        if self.static is not None:
+            batch["static"] = self.static[series]
+        return batch
+
+    @property
+    def device(self) -> torch.device:
+        """Where the series are; numbers given to ``gather`` have to be there too."""
+        return self.values.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the series and their covariates."""
+        return sum(x.nbytes for x in (self.values, self.future, self.static) if x is not None)
+
+    def to(self, device: torch.device | str) -> "Windows":
+        """The same windows with all tensors on ``device``, where batches are then made."""
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
+
+
+class WindowLoader:
+    """Batches of windows, made in this process; the order of an epoch depends on ``seed`` and the epoch alone.
+
+    Takes the place of a ``DataLoader`` in Lightning, which calls ``set_epoch`` and saves ``state_dict``: a run resumed
+    in the middle of an epoch sees the remaining batches, in the same order. The last batch may be smaller, it is never
+    dropped.
+
+    Args:
+        windows: what to serve.
+        batch_size: windows per batch.
+        shuffle: a new order every epoch, instead of the order of the windows.
+        seed: starting point of the shuffles.
+    """
+
+    # Lightning looks for set_epoch at loader.sampler and reads this name beside it
+    batch_sampler = None
+
+    def __init__(self, windows: Windows, batch_size: int, *, shuffle: bool = False, seed: int = 0):
+        self.windows, self.batch_size, self.shuffle, self.seed = windows, batch_size, shuffle, seed
+        self.epoch = 0
+        self._served = 0
+        self._resume_at = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.windows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        # a generator: nothing happens until the first batch is asked for, and Lightning calls iter() more than once
+        order = self._order()
+        first, self._resume_at = self._resume_at, 0
+        for i in range(first, len(self)):
+            self._served = i + 1
+            yield self.windows.gather(order[i * self.batch_size : (i + 1) * self.batch_size])
+        self.epoch += 1
+        self._served = 0
+
+    @property
+    def sampler(self) -> "WindowLoader":
+        """The loader itself: it has ``set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Serve this epoch next; from its start, unless a state loaded before was of the same epoch."""
+        if epoch != self.epoch:
+            self.epoch, self._resume_at = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the current epoch stands: its number, the batches served and their total."""
+        return {"epoch": self.epoch, "served": self._served, "total": len(self)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` was taken.
+
+        Raises:
+            ConfigError: if that run had another number of batches per epoch.
+        """
+        if state["total"] != len(self):
+            raise ConfigError(
+                f"the checkpoint is of a run with {state['total']} batches per epoch, this one has {len(self)}; "
+                "resume with the same data, context, horizon, stride and batch_size, or start afresh without ckpt_path"
+            )
+        self.epoch = state["epoch"]
+        self._served = self._resume_at = state["served"]
+
+    def _order(self) -> Tensor:
+        n = len(self.windows)
+        if not self.shuffle:
+            return torch.arange(n, device=self.windows.device)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(n)
+        return torch.from_numpy(order).to(self.windows.device)
+
+
+def _check_fit(values: Tensor, indptr: Tensor, targets: Tensor, future: Tensor | None, static: Tensor | None) -> None:
+    lengths = indptr.diff()
+    if indptr[0] != 0 or indptr[-1] != len(values) or (lengths < 0).any():
+        raise ValueError(
+            f"indptr must rise from 0 to the {len(values)} rows of values, got {indptr[0]} to {indptr[-1]}"
+        )
+    if targets.shape != (len(lengths), 2) or (targets[:, 0] < 0).any() or (targets[:, 1] > lengths).any():
+        raise ValueError(f"targets must be row ranges inside the {len(lengths)} series, shape ({len(lengths)}, 2)")
+    if future is not None and len(future) != len(values):
+        raise ValueError(f"future has {len(future)} rows, values has {len(values)}; give one row per time step")
+    if static is not None and static.shape[:2] != (len(lengths), values.shape[1]):
+        raise ValueError(
+            f"static has shape {tuple(static.shape)}; give (n_series, C, S) = ({len(lengths)}, {values.shape[1]}, S)"
+        )
+
+
+def _check_room(room: Tensor, width: int, ids: Sequence[str] | None) -> None:
+    short = (room < width).nonzero().flatten().tolist()
+    if short:
+        first = ", ".join(f"{ids[i] if ids else i!r} ({int(room[i])})" for i in short[:3])
+        raise DataError(
+            f"{len(short)} of {len(room)} series have fewer than context + horizon = {width} rows, first: {first}; "
+            "give longer series, a smaller context or horizon, or leave them out with short='drop'"
+        )

@@ -1,0 +1,17 @@
+"""Errors a user can act on: each message says what is wrong, the value, and the remedy."""
+
+
+class SeqmixError(Exception):
+    """Base of every error raised on purpose by seqmix."""
+
+
+class DataError(SeqmixError, ValueError):
+    """A file or frame cannot be used as it is; the message names the file, the column and the row."""
+
+
+class ConfigError(SeqmixError, ValueError):
+    """Options that do not fit together; the message names the option, its value and what to set instead."""
+
+
+class NotFittedError(SeqmixError, RuntimeError):
+    """A result was asked of a model that has not been trained yet."""

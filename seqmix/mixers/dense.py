@@ -1,0 +1,121 @@
+"""Mixing by free matrices along the sequence: one linear map (JustDense), and the token MLP of MLP-Mixer."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError
+from seqmix.mixers._base import Mixer, check_length, register, require_max_len
+from seqmix.mixers._mask import mix_aligned
+
+
+@register(
+    paper="arXiv:2508.09153",
+    cost="L^2",
+    variants=({"n_heads": 2, "residual": True, "scale": 1.0}, {"n_heads": 4, "bias": True}),
+)
+class Dense(Mixer):
+    """Dense layer along the sequence in place of a sequence mixer.
+
+    ``y = scale M_h x`` with one free matrix per head, shared by the channels of the head and by the batch.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``, ``L <= max_len``; shorter sequences use the top-left block. Cost: O(L^2 D) time,
+    O(L D) memory.
+
+    Args:
+        d_model: width D.
+        max_len: longest sequence, and size of the matrices.
+        n_heads: number of matrices; head h mixes the h-th of ``n_heads`` equal groups of channels.
+        residual: add the input inside the mixer, as the original does.
+        scale: factor on M; 1 / sqrt(max_len) if not given.
+        bias: add a learned number per head and position.
+
+    Raises:
+        ConfigError: if ``max_len`` is missing or ``d_model`` is not a multiple of ``n_heads``.
+
+    Source: Park et al., 2025, arXiv:2508.09153, after the dense mixer of arXiv:2407.09941, app. E. Differs from the
+    original code in: no residual by default, since the block adds one; no projections without effect; sequences
+    shorter than ``max_len`` are accepted.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int | None = None,
+        *,
+        n_heads: int = 1,
+        residual: bool = False,
+        scale: float | None = None,
+        bias: bool = False,
+    ):
+        super().__init__()
+        self.max_len = require_max_len(self, max_len, "an L x L matrix")
+        if d_model % n_heads:
+            raise ConfigError(f"d_model = {d_model} is not a multiple of n_heads = {n_heads}; change one of them")
+        self.scale = self.max_len**-0.5 if scale is None else scale
+        self.residual, self.pure = residual, not bias
+        weight = torch.empty(n_heads, self.max_len, self.max_len)
+        self.weight = nn.Parameter(nn.init.xavier_normal_(weight))  # (G, L, L)
+        self.bias = nn.Parameter(torch.zeros(n_heads, self.max_len)) if bias else None  # (G, L)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix ``x: (B, L, D)`` along L."""
+        check_length(self, x, self.max_len)
+        return mix_aligned(self._mix, x, mask)
+
+    def matrix(self, x: Tensor) -> Tensor:
+        """Scaled matrix, plus the identity if ``residual``, as ``(B, n_heads, L, L)``."""
+        B, L, _ = x.shape
+        M = self.scale * self.weight[:, :L, :L]
+        if self.residual:
+            M = M + torch.eye(L, dtype=M.dtype, device=M.device)
+        return M.expand(B, -1, L, L)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        L = x.shape[1]
+        heads = rearrange(x, "b l (g p) -> b g l p", g=self.weight.shape[0])
+        y = self.scale * (self.weight[:, :L, :L] @ heads)  # (B, G, L, P)
+        if self.bias is not None:
+            y = y + self.bias[:, :L, None]
+        y = rearrange(y, "b g l p -> b l (g p)")
+        return x + y if self.residual else y
+
+
+@register(paper="arXiv:2105.01601", cost="L^2", variants=({"hidden": 5},))
+class DenseMLP(Mixer):
+    """Token-mixing MLP of MLP-Mixer.
+
+    ``y = W2 gelu(W1 x + b1) + b2`` along the sequence (eq. 1), the same for every channel.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``, ``L <= max_len``; shorter sequences use the first columns of W1 and rows of W2.
+    Cost: O(L hidden D) time, O(hidden D) memory.
+
+    Args:
+        d_model: width D, any.
+        max_len: longest sequence, and size of the layers.
+        hidden: inner width; 2 max_len if not given, about that of Mixer-B/16.
+
+    Raises:
+        ConfigError: if ``max_len`` is missing.
+
+    Source: Tolstikhin et al., 2021, arXiv:2105.01601, sec. 2. Differs from the original code in: exact GELU instead of
+    its tanh approximation; sequences shorter than ``max_len`` are accepted.
+    """
+
+    def __init__(self, d_model: int, max_len: int | None = None, *, hidden: int | None = None):
+        super().__init__()
+        self.max_len = require_max_len(self, max_len, "layers as wide as the sequence")
+        hidden = hidden or 2 * self.max_len
+        self.fc1 = nn.Linear(self.max_len, hidden)
+        self.fc2 = nn.Linear(hidden, self.max_len)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix ``x: (B, L, D)`` along L."""
+        check_length(self, x, self.max_len)
+        return mix_aligned(self._mix, x, mask)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        L = x.shape[1]
+        u = nn.functional.linear(x.transpose(1, 2), self.fc1.weight[:, :L], self.fc1.bias)  # (B, D, hidden)
+        y = nn.functional.linear(nn.functional.gelu(u), self.fc2.weight[:L], self.fc2.bias[:L])
+        return y.transpose(1, 2)

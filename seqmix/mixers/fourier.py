@@ -1,0 +1,118 @@
+"""Mixing by Fourier transforms: FNet, and the learned global filter of GFNet in one dimension."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from seqmix.mixers._base import Mixer, check_length, check_mask, register, require_max_len
+from seqmix.mixers._mask import mix_aligned
+
+
+@register(paper="arXiv:2105.03824", cost="L log L", variants=({"hidden": False},))
+class FNet(Mixer):
+    """Mixing tokens with Fourier transforms, no parameters.
+
+    ``y = Re(F_seq(F_hidden(x)))``, unnormalised (eq. 3), that is ``C_L x C_D - S_L x S_D`` with the cosine and sine
+    matrices of both axes. The transform sees the length: with a mask each sequence is transformed at its own length,
+    rows of equal length together.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L D (log L + log D)) time, O(L D) memory.
+
+    Args:
+        d_model: width D, any.
+        max_len: unused, every length works; lengths with small prime factors are fastest.
+        hidden: transform the width too, as in the paper; without it ``y = C_L x`` is a matrix mixer.
+
+    Source: Lee-Thorp et al., 2021, arXiv:2105.03824, sec. 3.2. Differs from the original code in: nothing without a
+    mask; the original mixes padding into every token. Half types are transformed in float32.
+    """
+
+    def __init__(self, d_model: int, max_len: int | None = None, *, hidden: bool = True):
+        super().__init__()
+        self.hidden, self.pure = hidden, not hidden
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Transform ``x: (B, L, D)`` along L, and along D if ``hidden``."""
+        if mask is None:
+            return self._transform(x)
+        check_mask(x, mask)
+        lengths = mask.sum(1)
+
+        def by_length(x: Tensor) -> Tensor:
+            y = torch.zeros_like(x)
+            for n in lengths[lengths > 0].unique().tolist():
+                rows = lengths == n
+                y[rows, :n] = self._transform(x[rows, :n])
+            return y
+
+        return mix_aligned(by_length, x, mask)
+
+    def matrix(self, x: Tensor) -> Tensor:
+        """Cosine matrix ``cos(2 pi i j / L)`` as ``(B, 1, L, L)``; for ``hidden=False`` only."""
+        if self.hidden:
+            raise TypeError("FNet mixes the width too, so no L x L matrix does it; build it with hidden=False")
+        B, L, _ = x.shape
+        i = torch.arange(L, device=x.device)
+        # the product is taken modulo L in integers: the angle stays exact for every length
+        angle = torch.outer(i, i).remainder(L).to(_wide(x).dtype) * (2 * math.pi / L)
+        return angle.cos().to(x.dtype).expand(B, 1, L, L)
+
+    def _transform(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.fft2(_wide(x)) if self.hidden else torch.fft.fft(_wide(x), dim=1)
+        return spectrum.real.to(x.dtype)
+
+
+@register(paper="arXiv:2107.00645", cost="L log L")
+class FourierFilter(Mixer):
+    """Global filter: one learned complex number per frequency and channel.
+
+    ``y = irfft(W * rfft(x))`` over ``max_len`` points: a circular convolution with a kernel as long as the
+    sequence. Shorter sequences stand at the start of the ``max_len`` points with zeros after them, so that padding on
+    either side changes nothing.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``, ``L <= max_len``. Cost: O(max_len log(max_len) D) time, O(max_len D) memory.
+
+    Args:
+        d_model: width D.
+        max_len: number of points of the transform, and longest sequence.
+        init_std: standard deviation of both parts of W at initialisation.
+
+    Raises:
+        ConfigError: if ``max_len`` is missing.
+
+    Source: Rao et al., 2021, arXiv:2107.00645, sec. 3.2. Differs from the original code in: one axis instead of two;
+    shorter inputs are zero-padded, where the original interpolates W. Half types are transformed in float32.
+    """
+
+    pure = True
+
+    def __init__(self, d_model: int, max_len: int | None = None, *, init_std: float = 0.02):
+        super().__init__()
+        self.max_len = require_max_len(self, max_len, "one number per frequency")
+        self.weight = nn.Parameter(torch.randn(self.max_len // 2 + 1, d_model, 2) * init_std)  # (F, D, 2)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Filter ``x: (B, L, D)`` along L."""
+        check_length(self, x, self.max_len)
+        return mix_aligned(self._filter, x, mask)
+
+    def matrix(self, x: Tensor) -> Tensor:
+        """Circulant matrix of each channel, cut to L, as ``(B, D, L, L)``."""
+        B, L, D = x.shape
+        kernel = torch.fft.irfft(self._response(), n=self.max_len, dim=0)  # (max_len, D)
+        i = torch.arange(L, device=x.device)
+        lag = (i[:, None] - i).remainder(self.max_len)  # (L, L)
+        return kernel.T[:, lag].to(x.dtype).expand(B, D, L, L)
+
+    def _response(self) -> Tensor:
+        return torch.view_as_complex(_wide(self.weight))
+
+    def _filter(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(_wide(x), n=self.max_len, dim=1) * self._response()  # (B, F, D)
+        return torch.fft.irfft(spectrum, n=self.max_len, dim=1)[:, : x.shape[1]].to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Float32 for half types, which the transforms lack or round badly."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,143 @@
+"""Hydra: bidirectional state space models as quasiseparable matrix mixers (Hwang et al., 2024)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError
+from seqmix.mixers._base import Mixer, register, zero_masked
+from seqmix.mixers._ssm import dt_bias, exempt_from_decay
+from seqmix.mixers.mamba2 import inner_sizes, normalize, rates
+from seqmix.ops.packed import packed_conv1d, sequence_bounds
+from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
+from seqmix.ops.ssd import step_sizes
+
+
+@register(
+    paper="arXiv:2407.09941",
+    cost="L",
+    variants=(
+        {"d_conv": 3, "ngroups": 2, "bias": True, "conv_bias": False, "chunk_size": 5},
+        {"learnable_init_states": True, "dt_limit": (0.01, 0.1), "expand": 1},
+    ),
+    d_state=4,
+    headdim=4,
+)
+class Hydra(Mixer):
+    """Bidirectional state space models through generalized matrix mixers.
+
+    ``y = shift(SS(x)) + flip(shift(SS(flip(x)))) + D x`` (proposition 3.7): a semiseparable matrix for each triangle
+    and a diagonal free of both, between a short convolution and a gated norm.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L E (D + N)) time, O(L E) memory, E = expand D.
+
+    Args:
+        d_model: width D.
+        max_len: unused, every length works.
+        d_state: state size per head N.
+        d_conv: positions seen by the short convolution, centred, odd.
+        conv_init: convolution weights are drawn from (-conv_init, conv_init); by PyTorch's rule if not given.
+        expand: inner width over D.
+        headdim: channels per head P, which share a mixing matrix.
+        ngroups: groups of heads that share B and C.
+        dt_min: smallest step at initialisation, in units of one position.
+        dt_max: largest step at initialisation, in units of one position.
+        dt_init_floor: bound from below on the steps at initialisation, in units of one position.
+        dt_limit: range to which steps are clamped, in units of one position.
+        learnable_init_states: learn the state before the first and after the last position, one for both.
+        bias: bias on the input and output projections.
+        conv_bias: bias on the short convolution.
+        chunk_size: positions per chunk of the scan, for speed only; the op's own choice if not given.
+
+    Raises:
+        ConfigError: if the heads do not divide the inner width, the groups the heads, or ``d_conv`` is even.
+
+    Source: Hwang et al., 2024, arXiv:2407.09941, sec. 3; weights of goombalab/hydra load under their own keys. Differs
+    from the original code in: masks and packed sequences, both exact; ``chunk_size`` is 256 there.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int | None = None,
+        *,
+        d_state: int = 64,
+        d_conv: int = 7,
+        conv_init: float | None = None,
+        expand: int = 2,
+        headdim: int = 64,
+        ngroups: int = 1,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        dt_limit: tuple[float, float] = (0.0, float("inf")),
+        learnable_init_states: bool = False,
+        bias: bool = False,
+        conv_bias: bool = True,
+        chunk_size: int | None = None,
+    ):
+        super().__init__()
+        E, H = inner_sizes(d_model, expand, headdim, ngroups)
+        if d_conv % 2 == 0:
+            raise ConfigError(f"d_conv = {d_conv} is even and has no centre; use {d_conv - 1} or {d_conv + 1}")
+        self.headdim, self.ngroups, self.dt_limit, self.chunk_size = headdim, ngroups, dt_limit, chunk_size
+        # z | x, B, C forward, B, C backward | dt forward, dt backward
+        self.split = (E, E + 4 * ngroups * d_state, 2 * H)
+        self.in_proj = nn.Linear(d_model, sum(self.split), bias=bias)
+        self.conv1d = nn.Conv1d(self.split[1], self.split[1], d_conv, groups=self.split[1], bias=conv_bias)
+        if conv_init is not None:
+            nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
+        self.init_states: nn.Parameter | None = None
+        if learnable_init_states:
+            self.init_states = exempt_from_decay(nn.Parameter(torch.zeros(H, headdim, d_state)))
+        self.dt_bias = exempt_from_decay(nn.Parameter(dt_bias(H, dt_min, dt_max, dt_init_floor)))
+        self.A_log = exempt_from_decay(nn.Parameter(torch.zeros(H)))
+        self.D = exempt_from_decay(nn.Parameter(torch.ones(H)))
+        self.fc_D = nn.Linear(E, H, bias=False)
+        self.norm = nn.RMSNorm(E, eps=1e-5)
+        self.out_proj = nn.Linear(E, d_model, bias=bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Mix ``x: (B, L, D)`` along L.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)``.
+            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
+        """
+        bounds = sequence_bounds(x, cu_seqlens, mask)
+        z, dt, x, B, C, diagonal = self._operands(x, mask, bounds)
+        S = self.init_states
+        S = None if S is None else S.expand(x.shape[0] * (len(bounds) - 1), -1, -1, -1)
+        y = quasiseparable(
+            x,
+            dt,
+            rates(self.A_log),
+            B,
+            C,
+            diagonal,
+            dt_bias=self.dt_bias,
+            dt_softplus=True,
+            dt_limit=self.dt_limit,
+            initial_state=S,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
+            chunk=self.chunk_size,
+        )
+        return zero_masked(self.out_proj(normalize(y.flatten(2), self.norm) * F.silu(z)), mask)
+
+    def matrix(self, x: Tensor) -> Tensor:
+        """The quasiseparable matrix of each head for ``x``, between convolution and norm: ``(B, H, L, L)``."""
+        _, dt, _, B, C, diagonal = self._operands(x, None, [0, x.shape[1]])
+        dt = step_sizes(dt, self.dt_bias, True, self.dt_limit, None)
+        return quasiseparable_matrix(dt, rates(self.A_log), B, C, diagonal)
+
+    def _operands(self, x: Tensor, mask: Tensor | None, bounds: list[int]) -> tuple[Tensor, ...]:
+        """Gate ``(B, L, E)``, steps ``(B, L, 2, H)``, values, B and C, diagonal ``(B, L, H)``."""
+        z, x, dt = self.in_proj(zero_masked(x, mask)).split(self.split, -1)
+        # the bias of in_proj fills padding again, and the convolution would carry it to its neighbours
+        x = packed_conv1d(zero_masked(x, mask), self.conv1d.weight.squeeze(1), self.conv1d.bias, bounds, padding="same")
+        x, codes = F.silu(x).split((self.split[0], self.split[1] - self.split[0]), -1)
+        B, C = codes.unflatten(-1, (2, 2, self.ngroups, -1)).unbind(3)  # (B, L, 2, G, N)
+        diagonal = F.linear(x, self.fc_D.weight, self.D)
+        return z, dt.unflatten(-1, (2, -1)), x.unflatten(-1, (-1, self.headdim)), B, C, diagonal

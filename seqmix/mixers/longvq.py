@@ -1,0 +1,375 @@
+"""LongVQ: a gated state space model whose attention sees quantised keys, in linear time; and its auxiliary loss."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Variable
+
+from seqmix.errors import ConfigError
+from seqmix.mixers._base import Mixer, register, zero_masked
+from seqmix.mixers.ema import EMA, S4D
+from seqmix.ops._wide import wide
+from seqmix.ops.vq import (
+    Kind,
+    StepState,
+    codebook,
+    commitment_loss,
+    init_vq_step,
+    nearest_code,
+    update_codebook,
+    vq_attention,
+    vq_attention_step,
+    vq_attention_weights,
+)
+
+
+@register(
+    paper="arXiv:2404.11163",
+    cost="L",
+    variants=(
+        {"causal": True},
+        {"attention": "laplace", "norm": "scale", "restart": 0.1},
+        {"causal": True, "attention": "laplace", "local_bias": "sinusoid", "norm": "layer"},
+        {"ssm": "s4d", "d_state": 4, "smoothing": 1e-3},
+    ),
+    d_qk=6,
+    n_codes=8,
+    window=3,
+)
+class LongVQ(Mixer):
+    """Long sequence modeling with vector quantization on a structured memory: a reconstruction.
+
+    ``m = SSM(x')``, ``[φ | ζ | γ | η] = m W + b``, q and k scaled and shifted copies of ``SiLU(ζ)``,
+    ``v = SiLU(x' W_v + b_v)``, ``o = attention(q, code of k, v)`` with a bias for near keys,
+    ``h = SiLU(η + (SiLU(γ) o) W_h + b_h)``, ``y = σ(φ) (h - x)``; x' is x, normalised if ``norm`` says so. A residual
+    connection around the mixer gives the gate of Mega, ``x + y = σ(φ) h + (1 - σ(φ)) x``: for the post-norm block of
+    the source leave ``norm`` at ``"none"`` and normalise after the sum; for the pre-norm block set ``norm`` here and
+    none in the block.
+
+    In training ``aux_loss`` holds the commitment loss of the last forward, to be added to the loss of the task:
+    ``loss + auxiliary_loss(model)``. The codebook moves when that sum has been back-propagated, so forward alone
+    changes nothing. Activation checkpointing needs ``use_reentrant=False``.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L (D^2 + (n_codes + window) (P + V))) time, O(L (n_codes + window))
+    memory.
+
+    Args:
+        d_model: width D.
+        max_len: unused, every length works.
+        d_qk: width of queries and keys P.
+        d_value: width of values V; 2 D if not given.
+        d_state: state dimensions per channel of the SSM.
+        ssm: ``"ema"``, the damped moving average of Mega, or ``"s4d"``.
+        attention: ``"softmax"``, or ``"laplace"``, element-wise without a denominator.
+        local_bias: ``"table"``, a learned number per distance, or ``"sinusoid"``, projected sinusoids of the distance
+            against the query, as in Transformer-XL.
+        n_codes: codes in the codebook.
+        window: farthest distance with a bias, in positions.
+        block: queries handled together, ``window`` if not given; changes cost, not results.
+        decay: share of the codebook's moving sums that one update keeps.
+        commitment: weight of the commitment loss.
+        codebook_init: ``"data"``, the first update makes keys of its batch the codes, or ``"normal"``, random codes.
+        restart: codes whose moving count falls below this start again as a key of the batch; 0 is off.
+        smoothing: Laplace smoothing of the counts; 0 is off.
+        dropout: fraction dropped of the SSM's output and of h in training.
+        norm: norm of x before the mixer: ``"none"``, ``"layer"``, ``"scale"`` or ``"batch"`` (kept positions only).
+        causal: see earlier positions only.
+
+    Raises:
+        ConfigError: if an option is unknown, or a size is below its minimum.
+
+    Source: Liu et al., 2024, arXiv:2404.11163. No code was published; this composes the two systems that the paper
+    builds on, Mega (arXiv:2209.10655) and Transformer-VQ (arXiv:2309.16354). Differs from the original code in: not
+    known; from Transformer-VQ in what ``seqmix.ops.vq`` says, the data initialisation, restarts and smoothing.
+    """
+
+    #: commitment loss of the last forward in training, weighted; None in evaluation
+    aux_loss: Tensor | None = None
+    attention: Kind
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int | None = None,
+        *,
+        d_qk: int = 64,
+        d_value: int | None = None,
+        d_state: int = 16,
+        ssm: Literal["ema", "s4d"] = "ema",
+        attention: Kind = "softmax",
+        local_bias: Literal["table", "sinusoid"] = "table",
+        n_codes: int = 512,
+        window: int = 128,
+        block: int | None = None,
+        decay: float = 0.99,
+        commitment: float = 1e-4,
+        codebook_init: Literal["data", "normal"] = "data",
+        restart: float = 0.0,
+        smoothing: float = 0.0,
+        dropout: float = 0.0,
+        norm: Literal["none", "layer", "scale", "batch"] = "none",
+        causal: bool = False,
+    ):
+        super().__init__()
+        _check_option("ssm", ssm, ("ema", "s4d"))
+        _check_option("attention", attention, ("softmax", "laplace"))
+        _check_option("local_bias", local_bias, ("table", "sinusoid"))
+        _check_option("codebook_init", codebook_init, ("data", "normal"))
+        _check_option("norm", norm, tuple(_NORMS))
+        if min(d_qk, n_codes) < 1 or window < 0 or (block is not None and block < 1):
+            raise ConfigError(
+                f"d_qk = {d_qk}, n_codes = {n_codes} and block = {block} should be 1 or more, and window = {window} "
+                "0 or more; raise them"
+            )
+        V = 2 * d_model if d_value is None else d_value
+        self.causal, self.attention, self.window, self.block = causal, attention, window, block
+        self.commitment = commitment
+        self.norm = _NORMS[norm](d_model)
+        self.move = (EMA if ssm == "ema" else S4D)(d_model, d_state=d_state, causal=causal)
+        self.widths = (d_model, d_qk, V, d_model)
+        self.mx_proj = nn.Linear(d_model, sum(self.widths))
+        self.v_proj = nn.Linear(d_model, V)
+        self.h_proj = nn.Linear(V, d_model)
+        self.gamma = nn.Parameter(0.02 * torch.randn(2, d_qk))
+        self.beta = nn.Parameter(torch.zeros(2, d_qk))
+        self.bias = _BIASES[local_bias](d_qk, window, causal)
+        self.codebook = Codebook(
+            n_codes, d_qk, decay=decay, from_data=codebook_init == "data", restart=restart, smoothing=smoothing
+        )
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.mx_proj, self.v_proj, self.h_proj):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix ``x: (B, L, D)`` along L."""
+        x = zero_masked(x, mask)
+        normed = self._normalise(x, mask)
+        phi, q, k, gate, eta = self._project(self.dropout(self.move(normed, mask)))
+        v = nn.functional.silu(self.v_proj(normed))
+        codes = self.codebook.codes()
+        z = nearest_code(k, codes)
+        q, bias = self.bias(q)
+        o = vq_attention(
+            q,
+            k,
+            v,
+            codes,
+            z,
+            bias,
+            window=self.window,
+            causal=self.causal,
+            kind=self.attention,
+            block=self.block,
+            mask=mask,
+        )
+        self.aux_loss = None
+        if self.training:
+            self.aux_loss = self.commitment * commitment_loss(k, codes, z, mask)
+            _after_backward(self.aux_loss, partial(self.codebook.learn, k.detach(), z, mask))
+        return zero_masked(self._gate(x, phi, gate, eta, o), mask)
+
+    def matrix(self, x: Tensor) -> Tensor:
+        """Attention to the quantised keys, that stands between the projections: ``(B, 1, L, L)``."""
+        _, q, k, _, _ = self._project(self.move(self._normalise(x, None)))
+        codes = self.codebook.codes()
+        q, bias = self.bias(q)
+        z = nearest_code(k, codes)
+        M = vq_attention_weights(q, codes, z, bias, window=self.window, causal=self.causal, kind=self.attention)
+        return M.unsqueeze(1).to(x.dtype)
+
+    def init_state(self, batch_size: int) -> tuple[Tensor, StepState]:
+        """State of the SSM, and codes and values of the window with a table of what is older."""
+        if not self.causal:
+            raise TypeError("LongVQ has no step() in both directions; build it with causal=True")
+        codes, V = self.codebook.codes(), self.widths[2]
+        return self.move.init_state(batch_size), init_vq_step(batch_size, window=self.window, codes=codes, d_value=V)
+
+    def step(self, x: Tensor, state: tuple[Tensor, StepState]) -> tuple[Tensor, tuple[Tensor, StepState]]:
+        """Advance by one position ``x: (B, D)``."""
+        moved, seen = state
+        normed = self.norm(x)
+        m, moved = self.move.step(normed, moved)
+        phi, q, k, gate, eta = self._project(self.dropout(m))
+        v = nn.functional.silu(self.v_proj(normed))
+        codes = self.codebook.codes()
+        q, bias = self.bias(q)
+        o, seen = vq_attention_step(q, v, codes, nearest_code(k, codes), bias, seen, kind=self.attention)
+        return self._gate(x, phi, gate, eta, o), (moved, seen)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a loss inside a graph can be neither copied nor pickled
+        return {**self.__dict__, "aux_loss": None}
+
+    def _normalise(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if not isinstance(self.norm, nn.BatchNorm1d):
+            return self.norm(x)
+        if mask is None:
+            return self.norm(x.flatten(0, 1)).view_as(x)
+        y = torch.zeros_like(x)
+        y[mask] = self.norm(x[mask])
+        return y
+
+    def _project(self, m: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        phi, zeta, gate, eta = self.mx_proj(m).split(self.widths, -1)
+        zeta = wide(nn.functional.silu(zeta))
+        q, k = (_unit(zeta * wide(g) + wide(b)) for g, b in zip(self.gamma, self.beta, strict=True))
+        return phi, q, k, gate, eta
+
+    def _gate(self, x: Tensor, phi: Tensor, gate: Tensor, eta: Tensor, o: Tensor) -> Tensor:
+        h = nn.functional.silu(eta + self.h_proj(nn.functional.silu(gate) * o))
+        return phi.sigmoid() * (self.dropout(h) - x)
+
+
+def auxiliary_loss(model: nn.Module) -> Tensor:
+    """Sum of what the mixers in ``model`` add to the loss of the task, after a forward in training; 0 if nothing."""
+    losses = [m.aux_loss for m in model.modules() if isinstance(m, LongVQ) and m.aux_loss is not None]
+    return torch.stack(losses).sum() if losses else torch.zeros(())
+
+
+class Codebook(nn.Module):
+    """Codes that follow the keys as moving averages; buffers in float32 or wider, no parameters.
+
+    Args:
+        n_codes: number of codes S.
+        width: width of a code.
+        decay: share of the moving sums that one update keeps.
+        from_data: take the codes from the keys of the first update.
+        restart: codes whose moving count falls below this start again; 0 is off.
+        smoothing: Laplace smoothing of the counts; 0 is off.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    updates: Tensor
+
+    def __init__(self, n_codes: int, width: int, *, decay: float, from_data: bool, restart: float, smoothing: float):
+        super().__init__()
+        self.decay, self.from_data, self.restart, self.smoothing = decay, from_data, restart, smoothing
+        self.register_buffer("sums", torch.randn(n_codes, width) / width**0.5)
+        self.register_buffer("counts", torch.ones(n_codes))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    def codes(self) -> Tensor:
+        """The codes ``(S, width)``."""
+        return codebook(self.sums, self.counts, smoothing=self.smoothing)
+
+    @torch.no_grad()
+    def learn(self, k: Tensor, z: Tensor, mask: Tensor | None) -> None:
+        """Follow keys k (B, L, width) with codes z (B, L), where mask (B, L) is True."""
+        # the number of updates is saved with the codes, so a resumed run draws what an uninterrupted one draws
+        number = int(self.updates)
+        restart = float("inf") if self.from_data and number == 0 else self.restart
+        sums, counts = update_codebook(
+            self.sums,
+            self.counts,
+            k,
+            z,
+            decay=self.decay,
+            mask=mask,
+            restart=restart,
+            generator=torch.Generator().manual_seed(number),
+        )
+        self.sums.copy_(sums)
+        self.counts.copy_(counts)
+        self.updates += 1
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Codebook":
+        super()._apply(fn, recurse)
+        # a count in bfloat16 would stop at 256
+        self.sums, self.counts = wide(self.sums), wide(self.counts)
+        return self
+
+
+class ScaleNorm(nn.Module):
+    """Root mean square norm with one learned scale (arXiv:1910.05895).
+
+    Args:
+        d_model: width D.
+    """
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.rms = nn.RMSNorm(d_model, eps=1e-6, elementwise_affine=False)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis of ``x: (..., D)``."""
+        return self.scale * self.rms(x)
+
+
+class TableBias(nn.Module):
+    """A learned number per distance.
+
+    Args:
+        d_qk: unused.
+        window: farthest distance in positions.
+        causal: distances 0 to ``window`` only.
+    """
+
+    def __init__(self, d_qk: int, window: int, causal: bool):
+        super().__init__()
+        self.table = nn.Parameter(0.02 * torch.randn(window + 1 if causal else 2 * window + 1))
+
+    def forward(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries as they are, and the table ``(n,)``."""
+        return q, self.table
+
+
+class SinusoidBias(nn.Module):
+    """Projected sinusoids of the distance against the query, ``b = (q + v) W r``, and ``q + u`` for the content.
+
+    Args:
+        d_qk: width of queries.
+        window: farthest distance in positions.
+        causal: distances 0 to ``window`` only.
+    """
+
+    r: Tensor
+
+    def __init__(self, d_qk: int, window: int, causal: bool):
+        super().__init__()
+        lag = torch.arange(0 if causal else -window, window + 1)
+        angle = torch.outer(lag, 10000.0 ** (-torch.arange(0, d_qk, 2) / d_qk))
+        self.register_buffer("r", torch.cat([angle.sin(), angle.cos()], -1)[:, :d_qk], persistent=False)
+        self.proj = nn.Linear(d_qk, d_qk, bias=False)
+        self.u = nn.Parameter(torch.zeros(d_qk))
+        self.v = nn.Parameter(torch.zeros(d_qk))
+
+    def forward(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Shifted queries ``(..., P)``, and a row of biases for each ``(..., n)``."""
+        r = self.proj(self.r) * self.proj.in_features**-0.25
+        return q + self.u, (q + self.v) @ wide(r).T
+
+
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "none": nn.Identity,
+    "layer": nn.LayerNorm,
+    "scale": ScaleNorm,
+    "batch": nn.BatchNorm1d,
+}
+_BIASES = {"table": TableBias, "sinusoid": SinusoidBias}
+
+
+def _check_option(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"there is no {name} = {value!r}; use {' or '.join(map(repr, known))}")
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Norm ``P^(1/4)``, so that a product of two has the size of a scaled dot product."""
+    P = x.shape[-1]
+    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * P**-0.25
+
+
+@torch.compiler.disable()
+def _after_backward(loss: Tensor, act: Any) -> None:
+    """Call ``act`` at the end of the backward pass that reaches ``loss``.
+
+    Not before: layers recomputed by activation checkpointing have to see the codes of their forward.
+    """
+    if loss.requires_grad:
+        loss.register_hook(lambda _: Variable._execution_engine.queue_callback(act))

@@ -1,0 +1,210 @@
+"""Mamba-2: the state space dual in its gated block (Dao and Gu, 2024)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError
+from seqmix.mixers._base import Mixer, register, zero_masked
+from seqmix.mixers._ssm import dt_bias, exempt_from_decay
+from seqmix.ops.packed import packed_conv1d, sequence_bounds
+from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
+
+
+@register(
+    paper="arXiv:2405.21060",
+    cost="L",
+    variants=(
+        {"ngroups": 2, "norm_before_gate": True, "bias": True, "conv_bias": False, "chunk_size": 5},
+        {"rmsnorm": False, "d_conv": 1, "expand": 1, "dt_limit": (0.01, 0.1)},
+    ),
+    d_state=4,
+    headdim=4,
+)
+class Mamba2(Mixer):
+    """Structured state space duality: Mamba with one decay per head.
+
+    ``S[t] = exp(dt[t] A) S[t-1] + dt[t] x[t] B[t]^T``, ``y[t] = S[t] C[t] + D x[t]``, where x, B and C come from a
+    short causal convolution; then a SiLU gate and a norm per group.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L E (D + N)) time, O(L E) memory, E = expand D.
+
+    Args:
+        d_model: width D.
+        max_len: unused, every length works.
+        d_state: state size per head N.
+        d_conv: positions seen by the short convolution.
+        conv_init: convolution weights are drawn from (-conv_init, conv_init); by PyTorch's rule if not given.
+        expand: inner width over D.
+        headdim: channels per head P, which share a mixing matrix.
+        ngroups: groups of heads that share B and C, and the norm.
+        a_min: slowest decay rate at initialisation, per unit of step.
+        a_max: fastest decay rate at initialisation, per unit of step.
+        dt_min: smallest step at initialisation, in units of one position.
+        dt_max: largest step at initialisation, in units of one position.
+        dt_init_floor: bound from below on the steps at initialisation, in units of one position.
+        dt_limit: range to which steps are clamped, in units of one position.
+        rmsnorm: normalise before the output projection; without it there is the gate alone.
+        norm_before_gate: gate what is normalised, instead of normalising what is gated.
+        bias: bias on the input and output projections.
+        conv_bias: bias on the short convolution.
+        chunk_size: positions per chunk of the scan, for speed only; the op's own choice if not given.
+
+    Raises:
+        ConfigError: if the heads do not divide the inner width, or the groups the heads.
+
+    Source: Dao and Gu, 2024, arXiv:2405.21060, sec. 7; weights of state-spaces/mamba load under their own keys. Differs
+    from the original code in: no MLP branch beside the scan (``d_ssm``), no tensor parallelism, no skip per channel;
+    masks and packed sequences are exact; ``chunk_size`` is 256 there.
+    """
+
+    causal = True
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int | None = None,
+        *,
+        d_state: int = 128,
+        d_conv: int = 4,
+        conv_init: float | None = None,
+        expand: int = 2,
+        headdim: int = 64,
+        ngroups: int = 1,
+        a_min: float = 1.0,
+        a_max: float = 16.0,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        dt_limit: tuple[float, float] = (0.0, float("inf")),
+        rmsnorm: bool = True,
+        norm_before_gate: bool = False,
+        bias: bool = False,
+        conv_bias: bool = True,
+        chunk_size: int | None = None,
+    ):
+        super().__init__()
+        E, H = inner_sizes(d_model, expand, headdim, ngroups)
+        self.headdim, self.ngroups, self.dt_limit, self.chunk_size = headdim, ngroups, dt_limit, chunk_size
+        self.norm_before_gate = norm_before_gate
+        # z | x, B, C | dt
+        self.split = (E, E + 2 * ngroups * d_state, H)
+        self.in_proj = nn.Linear(d_model, sum(self.split), bias=bias)
+        self.conv1d = nn.Conv1d(self.split[1], self.split[1], d_conv, groups=self.split[1], bias=conv_bias)
+        if conv_init is not None:
+            nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
+        self.dt_bias = exempt_from_decay(nn.Parameter(dt_bias(H, dt_min, dt_max, dt_init_floor)))
+        self.A_log = exempt_from_decay(nn.Parameter(torch.empty(H).uniform_(a_min, a_max).log()))
+        self.D = exempt_from_decay(nn.Parameter(torch.ones(H)))
+        self.norm = nn.RMSNorm(E, eps=1e-5) if rmsnorm else None
+        self.out_proj = nn.Linear(E, d_model, bias=bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Mix ``x: (B, L, D)`` along L.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)``.
+            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
+        """
+        bounds = sequence_bounds(x, cu_seqlens, mask)
+        z, x, dt = self.in_proj(zero_masked(x, mask)).split(self.split, -1)
+        # the bias of in_proj fills padding again, and the convolution would carry it to its neighbours
+        x = packed_conv1d(
+            zero_masked(x, mask), self.conv1d.weight.squeeze(1), self.conv1d.bias, bounds, padding="causal"
+        )
+        y, _ = self._scan(F.silu(x), dt, None, cu_seqlens, mask)
+        return zero_masked(self._out(y, z), mask)
+
+    def matrix(self, x: Tensor) -> Tensor:
+        """The semiseparable matrix of each head for ``x``, skip included: ``(B, H, L, L)``."""
+        _, x, dt = self.in_proj(x).split(self.split, -1)
+        x = packed_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, [0, x.shape[1]], padding="causal")
+        _, B, C = self._split_heads(F.silu(x))
+        return ssd_matrix(step_sizes(dt, self.dt_bias, True, self.dt_limit, None), rates(self.A_log), B, C, self.D)
+
+    def init_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Last inputs of the convolution ``(B, K - 1, E + 2 G N)``, and state of the scan ``(B, H, P, N)``."""
+        width, _, K = self.conv1d.weight.shape
+        window = self.conv1d.weight.new_zeros(batch_size, K - 1, width)
+        N = (width - self.split[0]) // (2 * self.ngroups)
+        dtype = torch.promote_types(self.dt_bias.dtype, torch.float32)
+        return window, self.dt_bias.new_zeros(batch_size, self.split[2], self.headdim, N, dtype=dtype)
+
+    def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Advance by one position: ``x: (B, D)``, state -> ``(B, D)``, state."""
+        window, S = state
+        z, x, dt = self.in_proj(x.unsqueeze(1)).split(self.split, -1)
+        window = torch.cat([window, x], 1)  # (B, K, E + 2 G N)
+        x = torch.einsum("bke,ek->be", window, self.conv1d.weight.squeeze(1)).unsqueeze(1)
+        if self.conv1d.bias is not None:
+            x = x + self.conv1d.bias
+        y, S = self._scan(F.silu(x), dt, S, None, None)
+        return self._out(y, z).squeeze(1), (window[:, 1:], S)
+
+    def _split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values ``(B, L, H, P)``, B and C ``(B, L, G, N)``."""
+        E, width = self.split[:2]
+        x, B, C = x.split((E, (width - E) // 2, (width - E) // 2), -1)
+        B, C = (t.unflatten(-1, (self.ngroups, -1)) for t in (B, C))
+        return x.unflatten(-1, (-1, self.headdim)), B, C
+
+    def _scan(
+        self, x: Tensor, dt: Tensor, S: Tensor | None, cu_seqlens: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        x, B, C = self._split_heads(x)
+        y, S = ssd(
+            x,
+            dt,
+            rates(self.A_log),
+            B,
+            C,
+            self.D,
+            dt_bias=self.dt_bias,
+            dt_softplus=True,
+            dt_limit=self.dt_limit,
+            initial_state=S,
+            return_state=True,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
+            chunk=self.chunk_size,
+        )
+        return y.flatten(2), S
+
+    def _out(self, y: Tensor, z: Tensor) -> Tensor:
+        """Gate and normalise, each group by itself, then project: ``y, z: (B, L, E)``."""
+        if self.norm is None:
+            return self.out_proj(y * F.silu(z))
+        y = y if self.norm_before_gate else y * F.silu(z)
+        y = normalize(y, self.norm, self.ngroups)
+        return self.out_proj(y * F.silu(z) if self.norm_before_gate else y)
+
+
+def rates(A_log: Tensor) -> Tensor:
+    """``-exp(A_log)`` in float32 whatever the module is in, as in the original: half precision loses slow decays."""
+    return -A_log.float().exp()
+
+
+def normalize(y: Tensor, norm: nn.RMSNorm, groups: int = 1) -> Tensor:
+    """Apply ``norm`` to each group of channels of ``y: (B, L, E)``, one learned scale per channel."""
+    y = y.unflatten(-1, (groups, -1))
+    # the scale apart: under autocast it is float32 and ``y`` is not
+    return F.rms_norm(y, y.shape[-1:], eps=norm.eps).flatten(-2) * norm.weight
+
+
+def inner_sizes(d_model: int, expand: int, headdim: int, ngroups: int) -> tuple[int, int]:
+    """Inner width E and number of heads H.
+
+    Raises:
+        ConfigError: if heads do not fit into the width, or groups into the heads.
+    """
+    E = expand * d_model
+    if E % headdim:
+        raise ConfigError(
+            f"expand * d_model = {E} is not a multiple of headdim = {headdim}; "
+            f"use a headdim that divides {E}, or another d_model"
+        )
+    H = E // headdim
+    if H % ngroups:
+        raise ConfigError(f"ngroups = {ngroups} does not divide the {H} heads; use ngroups=1")
+    return E, H

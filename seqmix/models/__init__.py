@@ -1,0 +1,34 @@
+"""Blocks, backbones and forecasting models."""
+
+from seqmix.models._base import ForecastModel, ForecastModelFactory, list_models, model_facts, register_model
+from seqmix.models.averaging import WeightedAveraging
+from seqmix.models.backbone import Backbone
+from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
+from seqmix.models.embed import PatchEmbedding
+from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
+from seqmix.models.heads import FlattenHead
+from seqmix.models.norm import BatchNormLast, Norm2D, RevIN
+from seqmix.models.tsm2 import TSM2
+
+__all__ = [
+    "TSM2",
+    "Backbone",
+    "BatchNormLast",
+    "Block",
+    "ChannelMLP",
+    "DLinear",
+    "DropPath",
+    "FlattenHead",
+    "ForecastModel",
+    "ForecastModelFactory",
+    "LayerScale",
+    "MixerForecaster",
+    "Norm2D",
+    "PatchEmbedding",
+    "RevIN",
+    "SeasonalNaive",
+    "WeightedAveraging",
+    "list_models",
+    "model_facts",
+    "register_model",
+]

@@ -1,0 +1,84 @@
+"""A stack of blocks with any sequence mixer."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError
+from seqmix.mixers import MixerFactory, zero_masked
+from seqmix.models.block import NORMS, Block, ChannelMLP
+
+
+class Backbone(nn.Module):
+    """Blocks of one kind around any mixers, then a norm.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``. Cost: ``n_layers`` times that of a block.
+
+    Args:
+        d_model: width D.
+        n_layers: number of blocks.
+        max_len: longest sequence, for mixers that store an L x L matrix.
+        mixer: makes the sequence mixer of every block, called once per block.
+        layers: sequence mixers of successive blocks, repeated from the start when there are more blocks; replaces
+            ``mixer``.
+        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
+        norm: ``layer`` or ``rms``.
+        dropout: probability, on the output of each mixer.
+        drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
+        layer_scale: initial value of a learned scale on the output of each mixer, None for no scale.
+        res_scale: initial value of a learned scale on each skip, None for no scale.
+        post_norm: normalise after each residual sum instead of before each mixer.
+        final_norm: normalise the result.
+
+    Raises:
+        ConfigError: if there is no block or no mixer, or ``norm`` is not known.
+
+    Source: Yu et al., 2022, arXiv:2210.13452, sec. 2. Differs from the original code in: one stage, no downsampling.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_layers: int,
+        *,
+        max_len: int | None = None,
+        mixer: MixerFactory,
+        layers: list[MixerFactory] | None = None,
+        channel_mixer: MixerFactory | None = ChannelMLP,
+        norm: Literal["layer", "rms"] = "layer",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        res_scale: float | None = None,
+        post_norm: bool = False,
+        final_norm: bool = True,
+    ):
+        super().__init__()
+        if n_layers < 1:
+            raise ConfigError(f"a backbone needs at least one block, got n_layers = {n_layers}; use n_layers=1")
+        if layers == []:
+            raise ConfigError("layers is an empty list; name at least one mixer, or leave it out to use mixer")
+        makers = [mixer] if layers is None else layers
+        self.blocks = nn.ModuleList(
+            Block(
+                d_model,
+                max_len,
+                mixer=makers[i % len(makers)],
+                channel_mixer=channel_mixer,
+                norm=norm,
+                dropout=dropout,
+                drop_path=drop_path * i / max(1, n_layers - 1),
+                layer_scale=layer_scale,
+                res_scale=res_scale,
+                post_norm=post_norm,
+            )
+            for i in range(n_layers)
+        )
+        self.norm = NORMS[norm](d_model) if final_norm else nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Transform ``x: (B, L, D)``; masked positions (``mask: (B, L)`` bool, True = keep) come out as zero."""
+        x = zero_masked(x, mask)
+        for block in self.blocks:
+            x = block(x, mask)
+        return zero_masked(self.norm(x), mask)

@@ -1,0 +1,170 @@
+"""The block every backbone stacks: a sequence mixer and a channel mixer, each with norm and residual."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from seqmix.mixers import Mixer, MixerFactory, zero_masked
+from seqmix.mixers._ssm import check_choice
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-5)}
+
+
+class ChannelMLP(Mixer):
+    """Two dense layers on each position: the channel mixer of Transformers and MetaFormers.
+
+    ``y = W2 act(W1 x + b1) + b2``. Built and called as a mixer, though positions do not meet.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L D^2 expand).
+
+    Args:
+        d_model: width D.
+        max_len: unused, every length works.
+        expand: inner width as a multiple of D.
+        activation: class of the nonlinearity.
+        dropout: probability, after the nonlinearity.
+
+    Source: Vaswani et al., 2017, arXiv:1706.03762, eq. 2. Differs from the original code in: GELU by default.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int | None = None,
+        *,
+        expand: float = 4,
+        activation: Callable[[], nn.Module] = nn.GELU,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        inner = int(expand * d_model)
+        self.up = nn.Linear(d_model, inner)
+        self.act = activation()
+        self.drop = nn.Dropout(dropout)
+        self.down = nn.Linear(inner, d_model)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix the features of ``x: (B, L, D)``; ``mask: (B, L)`` bool, True = keep."""
+        y = self.down(self.drop(self.act(self.up(zero_masked(x, mask)))))
+        return zero_masked(y, mask)
+
+
+class Block(nn.Module):
+    """Two residuals: ``x + f(norm(x))`` with a sequence mixer, then with a channel mixer.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``. Cost: that of the two mixers.
+
+    Args:
+        d_model: width D.
+        max_len: longest sequence, for mixers that store an L x L matrix.
+        mixer: makes the sequence mixer.
+        channel_mixer: makes the channel mixer; None leaves the block with one residual.
+        norm: ``layer`` or ``rms``.
+        dropout: probability, on the output of each mixer.
+        drop_path: probability to skip a mixer for a sample in training.
+        layer_scale: initial value of a learned scale per feature on the output of each mixer, None for no scale.
+        res_scale: initial value of a learned scale per feature on the skip, None for no scale.
+        post_norm: ``norm(x + f(x))`` instead.
+
+    Raises:
+        ConfigError: if ``norm`` is not known.
+
+    Source: Yu et al., 2022, arXiv:2210.13452, sec. 2. Differs from the original code in: scales are off by default.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int | None = None,
+        *,
+        mixer: MixerFactory,
+        channel_mixer: MixerFactory | None = ChannelMLP,
+        norm: Literal["layer", "rms"] = "layer",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        res_scale: float | None = None,
+        post_norm: bool = False,
+    ):
+        super().__init__()
+        check_choice("norm", norm, tuple(NORMS))
+        self.residuals = nn.ModuleList(
+            _Residual(make(d_model, max_len), d_model, norm, dropout, drop_path, layer_scale, res_scale, post_norm)
+            for make in (mixer, channel_mixer)
+            if make is not None
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Transform ``x: (B, L, D)``; ``mask: (B, L)`` bool, True = keep."""
+        for residual in self.residuals:
+            x = residual(x, mask)
+        return x
+
+
+class LayerScale(nn.Module):
+    """A learned scale per feature, ``(..., D) -> (..., D)``.
+
+    Args:
+        d_model: width D.
+        init: initial value.
+
+    Source: Touvron et al., 2021, arXiv:2103.17239, eq. 4. Differs from the original code in: nothing.
+    """
+
+    def __init__(self, d_model: int, init: float):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((d_model,), init))  # (D,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale ``x: (..., D)``."""
+        return x * self.scale
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training a whole sample is zeroed with probability p, the others grow by 1 / (1 - p).
+
+    Args:
+        p: probability, below 1.
+
+    Source: Huang et al., 2016, arXiv:1603.09382. Differs from the original code in: survivors are rescaled.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop samples of ``x: (B, ...)``."""
+        if not self.training or self.p == 0:
+            return x
+        keep = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.p)
+        return x * (keep / (1 - self.p))
+
+
+class _Residual(nn.Module):
+    def __init__(
+        self,
+        mixer: Mixer,
+        d_model: int,
+        norm: str,
+        dropout: float,
+        drop_path: float,
+        layer_scale: float | None,
+        res_scale: float | None,
+        post_norm: bool,
+    ):
+        super().__init__()
+        self.post_norm = post_norm
+        self.norm = NORMS[norm](d_model)
+        self.mixer = mixer
+        self.skip = nn.Identity() if res_scale is None else LayerScale(d_model, res_scale)
+        self.scale = nn.Identity() if layer_scale is None else LayerScale(d_model, layer_scale)
+        self.drop = nn.Sequential(nn.Dropout(dropout), DropPath(drop_path))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y = self.mixer(x if self.post_norm else self.norm(x), mask)
+        x = self.skip(x) + self.drop(self.scale(y))
+        return self.norm(x) if self.post_norm else x

@@ -1,0 +1,243 @@
+"""Forecasters around any mixer, and the baselines every table starts with."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError
+from seqmix.mixers import Mamba, MixerFactory
+from seqmix.mixers._ssm import check_choice
+from seqmix.models._base import ForecastModel, register_model
+from seqmix.models.backbone import Backbone
+from seqmix.models.block import ChannelMLP
+from seqmix.models.embed import PatchEmbedding
+from seqmix.models.heads import FlattenHead, split_outputs
+from seqmix.models.norm import RevIN
+
+
+@register_model(paper="arXiv:2211.14730", d_model=8, n_layers=1, patch_len=4, patch_stride=2)
+class MixerForecaster(ForecastModel):
+    """A time series in patches, each channel a sequence of tokens for a backbone with any mixer.
+
+    RevIN, patches, backbone, one linear head; all weights are shared by the channels, which do not meet.
+
+    Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)`` for ``n_outputs`` K > 1.
+    Cost: that of the backbone on B C sequences of N patches.
+
+    Args:
+        n_channels: number of channels C.
+        context: look-back length, in time steps.
+        horizon: forecast length, in time steps.
+        n_outputs: numbers forecast per value K.
+        n_future: 0, no known-future inputs are taken.
+        n_static: 0, no static inputs are taken.
+        mixer: makes the sequence mixer of every block.
+        layers: sequence mixers of successive blocks, cycled; replaces ``mixer``.
+        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
+        d_model: width of a token.
+        n_layers: number of blocks.
+        patch_len: patch length, in time steps.
+        patch_stride: time steps between the starts of patches.
+        norm: ``layer`` or ``rms``, in the backbone.
+        dropout: probability, on the output of each mixer.
+        drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
+        head_dropout: probability, on the input of the head.
+        revin: remove mean and deviation of each window before the model and put them back after it.
+        revin_affine: learn a scale and a shift per channel in RevIN.
+        position_embedding: learn a vector per patch position; attention needs it, scans do not.
+
+    Raises:
+        ConfigError: if covariates are given, a patch is longer than the context, or ``norm`` is not known.
+
+    Source: the frame of PatchTST, Nie et al., 2023, arXiv:2211.14730. Differs from the original code in: any mixer,
+    pre-norm with LayerNorm instead of post-norm with BatchNorm.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        context: int,
+        horizon: int,
+        n_outputs: int = 1,
+        n_future: int = 0,
+        n_static: int = 0,
+        *,
+        mixer: MixerFactory = Mamba,
+        layers: list[MixerFactory] | None = None,
+        channel_mixer: MixerFactory | None = ChannelMLP,
+        d_model: int = 64,
+        n_layers: int = 2,
+        patch_len: int = 16,
+        patch_stride: int = 8,
+        norm: Literal["layer", "rms"] = "layer",
+        dropout: float = 0.1,
+        drop_path: float = 0.0,
+        head_dropout: float = 0.1,
+        revin: bool = True,
+        revin_affine: bool = True,
+        position_embedding: bool = False,
+    ):
+        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static)
+        self.revin = RevIN(n_channels, affine=revin_affine) if revin else None
+        self.embed = PatchEmbedding(d_model, patch_len=patch_len, patch_stride=patch_stride)
+        n_patches = self.embed.n_patches(context)
+        self.position = nn.Parameter(0.02 * torch.randn(n_patches, d_model)) if position_embedding else None
+        self.backbone = Backbone(
+            d_model,
+            n_layers,
+            max_len=n_patches,
+            mixer=mixer,
+            layers=layers,
+            channel_mixer=channel_mixer,
+            norm=norm,
+            dropout=dropout,
+            drop_path=drop_path,
+        )
+        self.head = FlattenHead(n_patches * d_model, horizon, n_outputs, dropout=head_dropout)
+
+    def forward(self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None) -> Tensor:
+        """Forecast from ``x: (B, context, C)``."""
+        stats = None
+        if self.revin is not None:
+            x, stats = self.revin.normalise(x)
+        tokens = self.embed(x.transpose(1, 2))  # (B, C, N, D)
+        if self.position is not None:
+            tokens = tokens + self.position
+        y = self.head(self.backbone(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]))
+        return y if self.revin is None or stats is None else self.revin.denormalise(y, stats)
+
+
+@register_model(paper="arXiv:2205.13504", kernel_size=5)
+class DLinear(ForecastModel):
+    """Trend and remainder of the window, each mapped to the horizon by one linear layer, and added.
+
+    The trend is a moving average over ``kernel_size`` steps with the first and last value repeated at the ends. It is
+    computed from a running sum of the window less its first value: rounding error about 1e-6 of the window's range.
+
+    Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)`` for ``n_outputs`` K > 1.
+    Cost: O(C context horizon K).
+
+    Args:
+        n_channels: number of channels C.
+        context: look-back length, in time steps.
+        horizon: forecast length, in time steps.
+        n_outputs: numbers forecast per value K.
+        n_future: 0, no known-future inputs are taken.
+        n_static: 0, no static inputs are taken.
+        kernel_size: length of the moving average, in time steps, odd; 25 in the paper.
+        individual: separate layers for each channel.
+        init: ``default`` is PyTorch's; ``mean`` starts every weight at 1 / context, an alternative in the code.
+
+    Raises:
+        ConfigError: if covariates are given, ``kernel_size`` is even, or ``init`` is not known.
+
+    Source: Zeng et al., 2023, arXiv:2205.13504, sec. 4. Differs from the original code in: the moving average by a
+    running sum; individual layers in one product.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        context: int,
+        horizon: int,
+        n_outputs: int = 1,
+        n_future: int = 0,
+        n_static: int = 0,
+        *,
+        kernel_size: int = 25,
+        individual: bool = False,
+        init: Literal["default", "mean"] = "default",
+    ):
+        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size must be odd to be centred, got {kernel_size}; use {kernel_size + 1}")
+        check_choice("init", init, ("default", "mean"))
+        self.kernel_size = kernel_size
+        copies = n_channels if individual else 1
+        self.seasonal = _ChannelLinear(copies, context, horizon * n_outputs)
+        self.trend = _ChannelLinear(copies, context, horizon * n_outputs)
+        if init == "mean":
+            nn.init.constant_(self.seasonal.weight, 1 / context)
+            nn.init.constant_(self.trend.weight, 1 / context)
+
+    def forward(self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None) -> Tensor:
+        """Forecast from ``x: (B, context, C)``."""
+        x = x.transpose(1, 2)  # (B, C, L)
+        trend = moving_average(x, self.kernel_size)
+        return split_outputs(self.seasonal(x - trend) + self.trend(trend), self.n_outputs)
+
+
+@register_model(paper="none: the last season again", season=7)
+class SeasonalNaive(ForecastModel):
+    """The last season of the window, repeated over the horizon. It has no parameters and is not trained.
+
+    Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)``, all K equal. Cost: a copy.
+
+    Args:
+        n_channels: number of channels C.
+        context: look-back length, in time steps.
+        horizon: forecast length, in time steps.
+        n_outputs: numbers forecast per value K.
+        n_future: 0, no known-future inputs are taken.
+        n_static: 0, no static inputs are taken.
+        season: length of the season, in time steps; 1 repeats the last value.
+
+    Raises:
+        ConfigError: if covariates are given, or the season is longer than the context.
+
+    Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, sec. 5.2. Differs from the original code
+    in: there is none.
+    """
+
+    index: Tensor
+
+    def __init__(
+        self,
+        n_channels: int,
+        context: int,
+        horizon: int,
+        n_outputs: int = 1,
+        n_future: int = 0,
+        n_static: int = 0,
+        *,
+        season: int = 24,
+    ):
+        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static)
+        if not 1 <= season <= context:
+            raise ConfigError(f"season = {season} does not fit context = {context}; use a season of 1 to {context}")
+        self.register_buffer("index", context - season + torch.arange(horizon) % season, persistent=False)  # (H,)
+
+    def forward(self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None) -> Tensor:
+        """Forecast from ``x: (B, context, C)``."""
+        y = x[:, self.index]
+        return y if self.n_outputs == 1 else y.unsqueeze(-1).expand(-1, -1, -1, self.n_outputs)
+
+
+def moving_average(x: Tensor, kernel_size: int) -> Tensor:
+    """Centred moving average of ``x: (..., L)`` with the end values repeated, in float32 at least."""
+    half = kernel_size // 2
+    first, L = x[..., :1], x.shape[-1]
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    # relative to the first value, so that the level does not use up the digits; its repeats at the start are zeros
+    d = (x - first).to(dtype)
+    sums = torch.cat([d, d[..., -1:].expand(*d.shape[:-1], half)], -1).cumsum(-1)  # (..., L + half)
+    zeros = sums.new_zeros(*sums.shape[:-1], half + 1)
+    sums = torch.cat([zeros, sums], -1)  # (..., L + 2 half + 1)
+    return first + ((sums[..., kernel_size:] - sums[..., :L]) / kernel_size).to(x.dtype)
+
+
+class _ChannelLinear(nn.Module):
+    """Linear layers for ``x: (B, C, L)``: one for each channel, or one for all when ``copies`` is 1."""
+
+    def __init__(self, copies: int, d_in: int, d_out: int):
+        super().__init__()
+        bound = 1 / math.sqrt(d_in)
+        self.weight = nn.Parameter(torch.empty(copies, d_out, d_in).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(copies, d_out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.weight) == 1:
+            return nn.functional.linear(x, self.weight[0], self.bias[0])
+        return torch.einsum("bcl,chl->bch", x, self.weight) + self.bias

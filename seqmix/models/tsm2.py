@@ -1,0 +1,253 @@
+"""TSM2, the time-series model of MambaMixer (Behrouz et al., 2024, arXiv:2403.19888, sec. 5).
+
+No code and no hyper-parameters were released: what the paper leaves open is an option here.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError
+from seqmix.mixers import Mamba, Mixer, MixerFactory, SelectiveToken
+from seqmix.mixers._ssm import check_choice
+from seqmix.models._base import ForecastModel, register_model
+from seqmix.models.averaging import WeightedAveraging
+from seqmix.models.embed import PatchEmbedding
+from seqmix.models.heads import FlattenHead
+from seqmix.models.norm import BatchNormLast, Norm2D, RevIN
+
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "joint": Norm2D,
+    "layer": nn.LayerNorm,
+    "tsmixer": partial(Norm2D, per_feature=True),
+    "batch": BatchNormLast,
+}
+
+
+@register_model(paper="arXiv:2403.19888", d_model=8, n_layers=2, patch_len=4, patch_stride=2, d_state=4)
+class TSM2(ForecastModel):
+    """Selective state spaces over time, then over variates, with weighted averaging of earlier outputs.
+
+    RevIN, patches of each variate, n layers of a causal time mixer and a bidirectional variate mixer, norm, one linear
+    head shared by the variates. The scan over variates depends on their order: keep the columns in one order.
+
+    Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)`` for ``n_outputs`` K > 1.
+    Cost: O(C N D (D + d_state) expand) per layer, for N patches: linear in time steps and in variates.
+
+    Args:
+        n_channels: number of variates C.
+        context: look-back length, in time steps.
+        horizon: forecast length, in time steps.
+        n_outputs: numbers forecast per value K.
+        n_future: known-future inputs per time step; the last ``horizon`` rows are used.
+        n_static: static inputs per variate.
+        d_model: features per patch D.
+        n_layers: number of layers, each a time mixer and a variate mixer.
+        patch_len: patch length, in time steps.
+        patch_stride: time steps between the starts of patches.
+        d_state: state size of each scan.
+        d_conv: width of the convolution before each scan, in patches or variates.
+        expand: inner width of a mixer as a multiple of ``d_model``.
+        dropout: probability, on the output of each mixer.
+        head_dropout: probability, on the input of the head.
+        revin: remove mean and deviation of each window before the model and put them back after it.
+        revin_affine: learn a scale and a shift per variate in RevIN.
+        norm: statistics over ``(C, N, D)`` of a sample (``joint``), over D (``layer``: the only one that keeps time
+            causal), over ``(C, N)`` per feature (``tsmixer``), or over the batch per feature (``batch``).
+        averaging: feed each mixer a learned weighted sum of all earlier outputs, not the latest alone.
+        init_avg: initial weights: ``residual`` is a plain residual stack, ``mean`` the mean of all earlier outputs.
+        residual: add the input of each mixer to its output.
+        variate_mixer: mix over variates; without it they are forecast independently.
+        time_bidirectional: scan time in both directions, as drawn in figure 3, not forward only, as in the text.
+        position_embedding: learn a vector per patch position.
+        shuffle_variates: in training, draw a new order of the variates for each batch.
+        d_future: features per future time step in the block that mixes the known-future inputs.
+
+    Raises:
+        ConfigError: if a patch is longer than the context, there is no layer, or ``norm`` or ``init_avg`` is not known.
+        ValueError: if covariates are missing that the model was built for.
+
+    Source: Behrouz et al., 2024, arXiv:2403.19888, sec. 5, eq. 21-24. Differs from the original code in: none was
+    released. Our choices: RevIN, patches, the axes of the 2-D norm, residuals, initial averaging weights, the head, and
+    a whole layer on the embedded known-future inputs.
+    """
+
+    covariates: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        n_channels: int,
+        context: int,
+        horizon: int,
+        n_outputs: int = 1,
+        n_future: int = 0,
+        n_static: int = 0,
+        *,
+        d_model: int = 16,
+        n_layers: int = 2,
+        patch_len: int = 16,
+        patch_stride: int = 8,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dropout: float = 0.1,
+        head_dropout: float = 0.1,
+        revin: bool = True,
+        revin_affine: bool = True,
+        norm: Literal["joint", "layer", "tsmixer", "batch"] = "joint",
+        averaging: bool = True,
+        init_avg: Literal["residual", "mean"] = "residual",
+        residual: bool = True,
+        variate_mixer: bool = True,
+        time_bidirectional: bool = False,
+        position_embedding: bool = False,
+        shuffle_variates: bool = False,
+        d_future: int = 8,
+    ):
+        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static)
+        if n_layers < 1:
+            raise ConfigError(f"TSM2 needs at least one layer, got n_layers = {n_layers}; use n_layers=1")
+        check_choice("norm", norm, tuple(_NORMS))
+        check_choice("init_avg", init_avg, ("residual", "mean"))
+        self.shuffle_variates = shuffle_variates
+        scan = partial(SelectiveToken, bidirectional=True, d_state=d_state, d_conv=d_conv, expand=expand)
+        trunk = partial(
+            _Trunk,
+            time_mixer=scan if time_bidirectional else partial(Mamba, d_state=d_state, d_conv=d_conv, expand=expand),
+            variate_mixer=scan if variate_mixer else None,
+            norm=_NORMS[norm],
+            dropout=dropout,
+            averaging=averaging,
+            init_avg=init_avg,
+            residual=residual,
+        )
+        self.revin = RevIN(n_channels, affine=revin_affine) if revin else None
+        self.future = _Future(n_future, d_future, horizon, context, trunk(d_future, 1)) if n_future else None
+        self.static = nn.Linear(n_static, context) if n_static else None
+        self.embed = PatchEmbedding(d_model, patch_len=patch_len, patch_stride=patch_stride)
+        n_patches = self.embed.n_patches(context * (1 + (n_future > 0) + (n_static > 0)))
+        self.position = nn.Parameter(0.02 * torch.randn(n_patches, d_model)) if position_embedding else None
+        self.trunk = trunk(d_model, n_layers)
+        self.norm = _NORMS[norm](d_model)
+        self.head = FlattenHead(n_patches * d_model, horizon, n_outputs, dropout=head_dropout)
+
+    def forward(self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None) -> Tensor:
+        """Forecast from ``x: (B, context, C)``, ``future: (B, context + horizon, F)``, ``static: (B, C, S)``."""
+        stats = None
+        if self.revin is not None:
+            x, stats = self.revin.normalise(x)
+        x = self._join(x.transpose(1, 2), future, static)  # (B, C, T)
+        if self.shuffle_variates and self.training:
+            order = torch.randperm(self.n_channels, device=x.device)
+            y = self._forecast(x[:, order])[:, :, order.argsort()]
+        else:
+            y = self._forecast(x)
+        return y if self.revin is None or stats is None else self.revin.denormalise(y, stats)
+
+    def _join(self, x: Tensor, future: Tensor | None, static: Tensor | None) -> Tensor:
+        """Append the projected covariates to the window along time, eq. 24."""
+        parts = [x]
+        if self.future is not None:
+            if future is None:
+                raise ValueError(f"TSM2 was built with n_future = {self.n_future} and got none; pass future=...")
+            parts.append(self.future(future, self.n_channels))
+        if self.static is not None:
+            if static is None:
+                raise ValueError(f"TSM2 was built with n_static = {self.n_static} and got none; pass static=...")
+            parts.append(self.static(static))
+        return torch.cat(parts, -1)
+
+    def _forecast(self, x: Tensor) -> Tensor:
+        x = self.embed(x)  # (B, C, N, D)
+        if self.position is not None:
+            x = x + self.position
+        return self.head(self.norm(self.trunk(x)))
+
+
+class _Trunk(nn.Module):
+    """Time and variate mixers in turn, ``(B, M, N, D) -> (B, M, N, D)``; M variates, N patches."""
+
+    def __init__(
+        self,
+        d_model: int,
+        n_layers: int,
+        *,
+        time_mixer: MixerFactory,
+        variate_mixer: MixerFactory | None,
+        norm: Callable[[int], nn.Module],
+        dropout: float,
+        averaging: bool,
+        init_avg: Literal["residual", "mean"],
+        residual: bool,
+    ):
+        super().__init__()
+        self.mixes_variates = variate_mixer is not None
+        last = "token" if variate_mixer is None else "channel"
+        branches = []
+        for i in range(1, n_layers + 1):
+            n_variates = 0 if variate_mixer is None else i
+            source = WeightedAveraging(i, n_variates, last=last, init=init_avg) if averaging else None
+            branches.append(_Branch(time_mixer(d_model), norm(d_model), dropout, residual, source, variates=False))
+            if variate_mixer is not None:
+                source = WeightedAveraging(i + 1, i, last="token", init=init_avg) if averaging else None
+                branches.append(
+                    _Branch(variate_mixer(d_model), norm(d_model), dropout, residual, source, variates=True)
+                )
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        times, variates = [x], [x] if self.mixes_variates else []
+        for branch in self.branches:
+            x = branch(x, times, variates)
+            (variates if branch.variates else times).append(x)
+        return x
+
+
+class _Branch(nn.Module):
+    """``x + drop(mixer(norm(x)))`` along time or along variates, and what feeds it."""
+
+    def __init__(
+        self,
+        mixer: Mixer,
+        norm: nn.Module,
+        dropout: float,
+        residual: bool,
+        source: WeightedAveraging | None,
+        *,
+        variates: bool,
+    ):
+        super().__init__()
+        self.source, self.norm, self.mixer, self.drop = source, norm, mixer, nn.Dropout(dropout)
+        self.residual, self.variates = residual, variates
+
+    def forward(self, x: Tensor, times: list[Tensor], variates: list[Tensor]) -> Tensor:
+        if self.source is not None:
+            x = self.source(times, variates)
+        B, M = x.shape[:2]
+        y = self.norm(x)
+        if self.variates:
+            y = self.mixer(rearrange(y, "b m n d -> (b n) m d"))
+            y = rearrange(y, "(b n) m d -> b m n d", b=B)
+        else:
+            y = self.mixer(y.flatten(0, 1)).unflatten(0, (B, M))
+        y = self.drop(y)
+        return x + y if self.residual else y
+
+
+class _Future(nn.Module):
+    """Known-future inputs as one row of ``context`` numbers per variate, eq. 22-23."""
+
+    def __init__(self, n_future: int, d_future: int, horizon: int, context: int, trunk: nn.Module):
+        super().__init__()
+        self.horizon = horizon
+        self.embed = nn.Linear(n_future, d_future)
+        self.trunk = trunk
+        self.proj = nn.Linear(horizon * d_future, context)
+
+    def forward(self, future: Tensor, n_channels: int) -> Tensor:
+        z = self.embed(future[:, -self.horizon :]).unsqueeze(1).expand(-1, n_channels, -1, -1)  # (B, M, H, D)
+        return self.proj(self.trunk(z).flatten(2))

@@ -1,0 +1,17 @@
+"""Ops: pure functions on tensors, each with a reference implementation that is its specification."""
+
+from seqmix.ops._dispatch import explain
+from seqmix.ops.allocator import tune_allocator
+from seqmix.ops.conv import depthwise_conv1d, fft_conv, smooth_length
+from seqmix.ops.scan import scan_matrix, selective_scan, selective_scan_step
+
+__all__ = [
+    "depthwise_conv1d",
+    "explain",
+    "fft_conv",
+    "scan_matrix",
+    "selective_scan",
+    "selective_scan_step",
+    "smooth_length",
+    "tune_allocator",
+]

@@ -1,0 +1,9 @@
+"""Precision of what half types would round badly: transforms, recurrences, counts."""
+
+import torch
+from torch import Tensor
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in float32 if it is of a half type, else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,157 @@
+"""Convolutions along the sequence: short depthwise ones without transposes, and long ones by FFT."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqmix.ops._dispatch import enter, pick
+
+Padding = Literal["causal", "anticausal", "same"]
+
+
+def depthwise_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: Padding = "causal", impl: str = "auto"
+) -> Tensor:
+    """Convolve every channel with its own short kernel: ``nn.Conv1d(groups=D)`` on sequences in ``(B, L, D)``.
+
+    ``y[t] = sum_k weight[:, k] x[t - left + k] + bias`` with zeros outside, where ``left`` is K - 1 for ``"causal"``
+    and (K - 1) // 2 for ``"same"``, as in ``nn.Conv1d(padding="same")``: an even kernel looks one position further
+    ahead than back. ``"anticausal"`` is the mirror image of ``"causal"``, ``flip(causal(flip(x)))`` without the flips.
+    Arithmetic is float32 at least, whatever the dtype of ``x``, which is the dtype of the result.
+
+    Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L D K) time, O(L D) memory.
+
+    Args:
+        x: sequences ``(B, L, D)``.
+        weight: kernels ``(D, K)``; K may be larger than L.
+        bias: ``(D,)``.
+        padding: ``"causal"``, ``"anticausal"`` or ``"same"``.
+        impl: ``"auto"``, ``"reference"`` or ``"torch"``.
+
+    Raises:
+        ValueError: for an unknown padding or implementation.
+    """
+    K = weight.shape[-1]
+    if padding not in ("causal", "anticausal", "same"):
+        raise ValueError(f"padding = {padding!r} is not known; use 'causal', 'anticausal' or 'same'")
+    left = {"causal": K - 1, "anticausal": 0, "same": (K - 1) // 2}[padding]
+    weight = weight.flip(-1) if padding == "anticausal" else weight
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    bias = bias if bias is None else bias.to(dtype)
+    return pick(impl, _IMPLS, x)(x.to(dtype), weight.to(dtype), bias, left).to(x.dtype)
+
+
+def fft_conv(x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve every channel with a kernel as long as the sequence, causally: ``y[t] = sum_k kernel[:, k] x[t - k]``.
+
+    Both are padded to a smooth length, so that nothing wraps around. Arithmetic is float32 at least. Mind the order of
+    the taps: ``kernel[:, 0]`` meets the present position, as is usual for long kernels.
+
+    Shapes: ``(B, L, D), (D, K) -> (B, L, D)``. Cost: O(D L log L) time, O(L D) memory.
+    """
+    L, dtype = x.shape[1], torch.promote_types(x.dtype, torch.float32)
+    kernel = kernel[:, :L].mT
+    n = smooth_length(L + kernel.shape[0] - 1)
+    spectrum = torch.fft.rfft(x.to(dtype), n, dim=1) * torch.fft.rfft(kernel.to(dtype), n, dim=0)
+    return torch.fft.irfft(spectrum, n, dim=1)[:, :L].to(x.dtype)
+
+
+def smooth_length(n: int) -> int:
+    """Smallest 2^a 3^b 5^c that is at least ``n``: FFTs of other lengths take up to three times as long."""
+    best = 1 << max(n - 1, 0).bit_length()
+    five = 1
+    while five < best:
+        three = five
+        while three < best:
+            # the power of two that lifts three to n or just above
+            best = min(best, three << max(-(-n // three) - 1, 0).bit_length())
+            three *= 3
+        five *= 5
+    return best
+
+
+def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Tensor:
+    """Sum K shifted copies of ``x``, each times its tap."""
+    L, K = x.shape[1], weight.shape[-1]
+    x = F.pad(x, (0, 0, left, K - 1 - left))  # (B, L + K - 1, D)
+    y = sum((x[:, k : k + L] * weight[:, k] for k in range(K)), torch.zeros_like(x[:, :L]))
+    return y if bias is None else y + bias
+
+
+@torch.library.custom_op("seqmix::depthwise_conv1d", mutates_args=())
+def _channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Tensor:
+    """Convolve as an image of height 1 in channels-last layout, which ``(B, L, D)`` already is: no copy of ``x``."""
+    L, K = x.shape[1], weight.shape[-1]
+    pad = max(left, K - 1 - left)
+    image = x.mT.unsqueeze(2)  # (B, D, 1, L)
+    # autocast would lower the convolution to half precision
+    with torch.autocast(x.device.type, enabled=False):
+        y = F.conv2d(image, weight[:, None, None], bias, padding=(0, pad), groups=weight.shape[0])
+    return y[..., pad - left : pad - left + L].squeeze(2).mT.contiguous()
+
+
+@torch.library.custom_op("seqmix::depthwise_conv1d_weight_grad", mutates_args=())
+def _weight_grad(g: Tensor, x: Tensor, left: int, K: int) -> Tensor:
+    """Sum ``g[t] x[t - left + k]`` over t for each k, in blocks of time that stay in the cache of a CPU."""
+    B, L, D = x.shape
+    steps = min(L, max(1, _BLOCK // (B * D))) if x.device.type == "cpu" and x.numel() else L
+    total = x.new_zeros(K, B, steps, D)
+    for k, total_k in enumerate(total):
+        back, ahead = max(0, left - k), max(0, k - left)
+        gs, xs = g[:, back : max(0, L - ahead)], x[:, ahead : max(0, L - back)]
+        for g_t, x_t in zip(gs.split(steps, 1), xs.split(steps, 1), strict=True):
+            total_k[:, : g_t.shape[1]].addcmul_(g_t, x_t)
+    return total.sum((1, 2)).mT.contiguous()
+
+
+# elements of a block: 512 kB in float32
+_BLOCK = 2**17
+
+_IMPLS = enter("depthwise_conv1d", {"reference": _reference, "torch": _channels_last})
+
+
+@_channels_last.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@_weight_grad.register_fake
+def _(g: Tensor, x: Tensor, left: int, K: int) -> Tensor:
+    return x.new_empty(x.shape[-1], K)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, ctx.left = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    return (
+        _transposed(g, weight, ctx.left),
+        _weight_grad(g, x, ctx.left, weight.shape[-1]),
+        g.sum((0, 1)) if ctx.has_bias else None,
+        None,
+    )
+
+
+def _save_of_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    g, x, ctx.left, _ = inputs
+    ctx.save_for_backward(g, x)
+
+
+def _backward_of_weight_grad(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+    g, x = ctx.saved_tensors
+    return _channels_last(x, v, None, ctx.left), _transposed(g, v, ctx.left), None, None
+
+
+def _transposed(g: Tensor, weight: Tensor, left: int) -> Tensor:
+    """Apply the transpose of the convolution: the convolution with the flipped kernel, padded on the other side."""
+    return _channels_last(g, weight.flip(-1), None, weight.shape[-1] - 1 - left)
+
+
+_channels_last.register_autograd(_backward, setup_context=_save)
+_weight_grad.register_autograd(_backward_of_weight_grad, setup_context=_save_of_weight_grad)

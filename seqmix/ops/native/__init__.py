@@ -1,0 +1,48 @@
+"""The compiled CPU kernels: where the library is, whether it loads, and why not.
+
+Plain C++ without torch headers, built as an optional extension when the package is installed and called through ctypes
+on raw pointers: it fits any torch and any Python.
+"""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+
+INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
+
+
+def library() -> ctypes.CDLL | None:
+    """The loaded kernels, or None; ``problem()`` then says why."""
+    found = _load()
+    return found if isinstance(found, ctypes.CDLL) else None
+
+
+# torch.compile cannot trace the loading of a library, and need not
+@torch.compiler.assume_constant_result
+def problem() -> str | None:
+    """Why the kernels cannot be used here, or None if they can."""
+    found = _load()
+    return found if isinstance(found, str) else None
+
+
+@cache
+def instruction_set() -> int:
+    """Index into ``INSTRUCTION_SETS`` of the best build this processor runs."""
+    kernels = library()
+    return 0 if kernels is None else kernels.seqmix_best_isa()
+
+
+@cache
+def _load() -> ctypes.CDLL | str:
+    files = sorted(p for p in Path(__file__).parent.glob("_kernels*") if p.suffix in (".so", ".pyd", ".dylib"))
+    if not files:
+        return "not compiled: install a C++ compiler (Debian: apt install g++) and run pip install again"
+    try:
+        kernels = ctypes.CDLL(str(files[0]))
+        kernels.seqmix_scan.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+        kernels.seqmix_best_isa.argtypes = []
+    except (OSError, AttributeError) as error:
+        return f"{files[0].name} cannot be loaded ({error}): delete it and run pip install again"
+    return kernels

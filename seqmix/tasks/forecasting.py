@@ -1,0 +1,211 @@
+"""The forecasting task: losses, exact metrics over every window, optimiser, early stopping.
+
+The protocol (standardised scale, every window counted) is that of the long-horizon benchmarks since Informer, without
+their dropped last batch.
+"""
+
+import math
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqmix.errors import ConfigError
+from seqmix.models import ForecastModelFactory
+from seqmix.tasks._optim import Schedule, adamw, lr_factor
+
+Batch = dict[str, Tensor]
+
+
+class Forecasting(pl.LightningModule):
+    """Forecast ``horizon`` steps of every channel from ``context`` steps of all channels.
+
+    A batch is ``{"x": (B, context, C), "y": (B, horizon, C)}``, with ``"future": (B, context + horizon, F)`` and
+    ``"static": (B, C, S)`` where the data has them. Validation and test MSE and MAE are sums over every window, step
+    and channel divided by their count, never means of batch means; with ``quantile`` loss the median is scored.
+
+    Args:
+        model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
+        n_channels: number of channels C; linked from the datamodule.
+        context: look-back length, in time steps; linked from the datamodule.
+        horizon: forecast length, in time steps; linked from the datamodule.
+        n_future: known-future inputs per time step F; linked from the datamodule.
+        n_static: static inputs per channel S; linked from the datamodule.
+        loss: what training minimises; ``huber`` has its corner at 1 channel std, ``quantile`` is the pinball loss.
+        quantiles: levels forecast with ``quantile`` loss, rising, 0.5 among them; 0.1, 0.5 and 0.9 if not given.
+        lr: peak learning rate of AdamW.
+        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
+        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
+        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        patience: validations without a better validation MSE before training stops; null to train to the end.
+
+    Raises:
+        ConfigError: if options contradict each other or are out of range.
+    """
+
+    def __init__(
+        self,
+        model: ForecastModelFactory,
+        n_channels: int,
+        context: int,
+        horizon: int,
+        n_future: int = 0,
+        n_static: int = 0,
+        *,
+        loss: Literal["mse", "mae", "huber", "quantile"] = "mse",
+        quantiles: list[float] | None = None,
+        lr: float = 5e-4,
+        weight_decay: float = 0.01,
+        warmup: float = 0.0,
+        schedule: Schedule = "cosine",
+        patience: int | None = 3,
+    ):
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
+        if callable(self.hparams["model"]):
+            self.hparams.pop("model")
+        self.quantiles = _check_quantiles(loss, quantiles)
+        if not 0 <= warmup < 1:
+            raise ConfigError(f"warmup is a fraction of all steps, 0 <= warmup < 1, got {warmup}; use for example 0.1")
+        if lr <= 0:
+            raise ConfigError(f"lr must be positive, got {lr}; use for example 5e-4")
+        if patience is not None and patience < 1:
+            raise ConfigError(f"patience must be at least 1, got {patience}; use null to train to the end")
+        self.loss, self.lr, self.weight_decay = loss, lr, weight_decay
+        self.warmup, self.patience = warmup, patience
+        self.schedule: Schedule = schedule
+        self.n_future, self.n_static = n_future, n_static
+        self.model = model(n_channels, context, horizon, max(1, len(self.quantiles)), n_future, n_static)
+        # squared error, absolute error, values, windows: sums over one pass of a loader
+        self._sums = torch.zeros(4, dtype=torch.float64)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Forecast a batch: ``(B, horizon, C)``, or ``(B, horizon, C, K)`` with K rising quantiles."""
+        # a model without covariates may share its data with one that has them
+        future = batch["future"] if self.n_future else None
+        static = batch["static"] if self.n_static else None
+        y = self.model(batch["x"], future=future, static=static)
+        if len(self.quantiles) == 1:
+            return y.unsqueeze(-1)
+        # quantiles are forecast one by one and may cross: in order they are no worse at any level
+        return y.sort(dim=-1).values if self.quantiles and not self.training else y
+
+    def point(self, forecast: Tensor) -> Tensor:
+        """The point forecast ``(B, horizon, C)`` in what ``forward`` returns: the median where there are quantiles."""
+        return forecast[..., self.quantiles.index(0.5)] if self.quantiles else forecast
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        forecast = self(batch)
+        loss = _loss(self.loss, forecast.float(), batch["y"].float(), self.quantiles)
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["y"]))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the sums anew."""
+        self._sums.zero_()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the sums anew."""
+        self._sums.zero_()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the sums."""
+        self._add(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the sums."""
+        self._add(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Truth ``y`` and forecast ``yhat``, each ``(B, horizon, C)``, and every quantile under ``yhat-<level>``."""
+        forecast = self(batch).float()
+        levels = {f"yhat-{q}": forecast[..., k] for k, q in enumerate(self.quantiles)}
+        return {"y": batch["y"], "yhat": self.point(forecast), **levels}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val_mse`` and ``val_mae``."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test_mse``, ``test_mae`` and the number of windows they are over."""
+        self._log_metrics("test")
+        self.log("test_windows", self._sums[3])
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a learning rate that is set before every step."""
+        # mixed precision needs to see the gradients between scaling and the update, the fused kernel hides them
+        fused = not str(self.trainer.precision).endswith("-mixed") and self.device.type in ("cpu", "cuda")
+        optimizer = adamw(self, self.lr, self.weight_decay, fused=fused)
+        factor = lr_factor(self.schedule, self.warmup, _total_steps(self.trainer))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Stop when validation MSE no longer falls."""
+        return [] if self.patience is None else [EarlyStopping("val_mse", patience=self.patience)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which weight differs when a checkpoint is of another model."""
+        have, want = checkpoint["state_dict"], self.state_dict()
+        for name in sorted(have.keys() | want.keys()):
+            ours, theirs = (tuple(d[name].shape) if name in d else "absent" for d in (want, have))
+            if ours != theirs:
+                raise ConfigError(
+                    f"the checkpoint is of another model: {name} is {theirs} in it and {ours} here; "
+                    "use the config.yaml beside the checkpoint"
+                )
+
+    def _add(self, batch: Batch) -> None:
+        y = batch["y"].float()
+        error = self.point(self(batch)).float() - y
+        sums = torch.stack([error.square().sum(), error.abs().sum()]).double().cpu()
+        self._sums += torch.cat([sums, torch.tensor([y.numel(), len(y)], dtype=torch.float64)])
+
+    def _log_metrics(self, stage: str) -> None:
+        squared, absolute, count, _ = self._sums.tolist()
+        self.log_dict({f"{stage}_mse": squared / count, f"{stage}_mae": absolute / count}, prog_bar=stage == "val")
+
+
+def _check_quantiles(loss: str, quantiles: list[float] | None) -> list[float]:
+    if loss != "quantile":
+        if quantiles is not None:
+            raise ConfigError(
+                f"quantiles = {quantiles} go with loss = 'quantile', got loss = {loss!r}; drop one of them"
+            )
+        return []
+    levels = [0.1, 0.5, 0.9] if quantiles is None else list(quantiles)
+    if 0.5 not in levels or levels != sorted(set(levels)) or not all(0 < q < 1 for q in levels):
+        raise ConfigError(
+            f"quantiles must rise between 0 and 1 and hold 0.5, whose forecast is scored, got {levels}; "
+            "use for example [0.1, 0.5, 0.9]"
+        )
+    return levels
+
+
+def _loss(name: str, forecast: Tensor, y: Tensor, quantiles: list[float]) -> Tensor:
+    if name == "quantile":
+        q = forecast.new_tensor(quantiles)  # (K,)
+        error = y.unsqueeze(-1) - forecast  # (B, horizon, C, K)
+        return torch.maximum(q * error, (q - 1) * error).mean()
+    return {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}[name](forecast, y)
+
+
+def _total_steps(trainer: pl.Trainer) -> float:
+    """Optimizer steps of the whole training.
+
+    Not ``trainer.estimated_stepping_batches``: that opens the loader before a resumed run has restored its position.
+    """
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
+        return math.inf if trainer.max_steps == -1 else trainer.max_steps
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is None:
+        return trainer.estimated_stepping_batches
+    batches, limit = len(datamodule.train_dataloader()), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)

@@ -1,0 +1,330 @@
+"""The mixer contract as functions: ``check_mixer(MyMixer)`` runs all of it, each check also stands alone.
+
+A check takes ``(factory, *, d_model, max_len)`` and raises ``AssertionError`` with its own name, the mixer and the
+numbers. Checks work in float64 with parameters moved off their initial values, since zeros and ones hide mistakes.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from seqmix.mixers._base import Mixer, MixerFactory
+
+Check = Callable[..., None]
+
+# float64 rounding through a few hundred operations, and the unnormalised transforms among them
+_EXACT = 1e-9
+# gradients of parameters that published code keeps in float32 whatever the module is in, the rates of state spaces
+_FLOAT32 = 1e-6
+
+
+def check_mixer(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """Run the whole mixer contract, ``CHECKS``, on what ``factory`` makes.
+
+    Args:
+        factory: a mixer class, or anything called as ``factory(d_model, max_len)``.
+        d_model: width to test with.
+        max_len: longest sequence to test with, at least 4.
+
+    Raises:
+        AssertionError: at the first broken promise, for example ``mask: Dense leaks padding on the left, ...``.
+    """
+    for check in CHECKS:
+        check(factory, d_model=d_model, max_len=max_len)
+
+
+def assert_close_ratio(name: str, got: Tensor, want: Tensor, ratio: float) -> None:
+    """Raise unless ``||got - want|| <= ratio ||want||``.
+
+    Args:
+        name: what is compared, the start of the message.
+        got: the tensor under test.
+        want: the reference.
+        ratio: largest relative error; absolute where ``want`` is zero.
+
+    Raises:
+        AssertionError: if shapes differ, if the error is larger, or if anything is not finite.
+    """
+    if got.shape != want.shape:
+        raise AssertionError(f"{name}, shapes differ: {tuple(got.shape)} against {tuple(want.shape)}")
+    got, want = got.detach().double(), want.detach().double()
+    error, size = (got - want).norm().item(), want.norm().item()
+    error = error / size if size > 0 else error
+    # written this way round because every comparison with NaN is false
+    if not error <= ratio:
+        raise AssertionError(f"{name}, ratio {error:.2g} > {ratio:.2g} at shape {tuple(want.shape)}")
+
+
+def check_signature(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """Constructor is ``(d_model, max_len=None, *, typed options)`` and the docstring has a line for each."""
+    cls = type(_build(factory, d_model, max_len))
+    name, parameters = cls.__name__, inspect.signature(cls).parameters
+    first, options = list(parameters)[:2], list(parameters.values())[2:]
+    if first != ["d_model", "max_len"] or parameters["max_len"].default is not None:
+        raise AssertionError(f"signature: {name} should begin with (d_model, max_len=None), has {tuple(parameters)}")
+    for option in options:
+        if option.kind is not option.KEYWORD_ONLY:
+            raise AssertionError(f"signature: option {option.name} of {name} is {option.kind.description}")
+        if option.annotation is option.empty or option.default is option.empty:
+            raise AssertionError(f"signature: option {option.name} of {name} needs a type and a default")
+    doc = inspect.getdoc(cls) or ""
+    missing = [p for p in parameters if not re.search(rf"^ +{p}: \S", doc, re.MULTILINE)]
+    if missing:
+        raise AssertionError(f"signature: docstring of {name} has no line for {', '.join(missing)}")
+
+
+def check_determinism(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """The same input gives the same output: in evaluation always, in training under one seed; x is left alone."""
+    mixer = _build(factory, d_model, max_len)
+    name = type(mixer).__name__
+    x = _normal(2, max_len, d_model)
+    before = x.clone()
+    for training in (False, True):
+        mixer.train(training)
+        with torch.random.fork_rng(devices=[]):
+            first, second = (_seeded(mixer, x, 0 if training else seed) for seed in (0, 1))
+        mode = "training" if training else "evaluation"
+        assert_close_ratio(f"determinism: {name} changes between two calls in {mode}", first, second, 0)
+    assert_close_ratio(f"determinism: {name} writes into its input", x, before, 0)
+
+
+def check_dtypes(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """Output has shape and dtype of the input; float32 and bfloat16 agree with float64."""
+    # eight and 24 bits of mantissa, times what a few layers of rounding add up to
+    tolerances = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+    x = _normal(2, max_len, d_model).bfloat16()
+    for dtype, ratio in tolerances.items():
+        mixer = _build(factory, d_model, max_len).to(dtype)
+        y = mixer(x.to(dtype))
+        name = type(mixer).__name__
+        if y.dtype != dtype or y.shape != x.shape:
+            raise AssertionError(f"dtypes: {name} makes {y.dtype} {tuple(y.shape)} of {dtype} {tuple(x.shape)}")
+        # the same rounded parameters, so that only the arithmetic differs
+        assert_close_ratio(f"dtypes: {name} in {dtype} is off float64", y, mixer.double()(x.double()), ratio)
+
+
+def check_gradients(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """Gradients reach the input and every parameter, are finite, and are not all zero."""
+    mixer = _build(factory, d_model, max_len)
+    grads = _gradients(mixer, mixer, _normal(2, max_len, d_model))
+    for name in ("the input", *(n for n, p in mixer.named_parameters() if p.requires_grad)):
+        grad = grads.get(name)
+        if grad is None or not grad.isfinite().all() or not grad.any():
+            what = "no" if grad is None else "a zero" if grad.isfinite().all() else "a NaN or infinite"
+            raise AssertionError(f"gradients: {name} of {type(mixer).__name__} gets {what} gradient")
+
+
+def check_batch(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """Sequences of a batch do not see each other."""
+    mixer = _build(factory, d_model, max_len)
+    x = _normal(3, max_len, d_model)
+    alone = torch.cat([mixer(row.unsqueeze(0)) for row in x])
+    assert_close_ratio(f"batch: {type(mixer).__name__} mixes the sequences of a batch", mixer(x), alone, _EXACT)
+
+
+def check_mask(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """A padded batch gives what each sequence gives alone: outputs, and gradients of input and parameters.
+
+    Padding on the right and on the left, filled with large numbers and with NaN; one sequence is all padding.
+    """
+    lengths = (max_len, max_len // 2 + 1, 1, 0)
+    mixer = _build(factory, d_model, max_len)
+    name = type(mixer).__name__
+    sequences = [_normal(1, n, d_model, seed=n).requires_grad_() for n in lengths if n]
+    cotangents = [_normal(1, n, d_model, seed=50 + n) for n in lengths if n]
+    alone = [mixer(x) for x in sequences]
+    torch.autograd.backward(alone, cotangents)
+    want_grads = _parameter_grads(mixer)
+    on_the_right = torch.arange(max_len) < torch.tensor(lengths)[:, None]  # (B, L)
+    for fill in (1e3, float("nan")):
+        for side, mask in (("right", on_the_right), ("left", on_the_right.flip(1))):
+            x = torch.full((len(lengths), max_len, d_model), fill, dtype=torch.float64)
+            x[mask] = torch.cat(sequences, 1)[0].detach()
+            cotangent = torch.ones_like(x)
+            cotangent[mask] = torch.cat(cotangents, 1)[0]
+            mixer.zero_grad()
+            y = mixer(x.requires_grad_(), mask)
+            y.backward(cotangent)
+            where = f"on the {side} (filled with {fill:g})"
+            assert_close_ratio(f"mask: {name} leaks padding {where}", y[mask], torch.cat(alone, 1)[0], _EXACT)
+            if not torch.equal(y[~mask], torch.zeros_like(y[~mask])):
+                raise AssertionError(f"mask: output of {name} is not zero at padding {where}")
+            grad = x.grad if x.grad is not None else torch.full_like(x, float("nan"))
+            if not torch.equal(grad[~mask], torch.zeros_like(grad[~mask])):
+                raise AssertionError(f"mask: input gradient of {name} is not zero at padding {where}")
+            want = torch.cat([s.grad for s in sequences if s.grad is not None], 1)[0]
+            assert_close_ratio(f"mask: input gradient of {name} sees padding {where}", grad[mask], want, _EXACT)
+            for p, got in _parameter_grads(mixer).items():
+                assert_close_ratio(
+                    f"mask: gradient of {p} of {name} sees padding {where}", got, want_grads[p], _FLOAT32
+                )
+
+
+def check_mask_errors(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """A mask that is not bool, or not ``(B, L)``, raises ``ValueError``."""
+    mixer = _build(factory, d_model, max_len)
+    x = _normal(2, max_len, d_model)
+    for mask in (torch.ones(2, max_len), torch.ones(2, max_len - 1).bool(), torch.ones(1, max_len).bool()):
+        try:
+            mixer(x, mask)
+        except ValueError:
+            continue
+        got = f"{mask.dtype} {tuple(mask.shape)}"
+        raise AssertionError(f"mask_errors: {type(mixer).__name__} takes a mask {got} with x {tuple(x.shape)}")
+
+
+def check_causality(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """A causal mixer gives bit for bit the same outputs before a change."""
+    mixer = _build(factory, d_model, max_len)
+    if not mixer.causal:
+        return
+    x = _normal(2, max_len, d_model)
+    y = mixer(x)
+    for t in range(1, max_len):
+        changed = torch.cat([x[:, :t], -3 * x[:, t:]], 1)
+        if not torch.equal(mixer(changed)[:, :t], y[:, :t]):
+            raise AssertionError(f"causality: {type(mixer).__name__} sees position {t} or later before it")
+
+
+def check_step(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """``step`` along a sequence gives what ``forward`` gives at once, and leaves the states it was given alone."""
+    mixer = _build(factory, d_model, max_len)
+    name = type(mixer).__name__
+    if type(mixer).step is Mixer.step:
+        return
+    if not mixer.causal:
+        try:
+            mixer.init_state(2)
+        except TypeError:
+            return
+        raise AssertionError(f"step: {name} is not causal here, but init_state does not raise TypeError")
+    x = _normal(2, max_len, d_model)
+    start = mixer.init_state(2)
+    state, outputs = start, []
+    for position in x.unbind(1):
+        y, state = mixer.step(position, state)
+        outputs.append(y)
+    assert_close_ratio(f"step: {name} differs from forward", torch.stack(outputs, 1), mixer(x), _EXACT)
+    again, _ = mixer.step(x[:, 0], start)
+    assert_close_ratio(f"step: {name} changes the state it was given", again, outputs[0], 0)
+
+
+def check_matrix(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """``matrix`` is ``(B, G, L, L)``; lower triangular if causal; its product with x is ``forward`` if pure."""
+    mixer = _build(factory, d_model, max_len)
+    name = type(mixer).__name__
+    x = _normal(2, max_len - 1, d_model)
+    try:
+        M = mixer.matrix(x)  # (B, G, L, L)
+    except TypeError as e:
+        if mixer.pure:
+            raise AssertionError(f"matrix: {name} is pure but has no matrix: {e}") from e
+        return
+    B, L, D = x.shape
+    if M.ndim != 4 or (M.shape[0], *M.shape[2:]) != (B, L, L):
+        raise AssertionError(f"matrix: {name} returns {tuple(M.shape)}, should be ({B}, G, {L}, {L})")
+    if mixer.causal and M.triu(1).any():
+        raise AssertionError(f"matrix: {name} is causal but its matrix has entries above the diagonal")
+    if mixer.pure:
+        G = M.shape[1]
+        if D % G:
+            raise AssertionError(f"matrix: {name} has {G} groups, which do not divide d_model = {D}")
+        y = torch.einsum("bgij,bjgp->bigp", M, x.view(B, L, G, D // G)).reshape(B, L, D)
+        assert_close_ratio(f"matrix: {name} differs from forward", y, mixer(x), _EXACT)
+
+
+def check_state_dict(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """A fresh instance with the saved state gives the same output."""
+    mixer = _build(factory, d_model, max_len)
+    fresh = _build(factory, d_model, max_len, seed=1)
+    fresh.load_state_dict(mixer.state_dict(), strict=True)
+    x = _normal(2, max_len, d_model)
+    assert_close_ratio(f"state_dict: {type(mixer).__name__} does not keep all it learned", fresh(x), mixer(x), 0)
+
+
+def check_lengths(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """Length 1, odd lengths and a batch of one work, and strides of the input do not matter."""
+    mixer = _build(factory, d_model, max_len)
+    name = type(mixer).__name__
+    for L in (1, 2, 3, max_len - 1 + max_len % 2, max_len):
+        y = mixer(_normal(1, L, d_model))
+        if y.shape != (1, L, d_model) or not y.isfinite().all():
+            raise AssertionError(f"lengths: {name} makes {tuple(y.shape)} of length {L}, or values that are not finite")
+    x = _normal(2, max_len, 2 * d_model)
+    for strided in (x[..., ::2], x[..., :d_model].transpose(0, 1).contiguous().transpose(0, 1)):
+        want = mixer(strided.contiguous())
+        assert_close_ratio(f"lengths: {name} depends on the strides of its input", mixer(strided), want, _EXACT)
+
+
+def check_compile(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """``torch.compile`` takes forward and backward as one graph and changes nothing."""
+    # dynamo loads when it is needed: it takes longer than all other checks
+    from torch._dynamo.exc import TorchDynamoException
+
+    mixer = _build(factory, d_model, max_len)
+    name = type(mixer).__name__
+    torch.compiler.reset()
+    compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager")
+    x = _normal(2, max_len, d_model)
+    try:
+        y = compiled(x)
+    except TorchDynamoException as e:
+        raise AssertionError(f"compile: {name} is not one graph: {e}") from e
+    assert_close_ratio(f"compile: {name} changes its output", y, mixer(x), _EXACT)
+    got, want = _gradients(compiled, mixer, x), _gradients(mixer, mixer, x)
+    for p, grad in want.items():
+        assert_close_ratio(f"compile: {name} changes the gradient of {p}", got[p], grad, _FLOAT32)
+
+
+CHECKS: tuple[Check, ...] = (
+    check_signature,
+    check_determinism,
+    check_dtypes,
+    check_gradients,
+    check_batch,
+    check_mask,
+    check_mask_errors,
+    check_causality,
+    check_step,
+    check_matrix,
+    check_state_dict,
+    check_lengths,
+    check_compile,
+)
+
+
+def _build(factory: MixerFactory, d_model: int, max_len: int, seed: int = 0) -> Mixer:
+    """A mixer in float64 and evaluation mode, its parameters moved off their initial values."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mixer = factory(d_model, max_len).double().eval()
+        with torch.no_grad():
+            for p in mixer.parameters():
+                p.add_(0.2 * torch.randn_like(p))
+    return mixer
+
+
+def _normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _gradients(forward: Callable[[Tensor], Tensor], mixer: Mixer, x: Tensor) -> dict[str, Tensor]:
+    """Gradients of ``forward(x)`` against a fixed cotangent: those that reach the input and the parameters."""
+    mixer.zero_grad()
+    x = x.clone().requires_grad_()
+    y = forward(x)
+    if y.requires_grad:
+        y.backward(_normal(*y.shape, seed=1))
+    return ({} if x.grad is None else {"the input": x.grad}) | _parameter_grads(mixer)
+
+
+def _parameter_grads(mixer: Mixer) -> dict[str, Tensor]:
+    return {n: p.grad.clone() for n, p in mixer.named_parameters() if p.grad is not None}
+
+
+def _seeded(mixer: Mixer, x: Tensor, seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    return mixer(x)

@@ -1,0 +1,230 @@
+"""Every command, called as from the shell but in this process; what it prints, writes and returns."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+import seqmix
+from seqmix.cli import run
+
+CONFIG = """
+# a model with dropout, covariates, and fewer test windows than a batch
+seed_everything: 3
+model:
+  class_path: Forecasting
+  init_args:
+    model: {class_path: TSM2, init_args: {d_model: 4, n_layers: 1, patch_len: 8, patch_stride: 8, d_state: 2}}
+data:
+  class_path: Cycles
+  init_args: {context: 24, horizon: 8, batch_size: 256, n_channels: 3, n_steps: 600}
+trainer: {max_epochs: 2, accelerator: cpu}
+"""
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A finished run, with what it printed."""
+    folder = tmp_path_factory.mktemp("fitted")
+    (folder / "tiny.yaml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run(["fit", "--config", "tiny.yaml", "--record", "true"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(fitted, monkeypatch):
+    monkeypatch.chdir(fitted)
+    (run_folder,) = (fitted / "runs" / "tiny").glob("*")
+    return run_folder
+
+
+def _rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_help_and_version(capsys):
+    assert run(["--help"]) == run([]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in seqmix.cli.COMMANDS)
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"seqmix {seqmix.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("fitt", "seqmix: unknown command 'fitt'. Did you mean 'fit'? Run `seqmix --help`.\n"),
+        ("xyz", "seqmix: unknown command 'xyz'. Run `seqmix --help`.\n"),
+    ],
+)
+def test_unknown_command(typed, message, capsys):
+    assert run([typed]) == 2
+    assert capsys.readouterr().err == message
+
+
+def test_fit_leaves_one_whole_folder(here, fitted):
+    assert {p.name for p in here.iterdir()} == {
+        *("config.yaml", "env.json", "metrics.csv", "best.ckpt", "last.ckpt", "results.csv")
+    }
+    assert {p.name for p in fitted.iterdir()} == {"tiny.yaml", "runs", "configs"}
+    assert here.name.endswith("-seed3")
+    env = json.loads((here / "env.json").read_text())
+    assert env["torch"] == torch.__version__ and env["device"] == "cpu" and "commit" in env
+    assert [(m["epoch"], m["step"]) for m in _rows(here / "metrics.csv")] == [("1", "2"), ("2", "4")]
+
+
+def test_fit_results(here, fitted):
+    rows = _rows(here / "results.csv")
+    assert [r["model"] for r in rows] == ["TSM2", "SeasonalNaive", "DLinear"]
+    assert rows == _rows(fitted / "configs" / "results" / "tiny.csv")
+    # 120 test rows and a horizon of 8: every window, the last batch too
+    assert {(r["config"], r["seed"], r["windows"], r["context"], r["horizon"]) for r in rows} == {
+        ("tiny", "3", "113", "24", "8")
+    }
+    weights = torch.load(here / "best.ckpt", weights_only=True)["state_dict"]
+    assert int(rows[0]["parameters"]) == sum(w.numel() for w in weights.values())
+    assert float(rows[0]["seconds"]) > 0
+
+
+def test_test_repeats_the_numbers_from_the_saved_config(here, capsys):
+    argv = ["--config", str(here / "config.yaml"), "--ckpt_path", "best", "--baselines", "[]"]
+    assert run(["test", *argv]) == 0
+    again, first = _rows(here / "results.csv")[-1], _rows(here / "results.csv")[0]
+    assert (again["mse"], again["mae"]) == (first["mse"], first["mae"])
+    out = capsys.readouterr().out
+    assert "Cycles: 113 test windows, 24 -> 8 steps, seed 3" in out and "DLinear" not in out
+
+    assert run(["validate", *argv]) == 0
+    (scores,) = [m for m in _rows(here / "metrics.csv") if m["epoch"] == "2"]
+    assert f"val_mse {float(scores['val_mse']):.4f}" in capsys.readouterr().out
+
+
+def test_predict_writes_every_step_in_the_units_of_the_data(here):
+    assert run(["predict", "--config", "tiny.yaml", "--ckpt_path", "best"]) == 0
+    frame = pd.read_csv(here / "predictions.csv")
+    assert list(frame) == ["window", "step", "channel", "y", "yhat"]
+    assert len(frame) == 113 * 8 * 3 and frame["step"].min() == 1
+    first = _rows(here / "results.csv")[0]
+    data = seqmix.data.Cycles(24, 8, 256, n_channels=3, n_steps=600)
+    data.setup()
+    error = (frame["yhat"] - frame["y"]) / data.std.numpy()[frame["channel"]]
+    assert (error**2).mean() == pytest.approx(float(first["mse"]), rel=1e-4)
+
+
+def test_a_model_without_parameters_is_tested_not_trained(here, fitted, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--config", str(fitted / "tiny.yaml"), "--model.model", "SeasonalNaive", "--baselines", "[]"]
+    assert run(["fit", *argv]) == 0
+    (rows,) = [_rows(p) for p in tmp_path.glob("runs/tiny/*/results.csv")]
+    naive = _rows(here / "results.csv")[1]
+    assert [r["mse"] for r in rows] == [naive["mse"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--ckpt_path", "last", "--seed_everything", "4"],
+            "ckpt_path = 'last': no run with seed 4 and a checkpoint in 'runs/tiny'; "
+            "run `seqmix fit` first, or give the path of a checkpoint",
+        ),
+        (["--ckpt_path", "no.ckpt"], "checkpoint 'no.ckpt' not found; give the path of a .ckpt file, best or last"),
+        (["--ckpt_path", "tiny.yaml"], "checkpoint 'tiny.yaml' is damaged or no checkpoint; use another one"),
+        (
+            ["--ckpt_path", "best", "--model.model.d_model", "6"],
+            "the checkpoint is of another model: model.embed.proj.bias is (4,) in it and (6,) here; "
+            "use the config.yaml beside the checkpoint",
+        ),
+        (["--model.lr", "-1"], "lr must be positive, got -1.0; use for example 5e-4"),
+        (
+            ["--data.lag", "50"],
+            "lag must be between horizon = 8 and context = 24, got 50; set data.lag",
+        ),
+    ],
+)
+def test_a_users_error_is_one_line_without_traceback(here, options, message, capsys):
+    before = sorted(Path().rglob("*"))
+    assert run(["test", "--config", "tiny.yaml", *options]) == 1
+    assert capsys.readouterr().err.splitlines() == [f"seqmix: {message}"]
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written(here, tmp_path, capsys):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    assert run(["fit", "--config", "tiny.yaml", "--trainer.default_root_dir", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"seqmix: no run folder can be written in '{tmp_path}/runs/tiny': ")
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+
+
+def test_two_runs_in_one_second_do_not_meet(tmp_path, monkeypatch):
+    from seqmix.tasks._run import _new_folder, last_folder
+
+    monkeypatch.setattr("time.strftime", lambda _: "20260101-000000")
+    made = [_new_folder(tmp_path / "a", seed) for seed in (1, 1, 10)]
+    assert [p.name for p in made] == [f"20260101-000000-seed{k}" for k in ("1", "1-2", "10")]
+    for folder in made:
+        (folder / "last.ckpt").touch()
+    assert last_folder(tmp_path / "a", 1) == made[1]
+    assert last_folder(tmp_path / "a", 2) is None
+
+
+def test_list(capsys, here):
+    assert run(["list"]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert lines["Mamba"] == ["Mamba", "arXiv:2312.00752", "yes", "yes", "yes", "L"]
+    assert lines["SepConv"][2:5] == ["-", "-", "-"]
+    assert {"TSM2", "DLinear", "ETT", "Cycles", "WideCSV"} <= lines.keys()
+    assert not {"ForecastData", "Benchmark", "Windows"} & lines.keys()
+    assert run(["list", "models"]) == 0
+    assert "Mamba" not in capsys.readouterr().out
+
+
+def test_info(capsys):
+    assert run(["info"]) == 0
+    out = capsys.readouterr().out
+    assert f"torch         {torch.__version__}\n" in out and "selective_scan" in out
+
+
+def test_matrix(tmp_path, capsys):
+    out = tmp_path / "new" / "pool.png"
+    assert run(["matrix", "--mixer", "Pool", "--length", "9", "--d_model", "4", "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert run(["matrix", "--mixer", "SepConv", "--out", str(out)]) == 1
+    assert capsys.readouterr().err.startswith("seqmix: SepConv has no matrix(); `seqmix list mixers` shows")
+
+
+def test_bench(tmp_path, capsys):
+    argv = ["--mixer", "Pool", "--lengths", "[4,8]", "--d_model", "8", "--repeats", "1", "--out", str(tmp_path / "b.csv")]
+    assert run(["bench", *argv]) == 0
+    rows = _rows(tmp_path / "b.csv")
+    assert [(r["mixer"], r["length"]) for r in rows] == [("Pool", "4"), ("Attention", "4"), ("Pool", "8"), ("Attention", "8")]
+    assert all(float(r["forward us/token"]) > 0 for r in rows)
+    # attention keeps at least its projected input: 3 times 8 floats a token
+    assert float(rows[3]["kept MiB"]) * 2**20 >= 3 * 8 * 8 * 4
+    assert "cpu, float32, width 8, batch 1, 1 thread(s)" in capsys.readouterr().out
+
+
+def test_classes_in_the_current_folder_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    Path("my_mixers.py").write_text(
+        "from seqmix.mixers import Pool\n\n\nclass Mine(Pool):\n    pass\n"
+    )
+    assert run(["matrix", "--mixer", "my_mixers.Mine", "--length", "5", "--out", "mine.png"]) == 0
+
+
+def test_the_saved_config_is_the_whole_experiment(here):
+    config = yaml.safe_load((here / "config.yaml").read_text())
+    assert config["name"] == "tiny" and config["seed_everything"] == 3
+    assert config["model"]["init_args"]["model"]["init_args"]["norm"] == "joint"
+    assert not {"ckpt_path", "record", "test", "config"} & config.keys()

@@ -1,0 +1,79 @@
+"""A saved config makes the same experiment again, and a checkpoint the same model, nested factories included."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from seqmix.cli import run
+from seqmix.commands.train import Train
+from seqmix.tasks import Forecasting
+
+DATA = ["--data", "Cycles", "--data.context", "24", "--data.horizon", "8", "--data.n_channels", "2"]
+DATA += ["--data.n_steps", "300", "--data.batch_size", "64", "--trainer.accelerator", "cpu"]
+SMALL = "d_model: 4, n_layers: 3, patch_len: 8, patch_stride: 8"
+MODELS = {
+    "short name": "DLinear",
+    "nested mixer": f"{{class_path: MixerForecaster, init_args: {{{SMALL}, mixer: "
+    "{class_path: Mamba, init_args: {d_state: 2}}}}",
+    "cycled layers": f"{{class_path: MixerForecaster, init_args: {{{SMALL}, layers: [FNet, "
+    "{class_path: Pool, init_args: {pool_size: 5}}], channel_mixer: null}}",
+}
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_saved_config_and_checkpoint(model, tmp_path):
+    argv = ["--model", "Forecasting", "--model.model", MODELS[model], "--model.loss", "quantile", *DATA]
+    argv += ["--baselines", "[SeasonalNaive]", "--test", "false", "--trainer.max_epochs", "1", "--name", "first"]
+    assert run(["fit", *argv]) == 0
+    (folder,) = Path("runs/first").iterdir()
+
+    again = Train("fit", ["--config", str(folder / "config.yaml"), "--name", "again"])
+    saved, twice = (yaml.safe_load(text) for text in ((folder / "config.yaml").read_text(), again._config_text()))
+    assert saved.pop("name") == "first" and twice.pop("name") == "again"
+    assert saved == twice
+    assert "unable to serialize" not in (folder / "config.yaml").read_text().lower()
+    # facts of the data are linked, not saved
+    assert not {"n_channels", "context", "horizon"} & saved["model"]["init_args"].keys()
+
+    loaded = Forecasting.load_from_checkpoint(folder / "best.ckpt").eval()
+    again.model.load_state_dict(torch.load(folder / "best.ckpt", weights_only=True)["state_dict"])
+    batch = {"x": torch.randn(2, 24, 2)}
+    with torch.no_grad():
+        assert torch.equal(loaded(batch), again.model.eval()(batch))
+    assert loaded.quantiles == [0.1, 0.5, 0.9]
+
+
+def test_flags_win_over_the_config_and_later_configs_over_earlier():
+    Path("a.yaml").write_text(
+        f"model: {{class_path: Forecasting, init_args: {{lr: 0.1, model: {MODELS['nested mixer']}}}}}\n"
+        "data: {class_path: Cycles, init_args: {context: 48, horizon: 8}}\n"
+    )
+    Path("b.yaml").write_text("model: {init_args: {lr: 0.2}}\ndata: {init_args: {batch_size: 5}}\n")
+    argv = ["--config", "a.yaml", "--config", "b.yaml", "--model.model.mixer", "FNet", "--model.model.n_layers", "2"]
+    cli = Train("test", argv)
+    assert (cli.model.lr, cli.datamodule.batch_size, cli.datamodule.context) == (0.2, 5, 48)
+    mixers = [type(m).__name__ for m in cli.model.modules() if type(m).__module__.startswith("seqmix.mixers")]
+    assert mixers == ["FNet", "FNet"]
+    assert cli.config.name == "a"
+
+
+def test_a_task_built_in_python_makes_checkpoints_of_plain_values(tmp_path):
+    import lightning.pytorch as pl
+
+    from seqmix.models import DLinear
+
+    task = Forecasting(DLinear, 2, 24, 8, lr=0.3)
+    assert "model" not in task.hparams and task.hparams["lr"] == 0.3
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", default_root_dir=tmp_path)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    loaded = Forecasting.load_from_checkpoint(tmp_path / "plain.ckpt", model=DLinear)
+    assert loaded.lr == 0.3
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), task.parameters(), strict=True))

@@ -1,0 +1,48 @@
+"""Every config is a record: it says where it comes from and how it is run, and it does run."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqmix.commands.train import Train
+from seqmix.data import Cycles
+from seqmix.data._base import Table
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def test_there_are_configs():
+    assert CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_header(path):
+    lines = path.read_text().splitlines()
+    header = "\n".join(line for line in lines[: next(i for i, s in enumerate(lines) if not s.startswith("#"))])
+    assert "Source: " in header
+    assert f"# seqmix fit --config configs/{path.name}" in header
+    assert not re.findall(r"<[^>]*>", header), "a placeholder"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_one_batch_runs(path, monkeypatch, tmp_path, capsys):
+    """On data of the same shape where the data set would have to be read."""
+    monkeypatch.chdir(tmp_path)
+    cli = Train("fit", ["--config", str(path), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"])
+    data = cli.datamodule
+    if not isinstance(data, Cycles):
+        monkeypatch.setattr(data, "_load", lambda: _table(data))
+    cli.fit()
+    assert f"{data.context} -> {data.horizon} steps" in capsys.readouterr().out
+    assert cli.trainer.global_step == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def _table(data):
+    rows = data.context + data.horizon + data.batch_size
+    values = np.random.default_rng(0).standard_normal((3 * rows, data.n_channels))
+    return Table(values, pd.date_range("2026-01-01", periods=3 * rows, freq="h"), (rows, rows, rows))

@@ -1,0 +1,115 @@
+"""Sequence mixers of a model make way for dense layers along the same axis."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from seqmix.errors import ConfigError
+from seqmix.mixers import Attention, Dense, Identity, Mamba, SelectiveChannel
+from seqmix.mixers.matrix import MatrixMixer
+from seqmix.models import TSM2, Backbone, ChannelMLP, MixerForecaster
+from seqmix.models.densify import densify
+
+
+class Twice(nn.Module):
+    """One mixer, used at two lengths, and one that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = Identity(4)
+        self.again = self.first
+        self.idle = Identity(4)
+
+    def forward(self, x):
+        return self.again(self.first(x)[:, ::2])
+
+
+def test_parity_with_justdense():
+    case = torch.load(Path(__file__).parent / "goldens/hydra_family.pt", weights_only=True)["jd_attn_dense"]
+    x = case["x"].double().requires_grad_()
+    model = nn.Sequential(Attention(16, 12)).double()
+    assert densify(model, {"input": x}, n_heads=8, residual=True) == [("0", "Attention", 12, 16)]
+    model.load_state_dict({"0.weight": case["state_dict"]["matrix_mixer.M"]}, strict=True)
+    y = model(x)
+    y.backward(case["dy"].double())
+    torch.testing.assert_close(y, case["y"], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(x.grad, case["grads"]["dx"], rtol=1e-9, atol=1e-9)
+
+
+def test_axes_of_tsm2():
+    """Time mixers see patches, variate mixers see channels; a pattern picks one of the two."""
+    x = torch.randn(2, 24, 3)
+    build = partial(TSM2, 3, 24, 4, d_model=8, n_layers=1, patch_len=4, patch_stride=4, d_state=2)
+    model = build()
+    time, variates = densify(model, {"x": x}, n_heads=4)
+    assert time[1:] == ("Mamba", 7, 8) and variates[1:] == ("SelectiveToken", 3, 8)
+    assert model.get_submodule(time.name).weight.shape == (4, 7, 7)
+    assert model.get_submodule(variates.name).weight.shape == (4, 3, 3)
+
+    model = build()
+    assert densify(model, {"x": x}, names=[variates.name]) == [variates]
+    assert isinstance(model.get_submodule(time.name), Mamba)
+
+
+def test_nothing_is_dead():
+    """The original counts projections and norms that never reach the output: here all parameters learn."""
+    x = torch.randn(2, 24, 3)
+    model = MixerForecaster(3, 24, 4, mixer=Mamba, d_model=8, n_layers=2, patch_len=4, patch_stride=2)
+    others = sum(p.numel() for n, p in model.named_parameters() if ".residuals.0.mixer." not in n)
+    replaced = densify(model, {"x": x}, n_heads=2, bias=True)
+    L = replaced[0].length
+    assert [r.mixer for r in replaced] == ["Mamba", "Mamba"]
+    assert sum(p.numel() for p in model.parameters()) == others + 2 * 2 * (L * L + L)
+    assert sum(isinstance(m, ChannelMLP) for m in model.modules()) == 2
+    model(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+def test_scale_zero_with_residual_is_identity():
+    x = torch.randn(2, 7, 8)
+    build = partial(Backbone, 8, 2, max_len=7, mixer=partial(MatrixMixer, headdim=4))
+    model, plain = build(), build(mixer=Identity)
+    replaced = densify(model, {"x": x}, residual=True, scale=0.0)
+    # the block goes as a whole, not the matrix inside it
+    assert [r.mixer for r in replaced] == ["MatrixMixer", "MatrixMixer"]
+    plain.load_state_dict({n: t for n, t in model.state_dict().items() if n in plain.state_dict()})
+    torch.testing.assert_close(model(x), plain(x))
+
+
+def test_channel_mixers_stay():
+    x = torch.randn(2, 7, 8)
+    model = Backbone(8, 1, max_len=7, mixer=Identity, channel_mixer=SelectiveChannel)
+    assert [r.mixer for r in densify(model, {"x": x})] == ["Identity"]
+    model = Backbone(8, 1, max_len=7, mixer=Identity, channel_mixer=SelectiveChannel)
+    assert [r.mixer for r in densify(model, {"x": x}, keep=())] == ["Identity", "SelectiveChannel"]
+
+
+def test_shared_mixers_stay_shared_and_idle_ones_are_named():
+    x = torch.randn(2, 6, 4)
+    model = Twice()
+    with pytest.raises(ConfigError) as caught:
+        densify(model, {"x": x})
+    assert str(caught.value) == "mixers ['idle'] take no part in the forward pass; leave them out with names=..."
+    assert isinstance(model.first, Identity)
+    model.idle.eval()
+    assert [tuple(r) for r in densify(model, {"x": x}, names=["first", "again"])] == [("first", "Identity", 6, 4)]
+    assert model.first is model.again and isinstance(model.first, Dense)
+    assert model.training and model.first.training and not model.idle.training
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": ["head*"]}, "no mixer in Backbone matches names = ['head*']; use names=('*',)"),
+        ({"n_heads": 3}, "d_model = 8 is not a multiple of n_heads = 3; change one of them"),
+    ],
+)
+def test_errors(options, message):
+    model = Backbone(8, 1, max_len=7, mixer=Identity)
+    before = str(model)
+    with pytest.raises(ConfigError) as caught:
+        densify(model, {"x": torch.randn(2, 7, 8)}, **options)
+    assert str(caught.value) == message and str(model) == before

@@ -1,0 +1,248 @@
+"""Every registered mixer keeps the contract, and mixers that break it are caught by the right check."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqmix.mixers import Mixer, list_mixers, mixer_facts, zero_masked
+from seqmix.testing import CHECKS, assert_close_ratio, check_compile, check_mixer
+
+# compiling takes seconds: further examples than the plainest of a mixer are left to the slow suite
+CASES = [
+    pytest.param(
+        partial(mixer_facts(name).cls, **example),
+        check,
+        id=f"{name}-{k}-{check.__name__.removeprefix('check_')}",
+        marks=[pytest.mark.slow] if k and check is check_compile else [],
+    )
+    for name in list_mixers()
+    for k, example in enumerate(mixer_facts(name).examples)
+    for check in CHECKS
+]
+
+
+@pytest.mark.parametrize(("factory", "check"), CASES)
+def test_contract(factory, check):
+    check(factory)
+
+
+class Sound(Mixer):
+    """Causal mean, decaying: keeps the contract.
+
+    Args:
+        d_model: width.
+        max_len: unused.
+        decay: weight of one position back.
+    """
+
+    causal = True
+    pure = True
+
+    def __init__(self, d_model: int, max_len: int | None = None, *, decay: float = 0.5):
+        super().__init__()
+        self.decay = nn.Parameter(torch.full((d_model,), decay))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return zero_masked(torch.einsum("bdij,bjd->bid", self.matrix(x), zero_masked(x, mask)), mask)
+
+    def matrix(self, x: Tensor) -> Tensor:
+        i = torch.arange(x.shape[1])
+        lag = (i[:, None] - i).clamp(min=0)
+        return (self.decay[:, None, None] ** lag).tril().expand(len(x), -1, -1, -1)
+
+    def init_state(self, batch_size: int) -> Tensor:
+        return self.decay.new_zeros(batch_size, len(self.decay))
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.decay * state + x
+        return y, y
+
+
+def _undocumented(cls: type[Sound]):
+    cls.__doc__ = "Mean.\n\nArgs:\n    d_model: width.\n    max_len: unused."
+
+
+def _positional(cls: type[Sound]):
+    def __init__(self, d_model, max_len=None, decay: float = 0.5):
+        Sound.__init__(self, d_model)
+
+    cls.__init__ = __init__
+
+
+def _widens(cls: type[Sound]):
+    cls.forward = lambda self, x, mask=None: Sound.forward(self.float(), x.float(), mask)
+
+
+def _rounds(cls: type[Sound]):
+    def forward(self, x, mask=None):
+        y = Sound.forward(self, x, mask)
+        return y.bfloat16().float() if y.dtype == torch.float32 else y
+
+    cls.forward = forward
+
+
+def _dead_parameter(cls: type[Sound]):
+    def __init__(self, d_model, max_len=None, *, decay: float = 0.5):
+        Sound.__init__(self, d_model)
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    cls.__init__ = __init__
+
+
+def _no_input_gradient(cls: type[Sound]):
+    cls.forward = lambda self, x, mask=None: Sound.forward(self, x.detach(), mask)
+
+
+def _mixes_batch(cls: type[Sound]):
+    cls.forward = lambda self, x, mask=None: Sound.forward(self, x, mask) + 1e-6 * x.mean(0, keepdim=True)
+
+
+def _ignores_mask(cls: type[Sound]):
+    def forward(self, x, mask=None):
+        zero_masked(x, mask)
+        return zero_masked(Sound.forward(self, x), mask)
+
+    cls.forward = forward
+
+
+def _multiplies_by_mask(cls: type[Sound]):
+    def forward(self, x, mask=None):
+        return zero_masked(Sound.forward(self, x if mask is None else x * mask.unsqueeze(-1)), mask)
+
+    cls.forward = forward
+
+
+def _fills_padding(cls: type[Sound]):
+    cls.forward = lambda self, x, mask=None: Sound.forward(self, zero_masked(x, mask))
+
+
+def _counts_positions(cls: type[Sound]):
+    def forward(self, x, mask=None):
+        ramp = torch.arange(x.shape[1]).to(x).unsqueeze(-1)
+        return Sound.forward(self, x + 1e-3 * ramp, mask)
+
+    cls.forward = forward
+
+
+def _any_mask(cls: type[Sound]):
+    def forward(self, x, mask=None):
+        mask = None if mask is None else mask.bool().expand(len(x), -1)
+        return Sound.forward(self, x, mask) if mask is None or mask.shape[1] == x.shape[1] else x
+
+    cls.forward = forward
+
+
+def _sees_ahead(cls: type[Sound]):
+    def forward(self, x, mask=None):
+        x = zero_masked(x, mask)
+        ahead = torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], 1)
+        return Sound.forward(self, x + 1e-9 * ahead, mask)
+
+    cls.forward = forward
+
+
+def _wrong_step(cls: type[Sound]):
+    cls.step = lambda self, x, state: (self.decay * state + x, x)
+
+
+def _step_in_place(cls: type[Sound]):
+    def step(self, x, state):
+        y = state.mul_(self.decay).add_(x)
+        return y.clone(), state
+
+    cls.step = step
+
+
+def _wrong_matrix(cls: type[Sound]):
+    cls.forward = lambda self, x, mask=None: 1.001 * Sound.forward(self, x, mask)
+    cls.step = Mixer.step
+
+
+def _no_matrix(cls: type[Sound]):
+    matrix = cls.matrix
+    cls.forward = lambda self, x, mask=None: zero_masked(
+        torch.einsum("bdij,bjd->bid", matrix(self, x), zero_masked(x, mask)), mask
+    )
+    cls.matrix = Mixer.matrix
+
+
+def _forgets(cls: type[Sound]):
+    def __init__(self, d_model, max_len=None, *, decay: float = 0.5):
+        Sound.__init__(self, d_model)
+        self.gain = torch.rand(()).item()
+
+    cls.__init__ = __init__
+    cls.forward = lambda self, x, mask=None: Sound.forward(self, self.gain * x, mask)
+    cls.step = Mixer.step
+    cls.pure = False
+
+
+def _even_only(cls: type[Sound]):
+    cls.forward = lambda self, x, mask=None: Sound.forward(self, x if x.shape[1] != 3 else x[:, :2], mask)
+
+
+def _branches(cls: type[Sound]):
+    def forward(self, x, mask=None):
+        return Sound.forward(self, x if x.detach().sum() > 0 else 1 * x, mask)
+
+    cls.forward = forward
+
+
+def _noisy(cls: type[Sound]):
+    cls.forward = lambda self, x, mask=None: Sound.forward(self, x, mask) * (1 + 1e-12 * torch.rand((), dtype=x.dtype))
+
+
+BROKEN = [
+    (_undocumented, "signature: docstring of Broken has no line for decay"),
+    (_positional, "signature: option decay of Broken is positional or keyword"),
+    (_widens, "dtypes: Broken makes torch.float32"),
+    (_rounds, "dtypes: Broken in torch.float32 is off float64, ratio "),
+    (_dead_parameter, "gradients: unused of Broken gets no gradient"),
+    (_no_input_gradient, "gradients: the input of Broken gets no gradient"),
+    (_mixes_batch, "batch: Broken mixes the sequences of a batch, ratio "),
+    (_ignores_mask, "mask: Broken leaks padding on the left (filled with 1000), ratio "),
+    (_multiplies_by_mask, "mask: Broken leaks padding on the right (filled with nan), ratio nan"),
+    (_fills_padding, "mask: output of Broken is not zero at padding on the right"),
+    (_counts_positions, "mask: Broken leaks padding on the left"),
+    (_any_mask, "mask_errors: Broken takes a mask torch.float32"),
+    (_sees_ahead, "causality: Broken sees position 1 or later before it"),
+    (_wrong_step, "step: Broken differs from forward, ratio "),
+    (_step_in_place, "step: Broken changes the state it was given"),
+    (_wrong_matrix, "matrix: Broken differs from forward, ratio 0.00"),
+    (_no_matrix, "matrix: Broken is pure but has no matrix"),
+    (_forgets, "state_dict: Broken does not keep all it learned"),
+    (_even_only, "lengths: Broken makes (1, 2, 8) of length 3"),
+    (_branches, "compile: Broken is not one graph"),
+    (_noisy, "determinism: Broken changes between two calls in evaluation"),
+]
+
+
+def test_sound_mixer_passes():
+    check_mixer(Sound)
+
+
+@pytest.mark.parametrize(("damage", "message"), BROKEN, ids=[d.__name__ for d, _ in BROKEN])
+def test_broken_mixer_is_caught(damage, message):
+    broken = type("Broken", (Sound,), {"__doc__": Sound.__doc__})
+    damage(broken)
+    with pytest.raises(AssertionError) as caught:
+        check_mixer(broken)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("got", "message"),
+    [
+        (torch.tensor([3.0, 4.1]), "x, ratio 0.02 > 0.01 at shape (2,)"),
+        (torch.tensor([3.0, float("nan")]), "x, ratio nan > 0.01 at shape (2,)"),
+        (torch.tensor([3.0]), "x, shapes differ: (1,) against (2,)"),
+    ],
+)
+def test_assert_close_ratio(got, message):
+    want = torch.tensor([3.0, 4.0])
+    assert_close_ratio("x", want, want, 0)
+    with pytest.raises(AssertionError) as caught:
+        assert_close_ratio("x", got, want, 0.01)
+    assert str(caught.value) == message

@@ -1,0 +1,124 @@
+"""What every registered forecasting model has to do."""
+
+import inspect
+import re
+
+import pytest
+import torch
+
+from seqmix.errors import ConfigError
+from seqmix.models import ForecastModel, list_models, model_facts
+
+CONTEXT, HORIZON, C = 21, 5, 3
+
+
+def make(name: str, **facts: int) -> ForecastModel:
+    cls, _, example = model_facts(name)
+    facts = {"n_channels": C, "context": CONTEXT, "horizon": HORIZON, **facts}
+    return cls(**facts, **example).eval()
+
+
+@pytest.fixture(params=list_models())
+def name(request):
+    return request.param
+
+
+def test_every_model_is_listed():
+    assert list_models() == ["DLinear", "MixerForecaster", "SeasonalNaive", "TSM2"]
+
+
+@pytest.mark.parametrize("batch,channels,outputs", [(1, 1, 1), (3, 2, 1), (2, 3, 3)])
+def test_shape(name, batch, channels, outputs):
+    model = make(name, n_channels=channels, n_outputs=outputs)
+    y = model(torch.randn(batch, CONTEXT, channels))
+    assert y.shape == ((batch, HORIZON, channels) if outputs == 1 else (batch, HORIZON, channels, outputs))
+
+
+def test_facts_are_kept(name):
+    model = make(name, n_outputs=2)
+    assert (model.n_channels, model.context, model.horizon, model.n_outputs) == (C, CONTEXT, HORIZON, 2)
+    assert (model.n_future, model.n_static) == (0, 0)
+
+
+@pytest.mark.parametrize("window", ["random", "constant"])
+def test_gradients_are_finite_and_reach_every_parameter(name, window):
+    model = make(name, n_outputs=2)
+    x = torch.randn(2, CONTEXT, C) if window == "random" else torch.full((2, CONTEXT, C), 3.0)
+    y = model(x.requires_grad_())
+    (y * torch.randn_like(y)).sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all() and x.grad.any()
+    for key, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), key
+        # a constant window leaves nothing to scale
+        assert p.grad.any() or window == "constant", key
+
+
+def test_samples_do_not_mix_and_nothing_is_remembered(name):
+    model, x, other = make(name), torch.randn(3, CONTEXT, C), torch.randn(3, CONTEXT, C)
+    before, y = x.clone(), model(x)
+    other[1] = x[1]
+    assert torch.equal(model(other)[1], y[1])
+    assert torch.equal(model(x), y)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(model(x[1:2]), y[1:2])
+
+
+def test_a_view_of_channel_major_windows_gives_the_same(name):
+    model, x = make(name), torch.randn(2, CONTEXT, C)
+    view = x.transpose(1, 2).contiguous().transpose(1, 2)
+    torch.testing.assert_close(model(view), model(x))
+
+
+def test_state_dict_round_trip(name):
+    model, x = make(name), torch.randn(2, CONTEXT, C)
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    twin = make(name)
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dtypes(name, dtype):
+    model, x = make(name), torch.randn(2, CONTEXT, C)
+    y = model(x)
+    low = model.to(dtype)(x.to(dtype))
+    assert low.dtype == dtype
+    # bfloat16 keeps eight bits, and a dozen roundings follow each other
+    tolerance = 1e-5 if dtype == torch.float64 else 0.05
+    assert (low.float() - y).norm() <= tolerance * y.norm()
+
+
+def test_compiles_to_one_graph(name):
+    model, x = make(name), torch.randn(2, CONTEXT, C)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    y, z = model(x), compiled(x)
+    torch.testing.assert_close(z, y)
+    parameters = list(model.parameters())
+    if parameters:
+        expected = torch.autograd.grad(y.square().sum(), parameters)
+        torch.testing.assert_close(torch.autograd.grad(z.square().sum(), parameters), expected)
+
+
+def test_docstring_names_every_argument(name):
+    cls, paper, _ = model_facts(name)
+    doc = inspect.getdoc(cls) or ""
+    documented = re.findall(r"^    (\w+): ", doc.split("Args:")[1].split("Raises:")[0], re.MULTILINE)
+    assert documented == list(inspect.signature(cls).parameters)
+    assert paper and "Source:" in doc
+
+
+@pytest.mark.parametrize("fact", ["n_future", "n_static"])
+def test_covariates_are_taken_or_refused(name, fact):
+    if not model_facts(name)[0].covariates:
+        with pytest.raises(ConfigError, match=f"{name} takes no covariates"):
+            make(name, **{fact: 2})
+        return
+    model, x = make(name, **{fact: 2}), torch.randn(2, CONTEXT, C)
+    key, shape = ("future", (2, CONTEXT + HORIZON, 2)) if fact == "n_future" else ("static", (2, C, 2))
+    covariate = torch.randn(shape, requires_grad=True)
+    model(x, **{key: covariate}).square().sum().backward()
+    assert covariate.grad is not None and covariate.grad.any()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    with pytest.raises(ValueError, match=f"{fact} = 2 and got none"):
+        model(x)

@@ -1,0 +1,143 @@
+"""A run that was stopped, in whatever way, ends in the weights of one that was not: bit for bit."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqmix.cli import run
+from seqmix.tasks import Forecasting
+
+# 389 training windows in 7 batches, validation after the batches 3, 6 and no other; dropout draws random numbers
+CONFIG = """
+model:
+  class_path: Forecasting
+  init_args:
+    model:
+      class_path: MixerForecaster
+      init_args: {mixer: Pool, d_model: 4, n_layers: 1, patch_len: 4, patch_stride: 4, dropout: 0.3}
+    warmup: 0.1
+    patience: null
+data:
+  class_path: Cycles
+  init_args: {context: 24, horizon: 8, batch_size: 64, n_channels: 3, n_steps: 600}
+trainer: {max_epochs: 3, val_check_interval: 0.5, accelerator: cpu}
+baselines: []
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(CONFIG)
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    # Lightning leaves Ctrl-C ignored once it has caught one
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    before = Path.cwd()
+    os.chdir(folder)
+    Path("tiny.yaml").write_text(CONFIG)
+    assert run(["fit", "--config", "tiny.yaml"]) == 0
+    os.chdir(before)
+    return _outcome(folder)
+
+
+def _outcome(folder):
+    (run_folder,) = (folder / "runs" / "tiny").iterdir()
+    last, best = (torch.load(run_folder / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
+    with (run_folder / "metrics.csv").open() as file:
+        metrics = [(row["epoch"], row["step"], row["val_mse"], row["val_mae"], row["lr"]) for row in csv.DictReader(file)]
+    return {
+        "weights": last["state_dict"],
+        "moments": last["optimizer_states"][0]["state"],
+        "random": last["run"]["random"]["torch"],
+        "best weights": best["state_dict"],
+        "best score": last["run"]["best"],
+        "metrics": metrics,
+    }
+
+
+def _stop_at(monkeypatch, step, how):
+    step_once, done = Forecasting.training_step, []
+
+    def training_step(self, batch, batch_idx):
+        done.append(batch_idx)
+        if len(done) == step:
+            how()
+        return step_once(self, batch, batch_idx)
+
+    monkeypatch.setattr(Forecasting, "training_step", training_step)
+
+
+def _crash():
+    raise RuntimeError("power failure")
+
+
+# between two validations, before one, at the end of an epoch
+@pytest.mark.parametrize("step", [5, 10, 14])
+def test_after_ctrl_c(step, uninterrupted, monkeypatch, capsys, tmp_path):
+    with monkeypatch.context() as patch:
+        _stop_at(patch, step, lambda: signal.raise_signal(signal.SIGINT))
+        assert run(["fit", "--config", "tiny.yaml"]) == 130
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("seqmix: interrupted; kept last.ckpt")
+    assert said.endswith("resume with: seqmix fit --config tiny.yaml --ckpt_path last")
+
+    assert run(["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
+    _same(_outcome(tmp_path), uninterrupted)
+
+
+def test_after_a_crash(uninterrupted, monkeypatch, tmp_path):
+    """What follows the last validation is done again: here step 5, that is batch 4 and 5 of the first epoch."""
+    with monkeypatch.context() as patch:
+        _stop_at(patch, 5, _crash)
+        with pytest.raises(RuntimeError, match="power failure"):
+            run(["fit", "--config", "tiny.yaml"])
+    assert run(["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
+    _same(_outcome(tmp_path), uninterrupted)
+
+
+def test_a_real_ctrl_c_ends_the_process_with_130(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "seqmix", "fit", "--config", "tiny.yaml", "--trainer.max_epochs", "10000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "epoch 2/" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.startswith("seqmix: interrupted; kept last.ckpt and best.ckpt in runs/tiny/"), err
+    (run_folder,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert sorted(p.name for p in run_folder.iterdir()) == [
+        *("best.ckpt", "config.yaml", "env.json", "last.ckpt", "metrics.csv"),
+    ]
+    assert torch.load(run_folder / "last.ckpt", weights_only=True)["epoch"] >= 1
+
+
+def _same(got, want):
+    assert got["metrics"] == want["metrics"]
+    assert got["best score"] == want["best score"]
+    for name in ("weights", "best weights"):
+        assert all(torch.equal(got[name][k], w) for k, w in want[name].items()), name
+    for k, moments in want["moments"].items():
+        assert all(torch.equal(got["moments"][k][m], v) for m, v in moments.items())
+    assert torch.equal(got["random"], want["random"])

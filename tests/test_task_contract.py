@@ -1,0 +1,208 @@
+"""The task with every model: it learns, counts every window, and spares from decay what must not decay."""
+
+import math
+from functools import partial
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+
+from seqmix.data import Cycles
+from seqmix.errors import ConfigError
+from seqmix.models import TSM2, DLinear, SeasonalNaive, list_models, model_facts
+from seqmix.tasks import Forecasting
+from seqmix.tasks._optim import lr_factor, param_groups
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated")
+
+
+def _trainer(folder, **options):
+    defaults = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return pl.Trainer(default_root_dir=folder, **{**defaults, **options})
+
+
+def _data(**options):
+    return Cycles(24, 8, **{"batch_size": 64, "n_channels": 3, "n_steps": 400, **options})
+
+
+TRAINED = [n for n in list_models() if n != "SeasonalNaive"]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_one_batch_is_learned_by_heart(name):
+    cls, _, example = model_facts(name)
+    options = {k: v for k, v in {"dropout": 0.0, "head_dropout": 0.0}.items() if k in cls.__init__.__kwdefaults__}
+    task = Forecasting(partial(cls, **example, **options), 3, 24, 8)
+    batch = {"x": torch.randn(4, 24, 3), "y": torch.randn(4, 8, 3)}
+    optimizer = torch.optim.Adam(task.parameters(), lr=0.02)
+    task.log = lambda *a, **k: None
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = task.training_step(batch, 0)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    # noise: nothing but the training windows themselves can be learned
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 7, 64])
+def test_metrics_are_over_every_window(eval_batch_size, tmp_path):
+    """Sum over all values divided by their count: a ragged last batch weighs what its windows weigh."""
+    task = Forecasting(DLinear, 3, 24, 8)
+    data = _data(eval_batch_size=eval_batch_size)
+    trainer = _trainer(tmp_path)
+    (metrics,) = trainer.test(task, data, verbose=False)
+    assert metrics["test_windows"] == len(data._windows["test"]) == 73
+    batch = data._windows["test"].gather(torch.arange(73))
+    with torch.no_grad():
+        error = (task.model(batch["x"]) - batch["y"]).double()
+    assert metrics["test_mse"] == pytest.approx(float(error.square().mean()), rel=1e-6)
+    assert metrics["test_mae"] == pytest.approx(float(error.abs().mean()), rel=1e-6)
+    # a second pass starts from zero
+    assert trainer.test(task, data, verbose=False) == [metrics]
+
+
+def test_the_last_season_again_on_a_pure_cycle(tmp_path):
+    """A forecast that is right is scored as right; one step out of phase it is not."""
+    scores = []
+    for season in (24, 23):
+        task = Forecasting(partial(SeasonalNaive, season=season), 1, 24, 8)
+        data = _data(n_channels=1)
+        data.setup()
+        hours = torch.arange(len(data._windows["test"].values))
+        data._windows["test"].values.copy_(torch.sin(2 * math.pi * hours / 24).unsqueeze(1))
+        (metrics,) = _trainer(tmp_path).test(task, data, verbose=False)
+        scores.append(metrics["test_mse"])
+    assert scores[0] < 1e-9 < 1e-2 < scores[1]
+
+
+def test_quantiles(tmp_path):
+    levels = [0.1, 0.5, 0.8]
+    task = Forecasting(DLinear, 3, 24, 8, loss="quantile", quantiles=levels)
+    batch = {"x": torch.randn(5, 24, 3), "y": torch.randn(5, 8, 3)}
+    task.log = lambda *a, **k: None
+    raw = task.model(batch["x"])
+    want = 0.0
+    for k, q in enumerate(levels):
+        e = batch["y"] - raw[..., k]
+        want += torch.where(e > 0, q * e, (q - 1) * e).mean() / 3
+    torch.testing.assert_close(task.training_step(batch, 0), want)
+
+    task.eval()
+    out = task.predict_step(batch, 0)
+    assert list(out) == ["y", "yhat", "yhat-0.1", "yhat-0.5", "yhat-0.8"]
+    assert (raw.diff(dim=-1) < 0).any()
+    assert (out["yhat-0.1"] <= out["yhat"]).all() and (out["yhat"] <= out["yhat-0.8"]).all()
+    torch.testing.assert_close(out["yhat"], raw.sort(dim=-1).values[..., 1])
+
+    single = Forecasting(DLinear, 3, 24, 8, loss="quantile", quantiles=[0.5])
+    single.log = task.log
+    half = 0.5 * (batch["y"] - single.model(batch["x"])).abs().mean()
+    torch.testing.assert_close(single.training_step(batch, 0), half)
+
+
+@pytest.mark.parametrize(("loss", "want"), [("mse", 4.0), ("mae", 2.0), ("huber", 1.5)])
+def test_losses_by_hand(loss, want):
+    task = Forecasting(SeasonalNaive, 1, 24, 8, loss=loss)
+    task.log = lambda *a, **k: None
+    batch = {"x": torch.zeros(2, 24, 1), "y": torch.full((2, 8, 1), 2.0)}
+    assert float(task.training_step(batch, 0)) == want
+
+
+def test_covariates_reach_a_model_that_takes_them_and_no_other(tmp_path):
+    data = _data(calendar=True)
+    task = Forecasting(partial(TSM2, d_model=4, n_layers=1), 3, 24, 8, n_future=data.n_future)
+    batch = next(iter(data.val_dataloader()))
+    task.eval()
+    changed = {**batch, "future": batch["future"] + 1}
+    assert not torch.allclose(task(batch), task(changed))
+    Forecasting(DLinear, 3, 24, 8)(batch)
+
+
+def test_no_decay_on_norms_biases_and_state_space_rates():
+    task = Forecasting(partial(TSM2, d_model=4, n_layers=1), 3, 24, 8)
+    decay, rest = param_groups(task, 0.1)
+    assert (decay["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    name_of = {id(p): n for n, p in task.named_parameters()}
+    spared = {name_of[id(p)] for p in rest["params"]}
+    decayed = {name_of[id(p)] for p in decay["params"]}
+    assert spared | decayed == set(name_of.values()) and not spared & decayed
+    ends = {n.rpartition(".")[2] for n in spared}
+    assert {"A_log", "D", "bias"} <= ends
+    assert not any(n.endswith(("A_log", ".D", "bias")) for n in decayed)
+    assert any("head" in n and n.endswith("weight") for n in decayed)
+
+    marked = nn.Linear(3, 3)
+    marked.weight._no_weight_decay = True
+    marked.bias.requires_grad_(False)
+    (only,) = param_groups(marked, 0.1)
+    assert only["weight_decay"] == 0.0 and only["params"][0] is marked.weight and len(only["params"]) == 1
+
+
+def test_schedule():
+    cosine = lr_factor("cosine", 0.1, 100)
+    assert [cosine(s) for s in (0, 4, 9, 10)] == [0.1, 0.5, 1.0, 1.0]
+    assert cosine(55) == pytest.approx(0.5) and cosine(100) == pytest.approx(0, abs=1e-12) == cosine(120)
+    constant = lr_factor("constant", 0.1, 100)
+    assert (constant(4), constant(99)) == (0.5, 1.0)
+    with pytest.raises(ConfigError, match="schedule = 'cosine' with warmup = 0.0 needs the end of training"):
+        lr_factor("cosine", 0.0, math.inf)
+    assert lr_factor("constant", 0.0, math.inf)(10**6) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"max_epochs": 3}, 15),
+        ({"max_epochs": 3, "accumulate_grad_batches": 2}, 9),
+        ({"max_epochs": 3, "limit_train_batches": 2}, 6),
+        ({"max_epochs": 3, "limit_train_batches": 0.5}, 6),
+        ({"max_epochs": 3, "max_steps": 4}, 4),
+        ({"max_epochs": -1, "max_steps": 7}, 7),
+    ],
+)
+def test_the_schedule_ends_with_training(options, steps, tmp_path):
+    """280 training rows make 249 windows, 5 batches of 64 less a part: the rate is zero after the last step."""
+    task = Forecasting(DLinear, 3, 24, 8, patience=None)
+    trainer = _trainer(tmp_path, limit_val_batches=1, **options)
+    trainer.fit(task, _data(batch_size=50))
+    assert trainer.global_step == steps
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_early_stopping_counts_validations(tmp_path):
+    task = Forecasting(DLinear, 3, 24, 8, lr=1e-12, weight_decay=0.0, schedule="constant", patience=2)
+    # weights that do not move in float32: the first validation stays the best
+    trainer = _trainer(tmp_path, max_epochs=9)
+    trainer.fit(task, _data())
+    assert trainer.current_epoch == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantiles": [0.5]}, "quantiles = [0.5] go with loss = 'quantile', got loss = 'mse'; drop one of them"),
+        (
+            {"loss": "quantile", "quantiles": [0.1, 0.9]},
+            "quantiles must rise between 0 and 1 and hold 0.5, whose forecast is scored, got [0.1, 0.9]; "
+            "use for example [0.1, 0.5, 0.9]",
+        ),
+        ({"warmup": 1.0}, "warmup is a fraction of all steps, 0 <= warmup < 1, got 1.0; use for example 0.1"),
+        ({"lr": 0.0}, "lr must be positive, got 0.0; use for example 5e-4"),
+        ({"patience": 0}, "patience must be at least 1, got 0; use null to train to the end"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ConfigError) as error:
+        Forecasting(DLinear, 3, 24, 8, **options)
+    assert str(error.value) == message

@@ -136,6 +136,11 @@ def test_a_model_without_parameters_is_tested_not_trained(here, fitted, monkeypa
             "ckpt_path = 'last': no run with seed 4 and a checkpoint in 'runs/tiny'; "
             "run `seqmix fit` first, or give the path of a checkpoint",
         ),
+        (
+            [],
+            "`seqmix test` needs trained weights; pass --ckpt_path best for the newest run of 'tiny', or the path of a "
+            "checkpoint",
+        ),
         (["--ckpt_path", "no.ckpt"], "checkpoint 'no.ckpt' not found; give the path of a .ckpt file, best or last"),
         (["--ckpt_path", "tiny.yaml"], "checkpoint 'tiny.yaml' is damaged or no checkpoint; use another one"),
         (
@@ -163,6 +168,13 @@ def test_a_folder_that_cannot_be_written(here, tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.startswith(f"seqmix: no run folder can be written in '{tmp_path}/runs/tiny': ")
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+
+
+def test_training_that_diverges_says_so(here, fitted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["fit", "--config", str(fitted / "tiny.yaml"), "--model.lr", "1e30"]) == 1
+    said = "seqmix: no validation gave a finite MSE: training diverged; lower model.lr, then fit again\n"
+    assert capsys.readouterr().err == said
 
 
 def test_two_runs_in_one_second_do_not_meet(tmp_path, monkeypatch):

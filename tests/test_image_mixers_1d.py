@@ -12,7 +12,7 @@ from seqmix.mixers.aff import AFF
 from seqmix.mixers.ffnified import FFNifiedAttention
 from seqmix.mixers.inception import InceptionMixer
 from seqmix.mixers.raft import Raft
-from seqmix.mixers.random import Rand
+from seqmix.mixers.rand import Rand
 from seqmix.ops.spectral import adaptive_filter
 
 LENGTHS = [1, 2, 7, 12]

@@ -133,11 +133,22 @@ class Train(LightningCLI):
         callbacks = [*(given["callbacks"] or []), self.run, *([RichProgressBar()] if bar else [])]
         return super().instantiate_trainer(callbacks=callbacks, enable_progress_bar=bar, **kwargs)
 
+    def after_instantiate_classes(self) -> None:
+        """Refuse to score weights that were never trained."""
+        self.trainable = any(p.requires_grad for p in self.model.parameters())
+        if self.command != "fit" and self.trainable and self.ckpt_path is None:
+            raise ConfigError(
+                f"`seqmix {self.command}` needs trained weights; pass --ckpt_path best for the newest run of "
+                f"{self.config.name!r}, or the path of a checkpoint"
+            )
+
     def fit(self) -> None:
         """Train, then test the best weights."""
-        if any(p.requires_grad for p in self.model.parameters()):
+        if self.trainable:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path)
             self.ckpt_path = self.run.kept("best")
+            if self.run.folder and not self.ckpt_path:
+                raise ConfigError("no validation gave a finite MSE: training diverged; lower model.lr, then fit again")
         if self.config.test:
             self.test()
 

@@ -10,29 +10,54 @@ from seqmix.mixers._base import (
     register,
     zero_masked,
 )
+from seqmix.mixers.aff import AFF
 from seqmix.mixers.attention import Attention
 from seqmix.mixers.dense import Dense, DenseMLP
+from seqmix.mixers.ffnified import FFNifiedAttention
 from seqmix.mixers.fourier import FNet, FourierFilter
+from seqmix.mixers.hybrid import hybrid_layers
+from seqmix.mixers.inception import InceptionMixer
 from seqmix.mixers.mamba import Mamba
+from seqmix.mixers.matrix import MatrixMixer
+from seqmix.mixers.pairwise import Cauchy, LowRank, Softmax, Unstructured
+from seqmix.mixers.quasiseparable import Quasiseparable
+from seqmix.mixers.raft import Raft
+from seqmix.mixers.rand import Rand
 from seqmix.mixers.selective import SelectiveChannel, SelectiveToken
 from seqmix.mixers.simple import Identity, Pool, SepConv
+from seqmix.mixers.toeplitz import DFT, Toeplitz, Vandermonde
 
 __all__ = [
+    "AFF",
+    "DFT",
     "Attention",
+    "Cauchy",
     "Dense",
     "DenseMLP",
+    "FFNifiedAttention",
     "FNet",
     "FourierFilter",
     "Identity",
+    "InceptionMixer",
+    "LowRank",
     "Mamba",
+    "MatrixMixer",
     "Mixer",
     "MixerFactory",
     "MixerFacts",
     "Pool",
+    "Quasiseparable",
+    "Raft",
+    "Rand",
     "SelectiveChannel",
     "SelectiveToken",
     "SepConv",
+    "Softmax",
+    "Toeplitz",
+    "Unstructured",
+    "Vandermonde",
     "check_mask",
+    "hybrid_layers",
     "list_mixers",
     "mixer_facts",
     "register",

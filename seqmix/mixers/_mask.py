@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from seqmix.mixers._base import zero_masked
+from seqmix.mixers._base import check_mask, zero_masked
 
 
 def mix_aligned(mix: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
@@ -18,6 +19,23 @@ def mix_aligned(mix: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor | None)
     order = (~mask).byte().argsort(dim=1, stable=True)  # (B, L)
     y = mix(_take(x, order))
     return zero_masked(_take(y, order.argsort(dim=1)), mask)
+
+
+def mix_by_length(mix: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
+    """Apply ``mix``, which sees the length, to each sequence of ``x: (B, L, D)`` at its own, equal lengths together."""
+    if mask is None:
+        return mix(x)
+    check_mask(x, mask)
+    lengths = mask.sum(1)
+
+    def by_length(x: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        for n in lengths[lengths > 0].unique().tolist():
+            rows = lengths == n
+            y[rows, :n] = mix(x[rows, :n])
+        return y
+
+    return mix_aligned(by_length, x, mask)
 
 
 def _take(x: Tensor, order: Tensor) -> Tensor:

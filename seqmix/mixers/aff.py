@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, check_mask, register
-from seqmix.mixers._mask import mix_aligned
+from seqmix.mixers._base import Mixer, register
+from seqmix.mixers._mask import mix_by_length
 from seqmix.ops.spectral import adaptive_filter
 
 
@@ -55,19 +55,7 @@ class AFF(Mixer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Filter ``x: (B, L, D)`` along L."""
-        if mask is None:
-            return self._filter(x)
-        check_mask(x, mask)
-        lengths = mask.sum(1)
-
-        def by_length(x: Tensor) -> Tensor:
-            y = torch.zeros_like(x)
-            for n in lengths[lengths > 0].unique().tolist():
-                rows = lengths == n
-                y[rows, :n] = self._filter(x[rows, :n])
-            return y
-
-        return mix_aligned(by_length, x, mask)
+        return mix_by_length(self._filter, x, mask)
 
     def _filter(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)

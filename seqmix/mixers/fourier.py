@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seqmix.mixers._base import Mixer, check_length, check_mask, register, require_max_len
-from seqmix.mixers._mask import mix_aligned
+from seqmix.mixers._base import Mixer, check_length, register, require_max_len
+from seqmix.mixers._mask import mix_aligned, mix_by_length
+from seqmix.ops._wide import wide
 
 
 @register(paper="arXiv:2105.03824", cost="L log L", variants=({"hidden": False},))
@@ -34,19 +35,7 @@ class FNet(Mixer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Transform ``x: (B, L, D)`` along L, and along D if ``hidden``."""
-        if mask is None:
-            return self._transform(x)
-        check_mask(x, mask)
-        lengths = mask.sum(1)
-
-        def by_length(x: Tensor) -> Tensor:
-            y = torch.zeros_like(x)
-            for n in lengths[lengths > 0].unique().tolist():
-                rows = lengths == n
-                y[rows, :n] = self._transform(x[rows, :n])
-            return y
-
-        return mix_aligned(by_length, x, mask)
+        return mix_by_length(self._transform, x, mask)
 
     def matrix(self, x: Tensor) -> Tensor:
         """Cosine matrix ``cos(2 pi i j / L)`` as ``(B, 1, L, L)``; for ``hidden=False`` only."""
@@ -55,11 +44,11 @@ class FNet(Mixer):
         B, L, _ = x.shape
         i = torch.arange(L, device=x.device)
         # the product is taken modulo L in integers: the angle stays exact for every length
-        angle = torch.outer(i, i).remainder(L).to(_wide(x).dtype) * (2 * math.pi / L)
+        angle = torch.outer(i, i).remainder(L).to(wide(x).dtype) * (2 * math.pi / L)
         return angle.cos().to(x.dtype).expand(B, 1, L, L)
 
     def _transform(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.fft2(_wide(x)) if self.hidden else torch.fft.fft(_wide(x), dim=1)
+        spectrum = torch.fft.fft2(wide(x)) if self.hidden else torch.fft.fft(wide(x), dim=1)
         return spectrum.real.to(x.dtype)
 
 
@@ -106,13 +95,8 @@ class FourierFilter(Mixer):
         return kernel.T[:, lag].to(x.dtype).expand(B, D, L, L)
 
     def _response(self) -> Tensor:
-        return torch.view_as_complex(_wide(self.weight))
+        return torch.view_as_complex(wide(self.weight))
 
     def _filter(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft(_wide(x), n=self.max_len, dim=1) * self._response()  # (B, F, D)
+        spectrum = torch.fft.rfft(wide(x), n=self.max_len, dim=1) * self._response()  # (B, F, D)
         return torch.fft.irfft(spectrum, n=self.max_len, dim=1)[:, : x.shape[1]].to(x.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Float32 for half types, which the transforms lack or round badly."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

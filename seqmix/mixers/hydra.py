@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers._base import Mixer, register, zero_masked
-from seqmix.mixers._ssm import dt_bias, exempt_from_decay
-from seqmix.mixers.mamba2 import inner_sizes, normalize, rates
+from seqmix.mixers._ssm import dt_bias, exempt_from_decay, rates
+from seqmix.mixers.mamba2 import inner_sizes, normalize
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes

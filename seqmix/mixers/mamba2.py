@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers._base import Mixer, register, zero_masked
-from seqmix.mixers._ssm import dt_bias, exempt_from_decay
+from seqmix.mixers._ssm import dt_bias, exempt_from_decay, rates
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
 
@@ -178,11 +178,6 @@ class Mamba2(Mixer):
         y = y if self.norm_before_gate else y * F.silu(z)
         y = normalize(y, self.norm, self.ngroups)
         return self.out_proj(y * F.silu(z) if self.norm_before_gate else y)
-
-
-def rates(A_log: Tensor) -> Tensor:
-    """``-exp(A_log)`` in float32 whatever the module is in, as in the original: half precision loses slow decays."""
-    return -A_log.float().exp()
 
 
 def normalize(y: Tensor, norm: nn.RMSNorm, groups: int = 1) -> Tensor:

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
 from seqmix.mixers._base import Mixer, register, zero_masked
-from seqmix.ops import depthwise_conv1d
+from seqmix.mixers._conv import convolve, require_odd
 
 
 @register(paper="arXiv:2210.13452", cost="L")
@@ -71,7 +70,7 @@ class Pool(Mixer):
 
     def __init__(self, d_model: int, max_len: int | None = None, *, pool_size: int = 3, subtract_input: bool = True):
         super().__init__()
-        _check_odd("pool_size", pool_size)
+        require_odd("pool_size", pool_size)
         self.pool_size, self.subtract_input = pool_size, subtract_input
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -128,7 +127,7 @@ class SepConv(Mixer):
         star_bias: float = -0.4472,
     ):
         super().__init__()
-        _check_odd("kernel_size", kernel_size)
+        require_odd("kernel_size", kernel_size)
         E = expand * d_model
         self.pwconv1 = nn.Linear(d_model, E, bias=False)
         self.scale = nn.Parameter(torch.tensor(star_scale))
@@ -141,10 +140,4 @@ class SepConv(Mixer):
         u = self.pwconv1(zero_masked(x, mask))
         # StarReLU of zero is b: padding has to be emptied again before the convolution
         u = zero_masked(self.scale * u.relu().square() + self.bias, mask)  # (B, L, E)
-        u = depthwise_conv1d(u, self.dwconv.weight.squeeze(1), padding="same")
-        return zero_masked(self.pwconv2(u), mask)
-
-
-def _check_odd(name: str, value: int) -> None:
-    if value < 1 or value % 2 == 0:
-        raise ConfigError(f"{name} = {value} has no middle; use a positive odd number")
+        return zero_masked(self.pwconv2(convolve(self.dwconv, u)), mask)

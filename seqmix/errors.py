@@ -1,5 +1,7 @@
 """Errors a user can act on: each message says what is wrong, the value, and the remedy."""
 
+from collections.abc import Sequence
+
 
 class SeqmixError(Exception):
     """Base of every error raised on purpose by seqmix."""
@@ -15,3 +17,9 @@ class ConfigError(SeqmixError, ValueError):
 
 class NotFittedError(SeqmixError, RuntimeError):
     """A result was asked of a model that has not been trained yet."""
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ``ConfigError`` unless ``value``, given for the option ``name``, is one of ``choices``."""
+    if value not in choices:
+        raise ConfigError(f"{name} = {value!r} is not known; use one of {', '.join(choices)}")

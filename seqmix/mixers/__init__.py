@@ -16,8 +16,10 @@ from seqmix.mixers.dense import Dense, DenseMLP
 from seqmix.mixers.ffnified import FFNifiedAttention
 from seqmix.mixers.fourier import FNet, FourierFilter
 from seqmix.mixers.hybrid import hybrid_layers
+from seqmix.mixers.hydra import Hydra
 from seqmix.mixers.inception import InceptionMixer
 from seqmix.mixers.mamba import Mamba
+from seqmix.mixers.mamba2 import Mamba2
 from seqmix.mixers.matrix import MatrixMixer
 from seqmix.mixers.pairwise import Cauchy, LowRank, Softmax, Unstructured
 from seqmix.mixers.quasiseparable import Quasiseparable
@@ -37,10 +39,12 @@ __all__ = [
     "FFNifiedAttention",
     "FNet",
     "FourierFilter",
+    "Hydra",
     "Identity",
     "InceptionMixer",
     "LowRank",
     "Mamba",
+    "Mamba2",
     "MatrixMixer",
     "Mixer",
     "MixerFactory",

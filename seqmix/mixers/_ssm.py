@@ -4,13 +4,11 @@ Names, layout and initialisation are those of state-spaces/mamba (Gu and Dao, 20
 """
 
 import math
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
 from seqmix.mixers._base import zero_masked
 from seqmix.ops import depthwise_conv1d, scan_matrix, selective_scan, selective_scan_step
 
@@ -65,12 +63,6 @@ def exempt_from_decay(p: nn.Parameter) -> nn.Parameter:
     """Mark a parameter that weight decay would pull away from its meaning; the optimizer's groups read the mark."""
     p._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
     return p
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ``ConfigError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ConfigError(f"{name} = {value!r} is not known; use one of {', '.join(choices)}")
 
 
 def run_branch(

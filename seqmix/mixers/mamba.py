@@ -4,13 +4,13 @@ import math
 
 from torch import Tensor, nn
 
+from seqmix.errors import check_choice
 from seqmix.mixers._base import Mixer, register, zero_masked
 from seqmix.mixers._ssm import (
     Branch,
     BranchState,
     Discretization,
     branch_matrix,
-    check_choice,
     empty_state,
     make_branch,
     run_branch,

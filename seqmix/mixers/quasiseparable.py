@@ -5,8 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.mixers._base import register, require_max_len
-from seqmix.mixers._ssm import dt_bias, exempt_from_decay
-from seqmix.mixers.mamba2 import rates
+from seqmix.mixers._ssm import dt_bias, exempt_from_decay, rates
 from seqmix.mixers.structured import StructuredMixer, count_heads
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes

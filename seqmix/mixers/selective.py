@@ -6,14 +6,13 @@ from typing import Literal
 from einops import rearrange
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers._base import Mixer, check_length, register, require_max_len, zero_masked
 from seqmix.mixers._mask import mix_aligned
 from seqmix.mixers._ssm import (
     Branch,
     BranchState,
     Discretization,
-    check_choice,
     empty_state,
     make_branch,
     run_both_ways,

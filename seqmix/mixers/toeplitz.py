@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import check_choice
 from seqmix.mixers._base import register, require_max_len
-from seqmix.mixers._ssm import check_choice
 from seqmix.mixers.structured import (
     StructuredMixer,
     add_identity,

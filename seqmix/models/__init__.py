@@ -4,7 +4,9 @@ from seqmix.models._base import ForecastModel, ForecastModelFactory, list_models
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
+from seqmix.models.densify import Replaced, densify
 from seqmix.models.embed import PatchEmbedding
+from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, load_published
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead
 from seqmix.models.norm import BatchNormLast, Norm2D, RevIN
@@ -14,6 +16,8 @@ __all__ = [
     "TSM2",
     "Backbone",
     "BatchNormLast",
+    "BidirectionalEncoder",
+    "BidirectionalLM",
     "Block",
     "ChannelMLP",
     "DLinear",
@@ -25,10 +29,13 @@ __all__ = [
     "MixerForecaster",
     "Norm2D",
     "PatchEmbedding",
+    "Replaced",
     "RevIN",
     "SeasonalNaive",
     "WeightedAveraging",
+    "densify",
     "list_models",
+    "load_published",
     "model_facts",
     "register_model",
 ]

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import check_choice
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
-from seqmix.mixers._ssm import check_choice
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-5)}
 

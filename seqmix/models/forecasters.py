@@ -6,9 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mamba, MixerFactory
-from seqmix.mixers._ssm import check_choice
 from seqmix.models._base import ForecastModel, register_model
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP

@@ -11,9 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mamba, Mixer, MixerFactory, SelectiveToken
-from seqmix.mixers._ssm import check_choice
 from seqmix.models._base import ForecastModel, register_model
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.embed import PatchEmbedding

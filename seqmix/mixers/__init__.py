@@ -13,15 +13,18 @@ from seqmix.mixers._base import (
 from seqmix.mixers.aff import AFF
 from seqmix.mixers.attention import Attention
 from seqmix.mixers.dense import Dense, DenseMLP
+from seqmix.mixers.ema import EMA, S4D
 from seqmix.mixers.ffnified import FFNifiedAttention
 from seqmix.mixers.fourier import FNet, FourierFilter
 from seqmix.mixers.hybrid import hybrid_layers
 from seqmix.mixers.hydra import Hydra
 from seqmix.mixers.inception import InceptionMixer
+from seqmix.mixers.longvq import LongVQ, auxiliary_loss
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.mamba2 import Mamba2
 from seqmix.mixers.matrix import MatrixMixer
 from seqmix.mixers.pairwise import Cauchy, LowRank, Softmax, Unstructured
+from seqmix.mixers.ponet import PoNet, segments_from_ids
 from seqmix.mixers.quasiseparable import Quasiseparable
 from seqmix.mixers.raft import Raft
 from seqmix.mixers.rand import Rand
@@ -32,6 +35,8 @@ from seqmix.mixers.toeplitz import DFT, Toeplitz, Vandermonde
 __all__ = [
     "AFF",
     "DFT",
+    "EMA",
+    "S4D",
     "Attention",
     "Cauchy",
     "Dense",
@@ -42,6 +47,7 @@ __all__ = [
     "Hydra",
     "Identity",
     "InceptionMixer",
+    "LongVQ",
     "LowRank",
     "Mamba",
     "Mamba2",
@@ -49,6 +55,7 @@ __all__ = [
     "Mixer",
     "MixerFactory",
     "MixerFacts",
+    "PoNet",
     "Pool",
     "Quasiseparable",
     "Raft",
@@ -60,10 +67,12 @@ __all__ = [
     "Toeplitz",
     "Unstructured",
     "Vandermonde",
+    "auxiliary_loss",
     "check_mask",
     "hybrid_layers",
     "list_mixers",
     "mixer_facts",
     "register",
+    "segments_from_ids",
     "zero_masked",
 ]

@@ -32,8 +32,7 @@ from seqmix.ops.vq import (
     variants=(
         {"causal": True},
         {"attention": "laplace", "norm": "scale", "restart": 0.1},
-        {"causal": True, "attention": "laplace", "local_bias": "sinusoid", "norm": "layer"},
-        {"ssm": "s4d", "d_state": 4, "smoothing": 1e-3},
+        {"causal": True, "ssm": "s4d", "d_state": 4, "local_bias": "sinusoid", "norm": "layer", "smoothing": 1e-3},
     ),
     d_qk=6,
     n_codes=8,

@@ -3,21 +3,31 @@
 from seqmix.ops._dispatch import explain
 from seqmix.ops.allocator import tune_allocator
 from seqmix.ops.conv import depthwise_conv1d, fft_conv, smooth_length
+from seqmix.ops.pooling import global_attention, local_max, masked_mean, segment_max
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.scan import scan_matrix, selective_scan, selective_scan_step
 from seqmix.ops.ssd import ssd, ssd_matrix
+from seqmix.ops.vq import nearest_code, straight_through, update_codebook, vq_attention
 
 __all__ = [
     "depthwise_conv1d",
     "explain",
     "fft_conv",
+    "global_attention",
+    "local_max",
+    "masked_mean",
+    "nearest_code",
     "quasiseparable",
     "quasiseparable_matrix",
     "scan_matrix",
+    "segment_max",
     "selective_scan",
     "selective_scan_step",
     "smooth_length",
     "ssd",
     "ssd_matrix",
+    "straight_through",
     "tune_allocator",
+    "update_codebook",
+    "vq_attention",
 ]

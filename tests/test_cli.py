@@ -216,10 +216,26 @@ def test_matrix(tmp_path, capsys):
 
 
 def test_bench(tmp_path, capsys):
-    argv = ["--mixer", "Pool", "--lengths", "[4,8]", "--d_model", "8", "--repeats", "1", "--out", str(tmp_path / "b.csv")]
+    argv = [
+        "--mixer",
+        "Pool",
+        "--lengths",
+        "[4,8]",
+        "--d_model",
+        "8",
+        "--repeats",
+        "1",
+        "--out",
+        str(tmp_path / "b.csv"),
+    ]
     assert run(["bench", *argv]) == 0
     rows = _rows(tmp_path / "b.csv")
-    assert [(r["mixer"], r["length"]) for r in rows] == [("Pool", "4"), ("Attention", "4"), ("Pool", "8"), ("Attention", "8")]
+    assert [(r["mixer"], r["length"]) for r in rows] == [
+        ("Pool", "4"),
+        ("Attention", "4"),
+        ("Pool", "8"),
+        ("Attention", "8"),
+    ]
     assert all(float(r["forward us/token"]) > 0 for r in rows)
     # attention keeps at least its projected input: 3 times 8 floats a token
     assert float(rows[3]["kept MiB"]) * 2**20 >= 3 * 8 * 8 * 4
@@ -229,9 +245,7 @@ def test_bench(tmp_path, capsys):
 def test_classes_in_the_current_folder_have_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
-    Path("my_mixers.py").write_text(
-        "from seqmix.mixers import Pool\n\n\nclass Mine(Pool):\n    pass\n"
-    )
+    Path("my_mixers.py").write_text("from seqmix.mixers import Pool\n\n\nclass Mine(Pool):\n    pass\n")
     assert run(["matrix", "--mixer", "my_mixers.Mine", "--length", "5", "--out", "mine.png"]) == 0
 
 

@@ -57,7 +57,7 @@ def test_flags_win_over_the_config_and_later_configs_over_earlier():
     )
     Path("b.yaml").write_text("model: {init_args: {lr: 0.2}}\ndata: {init_args: {batch_size: 5}}\n")
     argv = ["--config", "a.yaml", "--config", "b.yaml", "--model.model.mixer", "FNet", "--model.model.n_layers", "2"]
-    cli = Train("test", argv)
+    cli = Train("fit", argv)
     assert (cli.model.lr, cli.datamodule.batch_size, cli.datamodule.context) == (0.2, 5, 48)
     mixers = [type(m).__name__ for m in cli.model.modules() if type(m).__module__.startswith("seqmix.mixers")]
     assert mixers == ["FNet", "FNet"]

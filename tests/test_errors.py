@@ -25,9 +25,7 @@ CYCLES = (
     "  It takes: context, horizon, batch_size, n_channels, n_steps, lag, data_seed, eval_batch_size, stride, scale, "
     "calendar, seed"
 )
-TOP = (
-    "  It takes: config, seed_everything, trainer, model, data, name, baselines, allocator, ckpt_path, test, record"
-)
+TOP = "  It takes: config, seed_everything, trainer, model, data, name, baselines, allocator, ckpt_path, test, record"
 # which mixers and models are known grows, and with other tests too: here only how the list ends
 KNOWN = ", or any dotted path"
 
@@ -57,10 +55,14 @@ CASES = {
         "seqmix: unknown option 'max_epoch' in trainer. Did you mean 'max_epochs'?",
         "  `seqmix fit --help` lists what it takes",
     ),
-    "option at the top": (["--recrd", "true"], ("trainer:", "recrd: true\ntrainer:"), *(
-        "seqmix: unknown option 'recrd'. Did you mean 'record'?",
-        TOP,
-    )),
+    "option at the top": (
+        ["--recrd", "true"],
+        ("trainer:", "recrd: true\ntrainer:"),
+        *(
+            "seqmix: unknown option 'recrd'. Did you mean 'record'?",
+            TOP,
+        ),
+    ),
     "class of a mixer": (
         ["--model.model.mixer", "pool"],
         ("class_path: Pool", "class_path: pool"),

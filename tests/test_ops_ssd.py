@@ -1,5 +1,6 @@
 """ssd and quasiseparable: chunked against recurrence and matrix, values and gradients, packed, masked, extreme."""
 
+from importlib import import_module
 from itertools import pairwise
 
 import pytest
@@ -192,7 +193,7 @@ def test_gradcheck(two_way, impl):
 @pytest.mark.parametrize("emulated", [False, True])
 @pytest.mark.parametrize("two_way", [False, True])
 def test_bfloat16(two_way, emulated, monkeypatch):
-    monkeypatch.setattr("seqmix.ops.ssd._emulated", lambda x: emulated)
+    monkeypatch.setattr(import_module("seqmix.ops.ssd"), "_emulated", lambda x: emulated)
     ways = (2,) if two_way else ()
     x, dt = torch.randn(2, 140, H, 64).bfloat16(), 0.1 * torch.rand(2, 140, *ways, H)
     B, C = (torch.randn(2, 140, *ways, 1, 64).bfloat16() for _ in range(2))

@@ -13,7 +13,8 @@ import torch
 from seqmix.cli import run
 from seqmix.tasks import Forecasting
 
-# 389 training windows in 7 batches, validation after the batches 3, 6 and no other; dropout draws random numbers
+# 389 training windows in 7 batches, validation after the batches 3 and 6; dropout draws random numbers; the second
+# validation is the best, the fifth, in the third epoch, stops training early
 CONFIG = """
 model:
   class_path: Forecasting
@@ -21,12 +22,13 @@ model:
     model:
       class_path: MixerForecaster
       init_args: {mixer: Pool, d_model: 4, n_layers: 1, patch_len: 4, patch_stride: 4, dropout: 0.3}
+    lr: 0.02
     warmup: 0.1
-    patience: null
+    patience: 3
 data:
   class_path: Cycles
   init_args: {context: 24, horizon: 8, batch_size: 64, n_channels: 3, n_steps: 600}
-trainer: {max_epochs: 3, val_check_interval: 0.5, accelerator: cpu}
+trainer: {max_epochs: 4, val_check_interval: 0.5, accelerator: cpu}
 baselines: []
 """
 
@@ -56,7 +58,9 @@ def _outcome(folder):
     (run_folder,) = (folder / "runs" / "tiny").iterdir()
     last, best = (torch.load(run_folder / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
     with (run_folder / "metrics.csv").open() as file:
-        metrics = [(row["epoch"], row["step"], row["val_mse"], row["val_mae"], row["lr"]) for row in csv.DictReader(file)]
+        metrics = [
+            (row["epoch"], row["step"], row["val_mse"], row["val_mae"], row["lr"]) for row in csv.DictReader(file)
+        ]
     return {
         "weights": last["state_dict"],
         "moments": last["optimizer_states"][0]["state"],
@@ -89,6 +93,8 @@ def test_after_ctrl_c(step, uninterrupted, monkeypatch, capsys, tmp_path):
     with monkeypatch.context() as patch:
         _stop_at(patch, step, lambda: signal.raise_signal(signal.SIGINT))
         assert run(["fit", "--config", "tiny.yaml"]) == 130
+    (last,) = tmp_path.glob("runs/tiny/*/last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == step
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("seqmix: interrupted; kept last.ckpt")
     assert said.endswith("resume with: seqmix fit --config tiny.yaml --ckpt_path last")
@@ -103,8 +109,10 @@ def test_after_a_crash(uninterrupted, monkeypatch, tmp_path):
         _stop_at(patch, 5, _crash)
         with pytest.raises(RuntimeError, match="power failure"):
             run(["fit", "--config", "tiny.yaml"])
-    assert run(["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
-    _same(_outcome(tmp_path), uninterrupted)
+    # the second time there is nothing left to do
+    for _ in range(2):
+        assert run(["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
+        _same(_outcome(tmp_path), uninterrupted)
 
 
 def test_a_real_ctrl_c_ends_the_process_with_130(tmp_path):

@@ -155,7 +155,7 @@ def test_schedule():
     assert cosine(55) == pytest.approx(0.5) and cosine(100) == pytest.approx(0, abs=1e-12) == cosine(120)
     constant = lr_factor("constant", 0.1, 100)
     assert (constant(4), constant(99)) == (0.5, 1.0)
-    with pytest.raises(ConfigError, match="schedule = 'cosine' with warmup = 0.0 needs the end of training"):
+    with pytest.raises(ConfigError, match="needs the end of training"):
         lr_factor("cosine", 0.0, math.inf)
     assert lr_factor("constant", 0.0, math.inf)(10**6) == 1.0
 

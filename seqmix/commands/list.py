@@ -2,12 +2,13 @@
 
 import ast
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from typing import Any, Literal
 
+from seqmix.commands import _table
 from seqmix.commands._function import call
-from seqmix.commands._table import print_table
 from seqmix.mixers import Mixer, list_mixers, mixer_facts
 from seqmix.models import list_models, model_facts
 
@@ -20,36 +21,43 @@ def main(command: str, argv: list[str]) -> None:
     call(show, command, ["--only", *argv] if argv and not argv[0].startswith("-") else argv)
 
 
-def show(*, only: Kind | None = None) -> None:
+def show(*, only: Kind | None = None, markdown: bool = False) -> None:
     """List what can be named in a config.
 
     Args:
         only: one kind instead of all four.
+        markdown: print Markdown tables, as in the README.
     """
     for kind, rows in _ROWS.items():
         if only in (None, kind) and (found := rows()):
-            print_table(kind, found)
+            print(_table.markdown(found)) if markdown else _table.print_table(kind, found)
 
 
-def _mixers() -> list[dict[str, Any]]:
+def mixer_rows() -> list[dict[str, Any]]:
+    """What each registered mixer is and can do, in any of the forms it is registered with."""
     rows = []
     for name in list_mixers():
         facts = mixer_facts(name)
         cls = facts.cls
+        # 16 positions and features hold every example
+        causal = {cls(16, 16, **example).causal for example in facts.examples}
         rows.append(
             {
                 "name": name,
                 "paper": facts.paper,
-                "causal": bool(cls.causal),
+                "causal": True in causal,
+                "bidirectional": False in causal,
                 "matrix": cls.matrix is not Mixer.matrix,
                 "step": cls.step is not Mixer.step,
+                "packed": "cu_seqlens" in inspect.signature(cls.forward).parameters,
                 "cost": facts.cost,
             }
         )
     return rows
 
 
-def _models() -> list[dict[str, Any]]:
+def model_rows() -> list[dict[str, Any]]:
+    """What each registered forecasting model is."""
     found = [(name, *model_facts(name)) for name in list_models()]
     return [{"name": name, "paper": paper, "covariates": cls.covariates} for name, cls, paper, _ in found]
 
@@ -78,4 +86,4 @@ def _configs() -> list[dict[str, Any]]:
     return [{"file": str(f), "for": f.read_text().partition("\n")[0].lstrip("# ")} for f in files]
 
 
-_ROWS = {"mixers": _mixers, "models": _models, "datasets": _datasets, "configs": _configs}
+_ROWS = {"mixers": mixer_rows, "models": model_rows, "datasets": _datasets, "configs": _configs}

@@ -1,0 +1,81 @@
+"""What tasks share: options of the optimizer, the schedule to the end of training, early stopping, checkpoints."""
+
+import math
+from abc import ABC
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+
+from seqmix.errors import ConfigError
+from seqmix.tasks._optim import Schedule, adamw, lr_factor
+
+
+class Task(pl.LightningModule, ABC):
+    """A LightningModule that is trained with AdamW and judged by ``monitor``, the lower the better.
+
+    Args:
+        lr: peak learning rate of AdamW.
+        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
+        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
+        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        patience: validations without a better ``monitor`` before training stops; None to train to the end.
+
+    Raises:
+        ConfigError: if options are out of range.
+    """
+
+    #: validation metric that early stopping and the best checkpoint go by
+    monitor: ClassVar[str]
+
+    def __init__(self, *, lr: float, weight_decay: float, warmup: float, schedule: Schedule, patience: int | None):
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise ConfigError(f"warmup is a fraction of all steps, 0 <= warmup < 1, got {warmup}; use for example 0.1")
+        if lr <= 0:
+            raise ConfigError(f"lr must be positive, got {lr}; use for example 5e-4")
+        if patience is not None and patience < 1:
+            raise ConfigError(f"patience must be at least 1, got {patience}; use null to train to the end")
+        self.lr, self.weight_decay, self.warmup, self.patience = lr, weight_decay, warmup, patience
+        self.schedule: Schedule = schedule
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a learning rate that is set before every step."""
+        # mixed precision needs to see the gradients between scaling and the update, the fused kernel hides them
+        fused = not str(self.trainer.precision).endswith("-mixed") and self.device.type in ("cpu", "cuda")
+        optimizer = adamw(self, self.lr, self.weight_decay, fused=fused)
+        factor = lr_factor(self.schedule, self.warmup, _total_steps(self.trainer))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Stop when ``monitor`` no longer falls."""
+        return [] if self.patience is None else [EarlyStopping(self.monitor, patience=self.patience)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which weight differs when a checkpoint is of another model."""
+        have, want = checkpoint["state_dict"], self.state_dict()
+        for name in sorted(have.keys() | want.keys()):
+            ours, theirs = (tuple(d[name].shape) if name in d else "absent" for d in (want, have))
+            if ours != theirs:
+                raise ConfigError(
+                    f"the checkpoint is of another model: {name} is {theirs} in it and {ours} here; "
+                    "use the config.yaml beside the checkpoint"
+                )
+
+
+def _total_steps(trainer: pl.Trainer) -> float:
+    """Optimizer steps of the whole training.
+
+    Not ``trainer.estimated_stepping_batches``: that opens the loader before a resumed run has restored its position.
+    """
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
+        return math.inf if trainer.max_steps == -1 else trainer.max_steps
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is None:
+        return trainer.estimated_stepping_batches
+    batches, limit = len(datamodule.train_dataloader()), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)

@@ -1,0 +1,166 @@
+"""The token prediction task: any mixers between an embedding and a softmax, with exact loss and accuracy.
+
+What a batch asks makes it recall, next-token or masked-token prediction.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqmix.errors import ConfigError
+from seqmix.mixers import MixerFactory, auxiliary_loss
+from seqmix.models import Backbone, ChannelMLP
+from seqmix.tasks._base import Task
+from seqmix.tasks._optim import Schedule
+
+Batch = dict[str, Tensor]
+
+# target of positions that ask for nothing
+UNASKED = -100
+
+
+class TokenPrediction(Task):
+    """Predict a token at every position that asks for one.
+
+    A batch is ``{"tokens": (B, L), "targets": (B, L)}``, int64, with target -100 where nothing is asked, and
+    ``"mask": (B, L)`` bool, True = keep, where sequences are padded. With the next token as target a stack of causal
+    mixers is a causal language model; with the masked tokens any stack is a masked one. Validation and test loss and
+    accuracy are sums over every asked position divided by their count, never means of batch means.
+
+    Args:
+        mixer: makes the sequence mixer of every block: a class, a ``functools.partial``, an entry of a config.
+        vocab_size: number of tokens; linked from the datamodule.
+        max_len: longest sequence; linked from the datamodule.
+        layers: sequence mixers of successive blocks, repeated from the start; replaces ``mixer``.
+        d_model: width D.
+        n_layers: number of blocks.
+        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
+        positions: learn an embedding for each of ``max_len`` positions; without it mixers blind to order stay so.
+        tied: score tokens with their embeddings instead of a matrix of its own.
+        dropout: probability, on the embeddings and on the output of each mixer.
+        lr: peak learning rate of AdamW.
+        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
+        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
+        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        patience: validations without a better validation loss before training stops; null to train to the end.
+
+    Raises:
+        ConfigError: if options contradict each other or are out of range.
+    """
+
+    monitor: ClassVar[str] = "val_loss"
+
+    def __init__(
+        self,
+        mixer: MixerFactory,
+        vocab_size: int,
+        max_len: int | None = None,
+        *,
+        layers: list[MixerFactory] | None = None,
+        d_model: int = 64,
+        n_layers: int = 2,
+        channel_mixer: MixerFactory | None = ChannelMLP,
+        positions: bool = True,
+        tied: bool = True,
+        dropout: float = 0.0,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        warmup: float = 0.1,
+        schedule: Schedule = "cosine",
+        patience: int | None = None,
+    ):
+        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        self.save_hyperparameters(logger=False)
+        # built in Python the factories are code, which a checkpoint of weights and plain values must not hold
+        if callable(self.hparams["mixer"]):
+            for name in ("mixer", "layers", "channel_mixer"):
+                self.hparams.pop(name)
+        if positions and max_len is None:
+            raise ConfigError("max_len is needed: positions = True stores one embedding per position; set max_len=512")
+        self.embed = nn.Embedding(vocab_size, d_model)
+        self.place = nn.Embedding(max_len, d_model) if positions and max_len is not None else None
+        self.drop = nn.Dropout(dropout)
+        self.backbone = Backbone(
+            d_model,
+            n_layers,
+            max_len=max_len,
+            mixer=mixer,
+            layers=layers,
+            channel_mixer=channel_mixer,
+            dropout=dropout,
+        )
+        self.head = nn.Linear(d_model, vocab_size, bias=False)
+        for table in (self.embed, self.place, self.head):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.02)
+        if tied:
+            self.head.weight = self.embed.weight
+        # negative log-likelihood, right answers, answers: sums over one pass of a loader
+        self._sums = torch.zeros(3, dtype=torch.float64)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Score every token at every position, ``(B, L) -> (B, L, vocab_size)``; ``mask: (B, L)`` bool, True = keep."""
+        return self.head(self._encode(tokens, mask))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy over the asked positions of one batch, and what the mixers add to it."""
+        scores, answers = self._answer(batch)
+        # a batch of masked tokens may happen to ask nothing
+        loss = F.cross_entropy(scores, answers, reduction="sum") / max(1, len(answers))
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["tokens"]))
+        return loss + auxiliary_loss(self).to(loss)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the sums anew."""
+        self._sums.zero_()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the sums anew."""
+        self._sums.zero_()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the sums."""
+        self._add(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the sums."""
+        self._add(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Truth ``targets`` and the likeliest token ``predicted``, each ``(B, L)``."""
+        return {"targets": batch["targets"], "predicted": self(batch["tokens"], batch.get("mask")).argmax(-1)}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val_loss``, in nats, and ``val_accuracy``."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test_loss``, in nats, ``test_accuracy`` and the number of answers they are over."""
+        self._log_metrics("test")
+        self.log("test_answers", self._sums[2])
+
+    def _encode(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.embed(tokens)  # (B, L, D)
+        if self.place is not None:
+            x = x + self.place.weight[: tokens.shape[1]]
+        return self.backbone(self.drop(x), mask)
+
+    def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scores ``(K, vocab_size)`` and answers ``(K,)`` of the K asked positions; no other position is scored."""
+        asked = batch["targets"] != UNASKED
+        x = self._encode(batch["tokens"], batch.get("mask"))
+        return self.head(x[asked]).float(), batch["targets"][asked]
+
+    def _add(self, batch: Batch) -> None:
+        scores, answers = self._answer(batch)
+        loss = F.cross_entropy(scores, answers, reduction="sum")
+        right = (scores.argmax(-1) == answers).sum()
+        self._sums += torch.stack([loss.double(), right.double(), right.new_tensor(len(answers)).double()]).cpu()
+
+    def _log_metrics(self, stage: str) -> None:
+        loss, right, count = self._sums.tolist()
+        if count == 0:
+            raise ConfigError(f"the {stage} batches ask nothing: every target is {UNASKED}; check the datamodule")
+        self.log_dict({f"{stage}_loss": loss / count, f"{stage}_accuracy": right / count}, prog_bar=stage == "val")

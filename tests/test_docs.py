@@ -1,0 +1,50 @@
+"""The README: its commands are those CI runs, its Python runs, its tables are what the package and the results say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from seqmix import cli
+from seqmix.commands._table import markdown
+from seqmix.commands.list import mixer_rows, model_rows
+from seqmix.commands.report import summary
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+TABLES = {
+    "mixers": mixer_rows,
+    "models": model_rows,
+    "results": lambda: summary(ROOT / "configs" / "results"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_generated(name):
+    _, _, rest = README.partition(f"<!-- {name} -->\n")
+    table, end, _ = rest.partition(f"\n<!-- /{name} -->")
+    # to mend it: paste what `seqmix list --markdown true` or `seqmix report` prints
+    assert end and table == markdown(TABLES[name]())
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_python_runs(code):
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_ci_runs_the_two_commands_of_the_readme():
+    lines = re.findall(r"^(python3 -m venv .*)$", README, re.MULTILINE)
+    script = (ROOT / ".ci" / "run").read_text()
+    assert len(lines) == 2
+    for line in lines:
+        end = line.rpartition("&&")[2].strip()
+        assert f"&& {end}$' README.md" in script
+
+
+def test_every_command_and_file_that_is_named_exists():
+    for command in re.findall(r"seqmix ([a-z]+)", README):
+        assert command in cli.COMMANDS
+    for file in re.findall(r"(configs/\w+\.yaml)", README):
+        assert (ROOT / file).exists()
+    for file in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / file).exists()

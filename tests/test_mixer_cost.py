@@ -1,0 +1,84 @@
+"""Work counted over all operators, forward and backward, grows with the length as the registry says."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch._library.custom_ops import OPDEFS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from seqmix.commands.bench import _kept_bytes
+from seqmix.mixers import list_mixers, mixer_facts
+
+LENGTHS = (256, 512, 1024)
+# second difference over first: 2 for a + b L, 4 for a + b L + c L^2 with c > 0 in the limit, between for L log L;
+# the half percent is for chunks that do not divide the lengths
+GROWTH = {"L": (1.995, 2.005), "L log L": (2.02, 2.3), "L^2": (3.2, 4.005)}
+CASES = [(name, i) for name in list_mixers() for i in range(len(mixer_facts(name).examples))]
+
+
+@pytest.mark.parametrize(("name", "example"), CASES)
+def test_work_grows_as_registered(name, example):
+    a, b, c = (_work(name, example, L) for L in LENGTHS)
+    low, high = GROWTH[mixer_facts(name).cost]
+    assert low <= (c - b) / (b - a) <= high, f"{name} does {a}, {b}, {c} operations at lengths {LENGTHS}"
+
+
+@pytest.mark.parametrize(("name", "example"), [case for case in CASES if mixer_facts(case[0]).cost != "L^2"])
+def test_what_is_kept_for_the_backward_pass_grows_linearly(name, example):
+    a, b, c = (_kept_bytes(*_build(name, example, L)) for L in LENGTHS)
+    # once more what a byte a position would make, for lengths that are rounded up to ones with a fast transform
+    assert c - b <= 2.01 * (b - a) + 1024, f"{name} keeps {a}, {b}, {c} bytes at lengths {LENGTHS}"
+
+
+class Work(TorchDispatchMode):
+    """Counts operations: the exact number in matrix products and attention, n log n for transforms, else elements."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.namespace == "seqmix":
+            # an operator of ours is counted by what its implementation does, so look into it
+            with self:
+                return OPDEFS[func._name.removesuffix(".default")]._init_fn(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if not func.is_view:
+            self.total += _operations(func, args, kwargs, out)
+        return out
+
+
+def _operations(func, args, kwargs, out):
+    name = func.overloadpacket.__name__
+    if "attention_for_cpu" in name:
+        backward = "backward" in name
+        q, k = args[1:3] if backward else args[:2]
+        # two products of L x L x P forward, five backward
+        return (10 if backward else 4) * q.numel() * k.shape[-2]
+    if func.overloadpacket in flop_registry:
+        return flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
+    sizes = [t.numel() for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+    if "_fft_" in name:
+        (axis,) = args[1]
+        return int(max(sizes) * math.log2(max(args[0].shape[axis], out.shape[axis])))
+    return max(sizes, default=0)
+
+
+def _build(name, example, L):
+    torch.manual_seed(0)
+    facts = mixer_facts(name)
+    # float64, so that the portable implementations run: a compiled kernel cannot be looked into
+    mixer = facts.cls(8, L, **facts.examples[example]).double()
+    return mixer, torch.randn(1, L, 8, dtype=torch.float64, requires_grad=True)
+
+
+def _work(name, example, L):
+    mixer, x = _build(name, example, L)
+    with Work() as work:
+        mixer(x).sum().backward()
+    return work.total

@@ -12,7 +12,7 @@ from seqmix.errors import ConfigError
 Schedule = Literal["cosine", "constant"]
 
 # what a state-space model must not forget: decay rates, skips, step sizes
-_NO_DECAY = ("A_log", "D", "dt_bias", "bias")
+_NO_DECAY = ("A_log", "A_b_log", "D", "D_b", "dt_bias", "bias")
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float, *, fused: bool) -> torch.optim.AdamW:

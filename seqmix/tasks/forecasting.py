@@ -4,23 +4,22 @@ The protocol (standardised scale, every window counted) is that of the long-hori
 their dropped last batch.
 """
 
-import math
-from typing import Any, Literal
+from typing import Literal
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
+from seqmix.mixers import auxiliary_loss
 from seqmix.models import ForecastModelFactory
-from seqmix.tasks._optim import Schedule, adamw, lr_factor
+from seqmix.tasks._base import Task
+from seqmix.tasks._optim import Schedule
 
 Batch = dict[str, Tensor]
 
 
-class Forecasting(pl.LightningModule):
+class Forecasting(Task):
     """Forecast ``horizon`` steps of every channel from ``context`` steps of all channels.
 
     A batch is ``{"x": (B, context, C), "y": (B, horizon, C)}``, with ``"future": (B, context + horizon, F)`` and
@@ -46,6 +45,8 @@ class Forecasting(pl.LightningModule):
         ConfigError: if options contradict each other or are out of range.
     """
 
+    monitor = "val_mse"
+
     def __init__(
         self,
         model: ForecastModelFactory,
@@ -63,21 +64,13 @@ class Forecasting(pl.LightningModule):
         schedule: Schedule = "cosine",
         patience: int | None = 3,
     ):
-        super().__init__()
+        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
         self.save_hyperparameters(logger=False)
         # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
         if callable(self.hparams["model"]):
             self.hparams.pop("model")
         self.quantiles = _check_quantiles(loss, quantiles)
-        if not 0 <= warmup < 1:
-            raise ConfigError(f"warmup is a fraction of all steps, 0 <= warmup < 1, got {warmup}; use for example 0.1")
-        if lr <= 0:
-            raise ConfigError(f"lr must be positive, got {lr}; use for example 5e-4")
-        if patience is not None and patience < 1:
-            raise ConfigError(f"patience must be at least 1, got {patience}; use null to train to the end")
-        self.loss, self.lr, self.weight_decay = loss, lr, weight_decay
-        self.warmup, self.patience = warmup, patience
-        self.schedule: Schedule = schedule
+        self.loss = loss
         self.n_future, self.n_static = n_future, n_static
         self.model = model(n_channels, context, horizon, max(1, len(self.quantiles)), n_future, n_static)
         # squared error, absolute error, values, windows: sums over one pass of a loader
@@ -103,7 +96,7 @@ class Forecasting(pl.LightningModule):
         forecast = self(batch)
         loss = _loss(self.loss, forecast.float(), batch["y"].float(), self.quantiles)
         self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["y"]))
-        return loss
+        return loss + auxiliary_loss(self)
 
     def on_validation_epoch_start(self) -> None:
         """Begin the sums anew."""
@@ -135,30 +128,6 @@ class Forecasting(pl.LightningModule):
         """Log ``test_mse``, ``test_mae`` and the number of windows they are over."""
         self._log_metrics("test")
         self.log("test_windows", self._sums[3])
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with a learning rate that is set before every step."""
-        # mixed precision needs to see the gradients between scaling and the update, the fused kernel hides them
-        fused = not str(self.trainer.precision).endswith("-mixed") and self.device.type in ("cpu", "cuda")
-        optimizer = adamw(self, self.lr, self.weight_decay, fused=fused)
-        factor = lr_factor(self.schedule, self.warmup, _total_steps(self.trainer))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Stop when validation MSE no longer falls."""
-        return [] if self.patience is None else [EarlyStopping("val_mse", patience=self.patience)]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which weight differs when a checkpoint is of another model."""
-        have, want = checkpoint["state_dict"], self.state_dict()
-        for name in sorted(have.keys() | want.keys()):
-            ours, theirs = (tuple(d[name].shape) if name in d else "absent" for d in (want, have))
-            if ours != theirs:
-                raise ConfigError(
-                    f"the checkpoint is of another model: {name} is {theirs} in it and {ours} here; "
-                    "use the config.yaml beside the checkpoint"
-                )
 
     def _add(self, batch: Batch) -> None:
         y = batch["y"].float()
@@ -193,19 +162,3 @@ def _loss(name: str, forecast: Tensor, y: Tensor, quantiles: list[float]) -> Ten
         error = y.unsqueeze(-1) - forecast  # (B, horizon, C, K)
         return torch.maximum(q * error, (q - 1) * error).mean()
     return {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}[name](forecast, y)
-
-
-def _total_steps(trainer: pl.Trainer) -> float:
-    """Optimizer steps of the whole training.
-
-    Not ``trainer.estimated_stepping_batches``: that opens the loader before a resumed run has restored its position.
-    """
-    if trainer.max_epochs is None or trainer.max_epochs < 0:
-        return math.inf if trainer.max_steps == -1 else trainer.max_steps
-    datamodule = getattr(trainer, "datamodule", None)
-    if datamodule is None:
-        return trainer.estimated_stepping_batches
-    batches, limit = len(datamodule.train_dataloader()), trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    steps = math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
-    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)

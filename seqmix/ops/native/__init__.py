@@ -8,8 +8,6 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-import torch
-
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 
 
@@ -19,12 +17,15 @@ def library() -> ctypes.CDLL | None:
     return found if isinstance(found, ctypes.CDLL) else None
 
 
-# torch.compile cannot trace the loading of a library, and need not
-@torch.compiler.assume_constant_result
 def problem() -> str | None:
     """Why the kernels cannot be used here, or None if they can."""
     found = _load()
     return found if isinstance(found, str) else None
+
+
+# torch.compile cannot trace the loading of a library, and need not; the mark is what assume_constant_result sets, whose
+# import costs a second
+problem._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @cache

@@ -1,0 +1,92 @@
+"""One training step of ``configs/tsm2_etth1.yaml`` on one thread: what the convolution, the scan and the allocator give.
+
+    python benchmarks/train_step.py [--steps 30]
+
+Each row is a process of its own, since the allocator cannot be set back. Times are CPU milliseconds of the process, the
+median over the steps; ``data`` is the share of making the batch. Needs ETTh1 in ``$SEQMIX_DATA`` or ``./data``.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+VARIANTS = ("before", "channels-last convolution", "native scan", "allocator")
+
+
+def measure(variant: int, steps: int) -> None:
+    """Print milliseconds of step and of batch, with the first ``variant`` measures on."""
+    import torch
+    from torch.nn import functional as F
+
+    import seqmix.mixers._ssm as ssm
+    from seqmix.data import ETT
+    from seqmix.models import TSM2
+    from seqmix.ops import selective_scan, tune_allocator
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if variant < 1:
+        ssm.depthwise_conv1d = _conv1d
+    if variant < 2:
+        ssm.selective_scan = lambda *args, **options: selective_scan(*args, **options, impl="torch")
+    if variant >= 3:
+        tune_allocator()
+
+    def _step() -> None:
+        x, y = (batch[k] for k in ("x", "y"))
+        optimizer.zero_grad()
+        F.mse_loss(model(x), y).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    data = ETT("ETTh1", 512, 96, 32, seed=0)
+    model = TSM2(7, 512, 96, d_model=16, n_layers=1, expand=1, dropout=0.3, head_dropout=0.3, revin=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, fused=True)
+    batches = iter(data.train_dataloader())
+    batch = next(batches)
+    for _ in range(3):
+        _step()
+    loads, runs = [], []
+    for _ in range(steps):
+        batch, seconds = _timed(lambda: next(batches))
+        loads.append(seconds)
+        runs.append(_timed(_step)[1])
+    print(statistics.median(runs) * 1e3, statistics.median(loads) * 1e3)
+
+
+def _conv1d(x, weight, bias=None, *, padding="causal"):
+    """``nn.Conv1d(groups=D)`` on the transpose, as every port of Mamba has it."""
+    from torch.nn import functional as F
+
+    K, L = weight.shape[1], x.shape[1]
+    weight = weight.flip(-1) if padding == "anticausal" else weight
+    y = F.conv1d(x.mT, weight.unsqueeze(1), bias, padding=K - 1, groups=weight.shape[0])
+    return (y[..., :L] if padding == "causal" else y[..., -L:]).mT
+
+
+def _timed(run: Callable) -> tuple:
+    start = time.process_time()
+    result = run()
+    return result, time.process_time() - start
+
+
+def main() -> None:
+    """Measure each variant in turn and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--variant", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.variant is not None:
+        return measure(options.variant, options.steps)
+    print(f"{'with':28} {'ms/step':>8} {'ms/batch':>9} {'data':>6}")
+    for variant, name in enumerate(VARIANTS):
+        command = [sys.executable, __file__, "--variant", str(variant), "--steps", str(options.steps)]
+        step, load = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        print(f"{'+ ' * (variant > 0) + name:28} {step:8.1f} {load:9.3f} {load / (load + step):6.2%}")
+
+
+if __name__ == "__main__":
+    main()

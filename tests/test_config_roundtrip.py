@@ -8,6 +8,7 @@ import yaml
 
 from seqmix.cli import run
 from seqmix.commands.train import Train
+from seqmix.mixers import Mamba2
 from seqmix.tasks import Forecasting
 
 DATA = ["--data", "Cycles", "--data.context", "24", "--data.horizon", "8", "--data.n_channels", "2"]
@@ -77,3 +78,16 @@ def test_a_task_built_in_python_makes_checkpoints_of_plain_values(tmp_path):
     loaded = Forecasting.load_from_checkpoint(tmp_path / "plain.ckpt", model=DLinear)
     assert loaded.lr == 0.3
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), task.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("before", ["{class_path: Mamba, init_args: {d_state: 5, expand: 3}}", "null"])
+def test_a_new_class_starts_from_its_own_defaults(before):
+    named = "" if before == "null" else f", mixer: {before}"
+    Path("a.yaml").write_text(
+        f"model: {{class_path: Forecasting, init_args: {{model: {{class_path: MixerForecaster, "
+        f"init_args: {{d_model: 64{named}}}}}}}}}\ndata: {{class_path: Cycles}}\n"
+    )
+    cli = Train("fit", ["--config", "a.yaml", "--model.model.mixer", "Mamba2"])
+    mixer = next(m for m in cli.model.modules() if type(m).__name__ == "Mamba2")
+    own = Mamba2(64)
+    assert [p.shape for p in mixer.parameters()] == [p.shape for p in own.parameters()]

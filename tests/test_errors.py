@@ -226,3 +226,17 @@ def test_missing_config_file(monkeypatch, capsys):
 )
 def test_wrong_arguments_of_other_commands(argv, line, monkeypatch, capsys):
     assert _says(argv, monkeypatch, capsys)[0] == line
+
+
+@pytest.mark.parametrize("flags", [["--model.n_channels", "3"], ["--model.n_future", "2"]])
+def test_facts_of_the_data_cannot_be_set(flags, capsys):
+    assert run(["fit", "--data", "Cycles", "--model", "Forecasting", "--model.model", "DLinear", *flags]) == 1
+    fact, value = flags[0].removeprefix("--"), flags[1]
+    message = f"seqmix: {fact} = {value} cannot be set: it is a fact of the data; leave it out\n"
+    assert capsys.readouterr().err == message
+
+
+def test_lengths_that_are_none(capsys):
+    assert run(["bench", "--mixer", "Pool", "--lengths", "64,many"]) == 1
+    message = "seqmix: lengths should be positive integers with commas between them, got '64,many'; use 64,256,1024\n"
+    assert capsys.readouterr().err == message

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import seqmix.data
 import seqmix.tasks  # noqa: F401  configs name classes that have been imported
+from seqmix.commands._classes import forget_options_of_the_class_before
 from seqmix.commands._results import baseline_rows, print_rows, score, write_predictions
 from seqmix.commands.explain import Explained
 from seqmix.errors import ConfigError
@@ -64,6 +65,7 @@ class Train(LightningCLI):
 
     def __init__(self, command: str, argv: list[str]):
         _quiet()
+        forget_options_of_the_class_before()
         self.command, self.argv = command, argv
         super().__init__(
             pl.LightningModule,
@@ -107,6 +109,11 @@ class Train(LightningCLI):
         self.config = parser.parse_args(args)
         if self.config.name is None:
             self.config.name = Path(self.config.config[0]).stem if self.config.config else "run"
+        # jsonargparse would take the fact of the data without a word
+        given = self.config.model.get("init_args", {})
+        for fact in LINKED:
+            if given.get(fact):
+                raise ConfigError(f"model.{fact} = {given[fact]} cannot be set: it is a fact of the data; leave it out")
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint before anything is built, and set the allocator before anything is allocated."""

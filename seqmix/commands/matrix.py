@@ -1,8 +1,11 @@
-"""``seqmix matrix``: a picture of the operator that a mixer applies along the sequence."""
+"""``seqmix matrix``: a picture of the operator that a mixer applies along the sequence, and what structure it has."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from seqmix.commands._function import call
 from seqmix.errors import ConfigError
@@ -23,43 +26,103 @@ def draw(
     seed: int = 0,
     out: str = "matrix.png",
 ) -> None:
-    """Draw the mixing matrix of a mixer with fresh weights on one random input.
+    """Draw the mixing matrix of a mixer with fresh weights on one random input, with its structure and ranks.
 
     Args:
         mixer: the mixer, by class name or dotted path; ``--mixer.<option>`` sets its options.
         length: length L of the sequence, so of the rows and columns.
         d_model: width D.
-        groups: draw the matrix of every group of channels (the first 16), not their mean.
+        groups: draw the matrix of every group of channels (the first 16), not of the first group only.
         seed: seed of the weights and of the input.
         out: file of the picture; its ending chooses the format.
     """
     torch.manual_seed(seed)
-    module = mixer(d_model, length).eval()
+    module = mixer(d_model, length).double().eval()
     name = type(module).__name__
     if type(module).matrix is Mixer.matrix:
         raise ConfigError(f"{name} has no matrix(); `seqmix list mixers` shows the mixers that have one")
-    with torch.no_grad():
-        matrices = module.matrix(torch.randn(1, length, d_model))[0].float()  # (G, L, L)
-    shown = matrices[:16] if groups else matrices.mean(0, keepdim=True)
-    _plot(shown, f"{name}, {'each group' if groups else f'mean of {len(matrices)} group(s)'}", Path(out))
-    print(f"{name}: {len(matrices)} group(s) of {length} x {length}, drawn to {out}")
+    try:
+        with torch.no_grad():
+            matrices = module.matrix(torch.randn(1, length, d_model).double())[0]  # (G, L, L)
+    except TypeError as e:
+        # some have one under some options only, and say which
+        raise ConfigError(str(e)) from e
+    found = f"{name}: {structure(matrices[0])}; {ranks(matrices[0])}"
+    _save(matrices[: 16 if groups else 1], found, Path(out))
+    print(f"{found}\n{len(matrices)} group(s) of {length} x {length}, drawn to {out}")
 
 
-def _plot(matrices: torch.Tensor, title: str, out: Path) -> None:
+def show_matrix(axes: Any, matrix: Tensor) -> float:
+    """Draw ``matrix: (L, L)`` so that small entries show: red is positive, blue negative, as square roots.
+
+    Colours saturate at the 99.5th percentile of the entries off the diagonal, which is returned. The diagonal, often
+    an identity added to the rest, would hide everything else.
+    """
+    M = matrix.double().numpy()
+    off = np.abs(M - np.diag(np.diag(M)))
+    limit = float(np.quantile(off, 0.995) or off.max() or np.abs(M).max()) or 1.0
+    shade = np.sign(M) * np.sqrt(np.minimum(np.abs(M) / limit, 1))
+    axes.imshow(shade, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    return limit
+
+
+def structure(matrix: Tensor) -> str:
+    """Name the structure of ``matrix: (L, L)``, read off its numbers, for example ``lower triangular, Toeplitz``."""
+    M = matrix.double()
+    size = float(M.abs().max())
+    L = len(M)
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        return bool(((a - b).abs() <= 1e-6 * size).all())
+
+    i = torch.arange(L)
+    lags = (i[:, None] - i).abs()
+    width = int(lags[M != 0].max()) if size else 0
+    if width == 0:
+        return "diagonal"
+    along = same(M[1:, 1:], M[:-1, :-1])
+    circulant = along and same(M[1:, 0], M[:-1, -1])
+    words = {
+        f"banded ({2 * width + 1} wide)": 4 * width < L,
+        "lower triangular": not M.triu(1).any(),
+        "upper triangular": not M.tril(-1).any(),
+        "symmetric": same(M, M.mT),
+        "circulant": circulant,
+        "Toeplitz": along and not circulant,
+        "stochastic": bool((M >= 0).all()) and same(M.sum(1), torch.ones(L).double()),
+    }
+    return ", ".join(word for word, holds in words.items() if holds) or "dense"
+
+
+def ranks(matrix: Tensor) -> str:
+    """Say the rank of ``matrix: (L, L)``, and of its blocks below and above the diagonal, cut at the middle.
+
+    Singular values under 1e-6 of the largest count as zero. If much of the rank comes from an identity, it is split off.
+    """
+    M = matrix.double()
+    L, half = len(M), len(M) // 2
+    whole, rest = _rank(M), _rank(M - torch.eye(L).double())
+    text = f"I + rank {rest}" if rest < min(whole, L // 2) else f"rank {whole}"
+    return f"{text}, blocks {_rank(M[half:, :half])} | {_rank(M[:half, half:])}"
+
+
+def _rank(matrix: Tensor) -> int:
+    values = torch.linalg.svdvals(matrix)
+    return int((values > 1e-6 * values.max()).sum()) if values.numel() else 0
+
+
+def _save(matrices: Tensor, title: str, out: Path) -> None:
     # the object interface: no window, no global state
     from matplotlib.figure import Figure
 
     columns = min(4, len(matrices))
     rows = -(-len(matrices) // columns)
-    figure = Figure(figsize=(1 + 3 * columns, 0.6 + 3 * rows), layout="constrained")
-    top = float(matrices.abs().max()) or 1.0
-    image = None
+    figure = Figure(figsize=(2 + 3 * columns, 1 + 3 * rows), layout="constrained")
     for g, matrix in enumerate(matrices):
         axes = figure.add_subplot(rows, columns, g + 1)
-        image = axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
+        limit = show_matrix(axes, matrix)
         axes.set(xlabel="from position", ylabel="to position")
-    if image is not None:
-        figure.colorbar(image, ax=figure.axes, shrink=0.8)
-    figure.suptitle(title)
+        axes.set_title(f"group {g}, full colour at ±{limit:.2g}", fontsize="small")
+    figure.suptitle(title.replace("; ", "\n"), fontsize="medium")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)

@@ -20,8 +20,8 @@ def main(command: str, argv: list[str]) -> None:
 def draw(
     *,
     mixer: MixerFactory,
-    length: int = 64,
-    d_model: int = 16,
+    length: int = 192,
+    d_model: int = 64,
     groups: bool = False,
     seed: int = 0,
     out: str = "matrix.png",
@@ -47,9 +47,9 @@ def draw(
     except TypeError as e:
         # some have one under some options only, and say which
         raise ConfigError(str(e)) from e
-    found = f"{name}: {structure(matrices[0])}; {ranks(matrices[0])}"
-    _save(matrices[: 16 if groups else 1], found, Path(out))
-    print(f"{found}\n{len(matrices)} group(s) of {length} x {length}, drawn to {out}")
+    structure, ranks = describe(matrices[0])
+    _save(matrices[: 16 if groups else 1], f"{name}: {structure}\n{ranks}", Path(out))
+    print(f"{name}: {structure}; {ranks}\n{len(matrices)} group(s) of {length} x {length}, drawn to {out}")
 
 
 def show_matrix(axes: Any, matrix: Tensor) -> float:
@@ -66,44 +66,47 @@ def show_matrix(axes: Any, matrix: Tensor) -> float:
     return limit
 
 
-def structure(matrix: Tensor) -> str:
-    """Name the structure of ``matrix: (L, L)``, read off its numbers, for example ``lower triangular, Toeplitz``."""
+def describe(matrix: Tensor) -> tuple[str, str]:
+    """Name the structure of ``matrix: (L, L)`` and its ranks, read off its numbers.
+
+    Singular values under 1e-6 of the largest count as zero, an identity that hides a low rank is split off, and blocks
+    are those below and above the diagonal, cut at the middle: ``quasiseparable``, ``rank 64, blocks 4 | 4``.
+    """
     M = matrix.double()
-    size = float(M.abs().max())
-    L = len(M)
+    L, half = len(M), len(M) // 2
+    eye = torch.eye(L).double()
+    whole, rest, below, above = (_rank(m) for m in (M, M - eye, M[half:, :half], M[:half, half:]))
+    low = f"I + rank {rest}" if rest < min(whole, half) else f"rank {whole}"
+    patterns = _patterns(M)
+    if "lower triangular" in patterns and below < half:
+        patterns.append("semiseparable")
+    if not patterns:
+        patterns = [
+            "low rank" if min(whole, rest) < half else "quasiseparable" if max(below, above) < half else "dense"
+        ]
+    return ", ".join(patterns), f"{low}, blocks {below} | {above}"
+
+
+def _patterns(M: Tensor) -> list[str]:
+    size, i = float(M.abs().max()), torch.arange(len(M))
 
     def same(a: Tensor, b: Tensor) -> bool:
         return bool(((a - b).abs() <= 1e-6 * size).all())
 
-    i = torch.arange(L)
-    lags = (i[:, None] - i).abs()
-    width = int(lags[M != 0].max()) if size else 0
+    width = int((i[:, None] - i).abs()[M != 0].max()) if size else 0
     if width == 0:
-        return "diagonal"
+        return ["diagonal"]
     along = same(M[1:, 1:], M[:-1, :-1])
-    circulant = along and same(M[1:, 0], M[:-1, -1])
-    words = {
-        f"banded ({2 * width + 1} wide)": 4 * width < L,
+    around = along and same(M[1:, 0], M[:-1, -1])
+    found = {
+        f"banded, {2 * width + 1} wide": 4 * width < len(M),
         "lower triangular": not M.triu(1).any(),
-        "upper triangular": not M.tril(-1).any(),
-        "symmetric": same(M, M.mT),
-        "circulant": circulant,
-        "Toeplitz": along and not circulant,
-        "stochastic": bool((M >= 0).all()) and same(M.sum(1), torch.ones(L).double()),
+        "symmetric": same(M, M.mT) and not along,
+        "circulant": around,
+        "Toeplitz": along and not around,
+        "stochastic": bool((M >= 0).all()) and same(M.sum(1), torch.ones_like(M[0])),
     }
-    return ", ".join(word for word, holds in words.items() if holds) or "dense"
-
-
-def ranks(matrix: Tensor) -> str:
-    """Say the rank of ``matrix: (L, L)``, and of its blocks below and above the diagonal, cut at the middle.
-
-    Singular values under 1e-6 of the largest count as zero. If much of the rank comes from an identity, it is split off.
-    """
-    M = matrix.double()
-    L, half = len(M), len(M) // 2
-    whole, rest = _rank(M), _rank(M - torch.eye(L).double())
-    text = f"I + rank {rest}" if rest < min(whole, L // 2) else f"rank {whole}"
-    return f"{text}, blocks {_rank(M[half:, :half])} | {_rank(M[:half, half:])}"
+    return [word for word, holds in found.items() if holds]
 
 
 def _rank(matrix: Tensor) -> int:
@@ -123,6 +126,6 @@ def _save(matrices: Tensor, title: str, out: Path) -> None:
         limit = show_matrix(axes, matrix)
         axes.set(xlabel="from position", ylabel="to position")
         axes.set_title(f"group {g}, full colour at ±{limit:.2g}", fontsize="small")
-    figure.suptitle(title.replace("; ", "\n"), fontsize="medium")
+    figure.suptitle(title, fontsize="medium")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)

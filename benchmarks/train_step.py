@@ -1,4 +1,4 @@
-"""One training step of ``configs/tsm2_etth1.yaml`` on one thread: what the convolution, the scan and the allocator give.
+"""A training step of ``configs/tsm2_etth1.yaml`` on one thread: what convolution, scan and allocator give.
 
     python benchmarks/train_step.py [--steps 30]
 

@@ -8,7 +8,7 @@ import yaml
 
 from seqmix.cli import run
 from seqmix.commands.train import Train
-from seqmix.mixers import Mamba2
+from seqmix.mixers import Dense, Mamba2, Mixer
 from seqmix.tasks import Forecasting
 
 DATA = ["--data", "Cycles", "--data.context", "24", "--data.horizon", "8", "--data.n_channels", "2"]
@@ -91,3 +91,16 @@ def test_a_new_class_starts_from_its_own_defaults(before):
     mixer = next(m for m in cli.model.modules() if type(m).__name__ == "Mamba2")
     own = Mamba2(64)
     assert [p.shape for p in mixer.parameters()] == [p.shape for p in own.parameters()]
+
+
+@pytest.mark.parametrize("flag", ["--densify", "--model.densify"])
+def test_densify(flag):
+    argv = [*DATA, "--model", "Forecasting", "--model.model", f"{MODELS['nested mixer']}", flag, "true"]
+    argv += ["--trainer.max_epochs", "1", "--baselines", "[]", "--name", "dense"]
+    assert run(["fit", *argv]) == 0
+    (folder,) = Path("runs/dense").iterdir()
+    for cli in (Train("fit", argv), Train("fit", ["--config", str(folder / "config.yaml")])):
+        mixers = {type(m).__name__ for m in cli.model.modules() if isinstance(m, Mixer)}
+        assert mixers == {"Dense", "ChannelMLP"}
+    best = Forecasting.load_from_checkpoint(folder / "best.ckpt")
+    assert any(isinstance(m, Dense) for m in best.modules())

@@ -42,8 +42,8 @@ def test_ci_runs_the_two_commands_of_the_readme():
 
 
 def test_every_command_and_file_that_is_named_exists():
-    shell = "".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)) + "".join(re.findall(r"`seqmix [^`]*`", README))
-    for command in re.findall(r"seqmix ([a-z]+)", shell):
+    shell = re.findall(r"```bash\n(.*?)```", README, re.DOTALL) + re.findall(r"`(seqmix [^`]*)`", README)
+    for command in re.findall(r"seqmix ([a-z]+)", "\n".join(shell)):
         assert command in cli.COMMANDS
     for file in re.findall(r"(configs/\w+\.yaml)", README):
         assert (ROOT / file).exists()

@@ -20,7 +20,7 @@ def main(command: str, argv: list[str]) -> None:
 def draw(
     *,
     mixer: MixerFactory,
-    length: int = 192,
+    length: int = 256,
     d_model: int = 64,
     groups: bool = False,
     seed: int = 0,
@@ -55,10 +55,11 @@ def draw(
 def show_matrix(axes: Any, matrix: Tensor) -> float:
     """Draw ``matrix: (L, L)`` so that small entries show: red is positive, blue negative, as square roots.
 
-    Colours saturate at the 99.5th percentile of the entries off the diagonal, which is returned. The diagonal, often
-    an identity added to the rest, would hide everything else.
+    Colours saturate at the 99.5th percentile of the entries off the diagonal, which is returned: the diagonal, often
+    an identity added to the rest, would hide everything else. White is zero, or the smallest entry if that is positive.
     """
     M = matrix.double().numpy()
+    M = M - max(M.min(), 0)
     off = np.abs(M - np.diag(np.diag(M)))
     limit = float(np.quantile(off, 0.995) or off.max() or np.abs(M).max()) or 1.0
     shade = np.sign(M) * np.sqrt(np.minimum(np.abs(M) / limit, 1))
@@ -69,22 +70,23 @@ def show_matrix(axes: Any, matrix: Tensor) -> float:
 def describe(matrix: Tensor) -> tuple[str, str]:
     """Name the structure of ``matrix: (L, L)`` and its ranks, read off its numbers.
 
-    Singular values under 1e-6 of the largest count as zero, an identity that hides a low rank is split off, and blocks
-    are those below and above the diagonal, cut at the middle: ``quasiseparable``, ``rank 64, blocks 4 | 4``.
+    Singular values under 1e-6 of the largest count as zero, and an identity that hides a low rank is split off. The
+    ranks off the diagonal are those of the blocks below and above it that a cut at the middle leaves. A rank counts as
+    low up to L / 4. For example ``quasiseparable``, ``rank 64, off-diagonal 4 | 4``.
     """
     M = matrix.double()
-    L, half = len(M), len(M) // 2
-    eye = torch.eye(L).double()
+    half, eye = len(M) // 2, torch.eye(len(M)).double()
     whole, rest, below, above = (_rank(m) for m in (M, M - eye, M[half:, :half], M[:half, half:]))
-    low = f"I + rank {rest}" if rest < min(whole, half) else f"rank {whole}"
+    low = len(M) // 4
+    rank = f"I + rank {rest}" if rest < min(whole, half) else f"rank {whole}"
     patterns = _patterns(M)
-    if "lower triangular" in patterns and below < half:
+    if "lower triangular" in patterns and below <= low:
         patterns.append("semiseparable")
     if not patterns:
         patterns = [
-            "low rank" if min(whole, rest) < half else "quasiseparable" if max(below, above) < half else "dense"
+            "low rank" if min(whole, rest) <= low else "quasiseparable" if max(below, above) <= low else "dense"
         ]
-    return ", ".join(patterns), f"{low}, blocks {below} | {above}"
+    return ", ".join(patterns), f"{rank}, off-diagonal {below} | {above}"
 
 
 def _patterns(M: Tensor) -> list[str]:
@@ -104,7 +106,7 @@ def _patterns(M: Tensor) -> list[str]:
         "symmetric": same(M, M.mT) and not along,
         "circulant": around,
         "Toeplitz": along and not around,
-        "stochastic": bool((M >= 0).all()) and same(M.sum(1), torch.ones_like(M[0])),
+        "stochastic": bool((M >= 0).all() and ((M.sum(1) - 1).abs() < 1e-5).all()),
     }
     return [word for word, holds in found.items() if holds]
 

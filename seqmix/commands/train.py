@@ -93,6 +93,7 @@ class Train(LightningCLI):
             type=list[ForecastModelFactory] | None,
             help="models trained plainly and tested beside; SeasonalNaive and DLinear if not given, '[]' for none",
         )
+        add("--densify", type=bool, default=False, help="dense layers for the sequence mixers of the model (JustDense)")
         add("--allocator", type=bool, default=True, help="keep freed memory for the next step: faster on a CPU")
         add("--ckpt_path", type=str | None, help="checkpoint: a file, or best or last of the newest run of this seed")
         if self.command == "fit":
@@ -118,6 +119,10 @@ class Train(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint before anything is built, and set the allocator before anything is allocated."""
         self.seed = torch.initial_seed()
+        if self.config.densify:
+            if "densify" not in self.config.model.init_args:
+                raise ConfigError(f"{self.config.model.class_path} cannot be densified; leave out --densify")
+            self.config.model.init_args.densify = True
         self.parent = Path(self.config.trainer.default_root_dir or ".") / "runs" / self.config.name
         self.ckpt_path = self._checkpoint(self.config.ckpt_path)
         if self.config.allocator:

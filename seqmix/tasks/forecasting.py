@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqmix import models
 from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss
 from seqmix.models import ForecastModelFactory
@@ -40,6 +41,7 @@ class Forecasting(Task):
         warmup: length of the linear warm-up, as a fraction of all optimizer steps.
         schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
         patience: validations without a better validation MSE before training stops; null to train to the end.
+        densify: put a dense layer along the sequence in place of every sequence mixer of the model (JustDense).
 
     Raises:
         ConfigError: if options contradict each other or are out of range.
@@ -63,6 +65,7 @@ class Forecasting(Task):
         warmup: float = 0.0,
         schedule: Schedule = "cosine",
         patience: int | None = 3,
+        densify: bool = False,
     ):
         super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
         self.save_hyperparameters(logger=False)
@@ -73,6 +76,8 @@ class Forecasting(Task):
         self.loss = loss
         self.n_future, self.n_static = n_future, n_static
         self.model = model(n_channels, context, horizon, max(1, len(self.quantiles)), n_future, n_static)
+        if densify:
+            models.densify(self.model, _blank_inputs(n_channels, context, horizon, n_future, n_static))
         # squared error, absolute error, values, windows: sums over one pass of a loader
         self._sums = torch.zeros(4, dtype=torch.float64)
 
@@ -138,6 +143,16 @@ class Forecasting(Task):
     def _log_metrics(self, stage: str) -> None:
         squared, absolute, count, _ = self._sums.tolist()
         self.log_dict({f"{stage}_mse": squared / count, f"{stage}_mae": absolute / count}, prog_bar=stage == "val")
+
+
+def _blank_inputs(n_channels: int, context: int, horizon: int, n_future: int, n_static: int) -> Batch:
+    """One window of zeros, with the covariates that there are."""
+    inputs = {"x": torch.zeros(1, context, n_channels)}
+    if n_future:
+        inputs["future"] = torch.zeros(1, context + horizon, n_future)
+    if n_static:
+        inputs["static"] = torch.zeros(1, n_channels, n_static)
+    return inputs
 
 
 def _check_quantiles(loss: str, quantiles: list[float] | None) -> list[float]:

@@ -1,0 +1,155 @@
+"""Time and peak memory per token of every registered mixer over lengths, against SDPA attention, on one thread.
+
+    python benchmarks/mixers.py [--lengths 256,1024,4096,16384,65536] [--mixers Hydra,Mamba] 2>/dev/null
+
+Mixers are built with their defaults. Times are CPU microseconds of the process, the median of five runs after one that
+does not count, forward, and forward with backward. Peak memory is the most that PyTorch held at once in one forward and
+backward, beyond weights and input, as its allocator counts it; gradients of the weights are in it. A cell that would
+take more than ``--seconds`` or ``--gib``, going by the one before and the registered cost, is left out and says so.
+The profiler, which counts the memory, writes two lines to stderr every time.
+"""
+
+import argparse
+import csv
+import math
+import time
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from seqmix.commands._table import print_table
+from seqmix.commands.bench import _seconds
+from seqmix.environment import environment
+from seqmix.mixers import Mixer, list_mixers, mixer_facts
+from seqmix.ops import tune_allocator
+
+Row = dict[str, Any]
+
+FORWARD, TIME, PEAK, SKIPPED = "forward us/token", "forward + backward us/token", "peak KiB/token", "left out"
+
+
+def main() -> None:
+    """Measure, print the tables, write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", default="256,1024,4096,16384,65536", help="sequence lengths")
+    parser.add_argument("--mixers", help="some of them, with commas between; all if not given")
+    parser.add_argument("--d_model", type=int, default=64, help="width D")
+    parser.add_argument("--seconds", type=float, default=60.0, help="limit on the time of a cell")
+    parser.add_argument("--gib", type=float, default=8.0, help="limit on the memory of a cell, with weights")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mixers.csv")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    tune_allocator()
+    lengths = sorted(int(L) for L in options.lengths.split(","))
+    chosen = options.mixers.split(",") if options.mixers else list_mixers()
+    found = {}
+    for name in ["Attention", *(name for name in chosen if name != "Attention")]:
+        found[name] = _rows(name, lengths, options.d_model, options.seconds, options.gib * 2**30)
+        print(name, *(row[SKIPPED] or f"{row[TIME]:.3g}" for row in found[name]), sep="  ", flush=True)
+
+    facts = environment()
+    where = f"width {options.d_model}, batch 1, float32, one thread of {facts['cpu']}, torch {facts['torch']}"
+    print_table(f"\n{TIME}; {where}", [_times(rows, found["Attention"]) for rows in found.values()])
+    print_table(f"\n{PEAK}", [{"mixer": name, **_by_length(rows, PEAK)} for name, rows in found.items()])
+    _write(options.out, [row for rows in found.values() for row in rows], options.d_model, facts)
+
+
+def _rows(name: str, lengths: list[int], d_model: int, seconds: float, limit: float) -> list[Row]:
+    """A row for each length, with the numbers or with the reason why it was left out."""
+    facts = mixer_facts(name)
+    rows = []
+    before, took, held = lengths[0], 0.0, 0.0
+    for L in lengths:
+        row: Row = {"mixer": name, "cost": facts.cost, "length": L, FORWARD: "", TIME: "", PEAK: "", SKIPPED: ""}
+        rows.append(row)
+        growth = (L / before) ** (2 if facts.cost == "L^2" else 1)
+        if took * growth > seconds:
+            row[SKIPPED] = f"over {took * growth:.0f} s"
+        elif held * growth > limit:
+            row[SKIPPED] = f"over {held * growth / 2**30:.0f} GiB"
+        else:
+            start = time.process_time()
+            torch.manual_seed(0)
+            mixer = facts.cls(d_model, L)
+            row |= _measure(mixer, L, d_model)
+            before, took = L, time.process_time() - start
+            held = row[PEAK] * L * 1024 + sum(p.nbytes for p in mixer.parameters())
+    return rows
+
+
+def _measure(mixer: Mixer, L: int, d_model: int) -> Row:
+    x = torch.randn(1, L, d_model, requires_grad=True)
+
+    def forward() -> None:
+        with torch.no_grad():
+            mixer(x)
+
+    def train() -> None:
+        mixer.zero_grad()
+        x.grad = None
+        mixer(x).sum().backward()
+
+    scale = 1e6 / L
+    return {
+        FORWARD: _seconds(forward, x.device, 5) * scale,
+        TIME: _seconds(train, x.device, 5) * scale,
+        PEAK: _peak_bytes(train) / L / 1024,
+    }
+
+
+def _peak_bytes(run: Callable[[], None]) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        run()
+    # an event for each allocation, positive, and each release, negative
+    events = trace.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(accumulate(change for _, change in changes))
+
+
+def _times(rows: list[Row], attention: list[Row]) -> Row:
+    """A line of the table: times, how they grow, and from which length on they are below those of attention."""
+    cost, measured = rows[0]["cost"], {row["length"]: row[TIME] for row in rows if row[TIME]}
+    growths = [measured[L] * L / (measured[L // 4] * (L // 4)) for L in measured if L // 4 in measured]
+    growth = growths[-1] if growths else math.nan
+    return {
+        "mixer": rows[0]["mixer"],
+        "cost": cost,
+        **_by_length(rows, TIME),
+        "time(4L)/time(L)": growth,
+        "linear": ("yes" if 3 <= growth <= 5 else "no") if cost == "L" and growths else "",
+        "below attention from": _crossover(measured, {row["length"]: row[TIME] for row in attention if row[TIME]}),
+    }
+
+
+def _crossover(times: dict[int, float], attention: dict[int, float]) -> str:
+    """Length from which on ``times`` stay below those of attention, straight between measured lengths in logarithms."""
+    gaps = [(math.log(L), math.log(times[L] / attention[L])) for L in times if L in attention]
+    if not gaps or gaps[-1][1] >= 0:
+        return "-"
+    for (x, gap), (next_x, next_gap) in reversed(list(pairwise(gaps))):
+        if gap >= 0:
+            return f"{math.exp(x + (next_x - x) * gap / (gap - next_gap)):,.0f}"
+    return f"<= {min(attention):,}"
+
+
+def _by_length(rows: list[Row], key: str) -> Row:
+    return {f"{row['length']:,}": row[SKIPPED] or float(f"{row[key]:.3g}") for row in rows}
+
+
+def _write(path: Path, rows: list[Row], d_model: int, facts: Row) -> None:
+    of_all = {"d_model": d_model, "threads": 1, "commit": facts["commit"] + "+" * facts["dirty"]}
+    of_all |= {"device": facts["cpu"], "torch": facts["torch"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *of_all])
+        writer.writeheader()
+        writer.writerows({**row, **of_all} for row in rows)
+
+
+if __name__ == "__main__":
+    main()

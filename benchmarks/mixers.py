@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="256,1024,4096,16384,65536", help="sequence lengths")
     parser.add_argument("--mixers", help="some of them, with commas between; all if not given")
     parser.add_argument("--d_model", type=int, default=64, help="width D")
-    parser.add_argument("--seconds", type=float, default=60.0, help="limit on the time of a cell")
+    parser.add_argument("--seconds", type=float, default=120.0, help="limit on the time of a cell")
     parser.add_argument("--gib", type=float, default=8.0, help="limit on the memory of a cell, with weights")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mixers.csv")
     options = parser.parse_args()
@@ -115,13 +115,13 @@ def _times(rows: list[Row], attention: list[Row]) -> Row:
     """A line of the table: times, how they grow, and from which length on they are below those of attention."""
     cost, measured = rows[0]["cost"], {row["length"]: row[TIME] for row in rows if row[TIME]}
     growths = [measured[L] * L / (measured[L // 4] * (L // 4)) for L in measured if L // 4 in measured]
-    growth = growths[-1] if growths else math.nan
+    growth = growths[-1] if growths else ""
     return {
         "mixer": rows[0]["mixer"],
         "cost": cost,
         **_by_length(rows, TIME),
         "time(4L)/time(L)": growth,
-        "linear": ("yes" if 3 <= growth <= 5 else "no") if cost == "L" and growths else "",
+        "linear": ("yes" if 3 <= growth <= 5 else "no") if cost == "L" and growth else "",
         "below attention from": _crossover(measured, {row["length"]: row[TIME] for row in attention if row[TIME]}),
     }
 

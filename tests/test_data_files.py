@@ -90,8 +90,8 @@ def test_unscaled_data_is_as_in_the_file(tmp_path):
     assert next(iter(data.test_dataloader()))["x"][0, :, 0].tolist() == [28, 29, 30, 31]
 
 
-FILL = "fill or remove it (1 of 40 cells of this column are not finite numbers)"
-CORRECT = "correct it, or leave the column out with data.columns (1 of 40 cells are no numbers)"
+FILL = "fill or remove it (1 of the 40 cells read are not finite numbers)"
+CORRECT = "correct it, or leave the column out with data.columns (1 of the 40 cells read are no numbers)"
 REWRITE = "write it like the others, or set data.time_format"
 ADD = "add the missing rows, or set data.allow_gaps to let windows run across"
 

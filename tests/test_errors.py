@@ -25,7 +25,10 @@ CYCLES = (
     "  It takes: context, horizon, batch_size, n_channels, n_steps, lag, data_seed, eval_batch_size, stride, scale, "
     "calendar, seed"
 )
-TOP = "  It takes: config, seed_everything, trainer, model, data, name, baselines, allocator, ckpt_path, test, record"
+TOP = (
+    "  It takes: config, seed_everything, trainer, model, data, name, baselines, densify, allocator, ckpt_path, test, "
+    "record"
+)
 # which mixers and models are known grows, and with other tests too: here only how the list ends
 KNOWN = ", or any dotted path"
 
@@ -240,3 +243,9 @@ def test_lengths_that_are_none(capsys):
     assert run(["bench", "--mixer", "Pool", "--lengths", "64,many"]) == 1
     message = "seqmix: lengths should be positive integers with commas between them, got '64,many'; use 64,256,1024\n"
     assert capsys.readouterr().err == message
+
+
+def test_a_missing_file_of_your_own(capsys):
+    argv = ["fit", "--data", "WideCSV", "--data.path", "none.csv", "--data.context", "4", "--data.horizon", "2"]
+    assert run([*argv, "--model", "Forecasting", "--model.model", "DLinear"]) == 1
+    assert capsys.readouterr().err == f"seqmix: none.csv not found in {Path.cwd()}; check the path\n"

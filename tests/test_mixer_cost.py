@@ -1,6 +1,12 @@
 """Work counted over all operators, forward and backward, grows with the length as the registry says."""
 
+import csv
 import math
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from seqmix.commands.bench import _kept_bytes
 from seqmix.mixers import list_mixers, mixer_facts
 
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "mixers.py"
 LENGTHS = (128, 256, 512)
 # difference over difference: 2 for a + b L, 4 for a + b L + c L^2 with b small, between for L log L; the margin of L is
 # for chunks of 5 and windows of 3, which divide no length here, that of L^2 for blocks of sqrt(L) rounded up
@@ -47,6 +54,50 @@ def test_what_is_kept_for_the_backward_pass_grows_linearly(name, example):
     a, b, c = (_kept_bytes(*_build(name, example, L)) for L in LENGTHS)
     # the same margin
     assert c - b <= 2.02 * (b - a), f"{name} keeps {a}, {b}, {c} bytes at lengths {LENGTHS}"
+
+
+def test_the_benchmark_measures_and_leaves_out(tmp_path):
+    # a process of its own, since the allocator cannot be set back
+    argv = [
+        "--lengths",
+        "4,16",
+        "--mixers",
+        "Dense,Pool",
+        "--d_model",
+        "8",
+        "--gib",
+        "1e-6",
+        "--out",
+        tmp_path / "new" / "m.csv",
+    ]
+    script = [sys.executable, BENCHMARK, *argv]
+    done = subprocess.run(
+        script,
+        cwd=BENCHMARK.parents[1],
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "new" / "m.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["mixer"], r["length"]) for r in rows] == [
+        (m, n) for m in ("Attention", "Dense", "Pool") for n in ("4", "16")
+    ]
+    # the output, 8 floats a token, and the gradient to the input are alive together
+    assert all(float(r["peak KiB/token"]) >= 2 * 8 * 4 / 1024 for r in rows if r["length"] == "4")
+    assert all(r["left out"] == "over 0 GiB" and not r["forward us/token"] for r in rows if r["length"] == "16")
+
+
+def test_crossover_of_the_benchmark():
+    crossover = runpy.run_path(str(BENCHMARK))["_crossover"]
+    attention = {4: 1.0, 16: 4.0, 64: 16.0}
+    # equal to attention in the middle, in logarithms, of 4 and 16
+    assert crossover({4: 2.0, 16: 2.0, 64: 2.0}, attention) == "8"
+    assert crossover({4: 0.5, 16: 0.5}, attention) == "<= 4"
+    # cheaper once and dearer again does not count
+    assert crossover({4: 0.5, 16: 5.0, 64: 20.0}, attention) == "-"
 
 
 class Work(TorchDispatchMode):

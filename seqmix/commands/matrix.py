@@ -52,19 +52,23 @@ def draw(
     print(f"{name}: {structure}; {ranks}\n{len(matrices)} group(s) of {length} x {length}, drawn to {out}")
 
 
-def show_matrix(axes: Any, matrix: Tensor) -> float:
+def show_matrix(axes: Any, matrix: Tensor) -> tuple[float, float]:
     """Draw ``matrix: (L, L)`` so that small entries show: red is positive, blue negative, as square roots.
 
-    Colours saturate at the 99.5th percentile of the entries off the diagonal, which is returned: the diagonal, often
-    an identity added to the rest, would hide everything else. White is zero, or the smallest entry if that is positive.
+    White is zero, or the smallest entry if that is positive. Colours saturate at the 99.5th percentile of the distances
+    from it off the diagonal: the diagonal, often an identity added to the rest, would hide everything else.
+
+    Returns:
+        What is white, and the distance from it that has full colour.
     """
-    M = matrix.double().numpy()
-    M = M - max(M.min(), 0)
+    M = matrix.detach().double().numpy()
+    white = max(float(M.min()), 0.0)
+    M = M - white
     off = np.abs(M - np.diag(np.diag(M)))
     limit = float(np.quantile(off, 0.995) or off.max() or np.abs(M).max()) or 1.0
     shade = np.sign(M) * np.sqrt(np.minimum(np.abs(M) / limit, 1))
     axes.imshow(shade, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-    return limit
+    return white, limit
 
 
 def describe(matrix: Tensor) -> tuple[str, str]:
@@ -103,6 +107,7 @@ def _patterns(M: Tensor) -> list[str]:
     found = {
         f"banded, {2 * width + 1} wide": 4 * width < len(M),
         "lower triangular": not M.triu(1).any(),
+        "upper triangular": not M.tril(-1).any(),
         "symmetric": same(M, M.mT) and not along,
         "circulant": around,
         "Toeplitz": along and not around,
@@ -125,9 +130,9 @@ def _save(matrices: Tensor, title: str, out: Path) -> None:
     figure = Figure(figsize=(2 + 3 * columns, 1 + 3 * rows), layout="constrained")
     for g, matrix in enumerate(matrices):
         axes = figure.add_subplot(rows, columns, g + 1)
-        limit = show_matrix(axes, matrix)
+        white, limit = show_matrix(axes, matrix)
         axes.set(xlabel="from position", ylabel="to position")
-        axes.set_title(f"group {g}, full colour at ±{limit:.2g}", fontsize="small")
+        axes.set_title(f"group {g}: white {white:.2g}, full colour ±{limit:.2g}", fontsize="small")
     figure.suptitle(title, fontsize="medium")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)

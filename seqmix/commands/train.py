@@ -20,7 +20,7 @@ import seqmix.tasks  # noqa: F401  configs name classes that have been imported
 from seqmix.commands._classes import forget_options_of_the_class_before
 from seqmix.commands._results import baseline_rows, print_rows, score, write_predictions
 from seqmix.commands.explain import Explained
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, SeqmixError
 from seqmix.models import ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
 from seqmix.tasks._run import Run, append_rows, last_folder
@@ -227,7 +227,8 @@ class Train(LightningCLI):
 
 
 def _root(e: BaseException) -> BaseException:
-    return _root(e.__cause__) if e.__cause__ else e
+    """What was wrong in the user's terms: our own error if there is one in the chain, else its beginning."""
+    return _root(e.__cause__) if e.__cause__ and not isinstance(e, SeqmixError) else e
 
 
 def _quiet() -> None:

@@ -187,13 +187,13 @@ def _numbers(frame: pd.DataFrame, name: str, file: str, lines: list[str]) -> np.
     if bad.any():
         row = int(bad.argmax())
         cell = _cell(lines, row, list(frame.columns).index(name))
-        remedy = f"fill or remove it ({bad.sum()} of {len(bad)} cells of this column are not finite numbers)"
+        remedy = f"fill or remove it ({bad.sum()} of the {len(bad)} cells read are not finite numbers)"
         if cell.strip().lower().lstrip("+-") in ("inf", "infinity"):
             _fail(file, f"infinite value {cell!r}", remedy, line=row + 2, column=name)
         if not cell.strip() or cell.strip().lower() in ("nan", "na", "n/a", "null", "none"):
             _fail(file, f"missing value {cell!r}", remedy, line=row + 2, column=name)
         remedy = (
-            f"correct it, or leave the column out with data.columns ({bad.sum()} of {len(bad)} cells are no numbers)"
+            f"correct it, or leave the column out with data.columns ({bad.sum()} of the {len(bad)} cells read are no numbers)"
         )
         _fail(file, f"text {cell!r} in place of a number", remedy, line=row + 2, column=name)
     return numbers

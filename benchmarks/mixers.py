@@ -22,7 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from seqmix.commands._table import print_table
-from seqmix.commands.bench import _seconds
+from seqmix.commands.bench import median_seconds
 from seqmix.environment import environment
 from seqmix.mixers import Mixer, list_mixers, mixer_facts
 from seqmix.ops import tune_allocator
@@ -96,8 +96,8 @@ def _measure(mixer: Mixer, L: int, d_model: int) -> Row:
 
     scale = 1e6 / L
     return {
-        FORWARD: _seconds(forward, x.device, 5) * scale,
-        TIME: _seconds(train, x.device, 5) * scale,
+        FORWARD: median_seconds(forward, x.device, 5) * scale,
+        TIME: median_seconds(train, x.device, 5) * scale,
         PEAK: _peak_bytes(train) / L / 1024,
     }
 

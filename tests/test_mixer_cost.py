@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from seqmix.commands.bench import _kept_bytes
+from seqmix.commands.bench import kept_bytes
 from seqmix.mixers import list_mixers, mixer_facts
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "mixers.py"
@@ -51,7 +51,7 @@ def test_work_grows_as_registered(name, example):
 
 @pytest.mark.parametrize(("name", "example"), [case for case in CASES if _cost(*case) != "L^2"])
 def test_what_is_kept_for_the_backward_pass_grows_linearly(name, example):
-    a, b, c = (_kept_bytes(*_build(name, example, L)) for L in LENGTHS)
+    a, b, c = (kept_bytes(*_build(name, example, L)) for L in LENGTHS)
     # the same margin
     assert c - b <= 2.02 * (b - a), f"{name} keeps {a}, {b}, {c} bytes at lengths {LENGTHS}"
 

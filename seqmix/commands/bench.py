@@ -90,13 +90,14 @@ def _measure(module: Mixer, x: Tensor, repeats: int) -> dict[str, float]:
 
     tokens = x.shape[0] * x.shape[1]
     return {
-        "forward us/token": _seconds(forward, x.device, repeats) / tokens * 1e6,
-        "forward + backward": _seconds(train, x.device, repeats) / tokens * 1e6,
-        "kept MiB": _kept_bytes(module, x) / 2**20,
+        "forward us/token": median_seconds(forward, x.device, repeats) / tokens * 1e6,
+        "forward + backward": median_seconds(train, x.device, repeats) / tokens * 1e6,
+        "kept MiB": kept_bytes(module, x) / 2**20,
     }
 
 
-def _seconds(run: Callable[[], None], device: torch.device, repeats: int) -> float:
+def median_seconds(run: Callable[[], None], device: torch.device, repeats: int) -> float:
+    """Median time of ``run``: of the process on a CPU, of the wall clock elsewhere; one call before does not count."""
     on_cpu = device.type == "cpu"
     clock = time.process_time if on_cpu else time.perf_counter
     times = []
@@ -109,7 +110,8 @@ def _seconds(run: Callable[[], None], device: torch.device, repeats: int) -> flo
     return statistics.median(times[1:])
 
 
-def _kept_bytes(module: Mixer, x: Tensor) -> int:
+def kept_bytes(module: Mixer, x: Tensor) -> int:
+    """Bytes that the forward pass keeps for the backward pass, beside the weights and ``x``."""
     known = {t.untyped_storage().data_ptr() for t in (x, *module.parameters(), *module.buffers())}
     kept: dict[int, int] = {}
 

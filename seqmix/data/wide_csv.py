@@ -193,7 +193,8 @@ def _numbers(frame: pd.DataFrame, name: str, file: str, lines: list[str]) -> np.
         if not cell.strip() or cell.strip().lower() in ("nan", "na", "n/a", "null", "none"):
             _fail(file, f"missing value {cell!r}", remedy, line=row + 2, column=name)
         remedy = (
-            f"correct it, or leave the column out with data.columns ({bad.sum()} of the {len(bad)} cells read are no numbers)"
+            "correct it, or leave the column out with data.columns "
+            f"({bad.sum()} of the {len(bad)} cells read are no numbers)"
         )
         _fail(file, f"text {cell!r} in place of a number", remedy, line=row + 2, column=name)
     return numbers

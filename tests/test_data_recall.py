@@ -100,6 +100,19 @@ def test_nothing_is_gained_without_recall(make):
         assert right / count == pytest.approx(data.chance, abs=slack)
 
 
+def test_the_place_of_a_query_does_not_tell_its_pair():
+    data = AssociativeRecall(23, 5, 27, n_train=20000, n_val=1, n_test=1)
+    batch = _all(data, "train")
+    tokens, targets = batch["tokens"][:, None, :], batch["targets"][:, :, None]
+    pair = (tokens[..., 1:10:2] == targets).int().argmax(-1)[batch["targets"] != UNASKED]  # (20000 * 5,)
+    place = (batch["targets"] != UNASKED).nonzero()[:, 1]
+    table = torch.zeros(27, 5).index_put((place, pair), torch.ones(len(pair)), accumulate=True)[10:26:2]
+    share = table / table.sum(1, keepdim=True)
+    # four standard deviations of a share among the queries of the rarest place
+    slack = 4 * float((0.2 * 0.8 / table.sum(1).min()) ** 0.5)
+    torch.testing.assert_close(share, torch.full_like(share, 0.2), atol=slack, rtol=0)
+
+
 def test_symbols_of_selective_copying_stand_anywhere():
     tokens = _all(SelectiveCopying(5, 6, 17, **SIZES), "train")["tokens"]
     rate = (tokens[:, :17] > ASK).double().mean(0)

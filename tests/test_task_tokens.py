@@ -149,8 +149,8 @@ def test_a_causal_stack_is_a_causal_language_model():
 @pytest.mark.parametrize(("mixer", "solved"), [(partial(Attention, n_heads=1), True), (Identity, False)])
 def test_attention_recalls_and_identity_does_not(mixer, solved, tmp_path):
     data = AssociativeRecall(16, 2, 8, n_train=4000, n_val=64, n_test=500, seed=0)
-    layers = [partial(SepConv, kernel_size=3), mixer]
-    task = TokenPrediction(mixer, 16, 8, layers=layers, d_model=16, channel_mixer=None, lr=0.02)
+    layers = [partial(SepConv, kernel_size=3), mixer, mixer]
+    task = TokenPrediction(mixer, 16, 8, layers=layers, d_model=32, n_layers=3, channel_mixer=None, lr=0.01)
     trainer = _trainer(tmp_path, max_epochs=4, gradient_clip_val=1.0)
     trainer.fit(task, data)
     (metrics,) = trainer.test(task, data, verbose=False)

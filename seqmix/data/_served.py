@@ -26,6 +26,8 @@ class Served(LightningDataModule, ABC):
         ConfigError: if a batch size is not positive, or ``seed`` is negative.
     """
 
+    name: str
+
     def __init__(self, name: str, batch_size: int, *, eval_batch_size: int | None, seed: int | None):
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
@@ -35,6 +37,10 @@ class Served(LightningDataModule, ABC):
         self.name, self.batch_size, self.eval_batch_size = name, batch_size, eval_batch_size
         self.seed = self._shuffle_seed = seed
         self._splits: Mapping[Split, Any] = {}
+
+    def __str__(self) -> str:
+        # the one of Lightning opens every loader, and the command line prints what lacks a fact it could link
+        return self.name
 
     @abstractmethod
     def _make(self) -> Mapping[Split, Any]:

@@ -229,8 +229,8 @@ class AssociativeRecall(Recall):
             fewer keys than pairs.
 
     Source: Arora et al., 2023, arXiv:2312.04927, app. C, with a vocabulary of 8192. Differs from the original code in:
-    positions between the queries stay blank, its option ``random_non_queries=False``; the gaps of a sequence are one
-    draw without replacement.
+    positions between the queries stay blank, its option ``random_non_queries=False``; places are dealt to keys at
+    random, where the original gives the earlier ones to the earlier pairs more often than not.
     """
 
     def __init__(
@@ -279,7 +279,9 @@ class AssociativeRecall(Recall):
         keys = BLANK + 1 + _distinct(generator, n, P, first_value - 1)  # (n, P)
         values = first_value + _distinct(generator, n, P, self.vocab_size - first_value)
         log_weight = (self.power - 1) * np.log(np.arange(1, (self.length - 2 * P) // 2 + 1))
-        places = 2 * P + 2 * _distinct(generator, n, P, len(log_weight), log_weight)
+        # early gaps are drawn first: in the order drawn, the place of a query would tell which pair it asks for
+        gaps = generator.permuted(_distinct(generator, n, P, len(log_weight), log_weight), axis=1)
+        places = 2 * P + 2 * gaps
 
         tokens, targets = np.full((n, self.length), BLANK), np.full((n, self.length), UNASKED)
         tokens[:, 0 : 2 * P : 2], tokens[:, 1 : 2 * P : 2] = keys, values

@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written(here, tmp_path, capsys):
 def test_training_that_diverges_says_so(here, fitted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(["fit", "--config", str(fitted / "tiny.yaml"), "--model.lr", "1e30"]) == 1
-    said = "seqmix: no validation gave a finite MSE: training diverged; lower model.lr, then fit again\n"
+    said = "seqmix: no validation gave a finite val_mse: training diverged; lower model.lr, then fit again\n"
     assert capsys.readouterr().err == said
 
 

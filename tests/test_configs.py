@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from seqmix.commands.train import Train
-from seqmix.data import Cycles
+from seqmix.data import Cycles, ForecastData
 from seqmix.data._base import Table
 
 ROOT = Path(__file__).parents[1]
@@ -34,10 +34,12 @@ def test_one_batch_runs(path, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     cli = Train("fit", ["--config", str(path), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"])
     data = cli.datamodule
-    if not isinstance(data, Cycles):
+    if isinstance(data, ForecastData) and not isinstance(data, Cycles):
         monkeypatch.setattr(data, "_load", lambda: _table(data))
     cli.fit()
-    assert f"{data.context} -> {data.horizon} steps" in capsys.readouterr().out
+    sizes = [str(getattr(data, fact)) for fact in cli.model.facts]
+    title = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{data.name}: "))
+    assert all(size in title for size in sizes)
     assert cli.trainer.global_step == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -249,3 +249,19 @@ def test_a_missing_file_of_your_own(capsys):
     argv = ["fit", "--data", "WideCSV", "--data.path", "none.csv", "--data.context", "4", "--data.horizon", "2"]
     assert run([*argv, "--model", "Forecasting", "--model.model", "DLinear"]) == 1
     assert capsys.readouterr().err == f"seqmix: none.csv not found in {Path.cwd()}; check the path\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "task", "message"),
+    [
+        (
+            "Copying",
+            ["Forecasting", "--model.model", "DLinear"],
+            "Forecasting needs data that knows n_channels, context, ",
+        ),
+        ("Cycles", ["TokenPrediction", "--model.mixer", "Pool"], "TokenPrediction needs data that knows vocab_size; "),
+    ],
+)
+def test_data_of_another_task(data, task, message, capsys):
+    assert run(["fit", "--data", data, "--model", *task]) == 1
+    assert capsys.readouterr().err.startswith(f"seqmix: {message}")

@@ -62,8 +62,8 @@ def test_metrics_are_over_every_window(eval_batch_size, tmp_path):
     data = _data(eval_batch_size=eval_batch_size)
     trainer = _trainer(tmp_path)
     (metrics,) = trainer.test(task, data, verbose=False)
-    assert metrics["test_windows"] == len(data._windows["test"]) == 73
-    batch = data._windows["test"].gather(torch.arange(73))
+    assert metrics["test_windows"] == len(data._splits["test"]) == 73
+    batch = data._splits["test"].gather(torch.arange(73))
     with torch.no_grad():
         error = (task.model(batch["x"]) - batch["y"]).double()
     assert metrics["test_mse"] == pytest.approx(float(error.square().mean()), rel=1e-6)
@@ -79,8 +79,8 @@ def test_the_last_season_again_on_a_pure_cycle(tmp_path):
         task = Forecasting(partial(SeasonalNaive, season=season), 1, 24, 8)
         data = _data(n_channels=1)
         data.setup()
-        hours = torch.arange(len(data._windows["test"].values))
-        data._windows["test"].values.copy_(torch.sin(2 * math.pi * hours / 24).unsqueeze(1))
+        hours = torch.arange(len(data._splits["test"].values))
+        data._splits["test"].values.copy_(torch.sin(2 * math.pi * hours / 24).unsqueeze(1))
         (metrics,) = _trainer(tmp_path).test(task, data, verbose=False)
         scores.append(metrics["test_mse"])
     assert scores[0] < 1e-9 < 1e-2 < scores[1]

@@ -15,25 +15,26 @@ from torch import Tensor
 
 from seqmix.commands._table import print_table
 from seqmix.environment import environment
+from seqmix.errors import ConfigError
 from seqmix.models import DLinear, ForecastModelFactory, SeasonalNaive
-from seqmix.tasks import Forecasting
+from seqmix.tasks import Forecasting, Task
 from seqmix.tasks._run import device_name
 
 Row = dict[str, Any]
 
+_TITLES = {"mse": "MSE", "mae": "MAE"}
 
-def score(trainer: pl.Trainer, task: Any, data: Any, ckpt_path: Path | None = None) -> Row:
-    """Test ``task`` on every window of ``data``, and describe what was tested."""
+
+def score(trainer: pl.Trainer, task: Task, data: Any, ckpt_path: Path | None = None) -> Row:
+    """Test ``task`` on all test batches of ``data``, and describe what was tested."""
     trainer.test(task, data, ckpt_path=ckpt_path, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {
-        "model": type(task.model).__name__,
+        "model": task.label,
         "data": data.name,
-        "context": data.context,
-        "horizon": data.horizon,
-        "windows": int(metrics["test_windows"]),
-        "mse": round(metrics["test_mse"], 6),
-        "mae": round(metrics["test_mae"], 6),
+        **{fact: getattr(data, fact) for fact in task.facts},
+        task.counted: int(metrics[f"test_{task.counted}"]),
+        **{name: round(metrics[f"test_{name}"], 6) for name in task.metrics},
         "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
         "commit": environment()["commit"],
         "device": device_name(trainer),
@@ -42,16 +43,24 @@ def score(trainer: pl.Trainer, task: Any, data: Any, ckpt_path: Path | None = No
 
 
 def baseline_rows(
-    factories: Sequence[ForecastModelFactory] | None, data: Any, trainer: pl.Trainer, seed: int
+    factories: Sequence[ForecastModelFactory] | None, task: Task, data: Any, trainer: pl.Trainer, seed: int
 ) -> list[Row]:
     """Train each baseline with plain settings on the same data and test it with the same code.
 
     Args:
         factories: the baselines; None: the last season again, and DLinear.
+        task: the task of the run; only forecasts have baselines.
         data: the datamodule of the run.
         trainer: the trainer of the run, for its device.
         seed: seed set before each baseline.
+
+    Raises:
+        ConfigError: if baselines are given for another task.
     """
+    if not isinstance(task, Forecasting):
+        if factories:
+            raise ConfigError(f"baselines are forecasters, {type(task).__name__} has none; leave --baselines out")
+        return []
     if factories is None:
         # a season longer than the window cannot be repeated: then the last value is
         season = data.season if data.season <= data.context else 1
@@ -85,17 +94,19 @@ def _baseline_row(factory: Callable[..., Any], data: Any, like: pl.Trainer, seed
     return {**row, "seconds": round(seconds, 1)}
 
 
-def print_rows(rows: Sequence[Row]) -> None:
+def print_rows(rows: Sequence[Row], task: Task, data: Any) -> None:
     """Print results as a table: one line a model."""
     first = rows[0]
-    steps = f"{first['context']} -> {first['horizon']} steps"
+    if isinstance(task, Forecasting):
+        what = f"{data.context} -> {data.horizon} steps"
+    else:
+        what = f"{data.vocab_size:,} tokens, length {data.max_len:,}"
     print_table(
-        f"{first['data']}: {first['windows']:,} test windows, {steps}, seed {first['seed']}",
+        f"{data.name}: {first[task.counted]:,} test {task.counted}, {what}, seed {first['seed']}",
         [
             {
                 "model": row["model"],
-                "test MSE": f"{row['mse']:.4f}",
-                "test MAE": f"{row['mae']:.4f}",
+                **{f"test {_TITLES.get(name, name)}": f"{row[name]:.4f}" for name in task.metrics},
                 "parameters": row["parameters"],
             }
             for row in rows

@@ -1,4 +1,4 @@
-"""``seqmix report``: the recorded results as a Markdown table, the one in the README."""
+"""``seqmix report``: the recorded results of forecasts as a Markdown table, the one in the README."""
 
 import csv
 import statistics
@@ -36,6 +36,8 @@ def summary(folder: Path) -> list[dict[str, Any]]:
         with file.open(newline="") as lines:
             runs: dict[tuple[str, ...], dict[str, dict[str, str]]] = defaultdict(dict)
             for run in csv.DictReader(lines):
+                if "horizon" not in run:
+                    continue
                 runs[run["data"], run["context"], run["horizon"], run["model"]][run["seed"]] = run
         for (data, context, horizon, model), seeds in runs.items():
             last = list(seeds.values())

@@ -15,14 +15,14 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 
-import seqmix.data
-import seqmix.tasks  # noqa: F401  configs name classes that have been imported
+import seqmix.data  # noqa: F401  configs name classes that have been imported
 from seqmix.commands._classes import forget_options_of_the_class_before
 from seqmix.commands._results import baseline_rows, print_rows, score, write_predictions
 from seqmix.commands.explain import Explained
 from seqmix.errors import ConfigError, SeqmixError
 from seqmix.models import ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
+from seqmix.tasks import Forecasting, Task
 from seqmix.tasks._run import Run, append_rows, last_folder
 
 # where we differ from Lightning; a config or a flag overrides each
@@ -34,7 +34,7 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
-LINKED = ("n_channels", "context", "horizon", "n_future", "n_static")
+LINKED = ("n_channels", "context", "horizon", "n_future", "n_static", "vocab_size", "max_len")
 # options of one invocation: they do not belong to the experiment, so not into its config.yaml
 MOMENTARY = ("ckpt_path", "test", "record", "out")
 
@@ -68,7 +68,7 @@ class Train(LightningCLI):
         forget_options_of_the_class_before()
         self.command, self.argv = command, argv
         super().__init__(
-            pl.LightningModule,
+            Task,
             pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -160,7 +160,10 @@ class Train(LightningCLI):
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path)
             self.ckpt_path = self.run.kept("best")
             if self.run.folder and not self.ckpt_path:
-                raise ConfigError("no validation gave a finite MSE: training diverged; lower model.lr, then fit again")
+                raise ConfigError(
+                    f"no validation gave a finite {self.model.monitor}: training diverged; "
+                    "lower model.lr, then fit again"
+                )
         if self.config.test:
             self.test()
 
@@ -173,9 +176,10 @@ class Train(LightningCLI):
         """Test the model and the baselines on every window, print the table, add its rows to the run's results."""
         row = score(self.trainer, self.model, self.datamodule, self.ckpt_path)
         row["seconds"] = round(self.run.seconds, 1)
-        rows = [row, *baseline_rows(self.config_init["baselines"], self.datamodule, self.trainer, self.seed)]
+        baselines = baseline_rows(self.config_init["baselines"], self.model, self.datamodule, self.trainer, self.seed)
+        rows = [row, *baselines]
         rows = [{"config": self.config.name, "seed": self.seed, **row} for row in rows]
-        print_rows(rows)
+        print_rows(rows, self.model, self.datamodule)
         if self.run.folder:
             append_rows(self.run.folder / "results.csv", rows)
             print(f"run folder: {self.run.folder}")
@@ -184,6 +188,8 @@ class Train(LightningCLI):
 
     def predict(self) -> None:
         """Write the forecasts of the test windows."""
+        if not isinstance(self.model, Forecasting):
+            raise ConfigError(f"`seqmix predict` writes forecasts, {type(self.model).__name__} makes none; use test")
         out = self.config.out or (self.run.folder and self.run.folder / "predictions.csv")
         if not out:
             raise ConfigError("no run folder to write forecasts to; pass --out forecasts.csv, or --ckpt_path best")

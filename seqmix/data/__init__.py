@@ -2,6 +2,7 @@
 
 from seqmix.data._base import ForecastData
 from seqmix.data.benchmarks import ECL, ETT, ILI, Exchange, Traffic, Weather
+from seqmix.data.recall import AssociativeRecall, Copying, SelectiveCopying
 from seqmix.data.synthetic import Cycles
 from seqmix.data.wide_csv import WideCSV
 from seqmix.data.windows import WindowLoader, Windows
@@ -10,9 +11,12 @@ __all__ = [
     "ECL",
     "ETT",
     "ILI",
+    "AssociativeRecall",
+    "Copying",
     "Cycles",
     "Exchange",
     "ForecastData",
+    "SelectiveCopying",
     "Traffic",
     "Weather",
     "WideCSV",

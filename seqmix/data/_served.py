@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 
-from seqmix.data.windows import WindowLoader
+from seqmix.data.windows import Gathered, WindowLoader
 from seqmix.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
@@ -36,14 +36,14 @@ class Served(LightningDataModule, ABC):
             raise ConfigError(f"seed must not be negative, got {seed}; set data.seed to 0 or more")
         self.name, self.batch_size, self.eval_batch_size = name, batch_size, eval_batch_size
         self.seed = self._shuffle_seed = seed
-        self._splits: Mapping[Split, Any] = {}
+        self._splits: Mapping[Split, Gathered] = {}
 
     def __str__(self) -> str:
         # the one of Lightning opens every loader, and the command line prints what lacks a fact it could link
         return self.name
 
     @abstractmethod
-    def _make(self) -> Mapping[Split, Any]:
+    def _make(self) -> Mapping[Split, Gathered]:
         """Read or make the examples of every split, in what a ``WindowLoader`` can serve; called once."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -80,7 +80,7 @@ class Served(LightningDataModule, ABC):
         if self.seed is None:
             self._shuffle_seed = state_dict["shuffle_seed"]
 
-    def _placed(self, split: Split) -> Any:
+    def _placed(self, split: Split) -> Gathered:
         """Examples of a split, moved to the GPU in use when they take less than a quarter of its free memory."""
         self.setup()
         examples = self._splits[split]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -106,8 +106,34 @@ class Windows:
         return moved
 
 
+class Gathered(Protocol):
+    """What ``WindowLoader`` serves: examples by number."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, index: Tensor) -> dict[str, Tensor]:
+        """Batch of the examples with these numbers ``(B,)``."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the examples are."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the examples."""
+        ...
+
+    def to(self, device: torch.device | str) -> "Gathered":
+        """The same examples on ``device``."""
+        ...
+
+
 class WindowLoader:
-    """Batches of windows, made in this process; the order of an epoch depends on ``seed`` and the epoch alone.
+    """Batches of windows, or of anything else gathered by number, made in this process.
+
+    The order of an epoch depends on ``seed`` and the epoch alone.
 
     Takes the place of a ``DataLoader`` in Lightning, which calls ``set_epoch`` and saves ``state_dict``: a run resumed
     in the middle of an epoch sees the remaining batches, in the same order. The last batch may be smaller, it is never
@@ -123,7 +149,7 @@ class WindowLoader:
     # Lightning looks for set_epoch at loader.sampler and reads this name beside it
     batch_sampler = None
 
-    def __init__(self, windows: Windows, batch_size: int, *, shuffle: bool = False, seed: int = 0):
+    def __init__(self, windows: Gathered, batch_size: int, *, shuffle: bool = False, seed: int = 0):
         self.windows, self.batch_size, self.shuffle, self.seed = windows, batch_size, shuffle, seed
         self.epoch = 0
         self._served = 0

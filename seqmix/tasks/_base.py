@@ -1,19 +1,22 @@
 """What tasks share: options of the optimizer, the schedule to the end of training, early stopping, checkpoints."""
 
 import math
-from abc import ABC
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch import Tensor
 
 from seqmix.errors import ConfigError
 from seqmix.tasks._optim import Schedule, adamw, lr_factor
 
 
 class Task(pl.LightningModule, ABC):
-    """A LightningModule that is trained with AdamW and judged by ``monitor``, the lower the better.
+    """A LightningModule that is trained with AdamW and judged by the first of its ``metrics``, the lower the better.
+
+    It logs ``val_<metric>`` and ``test_<metric>`` for each, and ``test_<counted>``, the number they are means over.
 
     Args:
         lr: peak learning rate of AdamW.
@@ -26,8 +29,14 @@ class Task(pl.LightningModule, ABC):
         ConfigError: if options are out of range.
     """
 
-    #: validation metric that early stopping and the best checkpoint go by
-    monitor: ClassVar[str]
+    #: what is measured; early stopping and the best checkpoint go by the first
+    metrics: ClassVar[tuple[str, ...]]
+    #: what is counted in testing
+    counted: ClassVar[str]
+    #: facts of the data that a line of results gives
+    facts: ClassVar[tuple[str, ...]]
+    #: sums over one pass of a loader, in float64: metrics are exact means over it, never means of batch means
+    sums: Tensor
 
     def __init__(self, *, lr: float, weight_decay: float, warmup: float, schedule: Schedule, patience: int | None):
         super().__init__()
@@ -39,6 +48,36 @@ class Task(pl.LightningModule, ABC):
             raise ConfigError(f"patience must be at least 1, got {patience}; use null to train to the end")
         self.lr, self.weight_decay, self.warmup, self.patience = lr, weight_decay, warmup, patience
         self.schedule: Schedule = schedule
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What results call the model."""
+
+    @property
+    def monitor(self) -> str:
+        """Name of the validation metric that early stopping and the best checkpoint go by."""
+        return f"val_{self.metrics[0]}"
+
+    @abstractmethod
+    def add_batch(self, batch: dict[str, Tensor]) -> None:
+        """Add one batch to ``sums``: the sum of each metric, in their order, then what they are means over."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the sums anew."""
+        self.sums.zero_()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the sums anew."""
+        self.sums.zero_()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add one batch to the sums."""
+        self.add_batch(batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add one batch to the sums."""
+        self.add_batch(batch)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a learning rate that is set before every step."""
@@ -63,6 +102,15 @@ class Task(pl.LightningModule, ABC):
                     f"the checkpoint is of another model: {name} is {theirs} in it and {ours} here; "
                     "use the config.yaml beside the checkpoint"
                 )
+
+
+def require_facts(task: Task, **facts: int | None) -> None:
+    """Raise ``ConfigError`` if the data, linked to ``task``, did not know one of ``facts``."""
+    missing = [name for name, fact in facts.items() if fact is None]
+    if missing:
+        raise ConfigError(
+            f"{type(task).__name__} needs data that knows {', '.join(missing)}; `seqmix list datasets` names some"
+        )
 
 
 def _total_steps(trainer: pl.Trainer) -> float:

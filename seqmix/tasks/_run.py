@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -22,14 +22,15 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from seqmix.environment import environment
 from seqmix.errors import ConfigError
+from seqmix.tasks._base import Task
 
 
 class Run(Checkpoint):
     """Own the folder of one run: make it when training or testing begins, and keep everything of the run in it.
 
-    ``best.ckpt`` has the lowest validation MSE. ``last.ckpt`` is where to resume: the latest of the last validation,
-    the last epoch, and the step after Ctrl-C. It holds the state of every random generator, so that a resumed run ends
-    in the weights of an uninterrupted one, bit for bit on a CPU.
+    ``best.ckpt`` has the lowest value of the task's ``monitor``. ``last.ckpt`` is where to resume: the latest of the
+    last validation, the last epoch, and the step after Ctrl-C. It holds the state of every random generator, so that a
+    resumed run ends in the weights of an uninterrupted one, bit for bit on a CPU.
 
     Args:
         parent: folder of all runs of this configuration, ``runs/<name>``.
@@ -92,12 +93,13 @@ class Run(Checkpoint):
         """Record the metrics, and keep the weights if they are the best."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        score = float(trainer.callback_metrics["val_mse"])
+        task = cast(Task, pl_module)
+        score = float(trainer.callback_metrics[task.monitor])
         better = score < self.best
         if better:
             self.best = score
             self._save(trainer, "best")
-        self._record(trainer, better)
+        self._record(trainer, task, better)
         if not trainer.is_last_batch:
             self._save(trainer, "last")
             if self._stop:
@@ -149,23 +151,25 @@ class Run(Checkpoint):
         trainer.save_checkpoint(path.with_suffix(".part"))
         os.replace(path.with_suffix(".part"), path)
 
-    def _record(self, trainer: pl.Trainer, better: bool) -> None:
+    def _record(self, trainer: pl.Trainer, task: Task, better: bool) -> None:
         if self.folder is None:
             return
+        scores = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in task.metrics}
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "train_loss": float(torch.stack(self._losses).mean()) if self._losses else "",
-            **{name: float(trainer.callback_metrics[name]) for name in ("val_mse", "val_mae")},
+            **{f"val_{name}": score for name, score in scores.items()},
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": round(self.elapsed(), 2),
         }
         self._losses.clear()
         append_rows(self.folder / "metrics.csv", [row])
         if self.lines:
+            measured = " ".join(f"{name} {score:.4f}" for name, score in scores.items())
             print(
                 f"epoch {row['epoch']}/{trainer.max_epochs}  step {row['step']}  train {row['train_loss']:.4f}  "
-                f"val mse {row['val_mse']:.4f} mae {row['val_mae']:.4f}  {row['seconds']:.1f} s{'  best' * better}",
+                f"val {measured}  {row['seconds']:.1f} s{'  best' * better}",
                 flush=True,
             )
 

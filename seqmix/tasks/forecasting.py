@@ -14,7 +14,7 @@ from seqmix import models
 from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss
 from seqmix.models import ForecastModelFactory
-from seqmix.tasks._base import Task
+from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._optim import Schedule
 
 Batch = dict[str, Tensor]
@@ -47,7 +47,9 @@ class Forecasting(Task):
         ConfigError: if options contradict each other or are out of range.
     """
 
-    monitor = "val_mse"
+    metrics = ("mse", "mae")
+    counted = "windows"
+    facts = ("context", "horizon")
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Forecasting(Task):
         # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
         if callable(self.hparams["model"]):
             self.hparams.pop("model")
+        require_facts(self, n_channels=n_channels, context=context, horizon=horizon)
         self.quantiles = _check_quantiles(loss, quantiles)
         self.loss = loss
         self.n_future, self.n_static = n_future, n_static
@@ -79,7 +82,12 @@ class Forecasting(Task):
         if densify:
             models.densify(self.model, _blank_inputs(n_channels, context, horizon, n_future, n_static))
         # squared error, absolute error, values, windows: sums over one pass of a loader
-        self._sums = torch.zeros(4, dtype=torch.float64)
+        self.sums = torch.zeros(4, dtype=torch.float64)
+
+    @property
+    def label(self) -> str:
+        """Class of the model."""
+        return type(self.model).__name__
 
     def forward(self, batch: Batch) -> Tensor:
         """Forecast a batch: ``(B, horizon, C)``, or ``(B, horizon, C, K)`` with K rising quantiles."""
@@ -103,22 +111,6 @@ class Forecasting(Task):
         self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["y"]))
         return loss + auxiliary_loss(self)
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin the sums anew."""
-        self._sums.zero_()
-
-    def on_test_epoch_start(self) -> None:
-        """Begin the sums anew."""
-        self._sums.zero_()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the sums."""
-        self._add(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the sums."""
-        self._add(batch)
-
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Truth ``y`` and forecast ``yhat``, each ``(B, horizon, C)``, and every quantile under ``yhat-<level>``."""
         forecast = self(batch).float()
@@ -132,16 +124,17 @@ class Forecasting(Task):
     def on_test_epoch_end(self) -> None:
         """Log ``test_mse``, ``test_mae`` and the number of windows they are over."""
         self._log_metrics("test")
-        self.log("test_windows", self._sums[3])
+        self.log("test_windows", self.sums[3])
 
-    def _add(self, batch: Batch) -> None:
+    def add_batch(self, batch: Batch) -> None:
+        """Add squared error, absolute error, values and windows of one batch."""
         y = batch["y"].float()
         error = self.point(self(batch)).float() - y
         sums = torch.stack([error.square().sum(), error.abs().sum()]).double().cpu()
-        self._sums += torch.cat([sums, torch.tensor([y.numel(), len(y)], dtype=torch.float64)])
+        self.sums += torch.cat([sums, torch.tensor([y.numel(), len(y)], dtype=torch.float64)])
 
     def _log_metrics(self, stage: str) -> None:
-        squared, absolute, count, _ = self._sums.tolist()
+        squared, absolute, count, _ = self.sums.tolist()
         self.log_dict({f"{stage}_mse": squared / count, f"{stage}_mae": absolute / count}, prog_bar=stage == "val")
 
 

@@ -3,8 +3,6 @@
 What a batch asks makes it recall, next-token or masked-token prediction.
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +10,7 @@ from torch.nn import functional as F
 from seqmix.errors import ConfigError
 from seqmix.mixers import MixerFactory, auxiliary_loss
 from seqmix.models import Backbone, ChannelMLP
-from seqmix.tasks._base import Task
+from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._optim import Schedule
 
 Batch = dict[str, Tensor]
@@ -50,7 +48,9 @@ class TokenPrediction(Task):
         ConfigError: if options contradict each other or are out of range.
     """
 
-    monitor: ClassVar[str] = "val_loss"
+    metrics = ("loss", "accuracy")
+    counted = "answers"
+    facts = ("vocab_size", "max_len")
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class TokenPrediction(Task):
         if callable(self.hparams["mixer"]):
             for name in ("mixer", "layers", "channel_mixer"):
                 self.hparams.pop(name)
+        require_facts(self, vocab_size=vocab_size)
         if positions and max_len is None:
             raise ConfigError("max_len is needed: positions = True stores one embedding per position; set max_len=512")
         self.embed = nn.Embedding(vocab_size, d_model)
@@ -98,7 +99,13 @@ class TokenPrediction(Task):
         if tied:
             self.head.weight = self.embed.weight
         # negative log-likelihood, right answers, answers: sums over one pass of a loader
-        self._sums = torch.zeros(3, dtype=torch.float64)
+        self.sums = torch.zeros(3, dtype=torch.float64)
+
+    @property
+    def label(self) -> str:
+        """The mixers, each named once, in the order of their first block."""
+        names = [type(block.get_submodule("residuals.0.mixer")).__name__ for block in self.backbone.blocks]
+        return "+".join(dict.fromkeys(names))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score every token at every position, ``(B, L) -> (B, L, vocab_size)``; ``mask: (B, L)`` bool, True = keep."""
@@ -112,22 +119,6 @@ class TokenPrediction(Task):
         self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["tokens"]))
         return loss + auxiliary_loss(self).to(loss)
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin the sums anew."""
-        self._sums.zero_()
-
-    def on_test_epoch_start(self) -> None:
-        """Begin the sums anew."""
-        self._sums.zero_()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the sums."""
-        self._add(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch to the sums."""
-        self._add(batch)
-
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Truth ``targets`` and the likeliest token ``predicted``, each ``(B, L)``."""
         return {"targets": batch["targets"], "predicted": self(batch["tokens"], batch.get("mask")).argmax(-1)}
@@ -139,7 +130,7 @@ class TokenPrediction(Task):
     def on_test_epoch_end(self) -> None:
         """Log ``test_loss``, in nats, ``test_accuracy`` and the number of answers they are over."""
         self._log_metrics("test")
-        self.log("test_answers", self._sums[2])
+        self.log("test_answers", self.sums[2])
 
     def _encode(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         x = self.embed(tokens)  # (B, L, D)
@@ -153,14 +144,15 @@ class TokenPrediction(Task):
         x = self._encode(batch["tokens"], batch.get("mask"))
         return self.head(x[asked]).float(), batch["targets"][asked]
 
-    def _add(self, batch: Batch) -> None:
+    def add_batch(self, batch: Batch) -> None:
+        """Add negative log-likelihood, right answers and answers of one batch."""
         scores, answers = self._answer(batch)
         loss = F.cross_entropy(scores, answers, reduction="sum")
         right = (scores.argmax(-1) == answers).sum()
-        self._sums += torch.stack([loss.double(), right.double(), right.new_tensor(len(answers)).double()]).cpu()
+        self.sums += torch.stack([loss.double(), right.double(), right.new_tensor(len(answers)).double()]).cpu()
 
     def _log_metrics(self, stage: str) -> None:
-        loss, right, count = self._sums.tolist()
+        loss, right, count = self.sums.tolist()
         if count == 0:
             raise ConfigError(f"the {stage} batches ask nothing: every target is {UNASKED}; check the datamodule")
         self.log_dict({f"{stage}_loss": loss / count, f"{stage}_accuracy": right / count}, prog_bar=stage == "val")

@@ -9,6 +9,7 @@ python benchmarks/recall.py --mixers Attention Mamba --seeds 0 1 2    # appends 
 
 import argparse
 import csv
+import logging
 import statistics
 import time
 import warnings
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "recall.csv")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
     for seed in args.seeds:

@@ -35,7 +35,7 @@ def differentiable(
         return *scan_backward(grad_y, grad_last, u, dt, A, B, C, marks, ctx.zoh, ctx.reverse), None, None
 
     def refuse(ctx: Any, *_: Any) -> None:
-        raise NotImplementedError("selective_scan has first derivatives only; use impl='reference' for second ones")
+        raise RuntimeError("selective_scan has first derivatives only; use impl='reference' for second ones")
 
     scan.register_fake(lambda u, dt, A, B, C, h, zoh, reverse: empty_results(u, B, h))
     scan_backward.register_fake(

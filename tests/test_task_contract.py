@@ -10,7 +10,8 @@ from torch import nn
 
 from seqmix.data import Cycles
 from seqmix.errors import ConfigError
-from seqmix.models import TSM2, DLinear, SeasonalNaive, list_models, model_facts
+from seqmix.mixers import Identity, Pool
+from seqmix.models import TSM2, DLinear, MixerForecaster, SeasonalNaive, list_models, model_facts
 from seqmix.tasks import Forecasting
 from seqmix.tasks._optim import lr_factor, param_groups
 
@@ -206,3 +207,17 @@ def test_options_out_of_range(options, message):
     with pytest.raises(ConfigError) as error:
         Forecasting(DLinear, 3, 24, 8, **options)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "densify", "label"),
+    [
+        ({"mixer": Pool}, False, "MixerForecaster (Pool)"),
+        ({"layers": [Pool, Identity]}, False, "MixerForecaster (Pool+Identity)"),
+        ({"mixer": Pool}, True, "MixerForecaster (Dense, densified)"),
+    ],
+)
+def test_results_name_the_mixers(options, densify, label):
+    factory = partial(MixerForecaster, d_model=8, n_layers=2, patch_len=8, patch_stride=8, **options)
+    assert Forecasting(factory, 2, 24, 8, densify=densify).label == label
+    assert Forecasting(DLinear, 2, 24, 8).label == "DLinear"

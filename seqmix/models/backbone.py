@@ -82,3 +82,9 @@ class Backbone(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return zero_masked(self.norm(x), mask)
+
+    @property
+    def mixer_names(self) -> list[str]:
+        """The sequence mixers, each named once, in the order of their first block."""
+        names = [type(block.get_submodule("residuals.0.mixer")).__name__ for block in self.blocks]
+        return list(dict.fromkeys(names))

@@ -79,6 +79,7 @@ class Forecasting(Task):
         self.loss = loss
         self.n_future, self.n_static = n_future, n_static
         self.model = model(n_channels, context, horizon, max(1, len(self.quantiles)), n_future, n_static)
+        self.densified = densify
         if densify:
             models.densify(self.model, _blank_inputs(n_channels, context, horizon, n_future, n_static))
         # squared error, absolute error, values, windows: sums over one pass of a loader
@@ -86,8 +87,10 @@ class Forecasting(Task):
 
     @property
     def label(self) -> str:
-        """Class of the model."""
-        return type(self.model).__name__
+        """Class of the model, and what tells two of that class apart: its mixers, and whether it is densified."""
+        names = self.model.backbone.mixer_names if isinstance(self.model, models.MixerForecaster) else []
+        notes = ["+".join(names)] * bool(names) + ["densified"] * self.densified
+        return type(self.model).__name__ + f" ({', '.join(notes)})" * bool(notes)
 
     def forward(self, batch: Batch) -> Tensor:
         """Forecast a batch: ``(B, horizon, C)``, or ``(B, horizon, C, K)`` with K rising quantiles."""

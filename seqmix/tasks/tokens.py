@@ -103,9 +103,8 @@ class TokenPrediction(Task):
 
     @property
     def label(self) -> str:
-        """The mixers, each named once, in the order of their first block."""
-        names = [type(block.get_submodule("residuals.0.mixer")).__name__ for block in self.backbone.blocks]
-        return "+".join(dict.fromkeys(names))
+        """The mixers."""
+        return "+".join(self.backbone.mixer_names)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score every token at every position, ``(B, L) -> (B, L, vocab_size)``; ``mask: (B, L)`` bool, True = keep."""

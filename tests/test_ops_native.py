@@ -141,12 +141,24 @@ def test_without_kernels_the_next_path_runs_and_the_reason_is_said(monkeypatch, 
         native._load.cache_clear()
 
 
-def test_a_foreign_library_is_refused(monkeypatch, tmp_path):
+class _OfAnotherVersion:
+    """What ctypes would load after an update without a new install."""
+
+    def __getattr__(self, name):
+        function = lambda *args: native.ABI + 1  # noqa: E731  a named function would hide the attributes set on it
+        setattr(self, name, function)
+        return function
+
+
+@pytest.mark.parametrize(
+    ("loaded", "message"), [(object(), "cannot be loaded"), (_OfAnotherVersion(), "is of another version of seqmix")]
+)
+def test_a_foreign_library_is_refused(monkeypatch, tmp_path, loaded, message):
     monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
     (tmp_path / "_kernels.so").touch()
-    monkeypatch.setattr(ctypes, "CDLL", lambda path: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: loaded)
     native._load.cache_clear()
     try:
-        assert "cannot be loaded" in str(native._load())
+        assert message in str(native._load())
     finally:
         native._load.cache_clear()

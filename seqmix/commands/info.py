@@ -3,7 +3,7 @@
 from seqmix.commands._function import call
 from seqmix.commands._table import print_table
 from seqmix.environment import environment
-from seqmix.ops import explain, tune_allocator
+from seqmix.ops import explain, native, tune_allocator
 
 
 def main(command: str, argv: list[str]) -> None:
@@ -13,7 +13,12 @@ def main(command: str, argv: list[str]) -> None:
 
 def show() -> None:
     """Show versions, device, threads, allocator, and for each op which kernel runs and why another does not."""
-    facts = {**environment(), "allocator": "keeps freed memory" if tune_allocator() else "as the system has it"}
+    compiled = native.problem() or native.INSTRUCTION_SETS[native.instruction_set()]
+    facts = {
+        **environment(),
+        "compiled": compiled,
+        "allocator": "keeps freed memory" if tune_allocator() else "as the system has it",
+    }
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:{width}}  {', '.join(value) or 'none' if isinstance(value, list) else value}")

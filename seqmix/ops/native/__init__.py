@@ -8,6 +8,8 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
+# what this version of the package calls; seqmix_abi() of the library has to agree
+ABI = 1
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 
 
@@ -44,6 +46,9 @@ def _load() -> ctypes.CDLL | str:
         kernels = ctypes.CDLL(str(files[0]))
         kernels.seqmix_scan.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
         kernels.seqmix_best_isa.argtypes = []
+        found = kernels.seqmix_abi()
     except (OSError, AttributeError) as error:
         return f"{files[0].name} cannot be loaded ({error}): delete it and run pip install again"
+    if found != ABI:
+        return f"{files[0].name} is of another version of seqmix: run pip install again"
     return kernels

@@ -53,6 +53,9 @@ namespace avx512 {
 #endif
 #endif
 
+// raised with every change of what Python calls; ABI in __init__.py follows
+extern "C" int seqmix_abi(void) { return 1; }
+
 // 0: baseline (SSE2 or NEON), 1: AVX2, 2: AVX-512
 extern "C" int seqmix_best_isa(void) {
 #if defined(__x86_64__)

@@ -15,10 +15,8 @@ from seqmix.models import TSM2, DLinear, MixerForecaster, SeasonalNaive, list_mo
 from seqmix.tasks import Forecasting
 from seqmix.tasks._optim import lr_factor, param_groups
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated")
 
-
-def _trainer(folder, **options):
+def quiet_trainer(folder, **options):
     defaults = {
         "accelerator": "cpu",
         "logger": False,
@@ -61,7 +59,7 @@ def test_metrics_are_over_every_window(eval_batch_size, tmp_path):
     """Sum over all values divided by their count: a ragged last batch weighs what its windows weigh."""
     task = Forecasting(DLinear, 3, 24, 8)
     data = _data(eval_batch_size=eval_batch_size)
-    trainer = _trainer(tmp_path)
+    trainer = quiet_trainer(tmp_path)
     (metrics,) = trainer.test(task, data, verbose=False)
     assert metrics["test_windows"] == len(data._splits["test"]) == 73
     batch = data._splits["test"].gather(torch.arange(73))
@@ -82,7 +80,7 @@ def test_the_last_season_again_on_a_pure_cycle(tmp_path):
         data.setup()
         hours = torch.arange(len(data._splits["test"].values))
         data._splits["test"].values.copy_(torch.sin(2 * math.pi * hours / 24).unsqueeze(1))
-        (metrics,) = _trainer(tmp_path).test(task, data, verbose=False)
+        (metrics,) = quiet_trainer(tmp_path).test(task, data, verbose=False)
         scores.append(metrics["test_mse"])
     assert scores[0] < 1e-9 < 1e-2 < scores[1]
 
@@ -175,7 +173,7 @@ def test_schedule():
 def test_the_schedule_ends_with_training(options, steps, tmp_path):
     """280 training rows make 249 windows, 5 batches of 64 less a part: the rate is zero after the last step."""
     task = Forecasting(DLinear, 3, 24, 8, patience=None)
-    trainer = _trainer(tmp_path, limit_val_batches=1, **options)
+    trainer = quiet_trainer(tmp_path, limit_val_batches=1, **options)
     trainer.fit(task, _data(batch_size=50))
     assert trainer.global_step == steps
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
@@ -184,7 +182,7 @@ def test_the_schedule_ends_with_training(options, steps, tmp_path):
 def test_early_stopping_counts_validations(tmp_path):
     task = Forecasting(DLinear, 3, 24, 8, lr=1e-12, weight_decay=0.0, schedule="constant", patience=2)
     # weights that do not move in float32: the first validation stays the best
-    trainer = _trainer(tmp_path, max_epochs=9)
+    trainer = quiet_trainer(tmp_path, max_epochs=9)
     trainer.fit(task, _data())
     assert trainer.current_epoch == 3
 

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-import lightning.pytorch as pl
 import pytest
 import torch
+from test_task_contract import quiet_trainer
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,21 +13,7 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import Attention, Dense, FNet, Identity, LongVQ, Mamba, SepConv, list_mixers, mixer_facts
 from seqmix.tasks.tokens import TokenPrediction
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated")
-
 SMALL = {"d_model": 8, "n_layers": 2}
-
-
-def _trainer(folder, **options):
-    defaults = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-    }
-    return pl.Trainer(default_root_dir=folder, **{**defaults, **options})
 
 
 def _data(**options):
@@ -65,7 +51,7 @@ def test_metrics_are_over_every_asked_position(eval_batch_size, tmp_path):
     # one sequence asks for one answer only, another for none
     data._splits["test"].pair[0, 1, :-1] = -100
     data._splits["test"].pair[1, 1] = -100
-    (metrics,) = _trainer(tmp_path).test(task, data, verbose=False)
+    (metrics,) = quiet_trainer(tmp_path).test(task, data, verbose=False)
     batch = data._splits["test"].gather(torch.arange(23))
     with torch.no_grad():
         scores = task(batch["tokens"])
@@ -76,9 +62,9 @@ def test_metrics_are_over_every_asked_position(eval_batch_size, tmp_path):
     right = (scores.argmax(-1) == batch["targets"])[asked]
     assert metrics["test_accuracy"] == pytest.approx(float(right.double().mean()), rel=1e-6)
     # a second pass starts from zero
-    assert _trainer(tmp_path).test(task, data, verbose=False) == [metrics]
+    assert quiet_trainer(tmp_path).test(task, data, verbose=False) == [metrics]
     assert task.monitor == "val_loss"
-    (validated,) = _trainer(tmp_path).validate(task, data, verbose=False)
+    (validated,) = quiet_trainer(tmp_path).validate(task, data, verbose=False)
     assert list(validated) == ["val_loss", "val_accuracy"]
 
 
@@ -151,7 +137,7 @@ def test_attention_recalls_and_identity_does_not(mixer, solved, tmp_path):
     data = AssociativeRecall(16, 2, 8, n_train=4000, n_val=64, n_test=500, seed=0)
     layers = [partial(SepConv, kernel_size=3), mixer, mixer]
     task = TokenPrediction(mixer, 16, 8, layers=layers, d_model=32, n_layers=3, channel_mixer=None, lr=0.01)
-    trainer = _trainer(tmp_path, max_epochs=4, gradient_clip_val=1.0)
+    trainer = quiet_trainer(tmp_path, max_epochs=4, gradient_clip_val=1.0)
     trainer.fit(task, data)
     (metrics,) = trainer.test(task, data, verbose=False)
     assert (metrics["test_accuracy"] > 0.98) if solved else (metrics["test_accuracy"] < 0.6)
@@ -160,7 +146,7 @@ def test_attention_recalls_and_identity_does_not(mixer, solved, tmp_path):
 def test_checkpoints_hold_plain_values(tmp_path):
     task = TokenPrediction(Identity, 6, 11, layers=[FNet, Dense], lr=0.3, **SMALL)
     assert not {"mixer", "layers", "channel_mixer"} & task.hparams.keys() and task.hparams["lr"] == 0.3
-    trainer = _trainer(tmp_path)
+    trainer = quiet_trainer(tmp_path)
     trainer.strategy.connect(task)
     trainer.save_checkpoint(tmp_path / "plain.ckpt")
     loaded = TokenPrediction.load_from_checkpoint(tmp_path / "plain.ckpt", mixer=Identity, layers=[FNet, Dense])
@@ -173,13 +159,13 @@ def test_checkpoints_hold_plain_values(tmp_path):
 
 def test_early_stopping_and_schedule(tmp_path):
     task = TokenPrediction(Identity, 6, 11, lr=1e-12, schedule="constant", warmup=0.0, patience=2, **SMALL)
-    trainer = _trainer(tmp_path, max_epochs=9)
+    trainer = quiet_trainer(tmp_path, max_epochs=9)
     trainer.fit(task, _data())
     # weights that do not move in float32: the first validation stays the best
     assert trainer.current_epoch == 3
 
     task = TokenPrediction(Identity, 6, 11, **SMALL)
-    trainer = _trainer(tmp_path, max_epochs=2)
+    trainer = quiet_trainer(tmp_path, max_epochs=2)
     trainer.fit(task, _data())
     # 40 sequences in batches of 16, twice
     assert trainer.global_step == 6
@@ -191,7 +177,7 @@ def test_data_that_asks_nothing_is_refused(tmp_path):
     data.setup()
     data._splits["test"].pair[:, 1] = -100
     with pytest.raises(ConfigError, match="the test batches ask nothing: every target is -100; check the datamodule"):
-        _trainer(tmp_path).test(TokenPrediction(Identity, 6, 11, **SMALL), data, verbose=False)
+        quiet_trainer(tmp_path).test(TokenPrediction(Identity, 6, 11, **SMALL), data, verbose=False)
 
 
 @pytest.mark.parametrize(

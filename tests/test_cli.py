@@ -177,6 +177,13 @@ def test_training_that_diverges_says_so(here, fitted, tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == said
 
 
+def test_training_that_ends_before_a_validation_says_so(here, fitted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["fit", "--config", str(fitted / "tiny.yaml"), "--trainer.max_steps", "1"]) == 1
+    said = "seqmix: no validation was due in 1 steps; raise trainer.max_steps or max_epochs, or lower "
+    assert capsys.readouterr().err == f"{said}trainer.val_check_interval\n"
+
+
 def test_two_runs_in_one_second_do_not_meet(tmp_path, monkeypatch):
     from seqmix.tasks._run import _new_folder, last_folder
 

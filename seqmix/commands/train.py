@@ -160,10 +160,14 @@ class Train(LightningCLI):
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path)
             self.ckpt_path = self.run.kept("best")
             if self.run.folder and not self.ckpt_path:
-                raise ConfigError(
-                    f"no validation gave a finite {self.model.monitor}: training diverged; "
-                    "lower model.lr, then fit again"
-                )
+                if self.model.monitor in self.trainer.callback_metrics:
+                    reason = f"gave a finite {self.model.monitor}: training diverged; lower model.lr, then fit again"
+                else:
+                    reason = (
+                        f"was due in {self.trainer.global_step} steps; raise trainer.max_steps or max_epochs, or lower "
+                        "trainer.val_check_interval"
+                    )
+                raise ConfigError(f"no validation {reason}")
         if self.config.test:
             self.test()
 

@@ -90,7 +90,10 @@ class Task(pl.LightningModule, ABC):
 
     def configure_callbacks(self) -> list[Callback]:
         """Stop when ``monitor`` no longer falls."""
-        return [] if self.patience is None else [EarlyStopping(self.monitor, patience=self.patience)]
+        if self.patience is None:
+            return []
+        # at validations only: training that ends before the first one has nothing to compare
+        return [EarlyStopping(self.monitor, patience=self.patience, check_on_train_epoch_end=False)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which weight differs when a checkpoint is of another model."""

@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 TABLES = {
     "mixers": mixer_rows,
     "models": model_rows,
-    "results": lambda: summary(ROOT / "configs" / "results"),
+    "results": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published.csv"),
 }
 
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from seqmix.ops import depthwise_conv1d, fft_conv, smooth_length
-from seqmix.ops.conv import _channels_last, _weight_grad
+from seqmix.ops import depthwise_conv1d, fft_conv, native, smooth_length
+from seqmix.ops.conv import _channels_last, _grads
+from seqmix.ops.native import conv as native_conv
 from seqmix.testing import assert_close_ratio
 
+compiled = pytest.mark.skipif(native.problem() is not None, reason=f"the kernels are {native.problem()}")
+SETS = pytest.mark.parametrize("isa", range(native.instruction_set() + 1))
 BOTH = pytest.mark.parametrize("impl", ["reference", "torch"])
 PADDING = pytest.mark.parametrize("padding", ["causal", "anticausal", "same"])
 RATIO = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 5e-3}
@@ -24,7 +27,8 @@ def run(x, dtype, f=depthwise_conv1d, **options):
     x = {name: t.to(dtype).requires_grad_() for name, t in x.items()}
     y = f(**x, **options)
     assert y.dtype == dtype
-    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    # above zero, so that the sum for the bias does not cancel, and the same in every dtype
+    weight = torch.rand(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     grads = torch.autograd.grad(y, list(x.values()), weight.to(dtype))
     return {"y": y} | {f"d{name}": g for name, g in zip(x, grads, strict=True)}
 
@@ -49,6 +53,80 @@ def test_conv1d_and_gradients(nan_empty, impl, padding, K, L):
         got = run(x, dtype, impl=impl, padding=padding)
         for name in want:
             assert_close_ratio(name, got[name], want[name], RATIO[dtype])
+
+
+@compiled
+@SETS
+@PADDING
+@pytest.mark.parametrize(("L", "K"), [(1, 1), (2, 4), (7, 4), (63, 2), (65, 31), (130, 3)])
+# one channel, fewer than two vectors of them, lanes left over in every width
+@pytest.mark.parametrize("D", [1, 5, 37])
+def test_native_is_the_reference(nan_empty, monkeypatch, isa, padding, L, K, D):
+    monkeypatch.setattr(native_conv, "instruction_set", lambda: isa)
+    x = {name: t.bfloat16().float() for name, t in tensors(L, K, 3, D).items()}
+    want = run(x, torch.float64, impl="reference", padding=padding)
+    for dtype in (torch.float32, torch.bfloat16):
+        got = run(x, dtype, impl="native", padding=padding)
+        for name in want:
+            assert_close_ratio(name, got[name], want[name], RATIO[dtype])
+
+
+@compiled
+@pytest.mark.parametrize("D", [3, 40])
+def test_native_threads_and_strides(D):
+    x = tensors(200, 4, 3, D)
+    want = run(x, torch.float64, impl="reference")
+    wide = torch.cat([x["x"], x["x"]], -1)
+    torch.set_num_threads(2)
+    try:
+        got = run(x, torch.float32, impl="native")
+        y = depthwise_conv1d(wide[..., D:], x["weight"], x["bias"], impl="native")
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(y, got["y"])
+    for name in want:
+        assert_close_ratio(name, got[name], want[name], RATIO[torch.float32])
+
+
+@compiled
+def test_native_rounds_bfloat16_to_even_and_passes_nan():
+    # products that lie between two numbers of bfloat16, and what is no number
+    x = torch.cat([1 + torch.arange(0, 64) / 128, torch.tensor([torch.inf, -torch.inf, torch.nan, 3e38, 1e-40])])
+    x = x.bfloat16().view(1, -1, 1).expand(1, -1, 33)
+    w = torch.full((33, 1), 1.00390625)
+    y, want = (depthwise_conv1d(x, w, impl=impl) for impl in ("native", "reference"))
+    assert torch.equal(y.nan_to_num(7.0), want.nan_to_num(7.0))
+
+
+@compiled
+def test_native_second_derivatives():
+    x = {name: t.requires_grad_() for name, t in tensors(9, 3).items()}
+
+    def penalty(impl):
+        y = depthwise_conv1d(**x, impl=impl)
+        grads = torch.autograd.grad(y.square().sum(), list(x.values()), create_graph=True)
+        return torch.autograd.grad(sum((g.square().sum() for g in grads), y.sum()), list(x.values()))
+
+    for got, want in zip(penalty("native"), penalty("reference"), strict=True):
+        assert_close_ratio("second derivative", got, want, 1e-5)
+
+
+@pytest.mark.parametrize("impl", ["torch", pytest.param("native", marks=compiled)])
+@pytest.mark.parametrize("own", [False, True])
+def test_vmap_is_a_loop(impl, own):
+    x, w, b = torch.randn(4, 2, 9, 3), torch.randn(4, 3, 5), torch.randn(4, 3)
+    axis = 0 if own else None
+    w, b = (w, b) if own else (w[0], b[0])
+    inputs = [t.requires_grad_() for t in (x, w, b)]
+    ys = torch.func.vmap(lambda x, w, b: depthwise_conv1d(x, w, b, impl=impl), (0, axis, axis))(*inputs)
+    each = zip(x, w, b, strict=True) if own else ((x_i, w, b) for x_i in x)
+    want = torch.stack([depthwise_conv1d(*one, impl=impl) for one in each])
+    weights = torch.randn(2, *ys.shape)
+    got = torch.autograd.grad(ys, inputs, weights, is_grads_batched=True)
+    assert_close_ratio("y", ys, want, 1e-6)
+    for i, weight in enumerate(weights):
+        for g, e in zip(got, torch.autograd.grad(want, inputs, weight, retain_graph=True), strict=True):
+            assert_close_ratio("gradient", g[i], e, 1e-6)
 
 
 @BOTH
@@ -104,12 +182,19 @@ def test_gradcheck_of_both_orders(impl, padding):
     assert torch.autograd.gradgradcheck(lambda *a: f(*a).square(), (x, w, b))
 
 
-@pytest.mark.parametrize("left", [0, 1, 3])
-def test_opcheck(left):
+def test_opcheck():
     x, w, b = (t.requires_grad_() for t in tensors(9, 4).values())
-    torch.library.opcheck(_channels_last, (x, w, b, left))
-    torch.library.opcheck(_channels_last, (x, w, None, left))
-    torch.library.opcheck(_weight_grad, (torch.randn(2, 9, 3, requires_grad=True), x, left, 4))
+    torch.library.opcheck(_channels_last, (x, w, b, 1))
+    torch.library.opcheck(_channels_last, (x, w, None, 3))
+    torch.library.opcheck(_grads, (torch.randn(2, 9, 3, requires_grad=True), x, 1, 4))
+
+
+@compiled
+def test_opcheck_of_native():
+    x, w, b = (t.requires_grad_() for t in tensors(9, 4).values())
+    torch.library.opcheck(native_conv.convolve, (x, w, b, 1))
+    torch.library.opcheck(native_conv.convolve, (x.detach().bfloat16(), w, None, 3))
+    torch.library.opcheck(native_conv._grads, (torch.randn(2, 9, 3, requires_grad=True), x, 1, 4))
 
 
 @PADDING

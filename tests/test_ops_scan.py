@@ -1,6 +1,7 @@
 """Selective scan: every implementation and gradient against the float64 loop, closed forms, and the dispatch."""
 
 import math
+from itertools import accumulate
 
 import pytest
 import torch
@@ -281,6 +282,79 @@ def test_opcheck(reverse, zoh):
     torch.library.opcheck(_scan, args)
 
 
+@BOTH
+@EITHER_WAY
+@pytest.mark.parametrize("lengths", [(1,), (5, 1, 33, 1), (40, 40), (1, 64, 2, 65)])
+def test_packed_sequences_are_separate_ones(impl, reverse, lengths):
+    check_packed(impl, torch.float64, 1e-12, lengths, reverse=reverse)
+
+
+def check_packed(impl, dtype, ratio, lengths, **options):
+    """Results and gradients of packed sequences: what follows from each alone in the float64 loop."""
+    bounds = list(accumulate((0, *lengths)))
+    x = tensors(bounds[-1], 1)
+    x["initial_state"] = torch.randn(len(lengths), 6, 4)
+    got = run(x, dtype, impl=impl, cu_seqlens=torch.tensor(bounds), **options)
+
+    def separately(cu_seqlens, return_state, **x):
+        along = ("u", "dt", "B", "C", "z")
+        cut = lambda n, t, k: t[:, bounds[k] : bounds[k + 1]] if n in along else t[k : k + 1] if n[0] == "i" else t  # noqa: E731
+        parts = [
+            scan({n: cut(n, t, k) for n, t in x.items()}, impl="reference", return_state=True, **options)
+            for k in range(len(lengths))
+        ]
+        return torch.cat([y for y, _ in parts], 1), torch.cat([h for _, h in parts])
+
+    want = run(x, torch.float64, f=lambda x, **o: separately(cu_seqlens=None, **x, **o))
+    assert_same(got, want, ratio)
+
+
+@BOTH
+def test_packed_sequences_do_not_leak(impl):
+    x = tensors(12, 1)
+    del x["initial_state"]
+    x["u"][:, 5] = torch.nan
+    for reverse in (False, True):
+        y = scan(x, impl=impl, cu_seqlens=torch.tensor([0, 4, 7, 12]), reverse=reverse)
+        assert y[:, 5].isnan().all() and y[:, :4].isfinite().all() and y[:, 7:].isfinite().all()
+
+
+def test_cu_seqlens_and_mask_exclude_each_other():
+    x, bounds = tensors(6, 1), torch.tensor([0, 6])
+    with pytest.raises(ValueError, match="got both cu_seqlens and mask; drop the masked positions from x and keep"):
+        scan(x, cu_seqlens=bounds, mask=torch.ones(1, 6, dtype=torch.bool))
+    with pytest.raises(ValueError, match="cu_seqlens needs a batch of one, got 2"):
+        scan(tensors(6, 2), cu_seqlens=bounds)
+
+
+@BOTH
+@pytest.mark.parametrize("own", [False, True])
+def test_vmap_is_a_loop(impl, own):
+    check_vmap(impl, torch.float64, 1e-12, own)
+
+
+def check_vmap(impl, dtype, ratio, own):
+    """Values and gradients with parameters shared or each sample's own, and gradients of many weights at once."""
+    xs = [to(tensors(7, 2), dtype) for _ in range(3)]
+    shared = () if own else ("A", "D", "dt_bias")
+    x = {n: xs[0][n] if n in shared else torch.stack([x[n] for x in xs], 1) for n in NAMES}
+    x = {n: t.requires_grad_() for n, t in x.items()}
+    axes = {n: None if n in shared else 1 for n in NAMES}
+    ys, hs = torch.func.vmap(lambda x: scan(x, impl=impl, return_state=True), in_dims=(axes,))(x)
+    alone = [
+        scan({n: t if n in shared else t[:, i] for n, t in x.items()}, impl=impl, return_state=True) for i in range(3)
+    ]
+    want = torch.stack([y for y, _ in alone]), torch.stack([h for _, h in alone])
+    weights = torch.randn(2, *ys.shape, dtype=dtype), torch.randn(2, *hs.shape, dtype=dtype)
+    inputs = list(x.values())
+    got = torch.autograd.grad([ys, hs], inputs, weights, is_grads_batched=True)
+    for i in range(2):
+        grads = torch.autograd.grad(want, inputs, [w[i] for w in weights], retain_graph=True)
+        for name, g, w in zip(NAMES, got, grads, strict=True):
+            assert_close_ratio(f"d{name}", g[i], w, ratio)
+    assert_same({"y": ys, "h": hs}, dict(zip("yh", want, strict=True)), ratio)
+
+
 @EITHER_WAY
 def test_compile(reverse):
     x = to(tensors(35), torch.float64)
@@ -319,7 +393,7 @@ def test_memory_does_not_hold_every_state():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"impl": "cuda"}, "no implementation 'cuda' here; use one of reference, torch, native, or 'auto'"),
+        ({"impl": "cuda"}, "no implementation 'cuda' here; use one of reference, torch, native, triton, or 'auto'"),
         ({"discretization": "bilinear"}, "discretization = 'bilinear' is not known; use 'euler' or 'zoh'"),
     ],
 )

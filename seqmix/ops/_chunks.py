@@ -1,69 +1,34 @@
-"""SSD in chunks, either direction: matrix products inside a chunk, one state passed from chunk to chunk.
+"""SSD in chunks, either direction: the loop over chunks, forward and backward, as one op.
 
-Tensors are cut into (B, c, G, q, ...): c chunks of q positions, heads in G groups of R. The factored form needs no
-(q, q) tensor per head: ``y = e^s * ([tril(C B^T) | C] @ [e^-s * dt * x ; S])`` with s the running sum of log decays and
-S the state on entry. Where e^-s could overflow, the decay between each pair of positions is formed instead.
+A chunk is a few matrix products for all heads of a group at once (Dao and Gu, 2024, sec. 6, in factored form):
+``y = e^s * ([tril(C B^T) | C] @ [e^-s * dt * x ; S])``, s the running sum of log decays and S the state on entry. What
+a chunk needs stays in the cache; the backward pass keeps the state that enters each chunk and recomputes the rest.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from seqmix.ops.packed import gather, slots, spread
+from seqmix.ops._chunk_forms import (
+    Chunk,
+    factored_backward,
+    factored_forward,
+    factors,
+    masked_backward,
+    masked_forward,
+)
+from seqmix.ops._ssd_autograd import differentiable
+from seqmix.ops.packed import slots, spread
 
 # largest log decay over a chunk in factored form: e^60 times data and e^-60 times gradients are normal float32 numbers
 _LIMIT = 60.0
-
-
-class Chunks(NamedTuple):
-    """How a row of sequences is cut into chunks that never cross a boundary.
-
-    Args:
-        bounds: bounds of the sequences in the row.
-        starts: where each begins in the padded row, a multiple of ``size``.
-        length: length of the padded row.
-        size: positions per chunk q.
-        groups: groups of heads G.
-        factored: use the factored form.
-    """
-
-    bounds: list[int]
-    starts: list[int]
-    length: int
-    size: int
-    groups: int
-    factored: bool
-
-    def cut_heads(self, x: Tensor) -> Tensor:
-        """``(B, L, H, ...) -> (B, c, G, q, R, ...)``."""
-        x = spread(x, self.bounds, self.starts, self.length)
-        return rearrange(x, "b (c q) (g r) ... -> b c g q r ...", q=self.size, g=self.groups)
-
-    def cut_groups(self, x: Tensor) -> Tensor:
-        """``(B, L, G, N) -> (B, c, G, q, N)``."""
-        return rearrange(spread(x, self.bounds, self.starts, self.length), "b (c q) g n -> b c g q n", q=self.size)
-
-    def join(self, y: Tensor) -> Tensor:
-        """``(B, c, G, q, R, P) -> (B, L, H, P)``."""
-        return gather(rearrange(y, "b c g q r p -> b (c q) (g r) p"), self.bounds, self.starts)
-
-
-def plan(x: Tensor, a: Tensor, groups: int, bounds: list[int], size: int | None) -> Chunks:
-    """Choose the form and the chunks for values ``x`` and log decays ``a: (B, L, ...)``."""
-    longest = min(size or (128 if x.dtype == torch.bfloat16 else 64), max(j - i for i, j in pairwise(bounds)))
-    for size in (longest, -(-longest // 2), -(-longest // 4)):
-        starts, length = slots(bounds, multiple=size)
-        # looking at the decays would break a compiled graph
-        if torch.compiler.is_compiling():
-            break
-        total = spread(a.detach().abs(), bounds, starts, length).unflatten(1, (-1, size)).sum(2)
-        if bool((total < _LIMIT).all()):
-            return Chunks(bounds, starts, length, size, groups, factored=True)
-    return Chunks(bounds, starts, length, size, groups, factored=False)
+# largest log decay of a step there: its gradient is found as a difference of numbers e^20 times as large
+_STEP_LIMIT = 20.0
+# values of a chunk that are worked on at once on a CPU: 1 MB in float32
+_BLOCK = 2**18
 
 
 def scan_chunks(
@@ -73,84 +38,183 @@ def scan_chunks(
     B: Tensor,
     C: Tensor,
     S: Tensor,
-    chunks: Chunks,
+    bounds: list[int],
+    *,
+    chunk: int | None,
     reverse: bool,
     strict: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run one direction over tensors cut into chunks.
+    """Run one direction.
 
     Args:
-        x: values ``(B, c, G, q, R, P)``.
-        dt: step sizes ``(B, c, G, q, R)``.
+        x: values ``(B, L, H, P)``.
+        dt: step sizes ``(B, L, H)``.
         a: log decays, likewise.
-        B: what is written ``(B, c, G, q, N)``.
+        B: what is written ``(B, L, G, N)``.
         C: what is read, likewise; already shifted by one step if ``strict``.
         S: first states ``(B, H, P, N)``, packed ``(S, H, P, N)``.
-        chunks: how they were cut.
+        bounds: bounds of the sequences along L.
+        chunk: positions per chunk, 64 by default, in bfloat16 128.
         reverse: from the last position to the first.
         strict: leave out the diagonal: position i reads the state after i - 1.
 
     Returns:
-        ``(B, c, G, q, R, P)`` and the last states, shaped like ``S``.
+        ``(B, L, H, P)`` in the dtype of ``dt``, and the last states, shaped like ``S``.
     """
-    R, P = x.shape[-2:]
-    s = running_sum(a, reverse)
-    row = shift(s, reverse, -2) if strict else s
-    total = s[..., :1, :] if reverse else s[..., -1:, :]
-    decay = total.exp().repeat_interleave(P, -1)  # (B, c, G, 1, R P)
-    scores = C @ B.mT  # (B, c, G, q, q)
-    if chunks.factored:
-        scores = scores.triu(int(strict)) if reverse else scores.tril(-int(strict))
-        xe = (x * (dt * (-s).exp()).unsqueeze(-1)).to(x.dtype).flatten(-2)  # (B, c, G, q, R P)
-        entering, S = _pass_on(B.mT @ xe, decay, S, chunks, reverse)
-        y = torch.cat([scores, C], -1) @ torch.cat([xe, entering.to(x.dtype)], -2)
-        return y.unflatten(-1, (R, P)) * row.exp().unsqueeze(-1), S
-    after = shift(running_sum(a, not reverse), not reverse, -2)
-    xe = (x * (dt * after.exp()).unsqueeze(-1)).to(x.dtype).flatten(-2)
-    entering, S = _pass_on(B.mT @ xe, decay, S, chunks, reverse)
-    M = log_decays(a.mT, reverse, strict).exp() * dt.mT.unsqueeze(-2) * scores.unsqueeze(3)  # (B, c, G, R, q, q)
-    y = rearrange(M.to(x.dtype) @ x.transpose(-2, -3), "b c g r q p -> b c g q r p")
-    return y + (C @ entering.to(x.dtype)).unflatten(-1, (R, P)) * row.exp().unsqueeze(-1), S
+    chunk = min(chunk or (128 if x.dtype == torch.bfloat16 else 64), max(j - i for i, j in pairwise(bounds)))
+    S = S.unflatten(0, (x.shape[0], -1))  # (B, sequences, H, P, N)
+    y, S, _ = _scan(x, dt, a, B, C, S, bounds, chunk, reverse, strict, torch.is_grad_enabled())
+    return y, S.flatten(0, 1)
 
 
-def running_sum(a: Tensor, reverse: bool) -> Tensor:
-    """Sum of ``a: (..., q, R)`` from the first position on, or from the last one back."""
-    return a.flip(-2).cumsum(-2).flip(-2) if reverse else a.cumsum(-2)
+@torch.library.custom_op("seqmix::ssd", mutates_args=())
+def _scan(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    bounds: list[int],
+    chunk: int,
+    reverse: bool,
+    strict: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the last states and, if ``keep``, the states on entry to the chunks ``(B, c, G, N, R P)``."""
+    y, last, marks = _empty_results(x, dt, a, B, C, S, bounds, chunk, reverse, strict, keep)
+    G = B.shape[2]
+    y_heads = y.unflatten(2, (G, -1))
+    for rows in _row_blocks(x, chunk):
+        cut = _Cut(x[rows], dt[rows], a[rows], B[rows], C[rows], bounds, chunk, reverse, strict)
+        for k, pieces in enumerate(cut.sequences()):
+            state = _columns(S[rows, k], G)
+            for i, t in reversed(pieces) if reverse else pieces:
+                if keep:
+                    marks[rows, i] = state.view_as(marks[rows, i])
+                run = factored_forward if cut.mild[i] else masked_forward
+                state = run(cut.chunk(i, t), state, y_heads[rows, t])
+            last[rows, k] = _states(state, S)
+    return y, last, marks
 
 
-def shift(x: Tensor, reverse: bool, dim: int) -> Tensor:
-    """Move ``x`` one step later along ``dim`` (earlier if ``reverse``), zero where nothing moves in."""
-    behind = (0, 0) * (-dim - 1 if dim < 0 else x.ndim - dim - 1)
-    return F.pad(x, (*behind, -1, 1) if reverse else (*behind, 1, -1))
+@torch.library.custom_op("seqmix::ssd_backward", mutates_args=())
+def _scan_backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    y: Tensor,
+    last: Tensor,
+    marks: Tensor,
+    bounds: list[int],
+    chunk: int,
+    reverse: bool,
+    strict: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients to x, dt, a, B, C and the first states, from the last chunk to the first."""
+    dx, ddt, da, dB, dC, dS = (t.new_empty(t.shape) for t in (x, dt, a, B, C, last))
+    G = B.shape[2]
+    y, grad_y, dx_heads, ddt_heads, da_heads = (t.unflatten(2, (G, -1)) for t in (y, grad_y, dx, ddt, da))
+    with torch.autocast(x.device.type, enabled=False):
+        for rows in _row_blocks(x, chunk):
+            cut = _Cut(x[rows], dt[rows], a[rows], B[rows], C[rows], bounds, chunk, reverse, strict)
+            for k, pieces in enumerate(cut.sequences()):
+                carry, after = (_columns(t[rows, k], G) for t in (grad_last, last))
+                for i, t in pieces if reverse else reversed(pieces):
+                    run = factored_backward if cut.mild[i] else masked_backward
+                    before, results = marks[rows, i].flatten(0, 1), (v[rows, t] for v in (y, grad_y, dx_heads))
+                    carry, ddt_heads[rows, t], da_heads[rows, t], *codes = run(
+                        cut.chunk(i, t), before, after, carry, *results
+                    )
+                    dB[rows, t], dC[rows, t] = (v.unflatten(0, (-1, G)).transpose(1, 2) for v in codes)
+                    after = before
+                dS[rows, k] = _states(carry, last)
+    return dx, ddt, da, dB, dC, dS
 
 
-def log_decays(a: Tensor, reverse: bool, strict: bool) -> Tensor:
-    """Sum of log decays ``a: (..., q)`` between two positions ``(..., q, q)``, -inf outside the triangle.
+class _Cut:
+    """Some rows of the batch, cut into chunks that never cross the boundary of a sequence; arguments as ``_scan``."""
 
-    Row i, column j sums a_k over j < k <= i, or j < k < i if ``strict``; mirrored if ``reverse``. Nothing is
-    subtracted, so that a decay of exactly 0 (-inf) is fine and small decays next to large ones keep their digits.
-    """
-    if reverse or strict:
-        a = shift(a, False, -1)
-    q = a.shape[-1]
-    outside = torch.ones(q, q, dtype=torch.bool, device=a.device).triu(int(not strict))
-    steps = a.unsqueeze(-1).expand(*a.shape, q).tril(-1 - strict).cumsum(-2)
-    steps = steps.masked_fill(outside, -torch.inf)
-    return steps.mT if reverse else steps
+    def __init__(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        a: Tensor,
+        B: Tensor,
+        C: Tensor,
+        bounds: list[int],
+        chunk: int,
+        reverse: bool,
+        strict: bool,
+    ) -> None:
+        self.heads = tuple(t.unflatten(2, (B.shape[2], -1)) for t in (x, dt, a))
+        self.codes = tuple(t.transpose(1, 2) for t in (B, C))
+        self.bounds, self.size, self.reverse, self.strict = bounds, chunk, reverse, strict
+        starts, length = slots(bounds, multiple=chunk)
+        # what does not decay changes nothing, so that the last chunk of a sequence may be filled up
+        a = spread(self.heads[2], bounds, starts, length).unflatten(1, (-1, chunk))  # (b, c, q, G, R)
+        scale, read, total = factors(a, reverse, strict)
+        self.factors = tuple(t.unbind(1) for t in (scale, read))
+        self.total = total.repeat_interleave(x.shape[-1], -1).transpose(0, 1).flatten(1, 2).unsqueeze(-2)
+        a = a.abs()
+        # not mild if NaN
+        mild = (a.sum(2) < _LIMIT) & (a.amax(2) < _STEP_LIMIT)
+        self.mild: list[bool] = mild.flatten(2).all(-1).all(0).tolist()
+
+    def sequences(self) -> Iterator[list[tuple[int, slice]]]:
+        """For each sequence its chunks, numbered through, and their positions."""
+        n = 0
+        for first, last in pairwise(self.bounds):
+            starts = range(first, last, self.size)
+            yield [(n + i, slice(t, min(t + self.size, last))) for i, t in enumerate(starts)]
+            n += len(starts)
+
+    def chunk(self, i: int, t: slice) -> Chunk:
+        """Chunk ``i``, which has the positions ``t``."""
+        x, dt, a = (v[:, t] for v in self.heads)
+        B, C = (v[:, :, t].flatten(0, 1) for v in self.codes)
+        scale, read = (v[i][:, : t.stop - t.start] for v in self.factors)
+        return Chunk(x, dt, a, B, C, scale, read, self.total[i], self.reverse, self.strict)
 
 
-def _pass_on(local: Tensor, decay: Tensor, S: Tensor, chunks: Chunks, reverse: bool) -> tuple[Tensor, Tensor]:
-    """Carry the state over the chunks in the precision of ``decay``; return what enters each chunk, and the end."""
-    states = rearrange(S.to(decay.dtype), "b (g r) p n -> b g n (r p)", g=chunks.groups).chunk(len(chunks.starts))
-    writes, keeps = local.to(decay.dtype).unbind(1), decay.unbind(1)
-    entering: dict[int, Tensor] = {}
-    ends = []
-    for (first, last), state in zip(pairwise((*chunks.starts, chunks.length)), states, strict=True):
-        order = range(first // chunks.size, last // chunks.size)
-        for c in reversed(order) if reverse else order:
-            entering[c] = state
-            # the factored form writes on the scale of the chunk's beginning, the other on that of its end
-            state = keeps[c] * (state + writes[c]) if chunks.factored else keeps[c] * state + writes[c]
-        ends.append(state)
-    S = rearrange(torch.cat(ends), "b g n (r p) -> b (g r) p n", p=S.shape[2])
-    return torch.stack([entering[c] for c in range(len(writes))], 1), S
+def _columns(S: Tensor, G: int) -> Tensor:
+    return rearrange(S, "b (g r) p n -> (b g) n (r p)", g=G).contiguous()
+
+
+def _states(state: Tensor, like: Tensor) -> Tensor:
+    return rearrange(
+        state, "(b g) n (r p) -> b (g r) p n", g=like.shape[2] * like.shape[3] // state.shape[-1], p=like.shape[3]
+    )
+
+
+def _row_blocks(x: Tensor, chunk: int) -> list[slice]:
+    B, L, H, P = x.shape
+    rows = max(1, _BLOCK // (min(chunk, L) * H * P)) if x.device.type == "cpu" else max(1, B)
+    return [slice(i, i + rows) for i in range(0, B, rows)]
+
+
+def _empty_results(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    bounds: list[int],
+    chunk: int,
+    reverse: bool,
+    strict: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    n = sum(-(-(last - first) // chunk) for first, last in pairwise(bounds)) if keep else 0
+    G, N = B.shape[2:]
+    marks = dt.new_empty(x.shape[0], n, G, N, x.shape[2] // G * x.shape[3])
+    return dt.new_empty(x.shape), dt.new_empty(S.shape), marks
+
+
+differentiable(_scan, _scan_backward, _empty_results)

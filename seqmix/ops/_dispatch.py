@@ -1,10 +1,14 @@
 """Which implementation of an op runs.
 
-``reference`` is the definition, ``torch`` the fast portable path, ``native`` the compiled CPU kernel.
+``reference`` is the definition, ``torch`` the fast portable path, ``native`` the compiled CPU kernel, ``triton`` the
+CUDA kernel.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,7 +21,7 @@ Impls = Mapping[str, Callable[..., Any] | str]
 _OPS: dict[str, Impls] = {}
 
 # fastest first; every op has "torch", which runs on any device
-_ORDER = {"cpu": ("native", "torch"), "cuda": ("torch",)}
+_ORDER = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}
 
 
 def enter(op: str, impls: Impls) -> Impls:
@@ -38,6 +42,8 @@ def pick(impl: str, impls: Impls, x: Tensor) -> Callable[..., Any]:
         ValueError: if there is no implementation of that name, or it cannot run on ``x``.
     """
     name = _fastest(impls, x.device.type, x.dtype) if impl == "auto" else impl
+    if impl == "auto" and x.device.type == "cuda" and "triton" in impls and (obstacle := _triton_problem()):
+        _warn_once(f"CUDA runs the slower torch path: {obstacle}")
     if name not in impls:
         raise ValueError(f"no implementation {impl!r} here; use one of {', '.join(impls)}, or 'auto'")
     if obstacle := _obstacle(name, x.device.type, x.dtype):
@@ -70,14 +76,37 @@ def _fastest(impls: Impls, device: str, dtype: torch.dtype) -> str:
 
 def _obstacle(name: str, device: str, dtype: torch.dtype) -> str | None:
     """Why an implementation cannot run on tensors of this kind, or None."""
-    if name != "native":
-        return None
-    if device != "cpu" or dtype != torch.float32:
-        return f"the compiled kernel takes float32 on a CPU, got {str(dtype).removeprefix('torch.')} on {device}"
-    return native.problem()
+    kind = f"{str(dtype).removeprefix('torch.')} on {device}"
+    if name == "native":
+        wanted = device == "cpu" and dtype == torch.float32
+        return native.problem() if wanted else f"the compiled kernel takes float32 on a CPU, got {kind}"
+    if name == "triton":
+        if device != "cuda" or dtype == torch.float64:
+            return f"the Triton kernel takes float32 and half types on a CUDA device, got {kind}"
+        return _triton_problem()
+    return None
+
+
+@cache
+def _triton_problem() -> str | None:
+    return None if find_spec("triton") else "Triton is not installed: pip install triton"
+
+
+# torch.compile cannot trace the look for a package, and need not
+_triton_problem._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
+# nor the warning, which a compiled graph leaves to the first call outside of one
+_warn_once._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _reason(name: str) -> str:
     if name == "reference":
         return "the definition, slow; impl='reference' asks for it"
-    return _obstacle(name, "cpu", torch.float32) or "slower here, and the fallback for other dtypes and devices"
+    device = "cuda" if name == "triton" else "cpu"
+    return _obstacle(name, device, torch.float32) or "slower here, and the fallback for other dtypes and devices"

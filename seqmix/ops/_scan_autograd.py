@@ -1,4 +1,4 @@
-"""What the implementations of the selective scan share: shapes for tracing, and first derivatives."""
+"""What the implementations of the selective scan share: shapes for tracing, first derivatives, ``vmap``."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -6,42 +6,44 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from seqmix.ops._vmap import map_into_channels
+
 if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
 
 
 def differentiable(
-    scan: "CustomOpDef",
-    scan_backward: "CustomOpDef",
-    empty_results: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]],
+    scan: "CustomOpDef", scan_backward: "CustomOpDef", empty_results: Callable[..., tuple[Tensor, ...]]
 ) -> None:
-    """Make ``scan`` traceable and differentiable once, through ``scan_backward``.
+    """Make ``scan`` traceable, differentiable once, through ``scan_backward``, and fit for ``vmap``.
 
     Args:
-        scan: ``(u, dt, A, B, C, h, zoh, reverse) -> (y, last, marks)``, marks being what its backward pass needs.
-        scan_backward: ``(grad_y, grad_last, u, dt, A, B, C, marks, zoh, reverse) -> gradients to u .. h``.
-        empty_results: ``(u, B, h)`` -> unfilled results of ``scan``.
+        scan: ``(u, dt, A, B, C, h, *fixed) -> (y, last, marks)``, marks being what its backward pass needs, with groups
+            or channels on axis 2.
+        scan_backward: ``(grad_y, grad_last, u, dt, A, B, C, marks, *fixed) -> gradients to u .. h``.
+        empty_results: ``(u, dt, B, h, *fixed after the direction)`` -> unfilled results of ``scan``.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        u, dt, A, B, C, _, ctx.zoh, ctx.reverse = inputs
+        u, dt, A, B, C, _, *ctx.fixed = inputs
         ctx.save_for_backward(u, dt, A, B, C, output[2])
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         u, dt, A, B, C, marks = ctx.saved_tensors
-        grad_y = torch.zeros_like(u) if grad_y is None else grad_y
-        grad_last = u.new_zeros(u.shape[0], *A.shape) if grad_last is None else grad_last
-        return *scan_backward(grad_y, grad_last, u, dt, A, B, C, marks, ctx.zoh, ctx.reverse), None, None
+        items = u.shape[0] if len(ctx.fixed) < 3 else max(u.shape[0], len(ctx.fixed[2]) - 1)
+        grad_y = torch.zeros_like(dt) if grad_y is None else grad_y
+        grad_last = A.new_zeros(items, *A.shape) if grad_last is None else grad_last
+        return *scan_backward(grad_y, grad_last, u, dt, A, B, C, marks, *ctx.fixed), *[None] * len(ctx.fixed)
 
     def refuse(ctx: Any, *_: Any) -> None:
         raise RuntimeError("selective_scan has first derivatives only; use impl='reference' for second ones")
 
-    scan.register_fake(lambda u, dt, A, B, C, h, zoh, reverse: empty_results(u, B, h))
+    scan.register_fake(lambda u, dt, A, B, C, h, zoh, reverse, *bounds: empty_results(u, dt, B, h, *bounds))
     scan_backward.register_fake(
-        lambda grad_y, grad_last, u, dt, A, B, C, marks, zoh, reverse: tuple(
-            x.new_empty(x.shape) for x in (u, dt, A, B, C, grad_last)
-        )
+        lambda grad_y, grad_last, u, dt, A, B, C, *_: tuple(x.new_empty(x.shape) for x in (u, dt, A, B, C, grad_last))
     )
     scan.register_autograd(backward, setup_context=save)
     scan_backward.register_autograd(refuse)
+    map_into_channels(scan, (2, 2, 0, 2, 2, 1), (2, 1, 2))
+    map_into_channels(scan_backward, (2, 1, 2, 2, 0, 2, 2, 2), (2, 2, 0, 2, 2, 1))

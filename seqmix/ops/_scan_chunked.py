@@ -29,7 +29,7 @@ def _scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the last state and the state that enters each chunk."""
-    y, last, marks = _empty_results(u, B, h)
+    y, last, marks = _empty_results(u, dt, B, h)
     A = _lanes(A, B, 0)
     blocks, scratch = _blocks(u, B, 2)
     for rows in blocks:
@@ -91,7 +91,7 @@ def _scan_backward(
             ddt[rows, steps] = (torch.mul(q, A, out=a).sum(-2, keepdim=True) + ddt_c).flatten(2)
             dA += q.mul_(dt_c).sum((0, 1)) + dA_c
         dh[rows] = carry.mT.flatten(1, 2)
-    return du, ddt, dA.mT.flatten(0, 1), dB, dC, dh
+    return du, ddt, dA.mT.flatten(0, 1).contiguous(), dB, dC, dh
 
 
 def _discretise(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, zoh: bool, scratch: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,7 @@ def _blocks(u: Tensor, B: Tensor, n: int) -> tuple[list[slice], Tensor]:
     return [slice(i, i + rows) for i in range(0, Bt, rows)], u.new_empty(n, rows * row)
 
 
-def _empty_results(u: Tensor, B: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_results(u: Tensor, dt: Tensor, B: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Bt, L, D = u.shape
     G, N = B.shape[2:]
     return u.new_empty(u.shape), u.new_empty(h.shape), u.new_empty(-(-L // _CHUNK), Bt, G, N, D // G)

@@ -1,12 +1,15 @@
 """Convolutions along the sequence: short depthwise ones without transposes, and long ones by FFT."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqmix.ops._conv_autograd import differentiable
 from seqmix.ops._dispatch import enter, pick
+from seqmix.ops.native import conv as _native_conv
 
 Padding = Literal["causal", "anticausal", "same"]
 
@@ -28,7 +31,7 @@ def depthwise_conv1d(
         weight: kernels ``(D, K)``; K may be larger than L.
         bias: ``(D,)``.
         padding: ``"causal"``, ``"anticausal"`` or ``"same"``.
-        impl: ``"auto"``, ``"reference"`` or ``"torch"``.
+        impl: ``"auto"``, ``"reference"``, ``"torch"`` or ``"native"``.
 
     Raises:
         ValueError: for an unknown padding or implementation.
@@ -39,8 +42,8 @@ def depthwise_conv1d(
     left = {"causal": K - 1, "anticausal": 0, "same": (K - 1) // 2}[padding]
     weight = weight.flip(-1) if padding == "anticausal" else weight
     dtype = torch.promote_types(x.dtype, torch.float32)
-    bias = bias if bias is None else bias.to(dtype)
-    return pick(impl, _IMPLS, x)(x.to(dtype), weight.to(dtype), bias, left).to(x.dtype)
+    weight, bias = weight.to(dtype), bias if bias is None else bias.to(dtype)
+    return pick(impl, _IMPLS, weight)(x, weight, bias, left).to(x.dtype)
 
 
 def fft_conv(x: Tensor, kernel: Tensor) -> Tensor:
@@ -80,6 +83,11 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Ten
     return y if bias is None else y + bias
 
 
+def _widened(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a convolution in the dtype of its parameters take inputs of half types."""
+    return lambda x, weight, bias, left: convolve(x.to(weight.dtype), weight, bias, left)
+
+
 @torch.library.custom_op("seqmix::depthwise_conv1d", mutates_args=())
 def _channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Tensor:
     """Convolve as an image of height 1 in channels-last layout, which ``(B, L, D)`` already is: no copy of ``x``."""
@@ -92,9 +100,9 @@ def _channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) ->
     return y[..., pad - left : pad - left + L].squeeze(2).mT.contiguous()
 
 
-@torch.library.custom_op("seqmix::depthwise_conv1d_weight_grad", mutates_args=())
-def _weight_grad(g: Tensor, x: Tensor, left: int, K: int) -> Tensor:
-    """Sum ``g[t] x[t - left + k]`` over t for each k, in blocks of time that stay in the cache of a CPU."""
+@torch.library.custom_op("seqmix::depthwise_conv1d_grads", mutates_args=())
+def _grads(g: Tensor, x: Tensor, left: int, K: int) -> tuple[Tensor, Tensor]:
+    """Sum ``g[t] x[t - left + k]`` over t, in blocks of time that stay in the cache of a CPU, and ``g[t]`` itself."""
     B, L, D = x.shape
     steps = min(L, max(1, _BLOCK // (B * D))) if x.device.type == "cpu" and x.numel() else L
     total = x.new_zeros(K, B, steps, D)
@@ -103,55 +111,16 @@ def _weight_grad(g: Tensor, x: Tensor, left: int, K: int) -> Tensor:
         gs, xs = g[:, back : max(0, L - ahead)], x[:, ahead : max(0, L - back)]
         for g_t, x_t in zip(gs.split(steps, 1), xs.split(steps, 1), strict=True):
             total_k[:, : g_t.shape[1]].addcmul_(g_t, x_t)
-    return total.sum((1, 2)).mT.contiguous()
+    return total.sum((1, 2)).mT.contiguous(), g.sum((0, 1))
 
+
+differentiable(_channels_last, _grads)
 
 # elements of a block: 512 kB in float32
 _BLOCK = 2**17
 
-_IMPLS = enter("depthwise_conv1d", {"reference": _reference, "torch": _channels_last})
-
-
-@_channels_last.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-@_weight_grad.register_fake
-def _(g: Tensor, x: Tensor, left: int, K: int) -> Tensor:
-    return x.new_empty(x.shape[-1], K)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, ctx.left = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight)
-
-
-def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
-    return (
-        _transposed(g, weight, ctx.left),
-        _weight_grad(g, x, ctx.left, weight.shape[-1]),
-        g.sum((0, 1)) if ctx.has_bias else None,
-        None,
-    )
-
-
-def _save_of_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    g, x, ctx.left, _ = inputs
-    ctx.save_for_backward(g, x)
-
-
-def _backward_of_weight_grad(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-    g, x = ctx.saved_tensors
-    return _channels_last(x, v, None, ctx.left), _transposed(g, v, ctx.left), None, None
-
-
-def _transposed(g: Tensor, weight: Tensor, left: int) -> Tensor:
-    """Apply the transpose of the convolution: the convolution with the flipped kernel, padded on the other side."""
-    return _channels_last(g, weight.flip(-1), None, weight.shape[-1] - 1 - left)
-
-
-_channels_last.register_autograd(_backward, setup_context=_save)
-_weight_grad.register_autograd(_backward_of_weight_grad, setup_context=_save_of_weight_grad)
+# (x, weight, bias, left) -> y; parameters are float32 or float64, x may be of a half type
+_IMPLS = enter(
+    "depthwise_conv1d",
+    {"reference": _widened(_reference), "torch": _widened(_channels_last), "native": _native_conv.convolve},
+)

@@ -50,12 +50,12 @@ def slots(bounds: list[int], *, multiple: int = 1, gap: int = 0) -> tuple[list[i
 
 
 def spread(x: Tensor, bounds: list[int], starts: list[int], length: int) -> Tensor:
-    """Move the sequences of ``x: (1, L, ...)`` to ``starts`` in a row of ``length``, zeros between them."""
+    """Move the sequences of ``x: (B, L, ...)`` to ``starts`` in a row of ``length``, zeros between them."""
     if length == x.shape[1]:
         return x
     if len(starts) == 1:
         return F.pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1]))
-    return x.new_zeros(1, length, *x.shape[2:]).index_copy(1, _places(bounds, starts, x.device), x)
+    return x.new_zeros(x.shape[0], length, *x.shape[2:]).index_copy(1, _places(bounds, starts, x.device), x)
 
 
 def gather(x: Tensor, bounds: list[int], starts: list[int]) -> Tensor:
@@ -63,6 +63,15 @@ def gather(x: Tensor, bounds: list[int], starts: list[int]) -> Tensor:
     if len(starts) == 1:
         return x[:, : bounds[-1]]
     return x.index_select(1, _places(bounds, starts, x.device))
+
+
+def shift_within(x: Tensor, bounds: list[int], *, reverse: bool) -> Tensor:
+    """Move each sequence of ``x: (B, L, ...)`` one step later, earlier if ``reverse``, zero where it begins."""
+    x = F.pad(x, (0, 0) * (x.ndim - 2) + ((-1, 1) if reverse else (1, -1)))
+    if len(bounds) == 2:
+        return x
+    begins = [last - 1 for last in bounds[1:]] if reverse else bounds[:-1]
+    return x.index_fill(1, torch.tensor(begins, device=x.device), 0)
 
 
 def packed_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, bounds: list[int], *, padding: Padding) -> Tensor:

@@ -9,9 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from seqmix.ops._chunks import plan, scan_chunks, shift
+from seqmix.ops._chunks import scan_chunks
 from seqmix.ops._dispatch import enter, pick
-from seqmix.ops.packed import sequence_bounds
+from seqmix.ops.packed import sequence_bounds, shift_within
 from seqmix.ops.ssd import check_shapes, first_state, operands, ssd_matrix, step_sizes
 
 
@@ -128,24 +128,24 @@ def _reference(
 def _chunked(
     x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, S: Tensor, bounds: list[int], chunk: int | None
 ) -> Tensor:
-    chunks = plan(x, a, B.shape[3], bounds, chunk)
-    x = chunks.cut_heads(x)
-    y = x.new_zeros(())
-    for i in range(2):
-        reverse = bool(i)
-        dt_i, a_i = (chunks.cut_heads(t[:, :, i]) for t in (dt, a))
-        B_i, C_i = (chunks.cut_groups(t) for t in (B[:, :, i], _shift_within(C[:, :, i], bounds, reverse)))
-        y = y + scan_chunks(x, dt_i, a_i, B_i, C_i, S, chunks, reverse, strict=True)[0]
-    return chunks.join(y)
+    lower, upper = (
+        scan_chunks(
+            x,
+            dt[:, :, i],
+            a[:, :, i],
+            B[:, :, i],
+            shift_within(C[:, :, i], bounds, reverse=bool(i)),
+            S,
+            bounds,
+            chunk=chunk,
+            reverse=bool(i),
+            strict=True,
+        )[0]
+        for i in range(2)
+    )
+    return lower + upper
 
 
-def _shift_within(x: Tensor, bounds: list[int], reverse: bool) -> Tensor:
-    """Move each packed sequence of ``x: (B, L, ...)`` by one step, zero where it begins."""
-    x = shift(x, reverse, 1)
-    if len(bounds) == 2:
-        return x
-    begins = [last - 1 for last in bounds[1:]] if reverse else bounds[:-1]
-    return x.index_fill(1, torch.tensor(begins, device=x.device), 0)
-
-
-_IMPLS = enter("quasiseparable", {"reference": _reference, "torch": _chunked})
+_IMPLS = enter(
+    "quasiseparable", {"reference": _reference, "torch": _chunked, "triton": "seqmix.ops.triton.ssd:quasiseparable"}
+)

@@ -3,6 +3,8 @@
 Source: Gu and Dao, *Mamba*, 2023, arXiv:2312.00752, sec. 3; ``selective_scan_interface.py`` of state-spaces/mamba.
 """
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, overload
 
 import torch
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from seqmix.ops import _scan_chunked
 from seqmix.ops._dispatch import enter, pick
 from seqmix.ops.native import scan as _scan_native
+from seqmix.ops.packed import gather, sequence_bounds, slots, spread
 
 Discretization = Literal["euler", "zoh"]
 
@@ -22,14 +25,14 @@ def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None, *,
     dt_bias: Tensor | None = None, dt_softplus: bool = False, initial_state: Tensor | None = None,
     return_state: Literal[False] = False, reverse: bool = False, discretization: Discretization = "euler",
-    mask: Tensor | None = None, impl: str = "auto",
+    mask: Tensor | None = None, cu_seqlens: Tensor | None = None, impl: str = "auto",
 ) -> Tensor: ...
 @overload
 def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None, *,
     dt_bias: Tensor | None = None, dt_softplus: bool = False, initial_state: Tensor | None = None,
     return_state: Literal[True], reverse: bool = False, discretization: Discretization = "euler",
-    mask: Tensor | None = None, impl: str = "auto",
+    mask: Tensor | None = None, cu_seqlens: Tensor | None = None, impl: str = "auto",
 ) -> tuple[Tensor, Tensor]: ...
 # fmt: on
 def selective_scan(
@@ -48,6 +51,7 @@ def selective_scan(
     reverse: bool = False,
     discretization: Discretization = "euler",
     mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     impl: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Run a diagonal state space model whose step size, input map and output map change with the position.
@@ -69,25 +73,30 @@ def selective_scan(
         z: gate ``(Bt, L, D)``: the result is multiplied by ``SiLU(z)``.
         dt_bias: added to ``dt``, ``(D,)``.
         dt_softplus: apply softplus to ``dt``, after the bias.
-        initial_state: state before the first step, ``(Bt, D, N)``, zero by default.
+        initial_state: state before the first step, ``(Bt, D, N)``, zero by default; one per sequence if packed.
         return_state: return ``(y, state)`` with the state after the last step.
         reverse: scan from the last position to the first.
         discretization: ``"euler"`` as all published code, or ``"zoh"``: ``B_bar_t = (exp(dt_t A) - 1) / A B_t``, eq. 4.
         mask: ``(Bt, L)`` bool, True = keep. The state passes a masked position unchanged and the output there is zero.
+        cu_seqlens: bounds ``(S + 1,)`` of S sequences packed into a batch of one, ``[0, 3, 8]`` for lengths 3 and 5;
+            each starts from a state of its own. Excludes ``mask``.
         impl: ``"auto"``, ``"reference"``, ``"torch"`` or ``"native"``; all but ``"reference"`` have first derivatives
             only.
 
     Raises:
-        ValueError: for an unknown implementation or discretization, or if G does not divide D.
+        ValueError: for an unknown implementation or discretization, if G does not divide D, or for ``cu_seqlens`` with
+            a mask, with a batch of more than one, or not rising from 0 to L.
 
     Source: Gu and Dao, 2023, arXiv:2312.00752, sec. 3.2. Differs from the original code in: layout ``(Bt, L, D)``,
-    groups, mask, ``reverse``, ``"zoh"`` and gradients through the states.
+    groups, mask, packed sequences, ``reverse``, ``"zoh"`` and gradients through the states.
     """
+    bounds = sequence_bounds(u, cu_seqlens, mask)
     dtype = torch.promote_types(u.dtype, torch.float32)
     dt, B, C = _prepare(dt, B, C, dt_bias, dt_softplus, mask, discretization, dtype)
-    A, x = A.to(dtype), _keep(u, mask).to(dtype)
-    h = x.new_zeros(x.shape[0], *A.shape) if initial_state is None else initial_state.to(dtype)
-    y, h = pick(impl, _IMPLS, x)(x, dt, A, B, C, h, discretization == "zoh", reverse)
+    A, x = A.to(dtype), _keep(u, mask)
+    items = x.shape[0] if cu_seqlens is None else len(bounds) - 1
+    h = dt.new_zeros(items, *A.shape) if initial_state is None else initial_state.to(dtype)
+    y, h = pick(impl, _IMPLS, dt)(x, dt, A, B, C, h, discretization == "zoh", reverse, bounds)
     if D is not None:
         y = torch.addcmul(y, x, D.to(dtype))
     if z is not None:
@@ -155,7 +164,7 @@ def scan_matrix(
     """
     dtype = torch.promote_types(dt.dtype, torch.float32)
     dt, B, C = _prepare(dt, B, C, dt_bias, dt_softplus, mask, discretization, torch.float64)
-    A = A.to(torch.float64)
+    A, B, C = (x.to(torch.float64) for x in (A, B, C))
     P = dt.shape[2] // B.shape[2]
     B, C = B.repeat_interleave(P, 2), C.repeat_interleave(P, 2)  # (Bt, L, D, N)
     passed = dt.cumsum(1) - dt if reverse else dt.cumsum(1)
@@ -181,10 +190,10 @@ def _prepare(
     discretization: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return final step sizes ``(Bt, L, D)`` and ``B, C (Bt, L, G, N)`` in ``dtype``, all zero where masked."""
+    """Return final step sizes ``(Bt, L, D)`` in ``dtype`` and ``B, C (Bt, L, G, N)``, all zero where masked."""
     if discretization not in ("euler", "zoh"):
         raise ValueError(f"discretization = {discretization!r} is not known; use 'euler' or 'zoh'")
-    B, C = (_keep(x.unsqueeze(2) if x.ndim == 3 else x, mask).to(dtype) for x in (B, C))
+    B, C = (_keep(x.unsqueeze(2) if x.ndim == 3 else x, mask) for x in (B, C))
     if dt.shape[-1] % B.shape[2]:
         raise ValueError(f"D = {dt.shape[-1]} channels do not divide into G = {B.shape[2]} groups; B is (Bt, L, G, N)")
     dt = dt.to(dtype)
@@ -219,7 +228,32 @@ def _reference(
     return torch.stack(ys[::-1] if reverse else ys, 1), h.flatten(1, 2)
 
 
+def _apart(scan: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Let a scan over whole rows take packed sequences, each in a row of its own, and inputs of half types."""
+
+    def run(
+        u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool, bounds: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        along = [x.to(dt.dtype) for x in (u, dt, B, C)]
+        if len(bounds) > 2:
+            # rows end in steps of size zero, through which a state passes unchanged in either direction
+            L = max(j - i for i, j in pairwise(bounds))
+            starts, length = slots(bounds, multiple=L)
+            along = [spread(x, bounds, starts, length).reshape(-1, L, *x.shape[2:]) for x in along]
+        u, dt, B, C = along
+        y, h = scan(u, dt, A, B, C, h, zoh, reverse)
+        return (gather(y.reshape(1, -1, y.shape[2]), bounds, starts) if len(bounds) > 2 else y), h
+
+    return run
+
+
+# (u, dt, A, B, C, h, zoh, reverse, bounds) -> y and the last states, in the dtype of dt
 _IMPLS = enter(
     "selective_scan",
-    {"reference": _reference, "torch": _scan_chunked.scan, "native": _scan_native.scan},
+    {
+        "reference": _apart(_reference),
+        "torch": _apart(_scan_chunked.scan),
+        "native": _scan_native.scan,
+        "triton": "seqmix.ops.triton.scan:scan",
+    },
 )

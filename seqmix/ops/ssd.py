@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqmix.ops._chunks import log_decays, plan, scan_chunks, shift
+from seqmix.ops._chunk_forms import log_decays, shift
+from seqmix.ops._chunks import scan_chunks
 from seqmix.ops._dispatch import enter, pick
 from seqmix.ops.packed import sequence_bounds
 
@@ -205,11 +206,7 @@ def _chunked(
     reverse: bool,
     chunk: int | None,
 ) -> tuple[Tensor, Tensor]:
-    chunks = plan(x, a, B.shape[2], bounds, chunk)
-    x, dt, a = (chunks.cut_heads(t) for t in (x, dt, a))
-    B, C = (chunks.cut_groups(t) for t in (B, C))
-    y, S = scan_chunks(x, dt, a, B, C, S, chunks, reverse)
-    return chunks.join(y), S
+    return scan_chunks(x, dt, a, B, C, S, bounds, chunk=chunk, reverse=reverse)
 
 
-_IMPLS = enter("ssd", {"reference": _reference, "torch": _chunked})
+_IMPLS = enter("ssd", {"reference": _reference, "torch": _chunked, "triton": "seqmix.ops.triton.ssd:ssd"})

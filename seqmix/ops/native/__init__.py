@@ -5,11 +5,12 @@ on raw pointers: it fits any torch and any Python.
 """
 
 import ctypes
+import warnings
 from functools import cache
 from pathlib import Path
 
 # what this version of the package calls; seqmix_abi() of the library has to agree
-ABI = 1
+ABI = 2
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 
 
@@ -42,13 +43,22 @@ def _load() -> ctypes.CDLL | str:
     files = sorted(p for p in Path(__file__).parent.glob("_kernels*") if p.suffix in (".so", ".pyd", ".dylib"))
     if not files:
         return "not compiled: install a C++ compiler (Debian: apt install g++) and run pip install again"
+    found = _open(files[0])
+    if isinstance(found, str):
+        # a library that was built and does not work is a fault to be said once; none at all is a choice
+        warnings.warn(f"the compiled kernels are not used, others run: {found}", RuntimeWarning, stacklevel=2)
+    return found
+
+
+def _open(file: Path) -> ctypes.CDLL | str:
     try:
-        kernels = ctypes.CDLL(str(files[0]))
-        kernels.seqmix_scan.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+        kernels = ctypes.CDLL(str(file))
+        for function in (kernels.seqmix_scan, kernels.seqmix_conv):
+            function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
         kernels.seqmix_best_isa.argtypes = []
         found = kernels.seqmix_abi()
     except (OSError, AttributeError) as error:
-        return f"{files[0].name} cannot be loaded ({error}): delete it and run pip install again"
+        return f"{file.name} cannot be loaded ({error}): delete it and run pip install again"
     if found != ABI:
-        return f"{files[0].name} is of another version of seqmix: run pip install again"
+        return f"{file.name} is of another version of seqmix: run pip install again"
     return kernels

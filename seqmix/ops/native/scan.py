@@ -1,4 +1,4 @@
-"""Selective scan by the compiled kernel: float32 on a CPU, forward and backward."""
+"""Selective scan by the compiled kernel: float32 and bfloat16 on a CPU, forward and backward."""
 
 import ctypes
 
@@ -7,40 +7,41 @@ from torch import Tensor
 
 from seqmix.ops._scan_autograd import differentiable
 from seqmix.ops.native import instruction_set, library
+from seqmix.ops.native.view import View, readable, view
 
 # steps between two stored states
 _CHUNK = 32
-_POINTERS = ("u", "dt", "A", "B", "C", "h", "dy", "dlast", "y", "last", "marks", "du", "ddt", "dA", "dB", "dC", "dh")
-_SIZES = ("Bt", "L", "D", "G", "N", "chunk", "parts")
+_VIEWS = ("u", "dt", "B", "C", "dy")
+_POINTERS = ("A", "h", "dlast", "bounds", "y", "last", "marks", "du", "ddt", "dA", "dB", "dC", "dh")
+_SIZES = ("items", "L", "D", "G", "N", "chunk", "parts", "zoh", "reverse")
 
 
 class _Scan(ctypes.Structure):
-    """``struct Scan`` of scan.cpp."""
+    """``struct Scan`` of kernels.cpp."""
 
     _fields_ = (
+        *((name, View) for name in _VIEWS),
         *((name, ctypes.c_void_p) for name in _POINTERS),
         *((name, ctypes.c_int64) for name in _SIZES),
-        ("zoh", ctypes.c_int32),
-        ("reverse", ctypes.c_int32),
     )
 
 
 def scan(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool, bounds: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Return y and the last state; arguments as ``scan._reference``, in float32."""
-    y, h, _ = _scan(u, dt, A, B, C, h, zoh, reverse)
+    """Return y and the last states; arguments as ``scan._reference``, ``bounds`` as in ``packed``."""
+    y, h, _ = _scan(u, dt, A, B, C, h, zoh, reverse, bounds)
     return y, h
 
 
 @torch.library.custom_op("seqmix::selective_scan_native", mutates_args=())
 def _scan(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool, bounds: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the last state and the states from which the backward pass starts."""
-    y, last, marks = _empty_results(u, B, h)
+    y, last, marks = _empty_results(u, dt, B, h, bounds)
     tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "h": h, "y": y, "last": last, "marks": marks}
-    _run(tensors, B.shape[2], zoh, reverse, parts=1)
+    _run(tensors, zoh, reverse, bounds, _parts(A, B, bounds))
     return y, last, marks
 
 
@@ -56,41 +57,52 @@ def _scan_backward(
     marks: Tensor,
     zoh: bool,
     reverse: bool,
+    bounds: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients to u, dt, A, B, C and the initial state."""
-    # jobs are batch items and groups; where these are fewer than threads, each is cut into parts of its channels
-    parts = -(-torch.get_num_threads() // max(1, B.shape[0] * B.shape[2]))
-    parts = max(1, min(parts, A.shape[0] // B.shape[2] // 16))
+    parts = _parts(A, B, bounds)
     du, ddt, dA, dh = (torch.empty(x.shape) for x in (u, dt, A, grad_last))
     dB, dC = torch.empty(parts, *B.shape), torch.empty(parts, *C.shape)
     tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "dy": grad_y, "dlast": grad_last, "marks": marks}
     results = {"du": du, "ddt": ddt, "dA": dA, "dB": dB, "dC": dC, "dh": dh}
-    _run(tensors | results, B.shape[2], zoh, reverse, parts=parts)
-    return du, ddt, dA, dB.sum(0), dC.sum(0), dh
+    _run(tensors | results, zoh, reverse, bounds, parts)
+    dB, dC = (x[0] if parts == 1 else x.sum(0) for x in (dB, dC))
+    return du.to(u.dtype), ddt.to(dt.dtype), dA, dB.to(B.dtype), dC.to(C.dtype), dh
 
 
-def _run(tensors: dict[str, Tensor], G: int, zoh: bool, reverse: bool, *, parts: int) -> None:
+def _run(tensors: dict[str, Tensor], zoh: bool, reverse: bool, bounds: list[int], parts: int) -> None:
     kernels = library()
     assert kernels is not None
     # the results are contiguous already, so that the kernel writes into them and not into a copy
-    tensors = {name: x.contiguous() for name, x in tensors.items()}
-    Bt, L, D = tensors["u"].shape
+    tensors = {name: readable(x) if name in _VIEWS else x.contiguous() for name, x in tensors.items()}
+    if _packed(bounds):
+        tensors["bounds"] = torch.tensor(bounds)
+    (Bt, L, D), (G, N) = tensors["u"].shape, tensors["B"].shape[2:]
+    items = len(bounds) - 1 if _packed(bounds) else Bt
     call = _Scan(
-        **{name: x.data_ptr() for name, x in tensors.items()},
-        **dict(zip(_SIZES, (Bt, L, D, G, tensors["A"].shape[1], _CHUNK, parts), strict=True)),
-        zoh=zoh,
-        reverse=reverse,
+        **{name: view(x) if name in _VIEWS else x.data_ptr() for name, x in tensors.items()},
+        **dict(zip(_SIZES, (items, L, D, G, N, _CHUNK, parts, zoh, reverse), strict=True)),
     )
     if kernels.seqmix_scan(ctypes.byref(call), instruction_set(), torch.get_num_threads()):
         raise MemoryError("no memory for the states of selective_scan; use a smaller batch, or impl='torch'")
 
 
-def _empty_results(u: Tensor, B: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _packed(bounds: list[int]) -> bool:
+    return len(bounds) > 2
+
+
+def _parts(A: Tensor, B: Tensor, bounds: list[int]) -> int:
+    """Cut each item and group into so many parts of its channels, where there are fewer of them than threads."""
+    threads, G = torch.get_num_threads(), B.shape[2]
+    jobs = max(1, (len(bounds) - 1 if _packed(bounds) else B.shape[0]) * G)
+    return max(1, min(threads, A.shape[0] // G // 16)) if jobs % threads and jobs < 4 * threads else 1
+
+
+def _empty_results(u: Tensor, dt: Tensor, B: Tensor, h: Tensor, bounds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     Bt, L, D = u.shape
-    G, N = B.shape[2:]
-    lanes = G * -(-D // G // 16) * 16
-    # zeros, as the kernel leaves the lanes that it has no channel for
-    return u.new_empty(u.shape), u.new_empty(h.shape), u.new_zeros(-(-L // _CHUNK), Bt, lanes, N)
+    # chunks do not cross bounds, and where they do not fill their places these hold zero
+    chunks = L // _CHUNK + len(bounds) - 1 if _packed(bounds) else Bt * -(-L // _CHUNK)
+    return dt.new_empty(u.shape), h.new_empty(h.shape), h.new_zeros(chunks, B.shape[3], D)
 
 
 differentiable(_scan, _scan_backward, _empty_results)

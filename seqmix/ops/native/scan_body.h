@@ -1,45 +1,33 @@
 // Selective scan on LANES channels at a time. Included once per instruction set, inside a namespace of its own.
 //
-// A job is one batch item and one or more blocks of channels of a group; lanes are channels, so B and C of a position are
-// broadcast scalars. The state of every `chunk`-th position is kept; the backward pass recomputes the others.
+// A job is one item and one or more blocks of channels of a group: lanes are channels, and B and C of a position are
+// scalars for all of them. Groups narrower than half a block share one: lanes are then channels of several items and
+// groups, and B and C are vectors. The state on entry of every chunk is kept, and the backward pass recomputes the
+// others. Inside a chunk a few states at a time go through all positions, in registers.
 
-typedef float vf __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int32_t vi __attribute__((vector_size(4 * LANES), aligned(4)));
-
-static inline vf load(const float* p, int64_t count) {
-  vf x = {};
-  if (count >= LANES) memcpy(&x, p, sizeof x);
-  else memcpy(&x, p, count * sizeof(float));
-  return x;
-}
-
-static inline void store(float* p, vf x, int64_t count) {
-  if (count >= LANES) memcpy(p, &x, sizeof x);
-  else memcpy(p, &x, count * sizeof(float));
-}
-
-static inline float lane_sum(vf x) {
-  float sum = 0;
-  for (int i = 0; i < LANES; ++i) sum += x[i];
-  return sum;
-}
+// what a block of lanes works on
+struct Lanes {
+  // all lanes in one item and group, side by side
+  bool together;
+  int64_t count, length;
+  int64_t item[LANES], group[LANES], channel[LANES];
+};
 
 // 2^x as 2^k (1 + q) with k the nearest integer, relative error 2e-7; q alone gives 2^x - 1 without cancellation
-static inline vf exp2_parts(vf x, vf* q) {
-  const float magic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer and leaves that in the low bits
-  x = x < -126.f ? (vf){} - 126.f : x;
-  x = x > 127.f ? (vf){} + 127.f : x;
+static INLINE vf exp2_parts(vf x, vf* q) {
+  // adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, here with the bias of an exponent
+  const float magic = 12582912.f + 127.f;
+  x = at_least(x, -126.f);
   vf t = x + magic;
   vf g = x - (t - magic);
-  vf p = 1.3333558e-3f + g * 1.5403530e-4f;
-  p = 9.6181291e-3f + g * p;
-  p = 5.5504109e-2f + g * p;
-  p = 2.4022651e-1f + g * p;
-  p = 6.9314718e-1f + g * p;
+  vf p = 9.669708448e-3f + g * 1.330026412e-3f;
+  p = 5.550559995e-2f + g * p;
+  p = 2.402228161e-1f + g * p;
+  p = 6.931471806e-1f + g * p;
   *q = g * p;
   vi bits;
   memcpy(&bits, &t, sizeof bits);
-  bits = (bits + 127) << 23;
+  bits <<= 23;
   vf scale;
   memcpy(&scale, &bits, sizeof scale);
   return scale;
@@ -47,171 +35,454 @@ static inline vf exp2_parts(vf x, vf* q) {
 
 // decay a and input weight w of a step: a = exp(dt A), w = dt (Euler) or (a - 1) / A (zero-order hold)
 template <bool zoh>
-static inline vf decay(vf d, vf rate, vf inverse, vf* w) {
+static INLINE vf decay(vf d, vf rate, vf inverse, vf* w) {
   vf q, scale = exp2_parts(d * rate, &q);
   *w = zoh ? (scale * q + (scale - 1.f)) * inverse : d;
   return scale * q + scale;
 }
 
-// rates (blocks, N, LANES) in units of log2(e), and their inverses in plain units; unused lanes are zero
-static void pack_rates(const Scan& s, vf* rate, vf* inverse) {
-  int64_t P = s.D / s.G, per_group = (P + LANES - 1) / LANES;
-  for (int64_t block = 0; block < s.G * per_group; ++block)
-    for (int64_t n = 0; n < s.N; ++n) {
-      vf r = {}, v = {};
-      for (int64_t i = 0, p = block % per_group * LANES; i < LANES && p < P; ++i, ++p) {
-        float a = s.A[(block / per_group * P + p) * s.N + n];
-        r[i] = a * 1.44269504f;
-        v[i] = 1.f / a;
+// K states through a chunk: y += C h; with `decays` the states after every step, decays and input weights are kept
+template <bool zoh, int K, bool keep, class M>
+static INLINE void walk(int64_t steps, const vf* d, const vf* u, vf* y, const vf* rate, const vf* inverse, vf* state,
+                        const M* B, int64_t B_step, const M* C, int64_t C_step, vf* decays, vf* weights) {
+  vf h[K], w;
+  for (int k = 0; k < K; ++k) h[k] = state[k];
+  for (int64_t t = 0; t < steps; ++t) {
+    vf dt = d[t], x = zoh ? u[t] : dt * u[t], sum = keep ? dt : y[t];
+    for (int k = 0; k < K; ++k) {
+      vf a = decay<zoh>(dt, rate[k], inverse[k], &w);
+      h[k] = a * h[k] + (zoh ? w * x : x) * B[t * B_step + k];
+      if (keep) {
+        decays[t * K + k] = a;
+        state[(t + 1) * K + k] = h[k];
+        if (zoh) weights[t * K + k] = w;
+      } else {
+        sum += h[k] * C[t * C_step + k];
       }
-      rate[block * s.N + n] = r;
-      inverse[block * s.N + n] = v;
     }
+    if (!keep) y[t] = sum;
+  }
+  if (!keep)
+    for (int k = 0; k < K; ++k) state[k] = h[k];
 }
 
-static inline void load_state(vf* h, const float* from, int64_t N, int64_t count) {
-  for (int64_t n = 0; n < N; ++n) {
-    h[n] = (vf){};
-    if (from)
-      for (int64_t i = 0; i < count && i < LANES; ++i) h[n][i] = from[i * N + n];
+// where the adjoint pass over a chunk adds to
+struct Sums {
+  vf *du, *through_rate, *through_input, *dB, *dC, *dA;
+};
+
+// K adjoints back through a chunk, with l_t = dy_t C_t + a_{t+1} l_{t+1} the gradient to the state after step t
+template <bool zoh, int K, class M>
+static INLINE void walk_back(int64_t steps, int64_t N, const vf* d, const vf* u, const vf* dy, const vf* rate,
+                             const vf* inverse, vf* adjoint, const M* B, int64_t B_step, const M* C, int64_t C_step,
+                             const vf* states, const vf* decays, const vf* weights, const Sums& to) {
+  vf carry[K], dA[K];
+  for (int k = 0; k < K; ++k) carry[k] = adjoint[k], dA[k] = to.dA[k];
+  for (int64_t t = steps - 1; t >= 0; --t) {
+    vf dt = d[t], ut = u[t], g = dy[t], x = dt * ut, du = to.du[t], through_rate = to.through_rate[t];
+    vf through_input = zoh ? to.through_input[t] : x;
+    for (int k = 0; k < K; ++k) {
+      vf a = decays[t * K + k], l = carry[k] + g * C[t * C_step + k], la = l * a, q = la * states[t * K + k];
+      to.dC[t * N + k] += g * states[(t + 1) * K + k];
+      through_rate += q * rate[k];
+      if (zoh) {
+        vf w = weights[t * K + k], lB = l * B[t * B_step + k], lBu = lB * ut, z = dt * rate[k] * 0.69314718f;
+        to.dB[t * N + k] += l * w * ut;
+        du += lB * w;
+        through_input += lBu * a;
+        // (dt a - w) / A is dw/dA; near zero that difference cancels, and its series is taken
+        vf series = 0.5f + z * (0.33333333f + z * (0.125f + z * (0.033333333f + z * 0.0069444444f)));
+        vf slope = z > -0.1f ? dt * dt * series : (dt * a - w) * inverse[k];
+        dA[k] += q * dt + lBu * slope;
+      } else {
+        to.dB[t * N + k] += l * x;
+        du += l * B[t * B_step + k];
+        dA[k] += q * dt;
+      }
+      carry[k] = la;
+    }
+    to.du[t] = du;
+    to.through_rate[t] = through_rate;
+    if (zoh) to.through_input[t] = through_input;
+  }
+  for (int k = 0; k < K; ++k) adjoint[k] = carry[k], to.dA[k] = dA[k];
+}
+
+// row of the first position of an item, and its index there
+static INLINE int64_t row(const Scan& s, int64_t item) { return s.bounds ? 0 : item; }
+static INLINE int64_t first(const Scan& s, int64_t item) { return s.bounds ? s.bounds[item] : 0; }
+static INLINE int64_t length(const Scan& s, int64_t item) {
+  return s.bounds ? s.bounds[item + 1] - s.bounds[item] : s.L;
+}
+
+// index of the position that the scan reaches as its i-th
+static INLINE int64_t position(const Scan& s, int64_t item, int64_t i) {
+  return first(s, item) + (s.reverse ? length(s, item) - 1 - i : i);
+}
+
+static INLINE int64_t offset(const Scan& s, const View& x, int64_t item, int64_t i) {
+  return row(s, item) * x.row + position(s, item, i) * x.step;
+}
+
+// results are contiguous
+static INLINE int64_t token(const Scan& s, int64_t item, int64_t i) { return row(s, item) * s.L + position(s, item, i); }
+
+// where the states on entry of a chunk are: (chunks, N, D)
+static INLINE float* marks(const Scan& s, int64_t item, int64_t chunk) {
+  int64_t before = s.bounds ? s.bounds[item] / s.chunk + item : item * ((s.L + s.chunk - 1) / s.chunk);
+  return s.marks + (before + chunk) * s.N * s.D;
+}
+
+// `steps` positions of x from the i-th on, channels in lanes
+template <class T>
+static INLINE void fetch_as(vf* to, const Scan& s, const View& x, const Lanes& lanes, int64_t i, int64_t steps) {
+  int64_t step = s.reverse ? -x.step : x.step;
+  if (lanes.together) {
+    const T* from = (const T*)x.at + offset(s, x, lanes.item[0], i) + lanes.channel[0];
+    for (int64_t t = 0; t < steps; ++t) to[t] = load(from + t * step, lanes.count);
+    return;
+  }
+  for (int lane = 0; lane < lanes.count; ++lane) {
+    const T* from = (const T*)x.at + offset(s, x, lanes.item[lane], i) + lanes.channel[lane];
+    for (int64_t t = 0; t < steps; ++t) ((float*)(to + t))[lane] = widen(from[t * step]);
   }
 }
 
-static inline void store_state(float* to, const vf* h, int64_t N, int64_t count) {
-  for (int64_t i = 0; i < count && i < LANES; ++i)
-    for (int64_t n = 0; n < N; ++n) to[i * N + n] = h[n][i];
+static void fetch(vf* to, const Scan& s, const View& x, const Lanes& lanes, int64_t i, int64_t steps) {
+  x.half ? fetch_as<uint16_t>(to, s, x, lanes, i, steps) : fetch_as<float>(to, s, x, lanes, i, steps);
 }
 
-template <bool zoh>
-static void forward(const Scan& s, const vf* rates, const vf* inverses, int64_t job, vf* h) {
-  int64_t P = s.D / s.G, per_group = (P + LANES - 1) / LANES, blocks = s.G * per_group;
-  int64_t b = job / blocks, block = job % blocks, g = block / per_group;
-  int64_t first = block % per_group * LANES, count = P - first, channel = g * P + first;
-  const vf *rate = rates + block * s.N, *inverse = inverses + block * s.N;
-  load_state(h, s.h ? s.h + (b * s.D + channel) * s.N : 0, s.N, count);
-  for (int64_t i = 0; i < s.L; ++i) {
-    if (i % s.chunk == 0) memcpy((vf*)s.marks + ((i / s.chunk * s.Bt + b) * blocks + block) * s.N, h, s.N * sizeof(vf));
-    int64_t t = s.reverse ? s.L - 1 - i : i, at = (b * s.L + t) * s.D + channel;
-    const float *B = s.B + ((b * s.L + t) * s.G + g) * s.N, *C = s.C + ((b * s.L + t) * s.G + g) * s.N;
-    vf d = load(s.dt + at, count), u = load(s.u + at, count), y = {}, w;
-    for (int64_t n = 0; n < s.N; ++n) {
-      vf a = decay<zoh>(d, rate[n], inverse[n], &w);
-      vf x = a * h[n] + w * u * B[n];
-      h[n] = x;
-      y += x * C[n];
-    }
-    store(s.y + at, y, count);
+// the inverse, into a contiguous result (rows, L, D)
+static void put(float* to, const Scan& s, const vf* x, const Lanes& lanes, int64_t i, int64_t steps) {
+  int64_t step = s.reverse ? -s.D : s.D;
+  if (lanes.together) {
+    to += token(s, lanes.item[0], i) * s.D + lanes.channel[0];
+    for (int64_t t = 0; t < steps; ++t) store(to + t * step, x[t], lanes.count);
+    return;
   }
-  if (s.last) store_state(s.last + (b * s.D + channel) * s.N, h, s.N, count);
+  for (int lane = 0; lane < lanes.count; ++lane) {
+    float* at = to + token(s, lanes.item[lane], i) * s.D + lanes.channel[lane];
+    for (int64_t t = 0; t < steps; ++t) at[t * step] = ((const float*)(x + t))[lane];
+  }
 }
 
-// gradients of one batch item, group and part of its blocks: chunks from the last to the first, blocks inside, so that
-// dB and dC are summed over channels in lanes and reduced once per chunk
-template <bool zoh>
-static void backward(const Scan& s, const vf* rates, const vf* inverses, int64_t job, vf* scratch, vf* dA) {
-  int64_t P = s.D / s.G, per_group = (P + LANES - 1) / LANES, N = s.N, T = s.chunk;
-  int64_t part = job % s.parts, g = job / s.parts % s.G, b = job / s.parts / s.G;
-  int64_t from = per_group * part / s.parts, to = per_group * (part + 1) / s.parts;
-  vf *states = scratch, *decays = states + (T + 1) * N, *dB = decays + T * N, *dC = dB + T * N, *adjoints = dC + T * N;
-  for (int64_t k = from; k < to; ++k)
-    load_state(adjoints + k * N, s.dlast ? s.dlast + (b * s.D + g * P + k * LANES) * N : 0, N, P - k * LANES);
-  for (int64_t chunk = (s.L + T - 1) / T - 1; chunk >= 0; --chunk) {
-    int64_t steps = s.L - chunk * T < T ? s.L - chunk * T : T;
+// B or C of a chunk. Lanes that share it read float32 where it lies; bfloat16 is widened into scratch first
+template <class T>
+static const float* shared_map(float* scratch, const Scan& s, const View& x, const Lanes& lanes, int64_t i,
+                               int64_t steps, int64_t* step) {
+  const T* from = (const T*)x.at + offset(s, x, lanes.item[0], i) + lanes.group[0] * s.N;
+  *step = s.reverse ? -x.step : x.step;
+  if (sizeof(T) == sizeof(float)) return (const float*)from;
+  for (int64_t t = 0; t < steps; ++t)
+    for (int64_t n = 0; n < s.N; ++n) scratch[t * s.N + n] = widen(from[t * *step + n]);
+  *step = s.N;
+  return scratch;
+}
+
+static const float* map(float*, vf* scratch, const Scan& s, const View& x, const Lanes& lanes, int64_t i, int64_t steps,
+                        int64_t* step) {
+  return x.half ? shared_map<uint16_t>((float*)scratch, s, x, lanes, i, steps, step)
+                : shared_map<float>((float*)scratch, s, x, lanes, i, steps, step);
+}
+
+template <class T>
+static void vector_map(vf* scratch, const Scan& s, const View& x, const Lanes& lanes, int64_t i, int64_t steps) {
+  int64_t step = s.reverse ? -x.step : x.step;
+  const T* from[LANES];
+  for (int lane = 0; lane < LANES; ++lane) {
+    // lanes without a channel read what the first one does; their inputs u are zero and their results dropped
+    int own = lane < lanes.count ? lane : 0;
+    from[lane] = (const T*)x.at + offset(s, x, lanes.item[own], i) + lanes.group[own] * s.N;
+  }
+  for (int64_t t = 0; t < steps; ++t)
+    for (int64_t n = 0; n < s.N; ++n)
+      for (int lane = 0; lane < LANES; ++lane) ((float*)(scratch + t * s.N + n))[lane] = widen(from[lane][t * step + n]);
+}
+
+static const vf* map(vf*, vf* scratch, const Scan& s, const View& x, const Lanes& lanes, int64_t i, int64_t steps,
+                     int64_t* step) {
+  x.half ? vector_map<uint16_t>(scratch, s, x, lanes, i, steps) : vector_map<float>(scratch, s, x, lanes, i, steps);
+  *step = s.N;
+  return scratch;
+}
+
+// rates in units of log2(e), and their inverses in plain units; unused lanes have -1
+static void pack_rates(const Scan& s, const Lanes& lanes, vf* rate, vf* inverse) {
+  for (int64_t n = 0; n < s.N; ++n) {
+    vf r = (vf){} - 1.f;
+    for (int i = 0; i < lanes.count; ++i) ((float*)&r)[i] = s.A[lanes.channel[i] * s.N + n];
+    rate[n] = r * 1.44269504f;
+    inverse[n] = 1.f / r;
+  }
+}
+
+// states (items, D, N); null is zero
+static void load_state(vf* h, const Scan& s, const float* from, const Lanes& lanes) {
+  memset(h, 0, s.N * sizeof(vf));
+  if (!from) return;
+  for (int i = 0; i < lanes.count; ++i)
+    for (int64_t n = 0; n < s.N; ++n) h[n][i] = from[(lanes.item[i] * s.D + lanes.channel[i]) * s.N + n];
+}
+
+static void store_state(float* to, const Scan& s, const vf* h, const Lanes& lanes) {
+  for (int i = 0; i < lanes.count; ++i)
+    for (int64_t n = 0; n < s.N; ++n) to[(lanes.item[i] * s.D + lanes.channel[i]) * s.N + n] = h[n][i];
+}
+
+static void store_marks(const Scan& s, const vf* h, const Lanes& lanes, int64_t chunk) {
+  if (lanes.together) {
+    float* to = marks(s, lanes.item[0], chunk) + lanes.channel[0];
+    for (int64_t n = 0; n < s.N; ++n) store(to + n * s.D, h[n], lanes.count);
+    return;
+  }
+  for (int i = 0; i < lanes.count; ++i) {
+    float* to = marks(s, lanes.item[i], chunk) + lanes.channel[i];
+    for (int64_t n = 0; n < s.N; ++n) to[n * s.D] = h[n][i];
+  }
+}
+
+static void load_marks(const Scan& s, vf* h, const Lanes& lanes, int64_t chunk) {
+  for (int64_t n = 0; n < s.N; ++n) h[n] = (vf){};
+  if (lanes.together) {
+    const float* from = marks(s, lanes.item[0], chunk) + lanes.channel[0];
+    for (int64_t n = 0; n < s.N; ++n) h[n] = load(from + n * s.D, lanes.count);
+    return;
+  }
+  for (int i = 0; i < lanes.count; ++i) {
+    const float* from = marks(s, lanes.item[i], chunk) + lanes.channel[i];
+    for (int64_t n = 0; n < s.N; ++n) h[n][i] = from[n * s.D];
+  }
+}
+
+// how the work is cut into blocks of lanes
+struct Cut {
+  // channels and blocks per group; pairs of item and group in a block, 0 if groups are wide enough for their own
+  int64_t P, per_group, pairs;
+
+  explicit Cut(const Scan& s) : P(s.D / s.G), per_group((P + LANES - 1) / LANES), pairs(0) {
+    // packed items differ in length, and lanes go in step
+    if (!s.bounds && 2 * P <= LANES) pairs = LANES / P;
+  }
+
+  Lanes together(const Scan& s, int64_t item, int64_t group, int64_t block) const {
+    Lanes lanes;
+    lanes.together = true;
+    lanes.count = P - block * LANES < LANES ? P - block * LANES : LANES;
+    lanes.length = length(s, item);
+    for (int i = 0; i < LANES; ++i) {
+      lanes.item[i] = item;
+      lanes.group[i] = group;
+      lanes.channel[i] = group * P + block * LANES + i;
+    }
+    return lanes;
+  }
+
+  Lanes gathered(const Scan& s, int64_t block) const {
+    Lanes lanes;
+    int64_t from = block * pairs, left = s.items * s.G - from;
+    lanes.together = false;
+    lanes.count = (left < pairs ? left : pairs) * P;
+    lanes.length = s.L;
+    for (int64_t i = 0; i < lanes.count; ++i) {
+      int64_t pair = from + i / P;
+      lanes.item[i] = pair / s.G;
+      lanes.group[i] = pair % s.G;
+      lanes.channel[i] = pair % s.G * P + i % P;
+    }
+    return lanes;
+  }
+};
+
+// vectors that a job on `blocks` blocks needs
+static int64_t forward_scratch(const Scan& s, int64_t blocks) {
+  return 3 * s.N * blocks + 3 * s.chunk + 2 * s.chunk * s.N;
+}
+
+static int64_t backward_scratch(const Scan& s, int64_t blocks) {
+  return 4 * s.N * blocks + s.N + 6 * s.chunk + 4 * s.chunk * s.N + (3 * s.chunk + 1) * STATES;
+}
+
+// `blocks` blocks of lanes of one item and group, or one block of gathered lanes: chunk by chunk, and blocks inside, so
+// that memory is read row by row
+template <bool zoh, class M>
+static void forward(const Scan& s, const Lanes* all, int64_t blocks, vf* scratch) {
+  int64_t N = s.N, T = s.chunk, B_step, C_step;
+  vf *rates = scratch, *inverses = rates + blocks * N, *states = inverses + blocks * N, *d = states + blocks * N;
+  vf *u = d + T, *y = u + T, *maps = y + T;
+  for (int64_t k = 0; k < blocks; ++k) {
+    pack_rates(s, all[k], rates + k * N, inverses + k * N);
+    load_state(states + k * N, s, s.h, all[k]);
+  }
+  memset(d, 0, 2 * T * sizeof(vf));
+  for (int64_t i = 0; i < all[0].length; i += T) {
+    int64_t steps = all[0].length - i < T ? all[0].length - i : T;
+    const M *B = map((M*)0, maps, s, s.B, all[0], i, steps, &B_step);
+    const M *C = map((M*)0, maps + T * N, s, s.C, all[0], i, steps, &C_step);
+    for (int64_t k = 0; k < blocks; ++k) {
+      const vf *rate = rates + k * N, *inverse = inverses + k * N;
+      vf* h = states + k * N;
+      store_marks(s, h, all[k], i / T);
+      fetch(d, s, s.dt, all[k], i, steps);
+      fetch(u, s, s.u, all[k], i, steps);
+      memset(y, 0, steps * sizeof(vf));
+      int64_t n = 0;
+      for (; n + STATES <= N; n += STATES)
+        walk<zoh, STATES, false>(steps, d, u, y, rate + n, inverse + n, h + n, B + n, B_step, C + n, C_step, 0, 0);
+      for (; n < N; ++n)
+        walk<zoh, 1, false>(steps, d, u, y, rate + n, inverse + n, h + n, B + n, B_step, C + n, C_step, 0, 0);
+      put(s.y, s, y, all[k], i, steps);
+    }
+  }
+  if (s.last)
+    for (int64_t k = 0; k < blocks; ++k) store_state(s.last, s, states + k * N, all[k]);
+}
+
+// recompute K states of a chunk and go back through it
+template <bool zoh, int K, class M>
+static INLINE void recompute_and_back(const Scan& s, int64_t n, int64_t steps, const vf* d, const vf* u, const vf* dy,
+                                      const vf* rate, const vf* inverse, const vf* entering, vf* adjoint, const M* B,
+                                      int64_t B_step, const M* C, int64_t C_step, vf* kept, Sums to) {
+  vf *states = kept, *decays = states + (s.chunk + 1) * K, *weights = decays + s.chunk * K;
+  for (int k = 0; k < K; ++k) states[k] = entering[n + k];
+  walk<zoh, K, true>(steps, d, u, (vf*)0, rate + n, inverse + n, states, B + n, B_step, C + n, C_step, decays, weights);
+  to.dB += n, to.dC += n, to.dA += n;
+  walk_back<zoh, K>(steps, s.N, d, u, dy, rate + n, inverse + n, adjoint + n, B + n, B_step, C + n, C_step, states,
+                    decays, weights, to);
+}
+
+// x (steps, N) summed over each run of P lanes, into rows `step` apart
+template <int P>
+static void add_lanes(float* const* at, int64_t step, const vf* x, int64_t N, int64_t steps) {
+  for (int64_t t = 0; t < steps; ++t, x += N)
+    for (int64_t n = 0; n < N; ++n)
+#pragma GCC unroll 16
+      for (int pair = 0; pair < LANES / P; ++pair) {
+        float sum = 0;
+        for (int k = 0; k < P; ++k) sum += ((const float*)(x + n))[pair * P + k];
+        at[pair][t * step + n] = sum;
+      }
+}
+
+// sums over the lanes of each item and group, into (rows, L, G, N)
+static void put_map(float* to, const Scan& s, const vf* x, const Lanes& lanes, int64_t P, int64_t i, int64_t steps) {
+  int64_t width = lanes.together ? LANES : P, pairs = lanes.together ? 1 : lanes.count / P;
+  int64_t step = s.reverse ? -s.G * s.N : s.G * s.N;
+  float* at[LANES];
+  for (int64_t pair = 0; pair < pairs; ++pair)
+    at[pair] = to + (token(s, lanes.item[pair * width], i) * s.G + lanes.group[pair * width]) * s.N;
+  // full blocks of the usual widths apart, as the compiler transposes them
+  if (width == 1 && pairs == LANES) return add_lanes<1>(at, step, x, s.N, steps);
+  if (width == 2 && pairs == LANES / 2) return add_lanes<2>(at, step, x, s.N, steps);
+  if (width == 4 && pairs == LANES / 4) return add_lanes<4>(at, step, x, s.N, steps);
+  if (width == LANES) return add_lanes<LANES>(at, step, x, s.N, steps);
+  for (int64_t pair = 0; pair < pairs; ++pair)
+    for (int64_t t = 0; t < steps; ++t)
+      for (int64_t n = 0; n < s.N; ++n) {
+        float sum = 0;
+        for (int64_t k = 0; k < width; ++k) sum += ((const float*)(x + t * s.N + n))[pair * width + k];
+        at[pair][t * step + n] = sum;
+      }
+}
+
+// gradients of `blocks` blocks of lanes of one item and group, or of one block of gathered lanes: chunks from the last
+// to the first, blocks inside, so that dB and dC are summed over channels in lanes and reduced once per chunk
+template <bool zoh, class M>
+static void backward(const Scan& s, const Cut& cut, const Lanes* all, int64_t blocks, int64_t part, vf* scratch,
+                     float* dA_total) {
+  int64_t N = s.N, T = s.chunk, B_step, C_step, tokens = s.bounds ? s.L : s.items * s.L;
+  vf *rates = scratch, *inverses = rates + blocks * N, *adjoints = inverses + blocks * N, *dA = adjoints + blocks * N;
+  vf *entering = dA + blocks * N, *d = entering + N, *u = d + T, *dy = u + T, *du = dy + T, *through_rate = du + T;
+  vf *through_input = through_rate + T, *dB = through_input + T, *dC = dB + T * N, *maps = dC + T * N;
+  vf* kept = maps + 2 * T * N;
+  for (int64_t k = 0; k < blocks; ++k) {
+    pack_rates(s, all[k], rates + k * N, inverses + k * N);
+    load_state(adjoints + k * N, s, s.dlast, all[k]);
+  }
+  memset(dA, 0, blocks * N * sizeof(vf));
+  memset(d, 0, 3 * T * sizeof(vf));
+  for (int64_t chunk = (all[0].length + T - 1) / T - 1; chunk >= 0; --chunk) {
+    int64_t i = chunk * T, steps = all[0].length - i < T ? all[0].length - i : T;
     memset(dB, 0, 2 * T * N * sizeof(vf));
-    for (int64_t k = from; k < to; ++k) {
-      int64_t block = g * per_group + k, count = P - k * LANES, channel = g * P + k * LANES;
-      const vf *rate = rates + block * N, *inverse = inverses + block * N;
-      vf *adjoint = adjoints + k * N, *dA_block = dA + block * N;
-      memcpy(states, (vf*)s.marks + ((chunk * s.Bt + b) * s.G * per_group + block) * N, N * sizeof(vf));
-      for (int64_t i = 0; i < steps; ++i) {
-        int64_t t = s.reverse ? s.L - 1 - chunk * T - i : chunk * T + i, at = (b * s.L + t) * s.D + channel;
-        const float* B = s.B + ((b * s.L + t) * s.G + g) * N;
-        vf d = load(s.dt + at, count), u = load(s.u + at, count), w;
-        for (int64_t n = 0; n < N; ++n) {
-          vf a = decay<zoh>(d, rate[n], inverse[n], &w);
-          decays[i * N + n] = a;
-          states[(i + 1) * N + n] = a * states[i * N + n] + w * u * B[n];
-        }
+    const M *B = map((M*)0, maps, s, s.B, all[0], i, steps, &B_step);
+    const M *C = map((M*)0, maps + T * N, s, s.C, all[0], i, steps, &C_step);
+    for (int64_t k = 0; k < blocks; ++k) {
+      const vf *rate = rates + k * N, *inverse = inverses + k * N;
+      vf* adjoint = adjoints + k * N;
+      load_marks(s, entering, all[k], chunk);
+      fetch(d, s, s.dt, all[k], i, steps);
+      fetch(u, s, s.u, all[k], i, steps);
+      fetch(dy, s, s.dy, all[k], i, steps);
+      memset(du, 0, 3 * T * sizeof(vf));
+      Sums to = {du, through_rate, through_input, dB, dC, dA + k * N};
+      int64_t n = 0;
+      for (; n + STATES <= N; n += STATES)
+        recompute_and_back<zoh, STATES>(s, n, steps, d, u, dy, rate, inverse, entering, adjoint, B, B_step, C, C_step,
+                                        kept, to);
+      for (; n < N; ++n)
+        recompute_and_back<zoh, 1>(s, n, steps, d, u, dy, rate, inverse, entering, adjoint, B, B_step, C, C_step, kept,
+                                   to);
+      for (int64_t t = 0; t < steps; ++t) {
+        through_rate[t] = 0.69314718f * through_rate[t] + (zoh ? through_input[t] : u[t] * du[t]);
+        if (!zoh) du[t] *= d[t];
       }
-      for (int64_t i = steps - 1; i >= 0; --i) {
-        int64_t t = s.reverse ? s.L - 1 - chunk * T - i : chunk * T + i, at = (b * s.L + t) * s.D + channel;
-        const float *B = s.B + ((b * s.L + t) * s.G + g) * N, *C = s.C + ((b * s.L + t) * s.G + g) * N;
-        vf d = load(s.dt + at, count), u = load(s.u + at, count), dy = load(s.dy + at, count);
-        vf du = {}, ddt = {}, through_rate = {}, du_scaled = d * u;
-        for (int64_t n = 0; n < N; ++n) {
-          vf a = decays[i * N + n], before = states[i * N + n], l = adjoint[n] + dy * C[n], la = l * a, q = la * before;
-          dC[i * N + n] += dy * states[(i + 1) * N + n];
-          through_rate += q * rate[n];
-          if (zoh) {
-            vf w = (a - 1.f) * inverse[n], lB = l * B[n];
-            // near zero the difference above cancels: the series dt (1 + x / 2) with x = dt A is exact there
-            vf x = d * rate[n] * 0.69314718f;
-            w = x > -1e-3f ? d * (1.f + 0.5f * x) : w;
-            dB[i * N + n] += l * w * u;
-            du += lB * w;
-            ddt += lB * u * a;
-            vf slope = x > -1e-2f ? d * d * (0.5f + x * 0.33333333f) : (d * a - w) * inverse[n];
-            dA_block[n] += q * d + lB * u * slope;
-          } else {
-            dB[i * N + n] += l * du_scaled;
-            du += l * B[n];
-            dA_block[n] += q * d;
-          }
-          adjoint[n] = la;
-        }
-        store(s.du + at, zoh ? du : d * du, count);
-        store(s.ddt + at, 0.69314718f * through_rate + (zoh ? ddt : u * du), count);
-      }
+      put(s.du, s, du, all[k], i, steps);
+      put(s.ddt, s, through_rate, all[k], i, steps);
     }
-    for (int64_t i = 0; i < steps; ++i) {
-      int64_t t = s.reverse ? s.L - 1 - chunk * T - i : chunk * T + i;
-      int64_t at = (((part * s.Bt + b) * s.L + t) * s.G + g) * N;
-      for (int64_t n = 0; n < N; ++n) {
-        s.dB[at + n] = lane_sum(dB[i * N + n]);
-        s.dC[at + n] = lane_sum(dC[i * N + n]);
-      }
-    }
+    put_map(s.dB + part * tokens * s.G * N, s, dB, all[0], cut.P, i, steps);
+    put_map(s.dC + part * tokens * s.G * N, s, dC, all[0], cut.P, i, steps);
   }
-  if (s.dh)
-    for (int64_t k = from; k < to; ++k)
-      store_state(s.dh + (b * s.D + g * P + k * LANES) * N, adjoints + k * N, N, P - k * LANES);
+  for (int64_t k = 0; k < blocks; ++k) {
+    if (s.dh) store_state(s.dh, s, adjoints + k * N, all[k]);
+    for (int lane = 0; lane < all[k].count; ++lane)
+      for (int64_t n = 0; n < N; ++n) dA_total[all[k].channel[lane] * N + n] += dA[k * N + n][lane];
+  }
 }
 
-static vf* vectors(int64_t count) { return (vf*)aligned_alloc(64, (count * sizeof(vf) + 63) / 64 * 64); }
+template <bool zoh, class M>
+static void either(const Scan& s, const Cut& cut, const Lanes* lanes, int64_t blocks, int64_t part, vf* scratch,
+                   float* dA) {
+  if (s.dy.at) backward<zoh, M>(s, cut, lanes, blocks, part, scratch, dA);
+  else forward<zoh, M>(s, lanes, blocks, scratch);
+}
+
+template <bool zoh>
+static void run_job(const Scan& s, const Cut& cut, int64_t job, Lanes* lanes, vf* scratch, float* dA) {
+  if (cut.pairs) {
+    lanes[0] = cut.gathered(s, job);
+    return either<zoh, vf>(s, cut, lanes, 1, 0, scratch, dA);
+  }
+  int64_t part = job % s.parts, pair = job / s.parts;
+  int64_t from = cut.per_group * part / s.parts, to = cut.per_group * (part + 1) / s.parts;
+  for (int64_t k = from; k < to; ++k) lanes[k - from] = cut.together(s, pair / s.G, pair % s.G, k);
+  either<zoh, float>(s, cut, lanes, to - from, part, scratch, dA);
+}
 
 // returns 0, or 1 when there is no memory
 template <bool zoh>
-static int run(const Scan& s, int threads) {
-  int64_t P = s.D / s.G, per_group = (P + LANES - 1) / LANES, blocks = s.G * per_group, T = s.chunk;
-  bool back = s.dy != 0;
-  int64_t jobs = back ? s.Bt * s.G * s.parts : s.Bt * blocks;
-  int64_t each = back ? ((4 * T + 1) + per_group + blocks) * s.N : s.N;
+static int run_scan(const Scan& s, int threads) {
+  const Cut cut(s);
+  bool back = s.dy.at != 0;
+  int64_t pairs = s.items * s.G, most = cut.pairs ? 1 : (cut.per_group + s.parts - 1) / s.parts;
+  int64_t jobs = cut.pairs ? (pairs + cut.pairs - 1) / cut.pairs : pairs * s.parts;
   if (threads > jobs) threads = jobs > 0 ? (int)jobs : 1;
-  vf *rates = vectors(2 * blocks * s.N), *inverses = rates + blocks * s.N, *scratch = vectors(threads * each);
-  if (!rates || !scratch) {
-    free(rates);
-    free(scratch);
-    return 1;
-  }
-  pack_rates(s, rates, inverses);
+  int64_t each = back ? backward_scratch(s, most) : forward_scratch(s, most);
+  vf* scratch = vectors(threads * each);
+  Lanes* lanes = (Lanes*)malloc(threads * most * sizeof(Lanes));
+  float* dA = (float*)calloc(threads * s.D * s.N + 1, sizeof(float));
+  bool enough = scratch && lanes && dA;
+  if (enough) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (int thread = 0; thread < threads; ++thread) {
-    vf* own = scratch + thread * each;
-    if (back) memset(own + each - blocks * s.N, 0, blocks * s.N * sizeof(vf));
-    for (int64_t job = jobs * thread / threads; job < jobs * (thread + 1) / threads; ++job) {
-      if (back) backward<zoh>(s, rates, inverses, job, own, own + each - blocks * s.N);
-      else forward<zoh>(s, rates, inverses, job, own);
-    }
+    for (int thread = 0; thread < threads; ++thread)
+      for (int64_t job = jobs * thread / threads; job < jobs * (thread + 1) / threads; ++job)
+        run_job<zoh>(s, cut, job, lanes + thread * most, scratch + thread * each, dA + thread * s.D * s.N);
+    if (back)
+      for (int64_t i = 0; i < s.D * s.N; ++i) {
+        s.dA[i] = 0;
+        for (int thread = 0; thread < threads; ++thread) s.dA[i] += dA[thread * s.D * s.N + i];
+      }
   }
-  if (back)
-    for (int64_t block = 0; block < blocks; ++block) {
-      for (int thread = 1; thread < threads; ++thread)
-        for (int64_t n = 0; n < s.N; ++n)
-          scratch[each - blocks * s.N + block * s.N + n] += scratch[(thread + 1) * each - blocks * s.N + block * s.N + n];
-      int64_t first = block % per_group * LANES;
-      store_state(s.dA + (block / per_group * P + first) * s.N, scratch + each - (blocks - block) * s.N, s.N, P - first);
-    }
-  free(rates);
   free(scratch);
-  return 0;
+  free(lanes);
+  free(dA);
+  return !enough;
 }

@@ -1,0 +1,248 @@
+"""Every implementation of every op beside its peers, on one thread: time, peak memory, and what the machine allows.
+
+    python benchmarks/kernels.py [--ops ssd,selective_scan] [--device cuda]
+
+Each row is a process of its own. Times are the least of five runs after one that does not count, milliseconds of the
+process on a CPU, of the wall clock on CUDA; reference loops run once, on an eighth of the length, extrapolated. Peak is
+what the process (on CUDA: the allocator) held beyond inputs in one forward and backward. Two limits are measured in the
+same run: ``x triad`` compares the forward pass with reading its operands and writing its result once at the bandwidth
+of ``a + 2 b``, ``x GEMM`` with matrix products of as many operations. Peers that are not installed are left out.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqmix import ops
+from seqmix.commands._table import print_table
+from seqmix.environment import environment
+from seqmix.ops import _dispatch
+
+Call = Callable[..., Tensor]
+
+# op -> shapes of its operands; the sizes of the study that the README quotes
+SCAN = ((8, 2048, 256), (8, 2048, 256), (256, 16), (8, 2048, 16), (8, 2048, 16))
+SSD = ((4, 4096, 8, 64), (4, 4096, 8), (8,), (4, 4096, 1, 64), (4, 4096, 1, 64))
+BOTH = ((4, 4096, 8, 64), (4, 4096, 2, 8), (8,), (4, 4096, 2, 1, 64), (4, 4096, 2, 1, 64))
+SHAPES = {
+    "depthwise_conv1d": ((8, 2048, 256), (256, 4)),
+    "quasiseparable": BOTH,
+    "segment_max": ((8, 2048, 256),),
+    "selective_scan": SCAN,
+    "ssd": SSD,
+    "vq_attention": ((2, 2048, 64), (2, 2048, 64), (2, 2048, 64), (128, 64), (65,)),
+}
+# their reference loops grow with the square of the length
+QUADRATIC = ("segment_max", "vq_attention")
+# multiplications and additions of a forward pass; an exponential of the scan counts as 11 of each
+FLOPS = {
+    "depthwise_conv1d": 2 * 4 * 8 * 2048 * 256,
+    "quasiseparable": 2 * 16384 * (2 * 64 * 64 + 2 * 128 * 512 + 2 * 64 * 512),
+    "segment_max": 8 * 2048 * 256,
+    "selective_scan": 2 * 14 * 8 * 2048 * 256 * 16,
+    "ssd": 16384 * (2 * 64 * 64 + 2 * 128 * 512 + 2 * 64 * 512),
+    "vq_attention": 2 * 2 * 2048 * 64 * (2 * 128 + 2 * 192),
+}
+PEERS = {
+    "depthwise_conv1d": {"nn.Conv1d": "torch"},
+    "selective_scan": {"mambapy": "mambapy", "associative_scan": "torch", "mamba-ssm": "mamba_ssm"},
+    "ssd": {"ssd_minimal": "torch", "mamba-ssm": "mamba_ssm", "fla": "fla"},
+}
+
+
+def main() -> None:
+    """Measure the cases, each in its process, and print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ops", default=",".join(SHAPES), help="some of them, with commas between")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--allocator", default="tuned", choices=("system", "tuned", "both"), help="of the rows")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "kernels.csv")
+    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.case:
+        print(json.dumps(_measure(*options.case, options.device)))
+        return
+    limits = _limits(options.device)
+    rows = []
+    for op in options.ops.split(","):
+        for name in [*_dispatch._OPS[op], *PEERS.get(op, {})]:
+            for allocator in ("system", "tuned") if options.allocator == "both" else (options.allocator,):
+                command = [sys.executable, __file__, "--device", options.device, "--case", op, name, allocator]
+                row = {"op": op, "implementation": name, "allocator": allocator}
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    print(*row.values(), "left out:", (done.stderr.strip() or "ended").splitlines()[-1], flush=True)
+                    continue
+                rows.append(row | json.loads(done.stdout.splitlines()[-1]) | {"x triad": 0.0, "x GEMM": 0.0})
+                moved = 4 * sum(torch.Size(shape).numel() for shape in (*SHAPES[op], SHAPES[op][0]))
+                rows[-1]["x triad"] = rows[-1]["forward ms"] / (moved / limits["triad GB/s"] / 1e6)
+                rows[-1]["x GEMM"] = rows[-1]["forward ms"] / (FLOPS[op] / limits["GEMM GFLOP/s"] / 1e6)
+                print(op, name, allocator, f"{rows[-1]['forward ms']:.4g} ms", flush=True)
+    facts = environment()
+    limit = ", ".join(f"{name} {value:.3g}" for name, value in limits.items())
+    print_table(f"float32, {options.device}, one thread of {facts['cpu']}, torch {facts['torch']}; {limit}", rows)
+    options.out.parent.mkdir(exist_ok=True)
+    with options.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *limits, "cpu", "gpus", "torch", "commit"])
+        writer.writeheader()
+        known = {key: facts[key] for key in ("cpu", "gpus", "torch", "commit")}
+        writer.writerows({**_rounded(row), **_rounded(limits), **known} for row in rows)
+
+
+def _measure(op: str, name: str, allocator: str, device: str) -> dict[str, float]:
+    """Times in ms and peak memory in MiB of one case, in this process."""
+    if allocator == "tuned":
+        ops.tune_allocator()
+    torch.manual_seed(0)
+    module = PEERS.get(op, {}).get(name)
+    if module and not find_spec(module):
+        raise ModuleNotFoundError(f"{module} is not installed")
+    part = 8 if name == "reference" else 1
+    shapes = [tuple(n // part if i == 1 and len(s) > 2 else n for i, n in enumerate(s)) for s in SHAPES[op]]
+    inputs = [(0.1 * torch.randn(shape)).to(device) for shape in shapes]
+    run = (peer if module else ours)(op, name)
+    repeats = 0 if name == "reference" else 5
+    weight = torch.ones(shapes[0], device=device)
+
+    def train() -> None:
+        torch.autograd.grad(run(*inputs), inputs, weight, allow_unused=True)
+
+    with torch.no_grad():
+        # first touches of libraries are not the op's
+        run(*(t[:, :64] if t.ndim > 2 else t for t in inputs))
+    inputs = [t.requires_grad_() for t in inputs]
+    before = _held(device)
+    train()
+    peak = _held(device) - before
+    with torch.no_grad():
+        forward = _best(lambda: run(*inputs), device, repeats)
+    both = _best(train, device, repeats)
+    scale = part**2 if op in QUADRATIC else part
+    return {"forward ms": forward * scale, "forward + backward ms": both * scale, "peak MiB": peak * scale}
+
+
+def ours(op: str, name: str) -> Call:
+    """An implementation of ours, as a function of the tensors of ``SHAPES``."""
+    f = getattr(ops, op)
+    if op in ("selective_scan", "ssd", "quasiseparable"):
+        return lambda x, dt, A, B, C: f(x, dt.exp() * 0.1, -A.exp(), B, C, impl=name)
+    if op == "segment_max":
+        return lambda x: f(x, 32, impl=name)
+    if op == "vq_attention":
+        return lambda q, k, v, codes, bias: f(
+            q, k, v, codes, ops.nearest_code(k, codes), bias, window=64, causal=True, impl=name
+        )
+    return lambda *tensors: f(*tensors, impl=name)
+
+
+def peer(op: str, name: str) -> Call:
+    """What others have for the same tensors."""
+    if name == "nn.Conv1d":
+        return lambda x, w: F.conv1d(x.mT, w.unsqueeze(1), padding=3, groups=w.shape[0])[..., : x.shape[1]].mT
+    if name == "ssd_minimal":
+        return lambda x, dt, A, B, C: ssd_minimal(x, dt.exp() * 0.1, -A.exp(), B, C)
+    if name == "mambapy":
+        from mambapy.pscan import pscan
+
+        return lambda *t: _materialised(pscan, *t)
+    if name == "associative_scan":
+        from torch._higher_order_ops.associative_scan import associative_scan
+
+        def then(left: Any, right: Any) -> Any:
+            return left[0] * right[0], right[0] * left[1] + right[1]
+
+        return lambda *t: _materialised(lambda a, x: associative_scan(then, (a, x), 1, combine_mode="generic")[1], *t)
+    if (op, name) == ("selective_scan", "mamba-ssm"):
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+        return lambda u, dt, A, B, C: selective_scan_fn(u.mT, dt.exp().mT * 0.1, -A.exp(), B.mT, C.mT).mT
+    if name == "mamba-ssm":
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+        return lambda x, dt, A, B, C: mamba_chunk_scan_combined(x, dt.exp() * 0.1, -A.exp(), B, C, 256)
+    from fla.ops.simple_gla import chunk_simple_gla
+
+    def simple_gla(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        dt = dt.exp() * 0.1
+        C, B = (t.expand(-1, -1, x.shape[2], -1) for t in (C, B))
+        return chunk_simple_gla(C, B, dt.unsqueeze(-1) * x, -dt * A.exp(), scale=1.0)[0]
+
+    return simple_gla
+
+
+def ssd_minimal(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = 64) -> Tensor:
+    """The listing that Mamba-2 was published with: einsums, the decay of every pair (arXiv:2405.21060, listing 1)."""
+    B, C = (t.expand(-1, -1, x.shape[2], -1) for t in (B, C))
+    x, a, B, C = (t.unflatten(1, (-1, chunk)) for t in (dt.unsqueeze(-1) * x, dt * A, B, C))
+    a = a.permute(0, 3, 1, 2)  # (B, H, c, q)
+    s = a.cumsum(-1)
+    inside = torch.einsum("bclhn,bcshn,bhcls,bcshp->bclhp", C, B, _segment_sums(a).exp(), x)
+    states = torch.einsum("bclhn,bhcl,bclhp->bchpn", B, (s[..., -1:] - s).exp(), x)
+    states = torch.cat([torch.zeros_like(states[:, :1]), states], 1)
+    states = torch.einsum("bhzc,bchpn->bzhpn", _segment_sums(F.pad(s[..., -1], (1, 0))).exp(), states)[:, :-1]
+    return (inside + torch.einsum("bclhn,bchpn,bhcl->bclhp", C, states, s.exp())).flatten(1, 2)
+
+
+def _segment_sums(a: Tensor) -> Tensor:
+    keep = torch.ones(a.shape[-1], a.shape[-1], dtype=torch.bool, device=a.device).tril()
+    sums = a.unsqueeze(-1).expand(*a.shape, a.shape[-1]).masked_fill(~keep.tril(-1), 0).cumsum(-2)
+    return sums.masked_fill(~keep, -torch.inf)
+
+
+def _materialised(scan: Call, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """Selective scan by a scan of all decays and inputs, ``(B, L, D, N)`` each, as the peers have it."""
+    dt = dt.exp() * 0.1
+    h = scan((dt.unsqueeze(-1) * -A.exp()).exp(), (dt * u).unsqueeze(-1) * B.unsqueeze(2))
+    return (h @ C.unsqueeze(-1)).squeeze(-1)
+
+
+def _limits(device: str) -> dict[str, float]:
+    """What the machine reaches now: bandwidth of ``a + 2 b`` into a third array, and rate of a matrix product."""
+    ops.tune_allocator()
+    a, b, c = (torch.ones(2**25, device=device) for _ in range(3))
+    W, X = torch.randn(512, 512, device=device), torch.randn(16384, 512, device=device)
+    triad = _best(lambda: torch.add(a, b, alpha=2.0, out=c), device)
+    gemm = _best(lambda: X @ W, device)
+    return {"triad GB/s": 3 * 4 * a.numel() / triad / 1e6, "GEMM GFLOP/s": 2 * X.numel() * 512 / gemm / 1e6}
+
+
+def _best(run: Callable[[], object], device: str, repeats: int = 5) -> float:
+    """Least milliseconds of so many runs, after one that does not count; of that one if there is no other."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    times = []
+    for _ in range(repeats + 1):
+        start = clock()
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        times.append(clock() - start)
+    return min(times[1:] or times) * 1e3
+
+
+def _held(device: str) -> float:
+    """The most MiB that were held so far."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    # of this process alone: what getrusage says begins with the peak of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
+
+
+if __name__ == "__main__":
+    main()

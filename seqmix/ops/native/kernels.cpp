@@ -1,0 +1,128 @@
+// Kernels for a CPU: plain C++, no torch headers; one source, built for several instruction sets and chosen at run time.
+// Selective scan S6 (Gu and Dao, 2023, arXiv:2312.00752), with gradients by the adjoint recurrence and recomputed states,
+// and depthwise convolution.
+
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+// the compilers' own choice leaves the width of a load open in the innermost loops
+#define INLINE inline __attribute__((always_inline))
+
+// a tensor in rows and steps whose other axes are contiguous; strides in elements; bfloat16 if `half`, else float32
+struct View {
+  const void* at;
+  int64_t row, step, half;
+};
+
+// u, dt, dy (rows, L, D) and B, C (rows, L, G, N) are views; everything else is float32 and contiguous. An item is a row,
+// or with `bounds` (items + 1) a stretch of the only row. y, du, ddt as u; A, dA (D, N); dB, dC (parts, rows, L, G, N),
+// to be summed over parts; h, last, dlast, dh (items, D, N), each may be null; marks (chunks, N, D), see marks() for how
+// many. dy is null in the forward pass.
+struct Scan {
+  View u, dt, B, C, dy;
+  const float *A, *h, *dlast;
+  const int64_t* bounds;
+  float *y, *last, *marks, *du, *ddt, *dA, *dB, *dC, *dh;
+  int64_t items, L, D, G, N, chunk, parts, zoh, reverse;
+};
+
+// y[t] = bias + sum_k weight[:, k] x[t - left + k] where g is null, else gradients to weight and bias. x and g are views
+// (Bt, L, D) of one type, y is contiguous and of that type; weight, dweight (D, K) and bias, dbias (D) are float32.
+struct Conv {
+  View x, g;
+  const float *weight, *bias;
+  void* y;
+  float *dweight, *dbias;
+  int64_t Bt, L, D, K, left;
+};
+
+// states that go through a chunk together
+enum { STATES = 4 };
+
+namespace baseline {
+#define LANES 4
+#include "vectors.h"
+#include "scan_body.h"
+#include "conv_body.h"
+#undef LANES
+}  // namespace baseline
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+namespace avx2 {
+#define LANES 8
+#include "vectors.h"
+#include "scan_body.h"
+#include "conv_body.h"
+#undef LANES
+}  // namespace avx2
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,fma,prefer-vector-width=512")
+#endif
+namespace avx512 {
+#define LANES 16
+#include "vectors.h"
+#include "scan_body.h"
+#include "conv_body.h"
+#undef LANES
+}  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+// the threads of OpenMP do not survive a fork, and a child that calls on them waits for ever
+static bool forked = false;
+
+__attribute__((constructor)) static void watch_forks(void) {
+  pthread_atfork(0, 0, [] { forked = true; });
+}
+
+// raised with every change of what Python calls; ABI in __init__.py follows
+extern "C" int seqmix_abi(void) { return 2; }
+
+// 0: baseline (SSE2 or NEON), 1: AVX2, 2: AVX-512
+extern "C" int seqmix_best_isa(void) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw"))
+    return 2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+  return 0;
+}
+
+// one pass, forward or (dy given) backward; returns 0, or 1 when there is no memory
+extern "C" int seqmix_scan(const Scan* s, int isa, int threads) {
+  if (forked) threads = 1;
+#if defined(__x86_64__)
+  if (isa == 2) return s->zoh ? avx512::run_scan<true>(*s, threads) : avx512::run_scan<false>(*s, threads);
+  if (isa == 1) return s->zoh ? avx2::run_scan<true>(*s, threads) : avx2::run_scan<false>(*s, threads);
+#endif
+  return s->zoh ? baseline::run_scan<true>(*s, threads) : baseline::run_scan<false>(*s, threads);
+}
+
+// one pass, forward or (g given) backward; returns 0, or 1 when there is no memory
+extern "C" int seqmix_conv(const Conv* c, int isa, int threads) {
+  if (forked) threads = 1;
+#if defined(__x86_64__)
+  if (isa == 2) return c->x.half ? avx512::run_conv<uint16_t>(*c, threads) : avx512::run_conv<float>(*c, threads);
+  if (isa == 1) return c->x.half ? avx2::run_conv<uint16_t>(*c, threads) : avx2::run_conv<float>(*c, threads);
+#endif
+  return c->x.half ? baseline::run_conv<uint16_t>(*c, threads) : baseline::run_conv<float>(*c, threads);
+}

@@ -1,0 +1,136 @@
+"""Every public op as the rest of PyTorch sees it: torch.compile, autocast, vmap, opcheck, second derivatives."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seqmix import ops
+from seqmix.testing import assert_close_ratio
+
+B, L, D, G, H, P, N = 2, 7, 4, 2, 2, 3, 2
+
+
+def _attend(q, k, v, codes, bias):
+    return ops.vq_attention(q, k, v, codes, ops.nearest_code(k, codes), bias, window=1, causal=True)
+
+
+# name: function of float tensors, their shapes
+CASES = {
+    "depthwise_conv1d": (ops.depthwise_conv1d, [(B, L, D), (D, 3), (D,)]),
+    "fft_conv": (ops.fft_conv, [(B, L, D), (D, L)]),
+    "global_attention": (lambda q, k, v: ops.global_attention(q, k, v, n_heads=2)[0], [(B, L, D)] * 3),
+    "local_max": (ops.local_max, [(B, L, D)]),
+    "masked_mean": (lambda x: ops.masked_mean(x, (torch.arange(L) < 5).expand(B, L)), [(B, L, D)]),
+    "quasiseparable": (
+        lambda x, dt, A, b, c: ops.quasiseparable(x, dt.exp(), -A.exp(), b, c),
+        [(B, L, H, P), (B, L, 2, H), (H,), (B, L, 2, 1, N), (B, L, 2, 1, N)],
+    ),
+    "segment_max": (lambda x: ops.segment_max(x, 3), [(B, L, D)]),
+    "selective_scan": (
+        lambda u, dt, A, b, c: ops.selective_scan(u, dt.exp(), -A.exp(), b, c),
+        [(B, L, D), (B, L, D), (D, N), (B, L, N), (B, L, N)],
+    ),
+    "ssd": (
+        lambda x, dt, A, b, c: ops.ssd(x, dt.exp(), -A.exp(), b, c),
+        [(B, L, H, P), (B, L, H), (H,), (B, L, 1, N), (B, L, 1, N)],
+    ),
+    "straight_through": (
+        lambda k, codes: ops.straight_through(k, codes, ops.nearest_code(k, codes)),
+        [(B, L, P), (4, P)],
+    ),
+    "vq_attention": (_attend, [(B, L, P)] * 3 + [(4, P), (2,)]),
+}
+OPERATORS = ("depthwise_conv1d", "selective_scan", "ssd", "quasiseparable")
+OPS = pytest.mark.parametrize("name", CASES)
+
+
+def tensors(name, dtype=torch.float32):
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in CASES[name][1]]
+
+
+def results(f, args):
+    """The result and the gradients of what depends on the arguments."""
+    y = f(*args)
+    return [y, *torch.autograd.grad(y.square().sum(), args, allow_unused=True)]
+
+
+def assert_same(got, want, ratio):
+    for i, (g, w) in enumerate(zip(got, want, strict=True)):
+        assert (g is None) == (w is None)
+        if g is not None:
+            assert_close_ratio(f"tensor {i}", g, w, ratio)
+
+
+def test_all_public_ops_are_here():
+    # what remains takes part in others, or does no arithmetic along a sequence
+    others = {"explain", "tune_allocator", "smooth_length", "nearest_code", "update_codebook", "selective_scan_step"}
+    matrices = {"quasiseparable_matrix", "scan_matrix", "ssd_matrix"}
+    assert set(ops.__all__) == set(CASES) | others | matrices
+
+
+@OPS
+def test_compiles_into_one_graph(name):
+    f, args = CASES[name][0], tensors(name)
+    want = results(f, args)
+    torch.compiler.reset()
+    # gradients of operators of ours are traced too; those of others are up to PyTorch, and slow to trace
+    backend = "aot_eager" if name in OPERATORS else "eager"
+    assert_same(results(torch.compile(f, backend=backend, fullgraph=True), args), want, 1e-6)
+
+
+@OPS
+def test_autocast_leaves_the_precision(name):
+    f, args = CASES[name][0], tensors(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = f(*args)
+    if name == "global_attention":
+        # a product like any other, which autocast is there for
+        assert_close_ratio(name, y, f(*args), 1e-2)
+    else:
+        assert y.dtype == torch.float32
+        assert_close_ratio(name, y, f(*args), 1e-6)
+
+
+@OPS
+def test_vmap_is_a_loop(name):
+    f, shapes = CASES[name]
+    args = [torch.randn(3, *shape) for shape in shapes]
+    y = torch.func.vmap(f)(*args)
+    assert_close_ratio(name, y, torch.stack([f(*sample) for sample in zip(*args, strict=True)]), 1e-6)
+
+
+class _Calls(TorchDispatchMode):
+    """Collects the calls of our operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "seqmix":
+            self.found[str(func)] = (func, args)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+# float64 takes the portable implementation, float32 the compiled one
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_operators_are_registered_as_they_should_be(name, dtype):
+    with _Calls() as calls:
+        results(CASES[name][0], tensors(name, dtype))
+    # forward and backward
+    assert len(calls.found) >= 2
+    for func, args in calls.found.values():
+        args = [a.detach().clone() if isinstance(a, torch.Tensor) else a for a in args]
+        torch.library.opcheck(func, args)
+
+
+# what goes straight through a code is no derivative
+@pytest.mark.parametrize("name", [name for name in CASES if name != "vq_attention"])
+def test_second_derivatives_are_right_or_refused(name):
+    f, args = CASES[name][0], tensors(name, torch.float64)
+    try:
+        assert torch.autograd.gradgradcheck(f, args, fast_mode=True)
+    except RuntimeError as error:
+        assert "first derivatives only; use impl='reference'" in str(error)
+        assert name in ("selective_scan", "ssd", "quasiseparable")

@@ -2,10 +2,11 @@
 
     python benchmarks/mixers.py [--lengths 256,1024,4096,16384,65536] [--mixers Hydra,Mamba] 2>/dev/null
 
-Mixers are built with their defaults. Times are CPU microseconds of the process, the median of five runs after one that
-does not count, forward, and forward with backward. Peak memory is the most that PyTorch held at once in one forward and
-backward, beyond weights and input, as its allocator counts it; gradients of the weights are in it. A cell that would
-take more than ``--seconds`` or ``--gib``, going by the one before and the registered cost, is left out and says so.
+Mixers are built with their defaults. Times are CPU microseconds of the process, the median of ``--repeats`` runs after
+one that does not count, forward, and forward with backward. Peak memory is the most that PyTorch held at once in one
+forward and backward, beyond weights and input, as its allocator counts it; gradients of the weights are in it. A cell
+that would take more than ``--seconds`` or ``--gib``, going by the one before and the registered cost, is left out and
+says so. The rows replace those of the same mixers in the CSV, the others stay.
 The profiler, which counts the memory, writes two lines to stderr every time.
 """
 
@@ -29,6 +30,9 @@ from seqmix.ops import tune_allocator
 
 Row = dict[str, Any]
 
+# a forward pass below this is the call alone, and how it grows says nothing
+CALL_SECONDS = 1e-4
+
 FORWARD, TIME, PEAK, SKIPPED = "forward us/token", "forward + backward us/token", "peak KiB/token", "left out"
 
 
@@ -38,6 +42,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="256,1024,4096,16384,65536", help="sequence lengths")
     parser.add_argument("--mixers", help="some of them, with commas between; all if not given")
     parser.add_argument("--d_model", type=int, default=64, help="width D")
+    parser.add_argument("--repeats", type=int, default=5, help="runs that count in a median")
     parser.add_argument("--seconds", type=float, default=120.0, help="limit on the time of a cell")
     parser.add_argument("--gib", type=float, default=8.0, help="limit on the memory of a cell, with weights")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mixers.csv")
@@ -49,7 +54,7 @@ def main() -> None:
     chosen = options.mixers.split(",") if options.mixers else list_mixers()
     found = {}
     for name in ["Attention", *(name for name in chosen if name != "Attention")]:
-        found[name] = _rows(name, lengths, options.d_model, options.seconds, options.gib * 2**30)
+        found[name] = _rows(name, lengths, options)
         print(name, *(row[SKIPPED] or f"{row[TIME]:.3g}" for row in found[name]), sep="  ", flush=True)
 
     facts = environment()
@@ -59,7 +64,7 @@ def main() -> None:
     _write(options.out, [row for rows in found.values() for row in rows], options.d_model, facts)
 
 
-def _rows(name: str, lengths: list[int], d_model: int, seconds: float, limit: float) -> list[Row]:
+def _rows(name: str, lengths: list[int], options: argparse.Namespace) -> list[Row]:
     """A row for each length, with the numbers or with the reason why it was left out."""
     facts = mixer_facts(name)
     rows = []
@@ -68,22 +73,22 @@ def _rows(name: str, lengths: list[int], d_model: int, seconds: float, limit: fl
         row: Row = {"mixer": name, "cost": facts.cost, "length": L, FORWARD: "", TIME: "", PEAK: "", SKIPPED: ""}
         rows.append(row)
         growth = (L / before) ** (2 if facts.cost == "L^2" else 1)
-        if took * growth > seconds:
+        if took * growth > options.seconds:
             row[SKIPPED] = f"over {took * growth:.0f} s"
-        elif held * growth > limit:
+        elif held * growth > options.gib * 2**30:
             row[SKIPPED] = f"over {held * growth / 2**30:.0f} GiB"
         else:
             start = time.process_time()
             torch.manual_seed(0)
-            mixer = facts.cls(d_model, L)
-            row |= _measure(mixer, L, d_model)
+            mixer = facts.cls(options.d_model, L)
+            row |= _measure(mixer, L, options)
             before, took = L, time.process_time() - start
             held = row[PEAK] * L * 1024 + sum(p.nbytes for p in mixer.parameters())
     return rows
 
 
-def _measure(mixer: Mixer, L: int, d_model: int) -> Row:
-    x = torch.randn(1, L, d_model, requires_grad=True)
+def _measure(mixer: Mixer, L: int, options: argparse.Namespace) -> Row:
+    x = torch.randn(1, L, options.d_model, requires_grad=True)
 
     def forward() -> None:
         with torch.no_grad():
@@ -96,8 +101,8 @@ def _measure(mixer: Mixer, L: int, d_model: int) -> Row:
 
     scale = 1e6 / L
     return {
-        FORWARD: median_seconds(forward, x.device, 5) * scale,
-        TIME: median_seconds(train, x.device, 5) * scale,
+        FORWARD: median_seconds(forward, x.device, options.repeats) * scale,
+        TIME: median_seconds(train, x.device, options.repeats) * scale,
         PEAK: _peak_bytes(train) / L / 1024,
     }
 
@@ -115,7 +120,9 @@ def _times(rows: list[Row], attention: list[Row]) -> Row:
     """A line of the table: times, how they grow, and from which length on they are below those of attention."""
     cost, measured = rows[0]["cost"], {row["length"]: row[TIME] for row in rows if row[TIME]}
     growths = [measured[L] * L / (measured[L // 4] * (L // 4)) for L in measured if L // 4 in measured]
-    growth = growths[-1] if growths else ""
+    last = [row for row in rows if row[TIME]][-1:]
+    works = any(row[FORWARD] * row["length"] > 1e6 * CALL_SECONDS for row in last)
+    growth = growths[-1] if growths and works else ""
     return {
         "mixer": rows[0]["mixer"],
         "cost": cost,
@@ -145,10 +152,15 @@ def _write(path: Path, rows: list[Row], d_model: int, facts: Row) -> None:
     of_all = {"d_model": d_model, "threads": 1, "commit": facts["commit"] + "+" * facts["dirty"]}
     of_all |= {"device": facts["cpu"], "torch": facts["torch"]}
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{**row, **of_all} for row in rows]
+    measured = {row["mixer"] for row in rows}
+    if path.exists():
+        with path.open(newline="") as file:
+            rows += [row for row in csv.DictReader(file) if row["mixer"] not in measured]
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *of_all])
+        writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        writer.writerows({**row, **of_all} for row in rows)
+        writer.writerows(sorted(rows, key=lambda row: (row["mixer"] != "Attention", row["mixer"])))
 
 
 if __name__ == "__main__":

@@ -1,27 +1,17 @@
-"""The bidirectional language encoder: published sizes and keys, padding, initial values."""
+"""The bidirectional language encoders: published keys, layers written out, padding, initial values."""
 
 from functools import partial
 
 import pytest
 import torch
 
-from seqmix.mixers.hydra import Hydra
-from seqmix.mixers.mamba2 import Mamba2
+from seqmix.errors import ConfigError
+from seqmix.mixers import Attention, FNet, Hydra, Mamba
+from seqmix.mixers.hybrid import hybrid_layers
+from seqmix.models import ChannelMLP
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, load_published
 
 SMALL = partial(Hydra, d_state=4, headdim=4)
-
-
-@pytest.mark.parametrize(
-    ("mixer", "n_layers", "size"),
-    [(Hydra, 23, 112_086_712), (Hydra, 12, 69_992_352), (partial(Mamba2, d_state=64), 12, 68_076_960)],
-)
-def test_published_sizes(mixer, n_layers, size):
-    with torch.device("meta"):
-        model = BidirectionalLM(30_528, 768, n_layers, mixer=mixer)
-    assert sum(p.numel() for p in model.parameters()) == size
-    if n_layers == 23:
-        assert {k: tuple(v.shape) for k, v in model.state_dict().items()} == published_shapes(768, 30_528, 23)
 
 
 def published_shapes(D, vocab_size, n_layers, *, d_state=64, headdim=64, d_conv=7):
@@ -62,7 +52,7 @@ def test_loads_a_published_checkpoint(prefix, tmp_path):
     state = {k: torch.randn(s) for k, s in published_shapes(16, 40, 3, d_state=4, headdim=4).items()}
     state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
     torch.save({prefix + k: v for k, v in state.items()}, tmp_path / "model.pt")
-    model = BidirectionalLM(40, 16, 3, mixer=SMALL)
+    model = BidirectionalLM(BidirectionalEncoder(40, 16, 3, mixer=SMALL))
     load_published(model, torch.load(tmp_path / "model.pt", weights_only=True))
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key]), key
@@ -72,7 +62,7 @@ def test_loads_a_published_checkpoint(prefix, tmp_path):
 
 
 def test_written_out():
-    model = BidirectionalLM(40, 16, 2, mixer=SMALL).eval()
+    model = BidirectionalLM(BidirectionalEncoder(40, 16, 2, mixer=SMALL)).eval()
     w, ids, types = model.state_dict(), torch.randint(40, (2, 9)), torch.randint(2, (2, 9))
     x = w["bert.embeddings.word_embeddings.weight"][ids] + w["bert.embeddings.token_type_embeddings.weight"][types]
     x = torch.layer_norm(x, (16,), eps=1e-12)
@@ -95,12 +85,107 @@ def test_padding_is_exact(pre_norm, positions):
 
 
 def test_initial_values():
-    model = BidirectionalLM(400, 64, 2, mixer=partial(Hydra, headdim=16, bias=True))
+    model = BidirectionalLM(BidirectionalEncoder(400, 64, 2, mixer=partial(Hydra, headdim=16, bias=True)))
     first, second = (layer["layer"].mixer for layer in model.bert.encoder["layer"])
     for p in (first.in_proj.weight, first.out_proj.weight, first.fc_D.weight, model.cls["predictions"].decoder.weight):
         assert p.std().item() == pytest.approx(0.02, rel=0.1)
     assert not first.in_proj.bias.any() and not model.bert.embeddings["word_embeddings"].weight[0].any()
     # the original starts all layers with the same steps and convolutions
     assert not torch.equal(first.dt_bias, second.dt_bias)
-    with pytest.raises(ValueError, match="max_len is needed"):
-        BidirectionalEncoder(40, 16, 2, mixer=SMALL, positions=True)
+    # a step whose bias were zero would be the same for all channels, whatever dt_min and dt_max say
+    mamba = BidirectionalEncoder(40, 16, 1, mixer=partial(Mamba, dt_min=0.01, dt_max=0.02))
+    steps = torch.nn.functional.softplus(mamba.encoder["layer"][0]["layer"].mixer.dt_proj.bias)
+    assert steps.min() > 0.0099 and steps.max() < 0.0201
+
+
+def test_published_keys():
+    with torch.device("meta"):
+        model = BidirectionalLM(BidirectionalEncoder(30_528, 768, 23, mixer=Hydra))
+    assert {k: tuple(v.shape) for k, v in model.state_dict().items()} == published_shapes(768, 30_528, 23)
+
+
+def test_fnet_written_out():
+    """Section 3.2 of FNet: two residuals a layer, a map after the embeddings, a pooler; one layer is attention."""
+    attention = partial(Attention, n_heads=2)
+    mlp = partial(ChannelMLP, activation=partial(torch.nn.GELU, approximate="tanh"))
+    encoder = BidirectionalEncoder(
+        40,
+        8,
+        2,
+        mixer=FNet,
+        layers=hybrid_layers(2, 1, attention=attention),
+        channel_mixer=mlp,
+        max_len=9,
+        positions=True,
+        n_types=4,
+        projection=True,
+        pooler=True,
+        norm_eps=1e-12,
+    )
+    model = BidirectionalLM(encoder, n_relations=2, gelu="tanh").double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    w, ids, types = model.state_dict(), torch.randint(40, (2, 7)), torch.randint(4, (2, 7))
+
+    def norm(x, name):
+        return torch.layer_norm(x, (8,), w[name + ".weight"], w[name + ".bias"], eps=1e-12)
+
+    def linear(x, name):
+        return torch.nn.functional.linear(x, w[name + ".weight"], w[name + ".bias"])
+
+    tables = [w[f"bert.embeddings.{name}_embeddings.weight"] for name in ("word", "token_type", "position")]
+    x = norm(tables[0][ids] + tables[1][types] + tables[2][:7], "bert.embeddings.LayerNorm")
+    x = linear(x, "bert.embeddings.projection")
+    mixers = [lambda x: torch.fft.fft2(x).real, encoder.encoder["layer"][1]["layer"].mixer]
+    for i, mix in enumerate(mixers):
+        name = f"bert.encoder.layer.{i}."
+        x = norm(x + mix(x), name + "layer.norm")
+        u = torch.nn.functional.gelu(linear(x, name + "channels.mixer.up"), approximate="tanh")
+        x = norm(x + linear(u, name + "channels.mixer.down"), name + "channels.norm")
+    u = torch.nn.functional.gelu(linear(x, "cls.predictions.transform.dense"), approximate="tanh")
+    words = norm(u, "cls.predictions.transform.LayerNorm") @ tables[0].T + w["cls.predictions.decoder.bias"]
+    relation = linear(linear(x[:, 0], "bert.pooler.dense").tanh(), "cls.seq_relationship")
+    got = model.score_both(ids, types=types)
+    torch.testing.assert_close(got, (words, relation), rtol=1e-10, atol=1e-10)
+    assert torch.equal(model(ids, types=types), got[0])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_keeps_the_relation(side):
+    model = BidirectionalLM(
+        BidirectionalEncoder(40, 8, 2, mixer=FNet, channel_mixer=ChannelMLP, pooler=True), n_relations=3
+    )
+    model = model.double().eval()
+    ids, pad = torch.randint(40, (2, 7)), (2, 0) if side == "left" else (0, 2)
+    mask = torch.nn.functional.pad(torch.ones(2, 7, dtype=torch.bool), pad)
+    words, relation = model.score_both(torch.nn.functional.pad(ids, pad, value=3), mask)
+    want = model.score_both(ids)
+    torch.testing.assert_close((words[mask].view(2, 7, 40), relation), want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: BidirectionalEncoder(40, 16, 2, mixer=SMALL, positions=True),
+            "max_len is needed: positions = True stores one embedding per position; set max_len=512",
+        ),
+        (
+            lambda: BidirectionalEncoder(40, 16, 2, mixer=SMALL, layers=[]),
+            "layers is an empty list; name at least one mixer, or leave it out to use mixer",
+        ),
+        (
+            lambda: BidirectionalLM(BidirectionalEncoder(40, 16, 2, mixer=SMALL), n_relations=2),
+            "n_relations = 2 needs a summary; build the encoder with pooler=True",
+        ),
+        (
+            lambda: BidirectionalEncoder(40, 16, 2, mixer=SMALL).pool(torch.zeros(1, 3, 16)),
+            "pooler = False leaves nothing to make a summary; build the encoder with pooler=True",
+        ),
+    ],
+)
+def test_errors(build, message):
+    with pytest.raises(ConfigError) as caught:
+        build()
+    assert str(caught.value) == message

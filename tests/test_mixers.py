@@ -1,4 +1,4 @@
-"""What is specific to one mixer: algebra, formulas by hand, published sizes, errors."""
+"""What is specific to one mixer: algebra, formulas by hand, errors."""
 
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from seqmix.mixers import (
     DenseMLP,
     FNet,
     FourierFilter,
-    Identity,
     Mamba,
     Pool,
     SelectiveChannel,
@@ -219,6 +218,25 @@ def test_selective_token_formula(L, bcdt_from, discretization):
     assert_close_ratio("y", mixer(x), mixer.out_proj(y * F.silu(z)), 1e-10)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"d_conv": 2, "expand": 3, "dt_rank": 3, "bias": True, "d_state": 1}, {"conv_bias": False, "d_state": 5}],
+)
+def test_mamba_formula(options):
+    """With gradients: the recorded outputs of the original have its default options."""
+    mixer, x = perturbed(Mamba(8, **options)), normal(2, 7, 8).requires_grad_()
+    u, z = mixer.in_proj(x).chunk(2, -1)
+    y = mixer(x)
+    want = mixer.out_proj(naive_scan(u, None, *ahead(mixer), zoh=False) * F.silu(z))
+    assert_close_ratio("y", y, want, 1e-12)
+    inputs, g = {"x": x, **dict(mixer.named_parameters())}, torch.randn_like(y)
+    got, expected = (torch.autograd.grad(t, list(inputs.values()), g) for t in (y, want))
+    for name, a, b in zip(inputs, got, expected, strict=True):
+        # what is kept in float32 has gradients rounded to it
+        ratio = 1e-6 if name in ("A_log", "D", "dt_proj.bias") else 1e-10
+        assert_close_ratio(f"gradient of {name}", a, b, ratio)
+
+
 def test_mamba_matrix():
     mixer, x = perturbed(Mamba(8, d_state=3)), normal(2, 7, 8)
     u, z = mixer.in_proj(x).chunk(2, -1)
@@ -281,29 +299,6 @@ def test_transposed_channel_mixer_is_a_token_mixer_of_the_transpose():
     assert_close_ratio("y", mixer(x), token(x.mT).mT, 1e-12)
 
 
-@pytest.mark.parametrize(
-    ("mixer", "want"),
-    [
-        (lambda: Mamba(16), 3_360),
-        (lambda: Mamba(32), 9_920),
-        (lambda: Mamba(64), 32_640),
-        (lambda: Mamba(128), 116_480),
-        (lambda: Mamba(768), 3_770_880),
-        (lambda: SelectiveToken(32), 9_920),
-        (lambda: SelectiveToken(16, bidirectional=True), 5_184),
-        (lambda: SelectiveToken(32, bidirectional=True), 13_696),
-        (lambda: SelectiveToken(64, bidirectional=True), 40_704),
-        (lambda: SelectiveToken(128, bidirectional=True), 134_656),
-        (lambda: SelectiveChannel(96), 2 * 96 * 192 + 192 * 96 + 114),
-        (lambda: SelectiveChannel(768, width=768), 1_771_122 - 2 * 768),
-        (lambda: FNet(8), 0),
-        (lambda: Identity(8), 0),
-    ],
-)
-def test_published_sizes(mixer, want):
-    assert size(mixer()) == want
-
-
 def test_initial_steps_and_rates():
     mixer = Mamba(64, d_state=5, dt_min=0.01, dt_max=0.05)
     dt = F.softplus(mixer.dt_proj.bias)
@@ -311,6 +306,8 @@ def test_initial_steps_and_rates():
     assert 0.00999 < dt.min() < 0.012 and 0.042 < dt.max() < 0.05001
     assert torch.allclose(mixer.A_log.exp(), torch.arange(1.0, 6).expand(128, 5))
     assert mixer.dt_proj.weight.abs().max() <= 0.5 and bool((mixer.D == 1).all())
+    assert 0.9 < 2 * Mamba(64, dt_scale=0.5).dt_proj.weight.abs().max() / 0.5 <= 1
+    assert torch.equal(Mamba(64, dt_init="constant").dt_proj.weight, torch.full((128, 4), 0.5))
     floored = F.softplus(Mamba(64, dt_init_floor=0.03).dt_proj.bias)
     assert floored.min() > 0.0299
 
@@ -360,6 +357,7 @@ def test_parameters_without_weight_decay():
         ),
         (lambda: Pool(8, pool_size=4), "pool_size = 4 has no middle; use a positive odd number"),
         (lambda: SepConv(8, kernel_size=0), "kernel_size = 0 has no middle; use a positive odd number"),
+        (lambda: Mamba(8, dt_init="zero"), "dt_init = 'zero' is not known; use one of random, constant"),
         (lambda: Mamba(8, discretization="exact"), "discretization = 'exact' is not known; use one of euler, zoh"),
         (lambda: SelectiveToken(8, merge="max"), "merge = 'max' is not known; use one of sum, mean"),
         (lambda: SelectiveToken(8, bcdt_from="x"), "bcdt_from = 'x' is not known; use one of conv, input"),

@@ -12,12 +12,13 @@ from seqmix.mixers._mask import mix_aligned
 @register(
     paper="arXiv:2508.09153",
     cost="L^2",
-    variants=({"n_heads": 2, "residual": True, "scale": 1.0}, {"n_heads": 4, "bias": True}),
+    variants=({"n_heads": 2, "residual": True, "scale": 1.0}, {"n_heads": 4, "bias": True, "hidden": True}),
 )
 class Dense(Mixer):
     """Dense layer along the sequence in place of a sequence mixer.
 
-    ``y = scale M_h x`` with one free matrix per head, shared by the channels of the head and by the batch.
+    ``y = scale M_h x`` with one free matrix per head, shared by the channels of the head and by the batch. With
+    ``hidden``, one head and ``scale=1`` it is the mixer of the Linear encoder, ``y = M x W`` (arXiv:2105.03824).
 
     Shapes: ``(B, L, D) -> (B, L, D)``, ``L <= max_len``; shorter sequences use the top-left block. Cost: O(L^2 D) time,
     O(L D) memory.
@@ -29,6 +30,7 @@ class Dense(Mixer):
         residual: add the input inside the mixer, as the original does.
         scale: factor on M; 1 / sqrt(max_len) if not given.
         bias: add a learned number per head and position.
+        hidden: multiply by a free D x D matrix W too.
 
     Raises:
         ConfigError: if ``max_len`` is missing or ``d_model`` is not a multiple of ``n_heads``.
@@ -47,16 +49,18 @@ class Dense(Mixer):
         residual: bool = False,
         scale: float | None = None,
         bias: bool = False,
+        hidden: bool = False,
     ):
         super().__init__()
         self.max_len = require_max_len(self, max_len, "an L x L matrix")
         if d_model % n_heads:
             raise ConfigError(f"d_model = {d_model} is not a multiple of n_heads = {n_heads}; change one of them")
         self.scale = self.max_len**-0.5 if scale is None else scale
-        self.residual, self.pure = residual, not bias
+        self.residual, self.pure = residual, not bias and not hidden
         weight = torch.empty(n_heads, self.max_len, self.max_len)
         self.weight = nn.Parameter(nn.init.xavier_normal_(weight))  # (G, L, L)
         self.bias = nn.Parameter(torch.zeros(n_heads, self.max_len)) if bias else None  # (G, L)
+        self.hidden = nn.Linear(d_model, d_model, bias=False) if hidden else None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, L, D)`` along L."""
@@ -73,7 +77,8 @@ class Dense(Mixer):
 
     def _mix(self, x: Tensor) -> Tensor:
         L = x.shape[1]
-        heads = rearrange(x, "b l (g p) -> b g l p", g=self.weight.shape[0])
+        u = x if self.hidden is None else self.hidden(x)
+        heads = rearrange(u, "b l (g p) -> b g l p", g=self.weight.shape[0])
         y = self.scale * (self.weight[:, :L, :L] @ heads)  # (B, G, L, P)
         if self.bias is not None:
             y = y + self.bias[:, :L, None]

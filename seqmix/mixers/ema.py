@@ -157,28 +157,34 @@ def decay_scan(x: Tensor, log_decay: Tensor, weight: Tensor) -> Tensor:
 
     Cost: O(L D (N + chunk)) time, O(L D (1 + N / chunk)) memory.
     """
-    B, L, _ = x.shape
+    B, L, D = x.shape
     C = min(_CHUNK, L)
-    x = nn.functional.pad(x, (0, 0, 0, -L % C))
-    x = rearrange(x, "b (n c) d -> d c (n b)", c=C)
+    if L % C:
+        x = nn.functional.pad(x, (0, 0, 0, -L % C))
+    # a transpose of two axes keeps to the cache, one of three would not
+    x = x.flatten(0, 1).t().contiguous().view(D, -1, C)  # (D, B n, C)
     t = torch.arange(C, device=x.device)
-    lag = t.unsqueeze(1) - t  # (C, C)
-    # what lies above the diagonal has to be an exact zero
-    inside = decay_kernel(log_decay, weight, C)[:, lag.clamp(min=0)].tril()  # (D, C, C)
-    y = inside @ x
+    lag = t - t.unsqueeze(1)  # (C, C), from row to column
+    # what lies before the present has to be an exact zero
+    inside = decay_kernel(log_decay, weight, C)[:, lag.clamp(min=0)].triu()  # (D, C, C)
     if L <= C:
-        return rearrange(y, "d c b -> b c d")
+        return _transpose(x @ inside, B)
     powers = (log_decay.unsqueeze(-1) * t).exp()  # (D, N, C)
-    gains = rearrange(powers.flip(-1) @ x.to(powers.dtype), "d m (n b) -> n d m b", b=B)
-    over_chunk = (log_decay * C).exp().unsqueeze(-1)
-    state = torch.zeros_like(gains[0])  # (D, N, B)
+    gains = x.to(powers.dtype) @ powers.flip(-1).mT  # (D, B n, N)
+    over_chunk = (log_decay * C).exp().unsqueeze(1)
+    state = torch.zeros_like(gains[:, :B])
     states = []
-    for gain in gains.unbind():
+    for gain in rearrange(gains, "d (b n) m -> n d b m", b=B).contiguous().unbind():
         states.append(state)
         state = over_chunk * state + gain
     reach = weight.unsqueeze(-1) * powers * log_decay.exp().unsqueeze(-1)  # (D, N, C)
-    y = y + (reach.mT @ rearrange(states, "n d m b -> d m (n b)")).real
-    return rearrange(y, "d c (n b) -> b (n c) d", b=B)[:, :L]
+    far = rearrange(states, "n d b m -> d (b n) m") @ reach
+    return _transpose(x @ inside + far.real, B)[:, :L]
+
+
+def _transpose(y: Tensor, B: int) -> Tensor:
+    """``(D, B n, C) -> (B, n C, D)``."""
+    return y.flatten(1).t().contiguous().unflatten(0, (B, -1))
 
 
 def _mix(x: Tensor, mask: Tensor | None, log_decay: Tensor, weight: Tensor, skip: Tensor, causal: bool) -> Tensor:
@@ -190,7 +196,7 @@ def _mix(x: Tensor, mask: Tensor | None, log_decay: Tensor, weight: Tensor, skip
         else:
             ahead, back = decay_scan(torch.cat([u, u.flip(1)], -1), log_decay, weight).chunk(2, -1)
             y = ahead + back.flip(1)
-        y = nn.functional.silu(y + wide(skip) * u)
+        y = nn.functional.silu(torch.addcmul(y, wide(skip), u))
     return zero_masked(y.to(x.dtype), mask)
 
 

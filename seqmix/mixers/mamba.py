@@ -1,7 +1,9 @@
 """Mamba: the selective state space model S6 in its gated block."""
 
 import math
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from seqmix.errors import check_choice
@@ -40,16 +42,18 @@ class Mamba(Mixer):
         dt_rank: rank of the map from u to dt; ceil(D / 16) if not given.
         dt_min: smallest step at initialisation, in units of one position.
         dt_max: largest step at initialisation, in units of one position.
+        dt_init: of the map from rank to steps, ``"random"`` or ``"constant"``.
+        dt_scale: factor on it at initialisation.
         dt_init_floor: bound from below on the steps at initialisation, in units of one position.
         conv_bias: bias on the short convolution.
         bias: bias on the input and output projections.
         discretization: of the input map, ``euler`` (dt B, what the original runs) or ``zoh`` (zero-order hold, eq. 4).
 
     Raises:
-        ConfigError: if ``discretization`` is not known.
+        ConfigError: if ``discretization`` or ``dt_init`` is not known.
 
     Source: Gu and Dao, 2023, arXiv:2312.00752, sec. 3; weights of state-spaces/mamba load under their own keys. Differs
-    from the original code in: constant initialisation of ``dt_proj`` and its scale are not offered; masks.
+    from the original code in: ``discretization``; masks.
     """
 
     causal = True
@@ -65,6 +69,8 @@ class Mamba(Mixer):
         dt_rank: int | None = None,
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
+        dt_init: Literal["random", "constant"] = "random",
+        dt_scale: float = 1.0,
         dt_init_floor: float = 1e-4,
         conv_bias: bool = True,
         bias: bool = False,
@@ -72,6 +78,7 @@ class Mamba(Mixer):
     ):
         super().__init__()
         check_choice("discretization", discretization, ("euler", "zoh"))
+        check_choice("dt_init", dt_init, ("random", "constant"))
         self.discretization: Discretization = discretization
         E = expand * d_model
         self.in_proj = nn.Linear(d_model, 2 * E, bias=bias)
@@ -85,6 +92,10 @@ class Mamba(Mixer):
             dt_init_floor=dt_init_floor,
             conv_bias=conv_bias,
         )
+        if dt_init == "constant":
+            nn.init.constant_(self.dt_proj.weight, self.dt_proj.in_features**-0.5)
+        with torch.no_grad():
+            self.dt_proj.weight.mul_(dt_scale)
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
     variants=(
         {"ngroups": 2, "norm_before_gate": True, "bias": True, "conv_bias": False, "chunk_size": 5},
         {"rmsnorm": False, "d_conv": 1, "expand": 1, "dt_limit": (0.01, 0.1)},
+        {"d_ssm": 8, "D_has_hdim": True, "learnable_init_states": True},
     ),
     d_state=4,
     headdim=4,
@@ -37,13 +38,15 @@ class Mamba2(Mixer):
         conv_init: convolution weights are drawn from (-conv_init, conv_init); by PyTorch's rule if not given.
         expand: inner width over D.
         headdim: channels per head P, which share a mixing matrix.
+        d_ssm: channels that are scanned, the others pass a gated MLP; all ``expand d_model`` if not given.
         ngroups: groups of heads that share B and C, and the norm.
-        a_min: slowest decay rate at initialisation, per unit of step.
-        a_max: fastest decay rate at initialisation, per unit of step.
+        A_init_range: slowest and fastest decay rate at initialisation, per unit of step.
+        D_has_hdim: a skip D for each channel, instead of one for each head.
         dt_min: smallest step at initialisation, in units of one position.
         dt_max: largest step at initialisation, in units of one position.
         dt_init_floor: bound from below on the steps at initialisation, in units of one position.
         dt_limit: range to which steps are clamped, in units of one position.
+        learnable_init_states: learn the state before the first position.
         rmsnorm: normalise before the output projection; without it there is the gate alone.
         norm_before_gate: gate what is normalised, instead of normalising what is gated.
         bias: bias on the input and output projections.
@@ -54,8 +57,8 @@ class Mamba2(Mixer):
         ConfigError: if the heads do not divide the inner width, or the groups the heads.
 
     Source: Dao and Gu, 2024, arXiv:2405.21060, sec. 7; weights of state-spaces/mamba load under their own keys. Differs
-    from the original code in: no MLP branch beside the scan (``d_ssm``), no tensor parallelism, no skip per channel;
-    masks and packed sequences are exact; ``chunk_size`` is 256 there.
+    from the original code in: no tensor parallelism; masks and packed sequences are exact; ``chunk_size`` is 256 there.
+    ``learnable_init_states`` is of its simple version, which has one norm for all groups.
     """
 
     causal = True
@@ -70,13 +73,15 @@ class Mamba2(Mixer):
         conv_init: float | None = None,
         expand: int = 2,
         headdim: int = 64,
+        d_ssm: int | None = None,
         ngroups: int = 1,
-        a_min: float = 1.0,
-        a_max: float = 16.0,
+        A_init_range: tuple[float, float] = (1.0, 16.0),
+        D_has_hdim: bool = False,
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
         dt_init_floor: float = 1e-4,
         dt_limit: tuple[float, float] = (0.0, float("inf")),
+        learnable_init_states: bool = False,
         rmsnorm: bool = True,
         norm_before_gate: bool = False,
         bias: bool = False,
@@ -84,19 +89,23 @@ class Mamba2(Mixer):
         chunk_size: int | None = None,
     ):
         super().__init__()
-        E, H = inner_sizes(d_model, expand, headdim, ngroups)
+        E, H = inner_sizes(d_model, expand, headdim, ngroups, d_ssm)
+        S = H * headdim
         self.headdim, self.ngroups, self.dt_limit, self.chunk_size = headdim, ngroups, dt_limit, chunk_size
         self.norm_before_gate = norm_before_gate
-        # z | x, B, C | dt
-        self.split = (E, E + 2 * ngroups * d_state, H)
+        # gate and value of the MLP | z | x, B, C | dt
+        self.split = (E - S, E - S, S, S + 2 * ngroups * d_state, H)
         self.in_proj = nn.Linear(d_model, sum(self.split), bias=bias)
-        self.conv1d = nn.Conv1d(self.split[1], self.split[1], d_conv, groups=self.split[1], bias=conv_bias)
+        self.conv1d = nn.Conv1d(self.split[3], self.split[3], d_conv, groups=self.split[3], bias=conv_bias)
         if conv_init is not None:
             nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
+        self.init_states: nn.Parameter | None = None
+        if learnable_init_states:
+            self.init_states = exempt_from_decay(nn.Parameter(torch.zeros(H, headdim, d_state)))
         self.dt_bias = exempt_from_decay(nn.Parameter(dt_bias(H, dt_min, dt_max, dt_init_floor)))
-        self.A_log = exempt_from_decay(nn.Parameter(torch.empty(H).uniform_(a_min, a_max).log()))
-        self.D = exempt_from_decay(nn.Parameter(torch.ones(H)))
-        self.norm = nn.RMSNorm(E, eps=1e-5) if rmsnorm else None
+        self.A_log = exempt_from_decay(nn.Parameter(torch.empty(H).uniform_(*A_init_range).log()))
+        self.D = exempt_from_decay(nn.Parameter(torch.ones(S if D_has_hdim else H)))
+        self.norm = nn.RMSNorm(S, eps=1e-5) if rmsnorm else None
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
@@ -108,43 +117,50 @@ class Mamba2(Mixer):
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
         """
         bounds = sequence_bounds(x, cu_seqlens, mask)
-        z, x, dt = self.in_proj(zero_masked(x, mask)).split(self.split, -1)
+        *beside, z, x, dt = self.in_proj(zero_masked(x, mask)).split(self.split, -1)
         # the bias of in_proj fills padding again, and the convolution would carry it to its neighbours
         x = packed_conv1d(
             zero_masked(x, mask), self.conv1d.weight.squeeze(1), self.conv1d.bias, bounds, padding="causal"
         )
-        y, _ = self._scan(F.silu(x), dt, None, cu_seqlens, mask)
-        return zero_masked(self._out(y, z), mask)
+        S = self.init_states
+        S = None if S is None else S.expand(x.shape[0] * (len(bounds) - 1), -1, -1, -1)
+        y, _ = self._scan(F.silu(x), dt, S, cu_seqlens, mask)
+        return zero_masked(self._out(y, z, beside), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """The semiseparable matrix of each head for ``x``, skip included: ``(B, H, L, L)``."""
-        _, x, dt = self.in_proj(x).split(self.split, -1)
+        """The semiseparable matrix of each head for ``x``, skip included: ``(B, H, L, L)``; H = E if skips differ."""
+        *_, x, dt = self.in_proj(x).split(self.split, -1)
         x = packed_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, [0, x.shape[1]], padding="causal")
         _, B, C = self._split_heads(F.silu(x))
-        return ssd_matrix(step_sizes(dt, self.dt_bias, True, self.dt_limit, None), rates(self.A_log), B, C, self.D)
+        dt = step_sizes(dt, self.dt_bias, True, self.dt_limit, None)
+        M = ssd_matrix(dt, rates(self.A_log), B, C)
+        M = M.repeat_interleave(len(self.D) // M.shape[1], 1)
+        return M + torch.diag_embed(self.D.unsqueeze(1).expand(-1, M.shape[-1]))
 
     def init_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """Last inputs of the convolution ``(B, K - 1, E + 2 G N)``, and state of the scan ``(B, H, P, N)``."""
         width, _, K = self.conv1d.weight.shape
         window = self.conv1d.weight.new_zeros(batch_size, K - 1, width)
-        N = (width - self.split[0]) // (2 * self.ngroups)
+        N = (width - self.split[2]) // (2 * self.ngroups)
         dtype = torch.promote_types(self.dt_bias.dtype, torch.float32)
-        return window, self.dt_bias.new_zeros(batch_size, self.split[2], self.headdim, N, dtype=dtype)
+        if self.init_states is not None:
+            return window, self.init_states.to(dtype).expand(batch_size, -1, -1, -1)
+        return window, self.dt_bias.new_zeros(batch_size, self.split[4], self.headdim, N, dtype=dtype)
 
     def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Advance by one position: ``x: (B, D)``, state -> ``(B, D)``, state."""
         window, S = state
-        z, x, dt = self.in_proj(x.unsqueeze(1)).split(self.split, -1)
+        *beside, z, x, dt = self.in_proj(x.unsqueeze(1)).split(self.split, -1)
         window = torch.cat([window, x], 1)  # (B, K, E + 2 G N)
         x = torch.einsum("bke,ek->be", window, self.conv1d.weight.squeeze(1)).unsqueeze(1)
         if self.conv1d.bias is not None:
             x = x + self.conv1d.bias
         y, S = self._scan(F.silu(x), dt, S, None, None)
-        return self._out(y, z).squeeze(1), (window[:, 1:], S)
+        return self._out(y, z, beside).squeeze(1), (window[:, 1:], S)
 
     def _split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values ``(B, L, H, P)``, B and C ``(B, L, G, N)``."""
-        E, width = self.split[:2]
+        E, width = self.split[2:4]
         x, B, C = x.split((E, (width - E) // 2, (width - E) // 2), -1)
         B, C = (t.unflatten(-1, (self.ngroups, -1)) for t in (B, C))
         return x.unflatten(-1, (-1, self.headdim)), B, C
@@ -159,7 +175,7 @@ class Mamba2(Mixer):
             rates(self.A_log),
             B,
             C,
-            self.D,
+            self.D.view(-1, self.headdim) if len(self.D) == self.split[2] else self.D,
             dt_bias=self.dt_bias,
             dt_softplus=True,
             dt_limit=self.dt_limit,
@@ -171,13 +187,15 @@ class Mamba2(Mixer):
         )
         return y.flatten(2), S
 
-    def _out(self, y: Tensor, z: Tensor) -> Tensor:
-        """Gate and normalise, each group by itself, then project: ``y, z: (B, L, E)``."""
-        if self.norm is None:
-            return self.out_proj(y * F.silu(z))
-        y = y if self.norm_before_gate else y * F.silu(z)
-        y = normalize(y, self.norm, self.ngroups)
-        return self.out_proj(y * F.silu(z) if self.norm_before_gate else y)
+    def _out(self, y: Tensor, z: Tensor, beside: list[Tensor]) -> Tensor:
+        """Gate and normalise, each group by itself, then project with the MLP ``beside``: ``y, z: (B, L, E)``."""
+        if self.norm is not None and self.norm_before_gate:
+            y = normalize(y, self.norm, self.ngroups)
+        y = y * F.silu(z)
+        if self.norm is not None and not self.norm_before_gate:
+            y = normalize(y, self.norm, self.ngroups)
+        gate, value = beside
+        return self.out_proj(torch.cat([F.silu(gate) * value, y], -1) if gate.shape[-1] else y)
 
 
 def normalize(y: Tensor, norm: nn.RMSNorm, groups: int = 1) -> Tensor:
@@ -187,8 +205,8 @@ def normalize(y: Tensor, norm: nn.RMSNorm, groups: int = 1) -> Tensor:
     return F.rms_norm(y, y.shape[-1:], eps=norm.eps).flatten(-2) * norm.weight
 
 
-def inner_sizes(d_model: int, expand: int, headdim: int, ngroups: int) -> tuple[int, int]:
-    """Inner width E and number of heads H.
+def inner_sizes(d_model: int, expand: int, headdim: int, ngroups: int, d_ssm: int | None = None) -> tuple[int, int]:
+    """Inner width E, and number of heads H in ``d_ssm`` of its channels, all if not given.
 
     Raises:
         ConfigError: if heads do not fit into the width, or groups into the heads.
@@ -199,7 +217,9 @@ def inner_sizes(d_model: int, expand: int, headdim: int, ngroups: int) -> tuple[
             f"expand * d_model = {E} is not a multiple of headdim = {headdim}; "
             f"use a headdim that divides {E}, or another d_model"
         )
-    H = E // headdim
+    if d_ssm is not None and (d_ssm % headdim or not 0 < d_ssm <= E):
+        raise ConfigError(f"d_ssm = {d_ssm} is not a multiple of headdim = {headdim} up to {E}; use d_ssm={headdim}")
+    H = (d_ssm or E) // headdim
     if H % ngroups:
         raise ConfigError(f"ngroups = {ngroups} does not divide the {H} heads; use ngroups=1")
     return E, H

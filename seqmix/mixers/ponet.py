@@ -42,6 +42,7 @@ class PoNet(Mixer):
         separate_value: a projection of its own for what the global part sums, as in the paper; the original code takes
             the keys.
         clsgsepg: keep special tokens out of the maxima: they neither give nor receive there.
+        project: a linear map of the result, as in the layers of the pre-trained model; the variant ``"lra"`` has it.
         original_padding: treat padding as the LRA code does: parts are cut at the padded length, from the first
             position, padding included, and masked positions hold the bias of the output projection.
 
@@ -65,6 +66,7 @@ class PoNet(Mixer):
         segment_len: int | None = None,
         separate_value: bool = False,
         clsgsepg: bool = True,
+        project: bool = False,
         original_padding: bool = False,
     ):
         super().__init__()
@@ -84,7 +86,7 @@ class PoNet(Mixer):
         self._names = _KEYS[variant] if separate_value else _KEYS[variant][:5]
         for name in self._names:
             self.add_module(name, nn.Linear(d_model, d_model))
-        self.ff = nn.Linear(d_model, d_model) if variant == "lra" else None
+        self.ff = nn.Linear(d_model, d_model) if variant == "lra" or project else None
 
     def forward(
         self,

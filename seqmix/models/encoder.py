@@ -1,15 +1,17 @@
-"""The bidirectional language encoder of Hydra (Hwang et al., 2024): BERT with any mixer and no MLP.
+"""Bidirectional language encoders: BERT with any mixer, with and without MLPs.
 
-Parameters carry the names of goombalab/hydra, so that its published masked language models load unchanged.
+After Hydra (Hwang et al., 2024), FNet (Lee-Thorp et al., 2021) and PoNet (Tan et al., 2021). Parameters carry the names
+of goombalab/hydra, so that its published masked language models load unchanged.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import MixerFactory, zero_masked
+from seqmix.mixers import Mixer, MixerFactory, zero_masked
 
 
 class BidirectionalLM(nn.Module):
@@ -20,48 +22,32 @@ class BidirectionalLM(nn.Module):
     Shapes: ``(B, L) -> (B, L, vocab_size)``. Cost: that of the encoder, and O(L D vocab_size).
 
     Args:
-        vocab_size: number of tokens, 30528 in the published models.
-        d_model: width D.
-        n_layers: number of mixers, 23 in the published model.
-        mixer: makes the sequence mixer of each layer.
-        max_len: longest sequence, for mixers that store an L x L matrix and for ``positions``.
-        positions: learn an embedding for each of ``max_len`` positions; for mixers blind to order.
-        pre_norm: normalise before each mixer and at the end, instead of after each residual sum.
-        dropout: probability, on the embeddings.
-        pad_id: token whose embedding is zero and stays zero.
+        encoder: makes the features; it has to have a pooler if there are relations.
+        n_relations: relations between two sentences that a second head tells apart, 2 for next sentence prediction, 3
+            for PoNet's sentence order; 0 for no such head.
+        gelu: ``"tanh"`` for the approximation of FNet, ``"none"`` for the function itself.
 
-    Source: Hwang et al., 2024, arXiv:2407.09941, app. D.2. Differs from the original code in: layers do not start as
-    copies of one another; padding is masked exactly.
+    Raises:
+        ConfigError: if relations are asked for and the encoder has no pooler.
+
+    Source: Hwang et al., 2024, arXiv:2407.09941, app. D.2. Differs from the original code in: see
+    ``BidirectionalEncoder``.
     """
 
     def __init__(
-        self,
-        vocab_size: int,
-        d_model: int,
-        n_layers: int,
-        *,
-        mixer: MixerFactory,
-        max_len: int | None = None,
-        positions: bool = False,
-        pre_norm: bool = False,
-        dropout: float = 0.1,
-        pad_id: int = 0,
+        self, encoder: "BidirectionalEncoder", *, n_relations: int = 0, gelu: Literal["none", "tanh"] = "none"
     ):
         super().__init__()
-        self.bert = BidirectionalEncoder(
-            vocab_size,
-            d_model,
-            n_layers,
-            mixer=mixer,
-            max_len=max_len,
-            positions=positions,
-            pre_norm=pre_norm,
-            dropout=dropout,
-            pad_id=pad_id,
-        )
-        head = _Predictions(d_model, vocab_size).apply(_init)
-        head.decoder.weight = self.bert.embeddings["word_embeddings"].get_parameter("weight")
-        self.cls = nn.ModuleDict({"predictions": head})
+        if n_relations and encoder.pooler is None:
+            raise ConfigError(f"n_relations = {n_relations} needs a summary; build the encoder with pooler=True")
+        self.bert = encoder
+        words = encoder.embeddings["word_embeddings"].get_parameter("weight")
+        vocab_size, D = words.shape
+        self.cls = nn.ModuleDict({"predictions": _Predictions(D, vocab_size, gelu)})
+        if n_relations:
+            self.cls["seq_relationship"] = nn.Linear(D, n_relations)
+        self.cls.apply(_init)
+        self.cls.get_submodule("predictions.decoder").weight = words
 
     def forward(self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
         """Score every token at every position.
@@ -69,31 +55,45 @@ class BidirectionalLM(nn.Module):
         Args:
             ids: tokens ``(B, L)``.
             mask: positions to keep ``(B, L)`` bool.
-            types: 0 or 1 for the first and second sentence ``(B, L)``, all 0 if None.
+            types: number of the sentence that each token is in ``(B, L)``, all 0 if None.
         """
         return self.cls["predictions"](self.bert(ids, mask, types))
 
+    def score_both(self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Score tokens ``(B, L, vocab_size)`` and relations ``(B, n_relations)``; arguments as those of ``forward``."""
+        x = self.bert(ids, mask, types)
+        return self.cls["predictions"](x), self.cls["seq_relationship"](self.bert.pool(x, mask))
+
 
 class BidirectionalEncoder(nn.Module):
-    """Word embeddings and mixers, ``x = LN(x + mixer(x))``: BERT without its MLPs.
+    """Word embeddings and mixers, ``x = LN(x + mixer(x))``: BERT with any mixer in place of attention.
 
     Shapes: ``(B, L) -> (B, L, D)``. Cost: ``n_layers`` times that of a mixer.
 
     Args:
-        vocab_size: number of tokens.
+        vocab_size: number of tokens, 30528 in Hydra's models.
         d_model: width D.
-        n_layers: number of mixers.
+        n_layers: number of layers, 23 in Hydra's model.
         mixer: makes the sequence mixer of each layer.
+        layers: sequence mixers of successive layers, repeated from the start; replaces ``mixer``.
+        channel_mixer: makes a channel mixer after each sequence mixer, with norm and residual of its own; None, as in
+            Hydra, for none.
         max_len: longest sequence, for mixers that store an L x L matrix and for ``positions``.
         positions: learn an embedding for each of ``max_len`` positions; for mixers blind to order.
+        n_types: numbers that sentences can have, 4 in FNet.
+        projection: a linear map between the embeddings and the first layer, as in FNet.
+        pooler: a layer ``tanh(linear(x[0]))`` for what is told of the whole text.
         pre_norm: normalise before each mixer and at the end, instead of after each residual sum.
+        norm_eps: added to variances in the layers; 1e-5 in Hydra, 1e-12 in FNet and PoNet.
         dropout: probability, on the embeddings.
         pad_id: token whose embedding is zero and stays zero.
 
     Raises:
-        ConfigError: if ``positions`` are asked for without ``max_len``.
+        ConfigError: if ``positions`` are asked for without ``max_len``, or ``layers`` is empty.
 
-    Source: Hwang et al., 2024, arXiv:2407.09941, app. D.2. Differs from the original code in: see ``BidirectionalLM``.
+    Source: Hwang et al., 2024, arXiv:2407.09941, app. D.2; Lee-Thorp et al., 2021, arXiv:2105.03824. Differs from the
+    original code in: layers do not start as copies of one another, and have no dropout but that of their mixers;
+    padding is masked exactly; FNet draws the biases of its layers too.
     """
 
     def __init__(
@@ -103,27 +103,45 @@ class BidirectionalEncoder(nn.Module):
         n_layers: int,
         *,
         mixer: MixerFactory,
+        layers: list[MixerFactory] | None = None,
+        channel_mixer: MixerFactory | None = None,
         max_len: int | None = None,
         positions: bool = False,
+        n_types: int = 2,
+        projection: bool = False,
+        pooler: bool = False,
         pre_norm: bool = False,
+        norm_eps: float = 1e-5,
         dropout: float = 0.1,
         pad_id: int = 0,
     ):
         super().__init__()
         if positions and max_len is None:
             raise ConfigError("max_len is needed: positions = True stores one embedding per position; set max_len=512")
+        if layers == []:
+            raise ConfigError("layers is an empty list; name at least one mixer, or leave it out to use mixer")
         tables = {
             "word_embeddings": nn.Embedding(vocab_size, d_model, padding_idx=pad_id),
-            "token_type_embeddings": nn.Embedding(2, d_model),
+            "token_type_embeddings": nn.Embedding(n_types, d_model),
         }
         if positions and max_len is not None:
             tables["position_embeddings"] = nn.Embedding(max_len, d_model)
         self.embeddings = nn.ModuleDict({**tables, "LayerNorm": nn.LayerNorm(d_model, eps=1e-12)})
+        if projection:
+            self.embeddings["projection"] = nn.Linear(d_model, d_model)
         self.dropout = nn.Dropout(dropout)
-        layers = [_Layer(d_model, max_len, mixer, pre_norm) for _ in range(n_layers)]
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(nn.ModuleDict({"layer": layer}) for layer in layers)})
+        makers = [mixer] if layers is None else layers
+        stack = []
+        for i in range(n_layers):
+            parts = {"layer": makers[i % len(makers)], "channels": channel_mixer}
+            made = {name: make(d_model, max_len) for name, make in parts.items() if make is not None}
+            stack.append(
+                nn.ModuleDict({name: _Residual(part, d_model, pre_norm, norm_eps) for name, part in made.items()})
+            )
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(stack)})
         if pre_norm:
             self.encoder["norm_f"] = nn.LayerNorm(d_model, eps=1e-12)
+        self.pooler = nn.ModuleDict({"dense": nn.Linear(d_model, d_model)}) if pooler else None
         self.apply(_init)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
@@ -132,18 +150,29 @@ class BidirectionalEncoder(nn.Module):
         Args:
             ids: tokens ``(B, L)``.
             mask: positions to keep ``(B, L)`` bool.
-            types: 0 or 1 for the first and second sentence ``(B, L)``, all 0 if None.
+            types: number of the sentence that each token is in ``(B, L)``, all 0 if None.
         """
         tables = self.embeddings
         x = tables["word_embeddings"](ids)
         x = x + tables["token_type_embeddings"](torch.zeros_like(ids) if types is None else types)
         if "position_embeddings" in tables:
             x = x + tables["position_embeddings"](torch.arange(ids.shape[1], device=ids.device))
-        x = self.dropout(tables["LayerNorm"](x))
+        x = tables["LayerNorm"](x)
+        x = self.dropout(tables["projection"](x) if "projection" in tables else x)
         for layer in self.encoder["layer"].children():
-            x = layer.get_submodule("layer")(x, mask)
+            for residual in layer.children():
+                x = residual(x, mask)
         x = self.encoder["norm_f"](x) if "norm_f" in self.encoder else x
         return zero_masked(x, mask)
+
+    def pool(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Summary ``(B, D)`` of the features ``x: (B, L, D)``, from the first position that is kept."""
+        if self.pooler is None:
+            raise ConfigError("pooler = False leaves nothing to make a summary; build the encoder with pooler=True")
+        if mask is None:
+            return self.pooler["dense"](x[:, 0]).tanh()
+        first = mask.byte().argmax(1)
+        return self.pooler["dense"](x[torch.arange(len(x), device=x.device), first]).tanh()
 
 
 def load_published(model: BidirectionalLM, state: Mapping[str, Tensor]) -> None:
@@ -154,11 +183,11 @@ def load_published(model: BidirectionalLM, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict(state)
 
 
-class _Layer(nn.Module):
-    def __init__(self, d_model: int, max_len: int | None, mixer: MixerFactory, pre_norm: bool):
+class _Residual(nn.Module):
+    def __init__(self, mixer: Mixer, d_model: int, pre_norm: bool, eps: float):
         super().__init__()
-        self.mixer = mixer(d_model, max_len)
-        self.norm = nn.LayerNorm(d_model, eps=1e-5)
+        self.mixer = mixer
+        self.norm = nn.LayerNorm(d_model, eps=eps)
         self.pre_norm = pre_norm
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -168,14 +197,15 @@ class _Layer(nn.Module):
 
 
 class _Predictions(nn.Module):
-    def __init__(self, d_model: int, vocab_size: int):
+    def __init__(self, d_model: int, vocab_size: int, gelu: str):
         super().__init__()
+        self.gelu = gelu
         norm = nn.LayerNorm(d_model, eps=1e-12)
         self.transform = nn.ModuleDict({"dense": nn.Linear(d_model, d_model), "LayerNorm": norm})
         self.decoder = nn.Linear(d_model, vocab_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.gelu(self.transform["dense"](x))
+        x = nn.functional.gelu(self.transform["dense"](x), approximate=self.gelu)
         return self.decoder(self.transform["LayerNorm"](x))
 
 
@@ -183,7 +213,7 @@ def _init(module: nn.Module) -> None:
     # as BERT; convolutions, steps, decays and norms keep their own
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
+    if isinstance(module, nn.Linear) and module.bias is not None and not hasattr(module.bias, "_no_weight_decay"):
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding) and module.padding_idx is not None:
         with torch.no_grad():

@@ -1,0 +1,355 @@
+"""FFNet for time series: FFN-ified attention in time, grouped layers across channels and features.
+
+From Yun et al., 2024, arXiv:2406.02021. The names of parameters are those of ysj9909/FFNet.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Self
+
+from seqmix.errors import ConfigError
+from seqmix.mixers._conv import convolve, require_odd
+from seqmix.models._base import ForecastModel, register_model
+from seqmix.models.forecasters import moving_average
+from seqmix.models.heads import split_outputs
+from seqmix.models.norm import BatchNormLast, RevIN
+
+# in the published state dicts, and never used
+_UNUSED = ("te_patch.", "lat_layer.", "smooth_layer.", "up_sample_conv.")
+
+
+@register_model(paper="arXiv:2406.02021", dims=(4,), kernel_size=5, small_kernel=3, ffn_ratio=2, dropout=0.1)
+class FFNetTS(ForecastModel):
+    """MetaMixer for forecasting: each variate in patches, long convolutions in time, grouped layers across variates.
+
+    Blocks of a token mixer ``V * gelu(K * W_q x)`` and a channel mixer, each with a residual; the star is a depthwise
+    convolution over time. One linear head is shared by the variates.
+
+    Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)`` for ``n_outputs`` K > 1.
+    Cost: O(N C D (C + D) ffn_ratio) for N = context / patch_stride tokens of width D.
+
+    Args:
+        n_channels: number of channels C.
+        context: look-back length, in time steps.
+        horizon: forecast length, in time steps.
+        n_outputs: numbers forecast per value K.
+        n_future: ignored, as in the original code.
+        n_static: ignored.
+        n_past: ignored.
+        dims: features D of each stage; each stage after the first halves the number of tokens.
+        depths: blocks of each stage.
+        patch_len: patch length, in time steps.
+        patch_stride: time steps between the starts of patches.
+        kernel_size: tokens that the convolutions see, odd.
+        small_kernel: tokens that the convolution beside the channel mixer's sees in training, odd.
+        merged: build the channel mixers with one convolution, as ``reparameterize`` leaves them.
+        ffn_ratio: inner width of the channel mixer over D, 2 to 12 in the paper.
+        dropout: probability, after the first layer of the channel mixer, 0.6 to 0.9 in the paper.
+        head_dropout: probability, on the forecast.
+        revin: remove mean and deviation of each window before the model and put them back after it.
+        revin_affine: learn a scale and a shift per channel in RevIN.
+        subtract_last: remove the last value of the window in place of its mean.
+        decomposition: two networks, for the moving average of the window and for what remains.
+        trend_kernel: length of the moving average, in time steps, odd.
+
+    Raises:
+        ConfigError: if a kernel is even, the small one is over the large one, the patches do not
+            cover the series, or ``dims`` and ``depths`` differ in length.
+
+    Source: Yun et al., 2024, arXiv:2406.02021; weights of ysj9909/FFNet load under their own keys, less those
+    of its modules that are never used. Differs from the original code in: no multi-scale head and no head per variate,
+    which do not run there; kernels are merged correctly.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        context: int,
+        horizon: int,
+        n_outputs: int = 1,
+        n_future: int = 0,
+        n_static: int = 0,
+        n_past: int = 0,
+        *,
+        dims: Sequence[int] = (64,),
+        depths: Sequence[int] = (1,),
+        patch_len: int = 4,
+        patch_stride: int = 2,
+        kernel_size: int = 51,
+        small_kernel: int = 5,
+        merged: bool = False,
+        ffn_ratio: int = 2,
+        dropout: float = 0.7,
+        head_dropout: float = 0.0,
+        revin: bool = True,
+        revin_affine: bool = False,
+        subtract_last: bool = False,
+        decomposition: bool = False,
+        trend_kernel: int = 25,
+    ):
+        super().__init__(n_channels, context, horizon, n_outputs)
+        if not 1 <= patch_stride <= min(patch_len, context):
+            raise ConfigError(
+                f"patch_stride = {patch_stride} should be from 1 to patch_len = {patch_len} and context = {context}"
+            )
+        if len(dims) != len(depths):
+            raise ConfigError(f"dims has {len(dims)} stages and depths has {len(depths)}; give one number for each")
+        kernels = {"kernel_size": kernel_size, "small_kernel": small_kernel, "trend_kernel": trend_kernel}
+        for name, kernel in kernels.items():
+            require_odd(name, kernel)
+        if small_kernel > kernel_size:
+            raise ConfigError(
+                f"small_kernel = {small_kernel} is over kernel_size = {kernel_size}; make it at most that"
+            )
+        self.trend_kernel = trend_kernel
+        for part in ("model_res", "model_trend") if decomposition else ("model",):
+            stages = [
+                [
+                    _Block(n_channels, D, (kernel_size, small_kernel), ffn_ratio, dropout, merged=merged)
+                    for _ in range(depth)
+                ]
+                for D, depth in zip(dims, depths, strict=True)
+            ]
+            network = _Network(
+                context,
+                horizon,
+                n_outputs,
+                dims=dims,
+                stages=stages,
+                patch=(patch_len, patch_stride),
+                revin=RevIN(n_channels, affine=revin_affine) if revin else None,
+                subtract_last=subtract_last,
+                head_dropout=head_dropout,
+            )
+            self.add_module(part, network)
+        self.register_load_state_dict_pre_hook(_from_published)
+
+    def forward(
+        self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
+    ) -> Tensor:
+        """Forecast from ``x: (B, context, C)``; what else is given is ignored."""
+        networks = list(self.children())
+        if len(networks) == 1:
+            return networks[0](x)
+        trend = moving_average(x.transpose(1, 2), self.trend_kernel).transpose(1, 2)
+        return networks[0](x - trend) + networks[1](trend)
+
+    def reparameterize(self) -> Self:
+        """Merge the two kernels of each channel mixer into one, in place, and return the model.
+
+        The outputs in evaluation stay the same to rounding; load weights before, for the keys change.
+        """
+        for module in self.modules():
+            if isinstance(module, _LongConv):
+                module.merge()
+        return self
+
+
+class _Network(nn.Module):
+    """Patches, stages and head, from one window to one forecast; tokens are ``(B, N, C, D)`` in between."""
+
+    def __init__(
+        self,
+        context: int,
+        horizon: int,
+        n_outputs: int,
+        *,
+        dims: Sequence[int],
+        stages: Sequence[Sequence[nn.Module]],
+        patch: tuple[int, int],
+        revin: RevIN | None,
+        subtract_last: bool,
+        head_dropout: float,
+    ):
+        super().__init__()
+        self.n_outputs, self.patch, self.subtract_last = n_outputs, patch, subtract_last
+        self.revin_layer = revin
+        layers = [nn.Sequential(nn.Conv1d(1, dims[0], patch[0], stride=patch[1]), BatchNormLast(dims[0]))]
+        layers += [
+            nn.Sequential(BatchNormLast(before), nn.Conv1d(before, D, 2, stride=2)) for before, D in pairwise(dims)
+        ]
+        self.downsample_layers = nn.ModuleList(layers)
+        self.stages = nn.ModuleList(nn.ModuleDict({"blocks": nn.Sequential(*blocks)}) for blocks in stages)
+        N = context // patch[1]
+        for _ in dims[1:]:
+            N = (N + 1) // 2
+        self.head = nn.ModuleDict({"linear": nn.Linear(dims[-1] * N, horizon * n_outputs)})
+        self.drop = nn.Dropout(head_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        revin, stats = self.revin_layer, None
+        if revin is not None:
+            z, stats = revin.normalise(x)
+            if self.subtract_last:
+                # from the last value, not from the mean; the learned shift stays
+                z = z - z[:, -1:] + (0 if revin.bias is None else revin.bias)
+                stats = (x[:, -1:], stats[1])
+            x = z
+        for i, (layers, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
+            assert isinstance(layers, nn.Sequential) and isinstance(stage, nn.ModuleDict)
+            x = stage["blocks"](self._halve(layers, x) if i else self._embed(layers, x))
+        y = self.head["linear"](rearrange(x, "b n c d -> b c (d n)"))
+        y = split_outputs(self.drop(y), self.n_outputs)
+        return y if revin is None or stats is None else revin.denormalise(y, stats)
+
+    def _embed(self, layers: nn.Sequential, x: Tensor) -> Tensor:
+        """Patches of every channel ``(B, L, C) -> (B, N, C, D)``, the last value repeated at the end."""
+        conv, norm = layers
+        assert isinstance(conv, nn.Conv1d)
+        length, stride = self.patch
+        x = torch.cat([x, x[:, -1:].expand(-1, length - stride, -1)], 1)
+        patches = x.unfold(1, length, stride)  # (B, N, C, length)
+        return norm(F.linear(patches, conv.weight.squeeze(1), conv.bias))
+
+    def _halve(self, layers: nn.Sequential, x: Tensor) -> Tensor:
+        """Two tokens become one, the last one repeated if it has no partner."""
+        norm, conv = layers
+        assert isinstance(conv, nn.Conv1d)
+        if x.shape[1] % 2:
+            x = torch.cat([x, x[:, -1:]], 1)
+        pairs = rearrange(norm(x), "b (n k) c d -> b n c (d k)", k=2)
+        return F.linear(pairs, conv.weight.flatten(1), conv.bias)
+
+
+class _Block(nn.Module):
+    def __init__(
+        self, n_channels: int, d_model: int, kernels: tuple[int, int], ratio: int, dropout: float, *, merged: bool
+    ):
+        super().__init__()
+        self.token_mixer = _TokenMixer(n_channels, d_model, kernels[0])
+        self.channel_mixer = _ChannelMixer(n_channels, d_model, kernels, ratio, dropout, merged=merged)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.channel_mixer(self.token_mixer(x))
+
+
+class _TokenMixer(nn.Module):
+    """Layers across channels for each feature and across features for each channel, then keys and values in time."""
+
+    def __init__(self, n_channels: int, d_model: int, kernel_size: int):
+        super().__init__()
+        C, D = n_channels, d_model
+        self.ffnpw1 = nn.Conv1d(D * C, 2 * D * C, 1, groups=D)
+        self.ffnpw2 = nn.Conv1d(2 * C * D, C * D, 1, groups=C)
+        self.norm = BatchNormLast(D)
+        self.dw1 = nn.Conv1d(C * D, C * D, kernel_size, groups=C * D)
+        self.dw2 = nn.Conv1d(C * D, C * D, kernel_size, groups=C * D)
+        self.drop1, self.drop2 = nn.Dropout(0.3), nn.Dropout(0.15)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, _, C, D = x.shape
+        weight, bias = _grouped(self.ffnpw1, (D, 2 * C, C), (D, 2 * C))
+        u = F.gelu(self.drop1(torch.einsum("bncd,duc->bndu", x, weight) + bias))
+        # units 2 c and 2 c + 1 of every feature belong to channel c
+        weight, bias = _grouped(self.ffnpw2, (C, D, 2, D), (C, D))
+        u = torch.einsum("bndcu,coud->bnco", u.unflatten(-1, (C, 2)), weight) + bias
+        # the compiler takes the strides of a batch norm for those of a contiguous one
+        u = self.norm(self.drop2(u).contiguous())
+        u = convolve(self.dw2, F.gelu(convolve(self.dw1, u.flatten(2))))
+        return x + u.unflatten(-1, (C, D))
+
+
+class _ChannelMixer(nn.Module):
+    """A convolution in time, layers across features for each channel and across channels for each feature."""
+
+    def __init__(
+        self,
+        n_channels: int,
+        d_model: int,
+        kernels: tuple[int, int],
+        ratio: int,
+        dropout: float,
+        *,
+        merged: bool,
+    ):
+        super().__init__()
+        C, D = n_channels, d_model
+        self.ratio = ratio
+        self.dw = _LongConv(C * D, kernels, merged=merged)
+        self.norm = BatchNormLast(D)
+        self.ffnpw1 = nn.Conv1d(C * D, ratio * C * D, 1, groups=C)
+        self.ffnpw2 = nn.Conv1d(ratio * D * C, D * C, 1, groups=D)
+        self.drop1, self.drop2 = nn.Dropout(dropout), nn.Dropout(0.15)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, _, C, D = x.shape
+        u = self.norm(self.dw(x.flatten(2)).unflatten(-1, (C, D)))
+        weight, bias = _grouped(self.ffnpw1, (C, self.ratio * D, D), (C, self.ratio * D))
+        u = F.gelu(self.drop1(torch.einsum("bncd,cud->bncu", u, weight) + bias))
+        # units d ratio ... d ratio + ratio - 1 of every channel belong to feature d
+        weight, bias = _grouped(self.ffnpw2, (D, C, self.ratio, C), (D, C))
+        u = torch.einsum("bncdr,dorc->bndo", u.unflatten(-1, (D, self.ratio)), weight) + bias
+        return x + self.drop2(u).transpose(2, 3)
+
+
+class _LongConv(nn.Module):
+    """A long depthwise convolution over ``(B, N, E)`` and a short one beside it, which ``merge`` makes one."""
+
+    def __init__(self, width: int, kernels: tuple[int, int], *, merged: bool):
+        super().__init__()
+        K, small = kernels
+        self.lkb_reparam = nn.Conv1d(width, width, K, padding=K // 2, groups=width) if merged else None
+        self.lkb_origin = None if merged else _NormedConv(width, K)
+        self.small_conv = None if merged else _NormedConv(width, small)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.lkb_reparam is not None:
+            return convolve(self.lkb_reparam, x)
+        assert self.lkb_origin is not None and self.small_conv is not None
+        return self.lkb_origin(x) + self.small_conv(x)
+
+    def merge(self) -> None:
+        if self.lkb_origin is None or self.small_conv is None:
+            return
+        weight, bias = self.lkb_origin.fused()
+        small, shift = self.small_conv.fused()
+        E, _, K = weight.shape
+        margin = (K - small.shape[-1]) // 2
+        conv = nn.Conv1d(E, E, K, padding=K // 2, groups=E)
+        conv.weight = nn.Parameter((weight + F.pad(small, (margin, margin))).detach())
+        conv.bias = nn.Parameter((bias + shift).detach())
+        self.lkb_reparam, self.lkb_origin, self.small_conv = conv, None, None
+
+
+class _NormedConv(nn.Module):
+    def __init__(self, width: int, kernel_size: int):
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, kernel_size, padding=kernel_size // 2, groups=width, bias=False)
+        self.bn = nn.BatchNorm1d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = convolve(self.conv, x)
+        return self.bn(y.flatten(0, 1)).unflatten(0, y.shape[:2])
+
+    def fused(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution this is in evaluation."""
+        norm = self.bn
+        assert norm.running_var is not None and norm.running_mean is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        return self.conv.weight * scale[:, None, None], norm.bias - norm.running_mean * scale
+
+
+def _grouped(conv: nn.Conv1d, weight: tuple[int, ...], bias: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a grouped convolution of one position, the group first."""
+    assert conv.bias is not None
+    return conv.weight.view(weight), conv.bias.view(bias)
+
+
+def _from_published(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Drop from a published state dict what the original never uses, and name RevIN's parameters as ours."""
+    for part, network in model.named_children():
+        assert isinstance(network, _Network)
+        used, own = len(network.downsample_layers), f"{prefix}{part}."
+        unused = (*_UNUSED, *(f"downsample_layers.{i}." for i in range(used, 4)))
+        for key in [k for k in state_dict if k.startswith(own)]:
+            name = key.removeprefix(own)
+            if name.startswith(unused):
+                del state_dict[key]
+            elif name.startswith("revin_layer.affine_"):
+                state_dict[own + name.replace("affine_", "")] = state_dict.pop(key)

@@ -1,0 +1,159 @@
+"""Published checkpoints of image models: files and hub ids, original and timm's names, loaded strictly."""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from seqmix.errors import DataError
+from seqmix.vision._base import ImageModel
+
+# where training scripts put the tensors inside a checkpoint, averaged ones first
+_INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model")
+_SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
+
+
+def load_weights(model: ImageModel, source: str | Path, *, fresh_classifier: bool = False) -> None:
+    """Load a published checkpoint into ``model``, strictly.
+
+    The names may be those of the original repository or timm's. The first convolution is adapted to ``in_chans``: one
+    channel takes the sum of the filters, more take them in turn, scaled to keep the sum.
+
+    Args:
+        model: built by ``create_model``.
+        source: a file (``.pth``, ``.safetensors``) or a hub id: ``timm/caformer_s18.sail_in1k``, or with the name of a
+            file, ``hf-hub:owner/repository/file.pth``.
+        fresh_classifier: keep the classifier of ``model`` where the file has one for another number of classes.
+
+    Raises:
+        DataError: if the file is missing, cut short, or of another model.
+    """
+    path = _find(str(source))
+    state = _rename(_read(path), model.timm_keys)
+    own = model.state_dict()
+    if "first_conv" in model.default_cfg:
+        _adapt_channels(state, own, f"{model.default_cfg['first_conv']}.weight")
+    if fresh_classifier:
+        _keep_classifier(state, own, model)
+    for key in state.keys() & own.keys():
+        # dense layers are 1 x 1 convolutions in one layout and matrices in the other
+        if state[key].shape != own[key].shape and _dense(state[key].shape) == _dense(own[key].shape):
+            state[key] = state[key].reshape(own[key].shape)
+    for key in own.keys() - state.keys():
+        if key.startswith(model.unpublished):
+            state[key] = own[key]
+    _compare(state, own, model, path)
+    model.load_state_dict(state)
+
+
+def _find(source: str) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    match = re.fullmatch(r"(hf-hub:)?([\w.-]+/[\w.-]+)(?:/(.+))?", source)
+    # a path has slashes too: only a name of two parts is taken for a repository without the prefix
+    if match is None or (not match[1] and (match[3] or path.suffix in _SUFFIXES)):
+        raise DataError(
+            f"no weights at {source!r}; give a file that exists, or a hub id such as 'timm/caformer_s18.sail_in1k'"
+        )
+    # brings an http client
+    from huggingface_hub import hf_hub_download
+
+    file = match[3] or "model.safetensors"
+    try:
+        return Path(hf_hub_download(match[2], file))
+    # offline, unknown, gated: the hub client raises its own errors and those of two http libraries
+    except Exception as error:
+        raise DataError(
+            f"weights {source!r} cannot be fetched from the hub ({type(error).__name__}); download its "
+            f"{file} where there is a network, and pass the path: weights={Path(file).name!r}"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # options of the training script, plain values, lie beside the tensors of many releases
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    # neither reader has an error of its own: a file cut short gives any, by where it is cut
+    except Exception as error:
+        raise DataError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as weights ({type(error).__name__}); "
+            "it may be cut short, fetch it again"
+        ) from error
+    for key in _INSIDE:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+        raise DataError(f"{path} holds no state dict of tensors; save it with torch.save(model.state_dict(), path)")
+    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def _rename(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """Give timm's names back their original form; others pass as they are."""
+    if "stem.conv.weight" not in state:
+        return dict(state)
+    return {_original_name(key, rules): tensor for key, tensor in state.items()}
+
+
+def _original_name(key: str, rules: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        renamed, count = re.subn(pattern, replacement, key)
+        if count:
+            return renamed
+    return key
+
+
+def _adapt_channels(state: dict[str, Tensor], own: Mapping[str, Tensor], key: str) -> None:
+    if key not in state or key not in own or state[key].shape[1:2] != (3,) or own[key].shape[1] == 3:
+        return
+    n = own[key].shape[1]
+    if n == 1:
+        state[key] = state[key].sum(1, keepdim=True)
+    else:
+        state[key] = state[key][:, torch.arange(n) % 3] * (3 / n)
+
+
+def _keep_classifier(state: dict[str, Tensor], own: Mapping[str, Tensor], model: ImageModel) -> None:
+    keys = [f"{model.classifier_name}.{name}" for name in ("weight", "bias")]
+    if model.num_classes == 0:
+        for key in keys:
+            state.pop(key, None)
+    elif all(key in state and state[key].shape[0] != own[key].shape[0] for key in keys):
+        state.update({key: own[key] for key in keys})
+
+
+def _dense(shape: torch.Size) -> tuple[int, ...]:
+    return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)
+
+
+def _compare(state: Mapping[str, Tensor], own: Mapping[str, Tensor], model: ImageModel, path: Path) -> None:
+    missing = [key for key in own if key not in state]
+    unknown = [key for key in state if key not in own]
+    resized = [
+        f"{key} {tuple(state[key].shape)}, here {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    differences = {"missing in the file": missing, "not in the model": unknown, "of another shape": resized}
+    found = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in differences.items() if keys]
+    if not found:
+        return
+    name = model.default_cfg.get("architecture", type(model).__name__)
+    same_but_classes = not missing and not unknown and all(r.startswith(model.classifier_name + ".") for r in resized)
+    remedy = (
+        f"pass num_classes={state[model.classifier_name + '.weight'].shape[0]} for the classes of the file"
+        if same_but_classes
+        else "use the file of this model, or create the model that it is of"
+    )
+    raise DataError(f"{path} does not fit {name}, it differs in {'; '.join(found)}. Please {remedy}")
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

@@ -1,0 +1,249 @@
+"""What every image model promises: shapes, pyramids, classifiers, options and errors, as timm's users know them."""
+
+import inspect
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from seqmix.errors import ConfigError
+from seqmix.vision import FeaturePyramid, ImageModel, MetaFormer, Pool2d, create_model, list_models, model_facts
+from seqmix.vision._base import stage_indices
+
+# transforms have no shapes without data in this torch: these run on small images
+NOT_ON_META = ("affnet", "hydra_vit")
+SMALL = ("poolformer_s12", "caformer_s18", "raftmlp_s", "ffnet_1", "iformer_small", "affnet_et", "vim2_tiny")
+SLOW = ("raftmlp_s", "vim2_tiny", "hydra_vit_base")
+FAMILIES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else []) for n in dict.fromkeys(SMALL + SLOW)]
+
+
+def _meta(name, **options):
+    with torch.device("meta"):
+        return create_model(name, **options)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def small(request):
+    """A model with 42 classes, its parameters off their initial values, and two small images."""
+    torch.manual_seed(0)
+    model = create_model(request.param, num_classes=42).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.02 * torch.randn_like(p)
+    # two cells in the last map: of one, all pools are the same
+    return model, torch.randn(2, 3, model.min_size, 2 * model.min_size)
+
+
+def _tiny(**options):
+    return MetaFormer(depths=(1, 2), dims=(8, 16), mixers=[Pool2d], num_classes=5, **options).eval()
+
+
+# a variant is the same network under the same function
+@pytest.mark.parametrize("name", [n for n in list_models() if n == model_facts(n).build.__name__])
+def test_published_parameters(name):
+    facts = model_facts(name)
+    model = _meta(name)
+    assert sum(p.numel() for p in model.parameters()) == facts.parameters
+    state, cfg = model.state_dict(), model.default_cfg
+    assert state[f"{cfg['classifier']}.weight"].shape == (cfg["num_classes"], model.head_hidden_size)
+    assert "first_conv" not in cfg or state[f"{cfg['first_conv']}.weight"].shape[1] == 3
+    assert model.feature_info.reduction() == sorted(model.feature_info.reduction())
+    assert all(model.get_submodule(module) for module in model.feature_info.module_name())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n in SMALL else pytest.mark.slow)
+        for n in list_models()
+        if not n.startswith(NOT_ON_META)
+    ],
+)
+def test_map_of_the_published_size(name):
+    model = _meta(name)
+    x = torch.empty(1, *model.default_cfg["input_size"], device="meta")
+    assert model.forward_features(x).shape == (1, model.num_features, *model.default_cfg["pool_size"])
+
+
+def test_head(small):
+    model, x = small
+    with torch.no_grad():
+        last = model.forward_features(x)
+        logits = model(x)
+        assert logits.shape == (2, 42) and logits.isfinite().all()
+        assert torch.equal(model.forward_head(last), logits)
+        before = model.forward_head(last, pre_logits=True)
+        assert before.shape == (2, model.head_hidden_size)
+        torch.testing.assert_close(model.get_classifier()(before), logits)
+        # images of a batch do not see each other
+        torch.testing.assert_close(model(x[1:]), logits[1:], rtol=1e-3, atol=1e-4)
+        kept = model.get_classifier()
+        model.reset_classifier(0)
+        assert model.num_classes == 0 and torch.equal(model(x), before)
+        model.reset_classifier(0, "")
+        cells = model(x)
+        assert cells.shape == (2, model.head_hidden_size, *last.shape[2:])
+        model.reset_classifier(7, "max")
+        assert model(x).shape == (2, 7) and not torch.allclose(model.forward_head(last, pre_logits=True), before)
+        # back as it was, for the tests that follow
+        model.reset_classifier(42, "avg")
+        parent, _, leaf = model.classifier_name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, kept)
+        assert torch.equal(model(x), logits)
+
+
+def test_features(small):
+    model, x = small
+    with torch.no_grad():
+        maps = model.features(x)
+        assert len(maps) == len(model.feature_info)
+        for out, info in zip(maps, model.feature_info, strict=True):
+            assert out.shape == (2, info["num_chs"], x.shape[2] // info["reduction"], x.shape[3] // info["reduction"])
+            assert out.isfinite().all()
+        model.out_indices = stage_indices([-1, 0], len(maps))
+        last, first = model.features(x)
+        model.out_indices = stage_indices(None, len(maps))
+    assert torch.equal(last, maps[-1]) and torch.equal(first, maps[0])
+
+
+def test_gradients_and_checkpointing(small):
+    """Every trainable parameter has a gradient, and the same one where blocks are computed again."""
+    model, x = small
+    grads = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        y = model(x)
+        y.square().mean().backward()
+        grads.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    model.set_grad_checkpointing(False)
+    for key, grad in grads[0].items():
+        assert grad is not None and grad.isfinite().all() and grad.any(), key
+        torch.testing.assert_close(grads[1][key], grad, rtol=1e-4, atol=1e-5)
+    names = {n for n, _ in model.named_parameters()}
+    spared = model.no_weight_decay()
+    assert spared <= names and {n for n, p in model.named_parameters() if p.ndim < 2} <= spared
+    assert f"{model.classifier_name}.weight" not in spared
+
+
+def test_checkpointing_is_on_where_it_is_asked_for(monkeypatch):
+    model = _tiny()
+    calls = []
+    monkeypatch.setattr("seqmix.vision._base.checkpoint", lambda block, x, **k: calls.append(k) or block(x))
+    model.set_grad_checkpointing()
+    model(torch.randn(1, 3, 32, 32))
+    assert calls == [{"use_reentrant": False}] * 3
+    with torch.no_grad():
+        model(torch.randn(1, 3, 32, 32))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("kind", ["avg", "max", "avgmax"])
+def test_global_pool(kind):
+    model = _tiny(global_pool=kind)
+    maps = model.forward_features(torch.randn(2, 3, 33, 47))
+    avg, top = maps.mean((2, 3)), maps.flatten(2).max(-1).values
+    want = {"avg": avg, "max": top, "avgmax": 0.5 * (avg + top)}[kind]
+    torch.testing.assert_close(model.forward_head(maps), model.head(model.norm(want)))
+
+
+def test_pyramid():
+    """The head is gone, the maps are those of the model; a list, negatives or a number choose the stages."""
+    model = create_model("poolformer_s12").eval()
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        want = model.features(x)
+        for out_indices, chosen in ((None, [0, 1, 2, 3]), ([0, -1], [0, 3]), (2, [2, 3]), ((1,), [1])):
+            pyramid = FeaturePyramid(model, out_indices=out_indices).eval()
+            assert all(torch.equal(g, want[i]) for g, i in zip(pyramid(x), chosen, strict=True))
+            assert pyramid.feature_info.channels() == [[64, 128, 320, 512][i] for i in chosen]
+            assert pyramid.feature_info.reduction() == [[4, 8, 16, 32][i] for i in chosen]
+            assert pyramid.feature_info.module_name() == [f"network.{2 * i}" for i in chosen]
+    assert not [n for n, _ in pyramid.named_parameters() if "head" in n or n.startswith("model.norm")]
+    pyramid = _meta("caformer_s18", features_only=True, out_indices=(1, 2), in_chans=1)
+    assert isinstance(pyramid, FeaturePyramid)
+    assert [f.shape[1] for f in pyramid(torch.empty(1, 1, 64, 64, device="meta"))] == [128, 320]
+    assert _meta("caformer_s18", out_indices=-1 % 4).out_indices == (1, 2, 3)
+    for wrong in ([4], [-5], [], 5, 0):
+        with pytest.raises(ConfigError, match=r"out_indices = .* of 4 stages; use numbers from 0 to 3"):
+            _meta("caformer_s18", features_only=True, out_indices=wrong)
+
+
+def test_names_and_options():
+    assert "caformer_s18" in list_models("caformer*") and all(
+        n.startswith("caformer") for n in list_models("caformer*")
+    )
+    assert list_models() == sorted(list_models()) and not list_models("resnet*")
+    wanted = {f"poolformer{v}_{s}" for v in ("", "v2") for s in ("s12", "s24", "s36", "m36", "m48")}
+    wanted |= {f"{f}_{s}" for f in ("convformer", "caformer") for s in ("s18", "s36", "m36", "b36")}
+    assert wanted <= set(list_models())
+    for name in list_models():
+        build = model_facts(name).build
+        # a variant is a function's name with an ending
+        assert name.startswith(build.__name__) and build.__doc__
+        assert model_facts(name).paper.startswith("arXiv:")
+        kinds = {p.kind for p in inspect.signature(build).parameters.values()}
+        assert kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
+    model = _meta("caformer_s18", in_chans=5, drop_path_rate=0.1, drop_rate=0.2, global_pool="max")
+    assert model.head.drop.p == 0.2 and model.stages[3][2].drop_path.p == pytest.approx(0.1)
+    assert model.downsample_layers[0].conv.weight.shape == (64, 5, 7, 7)
+    assert isinstance(model, ImageModel) and model.global_pool == "max"
+    assert _meta("poolformer_s12", num_classes=0, head_order="pool_norm").get_classifier().__class__ is nn.Identity
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: create_model("caformer_s81"),
+            r"no image model 'caformer_s81'; did you mean caformer_s18, .* has all \d+",
+        ),
+        (lambda: create_model("CAFormer_S18"), "no image model 'CAFormer_S18'; did you mean caformer_s18"),
+        (lambda: create_model("zzz"), "no image model 'zzz'; seqmix.vision.list_models"),
+        (
+            lambda: create_model("randformer_s12", image_size=64),
+            "randformer_s12 has no option 'image_size'; did you mean 'img_size'\\? It takes img_size, num_classes",
+        ),
+        (lambda: create_model("caformer_s18", qqq=1), "caformer_s18 has no option 'qqq'; It takes num_classes"),
+    ],
+)
+def test_errors_of_create_model(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3, 64, 64), "x should be (B, C, H, W), got (3, 64, 64); add an axis with x.unsqueeze(0)"),
+        (
+            (1, 1, 64, 64),
+            "x has 1 channels, the model was built for in_chans = 3; convert the images, or build it with in_chans=1",
+        ),
+        (
+            (1, 3, 64, 31),
+            "images of 64 x 31 pixels are too small for the strides of this model; resize them to at least 32 x 32",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["__call__", "forward_features", "features"])
+def test_errors_of_images(method, shape, message):
+    model = _meta("poolformer_s12")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        getattr(model, method)(torch.empty(shape, device="meta"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_fresh_classifier_follows_the_model(dtype):
+    model = _tiny().to(dtype)
+    model.reset_classifier(3)
+    y = model(torch.randn(1, 3, 32, 32, dtype=dtype))
+    assert y.dtype == dtype and y.shape == (1, 3)
+    assert abs(model.head.weight.std() - 0.02) < 0.01 and not model.head.bias.any()
+
+
+def test_compiles_to_one_graph():
+    model, x = _tiny(), torch.randn(2, 3, 32, 48)
+    want = model(x)
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), want)

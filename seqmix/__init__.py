@@ -8,10 +8,17 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("commands", "data", "errors", "mixers", "models", "ops", "tasks", "testing")
-_NAMES = {"Mixer": "seqmix.mixers", "list_mixers": "seqmix.mixers", "list_models": "seqmix.models"}
+_MODULES = ("commands", "data", "errors", "forecasting", "mixers", "models", "ops", "tasks", "testing", "vision")
+_NAMES = {
+    "Forecaster": "seqmix.forecasting",
+    "Mixer": "seqmix.mixers",
+    "check_frame": "seqmix.forecasting",
+    "list_mixers": "seqmix.mixers",
+    "list_models": "seqmix.models",
+    "long_from_wide": "seqmix.forecasting",
+}
 
-__all__ = ["Mixer", "__version__", "list_mixers", "list_models", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["__version__", *_NAMES, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

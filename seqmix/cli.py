@@ -12,7 +12,8 @@ COMMANDS = {
     "fit": "train a model, test its best weights, print them beside the baselines",
     "validate": "evaluate a checkpoint on the validation windows",
     "test": "evaluate a checkpoint on every test window, beside the baselines",
-    "predict": "write the forecasts of a checkpoint for the test windows",
+    "predict": "write the forecasts of a checkpoint; with --images, name what images show",
+    "forecast": "forecast every series of a CSV file, beside the season before",
     "list": "mixers, models, datasets and configs",
     "info": "versions, device, and which kernels run",
     "matrix": "draw the mixing matrix of a mixer",
@@ -51,9 +52,8 @@ def run(argv: list[str]) -> int:
     # as for `python -m`: classes in the current folder can be named in configs
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    module = import_module("seqmix.commands.train" if command in TRAINER_COMMANDS else f"seqmix.commands.{command}")
     try:
-        module.main(command, rest)
+        import_module(f"seqmix.commands.{_module(command, rest)}").main(command, rest)
     except SeqmixError as e:
         print(f"seqmix: {e}", file=sys.stderr)
         return 1
@@ -61,3 +61,10 @@ def run(argv: list[str]) -> int:
         print("; ".join(["seqmix: interrupted", *e.args]), file=sys.stderr)
         return 130
     return 0
+
+
+def _module(command: str, options: list[str]) -> str:
+    """Name of the module of a command; one of them has two, told apart by an option."""
+    if command == "predict" and any(option.partition("=")[0] == "--images" for option in options):
+        return "predict_images"
+    return "train" if command in TRAINER_COMMANDS else command

@@ -10,6 +10,7 @@ import pytest
 from seqmix.commands.train import Train
 from seqmix.data import Cycles, ForecastData
 from seqmix.data._base import Table
+from seqmix.data._labelled import LabelledBytes, LabelledData, join
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -36,8 +37,10 @@ def test_one_batch_runs(path, monkeypatch, tmp_path, capsys):
     data = cli.datamodule
     if isinstance(data, ForecastData) and not isinstance(data, Cycles):
         monkeypatch.setattr(data, "_load", lambda: _table(data))
+    if isinstance(data, LabelledData):
+        monkeypatch.setattr(data, "_make", lambda: _sequences(data))
     cli.fit()
-    sizes = [str(getattr(data, fact)) for fact in cli.model.facts]
+    sizes = [f"{getattr(data, fact):,}" for fact in cli.model.facts]
     title = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{data.name}: "))
     assert all(size in title for size in sizes)
     assert cli.trainer.global_step == 1
@@ -48,3 +51,12 @@ def _table(data):
     rows = data.context + data.horizon + data.batch_size
     values = np.random.default_rng(0).standard_normal((3 * rows, data.n_channels))
     return Table(values, pd.date_range("2026-01-01", periods=3 * rows, freq="h"), (rows, rows, rows))
+
+
+def _sequences(data):
+    """Two examples for each split, one of them as long as they get, up to 512."""
+    longest = min(data.max_len, 512)
+    lengths = [longest, longest if data.vocab_size == 256 else 3] * (1 + data.pairs)
+    sequences = [np.random.default_rng(n).integers(0, data.vocab_size - 1, n, np.uint8).tobytes() for n in lengths]
+    every = LabelledBytes(*join(sequences, [0, 1]), pairs=data.pairs, padded=data.vocab_size != 256)
+    return dict.fromkeys(("train", "val", "test"), every)

@@ -34,6 +34,7 @@ def test_gather_equals_slicing(lengths, context, horizon, stride, part):
     values, indptr = _ragged(lengths)
     targets = None if part is None else torch.tensor([[n // 2, n] for n in lengths])
     future, static = values * 2 + 1, torch.arange(len(lengths) * 6.0).view(-1, 2, 3)
+    mask, past, weight = values % 3 > 0, values[:, :1] - 7, values[:, 0] / 2
     windows = Windows(
         values,
         indptr,
@@ -41,7 +42,10 @@ def test_gather_equals_slicing(lengths, context, horizon, stride, part):
         horizon,
         stride=stride,
         targets=targets,
+        mask=mask,
+        past=past,
         future=future,
+        weight=weight,
         static=static,
         short="drop",
     )
@@ -55,6 +59,11 @@ def test_gather_equals_slicing(lengths, context, horizon, stride, part):
         assert torch.equal(batch["x"][row], values[start:middle])
         assert torch.equal(batch["y"][row], values[middle:end])
         assert torch.equal(batch["future"][row], future[start:end])
+        assert torch.equal(batch["x_mask"][row], mask[start:middle])
+        assert torch.equal(batch["y_mask"][row], mask[middle:end])
+        assert torch.equal(batch["past"][row], past[start:middle])
+        assert torch.equal(batch["weight"][row], weight[middle:end].mean())
+        assert windows.rows(order)[0][row] == i and windows.rows(order)[1][row] == start
         assert torch.equal(batch["static"][row], static[i])
 
 

@@ -127,7 +127,8 @@ CASES = {
     "one of some words": (
         ["--model.loss", "msee"],
         ("loss: mse", "loss: msee"),
-        "seqmix: model.loss should be 'mse' or 'mae' or 'huber' or 'quantile', got 'msee'. Did you mean 'mse'?",
+        "seqmix: model.loss should be 'mse' or 'mae' or 'huber' or 'quantile' or 'normal' or 'student_t' or "
+        "'negative_binomial', got 'msee'. Did you mean 'mse'?",
     ),
     "list": (
         ["--model.quantiles", "[low]"],

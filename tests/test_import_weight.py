@@ -17,7 +17,7 @@ LAYERS = {
     "vision": {"ops", "mixers", "models"},
     "data": set(),
     "tasks": {"ops", "mixers", "models", "vision"},
-    "commands": {"ops", "mixers", "models", "vision", "tasks", "data"},
+    "commands": {"ops", "mixers", "models", "vision", "tasks", "data", "forecasting"},
     "forecasting": {"ops", "mixers", "models", "tasks", "data"},
 }
 # modules at the top of the package that every layer may import

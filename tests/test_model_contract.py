@@ -14,6 +14,7 @@ CONTEXT, HORIZON, C = 21, 5, 3
 
 def make(name: str, **facts: int) -> ForecastModel:
     cls, _, example = model_facts(name)
+    torch.manual_seed(0)
     facts = {"n_channels": C, "context": CONTEXT, "horizon": HORIZON, **facts}
     return cls(**facts, **example).eval()
 
@@ -24,7 +25,7 @@ def name(request):
 
 
 def test_every_model_is_listed():
-    assert list_models() == ["DLinear", "MixerForecaster", "SeasonalNaive", "TSM2"]
+    assert list_models() == ["DLinear", "FFNetTS", "MixerForecaster", "SeasonalNaive", "TSM2"]
 
 
 @pytest.mark.parametrize("batch,channels,outputs", [(1, 1, 1), (3, 2, 1), (2, 3, 3)])
@@ -37,7 +38,7 @@ def test_shape(name, batch, channels, outputs):
 def test_facts_are_kept(name):
     model = make(name, n_outputs=2)
     assert (model.n_channels, model.context, model.horizon, model.n_outputs) == (C, CONTEXT, HORIZON, 2)
-    assert (model.n_future, model.n_static) == (0, 0)
+    assert (model.n_future, model.n_static, model.n_past) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("window", ["random", "constant"])
@@ -108,17 +109,47 @@ def test_docstring_names_every_argument(name):
     assert paper and "Source:" in doc
 
 
-@pytest.mark.parametrize("fact", ["n_future", "n_static"])
-def test_covariates_are_taken_or_refused(name, fact):
-    if not model_facts(name)[0].covariates:
-        with pytest.raises(ConfigError, match=f"{name} takes no covariates"):
-            make(name, **{fact: 2})
+SHAPES = {"future": (2, CONTEXT + HORIZON, 2), "static": (2, C, 2), "past": (2, CONTEXT, 2)}
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("kinds", [["future"], ["static"], ["past"], ["future", "static", "past"]], ids="+".join)
+def test_covariates_are_heard_or_ignored(name, kinds, outputs):
+    model, x = make(name, n_outputs=outputs, **{f"n_{kind}": 2 for kind in kinds}), torch.randn(2, CONTEXT, C)
+    covariates = {kind: torch.randn(SHAPES[kind], requires_grad=True) for kind in kinds}
+    y = model(x, **covariates)
+    assert y.shape == ((2, HORIZON, C) if outputs == 1 else (2, HORIZON, C, outputs))
+    if not model.covariates:
+        assert torch.equal(y, make(name, n_outputs=outputs)(x)) and model.n_future == 0
         return
-    model, x = make(name, **{fact: 2}), torch.randn(2, CONTEXT, C)
-    key, shape = ("future", (2, CONTEXT + HORIZON, 2)) if fact == "n_future" else ("static", (2, C, 2))
-    covariate = torch.randn(shape, requires_grad=True)
-    model(x, **{key: covariate}).square().sum().backward()
-    assert covariate.grad is not None and covariate.grad.any()
-    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
-    with pytest.raises(ValueError, match=f"{fact} = 2 and got none"):
-        model(x)
+    (y * torch.randn_like(y)).sum().backward()
+    for key, value in [*covariates.items(), *model.named_parameters()]:
+        assert value.grad is not None and value.grad.isfinite().all() and value.grad.any(), key
+    for kind in kinds:
+        others = {key: value for key, value in covariates.items() if key != kind}
+        with pytest.raises(ValueError, match=f"{name} was built with n_{kind} = 2 and got none; pass {kind}=..."):
+            model(x, **others)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_covariates_of_a_sample_stay_with_it(name, kind):
+    model, x = make(name, **{f"n_{kind}": 2}), torch.randn(2, CONTEXT, C)
+    covariate = torch.randn(SHAPES[kind])
+    y = model(x, **{kind: covariate})
+    covariate[1] += 1
+    z = model(x, **{kind: covariate})
+    assert torch.equal(z[0], y[0])
+    assert torch.equal(z[1], y[1]) != model.covariates
+
+
+def test_a_model_without_covariates_refuses_them():
+    class Last(ForecastModel):
+        def forward(self, x, *, future=None, static=None, past=None):
+            return x[:, -1:].expand(-1, self.horizon, -1)
+
+    with pytest.raises(ConfigError) as error:
+        Last(C, CONTEXT, HORIZON, n_past=2)
+    assert str(error.value) == (
+        "Last takes no covariates, the data has n_future = 0, n_static = 0, n_past = 2; "
+        "use TSM2, MixerForecaster or DLinear, or switch them off in the data"
+    )

@@ -20,6 +20,7 @@ from seqmix.models import (
     RevIN,
     SeasonalNaive,
 )
+from seqmix.models.embed import CovariateEmbedding
 from seqmix.models.forecasters import moving_average
 
 
@@ -288,6 +289,58 @@ def test_dlinear_options():
         DLinear(3, 21, 5, kernel_size=24)
     with pytest.raises(ConfigError, match="init = 'zeros' is not known"):
         DLinear(3, 21, 5, init="zeros")
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_dlinear_regresses_on_its_covariates(outputs):
+    facts = {"n_future": 2, "n_static": 4, "n_past": 3}
+    plain, model = DLinear(3, 21, 5, outputs, kernel_size=7), DLinear(3, 21, 5, outputs, kernel_size=7, **facts)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    x, future, static, past = torch.randn(2, 21, 3), torch.randn(2, 26, 2), torch.randn(2, 3, 4), torch.randn(2, 21, 3)
+    left = x - torch.einsum("blf,f->bl", future[:, :21], model.effect.weight[0]).unsqueeze(-1)
+    y = plain(left).view(2, 5, 3, outputs)
+    y = y + torch.einsum("bhf,kf->bhk", future[:, 21:], model.ahead.weight).view(2, 5, 1, outputs)
+    y = y + torch.einsum("bcs,ks->bck", static, model.static.weight).view(2, 1, 3, outputs)
+    y = y + (past.flatten(1) @ model.past.weight.T).view(2, 5, 1, outputs)
+    found = model(x, future=future, static=static, past=past).view(2, 5, 3, outputs)
+    torch.testing.assert_close(found, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("horizon", [3, 4, 9])
+def test_covariate_patches(horizon):
+    embed = CovariateEmbedding(8, 10, horizon, 2, 3, patch_len=4, patch_stride=3)
+    future, past = torch.randn(2, 10 + horizon, 2), torch.randn(2, 10, 3)
+    window, ahead = embed(future, past)
+    both = torch.cat([future[:, :10], past], -1)
+    both = torch.cat([both, both[:, -1:].expand(-1, 3, -1)], 1)  # (B, 13, F + P)
+    for i in range(4):
+        flat = both[:, 3 * i : 3 * i + 4].transpose(1, 2).flatten(1)
+        torch.testing.assert_close(window[:, i], embed.window(flat))
+    coming = torch.cat([future, future[:, -1:].expand(-1, 3, -1)], 1)[:, 10:]
+    assert ahead.shape == (2, embed.n_ahead, 8) and embed.n_ahead == -(-horizon // 4)
+    for i in range(embed.n_ahead):
+        torch.testing.assert_close(ahead[:, i], embed.ahead(coming[:, 4 * i : 4 * i + 4].transpose(1, 2).flatten(1)))
+    only_past = CovariateEmbedding(8, 10, horizon, 0, 3, patch_len=4, patch_stride=3)
+    assert only_past(None, past)[1] is None and only_past.n_ahead == 0
+
+
+def test_mixer_forecaster_joins_covariates():
+    facts = {"n_future": 2, "n_static": 4, "n_past": 3}
+    model = MixerForecaster(3, 21, 5, mixer=Dense, patch_len=4, patch_stride=3, d_model=8, dropout=0, **facts).eval()
+    # 7 patches of the window and 2 of the horizon
+    assert model.head.proj.in_features == 9 * 8 and model.backbone.blocks[0].residuals[0].mixer.max_len == 9
+    inputs = {"future": torch.randn(2, 26, 2), "static": torch.randn(2, 3, 4), "past": torch.randn(2, 21, 3)}
+    x = torch.randn(2, 21, 3)
+    y = model(x, **inputs)
+    for key, step in [("future", 0), ("future", 25), ("past", 0), ("past", 20)]:
+        other = {**inputs, key: inputs[key].clone()}
+        other[key][:, step] += 1
+        assert (model(x, **other) - y).abs().amax((1, 2)).min() > 1e-4, (key, step)
+    # static inputs of one channel are heard by that channel alone
+    other = inputs["static"].clone()
+    other[:, 1] += 1
+    moved = (model(x, **{**inputs, "static": other}) - y).abs().amax((0, 1))
+    assert moved[1] > 1e-4 and not moved[[0, 2]].any()
 
 
 @pytest.mark.parametrize("horizon", [2, 3, 7])

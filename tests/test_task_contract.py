@@ -39,7 +39,7 @@ TRAINED = [n for n in list_models() if n != "SeasonalNaive"]
 def test_one_batch_is_learned_by_heart(name):
     cls, _, example = model_facts(name)
     options = {k: v for k, v in {"dropout": 0.0, "head_dropout": 0.0}.items() if k in cls.__init__.__kwdefaults__}
-    task = Forecasting(partial(cls, **example, **options), 3, 24, 8)
+    task = Forecasting(partial(cls, **{**example, **options}), 3, 24, 8)
     batch = {"x": torch.randn(4, 24, 3), "y": torch.randn(4, 8, 3)}
     optimizer = torch.optim.Adam(task.parameters(), lr=0.02)
     task.log = lambda *a, **k: None
@@ -126,6 +126,20 @@ def test_covariates_reach_a_model_that_takes_them_and_no_other(tmp_path):
     changed = {**batch, "future": batch["future"] + 1}
     assert not torch.allclose(task(batch), task(changed))
     Forecasting(DLinear, 3, 24, 8)(batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "densify"),
+    [("MixerForecaster", False), ("MixerForecaster", True), ("TSM2", False), ("TSM2", True), ("DLinear", False)],
+)
+def test_all_kinds_of_covariates_reach_the_model(name, densify):
+    cls, _, example = model_facts(name)
+    task = Forecasting(partial(cls, **example), 3, 24, 8, 2, 1, 2, normalize="window", densify=densify).eval()
+    shapes = {"x": (2, 24, 3), "future": (2, 32, 2), "static": (2, 3, 1), "past": (2, 24, 2)}
+    batch = {key: torch.randn(shape) for key, shape in shapes.items()}
+    y = task(batch)
+    for key in shapes:
+        assert not torch.allclose(task({**batch, key: torch.randn(shapes[key])}), y), key
 
 
 def test_no_decay_on_norms_biases_and_state_space_rates():

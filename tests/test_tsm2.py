@@ -158,7 +158,9 @@ def test_every_variate_depends_on_every_other(variate_mixer):
     assert torch.equal(moved, torch.ones(4, 4).bool() if variate_mixer else torch.eye(4).bool())
 
 
-@pytest.mark.parametrize("facts", [{"context": 33}, {"n_channels": 7}, {"horizon": 9}, {"n_future": 2, "n_static": 1}])
+@pytest.mark.parametrize(
+    "facts", [{"context": 33}, {"n_channels": 7}, {"horizon": 9}, {"n_future": 2, "n_static": 1, "n_past": 3}]
+)
 def test_trunk_weights_do_not_know_the_data(facts):
     def shapes(model):
         return {k: v.shape for k, v in model.trunk.state_dict().items()}
@@ -207,6 +209,28 @@ def test_covariates_lengthen_the_window():
     assert torch.equal(both(x, future=past, static=static), y)
     assert not torch.allclose(both(x, future=coming, static=static), y)
     assert not torch.allclose(both(x, future=future, static=other), y)
+
+
+def test_past_inputs_are_variates_without_a_forecast():
+    model = tsm2(n_past=2, n_static=1).eval()
+    x, past, static = torch.randn(2, 20, 3), torch.randn(2, 20, 2), torch.randn(2, 3, 1)
+    y = model(x, past=past, static=static)
+    wide = tsm2(5, n_static=1).eval()
+    wide.load_state_dict(model.state_dict())
+    wide.static.bias.data.zero_()
+    model.static.bias.data.zero_()
+    padded = torch.cat([static, torch.zeros(2, 2, 1)], 1)
+    torch.testing.assert_close(
+        model(x, past=past, static=static), wide(torch.cat([x, past], -1), static=padded)[..., :3]
+    )
+    assert y.shape == (2, 5, 3) and tsm2(n_past=2, n_outputs=3)(x, past=past).shape == (2, 5, 3, 3)
+    # the order is drawn over all variates, and undone
+    shuffled = tsm2(n_past=2, shuffle_variates=True, norm="layer", averaging=False)
+    for branch in shuffled.trunk.branches[1::2]:
+        branch.mixer.out_proj.weight.data.zero_()
+    torch.testing.assert_close(shuffled.train()(x, past=past), shuffled.eval()(x, past=past))
+    with pytest.raises(ConfigError, match="got n_past = 2 without it; use variate_mixer=True"):
+        tsm2(n_past=2, variate_mixer=False)
 
 
 def fit(model, batch, steps, lr):

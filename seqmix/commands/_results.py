@@ -17,7 +17,7 @@ from seqmix.commands._table import print_table
 from seqmix.environment import environment
 from seqmix.errors import ConfigError
 from seqmix.models import DLinear, ForecastModelFactory, SeasonalNaive
-from seqmix.tasks import Forecasting, Task
+from seqmix.tasks import Classification, Forecasting, Task
 from seqmix.tasks._run import device_name
 
 Row = dict[str, Any]
@@ -47,9 +47,11 @@ def baseline_rows(
 ) -> list[Row]:
     """Train each baseline with plain settings on the same data and test it with the same code.
 
+    Beside classifiers stands the one that always names the commonest class of the training examples.
+
     Args:
         factories: the baselines; None: the last season again, and DLinear.
-        task: the task of the run; only forecasts have baselines.
+        task: the task of the run; only forecasts have a choice of baselines.
         data: the datamodule of the run.
         trainer: the trainer of the run, for its device.
         seed: seed set before each baseline.
@@ -60,12 +62,33 @@ def baseline_rows(
     if not isinstance(task, Forecasting):
         if factories:
             raise ConfigError(f"baselines are forecasters, {type(task).__name__} has none; leave --baselines out")
-        return []
+        return [_majority_row(task, data, trainer)] if isinstance(task, Classification) else []
     if factories is None:
         # a season longer than the window cannot be repeated: then the last value is
         season = data.season if data.season <= data.context else 1
         factories = [partial(SeasonalNaive, season=season), DLinear]
     return [_baseline_row(factory, data, trainer, seed) for factory in factories]
+
+
+def _majority_row(task: Classification, data: Any, trainer: pl.Trainer) -> Row:
+    train, test = data.label_counts("train"), data.label_counts("test")
+    # one example more of each class: none of the test is impossible
+    log_share = ((train + 1) / (train + 1).sum()).double().log()
+    scores = {
+        "accuracy": float(test[train.argmax()] / test.sum()),
+        "loss": -float((test * log_share).sum() / test.sum()),
+    }
+    return {
+        "model": "Majority",
+        "data": data.name,
+        **{fact: getattr(data, fact) for fact in task.facts},
+        task.counted: int(test.sum()),
+        **{name: round(scores[name], 6) for name in task.metrics},
+        "parameters": 0,
+        "commit": environment()["commit"],
+        "device": device_name(trainer),
+        "seconds": 0.0,
+    }
 
 
 def _baseline_row(factory: Callable[..., Any], data: Any, like: pl.Trainer, seed: int) -> Row:
@@ -99,6 +122,8 @@ def print_rows(rows: Sequence[Row], task: Task, data: Any) -> None:
     first = rows[0]
     if isinstance(task, Forecasting):
         what = f"{data.context} -> {data.horizon} steps"
+    elif isinstance(task, Classification):
+        what = f"{data.n_classes} classes, length {data.max_len:,}"
     else:
         what = f"{data.vocab_size:,} tokens, length {data.max_len:,}"
     print_table(

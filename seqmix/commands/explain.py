@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import yaml
 
 # what a factory is called with stands in no config; data, whose first arguments may have these names, is no factory
-_CALLED_WITH = ("d_model", "max_len", "n_channels", "context", "horizon", "n_outputs", "n_future", "n_static")
+_CALLED_WITH = ("d_model", "max_len", "n_channels", "context", "horizon", "n_outputs", "n_future", "n_static", "n_past")
 
 
 class Explained:

@@ -34,7 +34,18 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
-LINKED = ("n_channels", "context", "horizon", "n_future", "n_static", "vocab_size", "max_len")
+LINKED = (
+    "n_channels",
+    "context",
+    "horizon",
+    "n_future",
+    "n_static",
+    "n_past",
+    "vocab_size",
+    "max_len",
+    "n_classes",
+    "pairs",
+)
 # options of one invocation: they do not belong to the experiment, so not into its config.yaml
 MOMENTARY = ("ckpt_path", "test", "record", "out")
 

@@ -1,7 +1,13 @@
 """Datamodules: each reads or makes one kind of data and knows the facts that a model is built from."""
 
+from seqmix.data._augment import Augmentation
 from seqmix.data._base import ForecastData
 from seqmix.data.benchmarks import ECL, ETT, ILI, Exchange, Traffic, Weather
+from seqmix.data.fashion import FashionMNIST
+from seqmix.data.images import HubImages, ImageFolder
+from seqmix.data.listops import ListOps
+from seqmix.data.lra import LRAImage, LRARetrieval, LRAText
+from seqmix.data.pathfinder import Pathfinder
 from seqmix.data.recall import AssociativeRecall, Copying, SelectiveCopying
 from seqmix.data.synthetic import Cycles
 from seqmix.data.wide_csv import WideCSV
@@ -12,10 +18,19 @@ __all__ = [
     "ETT",
     "ILI",
     "AssociativeRecall",
+    "Augmentation",
     "Copying",
     "Cycles",
     "Exchange",
+    "FashionMNIST",
     "ForecastData",
+    "HubImages",
+    "ImageFolder",
+    "LRAImage",
+    "LRARetrieval",
+    "LRAText",
+    "ListOps",
+    "Pathfinder",
     "SelectiveCopying",
     "Traffic",
     "Weather",

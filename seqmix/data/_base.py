@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from seqmix.data._calendar import calendar_features, calendar_names
 from seqmix.data._served import Served, Split, check_positive
 from seqmix.data.windows import Windows
 from seqmix.errors import ConfigError, DataError
@@ -69,12 +70,12 @@ class ForecastData(Served, ABC):
     ):
         super().__init__(name, batch_size, eval_batch_size=eval_batch_size, seed=seed)
         check_positive(n_channels=n_channels, context=context, horizon=horizon, stride=stride, season=season)
-        self._features = _calendar_names(step) if calendar and step is not None else []
+        self._features = calendar_names(step) if calendar and step is not None else []
         if calendar and not self._features:
             raise ConfigError(f"{name} has no dates, or rows that are years apart; leave out calendar=True")
         self.n_channels, self.context, self.horizon = n_channels, context, horizon
         self.season, self.stride, self.scale, self.calendar = season, stride, scale, calendar
-        self.n_future, self.n_static = len(self._features), 0
+        self.n_future, self.n_static, self.n_past = len(self._features), 0, 0
 
     @abstractmethod
     def _load(self) -> Table:
@@ -91,7 +92,7 @@ class ForecastData(Served, ABC):
         self.mean, self.std = torch.from_numpy(mean).float(), torch.from_numpy(std).float()
         # channels apart in memory, as the windows keep them, so that the three splits share one copy
         scaled = torch.from_numpy((values - mean).T / std[:, None]).float().contiguous().t()  # (T, C)
-        future = torch.from_numpy(_calendar(times, self._features)).float().t() if self.calendar else None  # (T, F)
+        dates = torch.from_numpy(calendar_features(times, self._features)).float().t() if self.calendar else None
         ranges: dict[Split, tuple[int, int]] = {
             "train": (0, n_train),
             "val": (n_train, n_train + n_val),
@@ -105,7 +106,7 @@ class ForecastData(Served, ABC):
                 self.horizon,
                 stride=self.stride if name == "train" else 1,
                 targets=torch.tensor([rows]),
-                future=future,
+                future=dates,
             )
             for name, rows in ranges.items()
         }
@@ -130,26 +131,3 @@ def _moments(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # the mean of a constant channel may be off by rounding, so its deviation is not exactly zero
     constant = train.max(0) == train.min(0)
     return train.mean(0), np.where(constant, 1.0, train.std(0))
-
-
-# feature: (step in hours from which on it no longer varies, smallest value, range), as in the time features of Informer
-_CALENDAR = {
-    "minute": (1, 0, 59),
-    "hour": (24, 0, 23),
-    "day_of_week": (7 * 24, 0, 6),
-    "day": (28 * 24, 1, 30),
-    "day_of_year": (365 * 24, 1, 365),
-}
-
-
-def _calendar_names(step: float) -> list[str]:
-    return [name for name, (limit, _, _) in _CALENDAR.items() if step < limit]
-
-
-def _calendar(times: pd.Index, names: list[str]) -> np.ndarray:
-    """Position of every time stamp in its hour, day, week, month and year, each from -0.5 to 0.5; ``(F, T)``."""
-    rows = []
-    for name in names:
-        _, smallest, extent = _CALENDAR[name]
-        rows.append((getattr(times, name).to_numpy() - smallest) / extent - 0.5)
-    return np.stack(rows)

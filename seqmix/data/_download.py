@@ -40,7 +40,7 @@ def read_published(source: Source, root: str | None) -> bytes:
     Raises:
         DataError: if it can be neither found nor fetched, or is not the published file.
     """
-    folder = Path(root or os.environ.get("SEQMIX_DATA") or "data").resolve()
+    folder = data_folder(root)
     path = _find(source, folder)
     if path is None:
         path = folder / source.paths[0]
@@ -61,6 +61,11 @@ def read_published(source: Source, root: str | None) -> bytes:
             f"delete it to fetch it again from {source.url}, or load it with WideCSV; {DEMO}"
         )
     return content
+
+
+def data_folder(root: str | None) -> Path:
+    """The data folder: ``root`` if given, else ``$SEQMIX_DATA``, else ``./data``."""
+    return Path(root or os.environ.get("SEQMIX_DATA") or "data").resolve()
 
 
 def read_file(path: Path, lines: int | None = None) -> bytes:

@@ -1,6 +1,6 @@
 """The window engine: every window of any number of series, gathered in one indexing operation, and its loader."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, Literal, Protocol
 
@@ -28,14 +28,17 @@ class Windows:
         stride: rows between the starts of two windows of a series.
         targets: first and last + 1 row that a horizon may cover, counted from the start of its series,
             ``(n_series, 2)``; the context may reach back before it. None: the whole series.
+        mask: True where a value was observed, ``(T_total, C)``; None: everywhere.
+        past: inputs known for the context alone, ``(T_total, P)``.
         future: inputs known for context and horizon, ``(T_total, F)``.
+        weight: weight of each row, ``(T_total,)``; that of a window is the mean over its horizon.
         static: inputs that do not change with time, ``(n_series, C, S)``.
         ids: names of the series, for messages; None counts from 0.
         short: what to do about series too short for one window, "error" or "drop".
 
     Raises:
         DataError: if a series is too short for one window (unless dropped), or all are.
-        ValueError: if ``indptr``, ``targets``, ``future`` or ``static`` do not fit ``values``.
+        ValueError: if ``indptr``, ``targets`` or one of the inputs do not fit ``values``.
     """
 
     def __init__(
@@ -47,7 +50,10 @@ class Windows:
         *,
         stride: int = 1,
         targets: Tensor | None = None,
+        mask: Tensor | None = None,
+        past: Tensor | None = None,
         future: Tensor | None = None,
+        weight: Tensor | None = None,
         static: Tensor | None = None,
         ids: Sequence[str] | None = None,
         short: Literal["error", "drop"] = "error",
@@ -55,12 +61,15 @@ class Windows:
         lengths = indptr.diff()
         if targets is None:
             targets = torch.stack([torch.zeros_like(lengths), lengths], 1)
-        _check_fit(values, indptr, targets, future, static)
+        rows = {"mask": mask, "past": past, "future": future, "weight": weight}
+        _check_fit(values, indptr, targets, rows, static)
         self.context, self.horizon, self.stride = context, horizon, stride
         # channels apart in memory: a window of one channel is then one block, five times faster to gather
-        self.values = values.t().contiguous().t()
-        self.future = None if future is None else future.t().contiguous().t()
+        self.values = _apart(values)
+        self.mask, self.past, self.future = (None if x is None else _apart(x) for x in (mask, past, future))
         self.static = static
+        # sum of the weights before each row, so that a mean over any horizon is a difference
+        self._weights = None if weight is None else torch.cat([weight.new_zeros(1), weight]).double().cumsum(0)
 
         first = (targets[:, 0] - context).clamp(min=0)  # (n_series,)
         room = targets[:, 1] - first
@@ -74,15 +83,30 @@ class Windows:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the windows with these numbers ``(B,)``: ``x`` and ``y``, plus ``future``, ``static`` if given."""
+    def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Series and first row, counted over all series, of the windows with these numbers; each ``(B,)``."""
         series = torch.searchsorted(self._ends, index, right=True)
-        start = self._origin[series] + index * self.stride
-        width = self.context + self.horizon
-        window = self.values.unfold(0, width, 1).index_select(0, start).transpose(1, 2)  # (B, context + horizon, C)
-        batch = {"x": window[:, : self.context], "y": window[:, self.context :]}
+        return series, self._origin[series] + index * self.stride
+
+    def gather(self, index: Tensor) -> dict[str, Tensor]:
+        """Batch of the windows with these numbers ``(B,)``.
+
+        ``x`` and ``y``, with ``x_mask`` and ``y_mask``, ``past``, ``future``, ``weight`` and ``static`` where given.
+        """
+        series, start = self.rows(index)
+        middle, width = self.context, self.context + self.horizon
+        window = _cut(self.values, start, width)  # (B, context + horizon, C)
+        batch = {"x": window[:, :middle], "y": window[:, middle:]}
+        if self.mask is not None:
+            observed = _cut(self.mask, start, width)
+            batch |= {"x_mask": observed[:, :middle], "y_mask": observed[:, middle:]}
+        if self.past is not None:
+            batch["past"] = _cut(self.past, start, middle)
         if self.future is not None:
-            batch["future"] = self.future.unfold(0, width, 1).index_select(0, start).transpose(1, 2)
+            batch["future"] = _cut(self.future, start, width)
+        if self._weights is not None:
+            total = self._weights[start + width] - self._weights[start + middle]
+            batch["weight"] = (total / self.horizon).to(self.values.dtype)
         if self.static is not None:
             batch["static"] = self.static[series]
         return batch
@@ -95,7 +119,7 @@ class Windows:
     @property
     def nbytes(self) -> int:
         """Bytes of the series and their covariates."""
-        return sum(x.nbytes for x in (self.values, self.future, self.static) if x is not None)
+        return sum(x.nbytes for x in vars(self).values() if isinstance(x, Tensor))
 
     def to(self, device: torch.device | str) -> "Windows":
         """The same windows with all tensors on ``device``, where batches are then made."""
@@ -204,7 +228,18 @@ class WindowLoader:
         return torch.from_numpy(order).to(self.windows.device)
 
 
-def _check_fit(values: Tensor, indptr: Tensor, targets: Tensor, future: Tensor | None, static: Tensor | None) -> None:
+def _apart(rows: Tensor) -> Tensor:
+    return rows.t().contiguous().t()
+
+
+def _cut(rows: Tensor, start: Tensor, width: int) -> Tensor:
+    """``width`` rows of ``rows: (T_total, C)`` from each ``start: (B,)``; ``(B, width, C)``."""
+    return rows.unfold(0, width, 1).index_select(0, start).transpose(1, 2)
+
+
+def _check_fit(
+    values: Tensor, indptr: Tensor, targets: Tensor, rows: Mapping[str, Tensor | None], static: Tensor | None
+) -> None:
     lengths = indptr.diff()
     if indptr[0] != 0 or indptr[-1] != len(values) or (lengths < 0).any():
         raise ValueError(
@@ -212,8 +247,9 @@ def _check_fit(values: Tensor, indptr: Tensor, targets: Tensor, future: Tensor |
         )
     if targets.shape != (len(lengths), 2) or (targets[:, 0] < 0).any() or (targets[:, 1] > lengths).any():
         raise ValueError(f"targets must be row ranges inside the {len(lengths)} series, shape ({len(lengths)}, 2)")
-    if future is not None and len(future) != len(values):
-        raise ValueError(f"future has {len(future)} rows, values has {len(values)}; give one row per time step")
+    for name, given in rows.items():
+        if given is not None and len(given) != len(values):
+            raise ValueError(f"{name} has {len(given)} rows, values has {len(values)}; give one row per time step")
     if static is not None and static.shape[:2] != (len(lengths), values.shape[1]):
         raise ValueError(
             f"static has shape {tuple(static.shape)}; give (n_series, C, S) = ({len(lengths)}, {values.shape[1]}, S)"

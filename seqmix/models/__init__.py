@@ -4,9 +4,11 @@ from seqmix.models._base import ForecastModel, ForecastModelFactory, list_models
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
+from seqmix.models.classifier import Classifier, ClassifierFactory, SequenceClassifier
 from seqmix.models.densify import Replaced, densify
 from seqmix.models.embed import PatchEmbedding
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, load_published
+from seqmix.models.ffnet_ts import FFNetTS
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead
 from seqmix.models.norm import BatchNormLast, Norm2D, RevIN
@@ -20,8 +22,11 @@ __all__ = [
     "BidirectionalLM",
     "Block",
     "ChannelMLP",
+    "Classifier",
+    "ClassifierFactory",
     "DLinear",
     "DropPath",
+    "FFNetTS",
     "FlattenHead",
     "ForecastModel",
     "ForecastModelFactory",
@@ -32,6 +37,7 @@ __all__ = [
     "Replaced",
     "RevIN",
     "SeasonalNaive",
+    "SequenceClassifier",
     "WeightedAveraging",
     "densify",
     "list_models",

@@ -1,5 +1,7 @@
-"""From windows to tokens: patches."""
+"""From windows to tokens: patches of channels, and of covariates."""
 
+import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,3 +45,52 @@ class PatchEmbedding(nn.Module):
         """Embed ``x: (B, C, T)``."""
         patches = F.pad(x, (0, self.patch_stride), mode="replicate").unfold(-1, self.patch_len, self.patch_stride)
         return self.proj(patches)  # (B, C, N, D)
+
+
+class CovariateEmbedding(nn.Module):
+    """Patches of all covariates together: tokens to add to those of the window, and tokens of the horizon after them.
+
+    Covariates of the window, past and known-future ones, are cut as ``PatchEmbedding`` cuts the window; known-future
+    ones of the horizon into patches that do not overlap, the last value repeated where the last patch is not full.
+
+    Shapes: ``(B, context + horizon, F), (B, context, P) -> (B, N, D), (B, M, D)``, M = 0 without known-future ones.
+    Cost: O((F + P) D patch_len) per patch.
+
+    Args:
+        d_model: width D of a token.
+        context: look-back length, in time steps.
+        horizon: forecast length, in time steps.
+        n_future: known-future inputs per time step F.
+        n_past: inputs per time step known for the window alone P.
+        patch_len: patch length, in time steps.
+        patch_stride: time steps between the starts of patches of the window.
+
+    Source: ours, after the patches of Nie et al., 2023, arXiv:2211.14730. Differs from the original code in: PatchTST
+    takes no covariates.
+    """
+
+    def __init__(
+        self, d_model: int, context: int, horizon: int, n_future: int, n_past: int, *, patch_len: int, patch_stride: int
+    ):
+        super().__init__()
+        self.context, self.patch_len, self.patch_stride = context, patch_len, patch_stride
+        #: number of tokens of the horizon M
+        self.n_ahead = -(-horizon // patch_len) if n_future else 0
+        self.fill = self.n_ahead * patch_len - horizon
+        self.window = nn.Linear((n_future + n_past) * patch_len, d_model)
+        self.ahead = nn.Linear(n_future * patch_len, d_model) if n_future else None
+
+    def forward(self, future: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Embed ``future: (B, context + horizon, F)`` and ``past: (B, context, P)``; None for those there are not."""
+        parts = [] if future is None else [future[:, : self.context]]
+        z = torch.cat(parts if past is None else [*parts, past], -1).transpose(1, 2)  # (B, F + P, context)
+        window = self.window(_patches(z, self.patch_stride, self.patch_len, self.patch_stride))  # (B, N, D)
+        if self.ahead is None or future is None:
+            return window, None
+        z = future[:, self.context :].transpose(1, 2)  # (B, F, horizon)
+        return window, self.ahead(_patches(z, self.fill, self.patch_len, self.patch_len))  # (B, M, D)
+
+
+def _patches(z: Tensor, fill: int, length: int, stride: int) -> Tensor:
+    """Patches of the rows of ``z: (B, F, T)``, ``fill`` last values after them, side by side: ``(B, N, F length)``."""
+    return rearrange(F.pad(z, (0, fill), mode="replicate").unfold(-1, length, stride), "b f n p -> b n (f p)")

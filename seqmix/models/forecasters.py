@@ -1,7 +1,7 @@
 """Forecasters around any mixer, and the baselines every table starts with."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from seqmix.mixers import Mamba, MixerFactory
 from seqmix.models._base import ForecastModel, register_model
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP
-from seqmix.models.embed import PatchEmbedding
+from seqmix.models.embed import CovariateEmbedding, PatchEmbedding
 from seqmix.models.heads import FlattenHead, split_outputs
 from seqmix.models.norm import RevIN
 
@@ -20,7 +20,9 @@ from seqmix.models.norm import RevIN
 class MixerForecaster(ForecastModel):
     """A time series in patches, each channel a sequence of tokens for a backbone with any mixer.
 
-    RevIN, patches, backbone, one linear head; all weights are shared by the channels, which do not meet.
+    RevIN, patches, backbone, one linear head; all weights are shared by the channels, which do not meet. Patches of the
+    covariates are added to the tokens of the window; those of the horizon are tokens after them, and known-future
+    inputs also reach the forecast of their own step by a linear map. Static inputs are added to all tokens.
 
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)`` for ``n_outputs`` K > 1.
     Cost: that of the backbone on B C sequences of N patches.
@@ -30,8 +32,9 @@ class MixerForecaster(ForecastModel):
         context: look-back length, in time steps.
         horizon: forecast length, in time steps.
         n_outputs: numbers forecast per value K.
-        n_future: 0, no known-future inputs are taken.
-        n_static: 0, no static inputs are taken.
+        n_future: known-future inputs per time step F.
+        n_static: static inputs per channel S.
+        n_past: inputs per time step known for the window alone P.
         mixer: makes the sequence mixer of every block.
         layers: sequence mixers of successive blocks, cycled; replaces ``mixer``.
         channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
@@ -48,11 +51,14 @@ class MixerForecaster(ForecastModel):
         position_embedding: learn a vector per patch position; attention needs it, scans do not.
 
     Raises:
-        ConfigError: if covariates are given, a patch is longer than the context, or ``norm`` is not known.
+        ConfigError: if a patch is longer than the context, or ``norm`` is not known.
+        ValueError: if covariates are missing that the model was built for.
 
     Source: the frame of PatchTST, Nie et al., 2023, arXiv:2211.14730. Differs from the original code in: any mixer,
-    pre-norm with LayerNorm instead of post-norm with BatchNorm.
+    pre-norm with LayerNorm instead of post-norm with BatchNorm, covariates.
     """
+
+    covariates: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -62,6 +68,7 @@ class MixerForecaster(ForecastModel):
         n_outputs: int = 1,
         n_future: int = 0,
         n_static: int = 0,
+        n_past: int = 0,
         *,
         mixer: MixerFactory = Mamba,
         layers: list[MixerFactory] | None = None,
@@ -78,15 +85,22 @@ class MixerForecaster(ForecastModel):
         revin_affine: bool = True,
         position_embedding: bool = False,
     ):
-        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static)
+        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static, n_past)
         self.revin = RevIN(n_channels, affine=revin_affine) if revin else None
         self.embed = PatchEmbedding(d_model, patch_len=patch_len, patch_stride=patch_stride)
-        n_patches = self.embed.n_patches(context)
-        self.position = nn.Parameter(0.02 * torch.randn(n_patches, d_model)) if position_embedding else None
+        n_tokens = self.embed.n_patches(context)
+        self.timed = None
+        if n_future or n_past:
+            cut = {"patch_len": patch_len, "patch_stride": patch_stride}
+            self.timed = CovariateEmbedding(d_model, context, horizon, n_future, n_past, **cut)
+            n_tokens += self.timed.n_ahead
+        self.ahead = nn.Linear(n_future, n_outputs, bias=False) if n_future else None
+        self.static = nn.Linear(n_static, d_model, bias=False) if n_static else None
+        self.position = nn.Parameter(0.02 * torch.randn(n_tokens, d_model)) if position_embedding else None
         self.backbone = Backbone(
             d_model,
             n_layers,
-            max_len=n_patches,
+            max_len=n_tokens,
             mixer=mixer,
             layers=layers,
             channel_mixer=channel_mixer,
@@ -94,18 +108,38 @@ class MixerForecaster(ForecastModel):
             dropout=dropout,
             drop_path=drop_path,
         )
-        self.head = FlattenHead(n_patches * d_model, horizon, n_outputs, dropout=head_dropout)
+        self.head = FlattenHead(n_tokens * d_model, horizon, n_outputs, dropout=head_dropout)
 
-    def forward(self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None) -> Tensor:
-        """Forecast from ``x: (B, context, C)``."""
+    def forward(
+        self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
+    ) -> Tensor:
+        """Forecast from ``x: (B, context, C)``, ``future: (B, context + horizon, F)``, ``static: (B, C, S)``, and
+        ``past: (B, context, P)``.
+        """
         stats = None
         if self.revin is not None:
             x, stats = self.revin.normalise(x)
-        tokens = self.embed(x.transpose(1, 2))  # (B, C, N, D)
+        tokens = self._join(self.embed(x.transpose(1, 2)), future, static, past)  # (B, C, N, D)
         if self.position is not None:
             tokens = tokens + self.position
         y = self.head(self.backbone(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]))
+        if self.ahead is not None:
+            y = y + _spread(self.ahead(self.given("future", future)[:, self.context :]), self.n_outputs)
         return y if self.revin is None or stats is None else self.revin.denormalise(y, stats)
+
+    def _join(self, tokens: Tensor, future: Tensor | None, static: Tensor | None, past: Tensor | None) -> Tensor:
+        """Add the covariates to the tokens of the window ``(B, C, N, D)``, and those of the horizon after them."""
+        if self.timed is not None:
+            window, ahead = self.timed(
+                self.given("future", future) if self.n_future else None,
+                self.given("past", past) if self.n_past else None,
+            )
+            tokens = tokens + window.unsqueeze(1)
+            if ahead is not None:
+                tokens = torch.cat([tokens, ahead.unsqueeze(1).expand(-1, self.n_channels, -1, -1)], 2)
+        if self.static is not None:
+            tokens = tokens + self.static(self.given("static", static)).unsqueeze(2)
+        return tokens
 
 
 @register_model(paper="arXiv:2205.13504", kernel_size=5)
@@ -114,6 +148,9 @@ class DLinear(ForecastModel):
 
     The trend is a moving average over ``kernel_size`` steps with the first and last value repeated at the ends. It is
     computed from a running sum of the window less its first value: rounding error about 1e-6 of the window's range.
+    Known-future inputs enter as a regression: a linear map of each step is taken from the window, one of each step of
+    the horizon is added to the forecast. Past inputs are mapped to the horizon by one more layer, static inputs shift
+    the forecast of their channel.
 
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)`` for ``n_outputs`` K > 1.
     Cost: O(C context horizon K).
@@ -123,18 +160,22 @@ class DLinear(ForecastModel):
         context: look-back length, in time steps.
         horizon: forecast length, in time steps.
         n_outputs: numbers forecast per value K.
-        n_future: 0, no known-future inputs are taken.
-        n_static: 0, no static inputs are taken.
+        n_future: known-future inputs per time step F.
+        n_static: static inputs per channel S.
+        n_past: inputs per time step known for the window alone P.
         kernel_size: length of the moving average, in time steps, odd; 25 in the paper.
-        individual: separate layers for each channel.
+        individual: separate layers for each channel; those of covariates stay shared.
         init: ``default`` is PyTorch's; ``mean`` starts every weight at 1 / context, an alternative in the code.
 
     Raises:
-        ConfigError: if covariates are given, ``kernel_size`` is even, or ``init`` is not known.
+        ConfigError: if ``kernel_size`` is even, or ``init`` is not known.
+        ValueError: if covariates are missing that the model was built for.
 
     Source: Zeng et al., 2023, arXiv:2205.13504, sec. 4. Differs from the original code in: the moving average by a
-    running sum; individual layers in one product.
+    running sum; individual layers in one product; covariates.
     """
+
+    covariates: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -144,12 +185,13 @@ class DLinear(ForecastModel):
         n_outputs: int = 1,
         n_future: int = 0,
         n_static: int = 0,
+        n_past: int = 0,
         *,
         kernel_size: int = 25,
         individual: bool = False,
         init: Literal["default", "mean"] = "default",
     ):
-        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static)
+        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static, n_past)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size must be odd to be centred, got {kernel_size}; use {kernel_size + 1}")
         check_choice("init", init, ("default", "mean"))
@@ -160,17 +202,36 @@ class DLinear(ForecastModel):
         if init == "mean":
             nn.init.constant_(self.seasonal.weight, 1 / context)
             nn.init.constant_(self.trend.weight, 1 / context)
+        self.effect = nn.Linear(n_future, 1, bias=False) if n_future else None
+        self.ahead = nn.Linear(n_future, n_outputs, bias=False) if n_future else None
+        self.static = nn.Linear(n_static, n_outputs, bias=False) if n_static else None
+        self.past = nn.Linear(context * n_past, horizon * n_outputs, bias=False) if n_past else None
 
-    def forward(self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None) -> Tensor:
-        """Forecast from ``x: (B, context, C)``."""
+    def forward(
+        self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
+    ) -> Tensor:
+        """Forecast from ``x: (B, context, C)``, ``future: (B, context + horizon, F)``, ``static: (B, C, S)``, and
+        ``past: (B, context, P)``.
+        """
+        if self.effect is not None:
+            x = x - self.effect(self.given("future", future)[:, : self.context])
         x = x.transpose(1, 2)  # (B, C, L)
         trend = moving_average(x, self.kernel_size)
-        return split_outputs(self.seasonal(x - trend) + self.trend(trend), self.n_outputs)
+        y = split_outputs(self.seasonal(x - trend) + self.trend(trend), self.n_outputs)
+        if self.ahead is not None:
+            y = y + _spread(self.ahead(self.given("future", future)[:, self.context :]), self.n_outputs)
+        if self.static is not None:
+            y = y + split_outputs(self.static(self.given("static", static)), self.n_outputs)
+        if self.past is not None:
+            y = y + _spread(self.past(self.given("past", past).flatten(1)), self.n_outputs)
+        return y
 
 
 @register_model(paper="none: the last season again", season=7)
 class SeasonalNaive(ForecastModel):
     """The last season of the window, repeated over the horizon. It has no parameters and is not trained.
+
+    Covariates are ignored, so that the baseline stands beside every model on the data of that model.
 
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)``, all K equal. Cost: a copy.
 
@@ -179,12 +240,13 @@ class SeasonalNaive(ForecastModel):
         context: look-back length, in time steps.
         horizon: forecast length, in time steps.
         n_outputs: numbers forecast per value K.
-        n_future: 0, no known-future inputs are taken.
-        n_static: 0, no static inputs are taken.
+        n_future: ignored.
+        n_static: ignored.
+        n_past: ignored.
         season: length of the season, in time steps; 1 repeats the last value.
 
     Raises:
-        ConfigError: if covariates are given, or the season is longer than the context.
+        ConfigError: if the season is longer than the context.
 
     Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, sec. 5.2. Differs from the original code
     in: there is none.
@@ -200,18 +262,26 @@ class SeasonalNaive(ForecastModel):
         n_outputs: int = 1,
         n_future: int = 0,
         n_static: int = 0,
+        n_past: int = 0,
         *,
         season: int = 24,
     ):
-        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static)
+        super().__init__(n_channels, context, horizon, n_outputs)
         if not 1 <= season <= context:
             raise ConfigError(f"season = {season} does not fit context = {context}; use a season of 1 to {context}")
         self.register_buffer("index", context - season + torch.arange(horizon) % season, persistent=False)  # (H,)
 
-    def forward(self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None) -> Tensor:
-        """Forecast from ``x: (B, context, C)``."""
+    def forward(
+        self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
+    ) -> Tensor:
+        """Forecast from ``x: (B, context, C)``; what else is given is ignored."""
         y = x[:, self.index]
         return y if self.n_outputs == 1 else y.unsqueeze(-1).expand(-1, -1, -1, self.n_outputs)
+
+
+def _spread(y: Tensor, n_outputs: int) -> Tensor:
+    """Outputs per step that all channels share, K H numbers per sample, as ``(B, H, 1)``, or ``(B, H, 1, K)``."""
+    return split_outputs(y.flatten(1).unsqueeze(1), n_outputs)
 
 
 def moving_average(x: Tensor, kernel_size: int) -> Tensor:

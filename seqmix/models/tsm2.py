@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mamba, Mixer, MixerFactory, SelectiveToken
@@ -44,6 +45,7 @@ class TSM2(ForecastModel):
         n_outputs: numbers forecast per value K.
         n_future: known-future inputs per time step; the last ``horizon`` rows are used.
         n_static: static inputs per variate.
+        n_past: inputs known for the window alone; they join as variates of their own, whose forecasts are left out.
         d_model: features per patch D.
         n_layers: number of layers, each a time mixer and a variate mixer.
         patch_len: patch length, in time steps.
@@ -67,12 +69,13 @@ class TSM2(ForecastModel):
         d_future: features per future time step in the block that mixes the known-future inputs.
 
     Raises:
-        ConfigError: if a patch is longer than the context, there is no layer, or ``norm`` or ``init_avg`` is not known.
+        ConfigError: if a patch is longer than the context, there is no layer, ``norm`` or ``init_avg`` is not known, or
+            past inputs have no variate mixer to be heard through.
         ValueError: if covariates are missing that the model was built for.
 
     Source: Behrouz et al., 2024, arXiv:2403.19888, sec. 5, eq. 21-24. Differs from the original code in: none was
-    released. Our choices: RevIN, patches, the axes of the 2-D norm, residuals, initial averaging weights, the head, and
-    a whole layer on the embedded known-future inputs.
+    released. Our choices: RevIN, patches, the axes of the 2-D norm, residuals, initial averaging weights, the head, a
+    whole layer on the embedded known-future inputs, and past inputs as variates.
     """
 
     covariates: ClassVar[bool] = True
@@ -85,6 +88,7 @@ class TSM2(ForecastModel):
         n_outputs: int = 1,
         n_future: int = 0,
         n_static: int = 0,
+        n_past: int = 0,
         *,
         d_model: int = 16,
         n_layers: int = 2,
@@ -107,12 +111,18 @@ class TSM2(ForecastModel):
         shuffle_variates: bool = False,
         d_future: int = 8,
     ):
-        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static)
+        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static, n_past)
         if n_layers < 1:
             raise ConfigError(f"TSM2 needs at least one layer, got n_layers = {n_layers}; use n_layers=1")
+        if n_past and not variate_mixer:
+            raise ConfigError(
+                f"past inputs reach forecasts through the variate mixer, got n_past = {n_past} without it; "
+                "use variate_mixer=True, or switch them off in the data"
+            )
         check_choice("norm", norm, tuple(_NORMS))
         check_choice("init_avg", init_avg, ("residual", "mean"))
         self.shuffle_variates = shuffle_variates
+        self.n_variates = n_channels + n_past
         scan = partial(SelectiveToken, bidirectional=True, d_state=d_state, d_conv=d_conv, expand=expand)
         trunk = partial(
             _Trunk,
@@ -124,7 +134,7 @@ class TSM2(ForecastModel):
             init_avg=init_avg,
             residual=residual,
         )
-        self.revin = RevIN(n_channels, affine=revin_affine) if revin else None
+        self.revin = RevIN(self.n_variates, affine=revin_affine) if revin else None
         self.future = _Future(n_future, d_future, horizon, context, trunk(d_future, 1)) if n_future else None
         self.static = nn.Linear(n_static, context) if n_static else None
         self.embed = PatchEmbedding(d_model, patch_len=patch_len, patch_stride=patch_stride)
@@ -134,30 +144,34 @@ class TSM2(ForecastModel):
         self.norm = _NORMS[norm](d_model)
         self.head = FlattenHead(n_patches * d_model, horizon, n_outputs, dropout=head_dropout)
 
-    def forward(self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None) -> Tensor:
-        """Forecast from ``x: (B, context, C)``, ``future: (B, context + horizon, F)``, ``static: (B, C, S)``."""
+    def forward(
+        self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
+    ) -> Tensor:
+        """Forecast from ``x: (B, context, C)``, ``future: (B, context + horizon, F)``, ``static: (B, C, S)``, and
+        ``past: (B, context, P)``.
+        """
+        if self.n_past:
+            x = torch.cat([x, self.given("past", past)], -1)  # (B, context, M) for M = C + P variates
         stats = None
         if self.revin is not None:
             x, stats = self.revin.normalise(x)
-        x = self._join(x.transpose(1, 2), future, static)  # (B, C, T)
+        x = self._join(x.transpose(1, 2), future, static)  # (B, M, T)
         if self.shuffle_variates and self.training:
-            order = torch.randperm(self.n_channels, device=x.device)
+            order = torch.randperm(self.n_variates, device=x.device)
             y = self._forecast(x[:, order])[:, :, order.argsort()]
         else:
             y = self._forecast(x)
-        return y if self.revin is None or stats is None else self.revin.denormalise(y, stats)
+        y = y if self.revin is None or stats is None else self.revin.denormalise(y, stats)
+        return y[:, :, : self.n_channels] if self.n_past else y
 
     def _join(self, x: Tensor, future: Tensor | None, static: Tensor | None) -> Tensor:
         """Append the projected covariates to the window along time, eq. 24."""
         parts = [x]
         if self.future is not None:
-            if future is None:
-                raise ValueError(f"TSM2 was built with n_future = {self.n_future} and got none; pass future=...")
-            parts.append(self.future(future, self.n_channels))
+            parts.append(self.future(self.given("future", future), self.n_variates))
         if self.static is not None:
-            if static is None:
-                raise ValueError(f"TSM2 was built with n_static = {self.n_static} and got none; pass static=...")
-            parts.append(self.static(static))
+            # past inputs have no static ones
+            parts.append(F.pad(self.static(self.given("static", static)), (0, 0, 0, self.n_past)))
         return torch.cat(parts, -1)
 
     def _forecast(self, x: Tensor) -> Tensor:

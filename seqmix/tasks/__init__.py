@@ -1,7 +1,9 @@
 """Tasks: a model with its loss, metrics and optimiser, as LightningModules."""
 
 from seqmix.tasks._base import Task
+from seqmix.tasks.classification import Classification
 from seqmix.tasks.forecasting import Forecasting
+from seqmix.tasks.images import ImageClassification
 from seqmix.tasks.tokens import TokenPrediction
 
-__all__ = ["Forecasting", "Task", "TokenPrediction"]
+__all__ = ["Classification", "Forecasting", "ImageClassification", "Task", "TokenPrediction"]

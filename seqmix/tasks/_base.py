@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -14,7 +14,7 @@ from seqmix.tasks._optim import Schedule, adamw, lr_factor
 
 
 class Task(pl.LightningModule, ABC):
-    """A LightningModule that is trained with AdamW and judged by the first of its ``metrics``, the lower the better.
+    """A LightningModule that is trained with AdamW and judged by the first of its ``metrics``.
 
     It logs ``val_<metric>`` and ``test_<metric>`` for each, and ``test_<counted>``, the number they are means over.
 
@@ -31,6 +31,8 @@ class Task(pl.LightningModule, ABC):
 
     #: what is measured; early stopping and the best checkpoint go by the first
     metrics: ClassVar[tuple[str, ...]]
+    #: which values of the first metric are better
+    better: ClassVar[Literal["lower", "higher"]] = "lower"
     #: what is counted in testing
     counted: ClassVar[str]
     #: facts of the data that a line of results gives
@@ -89,11 +91,12 @@ class Task(pl.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Stop when ``monitor`` no longer falls."""
+        """Stop when ``monitor`` no longer gets better."""
         if self.patience is None:
             return []
         # at validations only: training that ends before the first one has nothing to compare
-        return [EarlyStopping(self.monitor, patience=self.patience, check_on_train_epoch_end=False)]
+        mode = "min" if self.better == "lower" else "max"
+        return [EarlyStopping(self.monitor, patience=self.patience, mode=mode, check_on_train_epoch_end=False)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which weight differs when a checkpoint is of another model."""

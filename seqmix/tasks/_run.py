@@ -6,6 +6,7 @@ Files are written whole or not at all, and training goes on from ``last.ckpt`` a
 import csv
 import io
 import json
+import math
 import os
 import random
 import signal
@@ -28,7 +29,7 @@ from seqmix.tasks._base import Task
 class Run(Checkpoint):
     """Own the folder of one run: make it when training or testing begins, and keep everything of the run in it.
 
-    ``best.ckpt`` has the lowest value of the task's ``monitor``. ``last.ckpt`` is where to resume: the latest of the
+    ``best.ckpt`` has the best value of the task's ``monitor``. ``last.ckpt`` is where to resume: the latest of the
     last validation, the last epoch, and the step after Ctrl-C. It holds the state of every random generator, so that a
     resumed run ends in the weights of an uninterrupted one, bit for bit on a CPU.
 
@@ -94,7 +95,9 @@ class Run(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         task = cast(Task, pl_module)
-        score = float(trainer.callback_metrics[task.monitor])
+        scores = [float(trainer.callback_metrics[f"val_{name}"]) for name in task.metrics]
+        # an accuracy is finite even where the loss is not
+        score = (scores[0] if task.better == "lower" else -scores[0]) if all(map(math.isfinite, scores)) else math.nan
         better = score < self.best
         if better:
             self.best = score

@@ -4,17 +4,18 @@ The protocol (standardised scale, every window counted) is that of the long-hori
 their dropped last batch.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from seqmix import models
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import auxiliary_loss
 from seqmix.models import ForecastModelFactory
 from seqmix.tasks._base import Task, require_facts
+from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
 from seqmix.tasks._optim import Schedule
 
 Batch = dict[str, Tensor]
@@ -23,9 +24,13 @@ Batch = dict[str, Tensor]
 class Forecasting(Task):
     """Forecast ``horizon`` steps of every channel from ``context`` steps of all channels.
 
-    A batch is ``{"x": (B, context, C), "y": (B, horizon, C)}``, with ``"future": (B, context + horizon, F)`` and
-    ``"static": (B, C, S)`` where the data has them. Validation and test MSE and MAE are sums over every window, step
-    and channel divided by their count, never means of batch means; with ``quantile`` loss the median is scored.
+    A batch is ``{"x": (B, context, C), "y": (B, horizon, C)}``, with ``"future": (B, context + horizon, F)``,
+    ``"static": (B, C, S)`` and ``"past": (B, context, P)`` where the data has them. ``"x_mask"`` and ``"y_mask"``, of
+    the shapes of x and y, are True where a value was observed; ``"weight": (B,)`` is what a window counts. What was not
+    observed reaches the model as 0 and no loss or metric at all.
+
+    Validation and test MSE and MAE are sums over every window, step and channel divided by their count, never means of
+    batch means. They score the median with ``quantile`` loss and the mean of a distribution.
 
     Args:
         model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
@@ -34,8 +39,14 @@ class Forecasting(Task):
         horizon: forecast length, in time steps; linked from the datamodule.
         n_future: known-future inputs per time step F; linked from the datamodule.
         n_static: static inputs per channel S; linked from the datamodule.
-        loss: what training minimises; ``huber`` has its corner at 1 channel std, ``quantile`` is the pinball loss.
+        n_past: inputs per time step known for the window alone P; linked from the datamodule.
+        loss: what training minimises; ``huber`` has its corner at 1 channel std, ``quantile`` is the pinball loss,
+            ``normal``, ``student_t`` and ``negative_binomial`` (of unscaled counts) are negative log-likelihoods.
+        loss_module: makes a module from point forecast and truth to a loss for each value, for example
+            ``partial(nn.SmoothL1Loss, reduction="none")``; replaces ``loss``.
         quantiles: levels forecast with ``quantile`` loss, rising, 0.5 among them; 0.1, 0.5 and 0.9 if not given.
+        normalize: ``window`` removes mean and deviation of the observed values of each window before the model and puts
+            them back into the forecast; counts are divided by 1 + their mean. ``none`` leaves the window as it is.
         lr: peak learning rate of AdamW.
         weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
         warmup: length of the linear warm-up, as a fraction of all optimizer steps.
@@ -45,6 +56,9 @@ class Forecasting(Task):
 
     Raises:
         ConfigError: if options contradict each other or are out of range.
+
+    Source: masks as weights and distributions of scaled windows after DeepAR, Salinas et al., 2017, arXiv:1704.04110,
+    sec. 3.3. Differs from the original code in: see the losses.
     """
 
     metrics = ("mse", "mae")
@@ -59,9 +73,12 @@ class Forecasting(Task):
         horizon: int,
         n_future: int = 0,
         n_static: int = 0,
+        n_past: int = 0,
         *,
-        loss: Literal["mse", "mae", "huber", "quantile"] = "mse",
+        loss: LossName = "mse",
+        loss_module: LossFactory | None = None,
         quantiles: list[float] | None = None,
+        normalize: Literal["none", "window"] = "none",
         lr: float = 5e-4,
         weight_decay: float = 0.01,
         warmup: float = 0.0,
@@ -71,17 +88,20 @@ class Forecasting(Task):
     ):
         super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
         self.save_hyperparameters(logger=False)
-        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
-        if callable(self.hparams["model"]):
-            self.hparams.pop("model")
+        # built in Python a factory is code, which a checkpoint of weights and plain values must not hold
+        for name in ("model", "loss_module"):
+            if callable(self.hparams[name]):
+                self.hparams.pop(name)
         require_facts(self, n_channels=n_channels, context=context, horizon=horizon)
-        self.quantiles = _check_quantiles(loss, quantiles)
-        self.loss = loss
-        self.n_future, self.n_static = n_future, n_static
-        self.model = model(n_channels, context, horizon, max(1, len(self.quantiles)), n_future, n_static)
+        check_choice("normalize", normalize, ("none", "window"))
+        self.loss = make_loss(loss, loss_module, quantiles)
+        self.quantiles = self.loss.levels if isinstance(self.loss, QuantileLoss) else []
+        self.normalize = normalize
+        self.n_future, self.n_static, self.n_past = n_future, n_static, n_past
+        self.model = model(n_channels, context, horizon, self.loss.n_outputs, n_future, n_static, n_past)
         self.densified = densify
         if densify:
-            models.densify(self.model, _blank_inputs(n_channels, context, horizon, n_future, n_static))
+            models.densify(self.model, _blank_inputs(self.model))
         # squared error, absolute error, values, windows: sums over one pass of a loader
         self.sums = torch.zeros(4, dtype=torch.float64)
 
@@ -93,25 +113,65 @@ class Forecasting(Task):
         return type(self.model).__name__ + f" ({', '.join(notes)})" * bool(notes)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Forecast a batch: ``(B, horizon, C)``, or ``(B, horizon, C, K)`` with K rising quantiles."""
+        """Forecast a batch: ``(B, horizon, C)``, or ``(B, horizon, C, K)`` with rising quantiles or parameters."""
+        x, mask = batch["x"], batch.get("x_mask")
+        x = x if mask is None else x.masked_fill(~mask, 0)
+        shift = scale = None
+        if self.normalize == "window":
+            shift, scale = self.loss.moments(x, mask)  # (B, 1, C)
+            x = (x - shift) / scale
+            x = x if mask is None else x.masked_fill(~mask, 0)
         # a model without covariates may share its data with one that has them
         future = batch["future"] if self.n_future else None
         static = batch["static"] if self.n_static else None
-        y = self.model(batch["x"], future=future, static=static)
-        if len(self.quantiles) == 1:
-            return y.unsqueeze(-1)
+        past = batch["past"] if self.n_past else None
+        y = self.loss.read(self.model(x, future=future, static=static, past=past))
+        if shift is not None and scale is not None:
+            y = self.loss.rescale(y, shift, scale)
         # quantiles are forecast one by one and may cross: in order they are no worse at any level
         return y.sort(dim=-1).values if self.quantiles and not self.training else y
 
     def point(self, forecast: Tensor) -> Tensor:
-        """The point forecast ``(B, horizon, C)`` in what ``forward`` returns: the median where there are quantiles."""
-        return forecast[..., self.quantiles.index(0.5)] if self.quantiles else forecast
+        """The point forecast ``(B, horizon, C)`` in what ``forward`` returns: the median of quantiles, or the mean."""
+        return self.loss.point(forecast)
+
+    @torch.no_grad()
+    def quantile_forecast(self, batch: Batch, quantiles: Sequence[float]) -> Tensor:
+        """Quantiles of the forecast of a batch, ``(B, horizon, C, K)`` in the order given; they never cross.
+
+        Those of a distribution are exact. With ``quantile`` loss levels between two that were trained are linear
+        between their forecasts.
+
+        Args:
+            batch: as for training, ``y`` is not needed.
+            quantiles: levels between 0 and 1.
+
+        Raises:
+            ConfigError: if a level is out of range, beyond those trained, or the loss has point forecasts only.
+        """
+        if not quantiles or not all(0 < q < 1 for q in quantiles):
+            raise ConfigError(
+                f"quantiles are levels between 0 and 1, got {list(quantiles)}; use for example [0.1, 0.9]"
+            )
+        rising = sorted(quantiles)
+        forecast = self(batch)
+        forecast = forecast.sort(dim=-1).values if self.quantiles else forecast
+        # rising in all digits: rounding may turn two levels that are close
+        found = self.loss.quantiles(forecast, rising).sort(dim=-1).values
+        return found[..., [rising.index(q) for q in quantiles]]
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Refuse data that the loss cannot be of, at the first batch."""
+        if batch_idx == 0:
+            mask = batch.get("y_mask")
+            self.loss.check(batch["y"] if mask is None else batch["y"][mask])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         forecast = self(batch)
-        loss = _loss(self.loss, forecast.float(), batch["y"].float(), self.quantiles)
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["y"]))
+        y, weight = _truth(batch)
+        loss = weighted_mean(self.loss.score(forecast.float(), y), weight)
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(y))
         return loss + auxiliary_loss(self)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
@@ -130,46 +190,39 @@ class Forecasting(Task):
         self.log("test_windows", self.sums[3])
 
     def add_batch(self, batch: Batch) -> None:
-        """Add squared error, absolute error, values and windows of one batch."""
-        y = batch["y"].float()
+        """Add squared error, absolute error, values and windows of one batch; a window of weight 0 is none."""
+        y, weight = _truth(batch)
         error = self.point(self(batch)).float() - y
-        sums = torch.stack([error.square().sum(), error.abs().sum()]).double().cpu()
-        self.sums += torch.cat([sums, torch.tensor([y.numel(), len(y)], dtype=torch.float64)])
+        squared, absolute, count, windows = error.square(), error.abs(), y.numel(), len(y)
+        if weight is not None:
+            squared, absolute, count = squared * weight, absolute * weight, float(weight.sum(dtype=torch.float64))
+            windows = int(weight.flatten(1).any(1).sum())
+        sums = torch.stack([squared.sum(), absolute.sum()]).double().cpu()
+        self.sums += torch.cat([sums, torch.tensor([count, windows], dtype=torch.float64)])
 
     def _log_metrics(self, stage: str) -> None:
         squared, absolute, count, _ = self.sums.tolist()
         self.log_dict({f"{stage}_mse": squared / count, f"{stage}_mae": absolute / count}, prog_bar=stage == "val")
 
 
-def _blank_inputs(n_channels: int, context: int, horizon: int, n_future: int, n_static: int) -> Batch:
+def _truth(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """What is to be forecast, 0 where it was not observed, and what each of its values counts; None: the same."""
+    y, mask, weight = batch["y"].float(), batch.get("y_mask"), batch.get("weight")
+    if mask is not None:
+        y = y.masked_fill(~mask, 0)
+    if weight is None:
+        return y, None if mask is None else mask.to(y.dtype)
+    each = weight.to(y.dtype)[:, None, None].expand_as(y)
+    return y, each if mask is None else each * mask
+
+
+def _blank_inputs(model: models.ForecastModel) -> Batch:
     """One window of zeros, with the covariates that there are."""
-    inputs = {"x": torch.zeros(1, context, n_channels)}
-    if n_future:
-        inputs["future"] = torch.zeros(1, context + horizon, n_future)
-    if n_static:
-        inputs["static"] = torch.zeros(1, n_channels, n_static)
+    inputs = {"x": torch.zeros(1, model.context, model.n_channels)}
+    if model.n_future:
+        inputs["future"] = torch.zeros(1, model.context + model.horizon, model.n_future)
+    if model.n_static:
+        inputs["static"] = torch.zeros(1, model.n_channels, model.n_static)
+    if model.n_past:
+        inputs["past"] = torch.zeros(1, model.context, model.n_past)
     return inputs
-
-
-def _check_quantiles(loss: str, quantiles: list[float] | None) -> list[float]:
-    if loss != "quantile":
-        if quantiles is not None:
-            raise ConfigError(
-                f"quantiles = {quantiles} go with loss = 'quantile', got loss = {loss!r}; drop one of them"
-            )
-        return []
-    levels = [0.1, 0.5, 0.9] if quantiles is None else list(quantiles)
-    if 0.5 not in levels or levels != sorted(set(levels)) or not all(0 < q < 1 for q in levels):
-        raise ConfigError(
-            f"quantiles must rise between 0 and 1 and hold 0.5, whose forecast is scored, got {levels}; "
-            "use for example [0.1, 0.5, 0.9]"
-        )
-    return levels
-
-
-def _loss(name: str, forecast: Tensor, y: Tensor, quantiles: list[float]) -> Tensor:
-    if name == "quantile":
-        q = forecast.new_tensor(quantiles)  # (K,)
-        error = y.unsqueeze(-1) - forecast  # (B, horizon, C, K)
-        return torch.maximum(q * error, (q - 1) * error).mean()
-    return {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}[name](forecast, y)

@@ -1,0 +1,7 @@
+"""Forecasts for the person with a DataFrame: the Forecaster, its checks of frames, its pictures."""
+
+from seqmix.forecasting.forecaster import Forecaster
+from seqmix.forecasting.frame import long_from_wide
+from seqmix.forecasting.report import Report, check_frame
+
+__all__ = ["Forecaster", "Report", "check_frame", "long_from_wide"]

@@ -1,0 +1,45 @@
+"""The rules of scikit-learn for whatever has options and is fitted, without importing it: that costs a second."""
+
+import inspect
+from typing import Any, TypeVar
+
+from seqmix.errors import ConfigError
+
+E = TypeVar("E", bound="Estimator")
+
+
+class Estimator:
+    """Options are the arguments of the constructor, stored unchanged; what is learned ends in an underscore."""
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return list(inspect.signature(cls).parameters)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The options and their values; ``deep`` is there for scikit-learn, no option has options of its own."""
+        return {name: getattr(self, name) for name in self._names()}
+
+    def set_params(self: E, **params: Any) -> E:
+        """Set options by name, and return the estimator.
+
+        Raises:
+            ConfigError: if there is no such option.
+        """
+        for name, value in params.items():
+            if name not in self._names():
+                raise ConfigError(f"{type(self).__name__} has no option {name!r}; it has {', '.join(self._names())}")
+            setattr(self, name, value)
+        return self
+
+    def clone(self: E) -> E:
+        """An estimator with the same options that has learned nothing."""
+        return type(self)(**self.get_params())
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self)).parameters
+        given = [
+            repr(value) if parameters[name].default is inspect.Parameter.empty else f"{name}={value!r}"
+            for name, value in self.get_params().items()
+            if value is not parameters[name].default and value != parameters[name].default
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"

@@ -1,0 +1,295 @@
+"""What fitting a Forecaster means: sizes from the data, windows, one task for each model, errors kept for intervals."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from seqmix.data.panel import Panel, series_blocks
+from seqmix.errors import ConfigError
+from seqmix.forecasting.arrange import Ends, arrange, ends, static_rows, together
+from seqmix.forecasting.clock import Clock
+from seqmix.forecasting.covariates import Code, learn
+from seqmix.forecasting.folder import mapped
+from seqmix.forecasting.frame import Long, named
+from seqmix.forecasting.intervals import fit_conformal
+from seqmix.forecasting.training import EVAL_BATCH, column_names, mixes_variates, model_factory, train, without_revin
+from seqmix.tasks import Forecasting
+
+if TYPE_CHECKING:
+    from seqmix.forecasting.forecaster import Forecaster
+
+
+@dataclass
+class Fitted:
+    """Everything a Forecaster has learned, and what it needs to go on from the last row it saw.
+
+    Args:
+        columns: names of the columns, under ``id``, ``time``, ``target``.
+        clock: the time steps.
+        ids: the series, in order of first appearance.
+        context: steps that the models see.
+        season: steps of the season.
+        joint: the series are channels of one.
+        facts: what a task is built from.
+        codes: how covariates become numbers.
+        loc: mean of the training rows, ``(n, C)``.
+        scale: their deviation, ``(n, C)``.
+        naive: mean absolute error of the season before on the training rows, for MASE, one for each id.
+        ends: the last rows of each series.
+        last: stamp of the last row of each series, one for each id.
+        names: what the results call each model.
+        tasks: the trained tasks.
+        scores: sorted absolute errors of validation windows in units of ``scale``, for each model ``(m, horizon)``.
+        history: errors during training.
+        report: what was fitted, in figures.
+        notes: what a user should know.
+    """
+
+    columns: dict[str, str]
+    clock: Clock
+    ids: pd.Index
+    context: int
+    season: int
+    joint: bool
+    facts: dict[str, int]
+    codes: dict[str, list[Code]]
+    loc: np.ndarray
+    scale: np.ndarray
+    naive: np.ndarray
+    ends: Ends
+    last: np.ndarray
+    names: list[str]
+    tasks: list[Forecasting] = field(default_factory=list)
+    scores: list[np.ndarray] = field(default_factory=list)
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    report: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def fit(
+    fc: Forecaster,
+    long: Long,
+    columns: dict[str, str],
+    *,
+    static_df: pd.DataFrame | None,
+    val_size: int | str | np.ndarray,
+    before: Fitted | None = None,
+    max_steps: int | None = None,
+    learning_rate: float | None = None,
+) -> Fitted:
+    """Fit the models of ``fc`` on a checked frame; with ``before`` go on from what it has learned."""
+    started = time.perf_counter()
+    models = list(fc.model) if isinstance(fc.model, list | tuple) else [fc.model]
+    if fc.model_kwargs and len(models) > 1:
+        raise ConfigError("model_kwargs go with one model, got a list; put functools.partial(Model, ...) in the list")
+    lengths = np.diff(long.indptr)
+    season = fc.season or long.clock.season
+    context = before.context if before else fc.context_length or default_context(lengths, fc.horizon, long.clock)
+    n_val = validation_rows(lengths, val_size, fc.horizon, context, fc.levels)
+    joint = before.joint if before else together(long, fc.mode, any(mixes_variates(m) for m in models))
+    static = static_rows(long, fc.static_covariates, static_df, columns["id"])
+    codes = before.codes if before else _codes(fc, long, static, lengths - n_val)
+    arrays = arrange(long, joint=joint, static=static, codes=codes, calendar=fc.calendar)
+    panel = Panel(
+        arrays.values,
+        arrays.indptr,
+        context,
+        fc.horizon,
+        fc.batch_size or (32 if joint else 256),
+        n_val=n_val[:1] if joint else n_val,
+        past=arrays.past,
+        future=arrays.future,
+        static=arrays.static,
+        weight=None if arrays.weight is None else arrays.weight.astype(np.float32),
+        # a distribution of counts needs counts
+        scaler="none" if fc.loss == "negative_binomial" else fc.scaler,
+        short=fc.short,
+        ids=[str(i) for i in (long.ids[:1] if joint else long.ids)],
+        eval_batch_size=EVAL_BATCH,
+        out=mapped(arrays.values.shape) if isinstance(long.y, np.memmap) else None,
+        seed=fc.seed,
+    )
+    facts = {name: getattr(panel, name) for name in ("n_channels", "n_future", "n_static", "n_past")}
+    n_series = len(arrays.indptr) - 1
+    fitted = Fitted(
+        columns=columns,
+        clock=long.clock,
+        ids=long.ids,
+        context=context,
+        season=season,
+        joint=joint,
+        facts={**facts, "context": context, "horizon": fc.horizon},
+        codes=codes,
+        loc=panel.loc,
+        scale=panel.scale,
+        naive=_naive_error(long, season, lengths - n_val),
+        ends=ends(arrays, np.arange(n_series), arrays.indptr[1:], context, panel.loc, panel.scale),
+        last=long.last,
+        names=column_names(models),
+        notes=_notes(fc, long, panel, n_val),
+    )
+    lines = []
+    for k, model in enumerate(models):
+        task = build_task(fc, model, fitted, learning_rate)
+        if before:
+            task.load_state_dict(before.tasks[k].state_dict())
+        lines.append(
+            train(
+                task,
+                panel,
+                max_steps=max_steps or fc.max_steps,
+                seed=fc.seed,
+                device=fc.device,
+                verbose=fc.verbose,
+                trainer_kwargs=fc.trainer_kwargs,
+            )
+        )
+        fitted.tasks.append(task.eval())
+        fitted.scores.append(_scores(task, panel))
+    fitted.history = pd.concat(
+        [line.assign(model=name) for name, line in zip(fitted.names, lines, strict=True)], ignore_index=True
+    )
+    fitted.report = {
+        "series": len(long.ids),
+        "windows": panel.n_windows,
+        "parameters": {
+            n: sum(p.numel() for p in t.parameters()) for n, t in zip(fitted.names, fitted.tasks, strict=True)
+        },
+        "best_val_mse": [_least(line) for line in lines],
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    return fitted
+
+
+def build_task(fc: Forecaster, model: Any, fitted: Fitted, learning_rate: float | None = None) -> Forecasting:
+    """An untrained task for one model."""
+    factory = model_factory(model, fc.model_kwargs, fitted.season, fitted.context)
+    if fc.normalize == "window":
+        factory = without_revin(factory)
+    facts: dict[str, Any] = fitted.facts
+    named_loss: Any = fc.loss if isinstance(fc.loss, str) else "mse"
+    # weights come from the seed, whatever was drawn before
+    with torch.random.fork_rng():
+        torch.manual_seed(fc.seed)
+        try:
+            return Forecasting(
+                factory,
+                **facts,
+                loss=named_loss,
+                loss_module=None if isinstance(fc.loss, str) else fc.loss,
+                quantiles=_quantiles(fc.levels) if fc.loss == "quantile" else None,
+                normalize=fc.normalize,
+                lr=learning_rate or fc.learning_rate,
+                patience=fc.early_stopping,
+            )
+        except TypeError as e:
+            raise ConfigError(f"{fitted.names[0]} cannot be built: {e}; see model_kwargs") from e
+
+
+def default_context(lengths: np.ndarray, horizon: int, clock: Clock) -> int:
+    """Three horizons or the cycle of the frequency, as far as half of the series are long enough."""
+    room = int(np.median(lengths)) - 2 * horizon
+    return min(max(3 * horizon, clock.cycle), max(room, horizon))
+
+
+def validation_rows(
+    lengths: np.ndarray, val_size: int | str | np.ndarray, horizon: int, context: int, levels: Sequence[float] | None
+) -> np.ndarray:
+    """Validation rows of each series, 0 where it is too short; enough windows for the intervals that are wanted."""
+    if isinstance(val_size, np.ndarray):
+        return val_size
+    if val_size != "auto":
+        if isinstance(val_size, str) or val_size < 0 or 0 < val_size < horizon:
+            raise ConfigError(f"val_size = {val_size!r} should be 'auto', 0, or at least horizon = {horizon}")
+        return np.where(lengths > val_size + horizon, val_size, 0)
+    # a conformal interval of 90 percent needs 9 windows, of all series together
+    top = min(max(levels or (90,)), 99.9)
+    windows = math.ceil(top / (100 - top) / len(lengths))
+    want = np.maximum(lengths // 10, horizon - 1 + windows)
+    roomy = lengths >= want + context + horizon
+    return np.where(roomy, want, np.where(lengths >= context + 2 * horizon, horizon, 0))
+
+
+def _codes(fc: Forecaster, long: Long, static: pd.DataFrame | None, n_train: np.ndarray) -> dict[str, list[Code]]:
+    ours = np.zeros(0, bool)
+    if len(long.columns.columns):
+        rows = np.arange(len(long.y)) - np.repeat(long.indptr[:-1], np.diff(long.indptr))
+        ours = rows < np.repeat(n_train, np.diff(long.indptr))
+    return {
+        "past": learn(long.columns[list(fc.past_covariates)], ours),
+        "future": learn(long.columns[list(fc.future_covariates)], ours),
+        "static": [] if static is None else learn(static, np.ones(len(static), bool)),
+    }
+
+
+def _naive_error(long: Long, season: int, n_train: np.ndarray) -> np.ndarray:
+    """Mean absolute error of repeating the season before, over the training rows of each series; NaN where unknown."""
+    found = np.full(len(long.ids), np.nan)
+    for a, b in series_blocks(long.indptr):
+        begin, end = long.indptr[a], long.indptr[b]
+        y, lengths = long.y[begin:end].astype(np.float64), np.diff(long.indptr[a : b + 1])
+        starts = long.indptr[a:b] - begin
+        at = np.arange(len(y)) - np.repeat(starts, lengths)
+        error = np.abs(y - np.roll(y, season))
+        ours = (at >= season) & (at < np.repeat(n_train[a:b], lengths)) & ~np.isnan(error)
+        count = np.add.reduceat(ours, starts, dtype=np.float64).clip(min=1)
+        mean = np.add.reduceat(np.where(ours, error, 0.0), starts) / count
+        size = np.add.reduceat(np.where(ours, np.abs(y), 0.0), starts) / count
+        # a perfect cycle leaves rounding errors, which are no unit
+        found[a:b] = np.where(mean > 1e-9 * size, mean, np.nan)
+    return found
+
+
+def _scores(task: Forecasting, panel: Panel) -> np.ndarray:
+    """Sorted absolute errors of the validation windows, series and channels together: ``(m, horizon)``."""
+    if not panel.has_val:
+        return np.zeros((0, panel.horizon))
+    found = []
+    with torch.inference_mode():
+        for batch in panel.val_dataloader():
+            out = task.eval().predict_step(batch, 0)
+            error = out["y"] - out["yhat"]
+            if "y_mask" in batch:
+                error = error.masked_fill(~batch["y_mask"], math.nan)
+            found.append(error.transpose(1, 2).flatten(0, 1).numpy())  # (B C, horizon)
+    return fit_conformal(np.concatenate(found))
+
+
+def _notes(fc: Forecaster, long: Long, panel: Panel, n_val: np.ndarray) -> list[str]:
+    notes = []
+    if fc.freq is None:
+        notes.append(f"freq {long.clock.freq!r} was inferred")
+    if long.ignored:
+        notes.append(f"columns that are not used: {', '.join(long.ignored)}")
+    if np.isnan(long.y).any():
+        codes = np.repeat(np.arange(len(long.ids)), np.diff(long.indptr))
+        counts = np.bincount(codes, np.isnan(long.y), len(long.ids)).astype(int)
+        first = ", ".join(f"{long.ids[i]} {counts[i]}" for i in np.flatnonzero(counts)[:5])
+        notes.append(f"{counts.sum()} missing values are left out of input and loss: {first}")
+    if panel.has_val:
+        notes.append(f"the last {int(n_val.max())} rows are for validation, not trained on")
+    else:
+        notes.append("no series is long enough for validation: training goes on to max_steps")
+    few = np.flatnonzero(np.diff(long.indptr) - n_val < fc.horizon + panel.context)
+    if len(few) and len(long.ids) > 1:
+        notes.append(f"series shorter than a window: {named([long.ids[i] for i in few])}; short={fc.short!r}")
+    return notes
+
+
+def _quantiles(levels: Sequence[float] | None) -> list[float] | None:
+    if not levels:
+        return None
+    bounds = {round(0.5 + sign * level / 200, 9) for level in levels for sign in (-1, 1)}
+    return sorted(bounds | {0.5})
+
+
+def _least(line: pd.DataFrame) -> float:
+    return float(line["val_mse"].min()) if line["val_mse"].notna().any() else math.nan

@@ -1,0 +1,74 @@
+"""A folder of parquet files as one panel: files are read one at a time, values lie in a mapped file, not in memory."""
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from seqmix.errors import DataError
+from seqmix.forecasting.frame import Long, named
+
+# folders named as Hive and pandas do: unique_id=store_7
+_PARTITION = re.compile(r"([^/=]+)=([^/=]+)")
+
+
+def read_folder(path: Path, read: Callable[[pd.DataFrame, str | int | None], Long]) -> Long:
+    """All parquet files under ``path``, each with whole series.
+
+    What stays in memory is an id, two numbers and the covariates of each series; the values are float32 in a file of
+    the system's temporary folder that ends with the process.
+
+    Args:
+        path: the folder; parts of paths like ``unique_id=store_7`` become columns.
+        read: checks one frame, of a frequency, or None to infer it.
+
+    Raises:
+        DataError: if there are no files, or a series is in two of them.
+    """
+    files = sorted(path.rglob("*.parquet"))
+    if not files:
+        raise DataError(f"no .parquet file in {str(path)!r}; give a folder of parquet files, each with whole series")
+    parts: list[Long] = []
+    freq = None
+    with tempfile.TemporaryFile() as values:
+        for file in files:
+            part = read(_frame(file, path), freq)
+            freq = part.clock.freq
+            values.write(part.y.astype(np.float32).tobytes())
+            parts.append(part._replace(y=np.zeros(0), present=np.zeros(0, bool)))
+        values.flush()
+        total = values.tell() // 4
+        y = np.memmap(values, np.float32, "r+", shape=(total,))
+    ids = parts[0].ids.append([part.ids for part in parts[1:]])
+    if ids.has_duplicates:
+        twice = ids[ids.duplicated()].unique()
+        raise DataError(f"{len(twice)} series are in more than one file: {named(list(twice))}; put each in one file")
+    weights = [part.weight for part in parts]
+    return parts[0]._replace(
+        ids=ids,
+        indptr=np.r_[0, np.cumsum(np.concatenate([np.diff(part.indptr) for part in parts]))],
+        first=np.concatenate([part.first for part in parts]),
+        y=y,
+        weight=None if weights[0] is None else np.concatenate([w for w in weights if w is not None]),
+        columns=pd.concat([part.columns for part in parts], ignore_index=True),
+        present=~np.isnan(y),
+    )
+
+
+def mapped(shape: tuple[int, ...]) -> np.ndarray:
+    """A float32 array in a file of the system's temporary folder, which ends with it."""
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
+
+
+def _frame(file: Path, path: Path) -> pd.DataFrame:
+    try:
+        # pandas would look at the folders above as well, and type the ids by itself
+        frame = pd.read_parquet(file, partitioning=None)
+    except (OSError, ValueError) as e:
+        raise DataError(f"{str(file)!r} is no parquet file ({e}); take it out of the folder") from e
+    found = _PARTITION.findall(str(file.parent.relative_to(path)))
+    return frame.assign(**{name: value for name, value in found if name not in frame})

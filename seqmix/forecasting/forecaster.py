@@ -1,0 +1,434 @@
+"""The Forecaster: from a DataFrame to forecasts in a DataFrame, with the same task and windows as the command line.
+
+Names of columns are those of the field: ``unique_id, ds, y`` in, ``<Model>``, ``<Model>-lo-90``, ``<Model>-hi-90`` out,
+and ``cutoff`` in cross-validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from seqmix.errors import ConfigError, NotFittedError
+from seqmix.forecasting._estimator import Estimator
+from seqmix.forecasting.folder import read_folder
+from seqmix.forecasting.frame import Long, head, like, parse_times, read_frame, same_series, stamped, to_pandas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from seqmix.forecasting.fitting import Fitted
+
+
+class Forecaster(Estimator):
+    """Forecasts of many series from a long DataFrame, by any model of seqmix, or any mixer in one.
+
+    ``Forecaster("TSM2", horizon=24).fit(df).predict()``. *Global* models see each series as a sample. Where series have
+    the same time stamps TSM2 forecasts them together, *multivariate*; ``mode_`` says which it was. Each series is
+    scaled by its own training rows, and the last rows of each are kept for early stopping and for intervals.
+
+    Args:
+        model: name of a model or mixer (``TSM2``, ``DLinear``, ``Hydra``), a class, a ``functools.partial``, or a list
+            of them, which gives a column each.
+        horizon: steps to forecast.
+        context_length: steps that a model sees; None: three horizons, or the cycle of the frequency if that is longer.
+        freq: step between rows, an alias of pandas or an integer; None infers it.
+        season: steps of the season for SeasonalNaive and MASE; None: that of the frequency.
+        loss: what training minimises: ``mse``, ``mae``, ``huber``, ``quantile``, ``normal``, ``student_t``,
+            ``negative_binomial``, or what makes a module.
+        levels: coverage in percent of the intervals that predict gives, for example ``[80, 95]``.
+        normalize: ``window`` removes mean and deviation of each window before the model and puts them back, ``none``
+            does not.
+        scaler: ``standard`` scales each series by its training rows, ``none`` does not; counts are never scaled.
+        mode: ``global``, ``multivariate``, or ``auto``.
+        past_covariates: columns known up to the last row.
+        future_covariates: columns known for the horizon as well.
+        static_covariates: columns that do not change within a series.
+        calendar: hour, weekday and so on as known-future inputs.
+        missing: what a missing value is: ``mask`` leaves it out, ``error`` refuses it, ``ffill`` repeats the last one.
+        fill_gaps: take steps that are left out for missing values.
+        short: series too short for a window: ``pad`` puts missing rows before them, ``drop`` leaves them out of
+            training, ``error`` refuses them.
+        max_steps: most optimizer steps.
+        batch_size: windows per step; None: 256 where series are samples, 32 where they are channels.
+        learning_rate: peak learning rate of AdamW.
+        early_stopping: validations without a better one before training stops; None trains to the end.
+        seed: of weights, order and dropout; the generators of the program are left alone.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        verbose: show progress and what was found.
+        model_kwargs: options of the model, where there is one.
+        trainer_kwargs: options of the Lightning Trainer, above ours.
+
+    Raises:
+        ConfigError: if ``horizon`` is not positive.
+    """
+
+    fitted_: Fitted
+    normalize: Literal["window", "none"]
+    scaler: Literal["standard", "none"]
+    missing: Literal["mask", "error", "ffill"]
+    short: Literal["pad", "drop", "error"]
+
+    def __init__(
+        self,
+        model: str | Callable[..., Any] | Sequence[str | Callable[..., Any]],
+        horizon: int,
+        *,
+        context_length: int | None = None,
+        freq: str | int | None = None,
+        season: int | None = None,
+        loss: Any = "mse",
+        levels: Sequence[float] | None = None,
+        normalize: Literal["window", "none"] = "window",
+        scaler: Literal["standard", "none"] = "standard",
+        mode: Literal["auto", "global", "multivariate"] = "auto",
+        past_covariates: Sequence[str] = (),
+        future_covariates: Sequence[str] = (),
+        static_covariates: Sequence[str] = (),
+        calendar: bool = False,
+        missing: Literal["mask", "error", "ffill"] = "mask",
+        fill_gaps: bool = False,
+        short: Literal["pad", "drop", "error"] = "pad",
+        max_steps: int = 1000,
+        batch_size: int | None = None,
+        learning_rate: float = 1e-3,
+        early_stopping: int | None = 5,
+        seed: int = 0,
+        device: str = "auto",
+        verbose: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        trainer_kwargs: dict[str, Any] | None = None,
+    ):
+        if horizon < 1:
+            raise ConfigError(f"horizon must be >= 1, got {horizon}")
+        self.model, self.horizon, self.context_length = model, horizon, context_length
+        self.freq, self.season, self.loss, self.levels = freq, season, loss, levels
+        self.normalize, self.scaler, self.mode = normalize, scaler, mode
+        self.past_covariates, self.future_covariates = past_covariates, future_covariates
+        self.static_covariates, self.calendar = static_covariates, calendar
+        self.missing, self.fill_gaps, self.short = missing, fill_gaps, short
+        self.max_steps, self.batch_size, self.learning_rate = max_steps, batch_size, learning_rate
+        self.early_stopping, self.seed, self.device, self.verbose = early_stopping, seed, device, verbose
+        self.model_kwargs, self.trainer_kwargs = model_kwargs, trainer_kwargs
+
+    def fit(
+        self,
+        df: Any,
+        *,
+        static_df: Any = None,
+        val_size: int | Literal["auto"] = "auto",
+        val_df: Any = None,
+        id_col: str = "unique_id",
+        time_col: str = "ds",
+        target_col: str = "y",
+        weight_col: str | None = None,
+    ) -> Forecaster:
+        """Fit the models, and return the Forecaster.
+
+        Args:
+            df: long frame, one row for each series and time: pandas, polars or Arrow; or a folder of parquet files,
+                each with whole series, whose values are not kept in memory.
+            static_df: static covariates, one row for each series; None takes them from ``df``.
+            val_size: last rows of each series that are for validation; ``auto`` is a tenth or the horizon, 0 is none.
+            val_df: frame that goes on where ``df`` ends, for validation; replaces ``val_size``.
+            id_col: column that names the series; a frame without it is one series.
+            time_col: column of dates or integers.
+            target_col: column of the values.
+            weight_col: column of sample weights.
+
+        Raises:
+            DataError: for whatever is wrong with the frame.
+        """
+        columns = {"id": id_col, "time": time_col, "target": target_col}
+        static = None if static_df is None else to_pandas(static_df)
+        long = self._read(df if val_df is None else _joined(df, val_df), columns, weight_col)
+        rows: Any = val_size
+        if val_df is not None:
+            ours = self._read(df, columns, weight_col)
+            rows = np.diff(long.indptr) - np.diff(ours.indptr)[ours.ids.get_indexer(long.ids)]
+        self._learn(long, columns, static, rows)
+        return self
+
+    def fit_more(
+        self, df: Any, *, static_df: Any = None, max_steps: int = 200, learning_rate: float | None = None
+    ) -> Forecaster:
+        """Train the fitted models further, on the same or other series; covariates keep their meaning.
+
+        Args:
+            df: long frame with the columns of the first.
+            static_df: static covariates, one row for each series.
+            max_steps: most further steps.
+            learning_rate: peak learning rate; None: the same again.
+        """
+        fitted = self._fitted()
+        long = self._read(df, fitted.columns, None)
+        if fitted.joint:
+            long = same_series(long, fitted.ids)
+        static = None if static_df is None else to_pandas(static_df)
+        self._learn(long, fitted.columns, static, "auto", fitted, max_steps, learning_rate)
+        return self
+
+    def predict(
+        self,
+        df: Any = None,
+        *,
+        future_df: Any = None,
+        static_df: Any = None,
+        horizon: int | None = None,
+        levels: Sequence[float] | None = None,
+        quantiles: Sequence[float] | None = None,
+    ) -> Any:
+        """Forecast the steps after the last row of each series, in a long frame.
+
+        Args:
+            df: history to forecast from, of any series; None goes on from the frame of ``fit``.
+            future_df: known-future covariates of the horizon; see ``make_future_dataframe``.
+            static_df: static covariates of the series in ``df``; None takes them from there.
+            horizon: steps to forecast; more than were fitted are forecast from forecasts.
+            levels: coverage in percent of the intervals; None: those of the Forecaster.
+            quantiles: levels between 0 and 1, a column ``<Model>_q<level>`` each.
+
+        Raises:
+            NotFittedError: if nothing was fitted.
+            DataError: if a frame does not fit.
+        """
+        from seqmix.forecasting.forecasts import check_horizon, predict
+
+        fitted = self._fitted()
+        horizon = self.horizon if horizon is None else horizon
+        levels, quantiles = list(self.levels or ()) if levels is None else list(levels), list(quantiles or ())
+        check_horizon(self, horizon, levels, quantiles)
+        long = None if df is None else self._read(df, fitted.columns, None)
+        static = None if static_df is None else to_pandas(static_df)
+        known = None if future_df is None else to_pandas(future_df)
+        return like(df, predict(self, fitted, long, static, known, horizon, levels, quantiles))
+
+    def cross_validation(
+        self,
+        df: Any,
+        *,
+        n_windows: int = 1,
+        step_size: int | None = None,
+        test_size: int | None = None,
+        refit: bool | int = False,
+        static_df: Any = None,
+        val_size: int | Literal["auto"] = "auto",
+        levels: Sequence[float] | None = None,
+        quantiles: Sequence[float] | None = None,
+        id_col: str = "unique_id",
+        time_col: str = "ds",
+        target_col: str = "y",
+        weight_col: str | None = None,
+    ) -> Any:
+        """Forecast the end of each series as if it were not known yet: the forecasts with ``cutoff`` and truth.
+
+        Everything is learned from the rows up to the first cutoff, scaling included; with ``refit`` again at every one.
+        The Forecaster itself is not changed.
+
+        Args:
+            df: long frame.
+            n_windows: forecasts of each series.
+            step_size: steps between two cutoffs; None: the horizon.
+            test_size: last steps that are forecast; replaces ``n_windows``.
+            refit: fit at each cutoff, or at every so many, not at the first alone.
+            static_df: static covariates.
+            val_size: last rows before the cutoff that are for validation.
+            levels: coverage of the intervals in percent; None: those of the Forecaster.
+            quantiles: levels between 0 and 1.
+            id_col: column that names the series.
+            time_col: column of dates or integers.
+            target_col: column of the values.
+            weight_col: column of sample weights.
+        """
+        from seqmix.forecasting.forecasts import backtest, test_windows
+
+        columns = {"id": id_col, "time": time_col, "target": target_col}
+        long = self._read(df, columns, weight_col)
+        static = None if static_df is None else to_pandas(static_df)
+        levels, quantiles = list(self.levels or ()) if levels is None else list(levels), list(quantiles or ())
+        step, n_windows = test_windows(self, long, n_windows, step_size, test_size)
+        before = self.horizon + step * (n_windows - 1)  # rows after the first cutoff
+        every = n_windows if not refit else int(refit)
+        parts = []
+        for first in range(0, n_windows, every):
+            rows = before - step * np.arange(first, min(first + every, n_windows))  # after each cutoff
+            fold = self.clone()
+            fold._learn(head(long, np.diff(long.indptr) - rows[0]), columns, static, val_size)
+            parts.append(backtest(fold, fold.fitted_, long, static, rows, levels, quantiles))
+        frame = pd.concat(parts, ignore_index=True)
+        if len(parts) > 1:
+            order = np.argsort(long.ids.get_indexer(pd.Index(frame[id_col])), kind="stable")
+            frame = frame.iloc[order].reset_index(drop=True)
+        return like(df, frame)
+
+    def evaluate(
+        self,
+        df: Any,
+        metrics: Sequence[str] = ("mse", "mae", "mase"),
+        *,
+        by: str | None = None,
+        standardized: bool = False,
+        static_df: Any = None,
+    ) -> pd.DataFrame:
+        """Errors of forecasts: a frame with columns ``metric``, ``model``, ``value``.
+
+        Args:
+            df: result of ``cross_validation``, or a long frame whose last horizon the fitted models then forecast.
+            metrics: ``mse``, ``mae``, ``rmse``, ``mape``, ``smape``, ``mase``, ``bias``.
+            by: column to have errors apart by, ``cutoff`` for example; None: the mean over the series.
+            standardized: divide by the deviation of the training rows, as in the tables of the benchmarks.
+            static_df: static covariates, for a long frame.
+        """
+        from seqmix.forecasting.forecasts import backtest
+        from seqmix.forecasting.scoring import errors
+
+        fitted, frame = self._fitted(), to_pandas(df)
+        columns = fitted.columns
+        if "cutoff" not in frame:
+            long = self._read(frame, columns, None)
+            static = None if static_df is None else to_pandas(static_df)
+            frame = backtest(self, fitted, long, static, np.array([self.horizon]), [], [])
+        return errors(frame, fitted, metrics, by=by, standardized=standardized)
+
+    def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
+        """Ids and times of the horizon, to be joined with covariates; after the frame of ``fit``, or after ``df``."""
+        fitted = self._fitted()
+        ids, last = fitted.ids, fitted.last
+        if df is not None:
+            long = self._read(df, fitted.columns, None)
+            ids, last = long.ids, long.last
+        return like(df, stamped(fitted.columns, fitted.clock, ids, last, horizon or self.horizon))
+
+    def get_missing_future(self, future_df: Any, df: Any = None, *, horizon: int | None = None) -> Any:
+        """Ids and times of the horizon that ``future_df`` has no row for."""
+        fitted = self._fitted()
+        expected: Any = to_pandas(self.make_future_dataframe(df, horizon=horizon))
+        given: Any = to_pandas(future_df)
+        keys = [fitted.columns["id"], fitted.columns["time"]]
+        found = pd.MultiIndex.from_frame(expected[keys]).isin(pd.MultiIndex.from_frame(given[keys]))
+        return like(future_df, expected[~found].reset_index(drop=True))
+
+    def save(self, path: str | Path) -> None:
+        """Write options and weights to a folder: ``forecaster.json`` and ``weights.safetensors``."""
+        from seqmix.forecasting.saving import save
+
+        save(self, self._fitted(), Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto") -> Forecaster:
+        """A fitted Forecaster from a folder that ``save`` wrote; ``device`` is where it is trained further."""
+        from seqmix.forecasting.saving import load
+
+        forecaster, fitted = load(Path(path), device)
+        forecaster._take(fitted)
+        return forecaster
+
+    def export(self, path: str | Path, *, model: str | None = None) -> None:
+        """Write a fitted model as one graph, normalisation and scaling included, to ``.pt2`` or ``.onnx``.
+
+        Args:
+            path: the file; its ending says what it becomes.
+            model: column name of the model; None: the first.
+        """
+        from seqmix.forecasting.exporting import export
+
+        fitted = self._fitted()
+        if model is not None and model not in fitted.names:
+            raise ConfigError(f"model = {model!r} was not fitted; use one of {', '.join(fitted.names)}")
+        export(fitted, fitted.names.index(model) if model else 0, Path(path))
+
+    def plot(
+        self,
+        df: Any,
+        forecast_df: Any = None,
+        *,
+        ids: Sequence[Any] | None = None,
+        levels: Sequence[float] | None = None,
+    ) -> Figure:
+        """History and forecasts in one picture.
+
+        Args:
+            df: long frame of the history.
+            forecast_df: result of ``predict`` or ``cross_validation``; None forecasts ``df``.
+            ids: series to draw; None: the first few.
+            levels: coverage of the intervals in percent, those of the Forecaster if not given.
+        """
+        from seqmix.forecasting.plot import plot_cross_validation, plot_forecast
+
+        columns = self._fitted().columns
+        names: dict[str, Any] = {f"{key}_col": name for key, name in columns.items()}
+        found = self.predict(df, levels=levels) if forecast_df is None else forecast_df
+        history: Any = to_pandas(df)
+        if columns["id"] not in history:
+            history = history.assign(**{columns["id"]: columns["target"]})
+        history = history.assign(**{columns["time"]: parse_times(history[columns["time"]], columns["time"])})
+        draw = plot_cross_validation if "cutoff" in found else plot_forecast
+        return draw(history, to_pandas(found), ids=ids, **names)
+
+    def _learn(
+        self,
+        long: Long,
+        columns: dict[str, str],
+        static: pd.DataFrame | None,
+        val_size: Any,
+        before: Fitted | None = None,
+        max_steps: int | None = None,
+        learning_rate: float | None = None,
+    ) -> None:
+        # torch and lightning load when something is fitted, not with the name
+        from seqmix.forecasting.fitting import fit
+
+        fitted = fit(
+            self,
+            long,
+            columns,
+            static_df=static,
+            val_size=val_size,
+            before=before,
+            max_steps=max_steps,
+            learning_rate=learning_rate,
+        )
+        self._take(fitted)
+        if self.verbose:
+            facts = ", ".join(f"{name} {value}" for name, value in fitted.report.items())
+            print("\n".join([facts, *fitted.notes]))
+
+    def _take(self, fitted: Fitted) -> None:
+        self.fitted_ = fitted
+        self.freq_, self.season_, self.context_ = fitted.clock.freq, fitted.season, fitted.context
+        self.mode_ = "multivariate" if fitted.joint else "global"
+        self.tasks_ = dict(zip(fitted.names, fitted.tasks, strict=True))
+        self.history_, self.report_, self.notes_ = fitted.history, fitted.report, fitted.notes
+
+    def _fitted(self) -> Fitted:
+        if not hasattr(self, "fitted_"):
+            raise NotFittedError("this Forecaster is not fitted; call fit() or load()")
+        return self.fitted_
+
+    def _read(self, df: Any, columns: dict[str, str], weight_col: str | None) -> Long:
+        """A frame, or a folder of them, checked."""
+        known = self.fitted_.clock.freq if hasattr(self, "fitted_") else self.freq
+
+        def read(frame: pd.DataFrame, freq: str | int | None) -> Long:
+            static = [name for name in self.static_covariates if name in frame]
+            return read_frame(
+                frame,
+                id_col=columns["id"],
+                time_col=columns["time"],
+                target_col=columns["target"],
+                weight_col=weight_col,
+                covariates=[*self.past_covariates, *self.future_covariates, *static],
+                freq=known if freq is None else freq,
+                fill_gaps=self.fill_gaps,
+                missing=self.missing,
+            )
+
+        return read_folder(Path(df), read) if isinstance(df, str | Path) else read(to_pandas(df), None)
+
+
+def _joined(df: Any, val_df: Any) -> pd.DataFrame:
+    return pd.concat([to_pandas(df), to_pandas(val_df)], ignore_index=True)

@@ -1,0 +1,384 @@
+"""From a long frame to checked arrays: the one place where a user's frame is read, and every error about it."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from seqmix.errors import DataError, check_choice
+from seqmix.forecasting.clock import Clock, duration, infer_freq, is_number
+
+Missing = Literal["mask", "error", "ffill"]
+
+
+class Long(NamedTuple):
+    """A long frame as arrays: series one after another, sorted by time, no step left out."""
+
+    ids: pd.Index  # (n,), in order of first appearance
+    indptr: np.ndarray  # (n + 1,), first row of each series, then T
+    first: np.ndarray  # (n,), stamp of the first row of each series
+    clock: Clock
+    y: np.ndarray  # (T,), NaN where missing
+    weight: np.ndarray | None  # (T,)
+    columns: pd.DataFrame  # covariates, T rows
+    present: np.ndarray  # (T,), False for steps that the frame leaves out
+    ignored: list[str]  # columns that nobody asked for
+
+    @property
+    def aligned(self) -> bool:
+        """All series have the same time stamps."""
+        lengths = np.diff(self.indptr)
+        return bool((lengths == lengths[0]).all() and (self.first == self.first[0]).all())
+
+    @property
+    def last(self) -> np.ndarray:
+        """Stamp of the last row of each series, ``(n,)``."""
+        return self.clock.after(self.first, np.diff(self.indptr) - 1)
+
+
+def read_frame(
+    df: Any,
+    *,
+    id_col: str,
+    time_col: str,
+    target_col: str | None,
+    weight_col: str | None = None,
+    covariates: Sequence[str] = (),
+    freq: str | int | None = None,
+    fill_gaps: bool = False,
+    missing: Missing = "mask",
+) -> Long:
+    """Check a long frame and put it in arrays; the frame itself is not touched.
+
+    Args:
+        df: one row for each series and time, in any order: pandas, or what narwhals can turn into it.
+        id_col: column that names the series; a frame without it is one series.
+        time_col: column of dates or integers.
+        target_col: column of the values; None for a frame of covariates alone.
+        weight_col: column of sample weights.
+        covariates: further columns to keep.
+        freq: the step between rows; None infers it.
+        fill_gaps: put rows without a value where steps are left out.
+        missing: what a value that is not there is: ``mask`` leaves it out of input and loss, ``error`` refuses it,
+            ``ffill`` repeats the value before it.
+
+    Raises:
+        DataError: for whatever is wrong with the frame; the message names ids, times and remedy.
+    """
+    check_choice("missing", missing, ("mask", "error", "ffill"))
+    frame: Any = to_pandas(df)
+    if not len(frame):
+        raise DataError("frame has 0 rows; give at least one row for each series")
+    needed = [time_col, *([target_col] if target_col else []), *([weight_col] if weight_col else []), *covariates]
+    _check_columns(frame, needed, id_col, time_col, target_col)
+    alone = id_col not in frame
+    codes, ids = (np.zeros(len(frame), int), pd.Index([target_col or time_col])) if alone else _codes(frame, id_col)
+    times = parse_times(frame[time_col], time_col)
+    clock = None if freq is None else Clock(freq, times.dtype)
+    raw = times.to_numpy(dtype="int64") if is_number(times.dtype) else pd.DatetimeIndex(times).as_unit("ns").asi8
+    order = _order(codes, raw)
+    if order is not None:
+        codes, times, frame = codes[order], times.iloc[order], frame.iloc[order]
+    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+    indptr = np.r_[starts, len(frame)]
+    if clock is None:
+        clock = Clock(infer_freq(times, indptr, time_col), times.dtype)
+    stamps = clock.stamps(times)
+    _check_duplicates(stamps, codes, ids, clock, id_col, time_col)
+    steps = _steps(stamps, codes, ids, clock, fill_gaps)
+
+    columns: Any = frame[list(dict.fromkeys(covariates))].reset_index(drop=True)
+    rows = codes, ids, clock, stamps
+    y = np.zeros(len(frame)) if target_col is None else numbers(frame[target_col], target_col, *rows)
+    weight = None if weight_col is None else numbers(frame[weight_col], weight_col, *rows)
+    if weight is not None and not (weight >= 0).all():
+        raise DataError(f"column {weight_col!r} holds weights below 0 or missing; give a number from 0 up in every row")
+    present = np.ones(len(frame), bool)
+    if (steps > 1).any():
+        # rows that were left out are rows without a value
+        at = np.arange(len(frame)) + np.cumsum(steps - 1)
+        total = int(at[-1]) + 1
+        indptr = np.r_[at[starts], total]
+        y, weight = _spread(y, at, total, np.nan), None if weight is None else _spread(weight, at, total, 0.0)
+        present = np.isin(np.arange(total), at)
+        columns = columns.set_axis(at).reindex(range(total))
+    if missing != "mask" and np.isnan(y).any():
+        y = _without_missing(y, indptr, ids, missing, target_col)
+    known = {id_col, *needed}
+    ignored = [str(name) for name in frame if name not in known]
+    return Long(ids, indptr, stamps[starts], clock, y, weight, columns, present, ignored)
+
+
+def head(long: Long, lengths: np.ndarray) -> Long:
+    """The first ``lengths`` rows of each series, ``(n,)``."""
+    every = np.diff(long.indptr)
+    kept = np.arange(len(long.y)) - np.repeat(long.indptr[:-1], every) < np.repeat(lengths, every)
+    return long._replace(
+        indptr=np.r_[0, np.cumsum(lengths)],
+        y=long.y[kept],
+        present=long.present[kept],
+        weight=None if long.weight is None else long.weight[kept],
+        columns=long.columns[kept].reset_index(drop=True),
+    )
+
+
+def same_series(long: Long, ids: pd.Index) -> Long:
+    """The series in the order of ``ids``.
+
+    Raises:
+        DataError: if they are not the same.
+    """
+    if set(ids) != set(long.ids):
+        raise DataError(
+            f"model was fitted on {len(ids)} series {named(list(ids))}; got {len(long.ids)} {named(list(long.ids))}"
+        )
+    order = long.ids.get_indexer(ids)
+    lengths = np.diff(long.indptr)[order]
+    rows = np.arange(len(long.y)) + np.repeat(long.indptr[order] - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
+    return long._replace(
+        ids=ids,
+        indptr=np.r_[0, np.cumsum(lengths)],
+        first=long.first[order],
+        y=long.y[rows],
+        present=long.present[rows],
+        weight=None if long.weight is None else long.weight[rows],
+        columns=long.columns.iloc[rows].reset_index(drop=True),
+    )
+
+
+def stamped(columns: dict[str, str], clock: Clock, ids: pd.Index, last: np.ndarray, horizon: int) -> pd.DataFrame:
+    """Id and time of the ``horizon`` steps after each of the stamps ``last``, one for each of the ``ids``."""
+    stamps = clock.after(last[:, None], np.arange(1, horizon + 1))
+    return pd.DataFrame({columns["id"]: ids.repeat(horizon), columns["time"]: clock.column(stamps.ravel())})
+
+
+def long_from_wide(df: Any, time_col: str = "date", *, id_col: str = "unique_id", target_col: str = "y") -> Any:
+    """A long frame from a wide one, which has a time column and one column of numbers for each series.
+
+    Args:
+        df: the wide frame.
+        time_col: its time column; the long frame calls it ``ds``.
+        id_col: name of the column that will hold the names of the columns, in their order.
+        target_col: name of the column that will hold the numbers.
+
+    Raises:
+        DataError: if there is no such column.
+    """
+    frame = to_pandas(df)
+    if time_col not in frame:
+        raise DataError(f"column {time_col!r} not found; df has {list(frame)}. Pass time_col='...'")
+    names = [name for name in frame if name != time_col]
+    times = parse_times(frame[time_col], time_col)
+    long = pd.DataFrame(
+        {
+            id_col: np.repeat(np.array(names, dtype=object), len(frame)),
+            "ds": pd.concat([times] * len(names), ignore_index=True),
+            target_col: np.concatenate([frame[name].to_numpy() for name in names]),
+        }
+    )
+    return like(df, long)
+
+
+def to_pandas(df: Any) -> pd.DataFrame:
+    """The frame as pandas: itself if it is one, converted by narwhals otherwise."""
+    if isinstance(df, pd.DataFrame):
+        return df
+    import narwhals
+
+    try:
+        return narwhals.from_native(df, eager_only=True).to_pandas()
+    except TypeError as e:
+        raise DataError(
+            f"df should be a DataFrame of pandas or polars, or the path of a parquet folder, got {type(df).__name__}; "
+            "use pd.DataFrame(...)"
+        ) from e
+
+
+def like(df: Any, result: pd.DataFrame) -> Any:
+    """``result`` as a frame of the library that ``df`` is from."""
+    if df is None or isinstance(df, pd.DataFrame | str | Path):
+        return result
+    import narwhals
+
+    # narwhals names the library; its own constructor takes the columns
+    library = narwhals.get_native_namespace(narwhals.from_native(df, eager_only=True))
+    return library.from_pandas(result) if hasattr(library, "from_pandas") else library.Table.from_pandas(result)
+
+
+def parse_times(times: pd.Series, time_col: str) -> pd.Series:
+    """Dates and integers as they are, ISO text as dates."""
+    kind = times.dtype
+    if times.isna().any():
+        raise DataError(
+            f"column {time_col!r} has {int(times.isna().sum())} missing times, first in row "
+            f"{int(times.isna().to_numpy().argmax())}; drop those rows"
+        )
+    if is_number(kind) or pd.api.types.is_datetime64_any_dtype(kind) or "date" in str(kind):
+        return times
+    if not (pd.api.types.is_string_dtype(kind) or pd.api.types.is_object_dtype(kind)):
+        raise DataError(f"column {time_col!r} holds {kind}, not times; give dates, ISO text or integers")
+    try:
+        parsed = pd.to_datetime(times, format="ISO8601", errors="coerce")
+    except ValueError as e:
+        raise DataError(f"column {time_col!r} mixes time zones ({e}); convert it with pd.to_datetime(utc=True)") from e
+    if parsed.isna().any():
+        row = int(parsed.isna().to_numpy().argmax())
+        raise DataError(
+            f"column {time_col!r} holds text that is no ISO date, first {times.iloc[row]!r} in row {row}; "
+            f"convert it with pd.to_datetime(df[{time_col!r}], format=...)"
+        )
+    return parsed
+
+
+def numbers(
+    column: pd.Series, name: str, codes: np.ndarray, ids: pd.Index, clock: Clock, stamps: np.ndarray
+) -> np.ndarray:
+    """A column as float64 with NaN where missing; text and infinite values are refused."""
+    if not pd.api.types.is_numeric_dtype(column.dtype):
+        parsed: Any = pd.to_numeric(column, errors="coerce")
+        wrong = (parsed.isna() & column.notna()).to_numpy()
+        if wrong.any() or pd.api.types.is_string_dtype(column.dtype):
+            bad = column.iloc[int(wrong.argmax())]
+            raise DataError(
+                f"column {name!r} should hold numbers, got {column.dtype}, first {bad!r} in row "
+                f"{column.index[int(wrong.argmax())]}; convert it with pd.to_numeric(df[{name!r}])"
+            )
+        column = parsed
+    values = column.to_numpy(dtype="float64", na_value=np.nan)
+    infinite = np.isinf(values)
+    if infinite.any():
+        row, count = int(infinite.argmax()), int(infinite.sum())
+        when = shown(clock.column(stamps[[row]])[0])
+        raise DataError(
+            f"{count} infinite value{'s' * (count > 1)} in {name!r} (id {ids[codes[row]]!r}, {when}); "
+            "make them numbers, or NaN for missing"
+        )
+    return values
+
+
+def shown(time: Any) -> str:
+    """A time in a message: the date alone where that is all there is."""
+    if not isinstance(time, pd.Timestamp):
+        return str(time)
+    return str(time.date()) if time == time.normalize() else time.strftime("%Y-%m-%d %H:%M:%S").removesuffix(":00")
+
+
+def named(ids: Sequence[Any], limit: int = 5) -> str:
+    """Ids in a message, the first few of them."""
+    more = f", ... ({len(ids)})" if len(ids) > limit else ""
+    return f"[{', '.join(str(i) for i in ids[:limit])}{more}]"
+
+
+def _check_columns(
+    frame: pd.DataFrame, needed: Sequence[str], id_col: str, time_col: str, target_col: str | None
+) -> None:
+    absent = [name for name in needed if name not in frame]
+    if not absent:
+        return
+    name, have = absent[0], [str(c) for c in frame]
+    numeric = [str(c) for c in frame if pd.api.types.is_numeric_dtype(frame[c].dtype)]
+    dated = [str(c) for c in frame if c not in numeric and c != id_col and is_dated(frame[c])]
+    if id_col not in frame and target_col not in frame and dated and len(numeric) > 1:
+        raise DataError(
+            f"column {name!r} not found; this looks like a wide frame, with times in {dated[0]!r} and {len(numeric)} "
+            f"series beside it. Use seqmix.long_from_wide(df, time_col={dated[0]!r})"
+        )
+    option = {id_col: "id_col", time_col: "time_col", target_col: "target_col"}.get(name)
+    hint = "add it, or leave it out of the covariates"
+    if option:
+        fitting = [c for c in (dated if option == "time_col" else numeric) if c not in needed and c != id_col]
+        near = difflib.get_close_matches(name, fitting, 1, 0.0)
+        hint = f"did you mean {option}={near[0]!r}?" if near else f"rename it or pass {option}=..."
+    raise DataError(f"column {name!r} not found; columns are {have}; {hint}")
+
+
+def is_dated(column: pd.Series) -> bool:
+    """Whether a column holds dates, or text that begins with ISO dates."""
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return True
+    if pd.api.types.is_numeric_dtype(column.dtype) or not len(column):
+        return False
+    return bool(pd.to_datetime(column.iloc[:3].astype(str), format="ISO8601", errors="coerce").notna().all())
+
+
+def _codes(frame: pd.DataFrame, id_col: str) -> tuple[np.ndarray, pd.Index]:
+    codes, ids = pd.factorize(frame[id_col])
+    if (codes < 0).any():
+        raise DataError(f"column {id_col!r} has {int((codes < 0).sum())} rows without an id; name or drop them")
+    return codes, pd.Index(ids, dtype=None if isinstance(ids.dtype, pd.CategoricalDtype) else ids.dtype)
+
+
+def _order(codes: np.ndarray, raw: np.ndarray) -> np.ndarray | None:
+    """The rows sorted by series and time, None where they are."""
+    same = codes[1:] == codes[:-1]
+    if ((codes[1:] > codes[:-1]) | (same & (raw[1:] >= raw[:-1]))).all():
+        return None
+    return np.lexsort((raw, codes))
+
+
+def _check_duplicates(
+    stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: Clock, id_col: str, time_col: str
+) -> None:
+    twice = (codes[1:] == codes[:-1]) & (stamps[1:] == stamps[:-1])
+    if twice.any():
+        row, count = int(twice.argmax()), int(twice.sum())
+        raise DataError(
+            f"{count} duplicate time stamp{'s' * (count > 1)}, first: id {ids[codes[row]]!r} at "
+            f"{shown(clock.column(stamps[[row]])[0])}; "
+            f"merge them, for example df.groupby([{id_col!r}, {time_col!r}], as_index=False, sort=False).mean()"
+        )
+
+
+def _steps(stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: Clock, fill_gaps: bool) -> np.ndarray:
+    """Steps from the row before to each row, 1 for the first of a series."""
+    same = np.r_[False, codes[1:] == codes[:-1]]
+    apart = np.diff(stamps, prepend=stamps[0])
+    ordinals = clock.ordinals(stamps)
+    steps = np.where(same, np.diff(ordinals, prepend=ordinals[0]), 1)
+    off = same & (apart % clock.step != 0) if clock.step is not None else ordinals < 0
+    typical = float(np.median(apart[same])) if same.any() else float(clock.span)
+    if off.any() or (typical > 1.5 * clock.span and not fill_gaps):
+        if not 0.67 < typical / clock.span < 1.5:
+            found = f"{typical:g}" if clock.numbered else duration(typical)
+            raise DataError(f"freq={clock.freq!r} but the median step is {found}; pass the freq of the data, or None")
+        row = int(off.argmax())
+        raise DataError(
+            f"{int(off.sum())} time stamps are off the grid of freq {clock.freq!r}, first: id {ids[codes[row]]!r} at "
+            f"{shown(clock.column(stamps[[row]])[0])}; pass another freq, or resample the frame"
+        )
+    gaps = steps > 1
+    if gaps.any() and not fill_gaps:
+        broken = pd.unique(codes[gaps])
+        row = int(gaps.argmax())
+        count = int(steps[gaps & (codes == codes[row])].sum() - (gaps & (codes == codes[row])).sum())
+        ends = clock.column(clock.after(stamps[[row - 1]], np.array([1, int(steps[row]) - 1])))
+        until = f"..{shown(ends[1])}" if ends[1] != ends[0] else ""
+        raise DataError(
+            f"{len(broken)} of {len(ids)} series {'has' if len(broken) == 1 else 'have'} gaps at freq {clock.freq!r}: "
+            f"{ids[broken[0]]!r} {count} missing ({shown(ends[0])}{until}). Pass fill_gaps=True"
+        )
+    return steps
+
+
+def _spread(values: np.ndarray, at: np.ndarray, total: int, fill: float) -> np.ndarray:
+    wide = np.full(total, fill)
+    wide[at] = values
+    return wide
+
+
+def _without_missing(
+    y: np.ndarray, indptr: np.ndarray, ids: pd.Index, missing: Missing, target_col: str | None
+) -> np.ndarray:
+    absent = np.isnan(y)
+    series = np.repeat(np.arange(len(ids)), np.diff(indptr))
+    if missing == "error":
+        counts = np.bincount(series, absent, len(ids)).astype(int)
+        first = ", ".join(f"{ids[i]!r} {counts[i]}" for i in np.flatnonzero(counts)[:5])
+        raise DataError(
+            f"{int(absent.sum())} missing values in {target_col!r} of {int((counts > 0).sum())} of {len(ids)} series: "
+            f"{first}. Use missing='mask' to leave them out, or 'ffill'"
+        )
+    return pd.Series(y).groupby(series).ffill().to_numpy()

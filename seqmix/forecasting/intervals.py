@@ -1,0 +1,105 @@
+"""Split-conformal intervals around any forecast, in numpy: what past errors say about the next one.
+
+Residuals have axes ``(..., n, horizon)``: n calibration windows that the model was not fitted on, each step of the
+horizon judged apart; leading axes, for example series, are kept apart too. Concatenate series along n to pool them.
+"""
+
+import numpy as np
+
+from seqmix.errors import ConfigError, DataError
+
+
+def fit_conformal(residuals: np.ndarray) -> np.ndarray:
+    """Scores of split-conformal prediction: absolute residuals, sorted along the windows.
+
+    Shapes: ``(..., n, horizon) -> (..., n, horizon)``. Cost: O(n log n) for each step.
+
+    Args:
+        residuals: truth less forecast on calibration windows; NaN where the truth is missing.
+
+    Source: Lei et al., 2018, arXiv:1604.04173, algorithm 2. Differs from the original code in: one score set per step.
+    """
+    return np.sort(np.abs(residuals), axis=-2)
+
+
+def fit_cqr(y: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+    """Scores of conformalised quantile regression: how far the truth lies outside of two forecast quantiles.
+
+    ``max(lo - y, y - hi)``, negative inside, sorted along the windows. With ``lo = hi`` these are those of
+    ``fit_conformal``.
+
+    Shapes: three ``(..., n, horizon) -> (..., n, horizon)``. Cost: O(n log n) for each step.
+
+    Args:
+        y: truth on calibration windows; NaN where it is missing.
+        lo: forecast quantile (1 - level) / 2 on the same windows.
+        hi: forecast quantile (1 + level) / 2 on the same windows.
+
+    Source: Romano et al., 2019, arXiv:1905.03222, eq. 6. Differs from the original code in: one score set per step.
+    """
+    return np.sort(np.maximum(lo - y, y - hi), axis=-2)
+
+
+def conformal_bounds(yhat: np.ndarray, scores: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Interval around a forecast that holds the truth ``level`` percent of the time.
+
+    The half width is the score of rank ``ceil((n + 1) level / 100)``: coverage is at least ``level`` for one new window
+    exchangeable with the n of the calibration. Half widths rise with the level, so that intervals are nested.
+
+    Shapes: ``yhat (..., horizon)``, ``scores (..., n, horizon)`` -> two ``(..., horizon)``. Cost: O(1) for each value.
+
+    Args:
+        yhat: forecasts; leading axes are those of ``scores``, or any where scores are pooled.
+        scores: what ``fit_conformal`` returned.
+        level: coverage in percent, for example 90.
+
+    Raises:
+        ConfigError: if the level is no percentage.
+        DataError: if there are too few calibration windows for the level.
+    """
+    return cqr_bounds(yhat, yhat, scores, level)
+
+
+def cqr_bounds(lo: np.ndarray, hi: np.ndarray, scores: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two forecast quantiles moved apart, or together, until they hold the truth ``level`` percent of the time.
+
+    Moved together beyond their middle they stay there. ``nest`` the results of several levels.
+
+    Shapes: two ``(..., horizon)``, ``scores (..., n, horizon)`` -> two ``(..., horizon)``. Cost: O(1) for each value.
+
+    Args:
+        lo: forecast quantile (1 - level) / 2.
+        hi: forecast quantile (1 + level) / 2.
+        scores: what ``fit_cqr`` returned for the same quantiles.
+        level: coverage in percent, for example 90.
+
+    Raises:
+        ConfigError: if the level is no percentage.
+        DataError: if there are too few calibration windows for the level.
+    """
+    margin = np.maximum(_margin(scores, level), (lo - hi) / 2)
+    return lo - margin, hi + margin
+
+
+def nest(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of rising levels, each widened to hold those before it: ``(K, ...)`` twice, K levels.
+
+    Coverage can only grow.
+    """
+    return np.minimum.accumulate(lo, axis=0), np.maximum.accumulate(hi, axis=0)
+
+
+def _margin(scores: np.ndarray, level: float) -> np.ndarray:
+    """Score of rank ``ceil((n + 1) level / 100)`` of the n that are not NaN, ``(..., horizon)``."""
+    if not 1 < level < 100:
+        raise ConfigError(f"a level is a percentage between 1 and 100, got {level}; use for example 90")
+    n = (~np.isnan(scores)).sum(-2, keepdims=True)  # (..., 1, horizon)
+    # 0.95 * 20 may come out a rounding error above 19
+    rank = np.ceil((n + 1) * level / 100 - 1e-9).astype(int)
+    if (rank > n).any():
+        needed = int(np.ceil(level / (100 - level) - 1e-9))
+        raise DataError(
+            f"intervals of level {level} need {needed} calibration windows, got {n.min()}; "
+            "use more windows, pool the series, or lower the level"
+        )
+    return np.take_along_axis(scores, rank - 1, -2).squeeze(-2)

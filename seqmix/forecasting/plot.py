@@ -1,0 +1,307 @@
+"""Pictures of forecasts: history and intervals, backtests, error by step, training curves.
+
+Every function returns a matplotlib ``Figure`` that belongs to nobody: show it in a notebook, or ``savefig`` it. Colours
+are those of Okabe and Ito, told apart by every kind of colour vision; lines are named where they end, not in a legend.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from seqmix.errors import DataError
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_INK, _GREY, _LIGHT = "#222222", "#8A8A8A", "#E6E6E6"
+
+
+def plot_forecast(
+    history: pd.DataFrame,
+    forecast: pd.DataFrame,
+    *,
+    ids: Sequence[Any] | None = None,
+    levels: Sequence[float] | None = None,
+    max_series: int = 6,
+    max_history: int | None = None,
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: str = "y",
+) -> Figure:
+    """History, forecasts after it and their intervals, a panel for each series.
+
+    Args:
+        history: long frame; the truth of the forecast steps is drawn too where it is in it.
+        forecast: what ``predict`` returned: a column for each model, with ``-lo-90`` and ``-hi-90`` where known.
+        ids: series to draw; None: the first ``max_series``.
+        levels: intervals to draw, in percent; None: all that there are.
+        max_series: number of panels when ``ids`` are not given.
+        max_history: time steps of history before the forecast; None: four times the horizon, at least 30.
+        id_col: column of the series.
+        time_col: column of the time stamps.
+        target_col: column of the truth.
+
+    Raises:
+        DataError: if an id or a level is not in the frames.
+    """
+    names = (id_col, time_col, target_col)
+    return _panels(history, forecast, ids, levels, max_series, max_history, names)
+
+
+def plot_cross_validation(
+    history: pd.DataFrame,
+    cv: pd.DataFrame,
+    *,
+    ids: Sequence[Any] | None = None,
+    levels: Sequence[float] | None = None,
+    max_series: int = 4,
+    max_history: int | None = None,
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: str = "y",
+) -> Figure:
+    """Forecasts from every cutoff over what then happened, a panel for each series.
+
+    Args:
+        history: long frame with the truth.
+        cv: what ``cross_validation`` returned: forecasts with their ``cutoff``.
+        ids: series to draw; None: the first ``max_series``.
+        levels: intervals to draw, in percent; None: all that there are.
+        max_series: number of panels when ``ids`` are not given.
+        max_history: time steps of history before the first cutoff; None: four times the horizon, at least 30.
+        id_col: column of the series.
+        time_col: column of the time stamps.
+        target_col: column of the truth.
+
+    Raises:
+        DataError: if an id or a level is not in the frames.
+    """
+    names = (id_col, time_col, target_col)
+    return _panels(history, cv, ids, levels, max_series, max_history, names, columns=1)
+
+
+def plot_horizon_error(
+    cv: pd.DataFrame,
+    *,
+    metric: Literal["mae", "rmse"] = "mae",
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: str = "y",
+) -> Figure:
+    """Error at every step of the horizon, over all series and cutoffs, a line for each model.
+
+    Args:
+        cv: what ``cross_validation`` returned.
+        metric: mean absolute error, or root of the mean squared error, in units of the data.
+        id_col: column of the series.
+        time_col: column of the time stamps.
+        target_col: column of the truth.
+    """
+    step = cv.groupby([id_col, "cutoff"], sort=False)[time_col].rank().astype(int)
+    figure, (axes,) = _figure(1, 1, (7, 3.6))
+    lines = []
+    for colour, model in zip(_cycle(), _models(cv, (id_col, time_col, target_col)), strict=False):
+        error = (cv[model] - cv[target_col]).abs()
+        by_step = error.groupby(step).mean() if metric == "mae" else error.pow(2).groupby(step).mean().pow(0.5)
+        axes.plot(by_step.index, by_step, color=colour, linewidth=1.8)
+        lines.append((model, colour, float(by_step.iloc[-1])))
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(x=0.01)
+    axes.set_xlabel("steps ahead", color=_GREY, fontsize=9)
+    _title(axes, {"mae": "Mean absolute error", "rmse": "Root mean squared error"}[metric], "by step of the horizon")
+    _name_lines(axes, lines)
+    return figure
+
+
+def plot_training(history: pd.DataFrame, *, step_col: str = "step", model_col: str = "model") -> Figure:
+    """Losses and metrics while training, a panel for each, the best validation marked.
+
+    Args:
+        history: a row for each record, with a column of steps and one for each quantity; NaN where there is none.
+        step_col: column of the steps.
+        model_col: column of the model, if there are several.
+    """
+    quantities = [c for c in history.columns if c not in (step_col, model_col) and history[c].notna().any()]
+    figure, all_axes = _figure(len(quantities), min(3, len(quantities)), (4.2, 3.1))
+    several = model_col in history and history[model_col].nunique() > 1
+    for axes, quantity in zip(all_axes, quantities, strict=True):
+        groups = history.groupby(model_col, sort=False) if several else [("", history)]
+        lines, note = [], ""
+        for colour, (model, rows) in zip(_cycle(), groups, strict=False):
+            rows = rows.dropna(subset=[quantity])
+            axes.plot(rows[step_col], rows[quantity], color=colour, linewidth=1.6)
+            lines.append((str(model), colour, float(rows[quantity].iloc[-1])))
+            if quantity.startswith("val_"):
+                best = rows.loc[rows[quantity].idxmin()]
+                axes.plot(best[step_col], best[quantity], "o", color=colour, markersize=5)
+                note = f"best {best[quantity]:.4g} at step {int(best[step_col]):,}"
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel("step", color=_GREY, fontsize=9)
+        _title(axes, quantity.replace("_", " "), "" if several else note)
+        if several:
+            _name_lines(axes, lines)
+    return figure
+
+
+def _panels(
+    history: pd.DataFrame,
+    forecast: pd.DataFrame,
+    ids: Sequence[Any] | None,
+    levels: Sequence[float] | None,
+    max_series: int,
+    max_history: int | None,
+    names: tuple[str, str, str],
+    columns: int = 2,
+) -> Figure:
+    id_col, time_col, _ = names
+    known = list(pd.unique(forecast[id_col]))
+    unknown = [i for i in ids or [] if i not in known]
+    if unknown:
+        raise DataError(f"no forecast of series {unknown[0]!r}; the frame has {', '.join(map(repr, known[:5]))}")
+    ids = known[:max_series] if ids is None else list(ids)
+    models = _models(forecast, names)
+    levels = _levels(forecast, models, levels)
+    columns = min(columns, len(ids))
+    figure, all_axes = _figure(len(ids), columns, (9 / columns if columns > 1 else 9, 2.6 if len(ids) > 1 else 3.8))
+    for i, (axes, which) in enumerate(zip(all_axes, ids, strict=True)):
+        past = history.loc[history[id_col] == which].sort_values(by=time_col)
+        ahead = forecast.loc[forecast[id_col] == which].sort_values(by=time_col)
+        # models and levels are named once, where nothing stands to the right
+        _draw(axes, past, ahead, models, levels, max_history, names, named=i == columns - 1)
+        _title(axes, str(which))
+    return figure
+
+
+def _draw(
+    axes: Axes,
+    past: pd.DataFrame,
+    ahead: pd.DataFrame,
+    models: list[str],
+    levels: list[float],
+    max_history: int | None,
+    names: tuple[str, str, str],
+    *,
+    named: bool,
+) -> None:
+    """One series: its history, and its forecasts from each cutoff."""
+    _, time_col, target_col = names
+    windows = [rows for _, rows in ahead.groupby("cutoff")] if "cutoff" in ahead else [ahead]
+    first, last = ahead[time_col].min(), ahead[time_col].max()
+    before = past.loc[past[time_col] < first]
+    keep = max(30, 4 * len(windows[0])) if max_history is None else max_history
+    shown = pd.concat([before.tail(keep), past.loc[past[time_col].between(first, last)]])
+    axes.plot(_times(shown[time_col]), shown[target_col], color=_INK, linewidth=1.1)
+    lines = []
+    for i, (colour, model) in enumerate(zip(_cycle(), models, strict=False)):
+        for rows in windows:
+            x = _times(rows[time_col])
+            for level in sorted(levels, reverse=True):
+                bounds = [f"{model}-{side}-{level:g}" for side in ("lo", "hi")]
+                if bounds[0] in rows:
+                    lo, hi = (rows[b].to_numpy(float) for b in bounds)
+                    axes.fill_between(x, lo, hi, color=colour, alpha=0.16, linewidth=0)
+            # the first model on top
+            axes.plot(x, rows[model], color=colour, linewidth=1.7 if i == 0 else 1.2, zorder=3 - i / len(models))
+        lines.append((model, colour, float(windows[-1][model].iloc[-1])))
+    if len(windows) > 1 or len(past) > len(before):
+        # where a window begins the truth goes on: say where
+        for rows in windows:
+            axes.axvline(_times(rows[time_col])[0], color=_GREY, linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
+    if pd.api.types.is_datetime64_any_dtype(ahead[time_col]):
+        locator = AutoDateLocator(minticks=3, maxticks=7)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.margins(x=0.01)
+    if named:
+        note = f"\n{', '.join(f'{level:g}' for level in levels)} %" if levels else ""
+        _name_lines(axes, [(model + note * (len(models) == 1), colour, y) for model, colour, y in lines])
+
+
+def _models(frame: pd.DataFrame, names: tuple[str, str, str]) -> list[str]:
+    """Columns that are point forecasts."""
+    numbers = [c for c in frame.select_dtypes("number").columns if c not in (*names, "cutoff")]
+    return [c for c in numbers if "-lo-" not in c and "-hi-" not in c and "_q0." not in c]
+
+
+def _levels(frame: pd.DataFrame, models: list[str], wanted: Sequence[float] | None) -> list[float]:
+    """Levels of the intervals in the frame, rising; those wanted, if they are among them."""
+    marks = [c.rpartition("-lo-") for c in frame.columns]
+    known = sorted({float(level) for model, mark, level in marks if mark and model in models})
+    missing = [level for level in wanted or [] if level not in known]
+    if missing:
+        have = ", ".join(f"{level:g}" for level in known) or "none"
+        raise DataError(f"no intervals of level {missing[0]:g} in the forecasts, they have {have}; predict with levels")
+    return known if wanted is None else sorted(wanted)
+
+
+def _times(column: pd.Series) -> np.ndarray:
+    """Time stamps to draw: those of a zone as its clocks show them."""
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        column = column.dt.tz_localize(None)
+    return column.to_numpy()
+
+
+def _figure(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels, each of ``size`` inches."""
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+    panels = []
+    for i in range(count):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color=_LIGHT, linewidth=0.8)
+        for side in ("left", "right", "top"):
+            axes.spines[side].set_visible(False)
+        axes.spines["bottom"].set_color("#BBBBBB")
+        axes.tick_params(colors=_GREY, labelsize=8.5, length=0)
+        axes.tick_params(axis="x", length=3, color="#BBBBBB")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(_short))
+        axes.xaxis.get_offset_text().set(color=_GREY, fontsize=8.5)
+        panels.append(axes)
+    return figure, panels
+
+
+def _title(axes: Axes, title: str, note: str = "") -> None:
+    axes.set_title(title, loc="left", fontsize=10.5, color=_INK, fontweight="bold")
+    if note:
+        axes.set_title(note, loc="right", fontsize=9, color=_GREY)
+
+
+def _name_lines(axes: Axes, lines: Iterable[tuple[str, str, float]]) -> None:
+    """Write the name of each line to the right of its end, in its colour, and keep the names apart."""
+    low, high = axes.get_ylim()
+    step, at = 0.085 * (high - low), -np.inf
+    for name, colour, y in sorted(lines, key=lambda line: line[2]):
+        at = max(y, at + step)
+        axes.annotate(
+            name,
+            (1, at),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _short(value: float, _: int) -> str:
+    """``1.5k`` for 1500, so that the axis stays narrow."""
+    for limit, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if sign == 'k' else limit):g}{sign}"
+    return f"{value:g}"
+
+
+def _cycle() -> Iterable[str]:
+    while True:
+        yield from _COLOURS

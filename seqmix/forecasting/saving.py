@@ -1,0 +1,136 @@
+"""A fitted Forecaster in a folder: options and facts as JSON, weights and last rows as safetensors. No pickle."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError, DataError
+from seqmix.forecasting.arrange import Ends
+from seqmix.forecasting.clock import Clock
+from seqmix.forecasting.fitting import Fitted, build_task
+from seqmix.forecasting.forecaster import Forecaster
+
+_FORMAT = 1
+_FACTS = ("columns", "context", "season", "joint", "facts", "codes", "names", "report", "notes")
+_ARRAYS = ("loc", "scale", "naive", "last")
+
+
+def save(forecaster: Forecaster, fitted: Fitted, folder: Path) -> None:
+    """Write ``forecaster.json`` and ``weights.safetensors``, each whole or not at all.
+
+    Raises:
+        ConfigError: if an option has no plain form, for example a function.
+    """
+    facts = {
+        "format": _FORMAT,
+        "options": {name: _plain(value, name) for name, value in forecaster.get_params().items()},
+        "time": {"freq": fitted.clock.freq, "dtype": str(fitted.clock.dtype)},
+        "ids": {"dtype": str(fitted.ids.dtype), "values": fitted.ids.tolist()},
+        **{name: getattr(fitted, name) for name in _FACTS},
+    }
+    try:
+        text = json.dumps(facts, indent=1, default=str if fitted.ids.dtype.kind == "M" else None)
+    except TypeError as e:
+        raise ConfigError(
+            f"the Forecaster cannot be saved: {e}; give ids and categories that are text or numbers"
+        ) from e
+    arrays = {name: getattr(fitted, name) for name in _ARRAYS}
+    arrays |= {f"ends.{name}": x for name, x in fitted.ends._asdict().items() if x is not None}
+    arrays |= {f"scores.{k}": x for k, x in enumerate(fitted.scores)}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
+    for k, task in enumerate(fitted.tasks):
+        tensors |= {f"task.{k}.{name}": x.contiguous() for name, x in task.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / "weights.safetensors.part"
+    save_file(tensors, part)
+    part.replace(folder / "weights.safetensors")
+    part = folder / "forecaster.json.part"
+    part.write_text(text + "\n")
+    part.replace(folder / "forecaster.json")
+
+
+def load(folder: Path, device: str) -> tuple[Forecaster, Fitted]:
+    """The Forecaster in a folder, and what it has learned.
+
+    Raises:
+        DataError: if the folder holds none, or one of another version of the format.
+    """
+    path = folder / "forecaster.json"
+    if not path.is_file():
+        raise DataError(f"no forecaster.json in {str(folder)!r}; give a folder that Forecaster.save wrote")
+    facts = json.loads(path.read_text())
+    if facts.get("format") != _FORMAT:
+        raise DataError(f"{str(path)!r} has format {facts.get('format')!r}, this version reads {_FORMAT}; fit again")
+    options = {name: _live(value) for name, value in facts["options"].items()}
+    forecaster = Forecaster(**{**options, "device": device})
+    tensors = load_file(folder / "weights.safetensors")
+    time = facts["time"]
+    learned: dict[str, Any] = {name: facts[name] for name in _FACTS}
+    learned |= {name: tensors[name].numpy() for name in _ARRAYS}
+    fitted = Fitted(
+        clock=Clock(time["freq"], pd.api.types.pandas_dtype(time["dtype"])),
+        ids=pd.Index(facts["ids"]["values"]).astype(facts["ids"]["dtype"]),
+        ends=Ends(**{name: _array(tensors, f"ends.{name}") for name in Ends._fields}),
+        **learned,
+    )
+    for k, model in enumerate(_models(forecaster)):
+        task = build_task(forecaster, model, fitted)
+        prefix = f"task.{k}."
+        task.load_state_dict({n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)})
+        fitted.tasks.append(task.eval())
+        fitted.scores.append(tensors[f"scores.{k}"].numpy())
+    return forecaster, fitted
+
+
+def _models(forecaster: Forecaster) -> list[Any]:
+    return list(forecaster.model) if isinstance(forecaster.model, list | tuple) else [forecaster.model]
+
+
+def _array(tensors: dict[str, Tensor], name: str) -> Any:
+    return tensors[name].numpy() if name in tensors else None
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A value in JSON: classes by their dotted path, a ``partial`` with its options."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list):
+        return [_plain(v, name) for v in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(v, name) for v in value]}
+    if isinstance(value, dict):
+        return {"dict": {str(k): _plain(v, name) for k, v in value.items()}}
+    if isinstance(value, partial) and not value.args:
+        return {"partial": _plain(value.func, name), "options": {k: _plain(v, name) for k, v in value.keywords.items()}}
+    if isinstance(value, type) and issubclass(value, nn.Module) and "<locals>" not in value.__qualname__:
+        return {"class": f"{value.__module__}:{value.__qualname__}"}
+    raise ConfigError(f"{name} = {value!r} cannot be saved; use a name, a class of a module, or a functools.partial")
+
+
+def _live(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_live(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "tuple" in value:
+        return tuple(_live(v) for v in value["tuple"])
+    if "dict" in value:
+        return {k: _live(v) for k, v in value["dict"].items()}
+    if "partial" in value:
+        return partial(_live(value["partial"]), **{k: _live(v) for k, v in value["options"].items()})
+    module, _, name = value["class"].partition(":")
+    found = getattr(import_module(module), name, None)
+    # a folder names what is built, and must not name just anything
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise DataError(f"{value['class']!r} is no module of torch; use the folder of a Forecaster you trust")
+    return found

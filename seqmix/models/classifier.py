@@ -1,0 +1,203 @@
+"""From sequences, or pairs of them, to classes: embedding, backbone with any mixers, pooling, a small head."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError, check_choice
+from seqmix.mixers import Mixer, MixerFactory, zero_masked
+from seqmix.models.backbone import Backbone
+from seqmix.models.block import ChannelMLP
+
+
+class Classifier(nn.Module, ABC):
+    """A module from sequences to scores of classes: ``(B, L) -> (B, n_classes)``, ``(B, 2, L)`` for pairs.
+
+    Members are built as ``Model(vocab_size, n_classes, max_len, pairs, *, options)``; the arguments before the star are
+    facts of the data and never stand in a config.
+    """
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What results call the model."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Score the classes of ``tokens``; ``mask`` of the same shape, bool, True = keep."""
+
+
+class ClassifierFactory(Protocol):
+    """Whatever makes a classifier from the facts of the data."""
+
+    def __call__(self, vocab_size: int, n_classes: int, max_len: int | None = None, pairs: bool = False) -> Classifier:
+        """Make it."""
+        ...
+
+
+class SequenceClassifier(Classifier):
+    """A backbone with any mixer under a pooled head: the model of Long Range Arena.
+
+    Of pairs both sequences pass through the same layers, and the head sees ``[a, b, a * b, a - b]``. Padding has no
+    part in anything: positions are counted, and means taken, over kept tokens.
+
+    Shapes: ``(B, L) -> (B, n_classes)``, or ``(B, 2, L) -> (B, n_classes)``. Cost: that of the backbone.
+
+    Args:
+        vocab_size: number of tokens.
+        n_classes: number of classes.
+        max_len: longest sequence.
+        pairs: an example is two sequences.
+        mixer: makes the sequence mixer of every block: a class, a ``functools.partial``, an entry of a config.
+        layers: sequence mixers of successive blocks, repeated from the start; replaces ``mixer``.
+        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
+        d_model: width D.
+        n_layers: number of blocks.
+        embed: ``token``, a learned vector for each; or ``scalar``, a linear map of the number that a token is.
+        scalar_mean: subtracted from numbers scaled to 0 to 1; 0.5 for Pathfinder and 0.48 for images, in Mega.
+        scalar_std: what they are divided by then; 0.5 and 0.24.
+        positions: vectors added to the tokens: ``none``, ``learned``, or ``sinusoidal``. Attention with
+            ``rotary: true`` and mixers that know the order by themselves need none.
+        pool: what the head sees: ``mean`` of all kept positions, ``cls``, a learned one put before the first, or
+            ``last``, the last kept one.
+        norm: ``layer`` or ``rms``, in the backbone.
+        post_norm: normalise after each residual sum instead of before each mixer.
+        dropout: probability, on the embeddings, on the output of each mixer, and in the head.
+        head_activation: class of the nonlinearity between the two layers of the head, which is 2 D wide inside.
+
+    Raises:
+        ConfigError: if an option is not known, if ``max_len`` is missing, or for ``pool="cls"`` before causal mixers.
+
+    Source: Tay et al., 2020, arXiv:2011.04006, sec. 2 and app. A; the head and the pairs as in the code of PoNet,
+    arXiv:2110.02442. Differs from the original code in: lengths never count padding, which PoNet's
+    code averages over; any mixer.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        n_classes: int,
+        max_len: int | None = None,
+        pairs: bool = False,
+        *,
+        mixer: MixerFactory,
+        layers: list[MixerFactory] | None = None,
+        channel_mixer: MixerFactory | None = ChannelMLP,
+        d_model: int = 64,
+        n_layers: int = 2,
+        embed: Literal["token", "scalar"] = "token",
+        scalar_mean: float = 0.5,
+        scalar_std: float = 0.5,
+        positions: Literal["none", "learned", "sinusoidal"] = "learned",
+        pool: Literal["mean", "cls", "last"] = "mean",
+        norm: Literal["layer", "rms"] = "layer",
+        post_norm: bool = False,
+        dropout: float = 0.0,
+        head_activation: Callable[[], nn.Module] = nn.GELU,
+    ):
+        super().__init__()
+        check_choice("embed", embed, ("token", "scalar"))
+        check_choice("positions", positions, ("none", "learned", "sinusoidal"))
+        check_choice("pool", pool, ("mean", "cls", "last"))
+        if positions != "none" and max_len is None:
+            raise ConfigError(f"max_len is needed: positions = {positions!r} keeps one vector per position; set it")
+        self.pairs, self.pool = pairs, pool
+        scalar = _Scalar(vocab_size, d_model, scalar_mean, scalar_std)
+        self.embed = scalar if embed == "scalar" else nn.Embedding(vocab_size, d_model)
+        self.place = None
+        if positions != "none" and max_len is not None:
+            table = sinusoids(max_len, d_model)
+            self.place = nn.Embedding.from_pretrained(table, freeze=positions == "sinusoidal")
+        self.first = nn.Parameter(torch.randn(d_model) * 0.02) if pool == "cls" else None
+        self.drop = nn.Dropout(dropout)
+        self.backbone = Backbone(
+            d_model,
+            n_layers,
+            max_len=max_len if max_len is None or self.first is None else max_len + 1,
+            mixer=mixer,
+            layers=layers,
+            channel_mixer=channel_mixer,
+            norm=norm,
+            dropout=dropout,
+            post_norm=post_norm,
+            # after a norm in the last block another one would do nothing but scale
+            final_norm=not post_norm,
+        )
+        self.head = nn.Sequential(
+            nn.Linear(d_model * (4 if pairs else 1), 2 * d_model),
+            head_activation(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * d_model, n_classes),
+        )
+        for table in (self.embed, self.place if positions == "learned" else None):
+            if isinstance(table, nn.Embedding):
+                nn.init.normal_(table.weight, std=0.02)
+        if pool == "cls" and any(isinstance(m, Mixer) and m.causal for m in self.backbone.modules()):
+            raise ConfigError(
+                f"pool = 'cls' reads the first position, which sees no other one in a causal mixer ({self.label}); "
+                "use pool = 'last'"
+            )
+
+    @property
+    def label(self) -> str:
+        """The mixers."""
+        return "+".join(self.backbone.mixer_names)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Score the classes of ``tokens: (B, L)``, or ``(B, 2, L)`` for pairs; ``mask`` alike, bool, True = keep."""
+        if not self.pairs:
+            return self.head(self.encode(tokens, mask))
+        both = None if mask is None else rearrange(mask, "b two l -> (b two) l")
+        x = self.encode(rearrange(tokens, "b two l -> (b two) l"), both)
+        a, b = rearrange(x, "(b two) d -> two b d", two=2)
+        return self.head(torch.cat([a, b, a * b, a - b], -1))
+
+    def encode(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One vector for each sequence, ``(B, L) -> (B, D)``; zero where nothing is kept and there is no ``cls``."""
+        x = self.embed(tokens)  # (B, L, D)
+        if self.place is not None:
+            x = x + (self.place.weight[: tokens.shape[1]] if mask is None else self.place(_places(mask)))
+        if self.first is not None:
+            x = torch.cat([self.first.expand(len(x), 1, -1), x], 1)
+            mask = None if mask is None else nn.functional.pad(mask, (1, 0), value=True)
+        x = self.backbone(self.drop(x), mask)
+        if self.pool == "cls":
+            return x[:, 0]
+        if mask is None:
+            return x.mean(1) if self.pool == "mean" else x[:, -1]
+        if self.pool == "mean":
+            return zero_masked(x, mask).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+        return x[torch.arange(len(x), device=x.device), last]
+
+
+class _Scalar(nn.Module):
+    def __init__(self, vocab_size: int, d_model: int, mean: float, std: float):
+        super().__init__()
+        self.top, self.mean, self.std = vocab_size - 1, mean, std
+        self.proj = nn.Linear(1, d_model)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = (tokens / self.top - self.mean) / self.std
+        return self.proj(x.unsqueeze(-1).to(self.proj.weight))
+
+
+def sinusoids(length: int, d_model: int) -> Tensor:
+    """Sines, then cosines, of positions at wave lengths from 2 pi to 20,000 pi; ``(length, d_model)``.
+
+    Source: Vaswani et al., 2017, arXiv:1706.03762, sec. 3.5. Differs from the original code in: nothing.
+    """
+    half = -(-d_model // 2)
+    rate = torch.exp(-math.log(10000) * torch.arange(half) / max(1, half - 1))
+    angle = torch.arange(length).unsqueeze(1) * rate  # (length, D / 2)
+    return torch.cat([angle.sin(), angle.cos()], 1)[:, :d_model]
+
+
+def _places(mask: Tensor) -> Tensor:
+    """Number of each kept position among the kept ones, so that padding on the left moves none."""
+    return (mask.cumsum(1) - 1).clamp(min=0)

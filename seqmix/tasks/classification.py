@@ -1,0 +1,111 @@
+"""The classification task: cross-entropy, and accuracy that is exact over all examples."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqmix.errors import ConfigError
+from seqmix.mixers import auxiliary_loss
+from seqmix.models import ClassifierFactory
+from seqmix.tasks._base import Task, require_facts
+from seqmix.tasks._optim import Schedule
+
+Batch = dict[str, Tensor]
+
+
+class Classification(Task):
+    """Tell the class of a sequence, or of a pair of sequences.
+
+    A batch is ``{"tokens": (B, L), "labels": (B,)}``, int64, with ``"mask": (B, L)`` bool, True = keep, where sequences
+    are padded; pairs come as ``(B, 2, L)``. Validation and test accuracy and loss are sums over every example divided
+    by their count, never means of batch means. The best checkpoint is that of the highest validation accuracy.
+
+    Args:
+        model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
+        vocab_size: number of tokens; linked from the datamodule.
+        n_classes: number of classes; linked from the datamodule.
+        max_len: longest sequence; linked from the datamodule.
+        pairs: an example is two sequences; linked from the datamodule.
+        label_smoothing: share of the target that training spreads over all classes.
+        lr: peak learning rate of AdamW.
+        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
+        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
+        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        patience: validations without a better validation accuracy before training stops; null to train to the end.
+
+    Raises:
+        ConfigError: if options are out of range, or the data does not know its classes.
+    """
+
+    metrics = ("accuracy", "loss")
+    better = "higher"
+    counted = "examples"
+    facts = ("n_classes", "max_len")
+
+    def __init__(
+        self,
+        model: ClassifierFactory,
+        vocab_size: int,
+        n_classes: int,
+        max_len: int | None = None,
+        pairs: bool = False,
+        *,
+        label_smoothing: float = 0.0,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        schedule: Schedule = "cosine",
+        patience: int | None = None,
+    ):
+        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        self.save_hyperparameters(logger=False)
+        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
+        if callable(self.hparams["model"]):
+            self.hparams.pop("model")
+        require_facts(self, vocab_size=vocab_size, n_classes=n_classes)
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"label_smoothing is a share, 0 <= label_smoothing < 1, got {label_smoothing}; use 0.1")
+        self.label_smoothing = label_smoothing
+        self.model = model(vocab_size, n_classes, max_len, pairs)
+        # right answers, negative log-likelihood, examples: sums over one pass of a loader
+        self.sums = torch.zeros(3, dtype=torch.float64)
+
+    @property
+    def label(self) -> str:
+        """What the model calls itself."""
+        return self.model.label
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Score every class of every example of a batch, ``(B, n_classes)``."""
+        return self.model(batch["tokens"], batch.get("mask"))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch, and what the mixers add to it."""
+        scores = self(batch).float()
+        loss = F.cross_entropy(scores, batch["labels"], label_smoothing=self.label_smoothing)
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(scores))
+        return loss + auxiliary_loss(self).to(loss)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Truth ``labels`` and the likeliest class ``predicted``, each ``(B,)``."""
+        return {"labels": batch["labels"], "predicted": self(batch).argmax(-1)}
+
+    def add_batch(self, batch: Batch) -> None:
+        """Add right answers, negative log-likelihood and examples of one batch."""
+        scores, labels = self(batch).float(), batch["labels"]
+        right = (scores.argmax(-1) == labels).sum()
+        loss = F.cross_entropy(scores, labels, reduction="sum")
+        self.sums += torch.stack([right.double(), loss.double(), right.new_tensor(len(labels)).double()]).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val_accuracy`` and ``val_loss``, in nats."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test_accuracy``, ``test_loss``, in nats, and the number of examples they are over."""
+        self._log_metrics("test")
+        self.log("test_examples", self.sums[2])
+
+    def _log_metrics(self, stage: str) -> None:
+        right, loss, count = self.sums.tolist()
+        self.log_dict({f"{stage}_accuracy": right / count, f"{stage}_loss": loss / count}, prog_bar=stage == "val")

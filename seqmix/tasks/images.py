@@ -1,0 +1,161 @@
+"""The image classification task: cross-entropy on labels or mixed targets, learning rates by depth."""
+
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqmix.errors import ConfigError, check_choice
+from seqmix.tasks._accuracy import score_sums
+from seqmix.tasks._base import Task, _total_steps, require_facts
+from seqmix.tasks._lamb import Lamb
+from seqmix.tasks._layers import layer_groups
+from seqmix.tasks._optim import Schedule, lr_factor, param_groups
+from seqmix.vision import ImageModel, create_model, load_weights
+
+Batch = dict[str, Tensor]
+
+
+class ImageModelFactory(Protocol):
+    """What makes an image model from the facts of the data: a class, a ``functools.partial``, an entry of a config."""
+
+    def __call__(self, num_classes: int, in_chans: int) -> ImageModel:
+        """Make it; both are given by name."""
+        ...
+
+
+class ImageClassification(Task):
+    """Tell what an image shows.
+
+    A batch is ``{"images": (B, C, H, W), "labels": (B,)}``, in training with ``"targets": (B, K)``, the share of each
+    class, where images were mixed. Validation and test accuracy and loss are sums over every image divided by their
+    count, never means of batch means. The best checkpoint is that of the highest validation accuracy.
+
+    Args:
+        model: name of an image model (``caformer_s18``), or what makes one: a class with its options.
+        n_classes: number of classes; linked from the datamodule.
+        n_channels: channels of the images; linked from the datamodule.
+        options: of the model, where it is given by name, for example ``{drop_path_rate: 0.15}``.
+        weights: published checkpoint to start from, a file or a hub id; a classifier for other classes starts anew.
+        label_smoothing: share of the target that training spreads over all classes.
+        optimizer: ``adamw`` or ``lamb``.
+        layer_decay: learning rate of each block over that of the block after it; 1 for the same everywhere.
+        grad_checkpointing: compute blocks again in the backward pass, which takes less memory and more time.
+        lr: peak learning rate.
+        weight_decay: decay of matrices; norms, biases, scales and state-space rates are never decayed.
+        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
+        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        patience: validations without a better validation accuracy before training stops; null to train to the end.
+
+    Raises:
+        ConfigError: if options are out of range, or the data does not know its classes.
+        DataError: if ``weights`` cannot be read or are those of another model.
+    """
+
+    metrics = ("accuracy", "loss")
+    better = "higher"
+    counted = "images"
+    facts = ("n_classes", "img_size")
+
+    def __init__(
+        self,
+        model: ImageModelFactory | str,
+        n_classes: int,
+        n_channels: int,
+        *,
+        options: dict[str, Any] | None = None,
+        weights: str | None = None,
+        label_smoothing: float = 0.0,
+        optimizer: Literal["adamw", "lamb"] = "adamw",
+        layer_decay: float = 1.0,
+        grad_checkpointing: bool = False,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup: float = 0.05,
+        schedule: Schedule = "cosine",
+        patience: int | None = None,
+    ):
+        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        self.save_hyperparameters(logger=False)
+        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
+        if callable(self.hparams["model"]):
+            self.hparams.pop("model")
+        require_facts(self, n_classes=n_classes, n_channels=n_channels)
+        check_choice("optimizer", optimizer, ("adamw", "lamb"))
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"label_smoothing is a share, 0 <= label_smoothing < 1, got {label_smoothing}; use 0.1")
+        if not 0 < layer_decay <= 1:
+            raise ConfigError(f"layer_decay is a factor, 0 < layer_decay <= 1, got {layer_decay}; use 0.8, or 1")
+        if options and not isinstance(model, str):
+            raise ConfigError(f"options = {options} go with the name of a model; write them into init_args of model")
+        self.label_smoothing, self.layer_decay, self.optimizer_name = label_smoothing, layer_decay, optimizer
+        self.model = _build(model, n_classes, n_channels, options or {})
+        if weights is not None:
+            load_weights(self.model, weights, fresh_classifier=True)
+        self.model.set_grad_checkpointing(grad_checkpointing)
+        # right answers, negative log-likelihood, images: sums over one pass of a loader
+        self.sums = torch.zeros(3, dtype=torch.float64)
+
+    @property
+    def label(self) -> str:
+        """Name of the model, or of its class."""
+        return self.model.default_cfg.get("architecture", type(self.model).__name__)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Score every class of every image of a batch, ``(B, K)``."""
+        return self.model(batch["images"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch, with what the images were mixed of where they were."""
+        scores = self(batch).float()
+        targets = batch.get("targets", batch["labels"])
+        loss = F.cross_entropy(scores, targets, label_smoothing=self.label_smoothing)
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(scores))
+        return loss
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Truth ``labels`` and the likeliest class ``predicted``, each ``(B,)``."""
+        return {"labels": batch["labels"], "predicted": self(batch).argmax(-1)}
+
+    def add_batch(self, batch: Batch) -> None:
+        """Add right answers, negative log-likelihood and images of one batch."""
+        self.sums += score_sums(self(batch), batch["labels"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val_accuracy`` and ``val_loss``, in nats."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test_accuracy``, ``test_loss``, in nats, and the number of images they are over."""
+        self._log_metrics("test")
+        self.log("test_images", self.sums[2])
+
+    def configure_optimizers(self) -> Any:
+        """AdamW or LAMB, without decay where the model says so, with lower rates for earlier blocks."""
+        spared = self.model.no_weight_decay()
+        for name, parameter in self.model.named_parameters():
+            if name in spared:
+                parameter._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
+        groups = param_groups(self, self.weight_decay)
+        if self.layer_decay < 1:
+            size = self.trainer.datamodule.img_size  # pyright: ignore[reportAttributeAccessIssue]
+            groups = layer_groups(self.model, groups, self.lr, self.layer_decay, size)
+        kind = Lamb if self.optimizer_name == "lamb" else torch.optim.AdamW
+        optimizer = kind(groups, lr=self.lr)
+        factor = lr_factor(self.schedule, self.warmup, _total_steps(self.trainer))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _log_metrics(self, stage: str) -> None:
+        right, loss, count = self.sums.tolist()
+        self.log_dict({f"{stage}_accuracy": right / count, f"{stage}_loss": loss / count}, prog_bar=stage == "val")
+
+
+def _build(model: ImageModelFactory | str, n_classes: int, n_channels: int, options: dict[str, Any]) -> ImageModel:
+    if not isinstance(model, str):
+        return model(num_classes=n_classes, in_chans=n_channels)
+    built = create_model(model, num_classes=n_classes, in_chans=n_channels, **options)
+    if not isinstance(built, ImageModel):
+        raise ConfigError("features_only gives maps and no classes; leave it out of options")
+    return built

@@ -1,0 +1,238 @@
+"""Frames in: what is accepted, what comes out as it went in, and the message for everything that is wrong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqmix import check_frame, long_from_wide
+from seqmix.errors import ConfigError, DataError
+from seqmix.forecasting.clock import Clock, infer_freq
+from seqmix.forecasting.covariates import encode, learn
+from seqmix.forecasting.frame import head, read_frame, same_series
+
+
+def panel(ids=("a", "b"), n=100):
+    """Daily series, a phase apart."""
+    t = np.arange(n)
+    days = pd.date_range("2024-01-01", periods=n)
+    parts = [pd.DataFrame({"unique_id": i, "ds": days, "y": np.sin(t / 3) + k}) for k, i in enumerate(ids)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def read(df, **options):
+    names = {"id_col": "unique_id", "time_col": "ds", "target_col": "y"}
+    return read_frame(df, **{**names, **options})
+
+
+def changed(column, row, value):
+    df = panel()
+    df[column] = df[column].astype(object) if isinstance(value, str) else df[column]
+    df.loc[row, column] = value
+    return df
+
+
+WIDE = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=50), "OT": 1.0, "HUFL": 2.0})
+GAP = panel().drop(index=[50, 51, 52])
+TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
+
+
+@pytest.mark.parametrize(
+    ("df", "options", "message"),
+    [
+        (
+            panel().rename(columns={"y": "value"}),
+            {},
+            "column 'y' not found; columns are ['unique_id', 'ds', 'value']; did you mean target_col='value'?",
+        ),
+        (
+            panel().rename(columns={"ds": "day"}),
+            {},
+            "column 'ds' not found; columns are ['unique_id', 'day', 'y']; did you mean time_col='day'?",
+        ),
+        (
+            WIDE,
+            {},
+            "column 'ds' not found; this looks like a wide frame, with times in 'date' and 2 series beside it. "
+            "Use seqmix.long_from_wide(df, time_col='date')",
+        ),
+        (
+            TEXT.assign(ds=TEXT["ds"].where(TEXT.index != 7, "7 Jan 2024")),
+            {},
+            "column 'ds' holds text that is no ISO date, first '7 Jan 2024' in row 7; "
+            "convert it with pd.to_datetime(df['ds'], format=...)",
+        ),
+        (panel().assign(ds=0.5), {}, "column 'ds' holds float64, not times; give dates, ISO text or integers"),
+        (
+            changed("ds", [4, 9], pd.NaT),
+            {},
+            "column 'ds' has 2 missing times, first in row 4; drop those rows",
+        ),
+        (
+            changed("unique_id", 3, None),
+            {},
+            "column 'unique_id' has 1 rows without an id; name or drop them",
+        ),
+        (
+            changed("y", [3, 4, 150], np.nan),
+            {"missing": "error"},
+            "3 missing values in 'y' of 2 of 2 series: 'a' 2, 'b' 1. Use missing='mask' to leave them out, or 'ffill'",
+        ),
+        (
+            changed("y", 5, np.inf),
+            {},
+            "1 infinite value in 'y' (id 'a', 2024-01-06); make them numbers, or NaN for missing",
+        ),
+        (
+            GAP,
+            {},
+            "1 of 2 series has gaps at freq 'D': 'a' 3 missing (2024-02-20..2024-02-22). Pass fill_gaps=True",
+        ),
+        (
+            pd.concat([panel(), panel().iloc[[10]]]),
+            {},
+            "1 duplicate time stamp, first: id 'a' at 2024-01-11; merge them, for example "
+            "df.groupby(['unique_id', 'ds'], as_index=False, sort=False).mean()",
+        ),
+        (panel(), {"freq": "h"}, "freq='h' but the median step is 1 day; pass the freq of the data, or None"),
+        (panel(), {"freq": "W"}, "freq='W' but the median step is 1 day; pass the freq of the data, or None"),
+        (
+            changed("ds", 99, pd.Timestamp("2024-04-09 05:30")),
+            {"freq": "D"},
+            "1 time stamps are off the grid of freq 'D', first: id 'a' at 2024-04-09 05:30; "
+            "pass another freq, or resample the frame",
+        ),
+        (panel().iloc[:0], {}, "frame has 0 rows; give at least one row for each series"),
+        (
+            panel().iloc[[0, 100]],
+            {},
+            "the frequency cannot be seen in 'ds': no series has two different times; pass freq='D'",
+        ),
+        (
+            changed("y", 3, "x"),
+            {},
+            "column 'y' should hold numbers, got object, first 'x' in row 3; convert it with pd.to_numeric(df['y'])",
+        ),
+        (
+            panel().assign(w=-1.0),
+            {"weight_col": "w"},
+            "column 'w' holds weights below 0 or missing; give a number from 0 up in every row",
+        ),
+        (
+            panel(),
+            {"covariates": ["price"]},
+            "column 'price' not found; columns are ['unique_id', 'ds', 'y']; add it, or leave it out of the covariates",
+        ),
+        (
+            [1, 2],
+            {},
+            "df should be a DataFrame of pandas or polars, or the path of a parquet folder, got list; "
+            "use pd.DataFrame(...)",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(df, options, message):
+    before = df.copy()
+    with pytest.raises(DataError) as error:
+        read(df, **options)
+    assert str(error.value) == message
+    if isinstance(df, pd.DataFrame):
+        pd.testing.assert_frame_equal(df, before)
+
+
+@pytest.mark.parametrize(
+    ("freq", "message"),
+    [
+        ("foo", "freq = 'foo' is not known to pandas; use for example 'h', '15min', 'D', 'B', 'W', 'MS'"),
+        (1, "freq = 1 does not go with a time column of dates; use for example freq='D'"),
+    ],
+)
+def test_frequencies_that_cannot_be(freq, message):
+    with pytest.raises(ConfigError) as error:
+        read(panel(), freq=freq)
+    assert str(error.value) == message
+
+
+def test_order_does_not_matter_but_that_of_the_ids():
+    long = read(panel(("z", "a")))
+    mixed = panel(("z", "a")).sample(frac=1, random_state=0)
+    other = read(mixed)
+    assert long.ids.tolist() == ["z", "a"]
+    assert other.ids.tolist() == mixed["unique_id"].unique().tolist()
+    twin = same_series(other, long.ids)
+    assert np.array_equal(twin.y, long.y) and np.array_equal(twin.first, long.first)
+    assert twin.columns.shape == (200, 0) and np.array_equal(twin.indptr, [0, 100, 200])
+
+
+def test_gaps_become_missing_values():
+    whole, long = read(panel()), read(GAP.assign(k=1.0), fill_gaps=True, covariates=["k"], weight_col="k")
+    assert np.flatnonzero(np.isnan(long.y)).tolist() == [50, 51, 52]
+    kept = ~np.isnan(long.y)
+    assert np.array_equal(long.y[kept], whole.y[kept]) and np.array_equal(long.indptr, whole.indptr)
+    assert long.weight[[49, 50, 53]].tolist() == [1, 0, 1] and long.columns["k"].isna().sum() == 3
+    assert np.array_equal(read(GAP, fill_gaps=True, missing="ffill").y[50:53], whole.y[[49] * 3])
+
+
+def test_ffill_stays_inside_a_series():
+    df = changed("y", [99, 100], np.nan)
+    long = read(df, missing="ffill")
+    assert long.y[99] == df["y"][98] and np.isnan(long.y[100])
+
+
+def test_head_is_the_beginning_of_each_series():
+    df = panel().assign(k=range(200))
+    long = head(read(df, covariates=["k"]), np.array([3, 98]))
+    assert long.indptr.tolist() == [0, 3, 101] and long.columns["k"].tolist() == [0, 1, 2, *range(100, 198)]
+    assert np.array_equal(long.y, df["y"][[0, 1, 2, *range(100, 198)]])
+
+
+@pytest.mark.parametrize("freq", ["15min", "h", "D", "2D", "B", "W-SUN", "MS", "ME", "QS-JAN", "YS-JAN", 1, 5])
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+def test_frequencies_are_seen_and_go_on(freq, zone):
+    """Inferred from 100 stamps with a hole; the next three are those of pandas, across changes of the clocks."""
+    if isinstance(freq, int):
+        every, zone = pd.Series(range(7, 7 + 200 * freq, freq), dtype="int32"), None
+    else:
+        every = pd.Series(pd.date_range("2023-01-01", periods=200, freq=freq, tz=zone))
+    times = every.iloc[:100].drop(index=[50, 51])
+    found = infer_freq(times, np.array([0, 98]), "ds")
+    clock = Clock(found, times.dtype)
+    assert found == freq
+    stamps = clock.stamps(times)
+    assert np.diff(clock.ordinals(stamps)).tolist() == [1] * 49 + [3] + [1] * 47
+    ahead = clock.column(clock.after(stamps[-1:], np.arange(1, 101)))
+    assert ahead.dtype == times.dtype and ahead.tolist() == every.iloc[100:].tolist()
+
+
+def test_check_frame_counts_what_fit_would_meet(capsys):
+    df = changed("y", [3, 4, 150], np.nan).drop(index=[50, 51, 52]).assign(k=1)
+    df.loc[df["unique_id"] == "b", "y"] = 4.0
+    report = check_frame(df)
+    assert report.gaps == {"a": 3} and report.missing == {"a": 2} and report.constant == ["b"]
+    assert (report.series, report.rows, report.freq, report.longest, report.covariates) == (2, 197, "D", 100, ["k"])
+    assert "3 steps left out" in repr(report) and "a 2" in repr(report) and "constant      1 series" in repr(report)
+    with pytest.raises(DataError, match="duplicate"):
+        check_frame(pd.concat([panel(), panel()]))
+
+
+def test_long_from_wide_keeps_the_order_of_columns():
+    long = long_from_wide(WIDE)
+    assert long.columns.tolist() == ["unique_id", "ds", "y"] and read(long).ids.tolist() == ["OT", "HUFL"]
+    assert long["y"].tolist() == [1.0] * 50 + [2.0] * 50
+    with pytest.raises(DataError, match=r"column 'day' not found; df has \['date', 'OT', 'HUFL'\]"):
+        long_from_wide(WIDE, "day")
+
+
+def test_covariates_become_numbers():
+    columns = pd.DataFrame({"x": [1.0, 3.0, np.nan, 99.0], "kind": ["b", "a", None, "a"]})
+    codes = learn(columns, np.array([True, True, True, False]))
+    # mean 2 and deviation 1 of the first rows; what is missing is the mean, and no category
+    assert encode(columns, codes).tolist() == [[-1, 0, 1], [1, 1, 0], [0, 0, 0], [97, 1, 0]]
+    with pytest.raises(DataError) as error:
+        encode(columns.assign(kind="c"), codes)
+    assert str(error.value) == (
+        "column 'kind' holds 'c', which was not there when the model was fitted; it knew ['a', 'b']. "
+        "Fit again with this category, or replace it"
+    )
+    many = pd.DataFrame({"id": [f"{i:02}" for i in range(40)]})
+    ranks = encode(many, learn(many, np.ones(40, bool)))
+    assert ranks.shape == (40, 1) and ranks[0, 0] == pytest.approx(-0.975) and (np.diff(ranks[:, 0]) > 0).all()

@@ -1,0 +1,159 @@
+"""Pictures: what is drawn is what is in the frames; figures belong to nobody; messages."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqmix.errors import DataError
+from seqmix.forecasting.plot import plot_cross_validation, plot_forecast, plot_horizon_error, plot_training
+
+HORIZON = 5
+
+
+def frames(start="2024-01-01", freq="h", tz=None, names=("unique_id", "ds", "y")):
+    """Forty steps of two series, and a forecast of five more from two models, one of them with intervals."""
+    stamps = (
+        pd.RangeIndex(40 + HORIZON) if freq is None else pd.date_range(start, periods=40 + HORIZON, freq=freq, tz=tz)
+    )
+    rows = [{"id": i, "at": t, "y": k + 10.0 * (i == "b")} for i in "ab" for k, t in enumerate(stamps)]
+    whole = pd.DataFrame(rows).set_axis(list(names), axis=1)
+    position = whole.groupby(names[0]).cumcount()
+    history = whole[position < 40].reset_index(drop=True)
+    ahead = whole[position >= 40].reset_index(drop=True)
+    forecast = ahead.drop(columns=names[2]).assign(DLinear=ahead[names[2]] + 1)
+    for level, width in ((80, 2), (95, 4)):
+        forecast[f"DLinear-lo-{level}"], forecast[f"DLinear-hi-{level}"] = (
+            forecast.DLinear - width,
+            forecast.DLinear + width,
+        )
+    return history, forecast.assign(SeasonalNaive=0.0), whole
+
+
+def cross_validation():
+    history, _, whole = frames()
+    stamps = history.ds.unique()
+    parts = []
+    for at in (29, 34):
+        rows = whole[(whole.ds > stamps[at]) & (whole.ds <= stamps[at + HORIZON])]
+        step = rows.groupby("unique_id").cumcount() + 1
+        # an error of the step itself, and twice it
+        parts.append(rows.assign(cutoff=stamps[at], A=rows.y + step, B=rows.y - 2 * step))
+    return history, pd.concat(parts, ignore_index=True)
+
+
+def lines(axes):
+    return [line for line in axes.lines if len(line.get_xdata()) > 2]
+
+
+def drawn(figure):
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=40)
+    return file.tell()
+
+
+@pytest.mark.parametrize(
+    ("freq", "tz"), [("h", None), ("D", "Europe/Berlin"), ("MS", None), (None, None)], ids=["h", "zone", "month", "int"]
+)
+def test_forecast(freq, tz):
+    history, forecast, _ = frames(freq=freq, tz=tz)
+    figure = plot_forecast(history, forecast)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b"]
+    for axes, which in zip(figure.axes, "ab", strict=True):
+        truth, model, naive = lines(axes)
+        assert truth.get_ydata().tolist() == history.y[history.unique_id == which].tolist()[-30:]
+        assert model.get_ydata().tolist() == forecast.DLinear[forecast.unique_id == which].tolist()
+        assert not naive.get_ydata().any() and len({truth.get_color(), model.get_color(), naive.get_color()}) == 3
+        # the widest interval first, so that the narrow one lies on it
+        heights = [np.ptp(band.get_paths()[0].vertices[:, 1]) for band in axes.collections]
+        assert heights == [8 + HORIZON - 1, 4 + HORIZON - 1]
+    # names once, beside the panel with nothing to its right
+    assert [len(axes.texts) for axes in figure.axes] == [0, 2]
+    assert drawn(figure) > 1000
+
+
+def test_time_of_day_is_that_of_the_zone():
+    history, forecast, _ = frames(tz="Asia/Tokyo")
+    axes = plot_forecast(history, forecast, ids=["b"]).axes[0]
+    assert lines(axes)[1].get_xdata()[0] == np.datetime64("2024-01-02T16:00")
+
+
+def test_what_is_asked_for_is_drawn():
+    names = ("store", "day", "sold")
+    history, forecast, whole = frames(freq="D", names=names)
+    columns = {"id_col": "store", "time_col": "day", "target_col": "sold"}
+    before = whole.copy(), forecast.copy()
+    figure = plot_forecast(whole, forecast, ids=["b"], levels=[80], max_history=7, **columns)
+    (axes,) = figure.axes
+    # seven steps of history, and the truth of the horizon where it is known
+    assert lines(axes)[0].get_ydata().tolist() == whole.sold[whole.store == "b"].tolist()[-7 - HORIZON :]
+    assert len(axes.collections) == 1
+    assert len(plot_forecast(history, forecast, max_series=1, levels=[], **columns).axes) == 1
+    pd.testing.assert_frame_equal(whole, before[0])
+    pd.testing.assert_frame_equal(forecast, before[1])
+
+
+def test_cross_validation_starts_at_every_cutoff():
+    history, cv = cross_validation()
+    figure = plot_cross_validation(history, cv, ids=["a"])
+    (axes,) = figure.axes
+    assert len(lines(axes)) == 1 + 2 * 2
+    marks = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2]
+    assert marks == [np.datetime64("2024-01-02T06:00"), np.datetime64("2024-01-02T11:00")]
+    assert drawn(figure) > 1000
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse"])
+def test_error_of_every_step(metric):
+    _, cv = cross_validation()
+    cv.loc[0, "A"] = cv.loc[0, "y"] + 5
+    a, b = lines(plot_horizon_error(cv.sample(frac=1, random_state=0), metric=metric).axes[0])
+    assert a.get_xdata().tolist() == [1, 2, 3, 4, 5]
+    assert b.get_ydata().tolist() == pytest.approx([2, 4, 6, 8, 10])
+    # four errors of the first step: 5, 1, 1, 1
+    assert a.get_ydata().tolist() == pytest.approx([2 if metric == "mae" else 7**0.5, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_training(models):
+    history = pd.DataFrame({"step": [10, 20, 30], "train_loss": [3.0, 2, 1], "val_mse": [np.nan, 0.5, 0.75]})
+    history = pd.concat([history.assign(model=name) for name in "ab"[:models]], ignore_index=True)
+    figure = plot_training(history.assign(val_mae=np.nan))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["train loss", "val mse"]
+    loss, val = figure.axes
+    assert [line.get_ydata().tolist() for line in loss.lines] == [[3, 2, 1]] * models
+    assert [line.get_xydata().tolist() for line in val.lines[1::2]] == [[[20, 0.5]]] * models
+    assert val.get_title(loc="right") == ("best 0.5 at step 20" if models == 1 else "")
+    assert [text.get_text() for text in val.texts] == ([] if models == 1 else ["a", "b"])
+
+
+def test_names_of_lines_do_not_overlap():
+    history, forecast, _ = frames()
+    models = {f"M{i}": forecast.DLinear for i in range(5)}
+    axes = plot_forecast(history, forecast[["unique_id", "ds"]].assign(**models), ids=["a"]).axes[0]
+    heights = sorted(text.xy[1] for text in axes.texts)
+    low, high = axes.get_ylim()
+    assert len(heights) == 5 and np.diff(heights).min() > 0.08 * (high - low)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ids": ["c"]}, "no forecast of series 'c'; the frame has 'a', 'b'"),
+        ({"levels": [90]}, "no intervals of level 90 in the forecasts, they have 80, 95; predict with levels"),
+    ],
+)
+def test_what_is_not_there(options, message):
+    history, forecast, _ = frames()
+    with pytest.raises(DataError) as error:
+        plot_forecast(history, forecast, **options)
+    assert str(error.value) == message
+
+
+def test_figures_belong_to_nobody():
+    from matplotlib import pyplot
+
+    history, forecast, _ = frames()
+    plot_forecast(history, forecast)
+    assert pyplot.get_fignums() == []

@@ -49,6 +49,8 @@ def run(argv: list[str]) -> int:
         hint = f"Did you mean {near[0]!r}? " if near else ""
         print(f"seqmix: unknown command {command!r}. {hint}Run `seqmix --help`.", file=sys.stderr)
         return 2
+    # threads of torch and of our kernels sleep between two operations: spinning halves the speed of a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # as for `python -m`: classes in the current folder can be named in configs
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

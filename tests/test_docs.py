@@ -7,7 +7,7 @@ import pytest
 
 from seqmix import cli
 from seqmix.commands._table import markdown
-from seqmix.commands.list import mixer_rows, model_rows
+from seqmix.commands.list import image_rows, mixer_rows, model_rows
 from seqmix.commands.report import summary
 
 ROOT = Path(__file__).parents[1]
@@ -15,6 +15,7 @@ README = (ROOT / "README.md").read_text()
 TABLES = {
     "mixers": mixer_rows,
     "models": model_rows,
+    "images": image_rows,
     "results": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published.csv"),
 }
 

@@ -1,9 +1,10 @@
-"""``seqmix list``: mixers, models, datasets and configs."""
+"""``seqmix list``: mixers, models, image models, datasets and configs."""
 
 import ast
 import importlib.util
 import inspect
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,10 @@ from seqmix.commands import _table
 from seqmix.commands._function import call
 from seqmix.mixers import Mixer, list_mixers, mixer_facts
 from seqmix.models import list_models, model_facts
+from seqmix.vision import list_models as list_image_models
+from seqmix.vision import model_facts as image_model_facts
 
-Kind = Literal["mixers", "models", "datasets", "configs"]
+Kind = Literal["mixers", "models", "images", "datasets", "configs"]
 
 
 def main(command: str, argv: list[str]) -> None:
@@ -25,7 +28,7 @@ def show(*, only: Kind | None = None, markdown: bool = False) -> None:
     """List what can be named in a config.
 
     Args:
-        only: one kind instead of all four.
+        only: one kind instead of all five.
         markdown: print Markdown tables, as in the README.
     """
     for kind, rows in _ROWS.items():
@@ -62,6 +65,23 @@ def model_rows() -> list[dict[str, Any]]:
     return [{"name": name, "paper": paper, "covariates": cls.covariates} for name, cls, paper, _ in found]
 
 
+def image_rows() -> list[dict[str, Any]]:
+    """The families of image models; names differ in what follows the family."""
+    rows = []
+    for family, names in groupby(list_image_models(), lambda name: name.partition("_")[0]):
+        facts = {name.removeprefix(family).lstrip("_") or "-": image_model_facts(name) for name in names}
+        sizes = sorted({round(each.parameters / 1e6, 1) for each in facts.values()})
+        rows.append(
+            {
+                "family": family,
+                "paper": next(iter(facts.values())).paper,
+                "names end in": ", ".join(facts),
+                "parameters, millions": f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0]),
+            }
+        )
+    return rows
+
+
 def _datasets() -> list[dict[str, Any]]:
     # from the source: to import the datamodules is to import lightning, which takes longer than all the rest
     (folder,) = importlib.util.find_spec("seqmix.data").submodule_search_locations  # pyright: ignore
@@ -86,4 +106,4 @@ def _configs() -> list[dict[str, Any]]:
     return [{"file": str(f), "for": f.read_text().partition("\n")[0].lstrip("# ")} for f in files]
 
 
-_ROWS = {"mixers": mixer_rows, "models": model_rows, "datasets": _datasets, "configs": _configs}
+_ROWS = {"mixers": mixer_rows, "models": model_rows, "images": image_rows, "datasets": _datasets, "configs": _configs}

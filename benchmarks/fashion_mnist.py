@@ -1,9 +1,9 @@
 """One small MetaFormer, eleven mixers, Fashion-MNIST: accuracy, parameters, images per second, over seeds.
 
 Only the mixer differs: stem of stride 2, a block on 14 x 14 tokens of width 24, two blocks on 7 x 7 tokens of width 48.
-Each run takes 2 epochs over 20,000 of the training images; 5,000 others are for validation, where the learning rate was
-chosen once for all mixers; the test images are seen once, after the last step. Images per second are of training, on
-one core, by CPU time. Needs Fashion-MNIST in ``$SEQMIX_DATA`` or ``./data``.
+Each run takes 2 epochs over 20,000 of the training images, with one setting for all mixers that was tuned for none.
+5,000 other training images are for validation; the test images are seen once, after the last step. Images per second
+are of training, on one core, by CPU time. Needs Fashion-MNIST in ``$SEQMIX_DATA`` or ``./data``.
 
 python benchmarks/fashion_mnist.py                                     # what results/fashion_mnist.csv lacks
 python benchmarks/fashion_mnist.py --mixers Hydra Attention2d --seeds 0

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from seqmix.commands.train import Train
-from seqmix.data import Cycles, ForecastData
+from seqmix.data import Cycles, FashionMNIST, ForecastData
 from seqmix.data._base import Table
 from seqmix.data._labelled import LabelledBytes, LabelledData, join
+from seqmix.data._pixels import LabelledImages
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -29,16 +32,27 @@ def test_header(path):
     assert not re.findall(r"<[^>]*>", header), "a placeholder"
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_one_batch_runs(path, monkeypatch, tmp_path, capsys):
+# half a minute of convolutions and scans
+SLOW = ("hydra_vit_base_imagenet", "vim2_tiny_imagenet")
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in CONFIGS]
+)
+def test_one_batch_runs(path, monkeypatch, tmp_path, tmp_path_factory, capsys):
     """On data of the same shape where the data set would have to be read."""
     monkeypatch.chdir(tmp_path)
-    cli = Train("fit", ["--config", str(path), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"])
+    small = _image_folder(tmp_path_factory.mktemp("images")) if path.stem.endswith("_imagenet") else []
+    always = ["--config", str(path), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
+    cli = Train("fit", [*always, *small])
     data = cli.datamodule
     if isinstance(data, ForecastData) and not isinstance(data, Cycles):
         monkeypatch.setattr(data, "_load", lambda: _table(data))
     if isinstance(data, LabelledData):
         monkeypatch.setattr(data, "_make", lambda: _sequences(data))
+    if isinstance(data, FashionMNIST):
+        images = LabelledImages(torch.randint(256, (4, 1, 28, 28), dtype=torch.uint8), torch.arange(4))
+        monkeypatch.setattr(data, "_make", lambda: {"train": images, "val": images, "test": images})
     cli.fit()
     sizes = [f"{getattr(data, fact):,}" for fact in cli.model.facts]
     title = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{data.name}: "))
@@ -51,6 +65,18 @@ def _table(data):
     rows = data.context + data.horizon + data.batch_size
     values = np.random.default_rng(0).standard_normal((3 * rows, data.n_channels))
     return Table(values, pd.date_range("2026-01-01", periods=3 * rows, freq="h"), (rows, rows, rows))
+
+
+def _image_folder(folder):
+    """A few images under the path of the configs, and the options that make them enough."""
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            (folder / "imagenet" / part / name).mkdir(parents=True)
+            for i in range(2):
+                Image.effect_noise((80, 70), 50).save(folder / "imagenet" / part / name / f"{i}.png")
+    sizes = {"root": folder, "img_size": 64, "batch_size": 2, "n_workers": 0}
+    few = [part for name, value in sizes.items() for part in (f"--data.{name}", str(value))]
+    return [*few, "--trainer.accumulate_grad_batches", "1"]
 
 
 def _sequences(data):

@@ -115,7 +115,8 @@ def test_folder(tmp_path):
     # no image of the folder val is trained or validated on
     assert seen["test"] == [(0, 0), (1, 0), (10, 1)]
     assert sorted(seen["train"] + seen["val"]) == [*((i, 0) for i in range(6)), *((10 + i, 1) for i in range(4))]
-    assert len(seen["val"]) == 2
+    assert len(seen["val"]) == 2 and data.label_counts("test").tolist() == [2, 1]
+    assert (data.label_counts("train") + data.label_counts("val")).tolist() == [6, 4]
     fill_folder(tmp_path / "pets", {"test": {"cat": 1, "dog": 1}})
     own = ImageFolder("pets", 16, 3, root=str(tmp_path), n_workers=0)
     assert len(_reds(own.train_dataloader())) == 10 and len(_reds(own.val_dataloader())) == 3
@@ -162,6 +163,7 @@ def test_table_of_images(monkeypatch):
     assert (data.n_classes, data.class_names) == (2, ["cat", "dog"])
     assert _reds(data.test_dataloader()) == [(0, 0), (10, 1), (20, 0)]
     assert sorted(_reds(data.train_dataloader()) + _reds(data.val_dataloader())) == [(10 * i, i % 2) for i in range(10)]
+    assert data.label_counts("test").tolist() == [2, 1]
     with pytest.raises(DataError, match=r"has no column 'image', it has img, kind; set data.image_col"):
         HubImages("someone/pets")
     with pytest.raises(DataError, match="column 'img' of someone/pets is no class label"):

@@ -32,6 +32,11 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def labels(self) -> Sequence[int]:
+        """Class of each image."""
+        ...
+
     def read(self, i: int) -> tuple[Image.Image, int]:
         """An image in RGB, and its class."""
         ...
@@ -145,6 +150,12 @@ class ImageData(LightningDataModule, ABC):
         """Normalise a batch of bytes; in training, change it before that."""
         training = self.trainer is not None and self.trainer.training
         return finish(batch, self.augment if training else None, self.n_classes, self.mean, self.std)
+
+    def label_counts(self, split: Split) -> Tensor:
+        """How many images of a split each class has, ``(n_classes,)``; reads none of them."""
+        self.setup()
+        source, rows = self._parts[split]
+        return torch.bincount(torch.as_tensor(source.labels)[rows], minlength=self.n_classes)
 
     def _loader(self, split: Split) -> DataLoader:
         self.setup()
@@ -334,6 +345,10 @@ class _Rows:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def labels(self) -> Sequence[int]:
+        return list(self.table[self.label_col])
 
     def read(self, i: int) -> tuple[Image.Image, int]:
         row = self.table[i]

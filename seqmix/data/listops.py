@@ -26,7 +26,8 @@ class ListOps(LabelledData):
     commonest is right about 17 % of the time. Expression i depends on ``data_seed`` and i alone. The full set takes
     about a minute of two cores, then 100 MB in ``root``.
 
-    ``max_length=128`` and less depth give a short variant that a CPU learns; see ``configs/*_listops_small.yaml``.
+    With ``max_length`` up to 128, less depth and fewer arguments it is a short variant, named after its length, for a
+    CPU: ``configs/*_listops_small.yaml`` have ``max_depth=3`` and ``max_args=5``, 6 to 37 tokens.
 
     Args:
         batch_size: expressions per training batch.

@@ -12,7 +12,7 @@ from seqmix.tasks._base import Task, _total_steps, require_facts
 from seqmix.tasks._lamb import Lamb
 from seqmix.tasks._layers import layer_groups
 from seqmix.tasks._optim import Schedule, lr_factor, param_groups
-from seqmix.vision import ImageModel, create_model, load_weights
+from seqmix.vision import GridMixer, ImageModel, create_model, load_weights
 
 Batch = dict[str, Tensor]
 
@@ -99,8 +99,11 @@ class ImageClassification(Task):
 
     @property
     def label(self) -> str:
-        """Name of the model, or of its class."""
-        return self.model.default_cfg.get("architecture", type(self.model).__name__)
+        """Name of the model, or of its class and mixers."""
+        if "architecture" in self.model.default_cfg:
+            return self.model.default_cfg["architecture"]
+        mixers = dict.fromkeys(type(m).__name__ for m in self.model.modules() if isinstance(m, GridMixer))
+        return f"{type(self.model).__name__} ({'+'.join(mixers)})"
 
     def forward(self, batch: Batch) -> Tensor:
         """Score every class of every image of a batch, ``(B, K)``."""

@@ -1,17 +1,20 @@
-"""What the DataFrame API costs and how well it forecasts, in CPU time of one thread.
+"""What the DataFrame API costs and how well it forecasts, beside neuralforecast, in CPU time of one thread.
 
     python benchmarks/forecasting.py data           # batches of 1,024 windows of 50,000 ragged series, and of ETTh1
     python benchmarks/forecasting.py step           # DLinear on ETTh1, 96 -> 96, 224 windows a step, through fit
     python benchmarks/forecasting.py backtest       # 2,785 windows x 7 series of ETTh1
     python benchmarks/forecasting.py import         # seconds and resident memory after the import
     python benchmarks/forecasting.py folder         # 100,000 series x 200 points in parquet files: peak memory
-    python benchmarks/forecasting.py accuracy       # M4 Hourly and EPF NP: default settings
+    python benchmarks/forecasting.py accuracy       # M4 Hourly, EPF NP, bike sharing, ETTh1: default settings
 
-Each prints a line for each figure and adds it to ``results/forecasting.csv``. Needs ``$SEQMIX_DATA``.
+Each prints a line for each figure and replaces those of its part in ``results/forecasting.csv``. Needs
+``$SEQMIX_DATA``. With ``--peer peer/bin/python`` step, backtest, import and accuracy are measured there as well, in the
+same run; ``forecasting_peer.py`` says how to make that environment. Its models train for the CPU time that ours took.
 """
 
 import argparse
 import csv
+import json
 import os
 import resource
 import statistics
@@ -21,23 +24,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import forecasting_sets as sets
 import numpy as np
 import pandas as pd
 
-DATA = Path(os.environ.get("SEQMIX_DATA", "data"))
-OUT = Path(__file__).parent / "results" / "forecasting.csv"
+HERE = Path(__file__).parent
+OUT = HERE / "results" / "forecasting.csv"
 Row = tuple[str, str, float, str]
+Peer = Callable[..., Any]
+SEED = 0
+# pairs of runs whose ratios have a median
+PAIRS = 3
 
 
-def etth1() -> pd.DataFrame:
-    """The benchmark's rows of ETTh1, long: 8,640 for training, 2,880 each for validation and test."""
-    from seqmix import long_from_wide
-
-    return long_from_wide(pd.read_csv(DATA / "ett" / "ETTh1.csv.gz").iloc[:14400])
-
-
-def data() -> Iterator[Row]:
+def data(peer: Peer | None) -> Iterator[Row]:
     """Median time of a batch."""
     import torch
 
@@ -48,7 +50,7 @@ def data() -> Iterator[Row]:
     indptr = np.r_[0, np.cumsum(lengths)]
     values = rng.normal(size=(indptr[-1], 1)).astype(np.float32)
     ragged = Panel(values, indptr, 168, 24, 1024, n_val=np.zeros(50_000, int))
-    wide = pd.read_csv(DATA / "ett" / "ETTh1.csv.gz").iloc[:8640, 1:].to_numpy()
+    wide = pd.read_csv(sets.DATA / "ett" / "ETTh1.csv.gz").iloc[:8640, 1:].to_numpy()
     one = Panel(wide, np.array([0, 8640]), 96, 96, 32, n_val=np.zeros(1, int))
     for name, panel in (("50,000 ragged series, 1,024 windows", ragged), ("ETTh1, 32 windows x 7", one)):
         panel.setup()
@@ -57,61 +59,46 @@ def data() -> Iterator[Row]:
         yield name, "batch", median([timed(lambda i=i, w=windows: w.gather(i)) for i in order]), "ms"
 
 
-def step() -> Iterator[Row]:
+def step(peer: Peer | None) -> Iterator[Row]:
     """A training step with everything that Lightning does around it."""
-    from lightning.pytorch.callbacks import Callback
-
-    from seqmix import Forecaster
-
-    class Clock(Callback):
-        def __init__(self) -> None:
-            self.times: list[float] = []
-
-        def on_train_batch_end(self, *_: object) -> None:
-            self.times.append(time.process_time())
-
-    for normalize in ("none", "window"):
-        clock = Clock()
-        Forecaster(
-            "DLinear",
-            96,
-            context_length=96,
-            batch_size=224,
-            max_steps=300,
-            early_stopping=None,
-            normalize=normalize,
-            trainer_kwargs={"callbacks": [clock]},
-        ).fit(etth1())
-        yield f"DLinear, ETTh1, 224 windows, normalize={normalize}", "step", median(np.diff(clock.times)), "ms"
+    yield from beside("DLinear, ETTh1, 224 windows", "step", "ms", _step, peer and (lambda: peer("step", 60)))
 
 
-def backtest() -> Iterator[Row]:
+def backtest(peer: Peer | None) -> Iterator[Row]:
     """Forecasts of every test window of ETTh1, as a frame: 1.87 million rows; the fit before it is left out."""
     from seqmix import Forecaster
     from seqmix.forecasting.forecasts import backtest as run
     from seqmix.forecasting.frame import head, read_frame
 
-    long = read_frame(etth1(), id_col="unique_id", time_col="ds", target_col="y")
-    fc = Forecaster("DLinear", 96, context_length=96, max_steps=10)
+    long = read_frame(sets.etth1(), id_col="unique_id", time_col="ds", target_col="y")
+    fc = Forecaster("DLinear", 96, context_length=96, max_steps=10, device="cpu")
     columns = {"id": "unique_id", "time": "ds", "target": "y"}
     fc._learn(head(long, np.full(7, 11520)), columns, None, 2880)
     rows = 2880 - np.arange(2785)
-    seconds = [timed(lambda: run(fc, fc.fitted_, long, None, rows, [], [])) for _ in range(3)]
-    yield "DLinear, ETTh1, 2,785 windows x 7 series", "cross-validation", median(seconds), "ms"
+
+    def ours() -> float:
+        return 1e3 * timed(lambda: run(fc, fc.fitted_, long, None, rows, [], []))
+
+    what = "DLinear, ETTh1, 2,785 windows x 7 series"
+    yield from beside(what, "cross-validation", "ms", ours, peer and (lambda: peer("backtest")))
 
 
-def imports() -> Iterator[Row]:
+def imports(peer: Peer | None) -> Iterator[Row]:
     """The import in a process of its own."""
     code = (
         "import resource, time; import seqmix; from seqmix import Forecaster; "
-        "print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "print([time.process_time() * 1e3, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])"
     )
-    found = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() for _ in "123"]
-    yield "from seqmix import Forecaster", "import", statistics.median(float(a) for a, _ in found) * 1e3, "ms"
-    yield "from seqmix import Forecaster", "resident", statistics.median(float(b) for _, b in found), "MiB"
+
+    def ours() -> list[float]:
+        return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+
+    what = "from seqmix import Forecaster"
+    yield from beside(what, "import", "ms", lambda: ours()[0], peer and (lambda: peer("import")[0]))
+    yield from beside(what, "resident", "MiB", lambda: ours()[1], peer and (lambda: peer("import")[1]))
 
 
-def folder() -> Iterator[Row]:
+def folder(peer: Peer | None) -> Iterator[Row]:
     """A panel in 100 files, fitted and forecast; the files are made by another process, so that they cost nothing."""
     from seqmix import Forecaster
 
@@ -130,30 +117,84 @@ def folder() -> Iterator[Row]:
         yield "100,000 x 200 points", "peak memory over that of a small fit", peak - before, "MiB"
 
 
-def accuracy() -> Iterator[Row]:
-    """Errors on the test rows of each set, with default settings."""
+def accuracy(peer: Peer | None) -> Iterator[Row]:
+    """Errors on the test rows of each set, with default settings; the peer gets our CPU time for each of its models."""
     from seqmix import Forecaster
 
-    train, test = (pd.read_csv(DATA / "m4" / f"Hourly-{part}.csv.gz", index_col=0) for part in ("train", "test"))
-    hourly = pd.concat([part.stack().dropna() for part in (train, test)]).rename("y").rename_axis(["unique_id", "ds"])
-    hourly = hourly.reset_index().assign(ds=lambda df: df.groupby("unique_id").cumcount())
-    nord = pd.read_csv(DATA / "epf" / "NP.csv.gz", skipinitialspace=True, parse_dates=["Date"])
-    nord.columns = ["ds", "y", "load", "wind"]
-    known = {"future_covariates": ["load", "wind"]}
-    sets = {
-        "M4 Hourly": (hourly, 48, {"season": 24}, 1),
-        "EPF NP": (nord.assign(unique_id="NP"), 24, known, 728),
-    }
-    models = ["DLinear", "SeasonalNaive"]
-    for name, (frame, horizon, options, windows) in sets.items():
-        fc = Forecaster(models, horizon, **options)
+    for name in sets.NAMES:
+        given = sets.read(name)
+        fc = Forecaster("DLinear", given.horizon, season=24, future_covariates=given.future, seed=SEED, device="cpu")
+        windows = {"n_windows": given.windows, "step_size": given.step}
         started = time.process_time()
-        cv = fc.cross_validation(frame, n_windows=windows)
-        yield name, f"CPU of {'+'.join(models)}", (time.process_time() - started) * 1e3, "ms"
-        # errors of the season before, which MASE is in units of, come with any fit
-        scale = fc.clone().set_params(model="SeasonalNaive").fit(frame)
-        for row in scale.evaluate(cv, ("mase", "smape", "mae")).itertuples():
-            yield f"{name}, {row.model}", str(row.metric), float(row.value), ""
+        cv = fc.cross_validation(given.frame, **windows)
+        seconds = time.process_time() - started
+        yield f"{name}, DLinear", "CPU", seconds, "s"
+        naive = fc.clone().set_params(model="SeasonalNaive").cross_validation(given.frame, **windows)
+        found = sets.errors(cv, given) | sets.errors(naive, given)
+        if peer:
+            for scaler in ("None", "standard"):
+                with tempfile.TemporaryDirectory() as folder:
+                    out = Path(folder) / "cv.csv"
+                    steps = peer("accuracy", name, 336, seconds, scaler, out)
+                    theirs = sets.errors(pd.read_csv(out), given)
+                for model, row in theirs.items():
+                    found[f"neuralforecast {model}, local_scaler_type={scaler}"] = row
+                    yield f"{name}, neuralforecast {model}, local_scaler_type={scaler}", "steps", steps[model], ""
+        for model, row in found.items():
+            for metric, value in row.items():
+                yield f"{name}, {model}", metric, value, "%" if metric == "smape" else ""
+
+
+def beside(
+    what: str, figure: str, unit: str, ours: Callable[[], float], theirs: Callable[[], float] | None
+) -> Iterator[Row]:
+    """Medians over pairs of runs, ours and the peer's in turn, and of their ratios."""
+    pairs = [(ours(), theirs() if theirs else float("nan")) for _ in range(PAIRS)]
+    yield what, figure, statistics.median(a for a, _ in pairs), unit
+    if theirs:
+        yield f"{what}, neuralforecast", figure, statistics.median(b for _, b in pairs), unit
+        yield f"{what}, neuralforecast", f"{figure}, times ours", statistics.median(b / a for a, b in pairs), ""
+
+
+def _step() -> float:
+    """CPU milliseconds, the median over 100 steps."""
+    from lightning.pytorch.callbacks import Callback
+
+    from seqmix import Forecaster
+
+    class Clock(Callback):
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def on_train_batch_end(self, *_: object) -> None:
+            self.times.append(time.process_time())
+
+    clock = Clock()
+    Forecaster(
+        "DLinear",
+        96,
+        context_length=96,
+        batch_size=224,
+        max_steps=100,
+        early_stopping=None,
+        device="cpu",
+        trainer_kwargs={"callbacks": [clock]},
+    ).fit(sets.etth1())
+    return median(np.diff(clock.times))
+
+
+def _peer(python: str) -> Peer:
+    """What runs a part of ``forecasting_peer.py`` with that interpreter, on one thread."""
+
+    def run(*arguments: object) -> Any:
+        command = [python, str(HERE / "forecasting_peer.py"), *map(str, arguments)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "SEQMIX_DATA": str(sets.DATA.resolve())}
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        if done.returncode:
+            sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
 
 
 def _series(first: int, n: int) -> pd.DataFrame:
@@ -184,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "make"])
     parser.add_argument("path", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("--peer", help="interpreter of an environment with neuralforecast")
     options = parser.parse_args()
     if options.part == "make":
         for k in range(100):
@@ -191,16 +233,37 @@ def main() -> None:
         return
     import torch
 
+    from seqmix.environment import environment
+
     torch.set_num_threads(1)
+    facts = environment()
+    theirs = _version(options.peer) if options.peer else ""
+    about = {
+        "seed": SEED,
+        "commit": facts["commit"] + "+" * facts["dirty"],
+        "device": facts["cpu"],
+        "versions": f"torch {facts['torch']}, lightning {facts['lightning']}{theirs}",
+    }
     rows = []
-    for what, figure, value, unit in PARTS[options.part]():
-        print(f"{what:55} {figure:40} {value:10.3f} {unit}", flush=True)
-        rows.append([options.part, what, figure, round(value, 4), unit])
+    for what, figure, value, unit in PARTS[options.part](_peer(options.peer) if options.peer else None):
+        print(f"{what:70} {figure:35} {value:10.3f} {unit}", flush=True)
+        row = {"part": options.part, "what": what, "figure": figure, "value": f"{value:.5g}", "unit": unit}
+        rows.append({**row, **about})
+    kept = []
+    if OUT.exists():
+        with OUT.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["part"] != options.part]
     OUT.parent.mkdir(exist_ok=True)
-    if not OUT.exists():
-        OUT.write_text("part,what,figure,value,unit\n")
-    with OUT.open("a", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    with OUT.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*kept, *rows])
+
+
+def _version(python: str) -> str:
+    code = "from importlib.metadata import version; print(version('neuralforecast'), version('torch'))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return ", neuralforecast {} on torch {}".format(*done.stdout.split())
 
 
 if __name__ == "__main__":

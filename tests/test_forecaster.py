@@ -18,7 +18,8 @@ from seqmix.errors import ConfigError, DataError, NotFittedError
 from seqmix.forecasting.ahead import ahead
 from seqmix.forecasting.exporting import graph_of
 from seqmix.mixers import Identity, Pool
-from seqmix.models import DLinear, MixerForecaster, list_models
+from seqmix.models import DLinear, ForecastModel, MixerForecaster, list_models
+from seqmix.tasks import Forecasting
 
 ROOT = Path(__file__).parents[1]
 
@@ -511,3 +512,124 @@ def test_importing_the_name_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("loss", ["quantile", "normal"])
+def test_conformal_quantiles_hold_the_validation_rows(loss):
+    """Far too narrow before: after three steps of training the intervals know nothing of the spread."""
+    rng = np.random.default_rng(0)
+    df = panel(tuple(range(60)), 160).assign(y=lambda df: df["y"] + rng.standard_t(3, len(df)))
+    options = {"loss": loss, "levels": [50, 80], "max_steps": 3}
+    raw, moved = (small(conformal=on, **options).cross_validation(df, n_windows=3) for on in (False, True))
+
+    def coverage(cv, level):
+        inside = (cv[f"DLinear-lo-{level}"] <= cv["y"]) & (cv["y"] <= cv[f"DLinear-hi-{level}"])
+        return 100 * inside.mean()
+
+    for level in (50, 80):
+        # 180 windows of six steps each: two standard errors of a share of independent ones are 7 points
+        assert abs(coverage(moved, level) - level) < 7
+    assert abs(coverage(raw, 80) - 80) > 15
+    assert (moved["DLinear-lo-80"] <= moved["DLinear-lo-50"]).all()
+    fc = small(conformal=True, **options).fit(df)
+    with pytest.raises(ConfigError) as error:
+        fc.predict(levels=[90])
+    assert str(error.value) == "levels [90] were not calibrated, [50, 80] were; fit with levels=[90]"
+
+
+@pytest.mark.parametrize(("n", "apart"), [(100, False), (400, True)])
+def test_intervals_come_from_rows_that_early_stopping_has_not_seen(n, apart, monkeypatch):
+    """A jump in the last validation rows: it widens the intervals, and moves no weight where there is room for both."""
+    calm, wild = panel(n=n), panel(n=n)
+    wild.loc[wild.groupby("unique_id").tail(3).index, "y"] += 50
+    fits = [small(max_steps=20, levels=[80]).fit(df) for df in (calm, wild)]
+    one, two = (fc.history_["val_mse"].dropna().to_numpy() for fc in fits)
+    assert np.array_equal(one, two) == apart
+    widths = [(p["DLinear-hi-80"] - p["DLinear-lo-80"]).iloc[5] for p in (fc.predict() for fc in fits)]
+    assert widths[1] > widths[0]
+
+
+def test_a_series_weighs_as_in_mase():
+    """Scaled by the error of the season before, not by the deviation: a steep trend does not hide the cycle."""
+    df = panel(n=120)
+    df["y"] += np.tile(np.arange(120) ** 2 / 50, 2) * (df["unique_id"] == "b")
+    fc = small().fit(df)
+    error = df["y"].groupby(df["unique_id"]).apply(lambda y: y[:108].diff(7).abs().mean())
+    deviation = df["y"].groupby(df["unique_id"]).apply(lambda y: y[:108].std(ddof=0))
+    # 'a' repeats itself exactly: its deviation has to do
+    np.testing.assert_allclose(fc.fitted_.scale[:, 0], [deviation["a"], error["b"]], rtol=1e-6)
+    np.testing.assert_allclose(fc.fitted_.deviation, deviation, rtol=1e-6)
+    standard = small(scaler="standard").fit(df)
+    np.testing.assert_allclose(standard.fitted_.scale[:, 0], deviation, rtol=1e-6)
+    new = fc.predict(df.assign(unique_id=lambda df: df["unique_id"] + "'"))
+    np.testing.assert_allclose(new["DLinear"], fc.predict()["DLinear"], rtol=0.2)
+
+
+def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError) as error:
+        Forecaster.load("seqmix/nothing-here")
+    assert str(error.value) == (
+        "'seqmix/nothing-here' is no folder, and the hub gives no such repository (LocalEntryNotFoundError); check "
+        "name and connection, or give a folder that Forecaster.save wrote"
+    )
+
+
+class Zero(ForecastModel):
+    """Says that nothing changes."""
+
+    def forward(self, x, *, future=None, static=None, past=None):
+        return 0 * x[:, :1].expand(-1, self.horizon, -1)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("season", [1, 3, 14])
+def test_a_model_of_differences_starts_from_the_season_before(season, missing):
+    """Added to the season before, nothing is the season before; where that is missing, the mean of the window."""
+    x = torch.randn(2, 14, 3, dtype=torch.float64)
+    batch = {"x": x, "y": torch.zeros(2, 6, 3)}
+    task = Forecasting(Zero, 3, 14, 6, normalize="season", season=season)
+    expected = torch.cat([x[:, -season:]] * 6, 1)[:, :6]
+    if missing:
+        mask = torch.ones_like(x, dtype=torch.bool)
+        mask[:, -1] = False
+        batch["x_mask"] = mask
+        last = (torch.arange(6) % season == season - 1)[None, :, None]
+        expected = torch.where(last, x[:, :-1].mean(1, keepdim=True), expected)
+    torch.testing.assert_close(task(batch), expected)
+    with pytest.raises(ConfigError) as error:
+        Forecasting(Zero, 3, 14, 6, normalize="season", season=15)
+    assert str(error.value) == "season = 15 does not fit context = 14; use a season of 1 to 14"
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({}, "season"),
+        ({"calendar": True}, "window"),
+        ({"season": 1}, "window"),
+        ({"model": "SeasonalNaive"}, "window"),
+        ({"normalize": "none"}, "none"),
+    ],
+)
+def test_what_is_taken_from_a_window(options, found):
+    fc = small(**options).fit(panel())
+    (task,) = fc.tasks_.values()
+    assert task.normalize == found and task.season == fc.season_
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SEQMIX_DATA" not in os.environ, reason="needs M4 in $SEQMIX_DATA")
+@pytest.mark.parametrize("options", [{}, {"loss": "quantile", "conformal": True}])
+def test_coverage_on_m4_hourly(options):
+    """Intervals of 80 and 95 percent hold that share of the test hours, within 5 points over the series."""
+    folder = Path(os.environ["SEQMIX_DATA"]) / "m4"
+    parts = [pd.read_csv(folder / f"Hourly-{name}.csv.gz", index_col=0) for name in ("train", "test")]
+    df = pd.concat([part.stack().dropna() for part in parts]).rename("y").rename_axis(["unique_id", "ds"])
+    df = df.reset_index().assign(ds=lambda df: df.groupby("unique_id").cumcount())
+    fc = Forecaster("DLinear", 48, season=24, levels=[80, 95], max_steps=300, device="cpu", **options)
+    cv = fc.cross_validation(df)
+    for level in (80, 95):
+        inside = (cv[f"DLinear-lo-{level}"] <= cv["y"]) & (cv["y"] <= cv[f"DLinear-hi-{level}"])
+        assert abs(100 * inside.groupby(cv["unique_id"]).mean().mean() - level) < 5

@@ -272,7 +272,12 @@ def test_a_module_as_loss(normalize):
             {"loss": "gamma"},
             "loss = 'gamma' is not known; use one of mse, mae, huber, quantile, normal, student_t, negative_binomial",
         ),
-        ({"normalize": "batch"}, "normalize = 'batch' is not known; use one of none, window"),
+        (
+            {"normalize": "season", "loss": "negative_binomial"},
+            "normalize = 'season' forecasts differences, and counts have none (loss = 'negative_binomial'); "
+            "use normalize='window'",
+        ),
+        ({"normalize": "batch"}, "normalize = 'batch' is not known; use one of none, window, season"),
     ],
 )
 def test_losses_that_do_not_fit(options, message):

@@ -1,5 +1,6 @@
 """``seqmix forecast``: from a table in a file to forecasts in a file, beside the season before."""
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,8 @@ def forecast(
     plot: str | None = None,
     cv: int = 1,
     levels: str = "",
-    loss: Literal["mse", "mae", "huber", "quantile", "normal", "student_t", "negative_binomial"] = "mse",
+    conformal: bool = False,
+    loss: Literal["mse", "mae", "huber", "quantile", "normal", "student_t", "negative_binomial"] = "mae",
     freq: str | None = None,
     id_col: str | None = None,
     time_col: str | None = None,
@@ -45,7 +47,7 @@ def forecast(
     season: int | None = None,
     fill_gaps: bool = False,
     max_steps: int = 1000,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 5e-3,
     seed: int = 0,
     device: str = "auto",
     verbose: bool = False,
@@ -60,6 +62,8 @@ def forecast(
         plot: picture of the forecasts, for example ``forecast.png``.
         cv: windows at the end of each series that the models are measured on; 0 for none.
         levels: coverage of intervals in percent, with commas between them, for example ``80,95``.
+        conformal: move the intervals of quantiles and distributions until they hold the validation rows as often as
+            they should; those of point forecasts always are made from them.
         loss: what training minimises.
         freq: step between rows, for example ``h``, ``D``, ``MS``; inferred if not given.
         id_col: column that names the series; found by its name or content if not given.
@@ -77,7 +81,7 @@ def forecast(
         learning_rate: peak learning rate.
         seed: of weights and order.
         device: ``auto``, ``cpu`` or ``cuda``.
-        verbose: show the progress of training.
+        verbose: show what each fit found, and its progress, which a terminal always shows.
     """
     frame, columns = _long(_read(data), id_col, time_col, target_col)
     percent = [_number(part) for part in _parts(levels)]
@@ -87,6 +91,7 @@ def forecast(
         horizon,
         loss=loss,
         levels=percent or None,
+        conformal=conformal,
         freq=int(freq) if freq and freq.isdigit() else freq,
         past_covariates=_parts(past_covariates),
         future_covariates=_parts(future_covariates),
@@ -100,6 +105,7 @@ def forecast(
         seed=seed,
         device=device,
         verbose=verbose,
+        trainer_kwargs={"enable_progress_bar": verbose or sys.stderr.isatty()},
     )
     tested = _tested(forecaster, frame, columns, cv) if cv else None
     forecaster.fit(frame, **columns)

@@ -40,6 +40,13 @@ def ahead(
     return rows.reshape(len(ids), horizon, -1)
 
 
+def missing_rows(expected: pd.DataFrame, future_df: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """Ids and times of ``expected`` that ``future_df`` has no row for."""
+    keys = [columns["id"], columns["time"]]
+    known, given = (pd.MultiIndex.from_frame(pd.DataFrame(frame[keys])) for frame in (expected, future_df))
+    return pd.DataFrame(expected[~known.isin(given)].reset_index(drop=True))
+
+
 def _looked_up(
     fc: Forecaster, fitted: Fitted, ids: pd.Index, last: np.ndarray, horizon: int, future_df: pd.DataFrame | None
 ) -> pd.DataFrame:

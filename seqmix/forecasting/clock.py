@@ -17,7 +17,7 @@ _DAY = 86_400 * 10**9
 # natural season and default look-back of a step up to this many nanoseconds, both in steps
 _HABITS = {
     "minutes": (_DAY // 24 - 1, None, 96),
-    "hours": (_DAY - 1, 24, 168),
+    "hours": (_DAY - 1, 24, 336),
     "days": (7 * _DAY - 1, 7, 28),
     "weeks": (27 * _DAY, 52, 52),
     "months": (31 * _DAY, 12, 24),

@@ -56,15 +56,18 @@ def graph_of(fitted: Fitted, k: int) -> Graph:
     return Graph(fitted.tasks[k], *numbers).eval()
 
 
-def export(fitted: Fitted, k: int, path: Path) -> None:
-    """Write the graph of model ``k`` with a free batch size to ``path``, ``.pt2`` or ``.onnx``.
+def export(fitted: Fitted, model: str | None, path: Path) -> None:
+    """Write the graph of a model, the first if None, with a free batch size to ``path``, ``.pt2`` or ``.onnx``.
 
     The inputs are ``x``, then ``loc`` and ``scale`` where there is more than one series to a model, then the covariates
     there are, as numbers. Missing values are to be filled before.
 
     Raises:
-        ConfigError: if the ending is another one, or ONNX is not installed.
+        ConfigError: if there is no such model, the ending is another one, or ONNX is not installed.
     """
+    if model is not None and model not in fitted.names:
+        raise ConfigError(f"model = {model!r} was not fitted; use one of {', '.join(fitted.names)}")
+    k = 0 if model is None else fitted.names.index(model)
     if path.suffix not in (".pt2", ".onnx"):
         raise ConfigError(f"path = {str(path)!r} should end in .pt2 (torch.export) or .onnx")
     facts, one, graph = fitted.facts, len(fitted.loc) == 1, graph_of(fitted, k)

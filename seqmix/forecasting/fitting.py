@@ -12,19 +12,31 @@ import numpy as np
 import pandas as pd
 import torch
 
-from seqmix.data.panel import Panel, series_blocks
+from seqmix.data.panel import Panel, moments, season_error
 from seqmix.errors import ConfigError
 from seqmix.forecasting.arrange import Ends, arrange, ends, static_rows, together
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Code, learn
 from seqmix.forecasting.folder import mapped
 from seqmix.forecasting.frame import Long, named
-from seqmix.forecasting.intervals import fit_conformal
-from seqmix.forecasting.training import EVAL_BATCH, column_names, mixes_variates, model_factory, train, without_revin
+from seqmix.forecasting.intervals import fit_conformal, fit_cqr
+from seqmix.forecasting.training import (
+    EVAL_BATCH,
+    column_names,
+    forecast,
+    mixes_variates,
+    model_factory,
+    repeats_season,
+    train,
+    without_revin,
+)
 from seqmix.tasks import Forecasting
 
 if TYPE_CHECKING:
     from seqmix.forecasting.forecaster import Forecaster
+
+# losses whose forecast holds its own uncertainty
+SPREAD = ("quantile", "normal", "student_t", "negative_binomial")
 
 
 @dataclass
@@ -41,13 +53,15 @@ class Fitted:
         facts: what a task is built from.
         codes: how covariates become numbers.
         loc: mean of the training rows, ``(n, C)``.
-        scale: their deviation, ``(n, C)``.
+        scale: what they are divided by, ``(n, C)``.
+        deviation: standard deviation of the training rows, one for each id.
         naive: mean absolute error of the season before on the training rows, for MASE, one for each id.
         ends: the last rows of each series.
         last: stamp of the last row of each series, one for each id.
         names: what the results call each model.
         tasks: the trained tasks.
-        scores: sorted absolute errors of validation windows in units of ``scale``, for each model ``(m, horizon)``.
+        scores: sorted errors of calibration windows in units of ``scale``, for each model ``(m, horizon)``, or for each
+            level as well where quantiles are calibrated, ``(levels, m, horizon)``.
         history: errors during training.
         report: what was fitted, in figures.
         notes: what a user should know.
@@ -63,6 +77,7 @@ class Fitted:
     codes: dict[str, list[Code]]
     loc: np.ndarray
     scale: np.ndarray
+    deviation: np.ndarray
     naive: np.ndarray
     ends: Ends
     last: np.ndarray
@@ -78,7 +93,6 @@ def fit(
     fc: Forecaster,
     long: Long,
     columns: dict[str, str],
-    *,
     static_df: pd.DataFrame | None,
     val_size: int | str | np.ndarray,
     before: Fitted | None = None,
@@ -93,7 +107,10 @@ def fit(
     lengths = np.diff(long.indptr)
     season = fc.season or long.clock.season
     context = before.context if before else fc.context_length or default_context(lengths, fc.horizon, long.clock)
-    n_val = validation_rows(lengths, val_size, fc.horizon, context, fc.levels)
+    n_val = validation_rows(lengths, val_size, fc.horizon, context, season, fc.levels)
+    # intervals are calibrated on rows that early stopping has not seen, where there are enough for both
+    need = _calibration_rows(len(lengths), fc.horizon, season, fc.levels)
+    n_test = np.where(n_val >= 2 * need, n_val // 2, 0)
     joint = before.joint if before else together(long, fc.mode, any(mixes_variates(m) for m in models))
     static = static_rows(long, fc.static_covariates, static_df, columns["id"])
     codes = before.codes if before else _codes(fc, long, static, lengths - n_val)
@@ -105,12 +122,14 @@ def fit(
         fc.horizon,
         fc.batch_size or (32 if joint else 256),
         n_val=n_val[:1] if joint else n_val,
+        n_test=n_test[:1] if joint else n_test,
         past=arrays.past,
         future=arrays.future,
         static=arrays.static,
         weight=None if arrays.weight is None else arrays.weight.astype(np.float32),
         # a distribution of counts needs counts
         scaler="none" if fc.loss == "negative_binomial" else fc.scaler,
+        season=season,
         short=fc.short,
         ids=[str(i) for i in (long.ids[:1] if joint else long.ids)],
         eval_batch_size=EVAL_BATCH,
@@ -130,7 +149,9 @@ def fit(
         codes=codes,
         loc=panel.loc,
         scale=panel.scale,
-        naive=_naive_error(long, season, lengths - n_val),
+        # an id is a series, or a channel of the only one
+        deviation=moments(arrays.values, arrays.indptr, panel.n_train)[1].ravel(),
+        naive=season_error(arrays.values, arrays.indptr, panel.n_train, season).ravel(),
         ends=ends(arrays, np.arange(n_series), arrays.indptr[1:], context, panel.loc, panel.scale),
         last=long.last,
         names=column_names(models),
@@ -153,7 +174,7 @@ def fit(
             )
         )
         fitted.tasks.append(task.eval())
-        fitted.scores.append(_scores(task, panel))
+        fitted.scores.append(_scores(task, panel, calibrated(fc)))
     fitted.history = pd.concat(
         [line.assign(model=name) for name, line in zip(fitted.names, lines, strict=True)], ignore_index=True
     )
@@ -172,7 +193,14 @@ def fit(
 def build_task(fc: Forecaster, model: Any, fitted: Fitted, learning_rate: float | None = None) -> Forecasting:
     """An untrained task for one model."""
     factory = model_factory(model, fc.model_kwargs, fitted.season, fitted.context)
-    if fc.normalize == "window":
+    normalize = fc.normalize
+    if normalize == "auto":
+        # the season before would carry the effect of its covariates into the forecast, and counts have no differences
+        plain = fitted.facts["n_future"] or fitted.season == 1 or fc.loss == "negative_binomial"
+        normalize = "window" if plain else "season"
+    if normalize == "season" and repeats_season(factory):
+        normalize = "window"
+    if normalize != "none":
         factory = without_revin(factory)
     facts: dict[str, Any] = fitted.facts
     named_loss: Any = fc.loss if isinstance(fc.loss, str) else "mse"
@@ -186,7 +214,8 @@ def build_task(fc: Forecaster, model: Any, fitted: Fitted, learning_rate: float 
                 loss=named_loss,
                 loss_module=None if isinstance(fc.loss, str) else fc.loss,
                 quantiles=_quantiles(fc.levels) if fc.loss == "quantile" else None,
-                normalize=fc.normalize,
+                normalize=normalize,
+                season=min(fitted.season, fitted.context),
                 lr=learning_rate or fc.learning_rate,
                 patience=fc.early_stopping,
             )
@@ -201,7 +230,12 @@ def default_context(lengths: np.ndarray, horizon: int, clock: Clock) -> int:
 
 
 def validation_rows(
-    lengths: np.ndarray, val_size: int | str | np.ndarray, horizon: int, context: int, levels: Sequence[float] | None
+    lengths: np.ndarray,
+    val_size: int | str | np.ndarray,
+    horizon: int,
+    context: int,
+    season: int,
+    levels: Sequence[float] | None,
 ) -> np.ndarray:
     """Validation rows of each series, 0 where it is too short; enough windows for the intervals that are wanted."""
     if isinstance(val_size, np.ndarray):
@@ -210,12 +244,27 @@ def validation_rows(
         if isinstance(val_size, str) or val_size < 0 or 0 < val_size < horizon:
             raise ConfigError(f"val_size = {val_size!r} should be 'auto', 0, or at least horizon = {horizon}")
         return np.where(lengths > val_size + horizon, val_size, 0)
-    # a conformal interval of 90 percent needs 9 windows, of all series together
-    top = min(max(levels or (90,)), 99.9)
-    windows = math.ceil(top / (100 - top) / len(lengths))
-    want = np.maximum(lengths // 10, horizon - 1 + windows)
+    want = np.maximum(lengths // 10, _calibration_rows(len(lengths), horizon, season, levels))
     roomy = lengths >= want + context + horizon
     return np.where(roomy, want, np.where(lengths >= context + 2 * horizon, horizon, 0))
+
+
+def _calibration_rows(n_series: int, horizon: int, season: int, levels: Sequence[float] | None) -> int:
+    """Rows of each series that intervals need: one of 90 percent takes 9 windows, of all series together."""
+    top = min(max(levels or (90,)), 99.9)
+    windows = math.ceil(top / (100 - top) / n_series)
+    # hours: a week of days, the errors of a weekend are not those of a Monday
+    return horizon - 1 + (max(windows, 6 * season + 1) if levels and season == 24 else windows)
+
+
+def calibrated(fc: Forecaster) -> list[float]:
+    """Levels whose quantiles are calibrated, rising; none for point forecasts, whose errors serve every level."""
+    return sorted(fc.levels or ()) if fc.conformal and fc.loss in SPREAD else []
+
+
+def bounds(level: float) -> tuple[float, float]:
+    """The quantiles that an interval is between."""
+    return round(0.5 - level / 200, 9), round(0.5 + level / 200, 9)
 
 
 def _codes(fc: Forecaster, long: Long, static: pd.DataFrame | None, n_train: np.ndarray) -> dict[str, list[Code]]:
@@ -230,37 +279,29 @@ def _codes(fc: Forecaster, long: Long, static: pd.DataFrame | None, n_train: np.
     }
 
 
-def _naive_error(long: Long, season: int, n_train: np.ndarray) -> np.ndarray:
-    """Mean absolute error of repeating the season before, over the training rows of each series; NaN where unknown."""
-    found = np.full(len(long.ids), np.nan)
-    for a, b in series_blocks(long.indptr):
-        begin, end = long.indptr[a], long.indptr[b]
-        y, lengths = long.y[begin:end].astype(np.float64), np.diff(long.indptr[a : b + 1])
-        starts = long.indptr[a:b] - begin
-        at = np.arange(len(y)) - np.repeat(starts, lengths)
-        error = np.abs(y - np.roll(y, season))
-        ours = (at >= season) & (at < np.repeat(n_train[a:b], lengths)) & ~np.isnan(error)
-        count = np.add.reduceat(ours, starts, dtype=np.float64).clip(min=1)
-        mean = np.add.reduceat(np.where(ours, error, 0.0), starts) / count
-        size = np.add.reduceat(np.where(ours, np.abs(y), 0.0), starts) / count
-        # a perfect cycle leaves rounding errors, which are no unit
-        found[a:b] = np.where(mean > 1e-9 * size, mean, np.nan)
-    return found
+def _scores(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.ndarray:
+    """Sorted errors of the calibration windows, series and channels together: ``(m, horizon)``.
 
-
-def _scores(task: Forecasting, panel: Panel) -> np.ndarray:
-    """Sorted absolute errors of the validation windows, series and channels together: ``(m, horizon)``."""
+    With ``levels`` those of the quantiles that bound them, ``(levels, m, horizon)``.
+    """
     if not panel.has_val:
-        return np.zeros((0, panel.horizon))
-    found = []
-    with torch.inference_mode():
-        for batch in panel.val_dataloader():
-            out = task.eval().predict_step(batch, 0)
-            error = out["y"] - out["yhat"]
-            if "y_mask" in batch:
-                error = error.masked_fill(~batch["y_mask"], math.nan)
-            found.append(error.transpose(1, 2).flatten(0, 1).numpy())  # (B C, horizon)
-    return fit_conformal(np.concatenate(found))
+        return np.zeros((len(levels), 0, panel.horizon) if levels else (0, panel.horizon))
+    batches = list(panel.test_dataloader())
+    point, found = forecast(task, batches, [q for level in levels for q in bounds(level)])
+    truth = np.concatenate([_observed(batch) for batch in batches])  # (N, horizon, C)
+    if not levels:
+        return fit_conformal(_pooled(truth - point))
+    pairs = [(_pooled(found[..., 2 * i]), _pooled(found[..., 2 * i + 1])) for i in range(len(levels))]
+    return np.stack([fit_cqr(_pooled(truth), lo, hi) for lo, hi in pairs])
+
+
+def _observed(batch: dict[str, torch.Tensor]) -> np.ndarray:
+    y = batch["y"]
+    return (y.masked_fill(~batch["y_mask"], math.nan) if "y_mask" in batch else y).numpy()
+
+
+def _pooled(rows: np.ndarray) -> np.ndarray:
+    return rows.transpose(0, 2, 1).reshape(-1, rows.shape[1])  # (N C, horizon)
 
 
 def _notes(fc: Forecaster, long: Long, panel: Panel, n_val: np.ndarray) -> list[str]:
@@ -287,8 +328,7 @@ def _notes(fc: Forecaster, long: Long, panel: Panel, n_val: np.ndarray) -> list[
 def _quantiles(levels: Sequence[float] | None) -> list[float] | None:
     if not levels:
         return None
-    bounds = {round(0.5 + sign * level / 200, 9) for level in levels for sign in (-1, 1)}
-    return sorted(bounds | {0.5})
+    return sorted({q for level in levels for q in bounds(level)} | {0.5})
 
 
 def _least(line: pd.DataFrame) -> float:

@@ -1,18 +1,44 @@
 """A folder of parquet files as one panel: files are read one at a time, values lie in a mapped file, not in memory."""
 
+from __future__ import annotations
+
 import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from seqmix.errors import DataError
-from seqmix.forecasting.frame import Long, named
+from seqmix.forecasting.frame import Long, named, read_frame, to_pandas
+
+if TYPE_CHECKING:
+    from seqmix.forecasting.forecaster import Forecaster
 
 # folders named as Hive and pandas do: unique_id=store_7
 _PARTITION = re.compile(r"([^/=]+)=([^/=]+)")
+
+
+def read_long(df: Any, fc: Forecaster, columns: dict[str, str], weight_col: str | None, freq: str | int | None) -> Long:
+    """A frame, or a folder of them, checked by the options of ``fc``; ``freq`` None infers the frequency."""
+
+    def read(frame: pd.DataFrame, found: str | int | None) -> Long:
+        static = [name for name in fc.static_covariates if name in frame]
+        return read_frame(
+            frame,
+            id_col=columns["id"],
+            time_col=columns["time"],
+            target_col=columns["target"],
+            weight_col=weight_col,
+            covariates=[*fc.past_covariates, *fc.future_covariates, *static],
+            freq=freq if found is None else found,
+            fill_gaps=fc.fill_gaps,
+            missing=fc.missing,
+        )
+
+    return read_folder(Path(df), read) if isinstance(df, str | Path) else read(to_pandas(df), None)
 
 
 def read_folder(path: Path, read: Callable[[pd.DataFrame, str | int | None], Long]) -> Long:

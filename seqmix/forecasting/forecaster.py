@@ -15,8 +15,8 @@ import pandas as pd
 
 from seqmix.errors import ConfigError, NotFittedError
 from seqmix.forecasting._estimator import Estimator
-from seqmix.forecasting.folder import read_folder
-from seqmix.forecasting.frame import Long, head, like, parse_times, read_frame, same_series, stamped, to_pandas
+from seqmix.forecasting.folder import read_long
+from seqmix.forecasting.frame import Long, like, same_series, stamped, to_pandas, with_ids
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,15 +35,20 @@ class Forecaster(Estimator):
         model: name of a model or mixer (``TSM2``, ``DLinear``, ``Hydra``), a class, a ``functools.partial``, or a list
             of them, which gives a column each.
         horizon: steps to forecast.
-        context_length: steps that a model sees; None: three horizons, or the cycle of the frequency if that is longer.
+        context_length: steps that a model sees; None: three horizons, or what is usual for the frequency, two weeks of
+            hours for example, if that is longer.
         freq: step between rows, an alias of pandas or an integer; None infers it.
         season: steps of the season for SeasonalNaive and MASE; None: that of the frequency.
         loss: what training minimises: ``mse``, ``mae``, ``huber``, ``quantile``, ``normal``, ``student_t``,
             ``negative_binomial``, or what makes a module.
         levels: coverage in percent of the intervals that predict gives, for example ``[80, 95]``.
-        normalize: ``window`` removes mean and deviation of each window before the model and puts them back, ``none``
-            does not.
-        scaler: ``standard`` scales each series by its training rows, ``none`` does not; counts are never scaled.
+        conformal: move the intervals of quantiles and distributions too until they hold the validation rows as often as
+            they should, at ``levels``; those of point forecasts always are made from them.
+        normalize: ``window`` removes mean and deviation of each window before the model and puts them back, ``season``
+            puts the season before back, so that models forecast the difference; ``none`` does neither. ``auto`` is
+            ``season``, or ``window`` with known-future inputs or without a season.
+        scaler: how training rows scale each series: ``season`` by the mean absolute error of the season before, so that
+            series weigh as in MASE, ``standard`` by the deviation, ``none`` not at all; counts are never scaled.
         mode: ``global``, ``multivariate``, or ``auto``.
         past_covariates: columns known up to the last row.
         future_covariates: columns known for the horizon as well.
@@ -68,8 +73,8 @@ class Forecaster(Estimator):
     """
 
     fitted_: Fitted
-    normalize: Literal["window", "none"]
-    scaler: Literal["standard", "none"]
+    normalize: Literal["auto", "season", "window", "none"]
+    scaler: Literal["season", "standard", "none"]
     missing: Literal["mask", "error", "ffill"]
     short: Literal["pad", "drop", "error"]
 
@@ -81,10 +86,11 @@ class Forecaster(Estimator):
         context_length: int | None = None,
         freq: str | int | None = None,
         season: int | None = None,
-        loss: Any = "mse",
+        loss: Any = "mae",
         levels: Sequence[float] | None = None,
-        normalize: Literal["window", "none"] = "window",
-        scaler: Literal["standard", "none"] = "standard",
+        conformal: bool = False,
+        normalize: Literal["auto", "season", "window", "none"] = "auto",
+        scaler: Literal["season", "standard", "none"] = "season",
         mode: Literal["auto", "global", "multivariate"] = "auto",
         past_covariates: Sequence[str] = (),
         future_covariates: Sequence[str] = (),
@@ -95,7 +101,7 @@ class Forecaster(Estimator):
         short: Literal["pad", "drop", "error"] = "pad",
         max_steps: int = 1000,
         batch_size: int | None = None,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 5e-3,
         early_stopping: int | None = 5,
         seed: int = 0,
         device: str = "auto",
@@ -106,14 +112,14 @@ class Forecaster(Estimator):
         if horizon < 1:
             raise ConfigError(f"horizon must be >= 1, got {horizon}")
         self.model, self.horizon, self.context_length = model, horizon, context_length
-        self.freq, self.season, self.loss, self.levels = freq, season, loss, levels
+        self.freq, self.season, self.loss, self.levels, self.conformal = freq, season, loss, levels, conformal
         self.normalize, self.scaler, self.mode = normalize, scaler, mode
         self.past_covariates, self.future_covariates = past_covariates, future_covariates
-        self.static_covariates, self.calendar = static_covariates, calendar
-        self.missing, self.fill_gaps, self.short = missing, fill_gaps, short
-        self.max_steps, self.batch_size, self.learning_rate = max_steps, batch_size, learning_rate
-        self.early_stopping, self.seed, self.device, self.verbose = early_stopping, seed, device, verbose
-        self.model_kwargs, self.trainer_kwargs = model_kwargs, trainer_kwargs
+        self.static_covariates, self.calendar, self.missing = static_covariates, calendar, missing
+        self.fill_gaps, self.short, self.max_steps, self.batch_size = fill_gaps, short, max_steps, batch_size
+        self.learning_rate, self.early_stopping, self.seed = learning_rate, early_stopping, seed
+        self.device, self.verbose, self.model_kwargs = device, verbose, model_kwargs
+        self.trainer_kwargs = trainer_kwargs
 
     def fit(
         self,
@@ -145,10 +151,10 @@ class Forecaster(Estimator):
         """
         columns = {"id": id_col, "time": time_col, "target": target_col}
         static = None if static_df is None else to_pandas(static_df)
-        long = self._read(df if val_df is None else _joined(df, val_df), columns, weight_col)
-        rows: Any = val_size
+        long, rows = self._read(df, columns, weight_col), val_size
         if val_df is not None:
-            ours = self._read(df, columns, weight_col)
+            ours, both = long, pd.concat([to_pandas(df), to_pandas(val_df)], ignore_index=True)
+            long = self._read(both, columns, weight_col)
             rows = np.diff(long.indptr) - np.diff(ours.indptr)[ours.ids.get_indexer(long.ids)]
         self._learn(long, columns, static, rows)
         return self
@@ -244,26 +250,20 @@ class Forecaster(Estimator):
             target_col: column of the values.
             weight_col: column of sample weights.
         """
-        from seqmix.forecasting.forecasts import backtest, test_windows
+        from seqmix.forecasting.forecasts import cross_validate, test_windows
 
         columns = {"id": id_col, "time": time_col, "target": target_col}
         long = self._read(df, columns, weight_col)
         static = None if static_df is None else to_pandas(static_df)
         levels, quantiles = list(self.levels or ()) if levels is None else list(levels), list(quantiles or ())
-        step, n_windows = test_windows(self, long, n_windows, step_size, test_size)
-        before = self.horizon + step * (n_windows - 1)  # rows after the first cutoff
-        every = n_windows if not refit else int(refit)
-        parts = []
-        for first in range(0, n_windows, every):
-            rows = before - step * np.arange(first, min(first + every, n_windows))  # after each cutoff
+
+        def learn(rows: Long) -> tuple[Forecaster, Fitted]:
             fold = self.clone()
-            fold._learn(head(long, np.diff(long.indptr) - rows[0]), columns, static, val_size)
-            parts.append(backtest(fold, fold.fitted_, long, static, rows, levels, quantiles))
-        frame = pd.concat(parts, ignore_index=True)
-        if len(parts) > 1:
-            order = np.argsort(long.ids.get_indexer(pd.Index(frame[id_col])), kind="stable")
-            frame = frame.iloc[order].reset_index(drop=True)
-        return like(df, frame)
+            fold._learn(rows, columns, static, val_size)
+            return fold, fold.fitted_
+
+        step, n_windows = test_windows(self, long, n_windows, step_size, test_size)
+        return like(df, cross_validate(self, learn, long, static, levels, quantiles, step, n_windows, int(refit)))
 
     def evaluate(
         self,
@@ -287,9 +287,8 @@ class Forecaster(Estimator):
         from seqmix.forecasting.scoring import errors
 
         fitted, frame = self._fitted(), to_pandas(df)
-        columns = fitted.columns
         if "cutoff" not in frame:
-            long = self._read(frame, columns, None)
+            long = self._read(frame, fitted.columns, None)
             static = None if static_df is None else to_pandas(static_df)
             frame = backtest(self, fitted, long, static, np.array([self.horizon]), [], [])
         return errors(frame, fitted, metrics, by=by, standardized=standardized)
@@ -297,20 +296,15 @@ class Forecaster(Estimator):
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon, to be joined with covariates; after the frame of ``fit``, or after ``df``."""
         fitted = self._fitted()
-        ids, last = fitted.ids, fitted.last
-        if df is not None:
-            long = self._read(df, fitted.columns, None)
-            ids, last = long.ids, long.last
-        return like(df, stamped(fitted.columns, fitted.clock, ids, last, horizon or self.horizon))
+        rows: Any = fitted if df is None else self._read(df, fitted.columns, None)
+        return like(df, stamped(fitted.columns, fitted.clock, rows.ids, rows.last, horizon or self.horizon))
 
     def get_missing_future(self, future_df: Any, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon that ``future_df`` has no row for."""
-        fitted = self._fitted()
-        expected: Any = to_pandas(self.make_future_dataframe(df, horizon=horizon))
-        given: Any = to_pandas(future_df)
-        keys = [fitted.columns["id"], fitted.columns["time"]]
-        found = pd.MultiIndex.from_frame(expected[keys]).isin(pd.MultiIndex.from_frame(given[keys]))
-        return like(future_df, expected[~found].reset_index(drop=True))
+        from seqmix.forecasting.ahead import missing_rows
+
+        expected, given = to_pandas(self.make_future_dataframe(df, horizon=horizon)), to_pandas(future_df)
+        return like(future_df, missing_rows(expected, given, self._fitted().columns))
 
     def save(self, path: str | Path) -> None:
         """Write options and weights to a folder: ``forecaster.json`` and ``weights.safetensors``."""
@@ -320,10 +314,18 @@ class Forecaster(Estimator):
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> Forecaster:
-        """A fitted Forecaster from a folder that ``save`` wrote; ``device`` is where it is trained further."""
+        """A fitted Forecaster from a folder that ``save`` wrote, or a repository of the Hugging Face Hub.
+
+        Args:
+            path: the folder, or ``owner/name`` of the repository.
+            device: where it is trained further.
+
+        Raises:
+            DataError: if there is none, it is of another version, or the hub cannot be reached.
+        """
         from seqmix.forecasting.saving import load
 
-        forecaster, fitted = load(Path(path), device)
+        forecaster, fitted = load(path, device)
         forecaster._take(fitted)
         return forecaster
 
@@ -336,10 +338,7 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.exporting import export
 
-        fitted = self._fitted()
-        if model is not None and model not in fitted.names:
-            raise ConfigError(f"model = {model!r} was not fitted; use one of {', '.join(fitted.names)}")
-        export(fitted, fitted.names.index(model) if model else 0, Path(path))
+        export(self._fitted(), model, Path(path))
 
     def plot(
         self,
@@ -360,14 +359,10 @@ class Forecaster(Estimator):
         from seqmix.forecasting.plot import plot_cross_validation, plot_forecast
 
         columns = self._fitted().columns
-        names: dict[str, Any] = {f"{key}_col": name for key, name in columns.items()}
         found = self.predict(df, levels=levels) if forecast_df is None else forecast_df
-        history: Any = to_pandas(df)
-        if columns["id"] not in history:
-            history = history.assign(**{columns["id"]: columns["target"]})
-        history = history.assign(**{columns["time"]: parse_times(history[columns["time"]], columns["time"])})
         draw = plot_cross_validation if "cutoff" in found else plot_forecast
-        return draw(history, to_pandas(found), ids=ids, **names)
+        names: Any = {f"{key}_col": name for key, name in columns.items()}
+        return draw(with_ids(to_pandas(df), columns), to_pandas(found), ids=ids, **names)
 
     def _learn(
         self,
@@ -379,23 +374,13 @@ class Forecaster(Estimator):
         max_steps: int | None = None,
         learning_rate: float | None = None,
     ) -> None:
-        # torch and lightning load when something is fitted, not with the name
+        # torch and lightning load with the first fit, not with the name
         from seqmix.forecasting.fitting import fit
 
-        fitted = fit(
-            self,
-            long,
-            columns,
-            static_df=static,
-            val_size=val_size,
-            before=before,
-            max_steps=max_steps,
-            learning_rate=learning_rate,
-        )
-        self._take(fitted)
+        self._take(fit(self, long, columns, static, val_size, before, max_steps, learning_rate))
         if self.verbose:
-            facts = ", ".join(f"{name} {value}" for name, value in fitted.report.items())
-            print("\n".join([facts, *fitted.notes]))
+            facts = ", ".join(f"{name} {value}" for name, value in self.report_.items())
+            print("\n".join([facts, *self.notes_]))
 
     def _take(self, fitted: Fitted) -> None:
         self.fitted_ = fitted
@@ -411,24 +396,4 @@ class Forecaster(Estimator):
 
     def _read(self, df: Any, columns: dict[str, str], weight_col: str | None) -> Long:
         """A frame, or a folder of them, checked."""
-        known = self.fitted_.clock.freq if hasattr(self, "fitted_") else self.freq
-
-        def read(frame: pd.DataFrame, freq: str | int | None) -> Long:
-            static = [name for name in self.static_covariates if name in frame]
-            return read_frame(
-                frame,
-                id_col=columns["id"],
-                time_col=columns["time"],
-                target_col=columns["target"],
-                weight_col=weight_col,
-                covariates=[*self.past_covariates, *self.future_covariates, *static],
-                freq=known if freq is None else freq,
-                fill_gaps=self.fill_gaps,
-                missing=self.missing,
-            )
-
-        return read_folder(Path(df), read) if isinstance(df, str | Path) else read(to_pandas(df), None)
-
-
-def _joined(df: Any, val_df: Any) -> pd.DataFrame:
-    return pd.concat([to_pandas(df), to_pandas(val_df)], ignore_index=True)
+        return read_long(df, self, columns, weight_col, self.freq_ if hasattr(self, "fitted_") else self.freq)

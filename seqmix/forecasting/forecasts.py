@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from seqmix.data.panel import moments
+from seqmix.data.panel import scaling
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.ahead import ahead
 from seqmix.forecasting.arrange import Arrays, Ends, arrange, ends, static_rows
-from seqmix.forecasting.fitting import Fitted
-from seqmix.forecasting.frame import Long, named, same_series, stamped
-from seqmix.forecasting.intervals import conformal_bounds
+from seqmix.forecasting.fitting import SPREAD, Fitted, bounds, calibrated
+from seqmix.forecasting.frame import Long, head, named, same_series, stamped
+from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, nest
 from seqmix.forecasting.training import EVAL_BATCH, forecast
 
 if TYPE_CHECKING:
     from seqmix.forecasting.forecaster import Forecaster
-
-# losses whose forecast holds its own uncertainty
-_SPREAD = ("quantile", "normal", "student_t", "negative_binomial")
 
 
 def predict(
@@ -73,6 +70,35 @@ def backtest(
     return frame.assign(**{name: _by_series(x, fitted.joint, K).ravel() for name, x in found.items()})
 
 
+def cross_validate(
+    fc: Forecaster,
+    learn: Callable[[Long], tuple[Forecaster, Fitted]],
+    long: Long,
+    static: pd.DataFrame | None,
+    levels: Sequence[float],
+    quantiles: Sequence[float],
+    step: int,
+    n_windows: int,
+    refit: int,
+) -> pd.DataFrame:
+    """Forecasts of the end of each series by what ``learn`` makes of the rows before; series by series.
+
+    ``n_windows`` cutoffs are ``step`` rows apart; it learns at the first, and with ``refit`` at every so many.
+    """
+    before = fc.horizon + step * (n_windows - 1)  # rows after the first cutoff
+    every = refit or n_windows
+    parts = []
+    for first in range(0, n_windows, every):
+        rows = before - step * np.arange(first, min(first + every, n_windows))  # after each cutoff
+        fold, fitted = learn(head(long, np.diff(long.indptr) - rows[0]))
+        parts.append(backtest(fold, fitted, long, static, rows, levels, quantiles))
+    frame = pd.concat(parts, ignore_index=True)
+    if len(parts) == 1:
+        return frame
+    order = np.argsort(long.ids.get_indexer(pd.Index(frame[fitted.columns["id"]])), kind="stable")
+    return frame.iloc[order].reset_index(drop=True)
+
+
 def check_horizon(fc: Forecaster, horizon: int, levels: Sequence[float], quantiles: Sequence[float]) -> None:
     """Refuse a horizon that cannot be forecast, and warn of one beyond the fitted.
 
@@ -81,6 +107,11 @@ def check_horizon(fc: Forecaster, horizon: int, levels: Sequence[float], quantil
     """
     if horizon < 1:
         raise ConfigError(f"horizon must be >= 1, got {horizon}")
+    lacking = sorted(set(levels) - set(calibrated(fc)))
+    if fc.conformal and fc.loss in SPREAD and lacking:
+        raise ConfigError(
+            f"levels {lacking} were not calibrated, {calibrated(fc)} were; fit with levels={sorted(levels)}"
+        )
     if horizon <= fc.horizon:
         return
     if levels or quantiles:
@@ -146,13 +177,12 @@ def _last_windows(fc: Forecaster, fitted: Fitted, long: Long, static: pd.DataFra
 
 
 def _scales(fc: Forecaster, fitted: Fitted, long: Long, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each series: those of the fit, or of all rows where a series was not fitted."""
+    """What each series is scaled by: as in the fit, or by all its rows where it was not fitted."""
     if fitted.joint:
         return fitted.loc, fitted.scale
     at = fitted.ids.get_indexer(long.ids)
-    loc, scale = np.zeros((len(at), 1)), np.ones((len(at), 1))
-    if (at < 0).any() and fc.scaler != "none" and fc.loss != "negative_binomial":
-        loc, scale = moments(arrays.values, arrays.indptr, np.diff(arrays.indptr))
+    scaler = "none" if fc.loss == "negative_binomial" or (at >= 0).all() else fc.scaler
+    loc, scale = scaling(arrays.values, arrays.indptr, np.diff(arrays.indptr), scaler, fitted.season)
     known = (at >= 0)[:, None]
     return np.where(known, fitted.loc[at], loc), np.where(known, fitted.scale[at], scale)
 
@@ -185,14 +215,17 @@ def _model_columns(
 ) -> dict[str, np.ndarray]:
     """The columns of model ``k``, each ``(N, horizon, C)``: the point forecast, then bounds and quantiles."""
     name = fitted.names[k]
-    wanted = [*(q for level in levels for q in _bounds(level)), *quantiles]
+    wanted = [*(q for level in levels for q in bounds(level)), *quantiles]
     labels = [*(f"{name}-{side}-{level:g}" for level in levels for side in ("lo", "hi"))]
     labels += [f"{name}_q{q:g}" for q in quantiles]
-    exact = fc.loss in _SPREAD
+    exact = fc.loss in SPREAD
     point, found = _run(fitted, k, start, ahead, horizon, wanted if exact else ())
     columns = {name: point}
     if exact:
-        return {**columns, **{label: found[..., i] for i, label in enumerate(labels)}}
+        columns |= {label: found[..., i] for i, label in enumerate(labels)}
+        if fc.conformal and levels:
+            columns |= _recalibrated(fc, fitted, k, levels, columns, start.scale[:, None])
+        return columns
     scale = start.scale[:, None]
     scores = fitted.scores[k]
     for label, q in zip(labels, wanted, strict=True):
@@ -202,6 +235,31 @@ def _model_columns(
         width = conformal_bounds(zero, scores[:, :horizon], round(level, 9))[1] if level else zero
         columns[label] = point + math.copysign(1, q - 0.5) * width.transpose(0, 2, 1) * scale
     return columns
+
+
+def _recalibrated(
+    fc: Forecaster,
+    fitted: Fitted,
+    k: int,
+    levels: Sequence[float],
+    columns: Mapping[str, np.ndarray],
+    scale: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """The bounds of model ``k`` moved until they hold the truth as often as they should; a wider one holds the next."""
+    name, known, rising = fitted.names[k], calibrated(fc), sorted(levels)
+    found = []
+    for level in rising:
+        lo, hi = (columns[f"{name}-{side}-{level:g}"] / scale for side in ("lo", "hi"))
+        # axes (N, C, horizon): errors are pooled over series
+        lo, hi = lo.transpose(0, 2, 1), hi.transpose(0, 2, 1)
+        scores = fitted.scores[k][known.index(level), :, : lo.shape[2]]
+        found.append([side.transpose(0, 2, 1) * scale for side in cqr_bounds(lo, hi, scores, level)])
+    sides = nest(*(np.stack(side) for side in zip(*found, strict=True)))
+    return {
+        f"{name}-{side}-{level:g}": rows
+        for side, all_rows in zip(("lo", "hi"), sides, strict=True)
+        for level, rows in zip(rising, all_rows, strict=True)
+    }
 
 
 def _run(
@@ -225,10 +283,6 @@ def _run(
             start = start.moved(points[-1], known)
     point = np.concatenate(points, 1)[:, :horizon]
     return point, np.concatenate(levels, 1)[:, :horizon] if quantiles else levels[0]
-
-
-def _bounds(level: float) -> tuple[float, float]:
-    return round(0.5 - level / 200, 9), round(0.5 + level / 200, 9)
 
 
 def _by_series(rows: np.ndarray, joint: bool, K: int) -> np.ndarray:

@@ -208,6 +208,13 @@ def like(df: Any, result: pd.DataFrame) -> Any:
     return library.from_pandas(result) if hasattr(library, "from_pandas") else library.Table.from_pandas(result)
 
 
+def with_ids(frame: Any, columns: dict[str, str]) -> pd.DataFrame:
+    """A frame for pictures: a single series gets the name of its values, times are times."""
+    if columns["id"] not in frame:
+        frame = frame.assign(**{columns["id"]: columns["target"]})
+    return frame.assign(**{columns["time"]: parse_times(frame[columns["time"]], columns["time"])})
+
+
 def parse_times(times: pd.Series, time_col: str) -> pd.Series:
     """Dates and integers as they are, ISO text as dates."""
     kind = times.dtype

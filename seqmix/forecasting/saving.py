@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,9 +21,11 @@ from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.fitting import Fitted, build_task
 from seqmix.forecasting.forecaster import Forecaster
 
-_FORMAT = 1
+_FORMAT = 2
+# owner/name, as the hub names what it holds
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _FACTS = ("columns", "context", "season", "joint", "facts", "codes", "names", "report", "notes")
-_ARRAYS = ("loc", "scale", "naive", "last")
+_ARRAYS = ("loc", "scale", "deviation", "naive", "last")
 
 
 def save(forecaster: Forecaster, fitted: Fitted, folder: Path) -> None:
@@ -59,15 +62,14 @@ def save(forecaster: Forecaster, fitted: Fitted, folder: Path) -> None:
     part.replace(folder / "forecaster.json")
 
 
-def load(folder: Path, device: str) -> tuple[Forecaster, Fitted]:
-    """The Forecaster in a folder, and what it has learned.
+def load(source: str | Path, device: str) -> tuple[Forecaster, Fitted]:
+    """The Forecaster in a folder or a repository of the hub, and what it has learned.
 
     Raises:
-        DataError: if the folder holds none, or one of another version of the format.
+        DataError: if there is none, or one of another version of the format.
     """
+    folder = _folder(source)
     path = folder / "forecaster.json"
-    if not path.is_file():
-        raise DataError(f"no forecaster.json in {str(folder)!r}; give a folder that Forecaster.save wrote")
     facts = json.loads(path.read_text())
     if facts.get("format") != _FORMAT:
         raise DataError(f"{str(path)!r} has format {facts.get('format')!r}, this version reads {_FORMAT}; fit again")
@@ -90,6 +92,28 @@ def load(folder: Path, device: str) -> tuple[Forecaster, Fitted]:
         fitted.tasks.append(task.eval())
         fitted.scores.append(tensors[f"scores.{k}"].numpy())
     return forecaster, fitted
+
+
+def _folder(source: str | Path) -> Path:
+    """The folder itself, or a copy of the repository ``owner/name`` that is no folder here."""
+    folder = Path(source)
+    if (folder / "forecaster.json").is_file():
+        return folder
+    if folder.exists() or not _REPOSITORY.fullmatch(str(source)):
+        raise DataError(f"no forecaster.json in {str(source)!r}; give a folder that Forecaster.save wrote")
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as e:
+        raise DataError(
+            f"{str(source)!r} is no folder, and the hub needs a package; pip install huggingface_hub"
+        ) from e
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["forecaster.json", "weights.safetensors"]))
+    except (OSError, ValueError) as e:
+        raise DataError(
+            f"{str(source)!r} is no folder, and the hub gives no such repository ({type(e).__name__}); "
+            "check name and connection, or give a folder that Forecaster.save wrote"
+        ) from e
 
 
 def _models(forecaster: Forecaster) -> list[Any]:

@@ -54,7 +54,7 @@ def errors(
     # the losses would tell cutoffs apart
     known: Any = frame[frame[target].notna()].reset_index(drop=True).drop(columns=[] if by == "cutoff" else "cutoff")
     at = fitted.ids.get_indexer(pd.Index(known[key]))
-    scale = (fitted.scale[0] if fitted.joint else fitted.scale[:, 0])[at] if standardized else np.ones(len(at))
+    scale = fitted.deviation[at] if standardized else np.ones(len(at))
     if (at < 0).any() and (standardized or "mase" in metrics):
         raise DataError(f"series {known[key].iloc[int((at < 0).argmax())]!r} was not fitted: it has no scale, no MASE")
     parts = []

@@ -57,6 +57,11 @@ def mixes_variates(model: Any) -> bool:
     return _class_of(_named(model) if isinstance(model, str) else model)[0] in _JOINT
 
 
+def repeats_season(factory: Callable[..., Any]) -> bool:
+    """Whether the model is the season before itself, which is not to be added to it."""
+    return _class_of(factory)[0] is models.SeasonalNaive
+
+
 def without_revin(factory: Callable[..., Any]) -> Callable[..., Any]:
     """The factory with the model's own window normalisation off, unless asked for: the task has it, with masks."""
     cls, given = _class_of(factory)

@@ -46,7 +46,9 @@ class Forecasting(Task):
             ``partial(nn.SmoothL1Loss, reduction="none")``; replaces ``loss``.
         quantiles: levels forecast with ``quantile`` loss, rising, 0.5 among them; 0.1, 0.5 and 0.9 if not given.
         normalize: ``window`` removes mean and deviation of the observed values of each window before the model and puts
-            them back into the forecast; counts are divided by 1 + their mean. ``none`` leaves the window as it is.
+            them back into the forecast; counts are divided by 1 + their mean. ``season`` puts back the season before in
+            place of the mean: the model forecasts what is different. ``none`` leaves the window as it is.
+        season: steps of that season; 1 is the last value.
         lr: peak learning rate of AdamW.
         weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
         warmup: length of the linear warm-up, as a fraction of all optimizer steps.
@@ -78,7 +80,8 @@ class Forecasting(Task):
         loss: LossName = "mse",
         loss_module: LossFactory | None = None,
         quantiles: list[float] | None = None,
-        normalize: Literal["none", "window"] = "none",
+        normalize: Literal["none", "window", "season"] = "none",
+        season: int = 1,
         lr: float = 5e-4,
         weight_decay: float = 0.01,
         warmup: float = 0.0,
@@ -93,10 +96,17 @@ class Forecasting(Task):
             if callable(self.hparams[name]):
                 self.hparams.pop(name)
         require_facts(self, n_channels=n_channels, context=context, horizon=horizon)
-        check_choice("normalize", normalize, ("none", "window"))
+        check_choice("normalize", normalize, ("none", "window", "season"))
+        if not 1 <= season <= context:
+            raise ConfigError(f"season = {season} does not fit context = {context}; use a season of 1 to {context}")
         self.loss = make_loss(loss, loss_module, quantiles)
+        if normalize == "season" and loss == "negative_binomial":
+            raise ConfigError(
+                "normalize = 'season' forecasts differences, and counts have none (loss = 'negative_binomial'); "
+                "use normalize='window'"
+            )
         self.quantiles = self.loss.levels if isinstance(self.loss, QuantileLoss) else []
-        self.normalize = normalize
+        self.normalize, self.season = normalize, season
         self.n_future, self.n_static, self.n_past = n_future, n_static, n_past
         self.model = model(n_channels, context, horizon, self.loss.n_outputs, n_future, n_static, n_past)
         self.densified = densify
@@ -117,10 +127,13 @@ class Forecasting(Task):
         x, mask = batch["x"], batch.get("x_mask")
         x = x if mask is None else x.masked_fill(~mask, 0)
         shift = scale = None
-        if self.normalize == "window":
+        if self.normalize != "none":
             shift, scale = self.loss.moments(x, mask)  # (B, 1, C)
             x = (x - shift) / scale
             x = x if mask is None else x.masked_fill(~mask, 0)
+            if self.normalize == "season":
+                # a missing value is the mean
+                shift = shift + scale * self._season_before(x)  # (B, horizon, C)
         # a model without covariates may share its data with one that has them
         future = batch["future"] if self.n_future else None
         static = batch["static"] if self.n_static else None
@@ -199,6 +212,11 @@ class Forecasting(Task):
             windows = int(weight.flatten(1).any(1).sum())
         sums = torch.stack([squared.sum(), absolute.sum()]).double().cpu()
         self.sums += torch.cat([sums, torch.tensor([count, windows], dtype=torch.float64)])
+
+    def _season_before(self, x: Tensor) -> Tensor:
+        """The last season of ``x: (B, context, C)`` again and again, ``(B, horizon, C)``."""
+        repeats = -(-self.model.horizon // self.season)
+        return x[:, -self.season :].repeat(1, repeats, 1)[:, : self.model.horizon]
 
     def _log_metrics(self, stage: str) -> None:
         squared, absolute, count, _ = self.sums.tolist()

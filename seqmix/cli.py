@@ -14,6 +14,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on every test window, beside the baselines",
     "predict": "write the forecasts of a checkpoint; with --images, name what images show",
     "forecast": "forecast every series of a CSV file, beside the season before",
+    "generate": "continue a text with a causal language model",
     "list": "mixers, models, datasets and configs",
     "info": "versions, device, and which kernels run",
     "matrix": "draw the mixing matrix of a mixer",

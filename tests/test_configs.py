@@ -10,10 +10,13 @@ import torch
 from PIL import Image
 
 from seqmix.commands.train import Train
-from seqmix.data import Cycles, FashionMNIST, ForecastData
+from seqmix.data import GLUE, Cycles, FashionMNIST, ForecastData
 from seqmix.data._base import Table
 from seqmix.data._labelled import LabelledBytes, LabelledData, join
 from seqmix.data._pixels import LabelledImages
+from seqmix.data._token_file import Documents
+from seqmix.data._tokenizer import Bytes
+from seqmix.data.text import Corpus
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -43,13 +46,22 @@ def test_one_batch_runs(path, monkeypatch, tmp_path, tmp_path_factory, capsys):
     """On data of the same shape where the data set would have to be read."""
     monkeypatch.chdir(tmp_path)
     small = _image_folder(tmp_path_factory.mktemp("images")) if path.stem.endswith("_imagenet") else []
-    always = ["--config", str(path), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
+    # the layers of a published model are alike: one of them is quick
+    shallow = tmp_path_factory.mktemp("configs") / path.name
+    shallow.write_text(re.sub(r"n_layers: \d\d\b", "n_layers: 1", path.read_text()))
+    always = ["--config", str(shallow), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
     cli = Train("fit", [*always, *small])
     data = cli.datamodule
     if isinstance(data, ForecastData) and not isinstance(data, Cycles):
         monkeypatch.setattr(data, "_load", lambda: _table(data))
     if isinstance(data, LabelledData):
         monkeypatch.setattr(data, "_make", lambda: _sequences(data))
+    if isinstance(data, Corpus):
+        monkeypatch.setattr(data, "_tokenizer", Bytes())
+        monkeypatch.setattr(data, "documents", lambda split: _document(data))
+    if isinstance(data, GLUE):
+        monkeypatch.setattr(data, "_tokenizer", Bytes)
+        monkeypatch.setattr(data, "examples", lambda split: _sentences(data))
     if isinstance(data, FashionMNIST):
         images = LabelledImages(torch.randint(256, (4, 1, 28, 28), dtype=torch.uint8), torch.arange(4))
         monkeypatch.setattr(data, "_make", lambda: {"train": images, "val": images, "test": images})
@@ -86,3 +98,15 @@ def _sequences(data):
     sequences = [np.random.default_rng(n).integers(0, data.vocab_size - 1, n, np.uint8).tobytes() for n in lengths]
     every = LabelledBytes(*join(sequences, [0, 1]), pairs=data.pairs, padded=data.vocab_size != 256)
     return dict.fromkeys(("train", "val", "test"), every)
+
+
+def _document(data):
+    """One document, of two pieces of up to 64 tokens."""
+    n = min(data.max_len, 64) + 7
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(4, 260, n))
+    return Documents(tokens, torch.tensor([0, n]), torch.tensor([n - 2]))
+
+
+def _sentences(data):
+    texts = (b"one", b"another")[: len(data.layout.columns)]
+    return [(texts, float(label % max(2, data.n_classes))) for label in range(12)]

@@ -13,12 +13,24 @@ import pandas as pd
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from seqmix.commands._bag_of_words import bag_of_words
 from seqmix.commands._table import print_table
+from seqmix.commands._trigram import trigram_loss
 from seqmix.environment import environment
 from seqmix.errors import ConfigError
 from seqmix.models import DLinear, ForecastModelFactory, SeasonalNaive
-from seqmix.tasks import Classification, Forecasting, Task
+from seqmix.tasks import (
+    CausalLM,
+    Classification,
+    Forecasting,
+    ImageClassification,
+    SentenceClassification,
+    SentenceRegression,
+    Task,
+)
 from seqmix.tasks._run import device_name
+from seqmix.tasks.language import language_scores
+from seqmix.tasks.sentences import class_metrics, score_metrics
 
 Row = dict[str, Any]
 
@@ -47,7 +59,8 @@ def baseline_rows(
 ) -> list[Row]:
     """Train each baseline with plain settings on the same data and test it with the same code.
 
-    Beside classifiers stands the one that always names the commonest class of the training examples.
+    Beside classifiers stands the one that always names the commonest class of the training examples, beside causal
+    language models one that counts triples of tokens, beside encoders of sentences one that counts words.
 
     Args:
         factories: the baselines; None: the last season again, and DLinear.
@@ -62,7 +75,12 @@ def baseline_rows(
     if not isinstance(task, Forecasting):
         if factories:
             raise ConfigError(f"baselines are forecasters, {type(task).__name__} has none; leave --baselines out")
-        return [_majority_row(task, data, trainer)] if isinstance(task, Classification) else []
+        if isinstance(task, CausalLM):
+            return [_trigram_row(task, data, trainer)]
+        if isinstance(task, SentenceClassification | SentenceRegression):
+            return [_words_row(task, data, trainer)]
+        labelled = isinstance(task, Classification | ImageClassification)
+        return [_majority_row(task, data, trainer)] if labelled else []
     if factories is None:
         # a season longer than the window cannot be repeated: then the last value is
         season = data.season if data.season <= data.context else 1
@@ -70,7 +88,7 @@ def baseline_rows(
     return [_baseline_row(factory, data, trainer, seed) for factory in factories]
 
 
-def _majority_row(task: Classification, data: Any, trainer: pl.Trainer) -> Row:
+def _majority_row(task: Classification | ImageClassification, data: Any, trainer: pl.Trainer) -> Row:
     train, test = data.label_counts("train"), data.label_counts("test")
     # one example more of each class: none of the test is impossible
     log_share = ((train + 1) / (train + 1).sum()).double().log()
@@ -78,16 +96,50 @@ def _majority_row(task: Classification, data: Any, trainer: pl.Trainer) -> Row:
         "accuracy": float(test[train.argmax()] / test.sum()),
         "loss": -float((test * log_share).sum() / test.sum()),
     }
+    return _plain_row("Majority", task, data, trainer, scores, int(test.sum()))
+
+
+def _trigram_row(task: CausalLM, data: Any, trainer: pl.Trainer) -> Row:
+    started = time.perf_counter()
+    train, test = data.documents("train"), data.documents("test")
+    loss, size = trigram_loss(train.tokens, test.tokens[: test.bounds[-1]], test.bounds, data.vocab_size)
+    tokens = int((test.bounds.diff() - 1).sum())
+    scores = language_scores(loss, int(test.n_bytes.sum()), tokens)
+    seconds = round(time.perf_counter() - started, 1)
+    return _plain_row("Trigram", task, data, trainer, scores, tokens, parameters=size, seconds=seconds)
+
+
+def _words_row(task: SentenceClassification | SentenceRegression, data: Any, trainer: pl.Trainer) -> Row:
+    started = time.perf_counter()
+    classes = data.n_classes > 1
+    labels, predicted, size = bag_of_words(data.examples("train"), data.examples("test"), classes)
+    scores = class_metrics(labels, predicted, data.n_classes) if classes else score_metrics(labels, predicted)
+    seconds = round(time.perf_counter() - started, 1)
+    return _plain_row("BagOfWords", task, data, trainer, scores, len(labels), parameters=size, seconds=seconds)
+
+
+def _plain_row(
+    model: str,
+    task: Task,
+    data: Any,
+    trainer: pl.Trainer,
+    scores: Mapping[str, float],
+    count: int,
+    *,
+    parameters: int = 0,
+    seconds: float = 0.0,
+) -> Row:
+    """The row of a model that no trainer has trained."""
     return {
-        "model": "Majority",
+        "model": model,
         "data": data.name,
         **{fact: getattr(data, fact) for fact in task.facts},
-        task.counted: int(test.sum()),
+        task.counted: count,
         **{name: round(scores[name], 6) for name in task.metrics},
-        "parameters": 0,
+        "parameters": parameters,
         "commit": environment()["commit"],
         "device": device_name(trainer),
-        "seconds": 0.0,
+        "seconds": seconds,
     }
 
 
@@ -122,8 +174,12 @@ def print_rows(rows: Sequence[Row], task: Task, data: Any) -> None:
     first = rows[0]
     if isinstance(task, Forecasting):
         what = f"{data.context} -> {data.horizon} steps"
-    elif isinstance(task, Classification):
+    elif isinstance(task, Classification | SentenceClassification):
         what = f"{data.n_classes} classes, length {data.max_len:,}"
+    elif isinstance(task, ImageClassification):
+        what = f"{data.n_classes:,} classes, {data.img_size} pixels"
+    elif isinstance(task, SentenceRegression):
+        what = f"scores, length {data.max_len:,}"
     else:
         what = f"{data.vocab_size:,} tokens, length {data.max_len:,}"
     print_table(

@@ -4,18 +4,21 @@ from seqmix.data._augment import Augmentation
 from seqmix.data._base import ForecastData
 from seqmix.data.benchmarks import ECL, ETT, ILI, Exchange, Traffic, Weather
 from seqmix.data.fashion import FashionMNIST
+from seqmix.data.glue import GLUE
 from seqmix.data.images import HubImages, ImageFolder
 from seqmix.data.listops import ListOps
 from seqmix.data.lra import LRAImage, LRARetrieval, LRAText
 from seqmix.data.pathfinder import Pathfinder
 from seqmix.data.recall import AssociativeRecall, Copying, SelectiveCopying
 from seqmix.data.synthetic import Cycles
+from seqmix.data.text import HubText, TextFiles
 from seqmix.data.wide_csv import WideCSV
 from seqmix.data.windows import WindowLoader, Windows
 
 __all__ = [
     "ECL",
     "ETT",
+    "GLUE",
     "ILI",
     "AssociativeRecall",
     "Augmentation",
@@ -25,6 +28,7 @@ __all__ = [
     "FashionMNIST",
     "ForecastData",
     "HubImages",
+    "HubText",
     "ImageFolder",
     "LRAImage",
     "LRARetrieval",
@@ -32,6 +36,7 @@ __all__ = [
     "ListOps",
     "Pathfinder",
     "SelectiveCopying",
+    "TextFiles",
     "Traffic",
     "Weather",
     "WideCSV",

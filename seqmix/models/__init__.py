@@ -5,9 +5,10 @@ from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
 from seqmix.models.classifier import Classifier, ClassifierFactory, SequenceClassifier
+from seqmix.models.decoder import DecoderFactory, DecoderLM
 from seqmix.models.densify import Replaced, densify
 from seqmix.models.embed import PatchEmbedding
-from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, load_published
+from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, EncoderFactory, load_published
 from seqmix.models.ffnet_ts import FFNetTS
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead
@@ -25,7 +26,10 @@ __all__ = [
     "Classifier",
     "ClassifierFactory",
     "DLinear",
+    "DecoderFactory",
+    "DecoderLM",
     "DropPath",
+    "EncoderFactory",
     "FFNetTS",
     "FlattenHead",
     "ForecastModel",

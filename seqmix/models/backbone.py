@@ -1,6 +1,6 @@
 """A stack of blocks with any sequence mixer."""
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -82,6 +82,18 @@ class Backbone(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return zero_masked(self.norm(x), mask)
+
+    def init_state(self, batch_size: int) -> list[Any]:
+        """The states of the blocks before the first position."""
+        return [cast(Block, block).init_state(batch_size) for block in self.blocks]
+
+    def step(self, x: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """Advance by one position: ``x: (B, D)``, states -> ``(B, D)``, states."""
+        after = []
+        for block, before in zip(self.blocks, state, strict=True):
+            x, now = cast(Block, block).step(x, before)
+            after.append(now)
+        return self.norm(x), after
 
     @property
     def mixer_names(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,13 @@ class ChannelMLP(Mixer):
         """Mix the features of ``x: (B, L, D)``; ``mask: (B, L)`` bool, True = keep."""
         y = self.down(self.drop(self.act(self.up(zero_masked(x, mask)))))
         return zero_masked(y, mask)
+
+    def init_state(self, batch_size: int) -> None:
+        """There is nothing to remember: positions do not meet."""
+
+    def step(self, x: Tensor, state: None) -> tuple[Tensor, None]:
+        """Mix the features of ``x: (B, D)``."""
+        return self(x.unsqueeze(1)).squeeze(1), None
 
 
 class Block(nn.Module):
@@ -102,6 +109,18 @@ class Block(nn.Module):
         for residual in self.residuals:
             x = residual(x, mask)
         return x
+
+    def init_state(self, batch_size: int) -> list[Any]:
+        """The states of the mixers before the first position."""
+        return [cast(_Residual, residual).mixer.init_state(batch_size) for residual in self.residuals]
+
+    def step(self, x: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """Advance by one position: ``x: (B, D)``, states -> ``(B, D)``, states."""
+        after = []
+        for residual, before in zip(self.residuals, state, strict=True):
+            x, now = cast(_Residual, residual).step(x, before)
+            after.append(now)
+        return x, after
 
 
 class LayerScale(nn.Module):
@@ -166,5 +185,12 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         y = self.mixer(x if self.post_norm else self.norm(x), mask)
+        return self._add(x, y)
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        y, state = self.mixer.step(x if self.post_norm else self.norm(x), state)
+        return self._add(x, y), state
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
         x = self.skip(x) + self.drop(self.scale(y))
         return self.norm(x) if self.post_norm else x

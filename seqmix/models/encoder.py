@@ -5,7 +5,7 @@ of goombalab/hydra, so that its published masked language models load unchanged.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +129,7 @@ class BidirectionalEncoder(nn.Module):
         self.embeddings = nn.ModuleDict({**tables, "LayerNorm": nn.LayerNorm(d_model, eps=1e-12)})
         if projection:
             self.embeddings["projection"] = nn.Linear(d_model, d_model)
+        self.max_len, self.n_types = max_len, n_types
         self.dropout = nn.Dropout(dropout)
         makers = [mixer] if layers is None else layers
         stack = []
@@ -165,6 +166,12 @@ class BidirectionalEncoder(nn.Module):
         x = self.encoder["norm_f"](x) if "norm_f" in self.encoder else x
         return zero_masked(x, mask)
 
+    @property
+    def mixer_names(self) -> list[str]:
+        """The sequence mixers, each named once, in the order of their first layer."""
+        names = [type(layer.get_submodule("layer.mixer")).__name__ for layer in self.encoder["layer"].children()]
+        return list(dict.fromkeys(names))
+
     def pool(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Summary ``(B, D)`` of the features ``x: (B, L, D)``, from the first position that is kept."""
         if self.pooler is None:
@@ -173,6 +180,14 @@ class BidirectionalEncoder(nn.Module):
             return self.pooler["dense"](x[:, 0]).tanh()
         first = mask.byte().argmax(1)
         return self.pooler["dense"](x[torch.arange(len(x), device=x.device), first]).tanh()
+
+
+class EncoderFactory(Protocol):
+    """Whatever makes an encoder for a number of tokens; a config says the same of it to pre-train and to fine-tune."""
+
+    def __call__(self, vocab_size: int) -> BidirectionalEncoder:
+        """Make it."""
+        ...
 
 
 def load_published(model: BidirectionalLM, state: Mapping[str, Tensor]) -> None:

@@ -4,6 +4,18 @@ from seqmix.tasks._base import Task
 from seqmix.tasks.classification import Classification
 from seqmix.tasks.forecasting import Forecasting
 from seqmix.tasks.images import ImageClassification
+from seqmix.tasks.language import CausalLM, MaskedLM
+from seqmix.tasks.sentences import SentenceClassification, SentenceRegression
 from seqmix.tasks.tokens import TokenPrediction
 
-__all__ = ["Classification", "Forecasting", "ImageClassification", "Task", "TokenPrediction"]
+__all__ = [
+    "CausalLM",
+    "Classification",
+    "Forecasting",
+    "ImageClassification",
+    "MaskedLM",
+    "SentenceClassification",
+    "SentenceRegression",
+    "Task",
+    "TokenPrediction",
+]

@@ -1,0 +1,124 @@
+"""Causal language models: an embedding, a backbone of causal mixers, and a softmax over the next token."""
+
+from typing import Any, Literal, Protocol, cast
+
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError
+from seqmix.mixers import Mixer, MixerFactory
+from seqmix.models.backbone import Backbone
+from seqmix.models.block import ChannelMLP
+
+# position of the next token, and the states of the blocks
+State = tuple[int, list[Any]]
+
+
+class DecoderLM(nn.Module):
+    """Scores of the next token at every position, from it and the ones before.
+
+    Shapes: ``(B, L) -> (B, L, vocab_size)``. Cost: that of the backbone, and O(L D vocab_size); ``step`` costs that of
+    the mixers' steps, the same at every position where their states do not grow.
+
+    Args:
+        vocab_size: number of tokens.
+        max_len: longest sequence, for ``positions`` and for mixers that store something per position.
+        mixer: makes the sequence mixer of every block: a class, a ``functools.partial``, an entry of a config.
+        layers: sequence mixers of successive blocks, repeated from the start; replaces ``mixer``.
+        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
+        d_model: width D.
+        n_layers: number of blocks.
+        norm: ``layer`` or ``rms``, in the backbone.
+        positions: learn an embedding for each of ``max_len`` positions; for mixers blind to order.
+        tied: score tokens with their embeddings instead of a matrix of its own.
+        dropout: probability, on the embeddings and on the output of each mixer.
+
+    Raises:
+        ConfigError: if a mixer is not causal, or ``positions`` are asked for without ``max_len``.
+
+    Source: Gu and Dao, 2023, arXiv:2312.00752, app. E.2, at its size with ``channel_mixer=None`` and ``norm="rms"``.
+    Differs from the original code in: any mixer; output projections start as their mixers say.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        max_len: int | None = None,
+        *,
+        mixer: MixerFactory,
+        layers: list[MixerFactory] | None = None,
+        channel_mixer: MixerFactory | None = ChannelMLP,
+        d_model: int = 128,
+        n_layers: int = 4,
+        norm: Literal["layer", "rms"] = "layer",
+        positions: bool = False,
+        tied: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if positions and max_len is None:
+            raise ConfigError("max_len is needed: positions = True stores one embedding per position; set max_len=512")
+        self.embed = nn.Embedding(vocab_size, d_model)
+        self.place = nn.Embedding(max_len, d_model) if positions and max_len is not None else None
+        self.drop = nn.Dropout(dropout)
+        self.backbone = Backbone(
+            d_model,
+            n_layers,
+            max_len=max_len,
+            mixer=mixer,
+            layers=layers,
+            channel_mixer=channel_mixer,
+            norm=norm,
+            dropout=dropout,
+        )
+        self.head = nn.Linear(d_model, vocab_size, bias=False)
+        for table in (self.embed, self.place, self.head):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.02)
+        if tied:
+            self.head.weight = self.embed.weight
+        residuals = [r for block in self.backbone.blocks for r in block.get_submodule("residuals").children()]
+        mixers = [cast(Mixer, r.get_submodule("mixer")) for r in residuals]
+        # positions do not meet in a ChannelMLP
+        seers = sorted({type(m).__name__ for m in mixers if not m.causal and not isinstance(m, ChannelMLP)})
+        if seers:
+            raise ConfigError(
+                f"a causal language model must not see the next token, {', '.join(seers)} does; use a causal mixer "
+                "(Mamba, or another with causal: true), or the task MaskedLM"
+            )
+
+    @property
+    def label(self) -> str:
+        """The mixers."""
+        return "+".join(self.backbone.mixer_names)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Score the next token at every position of ``tokens: (B, L)``; ``mask: (B, L)`` bool, True = keep."""
+        return self.head(self.encode(tokens, mask))
+
+    def encode(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features that ``head`` scores, ``(B, L) -> (B, L, D)``."""
+        x = self.embed(tokens)
+        if self.place is not None:
+            x = x + self.place.weight[: tokens.shape[1]]
+        return self.backbone(self.drop(x), mask)
+
+    def init_state(self, batch_size: int) -> State:
+        """The state before the first token: its position, and the states of the blocks."""
+        return 0, self.backbone.init_state(batch_size)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token of each sequence, ``(B,)``, and score the next, ``(B, vocab_size)``."""
+        position, states = state
+        x = self.embed(tokens)
+        if self.place is not None:
+            x = x + self.place.weight[position]
+        x, states = self.backbone.step(x, states)
+        return self.head(x), (position + 1, states)
+
+
+class DecoderFactory(Protocol):
+    """Whatever makes a causal language model from the facts of the data."""
+
+    def __call__(self, vocab_size: int, max_len: int | None = None) -> DecoderLM:
+        """Make it."""
+        ...

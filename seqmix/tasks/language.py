@@ -1,0 +1,261 @@
+"""Language models: of the next token, and of masked ones; metrics are exact over all tokens of a text."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqmix.errors import ConfigError
+from seqmix.mixers import auxiliary_loss
+from seqmix.models import BidirectionalEncoder, BidirectionalLM, DecoderFactory, EncoderFactory
+from seqmix.tasks._accuracy import score_sums
+from seqmix.tasks._base import Task, require_facts
+from seqmix.tasks._optim import Schedule
+
+Batch = dict[str, Tensor]
+
+# target of positions that ask for nothing
+UNASKED = -100
+
+
+class CausalLM(Task):
+    """Predict every token of a text from the ones before it.
+
+    A batch is ``{"tokens": (B, L), "targets": (B, L), "bytes": (B,)}``, with target -100 where nothing is asked and
+    ``bytes`` the size of the text in it. Bits per byte are the negative log-likelihood of all tokens over ``ln 2`` and
+    all bytes: they compare models of different tokens, which perplexity, per token, does not.
+
+    Args:
+        model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
+        vocab_size: number of tokens; linked from the datamodule.
+        max_len: longest sequence; linked from the datamodule.
+        lr: peak learning rate of AdamW.
+        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
+        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
+        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        patience: validations without fewer bits per byte before training stops; null to train to the end.
+
+    Raises:
+        ConfigError: if a mixer is not causal, or options are out of range.
+    """
+
+    metrics = ("bits_per_byte", "perplexity")
+    counted = "tokens"
+    facts = ("vocab_size", "max_len")
+
+    def __init__(
+        self,
+        model: DecoderFactory,
+        vocab_size: int,
+        max_len: int | None = None,
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        warmup: float = 0.05,
+        schedule: Schedule = "cosine",
+        patience: int | None = None,
+    ):
+        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        self.save_hyperparameters(logger=False)
+        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
+        if callable(self.hparams["model"]):
+            self.hparams.pop("model")
+        require_facts(self, vocab_size=vocab_size)
+        self.model = model(vocab_size, max_len)
+        # negative log-likelihood, bytes, tokens: sums over one pass of a loader
+        self.sums = torch.zeros(3, dtype=torch.float64)
+
+    @property
+    def label(self) -> str:
+        """The mixers."""
+        return self.model.label
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Score the next token at every position, ``(B, L) -> (B, L, vocab_size)``."""
+        return self.model(tokens)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy over the tokens of one batch, and what the mixers add to it."""
+        scores, answers = self._answer(batch)
+        loss = F.cross_entropy(scores, answers)
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["tokens"]))
+        return loss + auxiliary_loss(self).to(loss)
+
+    def add_batch(self, batch: Batch) -> None:
+        """Add negative log-likelihood, bytes and tokens of one batch."""
+        scores, answers = self._answer(batch)
+        loss = F.cross_entropy(scores, answers, reduction="sum").double()
+        self.sums += torch.stack([loss, batch["bytes"].sum().double(), loss.new_tensor(len(answers))]).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val_bits_per_byte`` and ``val_perplexity``."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test_bits_per_byte``, ``test_perplexity`` and the number of tokens."""
+        self._log_metrics("test")
+        self.log("test_tokens", self.sums[2])
+
+    def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scores ``(K, vocab_size)`` and answers ``(K,)`` of the K asked positions; no other position is scored."""
+        if "targets" not in batch:
+            raise ConfigError("CausalLM needs pieces with a next token; set data.objective: causal")
+        asked = batch["targets"] != UNASKED
+        # padding comes after the text, where no asked position sees it
+        return self.model.head(self.model.encode(batch["tokens"])[asked]).float(), batch["targets"][asked]
+
+    def _log_metrics(self, stage: str) -> None:
+        loss, n_bytes, tokens = self.sums.tolist()
+        scores = language_scores(loss, n_bytes, tokens)
+        self.log_dict({f"{stage}_{name}": value for name, value in scores.items()}, prog_bar=stage == "val")
+
+
+class MaskedLM(Task):
+    """Find the hidden tokens of a text: the pre-training of bidirectional encoders.
+
+    A batch is ``{"tokens": (B, L), "mask": (B, L), "text": (B, L), "index": (B,), "mask_id": ()}``. A share of the
+    tokens of ``text`` is asked for: 80 % of them are replaced by the token ``mask_id``, 10 % by one drawn from all, and
+    the rest stay. Which, depends on ``mask_seed``, the epoch, the number of the piece and the position alone: a resumed
+    run hides what the first would have hidden, and validation hides the same tokens whatever the batch size.
+
+    Args:
+        encoder: what makes the encoder for a number of tokens: an entry of a config, or a ``functools.partial``.
+        vocab_size: number of tokens; linked from the datamodule.
+        max_len: longest sequence; linked from the datamodule.
+        gelu: of the head: ``none`` for the function itself, ``tanh`` for the approximation of FNet.
+        mask_rate: share of the tokens that training asks for; 0.3 in Hydra and 0.15 in BERT.
+        eval_mask_rate: share that validation and test ask for.
+        mask_seed: seed of what is hidden.
+        lr: peak learning rate of AdamW.
+        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
+        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
+        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        patience: validations without a better validation loss before training stops; null to train to the end.
+
+    Raises:
+        ConfigError: if options are out of range, or the encoder is made for shorter texts.
+
+    Source: Devlin et al., 2018, arXiv:1810.04805, sec. 3.1; Hwang et al., 2024, arXiv:2407.09941, app. D.2. Differs
+    from the original code in: what is hidden follows from numbers, not from the order of batches.
+    """
+
+    metrics = ("loss", "accuracy")
+    counted = "answers"
+    facts = ("vocab_size", "max_len")
+
+    def __init__(
+        self,
+        encoder: EncoderFactory,
+        vocab_size: int,
+        max_len: int | None = None,
+        *,
+        gelu: Literal["none", "tanh"] = "none",
+        mask_rate: float = 0.15,
+        eval_mask_rate: float = 0.15,
+        mask_seed: int = 0,
+        lr: float = 5e-4,
+        weight_decay: float = 0.01,
+        warmup: float = 0.06,
+        schedule: Schedule = "cosine",
+        patience: int | None = None,
+    ):
+        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        self.save_hyperparameters(logger=False)
+        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
+        if callable(self.hparams["encoder"]):
+            self.hparams.pop("encoder")
+        require_facts(self, vocab_size=vocab_size)
+        for name, rate in {"mask_rate": mask_rate, "eval_mask_rate": eval_mask_rate}.items():
+            if not 0 < rate <= 1:
+                raise ConfigError(f"{name} is a share of the tokens, 0 < {name} <= 1, got {rate}; use for example 0.15")
+        self.mask_rate, self.eval_mask_rate, self.mask_seed = mask_rate, eval_mask_rate, mask_seed
+        self.model = BidirectionalLM(make_encoder(encoder, vocab_size, max_len), gelu=gelu)
+        self.vocab_size = vocab_size
+        # negative log-likelihood, right answers, answers: sums over one pass of a loader
+        self.sums = torch.zeros(3, dtype=torch.float64)
+
+    @property
+    def label(self) -> str:
+        """The mixers."""
+        return "+".join(self.model.bert.mixer_names)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Score every token at every position, ``(B, L) -> (B, L, vocab_size)``."""
+        return self.model(tokens, mask)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy over the hidden tokens of one batch, and what the mixers add to it."""
+        scores, answers = self._answer(batch, self.mask_rate, self.current_epoch + 1)
+        # a batch of short texts may happen to ask nothing
+        loss = F.cross_entropy(scores, answers, reduction="sum") / max(1, len(answers))
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["tokens"]))
+        return loss + auxiliary_loss(self).to(loss)
+
+    def add_batch(self, batch: Batch) -> None:
+        """Add negative log-likelihood, right answers and answers of one batch."""
+        right, loss, count = score_sums(*self._answer(batch, self.eval_mask_rate, 0))
+        self.sums += torch.stack([loss, right, count])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val_loss``, in nats, and ``val_accuracy``."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test_loss``, in nats, ``test_accuracy`` and the number of answers they are over."""
+        self._log_metrics("test")
+        self.log("test_answers", self.sums[2])
+
+    def hide(self, batch: Batch, rate: float, epoch: int) -> tuple[Tensor, Tensor]:
+        """Tokens with some of them hidden, and which are asked for, each ``(B, L)``."""
+        tokens = batch["tokens"]
+        shape = (batch["index"], tokens.shape[1])
+        asked = batch["text"] & (_uniform(self.mask_seed, epoch, 0, *shape) < rate)
+        fate = _uniform(self.mask_seed, epoch, 1, *shape)
+        drawn = (_uniform(self.mask_seed, epoch, 2, *shape) * self.vocab_size).long()
+        hidden = torch.where(asked & (fate < 0.8), batch["mask_id"], tokens)
+        return torch.where(asked & (fate >= 0.9), drawn, hidden), asked
+
+    def _answer(self, batch: Batch, rate: float, epoch: int) -> tuple[Tensor, Tensor]:
+        """Scores ``(K, vocab_size)`` and answers ``(K,)`` of the K hidden positions; no other position is scored."""
+        if "mask_id" not in batch:
+            raise ConfigError("MaskedLM hides tokens of whole pieces; set data.objective: masked")
+        tokens, asked = self.hide(batch, rate, epoch)
+        x = self.model.bert(tokens, batch["mask"])
+        return self.model.cls["predictions"](x[asked]).float(), batch["tokens"][asked]
+
+    def _log_metrics(self, stage: str) -> None:
+        loss, right, count = self.sums.tolist()
+        if count == 0:
+            raise ConfigError(f"no token of the {stage} text was hidden; raise model.eval_mask_rate, or use more text")
+        self.log_dict({f"{stage}_loss": loss / count, f"{stage}_accuracy": right / count}, prog_bar=stage == "val")
+
+
+def language_scores(loss: float, n_bytes: float, tokens: float) -> dict[str, float]:
+    """Bits per byte and perplexity per token of a text, from its negative log-likelihood in nats."""
+    return {"bits_per_byte": loss / math.log(2) / n_bytes, "perplexity": math.exp(loss / tokens)}
+
+
+def make_encoder(encoder: EncoderFactory, vocab_size: int, max_len: int | None) -> BidirectionalEncoder:
+    """The encoder for ``vocab_size`` tokens; raises ``ConfigError`` if texts can be longer than what it stores."""
+    made = encoder(vocab_size)
+    if made.max_len is not None and max_len is not None and made.max_len < max_len:
+        raise ConfigError(f"texts have up to {max_len} tokens, the encoder max_len = {made.max_len}; raise that one")
+    return made
+
+
+def _uniform(seed: int, epoch: int, draw: int, index: Tensor, length: int) -> Tensor:
+    """Numbers in [0, 1) that follow from their place alone, ``(B, length)``."""
+    place = torch.arange(length, device=index.device)
+    x = _scramble(_scramble(index.unsqueeze(-1) + (seed << 32)) + place)
+    x = _scramble(x + (epoch << 8) + draw)
+    return (x & 0xFFFFFF).float() / (1 << 24)
+
+
+def _scramble(x: Tensor) -> Tensor:
+    """SplitMix64 (Steele et al., 2014): every bit of a number into every bit; products wrap around."""
+    x = x - 7046029254386353131
+    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
+    return x ^ (x >> 31 & 0x1FFFFFFFF)

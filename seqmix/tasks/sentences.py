@@ -1,0 +1,301 @@
+"""Fine-tuning of encoders: the class of a sentence or pair, or a score of it; metrics by scikit-learn and scipy."""
+
+from abc import ABC, abstractmethod
+from typing import cast
+
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqmix.errors import ConfigError
+from seqmix.mixers import auxiliary_loss, zero_masked
+from seqmix.models import BidirectionalEncoder, EncoderFactory
+from seqmix.tasks._base import Task, require_facts
+from seqmix.tasks._optim import Schedule
+from seqmix.tasks.language import make_encoder
+
+Batch = dict[str, Tensor]
+
+
+class _SentenceTask(Task, ABC):
+    """What classes and scores of sentences share: the encoder, a linear head, and what was predicted in one pass.
+
+    The head sees the summary of the encoder's ``pooler``, or without one the mean of the kept positions.
+    """
+
+    better = "higher"
+    counted = "examples"
+    facts = ("n_classes", "max_len")
+
+    def __init__(
+        self,
+        encoder: EncoderFactory,
+        vocab_size: int,
+        n_classes: int,
+        max_len: int | None,
+        *,
+        init_from: str | None,
+        dropout: float,
+        lr: float,
+        weight_decay: float,
+        warmup: float,
+        schedule: Schedule,
+        patience: int | None,
+    ):
+        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        require_facts(self, vocab_size=vocab_size, n_classes=n_classes)
+        bert = make_encoder(encoder, vocab_size, max_len)
+        D = bert.embeddings["word_embeddings"].get_parameter("weight").shape[1]
+        self.model = nn.ModuleDict({"bert": bert, "drop": nn.Dropout(dropout), "head": nn.Linear(D, n_classes)})
+        nn.init.normal_(self.model.get_parameter("head.weight"), std=0.02)
+        nn.init.zeros_(self.model.get_parameter("head.bias"))
+        self.init_from = init_from
+        self.sums = torch.zeros(0)
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    @abstractmethod
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of scores ``(B, n_classes)``."""
+
+    @abstractmethod
+    def measure(self, scores: Tensor, labels: Tensor) -> dict[str, float]:
+        """The metrics of all examples: scores ``(n, n_classes)``, labels ``(n,)``."""
+
+    @property
+    def bert(self) -> BidirectionalEncoder:
+        """The encoder."""
+        return cast(BidirectionalEncoder, self.model["bert"])
+
+    @property
+    def label(self) -> str:
+        """The mixers."""
+        return "+".join(self.bert.mixer_names)
+
+    def setup(self, stage: str) -> None:
+        """Start training with the weights of ``init_from``; a resumed run has its own."""
+        if stage == "fit" and self.init_from is not None and self.trainer.ckpt_path is None:
+            load_encoder(self.bert, self.init_from)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Score every class of every example of a batch, ``(B, n_classes)``."""
+        mask = batch["mask"]
+        x = self.bert(batch["tokens"], mask, batch["types"])
+        if self.bert.pooler is None:
+            x = zero_masked(x, mask).sum(1) / mask.sum(1, keepdim=True)
+        else:
+            x = self.bert.pool(x, mask)
+        return self.model["head"](self.model["drop"](x))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch, and what the mixers add to it."""
+        loss = self.loss(self(batch).float(), batch["labels"])
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["labels"]))
+        return loss + auxiliary_loss(self).to(loss)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Truth ``labels`` and ``scores``."""
+        return {"labels": batch["labels"], "scores": self(batch)}
+
+    def add_batch(self, batch: Batch) -> None:
+        """Keep scores and labels of one batch: no metric here is a mean."""
+        self.seen.append((self(batch).float().cpu(), batch["labels"].cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every metric as ``val_<metric>``."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log every metric as ``test_<metric>``, and the number of examples."""
+        self.log("test_examples", float(self._log_metrics("test")))
+
+    def _log_metrics(self, stage: str) -> int:
+        scores, labels = (torch.cat(part) for part in zip(*self.seen, strict=True))
+        self.seen.clear()
+        found = self.measure(scores, labels)
+        self.log_dict({f"{stage}_{name}": value for name, value in found.items()}, prog_bar=stage == "val")
+        return len(labels)
+
+
+class SentenceClassification(_SentenceTask):
+    """Tell the class of a sentence or of a pair, by an encoder that was pre-trained as a masked language model.
+
+    The best checkpoint is that of the highest validation accuracy. F1 is of class 1, of three classes their mean.
+
+    Args:
+        encoder: what makes the encoder for a number of tokens: the entry of the pre-training config.
+        vocab_size: number of tokens; linked from the datamodule.
+        n_classes: number of classes; linked from the datamodule.
+        max_len: longest example; linked from the datamodule.
+        init_from: checkpoint of ``MaskedLM`` or of another fine-tuning, whose encoder training starts with; null to
+            start with random weights.
+        dropout: probability, on what the head sees.
+        lr: peak learning rate of AdamW.
+        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
+        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
+        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        patience: validations without a better validation accuracy before training stops; null to train to the end.
+
+    Raises:
+        ConfigError: if options are out of range, or the data has scores.
+    """
+
+    metrics = ("accuracy", "f1", "matthews")
+
+    def __init__(
+        self,
+        encoder: EncoderFactory,
+        vocab_size: int,
+        n_classes: int,
+        max_len: int | None = None,
+        *,
+        init_from: str | None = None,
+        dropout: float = 0.1,
+        lr: float = 5e-5,
+        weight_decay: float = 5e-6,
+        warmup: float = 0.06,
+        schedule: Schedule = "cosine",
+        patience: int | None = None,
+    ):
+        super().__init__(
+            encoder,
+            vocab_size,
+            n_classes,
+            max_len,
+            init_from=init_from,
+            dropout=dropout,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            schedule=schedule,
+            patience=patience,
+        )
+        self.save_hyperparameters(logger=False)
+        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
+        if callable(self.hparams["encoder"]):
+            self.hparams.pop("encoder")
+        if n_classes < 2:
+            raise ConfigError("the data has scores, not classes; use the task SentenceRegression")
+
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(scores, labels)
+
+    def measure(self, scores: Tensor, labels: Tensor) -> dict[str, float]:
+        """Accuracy, F1 and Matthews correlation."""
+        return class_metrics(labels, scores.argmax(-1), scores.shape[1])
+
+
+class SentenceRegression(_SentenceTask):
+    """Tell a score of a sentence or of a pair, by an encoder that was pre-trained as a masked language model.
+
+    Trained with the squared error; the best checkpoint is that of the highest Spearman correlation.
+
+    Args:
+        encoder: what makes the encoder for a number of tokens: the entry of the pre-training config.
+        vocab_size: number of tokens; linked from the datamodule.
+        n_classes: 1, for one score; linked from the datamodule.
+        max_len: longest example; linked from the datamodule.
+        init_from: checkpoint of ``MaskedLM`` or of another fine-tuning, whose encoder training starts with; null to
+            start with random weights.
+        dropout: probability, on what the head sees.
+        lr: peak learning rate of AdamW.
+        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
+        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
+        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        patience: validations without a better correlation before training stops; null to train to the end.
+
+    Raises:
+        ConfigError: if options are out of range, or the data has classes.
+    """
+
+    metrics = ("spearman", "pearson")
+
+    def __init__(
+        self,
+        encoder: EncoderFactory,
+        vocab_size: int,
+        n_classes: int,
+        max_len: int | None = None,
+        *,
+        init_from: str | None = None,
+        dropout: float = 0.1,
+        lr: float = 3e-5,
+        weight_decay: float = 3e-6,
+        warmup: float = 0.06,
+        schedule: Schedule = "cosine",
+        patience: int | None = None,
+    ):
+        super().__init__(
+            encoder,
+            vocab_size,
+            n_classes,
+            max_len,
+            init_from=init_from,
+            dropout=dropout,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            schedule=schedule,
+            patience=patience,
+        )
+        self.save_hyperparameters(logger=False)
+        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
+        if callable(self.hparams["encoder"]):
+            self.hparams.pop("encoder")
+        if n_classes != 1:
+            raise ConfigError(f"the data has {n_classes} classes, not scores; use the task SentenceClassification")
+
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Squared error."""
+        return F.mse_loss(scores.squeeze(-1), labels)
+
+    def measure(self, scores: Tensor, labels: Tensor) -> dict[str, float]:
+        """Spearman and Pearson correlation."""
+        return score_metrics(labels, scores.squeeze(-1))
+
+
+def class_metrics(labels: Tensor, predicted: Tensor, n_classes: int) -> dict[str, float]:
+    """Accuracy, F1 and Matthews correlation of predicted classes."""
+    truth, guess = labels.numpy(), predicted.numpy()
+    average = "binary" if n_classes == 2 else "macro"
+    return {
+        "accuracy": float(accuracy_score(truth, guess)),
+        # the stubs know the choice by name only
+        "f1": float(f1_score(truth, guess, average=average, zero_division=0.0)),  # pyright: ignore[reportArgumentType]
+        "matthews": float(matthews_corrcoef(truth, guess)),
+    }
+
+
+def score_metrics(labels: Tensor, predicted: Tensor) -> dict[str, float]:
+    """Spearman and Pearson correlation of predicted scores, 0 where all predictions are the same."""
+    if len(predicted) < 2 or (predicted == predicted[0]).all() or (labels == labels[0]).all():
+        return {"spearman": 0.0, "pearson": 0.0}
+    truth, guess = labels.double().numpy(), predicted.double().numpy()
+    spearman, pearson = spearmanr(truth, guess), pearsonr(truth, guess)
+    # the stubs take the results for tuples
+    return {"spearman": float(spearman.statistic), "pearson": float(pearson.statistic)}  # pyright: ignore
+
+
+def load_encoder(encoder: nn.Module, path: str) -> None:
+    """Load the encoder of a checkpoint; a pooler that it lacks keeps its weights.
+
+    Raises:
+        ConfigError: if it is no checkpoint, or of an encoder of other sizes.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (OSError, RuntimeError, KeyError, EOFError) as error:
+        raise ConfigError(f"init_from = {path!r} cannot be read ({error}); give a checkpoint of MaskedLM") from error
+    prefix = "model.bert."
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    own = encoder.state_dict()
+    for name in sorted(own.keys() | found.keys()):
+        ours, theirs = (tuple(d[name].shape) if name in d else "absent" for d in (own, found))
+        if ours != theirs and not (name.startswith("pooler.") and "absent" in (ours, theirs)):
+            raise ConfigError(
+                f"init_from = {path!r} is of another encoder: {name} is {theirs} in it and {ours} here; "
+                "use the same encoder, data.vocab_size and data.vocabulary"
+            )
+    encoder.load_state_dict(found, strict=False)

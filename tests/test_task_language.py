@@ -1,0 +1,159 @@
+"""Language models: exact bits per byte, masking that follows from numbers, the trigram model, what is refused."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from test_task_contract import quiet_trainer
+from torch.nn import functional as F
+
+from seqmix.commands._trigram import trigram_loss
+from seqmix.data import TextFiles
+from seqmix.errors import ConfigError
+from seqmix.mixers import Attention, Dense, FNet, Hydra, LongVQ, Mamba
+from seqmix.models import BidirectionalEncoder, DecoderLM
+from seqmix.tasks import CausalLM, MaskedLM
+
+DECODER = partial(DecoderLM, mixer=Mamba, d_model=8, n_layers=1)
+ENCODER = partial(BidirectionalEncoder, d_model=8, n_layers=1, mixer=partial(Hydra, d_state=4, headdim=4), dropout=0.0)
+
+
+def _data(folder, **options):
+    (folder / "text.txt").write_bytes(b"".join(b"line %d of the text\n" % i for i in range(60)))
+    given = {"max_len": 16, "batch_size": 4, "cache": str(folder / "cache")}
+    return TextFiles(str(folder / "text.txt"), **{**given, **options})
+
+
+def _step(task, batch):
+    task.log = lambda *a, **k: None
+    return task.training_step(batch, 0)
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 3, 64])
+def test_bits_per_byte_are_over_all_tokens(eval_batch_size, tmp_path):
+    task = CausalLM(DECODER, 260, 16)
+    data = _data(tmp_path, eval_batch_size=eval_batch_size)
+    (metrics,) = quiet_trainer(tmp_path).test(task, data, verbose=False)
+    loss, n_bytes = 0.0, sum(map(len, data._texts("test")))
+    with torch.no_grad():
+        for piece in [data._splits["test"].gather(torch.tensor([i])) for i in range(len(data._splits["test"]))]:
+            loss += F.cross_entropy(task(piece["tokens"])[0].double(), piece["targets"][0], reduction="sum").item()
+    # one more token than bytes: the end
+    assert metrics["test_tokens"] == n_bytes + 1
+    assert metrics["test_bits_per_byte"] == pytest.approx(loss / math.log(2) / n_bytes, rel=1e-5)
+    assert metrics["test_perplexity"] == pytest.approx(math.exp(loss / (n_bytes + 1)), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_one_batch_is_learned_by_heart(objective, tmp_path):
+    task = CausalLM(DECODER, 260, 16) if objective == "causal" else MaskedLM(ENCODER, 260, 16, mask_rate=0.3)
+    data = _data(tmp_path, objective=objective)
+    data.setup()
+    batch = data._splits["train"].gather(torch.arange(4))
+    optimizer = torch.optim.Adam(task.parameters(), lr=0.03)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = _step(task, batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("mixer", [FNet, Dense, Attention, partial(LongVQ, n_codes=4)])
+def test_only_causal_mixers_predict_the_next_token(mixer):
+    name = getattr(mixer, "func", mixer).__name__
+    with pytest.raises(ConfigError, match=f"must not see the next token, {name} does; use a causal mixer"):
+        CausalLM(partial(DECODER, mixer=mixer), 260, 16)
+
+
+def test_what_is_hidden():
+    """15 % are asked for, 80 % of them masked, 10 % replaced, nothing outside of the text, anew in each epoch."""
+    task = MaskedLM(ENCODER, 1000, 512)
+    tokens = torch.randint(4, 1000, (64, 512))
+    text = torch.ones(64, 512, dtype=torch.bool)
+    text[:, 0] = text[:, 400:] = False
+    batch = {"tokens": tokens, "text": text, "index": torch.arange(64), "mask_id": torch.tensor(3)}
+    hidden, asked = task.hide(batch, 0.15, 1)
+    n = int(text.sum())
+    assert not (asked & ~text).any() and asked.sum() / n == pytest.approx(0.15, abs=0.01)
+    assert (hidden[asked] == 3).float().mean() == pytest.approx(0.8, abs=0.02)
+    changed = (hidden != tokens) & (hidden != 3)
+    assert not (changed & ~asked).any() and changed.sum() / asked.sum() == pytest.approx(0.1, abs=0.02)
+    # replacements are drawn from all tokens alike
+    assert hidden[changed].float().mean() == pytest.approx(500, abs=60)
+
+    assert torch.equal(hidden, task.hide(batch, 0.15, 1)[0])
+    rows = torch.tensor([5, 2])
+    part = {**batch, **{key: batch[key][rows] for key in ("tokens", "text", "index")}}
+    assert torch.equal(hidden[rows], task.hide(part, 0.15, 1)[0])
+    for other in (task.hide(batch, 0.15, 2)[1], MaskedLM(ENCODER, 1000, mask_seed=1).hide(batch, 0.15, 1)[1]):
+        # as often in common as two independent draws
+        assert (asked & other).sum() / n == pytest.approx(0.15**2, abs=0.005)
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 3])
+def test_masked_loss_does_not_depend_on_the_batch_size(eval_batch_size, tmp_path):
+    task = MaskedLM(ENCODER, 260, 16)
+    found = [
+        quiet_trainer(tmp_path).test(task, _data(tmp_path, objective="masked", eval_batch_size=size), verbose=False)[0]
+        for size in (eval_batch_size, 64)
+    ]
+    assert found[0]["test_answers"] == found[1]["test_answers"] > 0
+    assert found[0]["test_loss"] == pytest.approx(found[1]["test_loss"], rel=1e-5)
+
+
+def test_a_resumed_run_hides_the_same(tmp_path):
+    def run(epochs, ckpt_path=None):
+        torch.manual_seed(0)
+        task, data = MaskedLM(ENCODER, 260, 16, schedule="constant", warmup=0.0), _data(tmp_path, objective="masked")
+        trainer = quiet_trainer(tmp_path, max_epochs=epochs, limit_train_batches=3, limit_val_batches=1)
+        trainer.fit(task, data, ckpt_path=ckpt_path)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return task.state_dict()
+
+    run(1)
+    resumed, whole = run(2, str(tmp_path / "1.ckpt")), run(2)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_trigram_by_hand():
+    """Witten-Bell on ``a b a c`` with four tokens, the last unseen: p(b | . a) through pairs and single tokens."""
+    train, test = torch.tensor([1, 2, 1, 3]), torch.tensor([1, 2])
+    loss, counts = trigram_loss(train, test, torch.tensor([0, 2]), 4)
+    single = (1 + 3 / 4) / (4 + 3)
+    pair = (1 + 2 * single) / (2 + 2)
+    # (0, 1) was seen at the beginning, with one token after it: the triple (0, 1, 2)
+    triple = (1 + 1 * pair) / (1 + 1)
+    assert loss == pytest.approx(-math.log(triple)) and counts == 3 + 4 + 4
+
+
+def test_trigram_is_a_distribution():
+    train = torch.randint(5, (200,))
+    for a, b in [(0, 1), (4, 4), (2, 0)]:
+        scores = [trigram_loss(train, torch.tensor([a, b, c]), torch.tensor([0, 3]), 6)[0] for c in range(6)]
+        first = trigram_loss(train, torch.tensor([a, b]), torch.tensor([0, 2]), 6)[0]
+        assert sum(math.exp(first - score) for score in scores) == pytest.approx(1)
+
+
+def test_bad_options(tmp_path):
+    causal, masked = (_data(tmp_path, objective=objective) for objective in ("causal", "masked"))
+    for task, data, want in [
+        (CausalLM(DECODER, 260, 16), masked, "CausalLM needs pieces with a next token; set data.objective: causal"),
+        (MaskedLM(ENCODER, 260, 16), causal, "MaskedLM hides tokens of whole pieces; set data.objective: masked"),
+    ]:
+        with pytest.raises(ConfigError, match=want):
+            quiet_trainer(tmp_path).test(task, data, verbose=False)
+    with pytest.raises(ConfigError, match="texts have up to 16 tokens, the encoder max_len = 8; raise that one"):
+        MaskedLM(partial(ENCODER, max_len=8), 260, 16)
+    with pytest.raises(ConfigError, match="mask_rate is a share of the tokens, 0 < mask_rate <= 1, got 0"):
+        MaskedLM(ENCODER, 260, 16, mask_rate=0)
+
+
+def test_published_size():
+    """Mamba-130M of the original authors: 24 layers of width 768, 50,280 tokens."""
+    with torch.device("meta"):
+        model = DecoderLM(50_280, mixer=Mamba, channel_mixer=None, d_model=768, n_layers=24, norm="rms")
+    assert sum(p.numel() for p in model.parameters()) == 129_135_360

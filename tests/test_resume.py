@@ -132,7 +132,7 @@ def test_a_real_ctrl_c_ends_the_process_with_130(tmp_path):
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert err.startswith("seqmix: interrupted; kept last.ckpt and best.ckpt in runs/tiny/"), err
     (run_folder,) = (tmp_path / "runs" / "tiny").iterdir()
     assert sorted(p.name for p in run_folder.iterdir()) == [

@@ -180,7 +180,8 @@ class Run(Checkpoint):
         self._stop = True
         # a second Ctrl-C stops at once
         self._release()
-        print("\nstopping after this step; Ctrl-C again stops at once", flush=True)
+        # not print: it may be the one that was interrupted, and refuses to begin again inside itself
+        os.write(1, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
     def _halt(self, trainer: pl.Trainer) -> None:
         self._save(trainer, "last")

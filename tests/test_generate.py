@@ -8,7 +8,7 @@ import torch
 from seqmix.cli import run
 from seqmix.commands.generate import _draw, sample
 from seqmix.mixers import EMA, S4D, Attention, LongVQ, Mamba, Mamba2
-from seqmix.models import DecoderLM
+from seqmix.models import TokenModel
 
 MIXERS = {
     "Mamba": Mamba,
@@ -22,7 +22,7 @@ MIXERS = {
 
 def _model(name, **options):
     given = {"mixer": MIXERS[name], "d_model": 8, "n_layers": 2}
-    model = DecoderLM(11, 20, **{**given, **options}).double().eval()
+    model = TokenModel(11, 20, **{**given, **options}).double().eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -73,7 +73,7 @@ def test_the_state_does_not_grow():
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("to be or not to be\n" * 20)
-    model = ["--model", "CausalLM", "--model.model", "DecoderLM", "--model.model.mixer", "Mamba"]
+    model = ["--model", "CausalLM", "--model.model", "TokenModel", "--model.model.mixer", "Mamba"]
     size = ["--model.model.d_model", "8", "--model.model.n_layers", "1", "--trainer.max_epochs", "1"]
     data = ["--data", "TextFiles", "--data.train", "text.txt", "--data.max_len", "32", "--trainer.accelerator", "cpu"]
     assert run(["fit", *model, *size, *data]) == 0

@@ -12,10 +12,10 @@ from seqmix.commands._trigram import trigram_loss
 from seqmix.data import TextFiles
 from seqmix.errors import ConfigError
 from seqmix.mixers import Attention, Dense, FNet, Hydra, LongVQ, Mamba
-from seqmix.models import BidirectionalEncoder, DecoderLM
+from seqmix.models import BidirectionalEncoder, TokenModel
 from seqmix.tasks import CausalLM, MaskedLM
 
-DECODER = partial(DecoderLM, mixer=Mamba, d_model=8, n_layers=1)
+DECODER = partial(TokenModel, mixer=Mamba, d_model=8, n_layers=1)
 ENCODER = partial(BidirectionalEncoder, d_model=8, n_layers=1, mixer=partial(Hydra, d_state=4, headdim=4), dropout=0.0)
 
 
@@ -155,5 +155,5 @@ def test_bad_options(tmp_path):
 def test_published_size():
     """Mamba-130M of the original authors: 24 layers of width 768, 50,280 tokens."""
     with torch.device("meta"):
-        model = DecoderLM(50_280, mixer=Mamba, channel_mixer=None, d_model=768, n_layers=24, norm="rms")
+        model = TokenModel(50_280, mixer=Mamba, channel_mixer=None, d_model=768, n_layers=24, norm="rms")
     assert sum(p.numel() for p in model.parameters()) == 129_135_360

@@ -87,7 +87,7 @@ def test_what_mixers_add_to_the_loss_is_added():
     batch = {"tokens": torch.randint(6, (3, 11)), "targets": torch.randint(6, (3, 11))}
     loss = _step(task, batch)
     added = sum(m.aux_loss for m in task.modules() if isinstance(m, LongVQ))
-    scores = task.head(task._encode(batch["tokens"], None))
+    scores = task(batch["tokens"])
     torch.testing.assert_close(loss - added, F.cross_entropy(scores.flatten(0, 1), batch["targets"].flatten()))
     assert added > 0
 
@@ -115,7 +115,7 @@ def test_embeddings_and_head(positions, tied):
     norms = 3 * 2 * 8
     rows = {(True, True): 7 + 11, (True, False): 7 + 11 + 7, (False, True): 7}[positions, tied]
     assert sum(p.numel() for p in task.parameters()) == 8 * rows + norms
-    assert (task.head.weight is task.embed.weight) == tied
+    assert (task.model.head.weight is task.model.embed.weight) == tied
     # a blind stack tells places apart by their embeddings alone
     scores = task(torch.full((1, 11), 3))
     assert torch.equal(scores[0, 0], scores[0, 1]) != positions

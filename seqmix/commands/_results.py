@@ -40,18 +40,9 @@ _TITLES = {"mse": "MSE", "mae": "MAE"}
 def score(trainer: pl.Trainer, task: Task, data: Any, ckpt_path: Path | None = None) -> Row:
     """Test ``task`` on all test batches of ``data``, and describe what was tested."""
     trainer.test(task, data, ckpt_path=ckpt_path, verbose=False)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {
-        "model": task.label,
-        "data": data.name,
-        **{fact: getattr(data, fact) for fact in task.facts},
-        task.counted: int(metrics[f"test_{task.counted}"]),
-        **{name: round(metrics[f"test_{name}"], 6) for name in task.metrics},
-        "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
-        "commit": environment()["commit"],
-        "device": device_name(trainer),
-        "seconds": "",
-    }
+    scores = {name.removeprefix("test_"): float(value) for name, value in trainer.callback_metrics.items()}
+    parameters = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    return _row(task.label, task, data, trainer, scores, int(scores[task.counted]), parameters=parameters, seconds="")
 
 
 def baseline_rows(
@@ -96,7 +87,7 @@ def _majority_row(task: Classification | ImageClassification, data: Any, trainer
         "accuracy": float(test[train.argmax()] / test.sum()),
         "loss": -float((test * log_share).sum() / test.sum()),
     }
-    return _plain_row("Majority", task, data, trainer, scores, int(test.sum()))
+    return _row("Majority", task, data, trainer, scores, int(test.sum()))
 
 
 def _trigram_row(task: CausalLM, data: Any, trainer: pl.Trainer) -> Row:
@@ -106,7 +97,7 @@ def _trigram_row(task: CausalLM, data: Any, trainer: pl.Trainer) -> Row:
     tokens = int((test.bounds.diff() - 1).sum())
     scores = language_scores(loss, int(test.n_bytes.sum()), tokens)
     seconds = round(time.perf_counter() - started, 1)
-    return _plain_row("Trigram", task, data, trainer, scores, tokens, parameters=size, seconds=seconds)
+    return _row("Trigram", task, data, trainer, scores, tokens, parameters=size, seconds=seconds)
 
 
 def _words_row(task: SentenceClassification | SentenceRegression, data: Any, trainer: pl.Trainer) -> Row:
@@ -115,10 +106,10 @@ def _words_row(task: SentenceClassification | SentenceRegression, data: Any, tra
     labels, predicted, size = bag_of_words(data.examples("train"), data.examples("test"), classes)
     scores = class_metrics(labels, predicted, data.n_classes) if classes else score_metrics(labels, predicted)
     seconds = round(time.perf_counter() - started, 1)
-    return _plain_row("BagOfWords", task, data, trainer, scores, len(labels), parameters=size, seconds=seconds)
+    return _row("BagOfWords", task, data, trainer, scores, len(labels), parameters=size, seconds=seconds)
 
 
-def _plain_row(
+def _row(
     model: str,
     task: Task,
     data: Any,
@@ -127,9 +118,9 @@ def _plain_row(
     count: int,
     *,
     parameters: int = 0,
-    seconds: float = 0.0,
+    seconds: float | str = 0.0,
 ) -> Row:
-    """The row of a model that no trainer has trained."""
+    """What results say of a model that was tested."""
     return {
         "model": model,
         "data": data.name,
@@ -172,18 +163,9 @@ def _baseline_row(factory: Callable[..., Any], data: Any, like: pl.Trainer, seed
 def print_rows(rows: Sequence[Row], task: Task, data: Any) -> None:
     """Print results as a table: one line a model."""
     first = rows[0]
-    if isinstance(task, Forecasting):
-        what = f"{data.context} -> {data.horizon} steps"
-    elif isinstance(task, Classification | SentenceClassification):
-        what = f"{data.n_classes} classes, length {data.max_len:,}"
-    elif isinstance(task, ImageClassification):
-        what = f"{data.n_classes:,} classes, {data.img_size} pixels"
-    elif isinstance(task, SentenceRegression):
-        what = f"scores, length {data.max_len:,}"
-    else:
-        what = f"{data.vocab_size:,} tokens, length {data.max_len:,}"
+    extent = task.extent.format(**{fact: getattr(data, fact) for fact in task.facts})
     print_table(
-        f"{data.name}: {first[task.counted]:,} test {task.counted}, {what}, seed {first['seed']}",
+        f"{data.name}: {first[task.counted]:,} test {task.counted}, {extent}, seed {first['seed']}",
         [
             {
                 "model": row["model"],

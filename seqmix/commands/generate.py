@@ -11,7 +11,7 @@ from seqmix.commands._function import call
 from seqmix.commands.train import Train
 from seqmix.data.text import Corpus
 from seqmix.errors import ConfigError
-from seqmix.models import DecoderLM
+from seqmix.models import TokenModel
 from seqmix.tasks import CausalLM
 
 
@@ -75,7 +75,7 @@ def generate(
 
 
 @torch.inference_mode()
-def sample(model: DecoderLM, begin: list[int], count: int, temperature: float, seed: int) -> Iterator[int]:
+def sample(model: TokenModel, begin: list[int], count: int, temperature: float, seed: int) -> Iterator[int]:
     """Draw ``count`` tokens after ``begin``; every one takes the same time and memory where the mixers' states do.
 
     Args:

@@ -124,13 +124,6 @@ def forecast(
     return np.concatenate(points), np.concatenate(levels) if levels else np.zeros((0,))
 
 
-def in_batches(rows: dict[str, np.ndarray], size: int) -> Iterable[Batch]:
-    """Batches of arrays with one row for each window."""
-    n = len(rows["x"])
-    for start in range(0, n, size):
-        yield {name: torch.from_numpy(x[start : start + size]) for name, x in rows.items()}
-
-
 class _Best(Callback):
     """Keep in memory the weights of the lowest validation error, and a line for each validation."""
 

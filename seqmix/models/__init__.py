@@ -5,7 +5,6 @@ from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
 from seqmix.models.classifier import Classifier, ClassifierFactory, SequenceClassifier
-from seqmix.models.decoder import DecoderFactory, DecoderLM
 from seqmix.models.densify import Replaced, densify
 from seqmix.models.embed import PatchEmbedding
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, EncoderFactory, load_published
@@ -13,6 +12,7 @@ from seqmix.models.ffnet_ts import FFNetTS
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead
 from seqmix.models.norm import BatchNormLast, Norm2D, RevIN
+from seqmix.models.token_model import TokenModel, TokenModelFactory
 from seqmix.models.tsm2 import TSM2
 
 __all__ = [
@@ -26,8 +26,6 @@ __all__ = [
     "Classifier",
     "ClassifierFactory",
     "DLinear",
-    "DecoderFactory",
-    "DecoderLM",
     "DropPath",
     "EncoderFactory",
     "FFNetTS",
@@ -42,6 +40,8 @@ __all__ = [
     "RevIN",
     "SeasonalNaive",
     "SequenceClassifier",
+    "TokenModel",
+    "TokenModelFactory",
     "WeightedAveraging",
     "densify",
     "list_models",

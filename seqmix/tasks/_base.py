@@ -37,6 +37,8 @@ class Task(pl.LightningModule, ABC):
     counted: ClassVar[str]
     #: facts of the data that a line of results gives
     facts: ClassVar[tuple[str, ...]]
+    #: how the title of a table of results says them
+    extent: ClassVar[str]
     #: sums over one pass of a loader, in float64: metrics are exact means over it, never means of batch means
     sums: Tensor
 
@@ -82,13 +84,26 @@ class Task(pl.LightningModule, ABC):
         self.add_batch(batch)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a learning rate that is set before every step."""
-        # mixed precision needs to see the gradients between scaling and the update, the fused kernel hides them
-        fused = not str(self.trainer.precision).endswith("-mixed") and self.device.type in ("cpu", "cuda")
-        optimizer = adamw(self, self.lr, self.weight_decay, fused=fused)
+        """The optimizer, with a learning rate that is set before every step."""
+        optimizer = self.make_optimizer()
         factor = lr_factor(self.schedule, self.warmup, _total_steps(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW on all trainable parameters."""
+        # mixed precision needs to see the gradients between scaling and the update, the fused kernel hides them
+        fused = not str(self.trainer.precision).endswith("-mixed") and self.device.type in ("cpu", "cuda")
+        return adamw(self, self.lr, self.weight_decay, fused=fused)
+
+    def forget_code(self) -> None:
+        """Drop factories from the hyperparameters: code, which a checkpoint of weights and plain values must not hold.
+
+        Those of a config are plain values, and stay.
+        """
+        for name, value in list(self.hparams.items()):
+            if callable(value) or (isinstance(value, list) and any(callable(each) for each in value)):
+                self.hparams.pop(name)
 
     def configure_callbacks(self) -> list[Callback]:
         """Stop when ``monitor`` no longer gets better."""

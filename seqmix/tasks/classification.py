@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss
 from seqmix.models import ClassifierFactory
+from seqmix.tasks._accuracy import score_sums
 from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._optim import Schedule
 
@@ -41,6 +42,7 @@ class Classification(Task):
     better = "higher"
     counted = "examples"
     facts = ("n_classes", "max_len")
+    extent = "{n_classes} classes, length {max_len:,}"
 
     def __init__(
         self,
@@ -59,9 +61,7 @@ class Classification(Task):
     ):
         super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
         self.save_hyperparameters(logger=False)
-        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
-        if callable(self.hparams["model"]):
-            self.hparams.pop("model")
+        self.forget_code()
         require_facts(self, vocab_size=vocab_size, n_classes=n_classes)
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing is a share, 0 <= label_smoothing < 1, got {label_smoothing}; use 0.1")
@@ -92,10 +92,7 @@ class Classification(Task):
 
     def add_batch(self, batch: Batch) -> None:
         """Add right answers, negative log-likelihood and examples of one batch."""
-        scores, labels = self(batch).float(), batch["labels"]
-        right = (scores.argmax(-1) == labels).sum()
-        loss = F.cross_entropy(scores, labels, reduction="sum")
-        self.sums += torch.stack([right.double(), loss.double(), right.new_tensor(len(labels)).double()]).cpu()
+        self.sums += score_sums(self(batch), batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val_accuracy`` and ``val_loss``, in nats."""

@@ -66,6 +66,7 @@ class Forecasting(Task):
     metrics = ("mse", "mae")
     counted = "windows"
     facts = ("context", "horizon")
+    extent = "{context} -> {horizon} steps"
 
     def __init__(
         self,
@@ -91,10 +92,7 @@ class Forecasting(Task):
     ):
         super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
         self.save_hyperparameters(logger=False)
-        # built in Python a factory is code, which a checkpoint of weights and plain values must not hold
-        for name in ("model", "loss_module"):
-            if callable(self.hparams[name]):
-                self.hparams.pop(name)
+        self.forget_code()
         require_facts(self, n_channels=n_channels, context=context, horizon=horizon)
         check_choice("normalize", normalize, ("none", "window", "season"))
         if not 1 <= season <= context:

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.tasks._accuracy import score_sums
-from seqmix.tasks._base import Task, _total_steps, require_facts
+from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._lamb import Lamb
 from seqmix.tasks._layers import layer_groups
-from seqmix.tasks._optim import Schedule, lr_factor, param_groups
+from seqmix.tasks._optim import Schedule, param_groups
 from seqmix.vision import GridMixer, ImageModel, create_model, load_weights
 
 Batch = dict[str, Tensor]
@@ -57,6 +57,7 @@ class ImageClassification(Task):
     better = "higher"
     counted = "images"
     facts = ("n_classes", "img_size")
+    extent = "{n_classes:,} classes, {img_size} pixels"
 
     def __init__(
         self,
@@ -78,9 +79,7 @@ class ImageClassification(Task):
     ):
         super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
         self.save_hyperparameters(logger=False)
-        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
-        if callable(self.hparams["model"]):
-            self.hparams.pop("model")
+        self.forget_code()
         require_facts(self, n_classes=n_classes, n_channels=n_channels)
         check_choice("optimizer", optimizer, ("adamw", "lamb"))
         if not 0 <= label_smoothing < 1:
@@ -134,7 +133,7 @@ class ImageClassification(Task):
         self._log_metrics("test")
         self.log("test_images", self.sums[2])
 
-    def configure_optimizers(self) -> Any:
+    def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW or LAMB, without decay where the model says so, with lower rates for earlier blocks."""
         spared = self.model.no_weight_decay()
         for name, parameter in self.model.named_parameters():
@@ -145,10 +144,7 @@ class ImageClassification(Task):
             size = self.trainer.datamodule.img_size  # pyright: ignore[reportAttributeAccessIssue]
             groups = layer_groups(self.model, groups, self.lr, self.layer_decay, size)
         kind = Lamb if self.optimizer_name == "lamb" else torch.optim.AdamW
-        optimizer = kind(groups, lr=self.lr)
-        factor = lr_factor(self.schedule, self.warmup, _total_steps(self.trainer))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return kind(groups, lr=self.lr)
 
     def _log_metrics(self, stage: str) -> None:
         right, loss, count = self.sums.tolist()

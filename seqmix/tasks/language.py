@@ -1,15 +1,22 @@
 """Language models: of the next token, and of masked ones; metrics are exact over all tokens of a text."""
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import auxiliary_loss
-from seqmix.models import BidirectionalEncoder, BidirectionalLM, DecoderFactory, EncoderFactory
+from seqmix.mixers import Mixer, auxiliary_loss
+from seqmix.models import (
+    BidirectionalEncoder,
+    BidirectionalLM,
+    ChannelMLP,
+    EncoderFactory,
+    TokenModel,
+    TokenModelFactory,
+)
 from seqmix.tasks._accuracy import score_sums
 from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._optim import Schedule
@@ -44,10 +51,11 @@ class CausalLM(Task):
     metrics = ("bits_per_byte", "perplexity")
     counted = "tokens"
     facts = ("vocab_size", "max_len")
+    extent = "{vocab_size:,} tokens, length {max_len:,}"
 
     def __init__(
         self,
-        model: DecoderFactory,
+        model: TokenModelFactory,
         vocab_size: int,
         max_len: int | None = None,
         *,
@@ -59,11 +67,10 @@ class CausalLM(Task):
     ):
         super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
         self.save_hyperparameters(logger=False)
-        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
-        if callable(self.hparams["model"]):
-            self.hparams.pop("model")
+        self.forget_code()
         require_facts(self, vocab_size=vocab_size)
         self.model = model(vocab_size, max_len)
+        require_causal(self.model)
         # negative log-likelihood, bytes, tokens: sums over one pass of a loader
         self.sums = torch.zeros(3, dtype=torch.float64)
 
@@ -144,6 +151,7 @@ class MaskedLM(Task):
     metrics = ("loss", "accuracy")
     counted = "answers"
     facts = ("vocab_size", "max_len")
+    extent = "{vocab_size:,} tokens, length {max_len:,}"
 
     def __init__(
         self,
@@ -163,9 +171,7 @@ class MaskedLM(Task):
     ):
         super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
         self.save_hyperparameters(logger=False)
-        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
-        if callable(self.hparams["encoder"]):
-            self.hparams.pop("encoder")
+        self.forget_code()
         require_facts(self, vocab_size=vocab_size)
         for name, rate in {"mask_rate": mask_rate, "eval_mask_rate": eval_mask_rate}.items():
             if not 0 < rate <= 1:
@@ -173,7 +179,7 @@ class MaskedLM(Task):
         self.mask_rate, self.eval_mask_rate, self.mask_seed = mask_rate, eval_mask_rate, mask_seed
         self.model = BidirectionalLM(make_encoder(encoder, vocab_size, max_len), gelu=gelu)
         self.vocab_size = vocab_size
-        # negative log-likelihood, right answers, answers: sums over one pass of a loader
+        # right answers, negative log-likelihood, answers: sums over one pass of a loader
         self.sums = torch.zeros(3, dtype=torch.float64)
 
     @property
@@ -194,9 +200,8 @@ class MaskedLM(Task):
         return loss + auxiliary_loss(self).to(loss)
 
     def add_batch(self, batch: Batch) -> None:
-        """Add negative log-likelihood, right answers and answers of one batch."""
-        right, loss, count = score_sums(*self._answer(batch, self.eval_mask_rate, 0))
-        self.sums += torch.stack([loss, right, count])
+        """Add right answers, negative log-likelihood and answers of one batch."""
+        self.sums += score_sums(*self._answer(batch, self.eval_mask_rate, 0))
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val_loss``, in nats, and ``val_accuracy``."""
@@ -226,10 +231,23 @@ class MaskedLM(Task):
         return self.model.cls["predictions"](x[asked]).float(), batch["tokens"][asked]
 
     def _log_metrics(self, stage: str) -> None:
-        loss, right, count = self.sums.tolist()
+        right, loss, count = self.sums.tolist()
         if count == 0:
             raise ConfigError(f"no token of the {stage} text was hidden; raise model.eval_mask_rate, or use more text")
         self.log_dict({f"{stage}_loss": loss / count, f"{stage}_accuracy": right / count}, prog_bar=stage == "val")
+
+
+def require_causal(model: TokenModel) -> None:
+    """Raise ``ConfigError`` if a mixer of ``model`` sees later positions."""
+    residuals = [r for block in model.backbone.blocks for r in block.get_submodule("residuals").children()]
+    mixers = [cast(Mixer, r.get_submodule("mixer")) for r in residuals]
+    # positions do not meet in a ChannelMLP
+    seers = sorted({type(m).__name__ for m in mixers if not m.causal and not isinstance(m, ChannelMLP)})
+    if seers:
+        raise ConfigError(
+            f"a causal language model must not see the next token, {', '.join(seers)} does; use a causal mixer "
+            "(Mamba, or another with causal: true), or the task MaskedLM"
+        )
 
 
 def language_scores(loss: float, n_bytes: float, tokens: float) -> dict[str, float]:

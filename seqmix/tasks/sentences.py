@@ -22,30 +22,52 @@ Batch = dict[str, Tensor]
 class _SentenceTask(Task, ABC):
     """What classes and scores of sentences share: the encoder, a linear head, and what was predicted in one pass.
 
-    The head sees the summary of the encoder's ``pooler``, or without one the mean of the kept positions.
+    The head sees the summary of the encoder's ``pooler``, or without one the mean of the kept positions. The best
+    checkpoint is that of the highest validation value of the first metric.
+
+    Args:
+        encoder: what makes the encoder for a number of tokens: the entry of the pre-training config.
+        vocab_size: number of tokens; linked from the datamodule.
+        n_classes: number of classes, 1 for a score; linked from the datamodule.
+        max_len: longest example; linked from the datamodule.
+        init_from: checkpoint of ``MaskedLM`` or of another fine-tuning, whose encoder training starts with; null to
+            start with random weights.
+        dropout: probability, on what the head sees.
+        lr: peak learning rate of AdamW.
+        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
+        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
+        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        patience: validations without a better first metric before training stops; null to train to the end.
+
+    Raises:
+        ConfigError: if options are out of range, or the data is of the other kind.
     """
 
     better = "higher"
     counted = "examples"
     facts = ("n_classes", "max_len")
+    extent = "{n_classes} classes, length {max_len:,}"
 
     def __init__(
         self,
         encoder: EncoderFactory,
         vocab_size: int,
         n_classes: int,
-        max_len: int | None,
+        max_len: int | None = None,
         *,
-        init_from: str | None,
-        dropout: float,
-        lr: float,
-        weight_decay: float,
-        warmup: float,
-        schedule: Schedule,
-        patience: int | None,
+        init_from: str | None = None,
+        dropout: float = 0.1,
+        lr: float = 5e-5,
+        weight_decay: float = 5e-6,
+        warmup: float = 0.06,
+        schedule: Schedule = "cosine",
+        patience: int | None = None,
     ):
         super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        self.save_hyperparameters(logger=False)
+        self.forget_code()
         require_facts(self, vocab_size=vocab_size, n_classes=n_classes)
+        self.check_kind(n_classes)
         bert = make_encoder(encoder, vocab_size, max_len)
         D = bert.embeddings["word_embeddings"].get_parameter("weight").shape[1]
         self.model = nn.ModuleDict({"bert": bert, "drop": nn.Dropout(dropout), "head": nn.Linear(D, n_classes)})
@@ -54,6 +76,10 @@ class _SentenceTask(Task, ABC):
         self.init_from = init_from
         self.sums = torch.zeros(0)
         self.seen: list[tuple[Tensor, Tensor]] = []
+
+    @abstractmethod
+    def check_kind(self, n_classes: int) -> None:
+        """Raise ``ConfigError`` if the data has scores and the task wants classes, or the other way round."""
 
     @abstractmethod
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
@@ -121,60 +147,13 @@ class _SentenceTask(Task, ABC):
 class SentenceClassification(_SentenceTask):
     """Tell the class of a sentence or of a pair, by an encoder that was pre-trained as a masked language model.
 
-    The best checkpoint is that of the highest validation accuracy. F1 is of class 1, of three classes their mean.
-
-    Args:
-        encoder: what makes the encoder for a number of tokens: the entry of the pre-training config.
-        vocab_size: number of tokens; linked from the datamodule.
-        n_classes: number of classes; linked from the datamodule.
-        max_len: longest example; linked from the datamodule.
-        init_from: checkpoint of ``MaskedLM`` or of another fine-tuning, whose encoder training starts with; null to
-            start with random weights.
-        dropout: probability, on what the head sees.
-        lr: peak learning rate of AdamW.
-        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
-        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
-        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
-        patience: validations without a better validation accuracy before training stops; null to train to the end.
-
-    Raises:
-        ConfigError: if options are out of range, or the data has scores.
+    F1 is of class 1, of three classes their mean. Options and errors are those of all tasks of sentences.
     """
 
     metrics = ("accuracy", "f1", "matthews")
 
-    def __init__(
-        self,
-        encoder: EncoderFactory,
-        vocab_size: int,
-        n_classes: int,
-        max_len: int | None = None,
-        *,
-        init_from: str | None = None,
-        dropout: float = 0.1,
-        lr: float = 5e-5,
-        weight_decay: float = 5e-6,
-        warmup: float = 0.06,
-        schedule: Schedule = "cosine",
-        patience: int | None = None,
-    ):
-        super().__init__(
-            encoder,
-            vocab_size,
-            n_classes,
-            max_len,
-            init_from=init_from,
-            dropout=dropout,
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup=warmup,
-            schedule=schedule,
-            patience=patience,
-        )
-        self.save_hyperparameters(logger=False)
-        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
-        if callable(self.hparams["encoder"]):
-            self.hparams.pop("encoder")
+    def check_kind(self, n_classes: int) -> None:
+        """Raise ``ConfigError`` if the data has scores."""
         if n_classes < 2:
             raise ConfigError("the data has scores, not classes; use the task SentenceRegression")
 
@@ -190,60 +169,14 @@ class SentenceClassification(_SentenceTask):
 class SentenceRegression(_SentenceTask):
     """Tell a score of a sentence or of a pair, by an encoder that was pre-trained as a masked language model.
 
-    Trained with the squared error; the best checkpoint is that of the highest Spearman correlation.
-
-    Args:
-        encoder: what makes the encoder for a number of tokens: the entry of the pre-training config.
-        vocab_size: number of tokens; linked from the datamodule.
-        n_classes: 1, for one score; linked from the datamodule.
-        max_len: longest example; linked from the datamodule.
-        init_from: checkpoint of ``MaskedLM`` or of another fine-tuning, whose encoder training starts with; null to
-            start with random weights.
-        dropout: probability, on what the head sees.
-        lr: peak learning rate of AdamW.
-        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
-        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
-        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
-        patience: validations without a better correlation before training stops; null to train to the end.
-
-    Raises:
-        ConfigError: if options are out of range, or the data has classes.
+    Trained with the squared error. Options and errors are those of all tasks of sentences.
     """
 
     metrics = ("spearman", "pearson")
+    extent = "scores, length {max_len:,}"
 
-    def __init__(
-        self,
-        encoder: EncoderFactory,
-        vocab_size: int,
-        n_classes: int,
-        max_len: int | None = None,
-        *,
-        init_from: str | None = None,
-        dropout: float = 0.1,
-        lr: float = 3e-5,
-        weight_decay: float = 3e-6,
-        warmup: float = 0.06,
-        schedule: Schedule = "cosine",
-        patience: int | None = None,
-    ):
-        super().__init__(
-            encoder,
-            vocab_size,
-            n_classes,
-            max_len,
-            init_from=init_from,
-            dropout=dropout,
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup=warmup,
-            schedule=schedule,
-            patience=patience,
-        )
-        self.save_hyperparameters(logger=False)
-        # built in Python the factory is code, which a checkpoint of weights and plain values must not hold
-        if callable(self.hparams["encoder"]):
-            self.hparams.pop("encoder")
+    def check_kind(self, n_classes: int) -> None:
+        """Raise ``ConfigError`` if the data has classes."""
         if n_classes != 1:
             raise ConfigError(f"the data has {n_classes} classes, not scores; use the task SentenceClassification")
 

@@ -4,12 +4,13 @@ What a batch asks makes it recall, next-token or masked-token prediction.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import MixerFactory, auxiliary_loss
-from seqmix.models import Backbone, ChannelMLP
+from seqmix.models import ChannelMLP, TokenModel
+from seqmix.tasks._accuracy import score_sums
 from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._optim import Schedule
 
@@ -51,6 +52,7 @@ class TokenPrediction(Task):
     metrics = ("loss", "accuracy")
     counted = "answers"
     facts = ("vocab_size", "max_len")
+    extent = "{vocab_size:,} tokens, length {max_len:,}"
 
     def __init__(
         self,
@@ -73,42 +75,31 @@ class TokenPrediction(Task):
     ):
         super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
         self.save_hyperparameters(logger=False)
-        # built in Python the factories are code, which a checkpoint of weights and plain values must not hold
-        if callable(self.hparams["mixer"]):
-            for name in ("mixer", "layers", "channel_mixer"):
-                self.hparams.pop(name)
+        self.forget_code()
         require_facts(self, vocab_size=vocab_size)
-        if positions and max_len is None:
-            raise ConfigError("max_len is needed: positions = True stores one embedding per position; set max_len=512")
-        self.embed = nn.Embedding(vocab_size, d_model)
-        self.place = nn.Embedding(max_len, d_model) if positions and max_len is not None else None
-        self.drop = nn.Dropout(dropout)
-        self.backbone = Backbone(
-            d_model,
-            n_layers,
-            max_len=max_len,
+        self.model = TokenModel(
+            vocab_size,
+            max_len,
             mixer=mixer,
             layers=layers,
             channel_mixer=channel_mixer,
+            d_model=d_model,
+            n_layers=n_layers,
+            positions=positions,
+            tied=tied,
             dropout=dropout,
         )
-        self.head = nn.Linear(d_model, vocab_size, bias=False)
-        for table in (self.embed, self.place, self.head):
-            if table is not None:
-                nn.init.normal_(table.weight, std=0.02)
-        if tied:
-            self.head.weight = self.embed.weight
-        # negative log-likelihood, right answers, answers: sums over one pass of a loader
+        # right answers, negative log-likelihood, answers: sums over one pass of a loader
         self.sums = torch.zeros(3, dtype=torch.float64)
 
     @property
     def label(self) -> str:
         """The mixers."""
-        return "+".join(self.backbone.mixer_names)
+        return self.model.label
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score every token at every position, ``(B, L) -> (B, L, vocab_size)``; ``mask: (B, L)`` bool, True = keep."""
-        return self.head(self._encode(tokens, mask))
+        return self.model(tokens, mask)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy over the asked positions of one batch, and what the mixers add to it."""
@@ -122,6 +113,10 @@ class TokenPrediction(Task):
         """Truth ``targets`` and the likeliest token ``predicted``, each ``(B, L)``."""
         return {"targets": batch["targets"], "predicted": self(batch["tokens"], batch.get("mask")).argmax(-1)}
 
+    def add_batch(self, batch: Batch) -> None:
+        """Add right answers, negative log-likelihood and answers of one batch."""
+        self.sums += score_sums(*self._answer(batch))
+
     def on_validation_epoch_end(self) -> None:
         """Log ``val_loss``, in nats, and ``val_accuracy``."""
         self._log_metrics("val")
@@ -131,27 +126,14 @@ class TokenPrediction(Task):
         self._log_metrics("test")
         self.log("test_answers", self.sums[2])
 
-    def _encode(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.embed(tokens)  # (B, L, D)
-        if self.place is not None:
-            x = x + self.place.weight[: tokens.shape[1]]
-        return self.backbone(self.drop(x), mask)
-
     def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scores ``(K, vocab_size)`` and answers ``(K,)`` of the K asked positions; no other position is scored."""
         asked = batch["targets"] != UNASKED
-        x = self._encode(batch["tokens"], batch.get("mask"))
-        return self.head(x[asked]).float(), batch["targets"][asked]
-
-    def add_batch(self, batch: Batch) -> None:
-        """Add negative log-likelihood, right answers and answers of one batch."""
-        scores, answers = self._answer(batch)
-        loss = F.cross_entropy(scores, answers, reduction="sum")
-        right = (scores.argmax(-1) == answers).sum()
-        self.sums += torch.stack([loss.double(), right.double(), right.new_tensor(len(answers)).double()]).cpu()
+        x = self.model.encode(batch["tokens"], batch.get("mask"))
+        return self.model.head(x[asked]).float(), batch["targets"][asked]
 
     def _log_metrics(self, stage: str) -> None:
-        loss, right, count = self.sums.tolist()
+        right, loss, count = self.sums.tolist()
         if count == 0:
             raise ConfigError(f"the {stage} batches ask nothing: every target is {UNASKED}; check the datamodule")
         self.log_dict({f"{stage}_loss": loss / count, f"{stage}_accuracy": right / count}, prog_bar=stage == "val")

@@ -1,11 +1,11 @@
-"""Causal language models: an embedding, a backbone of causal mixers, and a softmax over the next token."""
+"""Models of tokens: an embedding, a backbone, and a softmax at every position; step by step where mixers are causal."""
 
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Mixer, MixerFactory
+from seqmix.mixers import MixerFactory
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP
 
@@ -13,8 +13,8 @@ from seqmix.models.block import ChannelMLP
 State = tuple[int, list[Any]]
 
 
-class DecoderLM(nn.Module):
-    """Scores of the next token at every position, from it and the ones before.
+class TokenModel(nn.Module):
+    """Scores of tokens at every position; of the next one, if all mixers are causal, also one step at a time.
 
     Shapes: ``(B, L) -> (B, L, vocab_size)``. Cost: that of the backbone, and O(L D vocab_size); ``step`` costs that of
     the mixers' steps, the same at every position where their states do not grow.
@@ -33,7 +33,7 @@ class DecoderLM(nn.Module):
         dropout: probability, on the embeddings and on the output of each mixer.
 
     Raises:
-        ConfigError: if a mixer is not causal, or ``positions`` are asked for without ``max_len``.
+        ConfigError: if ``positions`` are asked for without ``max_len``.
 
     Source: Gu and Dao, 2023, arXiv:2312.00752, app. E.2, at its size with ``channel_mixer=None`` and ``norm="rms"``.
     Differs from the original code in: any mixer; output projections start as their mixers say.
@@ -76,15 +76,6 @@ class DecoderLM(nn.Module):
                 nn.init.normal_(table.weight, std=0.02)
         if tied:
             self.head.weight = self.embed.weight
-        residuals = [r for block in self.backbone.blocks for r in block.get_submodule("residuals").children()]
-        mixers = [cast(Mixer, r.get_submodule("mixer")) for r in residuals]
-        # positions do not meet in a ChannelMLP
-        seers = sorted({type(m).__name__ for m in mixers if not m.causal and not isinstance(m, ChannelMLP)})
-        if seers:
-            raise ConfigError(
-                f"a causal language model must not see the next token, {', '.join(seers)} does; use a causal mixer "
-                "(Mamba, or another with causal: true), or the task MaskedLM"
-            )
 
     @property
     def label(self) -> str:
@@ -92,7 +83,7 @@ class DecoderLM(nn.Module):
         return "+".join(self.backbone.mixer_names)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Score the next token at every position of ``tokens: (B, L)``; ``mask: (B, L)`` bool, True = keep."""
+        """Score tokens at every position of ``tokens: (B, L)``; ``mask: (B, L)`` bool, True = keep."""
         return self.head(self.encode(tokens, mask))
 
     def encode(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -116,9 +107,9 @@ class DecoderLM(nn.Module):
         return self.head(x), (position + 1, states)
 
 
-class DecoderFactory(Protocol):
-    """Whatever makes a causal language model from the facts of the data."""
+class TokenModelFactory(Protocol):
+    """Whatever makes a model of tokens from the facts of the data."""
 
-    def __call__(self, vocab_size: int, max_len: int | None = None) -> DecoderLM:
+    def __call__(self, vocab_size: int, max_len: int | None = None) -> TokenModel:
         """Make it."""
         ...

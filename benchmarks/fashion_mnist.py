@@ -155,6 +155,8 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
         axes.scatter(x, y, s=line["parameters"] / 1500, zorder=2)
         axes.annotate(f" {line['mixer']}", (x, y), xytext=(6, 5), textcoords="offset points", fontsize=10)
     axes.set(xscale="log", xlabel="images per second in training, one core", ylabel="test accuracy, %")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("{x:,.0f}")
     axes.set_title(f"One MetaFormer, {len(lines)} mixers, Fashion-MNIST", loc="left", fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

@@ -59,12 +59,12 @@ def main() -> None:
         for mixer in args.mixers:
             for task in args.tasks:
                 if not any(
-                    (row["task"], row["mixer"], row["seed"]) == (task, mixer, str(seed)) for row in _read(args.out)
+                    (row["task"], row["mixer"], row["seed"]) == (task, mixer, str(seed)) for row in read(args.out)
                 ):
                     row = {"task": task, "mixer": mixer, "seed": seed, **_settings(task), **_train(task, mixer, seed)}
                     append_rows(args.out, [row])
                     print(*row.values(), flush=True)
-    print(markdown(_table(_read(args.out))))
+    print(markdown(table(read(args.out))))
 
 
 def _settings(task: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _train(task: str, mixer: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def read(path: Path) -> list[dict[str, str]]:
     """Rows of the CSV that were trained with the present settings."""
     if not path.exists():
         return []
@@ -122,7 +122,7 @@ def _read(path: Path) -> list[dict[str, str]]:
     return [row for row in rows if all(row[name] == str(n) for name, n in _settings(row["task"]).items())]
 
 
-def _table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     """One line for each mixer: mean and deviation of the accuracy on every task."""
     table = []
     for mixer in sorted({row["mixer"] for row in rows}):

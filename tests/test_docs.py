@@ -1,5 +1,6 @@
 """The README: its commands are those CI runs, its Python runs, its tables are what the package and the results say."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -26,6 +27,16 @@ def test_tables_are_generated(name):
     table, end, _ = rest.partition(f"\n<!-- /{name} -->")
     # to mend it: paste what `seqmix list --markdown true` or `seqmix report` prints
     assert end and table == markdown(TABLES[name]())
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "recall"])
+def test_tables_of_benchmarks_are_those_of_their_csv(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    rows = script.read(ROOT / "benchmarks" / "results" / f"{name}.csv")
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    assert f"<!-- {name} -->\n{markdown(script.table(rows))}\n<!-- /{name} -->" in text
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))

@@ -19,6 +19,7 @@ from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
 from seqmix.vision.metaformer import drop_path_rates, init_weights
+from seqmix.vision.mixers2d import Pointwise
 
 
 class Inception2d(GridMixer):
@@ -247,7 +248,7 @@ class _Block(nn.Module):
         self.attn = Inception2d(d_model, n_heads=n_heads, head_dim=head_dim, stride=stride)
         self.norm2 = nn.LayerNorm(d_model, eps=1e-6)
         inner = mlp_ratio * d_model
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(d_model, inner), "fc2": nn.Linear(inner, d_model)})
+        self.mlp = nn.ModuleDict({"fc1": Pointwise(d_model, inner), "fc2": Pointwise(inner, d_model)})
         self.layer_scale_1, self.layer_scale_2 = (
             None if layer_scale is None else nn.Parameter(torch.full((d_model,), layer_scale)) for _ in range(2)
         )

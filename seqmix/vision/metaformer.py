@@ -12,7 +12,7 @@ from seqmix.errors import ConfigError, check_choice
 from seqmix.models import DropPath, LayerScale
 from seqmix.vision._base import GlobalPool, ImageModel, linear_classifier, pool_map
 from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
-from seqmix.vision.mixers2d import StarReLU
+from seqmix.vision.mixers2d import Pointwise, StarReLU
 
 
 class MetaFormer(ImageModel):
@@ -176,9 +176,9 @@ class StarMLP(nn.Module):
 
     def __init__(self, d_model: int, *, expand: int = 4):
         super().__init__()
-        self.fc1 = nn.Linear(d_model, expand * d_model, bias=False)
+        self.fc1 = Pointwise(d_model, expand * d_model, bias=False)
         self.act = StarReLU()
-        self.fc2 = nn.Linear(expand * d_model, d_model, bias=False)
+        self.fc2 = Pointwise(expand * d_model, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the features of ``x: (..., D)``."""

@@ -72,6 +72,21 @@ class Pool2d(GridMixer):
         return y.permute(0, 2, 3, 1)
 
 
+class Pointwise(nn.Linear):
+    """The same linear map of every cell of a grid, with the options and parameters of ``nn.Linear``.
+
+    Shapes: ``(..., D) -> (..., E)``. On large grids of a CPU it runs as a 1x1 convolution, which is a fifth faster
+    there than the matrix product, and slower on small ones (AMD EPYC, torch 2.13).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map the features of ``input: (..., D)``."""
+        if input.dim() != 4 or input.device.type != "cpu" or input.shape[1] * input.shape[2] < 28 * 28:
+            return super().forward(input)
+        y = F.conv2d(input.permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
+        return y.permute(0, 2, 3, 1)
+
+
 class StarReLU(nn.Module):
     """Squared ReLU with a learned scale and shift: ``s relu(x)^2 + b``.
 
@@ -90,7 +105,9 @@ class StarReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Activate ``x``, of any shape."""
-        return self.scale * x.relu().square() + self.bias
+        positive = x.relu()
+        # three passes over memory instead of four
+        return torch.addcmul(self.bias, positive, self.scale * positive)
 
 
 class SepConv2d(GridMixer):
@@ -114,10 +131,10 @@ class SepConv2d(GridMixer):
         super().__init__()
         require_odd("kernel_size", kernel_size)
         E = expand * d_model
-        self.pwconv1 = nn.Linear(d_model, E, bias=False)
+        self.pwconv1 = Pointwise(d_model, E, bias=False)
         self.act1 = StarReLU()
         self.dwconv = nn.Conv2d(E, E, kernel_size, padding=kernel_size // 2, groups=E, bias=False)
-        self.pwconv2 = nn.Linear(E, d_model, bias=False)
+        self.pwconv2 = Pointwise(E, d_model, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, H, W, D)``."""

@@ -19,7 +19,7 @@ from seqmix.vision._base import GlobalPool, ImageModel, ImageOptions, linear_cla
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
-from seqmix.vision.mixers2d import require_grid
+from seqmix.vision.mixers2d import Pointwise, require_grid
 
 Mixing = Literal["raft", "full"]
 
@@ -309,7 +309,7 @@ class _ChannelMLP(nn.Module):
 
 
 def _mlp(width: int, expand: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, expand * width), nn.GELU(), nn.Identity(), nn.Linear(expand * width, width))
+    return nn.Sequential(Pointwise(width, expand * width), nn.GELU(), nn.Identity(), Pointwise(expand * width, width))
 
 
 def _resize(x: Tensor, H: int, W: int) -> Tensor:

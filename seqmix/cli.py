@@ -18,7 +18,7 @@ COMMANDS = {
     "list": "mixers, models, datasets and configs",
     "info": "versions, device, and which kernels run",
     "matrix": "draw the mixing matrix of a mixer",
-    "report": "the recorded results, as a Markdown table",
+    "report": "the recorded results, as Markdown tables and pictures",
     "bench": "time and memory of a mixer over lengths, beside attention",
 }
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")

@@ -17,7 +17,7 @@ TABLES = {
     "mixers": mixer_rows,
     "models": model_rows,
     "images": image_rows,
-    "results": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published.csv"),
+    "results": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published"),
 }
 
 

@@ -43,6 +43,18 @@ def test_files_are_read_without_quoting(tmp_path):
     assert _glue(tmp_path, lines, "MRPC").examples("test") == [((b"a b", b"b a"), 1)]
 
 
+def test_mnli_has_two_development_sets(tmp_path):
+    (tmp_path / "glue" / "MNLI").mkdir(parents=True)
+    for name, label in (("train", "neutral"), ("dev_matched", "entailment"), ("dev_mismatched", "contradiction")):
+        lines = f"gold_label\tsentence2\tsentence1\n{label}\thypothesis\tpremise\n"
+        (tmp_path / "glue" / "MNLI" / f"{name}.tsv").write_text(lines)
+    for task, name, label in (("mnli", "MNLI", 0), ("mnli-mm", "MNLI-mm", 2)):
+        data = GLUE(task, tokens="bytes", root=str(tmp_path))
+        assert (data.name, data.n_classes) == (name, 3)
+        assert data.examples("test") == [((b"premise", b"hypothesis"), label)]
+        assert data.examples("train")[0][1] == 1
+
+
 def test_batches(tmp_path):
     data = _glue(tmp_path, STSB, "STS-B", protocol="dev")
     batch = data._make()["test"].gather(torch.tensor([0, 1]))

@@ -15,7 +15,7 @@ from seqmix.data._served import Served, Split, check_positive
 from seqmix.data._tokenizer import Bytes, Tokenizer, read_vocabulary
 from seqmix.errors import ConfigError, DataError, check_choice
 
-TaskName = Literal["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"]
+TaskName = Literal["cola", "mnli", "mnli-mm", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"]
 # its one or two sentences, and its label or score
 Example = tuple[tuple[bytes, ...], float]
 
@@ -33,16 +33,13 @@ class _Layout(NamedTuple):
 
 
 _PAIR = ("sentence1", "sentence2")
+_MNLI = _Layout(
+    "MNLI", _PAIR, "gold_label", ("entailment", "neutral", "contradiction"), "dev_matched", ("premise", "hypothesis")
+)
 _LAYOUTS = {
     "cola": _Layout("CoLA", ("sentence",), "label", header=("source", "label", "mark", "sentence")),
-    "mnli": _Layout(
-        "MNLI",
-        _PAIR,
-        "gold_label",
-        ("entailment", "neutral", "contradiction"),
-        "dev_matched",
-        ("premise", "hypothesis"),
-    ),
+    "mnli": _MNLI,
+    "mnli-mm": _MNLI._replace(dev="dev_mismatched"),
     "mrpc": _Layout("MRPC", ("#1 String", "#2 String"), "Quality", hub_columns=_PAIR),
     "qnli": _Layout("QNLI", ("question", "sentence"), "label", ("entailment", "not_entailment")),
     "qqp": _Layout("QQP", ("question1", "question2"), "is_duplicate"),
@@ -64,7 +61,7 @@ class GLUE(Served):
     ``[CLS] a [SEP] b [SEP]`` with type 1 for b; L is the longest of the batch.
 
     Args:
-        task: which one.
+        task: which one; ``mnli-mm`` is MNLI with the mismatched development set.
         max_len: longest example in tokens; the longer sentence is cut.
         batch_size: examples per training batch.
         protocol: ``held-out``, as above; ``dev`` trains on everything and validates on the development set, as
@@ -80,8 +77,7 @@ class GLUE(Served):
     Raises:
         ConfigError: if an option is out of range, or WordPiece has no vocabulary.
 
-    Source: Wang et al., 2018, arXiv:1804.07461. Differs from the original code in: MNLI is tested on the matched
-    development set only.
+    Source: Wang et al., 2018, arXiv:1804.07461. Differs from the original code in: see the protocol.
     """
 
     #: one sequence an example: pairs of sentences are joined
@@ -106,7 +102,8 @@ class GLUE(Served):
         check_choice("protocol", protocol, ("held-out", "dev"))
         check_choice("tokens", tokens, ("wordpiece", "bytes"))
         self.layout = _LAYOUTS[task]
-        name = self.layout.folder if protocol == "held-out" else f"{self.layout.folder} (validated on test)"
+        name = self.layout.folder + "-mm" * (task == "mnli-mm")
+        name = name if protocol == "held-out" else f"{name} (validated on test)"
         super().__init__(name, batch_size, eval_batch_size=eval_batch_size, seed=seed)
         if max_len < 5:
             raise ConfigError(f"max_len = {max_len} has no room for two sentences and three marks; set data.max_len")
@@ -267,7 +264,7 @@ def _hub(task: str, file: str, layout: _Layout, path: Path) -> Iterator[Example]
 
     split = "train" if file == "train" else file.replace("dev", "validation", 1)
     try:
-        rows: Any = datasets.load_dataset("nyu-mll/glue", task, split=split)
+        rows: Any = datasets.load_dataset("nyu-mll/glue", task.removesuffix("-mm"), split=split)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} not found, and nyu-mll/glue cannot be loaded through datasets ({error}); put the file there"

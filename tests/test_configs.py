@@ -104,7 +104,9 @@ def _document(data):
     """One document, of two pieces of up to 64 tokens."""
     n = min(data.max_len, 64) + 7
     tokens = torch.from_numpy(np.random.default_rng(0).integers(4, 260, n))
-    return Documents(tokens, torch.tensor([0, n]), torch.tensor([n - 2]))
+    # sentences of five tokens; the last border is the end
+    borders = torch.cat([torch.arange(1, n - 1, 5), torch.tensor([n - 1])])
+    return Documents(tokens, torch.tensor([0, n]), torch.tensor([n - 2]), borders)
 
 
 def _sentences(data):

@@ -1,4 +1,4 @@
-"""Corpora: no token lost, doubled or mixed with another document; tokens and back; files made once; bad input."""
+"""Corpora: no token lost, doubled or mixed with another document; tokens and back; pairs; files; bad input."""
 
 import gzip
 import os
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from seqmix.data import TextFiles
+from seqmix.data._text_pairs import keep_of_first
 from seqmix.data._tokenizer import CLS, SEP, Bytes, Characters, WordPiece, train_vocabulary
 from seqmix.errors import ConfigError, DataError
 
@@ -63,6 +64,105 @@ def test_masked_pieces(max_len, tmp_path):
     assert pieces == [t[i : i + step] for t in TEXTS for i in range(0, len(t), step)]
     batch = _all(_corpus(tmp_path, objective="masked"), 2)[1]
     assert batch["index"].tolist() == [2, 3] and batch["mask_id"] == Bytes().mask
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+@pytest.mark.parametrize("max_len", [3, 7, 200])
+def test_packed_pieces_are_the_padded_ones_without_padding(max_len, objective, tmp_path):
+    options = {"max_len": max_len, "objective": objective}
+    padded, packed = (_all(_corpus(tmp_path, packing=p, **options), 3) for p in ("padded", "documents"))
+    for want, got in zip(padded, packed, strict=True):
+        kept = want["targets"] != -100 if objective == "causal" else want["mask"]
+        assert got["cu_seqlens"].tolist() == [0, *kept.sum(1).cumsum(0).tolist()]
+        for name in want.keys() - {"mask"}:
+            flat = want[name].shape == kept.shape
+            assert torch.equal(got[name], want[name][kept].unsqueeze(0) if flat else want[name]), name
+        assert "mask" not in got
+
+
+# six sentences each, no two alike
+PAIRED = [b"".join(b"%c%d.\n" % (65 + d, s) * (1 + s % 3) for s in range(6)) for d in range(26)]
+
+
+def _parts(batch, i):
+    """Text of the two parts of pair ``i``."""
+    row, text, second = (batch[name][i] for name in ("tokens", "text", "types"))
+    return tuple(bytes((row[text & (second == k)] - 4).tolist()) for k in range(2))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_pairs_of_whole_chunks(batch_size, tmp_path):
+    """In order, swapped, or with a chunk from elsewhere; with marks, types and segments as the original has them."""
+    options = {"max_len": 200, "objective": "pairs", "copies": 3}
+    data = _corpus(tmp_path, PAIRED, document=r"\w0", sentence=r"\n", **options)
+    everything, seen = b"".join(PAIRED), []
+    for batch in _all(data, batch_size):
+        for i, relation in enumerate(batch["relation"].tolist()):
+            a, b = _parts(batch, i)
+            assert a.endswith(b"\n") and b.endswith(b"\n") and a in everything and b in everything
+            assert (a + b in everything, relation == 1 and b + a in everything) == (relation == 0, relation == 1)
+            kept = batch["mask"][i]
+            tokens = batch["tokens"][i][kept].tolist()
+            assert tokens == [CLS, *(t + 4 for t in a), SEP, *(t + 4 for t in b), SEP]
+            assert not batch["tokens"][i][~kept].any() and torch.equal(batch["special"][i], kept & ~batch["text"][i])
+            assert batch["types"][i][kept].tolist() == [0] * (len(a) + 2) + [1] * (len(b) + 1)
+            lines = [b"0", *a.splitlines(True), b"0", *b.splitlines(True), b"0"]
+            assert batch["segments"][i][kept].tolist() == [n for n, line in enumerate(lines) for _ in line]
+            assert (batch["segments"][i][~kept] == len(lines)).all()
+            seen.append((relation, a, b))
+    assert {relation for relation, *_ in seen} == {0, 1, 2}
+
+
+def test_pairs_follow_from_their_numbers(tmp_path):
+    """The same in every run and whatever the batch; each copy has draws of its own, and evaluation has one copy."""
+    options = {"document": r"\w0", "sentence": r"\n", "max_len": 30, "objective": "pairs"}
+    data, again = (_corpus(tmp_path, PAIRED, copies=copies, **options)._make() for copies in (2, 3))
+    n = len(data["train"])
+    assert torch.equal(data["train"].parts, again["train"].parts[:n]) and len(data["val"]) < n < len(again["train"])
+    copies = data["train"].parts.split([len(data["val"]), n - len(data["val"])])
+    assert len(copies[0]) != len(copies[1]) or not torch.equal(*copies)
+    whole, (row,) = data["train"].gather(torch.arange(n)), torch.tensor([[n - 3]])
+    alone = data["train"].gather(row)
+    for name in ("tokens", "text", "types", "relation", "index"):
+        width = alone["tokens"].shape[1] if alone[name].ndim == 2 else None
+        assert torch.equal(whole[name][row][:, :width] if width else whole[name][row], alone[name]), name
+
+
+def test_long_pairs_lose_tokens_at_both_ends(tmp_path):
+    """One by one from the longer part, the second if equal, at the begin as often as at the end."""
+    for room in range(2, 12):
+        for a, b in np.ndindex(14, 14):
+            want = [a + 1, b + 1]
+            while sum(want) > room:
+                want[0 if want[0] > want[1] else 1] -= 1
+            assert keep_of_first(np.array(a + 1), np.array(b + 1), room) == want[0]
+    texts = [b"%04d" % i + b"a" * 46 + b"\n" + b"b" * 51 + b"\n" for i in range(1500)]
+    pairs = _corpus(tmp_path, texts, document=r"\d", max_len=63, objective="pairs")._make()["train"]
+    start, a, other, b, relation = pairs.parts.unbind(1)
+    # chunks are documents, of 51 and 52 tokens
+    assert len(pairs) == 1500 and (a == 30).all() and (b == 30).all()
+    # where the parts are in order, their first tokens lie 105 tokens from document to document
+    lost = torch.stack([(start - 1) % 105, (other - 52) % 105], 1)[relation == 0].double()
+    assert lost.mean(0).tolist() == pytest.approx([21 / 2, 22 / 2], abs=0.5)
+    assert lost.std(0).tolist() == pytest.approx([(21 / 4) ** 0.5, (22 / 4) ** 0.5], rel=0.1)
+    assert (relation.bincount() / 1500).tolist() == pytest.approx([1 / 3] * 3, abs=0.04)
+
+
+def test_sentences_are_kept_beside_the_tokens(tmp_path):
+    texts = [b"one. two!\n\nthree", b"\nfour\n"]
+    (tmp_path / "all").mkdir()
+    for name, text in zip("ab", texts, strict=True):
+        (tmp_path / "all" / name).write_bytes(text)
+    data = TextFiles(*[str(tmp_path / "all" / n) for n in "aba"], objective="pairs", cache=str(tmp_path))
+    for split, text, want in [
+        ("train", texts[0], [b"one. ", b"two!\n\n", b"three"]),
+        ("val", texts[1], [b"\n", b"four\n"]),
+    ]:
+        documents = data.documents(split)
+        assert documents.sentences.tolist() == [1, *(1 + np.cumsum([len(part) for part in want])).tolist()]
+        assert bytes((documents.tokens[1 : len(text) + 1] - 4).tolist()) == text
+    masked = TextFiles(*[str(tmp_path / "all" / n) for n in "aba"], objective="masked", cache=str(tmp_path))
+    assert masked.documents("train").sentences is None
 
 
 def test_tokens_and_back():
@@ -144,6 +244,15 @@ def test_bad_input(tmp_path):
         TextFiles("a", vocabulary="v")
     with pytest.raises(ConfigError, match="max_len = 2 has no room"):
         TextFiles("a", max_len=2)
+    with pytest.raises(ConfigError, match="max_len = 4 has no room"):
+        TextFiles("a", max_len=4, objective="pairs")
+    with pytest.raises(ConfigError, match=r"pairs are padded, got packing = 'documents'; set data.packing: padded"):
+        TextFiles("a", packing="documents", objective="pairs")
+    with pytest.raises(ConfigError, match=r"sentence = '\(' is no regular expression: .*; set data.sentence"):
+        TextFiles("a", sentence="(")
+    (tmp_path / "one").mkdir()
+    with pytest.raises(DataError, match=r"no document has two sentences to tell the order of; set data.sentence"):
+        _corpus(tmp_path / "one", objective="pairs", sentence="#").setup()
 
 
 def test_wikitext(tmp_path):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Attention, FNet, Hydra, Mamba
+from seqmix.mixers import Attention, FNet, Hydra, Mamba, Mamba2, PoNet
 from seqmix.mixers.hybrid import hybrid_layers
-from seqmix.models import ChannelMLP
+from seqmix.models import ChannelMLP, TokenModel
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, load_published
 
 SMALL = partial(Hydra, d_state=4, headdim=4)
@@ -82,6 +82,72 @@ def test_padding_is_exact(pre_norm, positions):
     y = model(ids, mask)
     torch.testing.assert_close(y[1:, :7], model(ids[1:, :7]), rtol=1e-5, atol=1e-5)
     assert not y[1, 7:].any()
+
+
+SMALL2 = partial(Mamba2, d_state=4, headdim=4)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(BidirectionalEncoder, 40, 8, 2, mixer=SMALL, channel_mixer=ChannelMLP, dropout=0.0, positions=True),
+        partial(BidirectionalEncoder, 40, 8, 2, mixer=SMALL, dropout=0.0, pre_norm=True),
+        partial(TokenModel, 40, mixer=SMALL2, d_model=8, n_layers=2, positions=True),
+        partial(TokenModel, 40, mixer=SMALL2, layers=[SMALL, SMALL2], channel_mixer=None, d_model=8, n_layers=2),
+    ],
+)
+@pytest.mark.parametrize("lengths", [(1, 2, 7), (63, 1, 65), (5,)])
+def test_packed_texts_are_those_alone(lengths, build):
+    """Values, gradients, and not a bit of one text in another."""
+    model = build(max_len=65).double()
+    texts = [torch.randint(40, (1, n)) for n in lengths]
+    bounds, ids = torch.tensor([0, *lengths]).cumsum(0), torch.cat(texts, 1)
+    packed, alone = model(ids, cu_seqlens=bounds), torch.cat([model(text) for text in texts], 1)
+    torch.testing.assert_close(packed, alone, rtol=1e-10, atol=1e-10)
+    cotangent = torch.randn_like(packed)
+    got, want = (torch.autograd.grad(y, [*model.parameters()], cotangent, allow_unused=True) for y in (packed, alone))
+    for name, a, b in zip(dict(model.named_parameters()), got, want, strict=True):
+        # rates are float32 whatever the module is in, and so are their gradients
+        close = {"rtol": 1e-5, "atol": 1e-5} if name.endswith("A_log") else {"rtol": 1e-10, "atol": 1e-10}
+        torch.testing.assert_close(a, b, **close, msg=name)
+    first = lengths[0]
+    changed = model((ids + (torch.arange(ids.shape[1]) < first)) % 40, cu_seqlens=bounds)
+    assert torch.equal(changed[:, first:], packed[:, first:]) and not torch.equal(changed[:, :first], packed[:, :first])
+
+
+@pytest.mark.parametrize("mixer", [FNet, Attention, PoNet])
+@pytest.mark.parametrize("build", [partial(BidirectionalEncoder, 40, 8, 1), partial(TokenModel, 40, d_model=8)])
+def test_mixers_that_would_cross_bounds_are_refused(build, mixer):
+    with pytest.raises(ConfigError) as caught:
+        build(mixer=mixer)(torch.zeros(1, 5, dtype=torch.long), cu_seqlens=torch.tensor([0, 2, 5]))
+    assert str(caught.value) == (
+        f"{mixer.__name__} does not keep packed documents apart; set data.packing: padded, or use a mixer that is "
+        "packed in `seqmix list`"
+    )
+
+
+def test_segments_reach_the_mixers_that_pool_over_them():
+    model = BidirectionalEncoder(40, 8, 1, mixer=PoNet, channel_mixer=ChannelMLP, dropout=0.0)
+    ids, mask = torch.randint(40, (2, 9)), torch.ones(2, 9, dtype=torch.bool)
+    mask[1, 6:] = False
+    segments, special = torch.randint(4, (2, 9)).sort(1)[0], torch.rand(2, 9) < 0.3
+    layer = model.encoder["layer"][0]
+    x = model.embeddings["LayerNorm"](
+        model.embeddings["word_embeddings"](ids) + model.embeddings["token_type_embeddings"].weight[0]
+    )
+    x = layer["layer"].norm(x + layer["layer"].mixer(x, mask, segment_index=segments, special=special))
+    want = layer["channels"].norm(x + layer["channels"].mixer(x, mask))
+    got = model(ids, mask, segments=segments, special=special)
+    torch.testing.assert_close(got[mask], want[mask])
+    assert not torch.allclose(got[mask], model(ids, mask)[mask])
+
+
+def test_gated_channel_mixer_written_out():
+    mlp = ChannelMLP(8, expand=3, gated=True).double()
+    x, (gate, value) = torch.randn(2, 5, 8, dtype=torch.float64), mlp.up.weight.split(24)
+    want = (torch.nn.functional.gelu(x @ gate.T) * (x @ value.T)) @ mlp.down.weight.T + mlp.down.bias
+    torch.testing.assert_close(mlp(x), want, rtol=1e-12, atol=1e-12)
+    assert mlp.up.bias is None
 
 
 def test_initial_values():

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from seqmix.commands._trigram import trigram_loss
 from seqmix.data import TextFiles
 from seqmix.errors import ConfigError
-from seqmix.mixers import Attention, Dense, FNet, Hydra, LongVQ, Mamba
-from seqmix.models import BidirectionalEncoder, TokenModel
+from seqmix.mixers import Attention, Dense, FNet, Hydra, LongVQ, Mamba, Mamba2, PoNet
+from seqmix.models import BidirectionalEncoder, ChannelMLP, TokenModel
 from seqmix.tasks import CausalLM, MaskedLM
 
 DECODER = partial(TokenModel, mixer=Mamba, d_model=8, n_layers=1)
@@ -45,10 +45,15 @@ def test_bits_per_byte_are_over_all_tokens(eval_batch_size, tmp_path):
     assert metrics["test_perplexity"] == pytest.approx(math.exp(loss / (n_bytes + 1)), rel=1e-5)
 
 
-@pytest.mark.parametrize("objective", ["causal", "masked"])
+@pytest.mark.parametrize("objective", ["causal", "masked", "pairs"])
 def test_one_batch_is_learned_by_heart(objective, tmp_path):
-    task = CausalLM(DECODER, 260, 16) if objective == "causal" else MaskedLM(ENCODER, 260, 16, mask_rate=0.3)
-    data = _data(tmp_path, objective=objective)
+    task = {
+        "causal": lambda: CausalLM(DECODER, 260, 16),
+        "masked": lambda: MaskedLM(ENCODER, 260, 16, mask_rate=0.3),
+        "pairs": lambda: MaskedLM(ORDERED, 260, 16, mask_rate=0.3, sentence_order=True),
+    }[objective]()
+    # pairs of one document are few, whatever its length
+    data = _data(tmp_path, objective=objective, document=r"line \d*0" if objective == "pairs" else None)
     data.setup()
     batch = data._splits["train"].gather(torch.arange(4))
     optimizer = torch.optim.Adam(task.parameters(), lr=0.03)
@@ -60,6 +65,91 @@ def test_one_batch_is_learned_by_heart(objective, tmp_path):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+# what keeps packed texts apart, with positions that begin anew in each
+SCANS = [partial(Mamba, d_state=4), partial(Mamba2, d_state=4, headdim=4)]
+PACKED = {
+    "causal": (CausalLM, partial(DECODER, layers=SCANS, n_layers=2, positions=True)),
+    "masked": (MaskedLM, partial(ENCODER, max_len=16, positions=True)),
+}
+
+
+@pytest.mark.parametrize("objective", PACKED)
+def test_packed_loss_and_gradients_are_those_of_the_texts_alone(objective, tmp_path):
+    make, model = PACKED[objective]
+    task = make(model, 260, 16).double()
+    packed = _data(tmp_path, objective=objective, packing="documents")._make()["train"]
+    alone = _data(tmp_path, objective=objective)._make()["train"]
+    # the last piece of the text is shorter
+    numbers = torch.tensor([3, 0, len(alone) - 1, 7])
+    pieces = [alone.gather(numbers[i : i + 1]) for i in range(4)]
+    counts = [_asked(task, piece) for piece in pieces]
+    assert min(counts) > 0
+    want = sum(n * _step(task, piece) for n, piece in zip(counts, pieces, strict=True)) / sum(counts)
+    got = _step(task, packed.gather(numbers))
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    weights = dict(task.named_parameters())
+    grads = [torch.autograd.grad(loss, [*weights.values()], allow_unused=True) for loss in (got, want)]
+    for name, *pair in zip(weights, *grads, strict=True):
+        # rates and skips are float32 whatever the module is in, and so are their gradients
+        tolerance = 1e-5 if name.endswith((".A_log", ".D")) else 1e-10
+        torch.testing.assert_close(*pair, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def _asked(task, piece):
+    if isinstance(task, CausalLM):
+        return int((piece["targets"] != -100).sum())
+    return int(task.hide(piece, task.mask_rate, 1)[1].sum())
+
+
+@pytest.mark.parametrize("objective", PACKED)
+@pytest.mark.parametrize("eval_batch_size", [1, 5])
+def test_packing_does_not_change_the_metrics(eval_batch_size, objective, tmp_path):
+    make, model = PACKED[objective]
+    task = make(model, 260, 16)
+    options = {"objective": objective, "eval_batch_size": eval_batch_size}
+    want, got = (
+        quiet_trainer(tmp_path).test(task, _data(tmp_path, packing=packing, **options), verbose=False)[0]
+        for packing in ("padded", "documents")
+    )
+    assert got == pytest.approx(want, rel=1e-5) and got[f"test_{task.counted}"] == want[f"test_{task.counted}"] > 0
+
+
+# all sentences are alike but for their numbers
+ORDERED = partial(
+    BidirectionalEncoder, d_model=8, n_layers=1, mixer=PoNet, channel_mixer=ChannelMLP, dropout=0.0, pooler=True
+)
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 3, 64])
+def test_sentence_order_is_added_and_counted_exactly(eval_batch_size, tmp_path):
+    task, text = MaskedLM(ORDERED, 260, 30, sentence_order=True).double(), str(tmp_path / "text.txt")
+    options = {"val": text, "test": text, "document": r"line \d*0", "objective": "pairs", "max_len": 30}
+    data = _data(tmp_path, eval_batch_size=eval_batch_size, **options)
+    (metrics,) = quiet_trainer(tmp_path, precision="64-true").test(task, data, verbose=False)
+    pairs, loss, right, answers = data._splits["test"], 0.0, 0, 0
+    with torch.no_grad():
+        for i in range(len(pairs)):
+            _, answer, scores, relation = _by_hand(task, pairs.gather(torch.tensor([i])), 0)
+            loss += F.cross_entropy(scores, relation).item()
+            right, answers = right + int(scores.argmax() == relation), answers + len(answer)
+    assert metrics["test_order_loss"] == pytest.approx(loss / len(pairs), rel=1e-5) and len(pairs) > 6
+    assert metrics["test_order_accuracy"] == pytest.approx(right / len(pairs)) and metrics["test_answers"] == answers
+    batch = pairs.gather(torch.tensor([4, 0, 2]))
+    words, answers, scores, relations = _by_hand(task, batch, 1)
+    want = F.cross_entropy(words, answers) + F.cross_entropy(scores, relations)
+    torch.testing.assert_close(_step(task, batch), want, rtol=1e-10, atol=1e-10)
+
+
+def _by_hand(task, batch, epoch):
+    """Scores and answers of hidden tokens and of relations."""
+    tokens, asked = task.hide(batch, 0.15, epoch)
+    special = batch["mask"] & ~batch["text"]
+    x = task.model.bert(tokens, batch["mask"], batch["types"], segments=batch["segments"], special=special)
+    summary = task.model.bert.pooler["dense"](x[:, 0]).tanh()
+    words, relations = task.model.cls["predictions"](x)[asked], task.model.cls["seq_relationship"](summary)
+    return words, batch["tokens"][asked], relations, batch["relation"]
 
 
 @pytest.mark.parametrize("mixer", [FNet, Dense, Attention, partial(LongVQ, n_codes=4)])
@@ -148,6 +238,12 @@ def test_bad_options(tmp_path):
             quiet_trainer(tmp_path).test(task, data, verbose=False)
     with pytest.raises(ConfigError, match="texts have up to 16 tokens, the encoder max_len = 8; raise that one"):
         MaskedLM(partial(ENCODER, max_len=8), 260, 16)
+    ordered = MaskedLM(ORDERED, 260, 16, sentence_order=True)
+    masked = _data(tmp_path, objective="masked")
+    with pytest.raises(ConfigError, match=r"sentence_order = True needs pairs of sentences; set data.objective: pairs"):
+        quiet_trainer(tmp_path).test(ordered, masked, verbose=False)
+    with pytest.raises(ConfigError, match="n_relations = 3 needs a summary; build the encoder with pooler=True"):
+        MaskedLM(ENCODER, 260, 16, sentence_order=True)
     with pytest.raises(ConfigError, match="mask_rate is a share of the tokens, 0 < mask_rate <= 1, got 0"):
         MaskedLM(ENCODER, 260, 16, mask_rate=0)
 

@@ -6,100 +6,22 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from seqmix.data._download import data_folder, read_file
 from seqmix.data._served import Served, Split, check_positive
+from seqmix.data._text_pairs import Pairs
+from seqmix.data._text_pieces import Objective, Packing, Pieces
 from seqmix.data._token_file import Documents, token_file
 from seqmix.data._tokenizer import Bytes, Characters, Tokenizer, WordPiece, read_vocabulary, train_vocabulary
 from seqmix.errors import ConfigError, DataError, check_choice
 
-Objective = Literal["causal", "masked"]
 Kind = Literal["bytes", "characters", "wordpiece"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
-class Pieces:
-    """Pieces of documents by number, for ``WindowLoader``; no piece has text of two documents.
-
-    Causal: ``{"tokens": (B, L), "targets": (B, L), "bytes": (B,)}``, each token of a document once a target, -100 where
-    shorter pieces end. Masked: ``{"tokens": (B, L), "mask": (B, L), "text": (B, L), "index": (B,), "mask_id": ()}``,
-    each piece between [CLS] and [SEP], ``text`` True where a token is of the text. L is the longest of the batch.
-
-    Args:
-        documents: all tokens, in memory or mapped.
-        tokenizer: what made them.
-        length: longest piece L.
-        objective: ``causal`` or ``masked``.
-    """
-
-    def __init__(self, documents: Documents, tokenizer: Tokenizer, length: int, objective: Objective):
-        self.tokens, self.causal = documents.tokens, objective == "causal"
-        self.pad, self.cls, self.sep, self.mask_id = tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.mask
-        # the last token of a document is the input of nothing, and around a masked piece stand two of its own
-        step, outside = (length, 1) if self.causal else (length - 2, 2)
-        inside = documents.bounds.diff() - outside
-        count = -(-inside // step)
-        whole = torch.arange(len(count)).repeat_interleave(count)  # (n,)
-        place = step * (torch.arange(len(whole)) - (count.cumsum(0) - count)[whole])
-        self.start = documents.bounds[:-1][whole] + place + (0 if self.causal else 1)
-        self.length = (inside[whole] - place).clamp(max=step)
-        # bytes of a document are counted with its first piece: sums over a split are exact
-        self.n_bytes = documents.n_bytes[whole] * (place == 0)
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the pieces with these numbers ``(B,)``."""
-        start, length = self.start[index].unsqueeze(-1), self.length[index].unsqueeze(-1)
-        if self.causal:
-            place = torch.arange(int(length.max()) + 1, device=self.device)
-            tokens = self._at(start + place)  # (B, L + 1)
-            kept = place[:-1] < length
-            targets = tokens[:, 1:].masked_fill(~kept, -100)
-            return {
-                "tokens": tokens[:, :-1].masked_fill(~kept, self.pad),
-                "targets": targets,
-                "bytes": self.n_bytes[index],
-            }
-        place = torch.arange(int(length.max()) + 2, device=self.device) - 1
-        text = (place >= 0) & (place < length)
-        mask = place <= length
-        tokens = self._at(start + place).masked_fill(place < 0, self.cls).masked_fill(place == length, self.sep)
-        return {
-            "tokens": tokens.masked_fill(~mask, self.pad),
-            "mask": mask,
-            "text": text,
-            "index": index,
-            "mask_id": torch.tensor(self.mask_id),
-        }
-
-    def _at(self, place: Tensor) -> Tensor:
-        return self.tokens[place.clamp(0, len(self.tokens) - 1)].long()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tokens are; numbers given to ``gather`` have to be there too."""
-        return self.tokens.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of tokens and bounds."""
-        return sum(t.nbytes for t in (self.tokens, self.start, self.length, self.n_bytes))
-
-    def to(self, device: torch.device | str) -> "Pieces":
-        """The same pieces on ``device``."""
-        moved = copy(self)
-        for name in ("tokens", "start", "length", "n_bytes"):
-            setattr(moved, name, getattr(self, name).to(device))
-        return moved
+# a mark and white space, or the end of a line
+SENTENCE = r"[.!?]\s+|\n"
 
 
 class Corpus(Served, ABC):
@@ -109,12 +31,17 @@ class Corpus(Served, ABC):
         name: what the data is called in tables and messages.
         max_len: longest piece, in tokens.
         batch_size: pieces per training batch.
-        objective: pieces for ``causal`` or for ``masked`` language models.
+        objective: pieces for ``causal`` or for ``masked`` language models, or ``pairs`` for masked ones that learn the
+            order of sentences too.
         tokens: ``bytes``, ``characters`` of the training text, or ``wordpiece``.
         vocab_size: rows of the embedding; at least the tokens there are, and how many pieces a trained vocabulary has.
             None: 260 for bytes, 256 for characters, 30522 for WordPiece.
         vocabulary: file of WordPiece, also below ``root``; None: one is trained on the training text.
         root: the data folder; None: ``$SEQMIX_DATA``, else ``./data``.
+        packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
+            in one row, for mixers that are packed in `seqmix list`.
+        sentence: of pairs: regular expression of what a sentence ends with; None: each token is one.
+        copies: of pairs: how often the training text is cut and paired, each time with other draws.
         cache: folder of the token files; None: ``./data/corpora``.
         eval_batch_size: pieces per validation and test batch; None: the same as in training.
         seed: starting point of the shuffles; None: the seed of torch when training starts.
@@ -134,15 +61,22 @@ class Corpus(Served, ABC):
         vocab_size: int | None,
         vocabulary: str | None,
         root: str | None,
+        packing: Packing,
+        sentence: str | None,
+        copies: int,
         cache: str | None,
         eval_batch_size: int | None,
         seed: int | None,
     ):
-        check_choice("objective", objective, ("causal", "masked"))
+        check_choice("objective", objective, ("causal", "masked", "pairs"))
+        check_choice("packing", packing, ("padded", "documents"))
         check_choice("tokens", tokens, tuple(_ROWS))
         super().__init__(name, batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        if max_len < 3:
-            raise ConfigError(f"max_len = {max_len} has no room for a text between two marks; set data.max_len to 128")
+        check_positive(copies=copies)
+        if max_len < (5 if objective == "pairs" else 3):
+            raise ConfigError(f"max_len = {max_len} has no room for text between its marks; set data.max_len to 128")
+        if objective == "pairs" and packing == "documents":
+            raise ConfigError("pairs are padded, got packing = 'documents'; set data.packing: padded")
         if vocabulary is not None and tokens != "wordpiece":
             raise ConfigError(f"vocabulary = {vocabulary!r} is of WordPiece, tokens = {tokens!r}; change one of them")
         self.max_len, self.tokens, self.vocabulary = max_len, tokens, vocabulary
@@ -150,6 +84,8 @@ class Corpus(Served, ABC):
         self.vocab_size = _ROWS[tokens] if vocab_size is None else vocab_size
         check_positive(vocab_size=self.vocab_size)
         self.root, self.cache = root, cache
+        self.packing: Packing = packing
+        self.sentence, self.copies = _pattern("sentence", sentence), copies
         self._tokenizer: Tokenizer | None = None
 
     @abstractmethod
@@ -175,10 +111,19 @@ class Corpus(Served, ABC):
     def documents(self, split: Split) -> Documents:
         """The documents of a split, as tokens."""
         name = f"{self.name.replace('/', '-')}-{split}"
-        return token_file(self._folder, name, self._recipe(split), self._texts(split), self.tokenizer)
+        sentence = self.sentence if self.objective == "pairs" else None
+        return token_file(self._folder, name, self._recipe(split), self._texts(split), self.tokenizer, sentence)
 
-    def _make(self) -> Mapping[Split, Pieces]:
-        return {s: Pieces(self.documents(s), self.tokenizer, self.max_len, self.objective) for s in SPLITS}
+    def _make(self) -> Mapping[Split, Pieces | Pairs]:
+        return {split: self._examples(split) for split in SPLITS}
+
+    def _examples(self, split: Split) -> Pieces | Pairs:
+        documents = self.documents(split)
+        if self.objective == "pairs":
+            copies = self.copies if split == "train" else 1
+            return Pairs(documents, self.tokenizer, self.max_len, copies=copies)
+        causal, packed = self.objective == "causal", self.packing == "documents"
+        return Pieces(documents, self.tokenizer, self.max_len, causal=causal, packed=packed)
 
     def _make_tokenizer(self) -> Tokenizer:
         if self.tokens == "bytes":
@@ -207,12 +152,17 @@ class TextFiles(Corpus):
         document: regular expression of the line that a document begins with; null: a file is one document.
         max_len: longest piece, in tokens.
         batch_size: pieces per training batch.
-        objective: pieces for ``causal`` or for ``masked`` language models.
+        objective: pieces for ``causal`` or for ``masked`` language models, or ``pairs`` for masked ones that learn the
+            order of sentences too.
         tokens: ``bytes``, ``characters`` of the training text, or ``wordpiece``.
         vocab_size: rows of the embedding; at least the tokens there are, and how many pieces a trained vocabulary has.
             Null: 260 for bytes, 256 for characters, 30522 for WordPiece.
         vocabulary: file of WordPiece, also below ``root``; null: one is trained on the training text.
         root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
+        packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
+            in one row, for mixers that are packed in `seqmix list`.
+        sentence: of pairs: regular expression of what a sentence ends with; null: each token is one.
+        copies: of pairs: how often the training text is cut and paired, each time with other draws.
         cache: folder of the token files; null: ``./data/corpora``.
         eval_batch_size: pieces per validation and test batch; null: the same as in training.
         seed: starting point of the shuffles; null: the seed of torch when training starts.
@@ -235,6 +185,9 @@ class TextFiles(Corpus):
         vocab_size: int | None = None,
         vocabulary: str | None = None,
         root: str | None = None,
+        packing: Packing = "padded",
+        sentence: str | None = SENTENCE,
+        copies: int = 1,
         cache: str | None = None,
         eval_batch_size: int | None = None,
         seed: int | None = None,
@@ -248,6 +201,9 @@ class TextFiles(Corpus):
             vocab_size=vocab_size,
             vocabulary=vocabulary,
             root=root,
+            packing=packing,
+            sentence=sentence,
+            copies=copies,
             cache=cache,
             eval_batch_size=eval_batch_size,
             seed=seed,
@@ -255,7 +211,7 @@ class TextFiles(Corpus):
         if (val is None) != (test is None):
             raise ConfigError(f"val = {val!r} and test = {test!r}: give both files, or none of them")
         self.files: dict[Split, str | None] = {"train": train, "val": val, "test": test}
-        self.document = document
+        self.document = _pattern("document", document)
 
     def _texts(self, split: Split) -> Iterator[bytes]:
         start = None if self.document is None else re.compile(self.document.encode())
@@ -292,12 +248,17 @@ class HubText(Corpus):
         n_documents: documents of each split, from the beginning, read without loading the rest; null for all.
         max_len: longest piece, in tokens.
         batch_size: pieces per training batch.
-        objective: pieces for ``causal`` or for ``masked`` language models.
+        objective: pieces for ``causal`` or for ``masked`` language models, or ``pairs`` for masked ones that learn the
+            order of sentences too.
         tokens: ``bytes``, ``characters`` of the training text, or ``wordpiece``.
         vocab_size: rows of the embedding; at least the tokens there are, and how many pieces a trained vocabulary has.
             Null: 260 for bytes, 256 for characters, 30522 for WordPiece.
         vocabulary: file of WordPiece, also below ``root``; null: one is trained on the training text.
         root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
+        packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
+            in one row, for mixers that are packed in `seqmix list`.
+        sentence: of pairs: regular expression of what a sentence ends with; null: each token is one.
+        copies: of pairs: how often the training text is cut and paired, each time with other draws.
         cache: folder of the token files; null: ``./data/corpora``.
         eval_batch_size: pieces per validation and test batch; null: the same as in training.
         seed: starting point of the shuffles; null: the seed of torch when training starts.
@@ -322,6 +283,9 @@ class HubText(Corpus):
         vocab_size: int | None = None,
         vocabulary: str | None = None,
         root: str | None = None,
+        packing: Packing = "padded",
+        sentence: str | None = SENTENCE,
+        copies: int = 1,
         cache: str | None = None,
         eval_batch_size: int | None = None,
         seed: int | None = None,
@@ -335,6 +299,9 @@ class HubText(Corpus):
             vocab_size=vocab_size,
             vocabulary=vocabulary,
             root=root,
+            packing=packing,
+            sentence=sentence,
+            copies=copies,
             cache=cache,
             eval_batch_size=eval_batch_size,
             seed=seed,
@@ -366,6 +333,14 @@ class HubText(Corpus):
 
 # tokens: rows of the embedding if nothing is said
 _ROWS = {"bytes": 260, "characters": 256, "wordpiece": 30522}
+
+
+def _pattern(name: str, pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ConfigError(f"{name} = {pattern!r} is no regular expression: {error}; set data.{name}") from error
+    return pattern
 
 
 def _split_documents(lines: Iterable[bytes], start: re.Pattern[bytes] | None) -> Iterator[bytes]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.mixers._base import zero_masked
-from seqmix.ops import depthwise_conv1d, scan_matrix, selective_scan, selective_scan_step
+from seqmix.ops import scan_matrix, selective_scan, selective_scan_step
+from seqmix.ops.packed import packed_conv1d, sequence_bounds
 
 Discretization = Literal["euler", "zoh"]
 
@@ -72,6 +73,7 @@ def run_branch(
     z: Tensor | None = None,
     source: Tensor | None = None,
     mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     reverse: bool = False,
     discretization: Discretization = "euler",
 ) -> Tensor:
@@ -79,8 +81,10 @@ def run_branch(
 
     B, C and dt come from ``source: (B, L, S)``, by default from the activated ``u``. Padding is emptied before the
     convolution and after it (its bias fills it again): the scan then reaches the kept positions with state zero.
+    Nothing crosses the bounds ``cu_seqlens`` of sequences packed into one row.
     """
-    u = zero_masked(_convolve(zero_masked(u, mask), branch, reverse=reverse), mask)
+    bounds = sequence_bounds(u, cu_seqlens, mask)
+    u = zero_masked(_convolve(zero_masked(u, mask), branch, bounds, reverse=reverse), mask)
     dt, B, C = _project(u if source is None else source, branch)
     return selective_scan(
         u,
@@ -94,6 +98,7 @@ def run_branch(
         dt_softplus=True,
         reverse=reverse,
         discretization=discretization,
+        cu_seqlens=cu_seqlens,
     )
 
 
@@ -158,7 +163,7 @@ def step_branch(
 
 def branch_matrix(u: Tensor, branch: Branch, *, discretization: Discretization = "euler") -> Tensor:
     """What the scan of ``run_branch`` does to its convolved and activated input, as ``(B, E, L, L)``."""
-    u = _convolve(u, branch, reverse=False)
+    u = _convolve(u, branch, [0, u.shape[1]], reverse=False)
     dt, B, C = _project(u, branch)
     return scan_matrix(
         dt,
@@ -177,10 +182,10 @@ def rates(A_log: Tensor) -> Tensor:
     return -A_log.float().exp()
 
 
-def _convolve(u: Tensor, branch: Branch, *, reverse: bool) -> Tensor:
+def _convolve(u: Tensor, branch: Branch, bounds: list[int], *, reverse: bool) -> Tensor:
     weight = branch.conv1d.weight.squeeze(1)  # (E, K)
     padding = "anticausal" if reverse else "causal"
-    return nn.functional.silu(depthwise_conv1d(u, weight, branch.conv1d.bias, padding=padding))
+    return nn.functional.silu(packed_conv1d(u, weight, branch.conv1d.bias, bounds, padding=padding))
 
 
 def _project(source: Tensor, branch: Branch) -> tuple[Tensor, Tensor, Tensor]:

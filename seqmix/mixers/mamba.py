@@ -53,7 +53,7 @@ class Mamba(Mixer):
         ConfigError: if ``discretization`` or ``dt_init`` is not known.
 
     Source: Gu and Dao, 2023, arXiv:2312.00752, sec. 3; weights of state-spaces/mamba load under their own keys. Differs
-    from the original code in: ``discretization``; masks.
+    from the original code in: ``discretization``; masks and packed sequences.
     """
 
     causal = True
@@ -98,10 +98,16 @@ class Mamba(Mixer):
             self.dt_proj.weight.mul_(dt_scale)
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Mix ``x: (B, L, D)`` along L.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)``.
+            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
+        """
         u, z = self.in_proj(zero_masked(x, mask)).chunk(2, -1)  # (B, L, E)
-        y = run_branch(u, self._branch, z=z, mask=mask, discretization=self.discretization)
+        y = run_branch(u, self._branch, z=z, mask=mask, cu_seqlens=cu_seqlens, discretization=self.discretization)
         return zero_masked(self.out_proj(y), mask)
 
     def matrix(self, x: Tensor) -> Tensor:

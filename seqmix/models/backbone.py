@@ -76,11 +76,21 @@ class Backbone(nn.Module):
         )
         self.norm = NORMS[norm](d_model) if final_norm else nn.Identity()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Transform ``x: (B, L, D)``; masked positions (``mask: (B, L)`` bool, True = keep) come out as zero."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Transform ``x: (B, L, D)``.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)`` bool; the others come out as zero.
+            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1, without a mask; nothing crosses
+                them.
+
+        Raises:
+            ConfigError: if there are bounds and a mixer does not take them.
+        """
         x = zero_masked(x, mask)
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, mask, cu_seqlens=cu_seqlens)
         return zero_masked(self.norm(x), mask)
 
     def init_state(self, batch_size: int) -> list[Any]:

@@ -1,5 +1,6 @@
 """The block every backbone stacks: a sequence mixer and a channel mixer, each with norm and residual."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast
@@ -7,7 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import check_choice
+from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-5)}
@@ -16,7 +17,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": pa
 class ChannelMLP(Mixer):
     """Two dense layers on each position: the channel mixer of Transformers and MetaFormers.
 
-    ``y = W2 act(W1 x + b1) + b2``. Built and called as a mixer, though positions do not meet.
+    ``y = W2 act(W1 x + b1) + b2``, or gated ``y = W2 (act(W1 x) * (V x)) + b2``. Built and called as a mixer, though
+    positions do not meet.
 
     Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L D^2 expand).
 
@@ -26,8 +28,10 @@ class ChannelMLP(Mixer):
         expand: inner width as a multiple of D.
         activation: class of the nonlinearity.
         dropout: probability, after the nonlinearity.
+        gated: multiply by a second map of the input; both are without bias, as in MosaicBERT.
 
-    Source: Vaswani et al., 2017, arXiv:1706.03762, eq. 2. Differs from the original code in: GELU by default.
+    Source: Vaswani et al., 2017, arXiv:1706.03762, eq. 2; gated: Shazeer, 2020, arXiv:2002.05202, eq. 6. Differs from
+    the original code in: GELU by default.
     """
 
     def __init__(
@@ -38,18 +42,25 @@ class ChannelMLP(Mixer):
         expand: float = 4,
         activation: Callable[[], nn.Module] = nn.GELU,
         dropout: float = 0.0,
+        gated: bool = False,
     ):
         super().__init__()
         inner = int(expand * d_model)
-        self.up = nn.Linear(d_model, inner)
+        self.gated = gated
+        self.up = nn.Linear(d_model, 2 * inner if gated else inner, bias=not gated)
         self.act = activation()
         self.drop = nn.Dropout(dropout)
         self.down = nn.Linear(inner, d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the features of ``x: (B, L, D)``; ``mask: (B, L)`` bool, True = keep."""
-        y = self.down(self.drop(self.act(self.up(zero_masked(x, mask)))))
-        return zero_masked(y, mask)
+        y = self.up(zero_masked(x, mask))
+        if self.gated:
+            gate, value = y.chunk(2, -1)
+            y = self.act(gate) * value
+        else:
+            y = self.act(y)
+        return zero_masked(self.down(self.drop(y)), mask)
 
     def init_state(self, batch_size: int) -> None:
         """There is nothing to remember: positions do not meet."""
@@ -104,10 +115,16 @@ class Block(nn.Module):
             if make is not None
         )
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Transform ``x: (B, L, D)``; ``mask: (B, L)`` bool, True = keep."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Transform ``x: (B, L, D)``.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)`` bool.
+            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1, without a mask.
+        """
         for residual in self.residuals:
-            x = residual(x, mask)
+            x = residual(x, mask, cu_seqlens)
         return x
 
     def init_state(self, batch_size: int) -> list[Any]:
@@ -163,6 +180,36 @@ class DropPath(nn.Module):
         return x * (keep / (1 - self.p))
 
 
+def mix(mixer: Mixer, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
+    """Call ``mixer``; nothing crosses the bounds ``cu_seqlens`` of packed sequences.
+
+    Raises:
+        ConfigError: if there are bounds and the mixer does not take them.
+    """
+    # positions do not meet in a ChannelMLP
+    if cu_seqlens is None or isinstance(mixer, ChannelMLP):
+        return mixer(x, mask)
+    if not takes(mixer, "cu_seqlens"):
+        raise ConfigError(
+            f"{type(mixer).__name__} does not keep packed documents apart; set data.packing: padded, or use a mixer "
+            "that is packed in `seqmix list`"
+        )
+    return mixer(x, mask, cu_seqlens=cu_seqlens)
+
+
+def takes(mixer: Mixer, name: str) -> bool:
+    """Whether ``forward`` of ``mixer`` has the argument ``name``."""
+    return name in inspect.signature(type(mixer).forward).parameters
+
+
+def places(length: int, cu_seqlens: Tensor | None, device: torch.device) -> Tensor:
+    """Positions ``(L,)``, counted from 0 in each of the packed sequences."""
+    place = torch.arange(length, device=device)
+    if cu_seqlens is None:
+        return place
+    return place - cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff(), output_size=length)
+
+
 class _Residual(nn.Module):
     def __init__(
         self,
@@ -183,8 +230,8 @@ class _Residual(nn.Module):
         self.scale = nn.Identity() if layer_scale is None else LayerScale(d_model, layer_scale)
         self.drop = nn.Sequential(nn.Dropout(dropout), DropPath(drop_path))
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        y = self.mixer(x if self.post_norm else self.norm(x), mask)
+    def forward(self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
+        y = mix(self.mixer, x if self.post_norm else self.norm(x), mask, cu_seqlens)
         return self._add(x, y)
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:

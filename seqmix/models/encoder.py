@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
+from seqmix.models.block import mix, places, takes
 
 
 class BidirectionalLM(nn.Module):
@@ -49,15 +50,23 @@ class BidirectionalLM(nn.Module):
         self.cls.apply(_init)
         self.cls.get_submodule("predictions.decoder").weight = words
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        types: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor:
         """Score every token at every position.
 
         Args:
             ids: tokens ``(B, L)``.
             mask: positions to keep ``(B, L)`` bool.
             types: number of the sentence that each token is in ``(B, L)``, all 0 if None.
+            cu_seqlens: bounds ``(S + 1,)`` of texts packed into one row, B = 1, without a mask; nothing crosses them.
         """
-        return self.cls["predictions"](self.bert(ids, mask, types))
+        return self.cls["predictions"](self.bert(ids, mask, types, cu_seqlens=cu_seqlens))
 
     def score_both(self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Score tokens ``(B, L, vocab_size)`` and relations ``(B, n_relations)``; arguments as those of ``forward``."""
@@ -145,24 +154,39 @@ class BidirectionalEncoder(nn.Module):
         self.pooler = nn.ModuleDict({"dense": nn.Linear(d_model, d_model)}) if pooler else None
         self.apply(_init)
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        types: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        segments: Tensor | None = None,
+        special: Tensor | None = None,
+    ) -> Tensor:
         """Encode tokens; masked positions come out as zero.
 
         Args:
             ids: tokens ``(B, L)``.
             mask: positions to keep ``(B, L)`` bool.
             types: number of the sentence that each token is in ``(B, L)``, all 0 if None.
+            cu_seqlens: bounds ``(S + 1,)`` of texts packed into one row, B = 1, without a mask; nothing crosses them.
+            segments: segment of each token ``(B, L)``, for mixers that pool over segments.
+            special: [CLS] and [SEP] ``(B, L)`` bool, for the same mixers.
+
+        Raises:
+            ConfigError: if there are bounds and a mixer does not take them.
         """
         tables = self.embeddings
         x = tables["word_embeddings"](ids)
         x = x + tables["token_type_embeddings"](torch.zeros_like(ids) if types is None else types)
         if "position_embeddings" in tables:
-            x = x + tables["position_embeddings"](torch.arange(ids.shape[1], device=ids.device))
+            x = x + tables["position_embeddings"](places(ids.shape[1], cu_seqlens, ids.device))
         x = tables["LayerNorm"](x)
         x = self.dropout(tables["projection"](x) if "projection" in tables else x)
         for layer in self.encoder["layer"].children():
             for residual in layer.children():
-                x = residual(x, mask)
+                x = residual(x, mask, cu_seqlens, segments, special)
         x = self.encoder["norm_f"](x) if "norm_f" in self.encoder else x
         return zero_masked(x, mask)
 
@@ -205,10 +229,20 @@ class _Residual(nn.Module):
         self.norm = nn.LayerNorm(d_model, eps=eps)
         self.pre_norm = pre_norm
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if self.pre_norm:
-            return x + self.mixer(self.norm(x), mask)
-        return self.norm(x + self.mixer(x, mask))
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        segments: Tensor | None,
+        special: Tensor | None,
+    ) -> Tensor:
+        inside = self.norm(x) if self.pre_norm else x
+        if segments is not None and cu_seqlens is None and takes(self.mixer, "segment_index"):
+            y = self.mixer(inside, mask, segment_index=segments, special=special)
+        else:
+            y = mix(self.mixer, inside, mask, cu_seqlens)
+        return x + y if self.pre_norm else self.norm(x + y)
 
 
 class _Predictions(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError
 from seqmix.mixers import MixerFactory
 from seqmix.models.backbone import Backbone
-from seqmix.models.block import ChannelMLP
+from seqmix.models.block import ChannelMLP, places
 
 # position of the next token, and the states of the blocks
 State = tuple[int, list[Any]]
@@ -82,16 +82,22 @@ class TokenModel(nn.Module):
         """The mixers."""
         return "+".join(self.backbone.mixer_names)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Score tokens at every position of ``tokens: (B, L)``; ``mask: (B, L)`` bool, True = keep."""
-        return self.head(self.encode(tokens, mask))
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Score tokens at every position.
 
-    def encode(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Features that ``head`` scores, ``(B, L) -> (B, L, D)``."""
+        Args:
+            tokens: tokens ``(B, L)``.
+            mask: positions to keep ``(B, L)`` bool.
+            cu_seqlens: bounds ``(S + 1,)`` of texts packed into one row, B = 1, without a mask; nothing crosses them.
+        """
+        return self.head(self.encode(tokens, mask, cu_seqlens=cu_seqlens))
+
+    def encode(self, tokens: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Features that ``head`` scores, ``(B, L) -> (B, L, D)``; arguments as those of ``forward``."""
         x = self.embed(tokens)
         if self.place is not None:
-            x = x + self.place.weight[: tokens.shape[1]]
-        return self.backbone(self.drop(x), mask)
+            x = x + self.place(places(tokens.shape[1], cu_seqlens, tokens.device))
+        return self.backbone(self.drop(x), mask, cu_seqlens=cu_seqlens)
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token: its position, and the states of the blocks."""

@@ -17,6 +17,7 @@ from seqmix.models import (
     TokenModel,
     TokenModelFactory,
 )
+from seqmix.models.block import places
 from seqmix.tasks._accuracy import score_sums
 from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._optim import Schedule
@@ -31,8 +32,9 @@ class CausalLM(Task):
     """Predict every token of a text from the ones before it.
 
     A batch is ``{"tokens": (B, L), "targets": (B, L), "bytes": (B,)}``, with target -100 where nothing is asked and
-    ``bytes`` the size of the text in it. Bits per byte are the negative log-likelihood of all tokens over ``ln 2`` and
-    all bytes: they compare models of different tokens, which perplexity, per token, does not.
+    ``bytes`` the size of the text in it; or, with ``"cu_seqlens": (B + 1,)``, B texts one after another in one row.
+    Bits per byte are the negative log-likelihood of all tokens over ``ln 2`` and all bytes: they compare models of
+    different tokens, which perplexity, per token, does not.
 
     Args:
         model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
@@ -87,7 +89,7 @@ class CausalLM(Task):
         """Cross-entropy over the tokens of one batch, and what the mixers add to it."""
         scores, answers = self._answer(batch)
         loss = F.cross_entropy(scores, answers)
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["tokens"]))
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["bytes"]))
         return loss + auxiliary_loss(self).to(loss)
 
     def add_batch(self, batch: Batch) -> None:
@@ -111,7 +113,8 @@ class CausalLM(Task):
             raise ConfigError("CausalLM needs pieces with a next token; set data.objective: causal")
         asked = batch["targets"] != UNASKED
         # padding comes after the text, where no asked position sees it
-        return self.model.head(self.model.encode(batch["tokens"])[asked]).float(), batch["targets"][asked]
+        x = self.model.encode(batch["tokens"], cu_seqlens=batch.get("cu_seqlens"))
+        return _wide(self.model.head(x[asked])), batch["targets"][asked]
 
     def _log_metrics(self, stage: str) -> None:
         loss, n_bytes, tokens = self.sums.tolist()
@@ -122,10 +125,17 @@ class CausalLM(Task):
 class MaskedLM(Task):
     """Find the hidden tokens of a text: the pre-training of bidirectional encoders.
 
-    A batch is ``{"tokens": (B, L), "mask": (B, L), "text": (B, L), "index": (B,), "mask_id": ()}``. A share of the
-    tokens of ``text`` is asked for: 80 % of them are replaced by the token ``mask_id``, 10 % by one drawn from all, and
-    the rest stay. Which, depends on ``mask_seed``, the epoch, the number of the piece and the position alone: a resumed
-    run hides what the first would have hidden, and validation hides the same tokens whatever the batch size.
+    A batch is ``{"tokens": (B, L), "mask": (B, L), "text": (B, L), "index": (B,), "mask_id": ()}``; or, with
+    ``"cu_seqlens": (B + 1,)`` and without a mask, B texts one after another in one row. A share of the tokens of
+    ``text`` is asked for: 80 % of them are replaced by the token ``mask_id``, 10 % by one drawn from all, and the rest
+    stay. Which, depends on ``mask_seed``, the epoch, the number of the piece and the position in it alone: a resumed
+    run hides what the first would have hidden, and validation hides the same tokens whatever the size of a batch and
+    its packing.
+
+    With ``sentence_order`` a batch is of pairs, with ``"types"``, ``"segments"``, ``"special"``, each ``(B, L)``, and
+    ``"relation": (B,)``: in order, swapped, or with a second part from elsewhere. The cross-entropy of the relation,
+    told from the summary of the encoder's pooler, is added to the loss of training; its mean and accuracy over all
+    pairs are logged as ``order_loss`` and ``order_accuracy``.
 
     Args:
         encoder: what makes the encoder for a number of tokens: an entry of a config, or a ``functools.partial``.
@@ -135,6 +145,7 @@ class MaskedLM(Task):
         mask_rate: share of the tokens that training asks for; 0.3 in Hydra and 0.15 in BERT.
         eval_mask_rate: share that validation and test ask for.
         mask_seed: seed of what is hidden.
+        sentence_order: learn the relation of two parts of a text too; needs ``data.objective: pairs``.
         lr: peak learning rate of AdamW.
         weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
         warmup: length of the linear warm-up, as a fraction of all optimizer steps.
@@ -142,10 +153,12 @@ class MaskedLM(Task):
         patience: validations without a better validation loss before training stops; null to train to the end.
 
     Raises:
-        ConfigError: if options are out of range, or the encoder is made for shorter texts.
+        ConfigError: if options are out of range, the encoder is made for shorter texts, or it has no pooler and
+            ``sentence_order`` needs one.
 
-    Source: Devlin et al., 2018, arXiv:1810.04805, sec. 3.1; Hwang et al., 2024, arXiv:2407.09941, app. D.2. Differs
-    from the original code in: what is hidden follows from numbers, not from the order of batches.
+    Source: Devlin et al., 2018, arXiv:1810.04805, sec. 3.1; Hwang et al., 2024, arXiv:2407.09941, app. D.2; sentence
+    order: Tan et al., 2021, arXiv:2110.02442, sec. 3.3. Differs from the original code in: what is hidden follows from
+    numbers, not from the order of batches.
     """
 
     metrics = ("loss", "accuracy")
@@ -163,6 +176,7 @@ class MaskedLM(Task):
         mask_rate: float = 0.15,
         eval_mask_rate: float = 0.15,
         mask_seed: int = 0,
+        sentence_order: bool = False,
         lr: float = 5e-4,
         weight_decay: float = 0.01,
         warmup: float = 0.06,
@@ -177,10 +191,11 @@ class MaskedLM(Task):
             if not 0 < rate <= 1:
                 raise ConfigError(f"{name} is a share of the tokens, 0 < {name} <= 1, got {rate}; use for example 0.15")
         self.mask_rate, self.eval_mask_rate, self.mask_seed = mask_rate, eval_mask_rate, mask_seed
-        self.model = BidirectionalLM(make_encoder(encoder, vocab_size, max_len), gelu=gelu)
-        self.vocab_size = vocab_size
-        # right answers, negative log-likelihood, answers: sums over one pass of a loader
-        self.sums = torch.zeros(3, dtype=torch.float64)
+        made = make_encoder(encoder, vocab_size, max_len)
+        self.model = BidirectionalLM(made, n_relations=3 if sentence_order else 0, gelu=gelu)
+        self.vocab_size, self.sentence_order = vocab_size, sentence_order
+        # of tokens and of relations: right answers, negative log-likelihood, answers; sums over one pass of a loader
+        self.sums = torch.zeros(2, 3, dtype=torch.float64)
 
     @property
     def label(self) -> str:
@@ -192,49 +207,73 @@ class MaskedLM(Task):
         return self.model(tokens, mask)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy over the hidden tokens of one batch, and what the mixers add to it."""
-        scores, answers = self._answer(batch, self.mask_rate, self.current_epoch + 1)
+        """Cross-entropy over the hidden tokens of one batch, that of relations, and what the mixers add to them."""
+        x, asked = self._encode(batch, self.mask_rate, self.current_epoch + 1)
+        scores, answers = self._tokens(batch, x, asked)
         # a batch of short texts may happen to ask nothing
         loss = F.cross_entropy(scores, answers, reduction="sum") / max(1, len(answers))
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["tokens"]))
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["index"]))
+        if self.sentence_order:
+            order = F.cross_entropy(*self._relations(batch, x))
+            self.log("train_order_loss", order.detach(), batch_size=len(batch["index"]))
+            loss = loss + order
         return loss + auxiliary_loss(self).to(loss)
 
     def add_batch(self, batch: Batch) -> None:
         """Add right answers, negative log-likelihood and answers of one batch."""
-        self.sums += score_sums(*self._answer(batch, self.eval_mask_rate, 0))
+        x, asked = self._encode(batch, self.eval_mask_rate, 0)
+        self.sums[0] += score_sums(*self._tokens(batch, x, asked))
+        if self.sentence_order:
+            self.sums[1] += score_sums(*self._relations(batch, x))
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val_loss``, in nats, and ``val_accuracy``."""
+        """Log ``val_loss``, in nats, ``val_accuracy``, and those of relations."""
         self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log ``test_loss``, in nats, ``test_accuracy`` and the number of answers they are over."""
+        """Log ``test_loss``, in nats, ``test_accuracy``, those of relations, and the number of answers."""
         self._log_metrics("test")
-        self.log("test_answers", self.sums[2])
+        self.log("test_answers", self.sums[0, 2])
 
     def hide(self, batch: Batch, rate: float, epoch: int) -> tuple[Tensor, Tensor]:
         """Tokens with some of them hidden, and which are asked for, each ``(B, L)``."""
-        tokens = batch["tokens"]
-        shape = (batch["index"], tokens.shape[1])
-        asked = batch["text"] & (_uniform(self.mask_seed, epoch, 0, *shape) < rate)
-        fate = _uniform(self.mask_seed, epoch, 1, *shape)
-        drawn = (_uniform(self.mask_seed, epoch, 2, *shape) * self.vocab_size).long()
+        tokens, bounds = batch["tokens"], batch.get("cu_seqlens")
+        number, place = batch["index"].unsqueeze(-1), places(tokens.shape[1], bounds, tokens.device)
+        if bounds is not None:
+            number = batch["index"].repeat_interleave(bounds.diff()).unsqueeze(0)  # (1, L)
+        asked = batch["text"] & (_uniform(self.mask_seed, epoch, 0, number, place) < rate)
+        fate = _uniform(self.mask_seed, epoch, 1, number, place)
+        drawn = (_uniform(self.mask_seed, epoch, 2, number, place) * self.vocab_size).long()
         hidden = torch.where(asked & (fate < 0.8), batch["mask_id"], tokens)
         return torch.where(asked & (fate >= 0.9), drawn, hidden), asked
 
-    def _answer(self, batch: Batch, rate: float, epoch: int) -> tuple[Tensor, Tensor]:
-        """Scores ``(K, vocab_size)`` and answers ``(K,)`` of the K hidden positions; no other position is scored."""
+    def _encode(self, batch: Batch, rate: float, epoch: int) -> tuple[Tensor, Tensor]:
+        """Features ``(B, L, D)`` of a batch with some tokens hidden, and which are asked for ``(B, L)``."""
         if "mask_id" not in batch:
             raise ConfigError("MaskedLM hides tokens of whole pieces; set data.objective: masked")
+        if self.sentence_order and "relation" not in batch:
+            raise ConfigError("sentence_order = True needs pairs of sentences; set data.objective: pairs")
         tokens, asked = self.hide(batch, rate, epoch)
-        x = self.model.bert(tokens, batch["mask"])
-        return self.model.cls["predictions"](x[asked]).float(), batch["tokens"][asked]
+        beside = {name: batch.get(name) for name in ("cu_seqlens", "segments", "special")}
+        return self.model.bert(tokens, batch.get("mask"), batch.get("types"), **beside), asked
+
+    def _tokens(self, batch: Batch, x: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``(K, vocab_size)`` and answers ``(K,)`` of the K hidden positions; no other position is scored."""
+        return _wide(self.model.cls["predictions"](x[asked])), batch["tokens"][asked]
+
+    def _relations(self, batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``(B, 3)`` and answers ``(B,)`` of the relations of the pairs."""
+        summary = self.model.bert.pool(x, batch["mask"])
+        return _wide(self.model.cls["seq_relationship"](summary)), batch["relation"]
 
     def _log_metrics(self, stage: str) -> None:
-        right, loss, count = self.sums.tolist()
-        if count == 0:
+        tokens, relations = self.sums.tolist()
+        if tokens[2] == 0:
             raise ConfigError(f"no token of the {stage} text was hidden; raise model.eval_mask_rate, or use more text")
-        self.log_dict({f"{stage}_loss": loss / count, f"{stage}_accuracy": right / count}, prog_bar=stage == "val")
+        for kind, (right, loss, count) in {"": tokens, "order_": relations}.items():
+            if count:
+                scores = {f"{stage}_{kind}loss": loss / count, f"{stage}_{kind}accuracy": right / count}
+                self.log_dict(scores, prog_bar=stage == "val")
 
 
 def require_causal(model: TokenModel) -> None:
@@ -263,10 +302,14 @@ def make_encoder(encoder: EncoderFactory, vocab_size: int, max_len: int | None) 
     return made
 
 
-def _uniform(seed: int, epoch: int, draw: int, index: Tensor, length: int) -> Tensor:
-    """Numbers in [0, 1) that follow from their place alone, ``(B, length)``."""
-    place = torch.arange(length, device=index.device)
-    x = _scramble(_scramble(index.unsqueeze(-1) + (seed << 32)) + place)
+def _wide(scores: Tensor) -> Tensor:
+    # half precision is too coarse for sums of exponentials
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def _uniform(seed: int, epoch: int, draw: int, number: Tensor, place: Tensor) -> Tensor:
+    """Numbers in [0, 1) that follow from the number of a piece and the place in it alone, ``(B, L)``."""
+    x = _scramble(_scramble(number + (seed << 32)) + place)
     x = _scramble(x + (epoch << 8) + draw)
     return (x & 0xFFFFFF).float() / (1 << 24)
 

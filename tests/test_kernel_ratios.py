@@ -37,11 +37,15 @@ def operands(*ways):
     return (x, dt, A, B, C), lambda: X @ W
 
 
-def test_ssd_beside_a_matrix_product_and_the_listing():
+# seen with AVX2 on a busy machine: compiled 1.0 to 1.2 and 0.15 of the listing, portable 1.9 to 2.4 and 0.33
+@pytest.mark.parametrize(
+    ("impl", "products", "listings"),
+    [pytest.param("native", 2.0, 0.3, marks=compiled), ("torch", 3.5, 0.5)],
+)
+def test_ssd_beside_a_matrix_product_and_the_listing(impl, products, listings):
     args, product = operands()
-    # seen with AVX2 on a busy machine: 1.9 to 2.4, and 0.33 of the listing
-    assert ratio(lambda: ssd(*args), product) < 3.5
-    assert ratio(lambda: ssd(*args), lambda: PEERS["ssd_minimal"](*args)) < 0.5
+    assert ratio(lambda: ssd(*args, impl=impl), product) < products
+    assert ratio(lambda: ssd(*args, impl=impl), lambda: PEERS["ssd_minimal"](*args)) < listings
 
 
 def test_both_directions_cost_two():

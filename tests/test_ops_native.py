@@ -1,4 +1,4 @@
-"""The compiled scan: every instruction set of this processor against the float64 loop, threads, what can go wrong."""
+"""The compiled scan, and loading the kernels: each instruction set here against the float64 loop, threads, faults."""
 
 import ctypes
 import subprocess
@@ -188,12 +188,16 @@ def test_forked_children_do_not_hang():
     code = """
 import os, sys, torch
 from torch.utils.data import DataLoader
-from seqmix.ops import depthwise_conv1d, selective_scan
+from seqmix.ops import depthwise_conv1d, selective_scan, ssd
 torch.set_num_threads(2)
 x = torch.randn(8, 40, 16)
 def work(_=None):
-    return selective_scan(x, x.abs(), -torch.ones(16, 4), x[..., :4], x[..., 4:8], impl="native") + depthwise_conv1d(
-        x, torch.ones(16, 3), impl="native")
+    heads, codes = x.unflatten(2, (4, 4)), x.unsqueeze(2)
+    return (
+        selective_scan(x, x.abs(), -torch.ones(16, 4), x[..., :4], x[..., 4:8], impl="native")
+        + depthwise_conv1d(x, torch.ones(16, 3), impl="native")
+        + ssd(heads, x[..., :4].abs(), -torch.ones(4), codes, codes, impl="native").flatten(2)
+    )
 class Data:
     __len__ = lambda self: 2
     __getitem__ = lambda self, i: work()

@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from seqmix.ops import _chunks
+from seqmix.ops import _chunks, native
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import ssd, ssd_matrix
 from seqmix.testing import assert_close_ratio
 
 H, P, N = 4, 3, 5
+
+compiled = pytest.mark.skipif(native.problem() is not None, reason=f"the kernels are {native.problem()}")
+FAST = pytest.mark.parametrize("impl", ["torch", pytest.param("native", marks=compiled)])
 
 
 def operands(L, batch=2, groups=2, two_way=False, dtype=torch.float64):
@@ -127,23 +130,25 @@ def test_entries_of_the_matrix():
                 torch.testing.assert_close(M[h, i, j], want.to(M.dtype), rtol=1e-13, atol=1e-15)
 
 
+@FAST
 @pytest.mark.parametrize("total", [-1.0, -59.0, -100.0, -170.0, -400.0, -1e4])
 @pytest.mark.parametrize("two_way", [False, True])
-def test_any_decay(total, two_way):
+def test_any_decay(total, two_way, impl):
     """Float32 against the float64 recurrence, for the log decay that a chunk of 64 sums to."""
     args, _ = operands(150, two_way=two_way)
     args[1] = args[1] * (1 - args[1])
     args[2] = args[2] * total / -64 * 6
     op = quasiseparable if two_way else ssd
     want = with_grads(lambda *t: op(*t, impl="reference"), [t.double() for t in args])
-    got = with_grads(lambda *t: op(*t, impl="torch"), [t.float() for t in args])
+    got = with_grads(lambda *t: op(*t, impl=impl), [t.float() for t in args])
     assert_same(got[:1], want[:1], 2e-6)
     assert_same(got[1:], want[1:], 1e-5)
 
 
+@FAST
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("strong", [1e3, 1e9, 1e30])
-def test_a_single_step_that_forgets_all(reverse, strong):
+def test_a_single_step_that_forgets_all(reverse, strong, impl):
     # decay exactly 0 at one step, almost 1 at the others: a difference of running sums would lose their digits
     (x, dt, A, B, C), _ = operands(100)
     dt *= 0.01
@@ -158,7 +163,7 @@ def test_a_single_step_that_forgets_all(reverse, strong):
 
         return with_grads(f, [t.to(dtype) for t in (x, B, C)])
 
-    assert_same(run("torch", torch.float32), run("reference", torch.float64), 1e-6)
+    assert_same(run(impl, torch.float32), run("reference", torch.float64), 1e-6)
 
 
 def test_each_chunk_has_its_form(monkeypatch):

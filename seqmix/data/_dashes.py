@@ -1,4 +1,7 @@
-"""Dashed curves that grow without touching: the drawing of Pathfinder, after drewlinsley/pathfinder (snakes2)."""
+"""Dashes of Pathfinder in every direction, drawn once: their light, the room they take, where the next one can end.
+
+After drewlinsley/pathfinder. Places are numbers of a flat canvas: the picture with an edge around that is taken.
+"""
 
 import math
 from functools import lru_cache
@@ -7,15 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-Point = tuple[int, int]
-# dashes of the two long curves and of the short ones
-LONG, SHORT = 14, 4
-# tries beyond the first: to place a dash, and a short curve
-RETRIES, CURVE_RETRIES = 2, 4
 # the drawing is made at twice the size and reduced
 FINE = 2
-# a pixel is free that is taken to no more than this share
-FREE = 0.3
+# a pixel is free that is taken to no more than 0.3, two dashes clash where they add up to 1.8
+FREE, CLASH = 76, 459
 
 
 class Size(NamedTuple):
@@ -30,245 +28,154 @@ class Size(NamedTuple):
     continuity: float  # the larger, the straighter
     n_short: int
     contrast: tuple[float, float]  # of the dashes of long and short curves
+    tries: int  # pairs of long curves that are grown at once; most get stuck
 
 
 SIZES = {
-    32: Size(1, (1,), 7, 1.5, 2, 0.5, 1.0, 5, (1.5, 2.0)),
-    64: Size(1, (1,), 12, 2.5, 5, 1.0, 1.8, 5, (0.8, 0.8)),
-    128: Size(1, (2, 3), 20, 3.0, 5, 1.5, 1.8, 8, (0.9, 0.9)),
-    256: Size(22, (3,), 27, 5.0, 5, 2.0, 1.8, 7, (1.0, 1.0)),
+    32: Size(1, (1,), 7, 1.5, 2, 0.5, 1.0, 5, (1.5, 2.0), 32),
+    64: Size(1, (1,), 12, 2.5, 5, 1.0, 1.8, 5, (0.8, 0.8), 400),
+    128: Size(1, (2, 3), 20, 3.0, 5, 1.5, 1.8, 8, (0.9, 0.9), 120),
+    256: Size(22, (3,), 27, 5.0, 5, 2.0, 1.8, 7, (1.0, 1.0), 4),
 }
 
 
-class Canvas:
-    """One picture in the making: the drawing, and the places that are taken, both with a wide edge around.
+class Dashes(NamedTuple):
+    """All dashes of one size and margin, P of them: to each place of a circle, then first ones by whole degrees.
 
-    Args:
-        side: height and width, in pixels; a key of ``SIZES``.
-        seed: seed of the picture.
+    Tables are filled up by repeating an entry, where it changes nothing.
     """
 
-    def __init__(self, side: int, seed: list[int]):
-        self.side, self.size = side, SIZES[side]
-        self.random = np.random.default_rng(seed)
-        self.pens = _pens(side, int(self.random.choice(self.size.margins)))
-
-    def picture(self) -> tuple[bytes, int]:
-        """Pixels, row by row, and the class."""
-        label = int(self.random.integers(2))
-        while (tips := self._long_curves()) is None:
-            pass
-        for _ in range(self.size.n_short):
-            for _ in range(CURVE_RETRIES + 1):
-                if self._short_curve():
-                    break
-        starts, ends = tips
-        start = int(self.random.integers(2))
-        for place in (starts[start], ends[start if label else 1 - start]):
-            self._paint(self.image, _dot(self.size.radius), place)
-        image = self.image[self.pens.inner]
-        # as an image file is written: black is 0, the brightest point 255
-        return np.rint(image * (255 / image.max())).astype(np.uint8).tobytes(), label
-
-    def _long_curves(self) -> tuple[list[Point], list[Point]] | None:
-        """Two curves, grown in turn, on an empty canvas: their starts and ends; None if one got stuck."""
-        self.image, self.taken = np.zeros_like(self.pens.empty), self.pens.empty.copy()
-        first = self._seed(self.pens.free)
-        second = first and self._seed_beside(first.start)
-        if not first or not second:
-            return None
-        curves = [first, second]
-        for curve in curves:
-            self._paint(self.image, curve.pen.lines[0], curve.start)
-        for _ in range(LONG - 1):
-            for i, curve in enumerate(curves):
-                longer = self._extend(curve, 0)
-                if longer is None:
-                    return None
-                curves[i] = longer
-        # as in the original, the last dash of the first curve is not marked as taken
-        self._take(curves[1])
-        return [first.start, second.start], [curve.end for curve in curves]
-
-    def _short_curve(self) -> bool:
-        """Add one, or leave the canvas as it was."""
-        before = self.image.copy(), self.taken.copy()
-        if np.count_nonzero(self.taken[self.pens.inner] <= FREE) < 0.01 * self.side**2:
-            return False
-        curve = self._seed(None)
-        if curve is not None:
-            self._paint(self.image, curve.pen.lines[1], curve.start)
-        for _ in range(SHORT - 1):
-            curve = curve and self._extend(curve, 1)
-        if curve is None:
-            self.image, self.taken = before
-            return False
-        self._take(curve)
-        return True
-
-    def _seed(self, free: "tuple[np.ndarray, ...] | None") -> "Curve | None":
-        """First dash of a curve at a pixel drawn from those that are free for its direction; None: look for them."""
-        for _ in range(RETRIES + 1):
-            turn = int(self.random.integers(360))
-            pixels = self._free(turn) if free is None else free[turn]
-            if not len(pixels):
-                return None
-            tail = divmod(int(pixels[int(len(pixels) * self.random.random())]), len(self.taken))
-            if curve := self._first(tail, turn):
-                return curve
-        return None
-
-    def _seed_beside(self, start: Point) -> "Curve | None":
-        for _ in range(RETRIES + 1):
-            turn, around = int(self.random.integers(360)), math.radians(self.random.integers(360))
-            y, x = (round(c + self.size.apart * f(around)) for c, f in zip(start, (math.sin, math.cos), strict=True))
-            if curve := self._first((y, x), turn):
-                return curve
-        return None
-
-    def _first(self, tail: Point, turn: int) -> "Curve | None":
-        pen = self.pens.seeds[turn]
-        head = tail[0] + pen.head[0], tail[1] + pen.head[1]
-        pivot = head[0] + pen.behind[0], head[1] + pen.behind[1]
-        edge = self.pens.edge
-        if not all(edge <= c < edge + self.side for c in (*head, *pivot)):
-            return None
-        return Curve(tail, tail, pivot, pen)
-
-    def _free(self, turn: int) -> np.ndarray:
-        """A free pixel for a first dash, drawn from all; none if there is none."""
-        order = self.random.permutation(self.pens.pixels)
-        for pixels in np.array_split(order, max(1, len(order) // 128)):
-            free = pixels[self.taken.ravel()[pixels[:, None] + self.pens.seeds[turn].reach].max(1) <= FREE]
-            if len(free):
-                return free[:1]
-        return order[:0]
-
-    def _extend(self, curve: "Curve", kind: int) -> "Curve | None":
-        """The next dash, more likely ahead than aside, never beyond a right angle nor on what is taken."""
-        pens, taken = self.pens, self.taken.ravel()
-        y, x = curve.pivot[0] + curve.pen.ahead[0], curve.pivot[1] + curve.pen.ahead[1]
-        heads = pens.circle + (y * len(self.taken) + x)  # (K,)
-        near = taken[heads[:, None] + pens.disc].max(1)
-        sums = (curve.pen.bend * pens.inside[heads] * (1 - near)).cumsum()
-        if sums[-1] < 1e-4:
-            return None
-        for _ in range(RETRIES + 1):
-            k = int(np.searchsorted(sums, self.random.random() * sums[-1], "right"))
-            head, pen = divmod(int(heads[k]), len(self.taken)), pens.back[k]
-            if (self._under(self.taken, pen.room, head) + pen.room).max() < 1.8:
-                self._paint(self.image, pen.lines[kind], head)
-                self._take(curve)
-                return Curve(curve.start, head, (y, x), pen)
-        return None
-
-    def _take(self, curve: "Curve") -> None:
-        """Mark the last dash and its margin as taken, but for what lies in the edge."""
-        room = curve.pen.room * self._under(self.pens.inside.reshape(self.taken.shape), curve.pen.room, curve.end)
-        self._paint(self.taken, room, curve.end)
-
-    @staticmethod
-    def _under(image: np.ndarray, stamp: np.ndarray, middle: Point) -> np.ndarray:
-        half = len(stamp) // 2
-        return image[middle[0] - half : middle[0] + half + 1, middle[1] - half : middle[1] + half + 1]
-
-    def _paint(self, image: np.ndarray, stamp: np.ndarray, middle: Point) -> None:
-        """Brighten ``image`` where ``stamp`` is brighter."""
-        under = self._under(image, stamp, middle)
-        np.maximum(under, stamp, out=under)
-
-
-class Pen(NamedTuple):
-    """A dash in one direction, drawn from the middle of its square."""
-
-    lines: tuple[np.ndarray, np.ndarray]  # (S, S) brightness in long and short curves
-    room: np.ndarray  # (S, S) the line and the margin around it, 0 to 1
-    reach: np.ndarray  # (R,) where the line and its margin lead from a pixel, in pixels of the flat canvas
-    head: Point  # from the start of a first dash to its end
-    behind: Point  # from there to its pivot
-    ahead: Point  # from the pivot of a dash to that of the next
-    bend: np.ndarray  # (K,) how readily the next dash ends at each place of the circle
-
-
-class Pens(NamedTuple):
-    """All dashes of one size and margin, and the empty canvas."""
-
-    seeds: list[Pen]  # by whole degrees from -180
-    back: list[Pen]  # from each place of the circle towards the pivot
-    circle: np.ndarray  # (K,) where the far end of the next dash can be, from its pivot
-    disc: np.ndarray  # (M,) offsets within the margin
-    edge: int  # width of the edge around the picture
-    inner: tuple[slice, slice]  # the picture
-    pixels: np.ndarray  # (side * side,) its pixels
-    inside: np.ndarray  # 1 in the picture, 0 in the edge
-    empty: np.ndarray  # the canvas with its border taken
-    free: tuple[np.ndarray, ...]  # for each of ``seeds`` where the first curve can start
-
-
-class Curve(NamedTuple):
-    """A growing curve."""
-
-    start: Point
-    end: Point  # where its last dash was drawn from
-    pivot: Point
-    pen: Pen
+    lines: list[np.ndarray]  # P times (S, S) brightness around the place it is drawn from
+    ahead: np.ndarray  # (P,) from the pivot of a dash to that of the next
+    heads: np.ndarray  # (P, C) where the next can end, from its pivot
+    next: np.ndarray  # (P, C) which dash that is
+    weights: np.ndarray  # (P, C) how readily
+    disc: np.ndarray  # (M, 1, 1) offsets within the margin
+    room_at: np.ndarray  # (P, R) offsets of what it takes: the line and the margin around it
+    room: np.ndarray  # (P, R) how much, to 255
+    core_at: np.ndarray  # (P, Q) offsets where it can clash
+    limit: np.ndarray  # (P, Q) with what
+    reach: list[list[int]]  # for the first dashes, by whole degrees from -180: offsets that have to be free
+    head: np.ndarray  # (360, 2) from the start of a first dash to its end, down and right
+    pivot: np.ndarray  # (360, 2) from its start
+    starts: list[np.ndarray]  # for each of them where the first curve can start
+    usable: np.ndarray  # those that have such places
+    full: int  # width of the canvas
+    edge: int  # of that, on each side
+    pixels: np.ndarray  # (side * side,) the picture in the canvas
+    empty: np.ndarray  # (full * full,) the canvas with its edge and border taken
 
 
 @lru_cache
-def _pens(side: int, margin: int) -> Pens:
+def dashes(side: int, margin: int) -> Dashes:
+    """The table for a key of ``SIZES`` and one of its margins."""
     size = SIZES[side]
     step = size.length + margin
-    # no pivot is farther out than two steps, no stamp reaches farther than a third from there
-    edge = 3 * (step + margin + math.ceil(size.radius) + 3)
+    # a pivot lies the margin and the rounding outside, a dash ends a step from there, and its margin counts
+    edge = step + 2 * margin + 4
     full = side + 2 * edge
+    flat = np.array([full, 1])
     around = np.arange(0, 2 * np.pi, 1 / step)
     circle = np.unique(np.floor(step * np.stack([np.sin(around), np.cos(around)], 1)).astype(int), axis=0)
-    angles = np.arctan2(circle[:, 0], circle[:, 1])
-    flat = np.array([full, 1])
+    backward = np.arctan2(circle[:, 0], circle[:, 1])
+    degrees = np.arange(-180, 180) * np.pi / 180
+    angles = np.concatenate([backward, degrees])  # (P,)
+    turn = np.abs(angles[:, None] - backward)
+    weights = np.cos(np.minimum(size.continuity * np.minimum(turn, 2 * np.pi - turn), np.pi / 2)) ** 2
+    order = np.argsort(-weights, 1, "stable")[:, : (weights > 1e-9).sum(1).max()]  # (P, C)
 
-    def pen(angle: float, back: bool = False) -> Pen:
-        lines, room, reach = _stamps(angle + math.pi * back, size, margin)
-        turn = np.abs(angles - angle)
-        bend = np.cos(np.minimum(size.continuity * np.minimum(turn, 2 * np.pi - turn), np.pi / 2)) ** 2
-        head, behind = _move(angle, size.length), _move(angle + math.pi, step)
-        return Pen(lines, room, reach @ flat, head, behind, _move(angle, size.length + 2 * margin), bend)
+    # one that follows another is drawn from its end to its start
+    toward = np.where(backward < 0, backward + np.pi, backward - np.pi)
+    drawn = [_draw(a, size, margin) for a in (*toward, *degrees)]
+    lines, rooms = [line for line, _ in drawn], [room for _, room in drawn]
+    room_at, room = _sparse([(r, r > 0) for r in rooms], flat)
+    core_at, core = _sparse([(r, r >= CLASH - 255) for r in rooms], flat)
 
-    seeds = [pen(math.radians(d)) for d in range(-180, 180)]
-    back = [pen(float(a), back=True) for a in angles]
-    inner = (slice(edge, -edge), slice(edge, -edge))
-    inside, empty, lined = np.zeros((full, full)), np.zeros((full, full)), np.zeros((full, full))
+    empty, lined = np.full((full, full), 255, np.uint8), np.full((full, full), 255, np.uint8)
+    inner = slice(edge, -edge)
     for image, border in ((empty, size.border), (lined, 2 * size.apart)):
-        image[inner] = 1
         image[edge + border : -edge - border, edge + border : -edge - border] = 0
-    inside[inner] = 1
-    pixels = np.flatnonzero(inside)
-    free = tuple(pixels[lined.ravel()[pixels[:, None] + pen.reach].max(1) <= FREE] for pen in seeds)
-    return Pens(seeds, back, circle @ flat, _disc(margin) @ flat, edge, inner, pixels, inside.ravel(), empty, free)
+    pixels = np.arange(full * full).reshape(full, full)[inner, inner].ravel()
+    reach = [(_reach(room, step) @ flat).tolist() for room in rooms[len(circle) :]]
+    starts = [free(lined.ravel(), offsets, pixels) for offsets in reach]
+    head = np.array([_move(side, a, size.length) for a in degrees])
+    back = np.array([_move(side, a - np.pi if a >= 0 else a + np.pi, step) for a in degrees])
+    return Dashes(
+        lines=lines,
+        ahead=np.array([_move(side, a, size.length + 2 * margin) for a in angles]) @ flat,
+        heads=(circle @ flat)[order],
+        next=order,
+        weights=np.take_along_axis(weights, order, 1),
+        disc=(_disc(margin) @ flat)[:, None, None],
+        room_at=room_at,
+        room=room,
+        core_at=core_at,
+        limit=(CLASH - core.astype(int)).astype(np.uint8),
+        reach=reach,
+        head=head,
+        pivot=head + back,
+        starts=starts,
+        usable=np.flatnonzero([len(s) for s in starts]),
+        full=full,
+        edge=edge,
+        pixels=pixels,
+        empty=empty.ravel(),
+    )
 
 
-def _stamps(angle: float, size: Size, margin: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
-    """The lines, the room and the reach of a ``Pen``."""
+def free(taken: np.ndarray, reach: list[int], pixels: np.ndarray) -> np.ndarray:
+    """Those of ``pixels`` from which all that is in reach is free."""
+    # shifts of one long whole number: the canvas as bits
+    bits = int.from_bytes(np.packbits(taken > FREE, bitorder="little").tobytes(), "little")
+    hit = 0
+    for offset in reach:
+        hit |= bits >> offset if offset > 0 else bits << -offset
+    seen = np.frombuffer(hit.to_bytes((hit.bit_length() + 7) // 8, "little"), np.uint8)
+    return pixels[np.unpackbits(seen, bitorder="little")[pixels] == 0] if reach else pixels[:0]
+
+
+@lru_cache
+def dot(radius: float) -> np.ndarray:
+    """A filled circle, as brightness."""
+    half = math.ceil(radius) + 3
+    y, x = np.mgrid[-FINE * half : FINE * (half + 1), -FINE * half : FINE * (half + 1)]
+    return _brightness(np.uint8(255) * (y**2 + x**2 <= (FINE * radius) ** 2), 2 * half + 1)
+
+
+def _draw(angle: float, size: Size, margin: int) -> tuple[np.ndarray, np.ndarray]:
+    """A line from the middle of its square, and the room it takes (bytes)."""
     half = size.length + math.ceil(size.thickness) + margin
     middle = FINE * half
     fine = Image.new("L", (2 * middle + 1, 2 * middle + 1))
-    y, x = _move(angle, FINE * size.length)
+    y, x = _move(middle, angle, FINE * size.length)
     width = round(FINE * size.thickness)
     ImageDraw.Draw(fine).line([(middle, middle), (middle + x, middle + y)], fill=255, width=width)
-    wide = np.pad(np.asarray(fine), FINE * margin)
-    grown = np.max([np.roll(wide, tuple(shift), (0, 1)) for shift in _disc(FINE * margin)], 0)
-    grown = grown[FINE * margin : -FINE * margin, FINE * margin : -FINE * margin]
-    line, room = (_reduce(image, 2 * half + 1) for image in (np.asarray(fine), grown))
+    line, wide = np.asarray(fine), np.pad(np.asarray(fine), FINE * margin)
+    shifts = (wide[y : y + len(line), x : x + len(line)] for y, x in _disc(FINE * margin) + FINE * margin)
+    return _brightness(line, 2 * half + 1), _reduce(np.maximum.reduce(list(shifts)), 2 * half + 1)
+
+
+def _reach(room: np.ndarray, step: int) -> np.ndarray:
+    """Offsets that have to be free for a first dash; none if it cannot be one.
+
+    The original dilates by these with OpenCV, to which a window wholly outside the picture is minus infinity, and
+    gives up where it finds a negative number: so at a corner of the picture one offset has to point back inside.
+    """
     # off the middle by one, as in the original
-    covered = np.argwhere(room == 1) - half + 1
-    within = covered[(np.abs(covered) <= size.length + margin).all(1)]
-    return (size.contrast[0] * line, size.contrast[1] * line), room, within
+    offsets = np.argwhere(room == 255) - len(room) // 2 + 1
+    offsets = offsets[(np.abs(offsets) <= step).all(1)]
+    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+    inside = (offsets * corners[:, None] >= 0).all(2)  # (4, R)
+    return offsets if inside.any(axis=-1).all() else offsets[:0]
 
 
-@lru_cache
-def _dot(radius: float) -> np.ndarray:
-    half = math.ceil(radius) + 3
-    y, x = np.mgrid[-FINE * half : FINE * (half + 1), -FINE * half : FINE * (half + 1)]
-    return _reduce(np.uint8(255) * (y**2 + x**2 <= (FINE * radius) ** 2), 2 * half + 1)
+def _sparse(stamps: list[tuple[np.ndarray, np.ndarray]], flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and values of the chosen pixels of each stamp, as many of all."""
+    width = max(int(chosen.sum()) for _, chosen in stamps)
+    where = [np.resize(np.flatnonzero(chosen), width) for _, chosen in stamps]
+    values = np.stack([stamp.ravel()[at] for (stamp, _), at in zip(stamps, where, strict=True)])
+    n = len(stamps[0][0])
+    return (np.stack(np.divmod(where, n), -1) - n // 2) @ flat, values
 
 
 def _disc(radius: int) -> np.ndarray:
@@ -276,12 +183,16 @@ def _disc(radius: int) -> np.ndarray:
     return np.argwhere(y**2 + x**2 <= radius**2) - radius
 
 
+def _brightness(fine: np.ndarray, size: int) -> np.ndarray:
+    return _reduce(fine, size) / 255
+
+
 def _reduce(fine: np.ndarray, size: int) -> np.ndarray:
-    """An image of bytes at ``size`` pixels each way, from 0 to 1."""
-    return np.asarray(Image.fromarray(fine).resize((size, size), Image.Resampling.LANCZOS)) / 255
+    """An image of bytes at ``size`` pixels each way."""
+    return np.asarray(Image.fromarray(fine).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def _move(angle: float, distance: float) -> Point:
-    """From a pixel to the one at ``distance``, rounded up as in the original."""
-    # not 1e-16 above a whole number
-    return math.ceil(round(distance * math.sin(angle), 9)), math.ceil(round(distance * math.cos(angle), 9))
+def _move(start: int, angle: float, distance: float) -> tuple[int, int]:
+    """From a pixel to the one at ``distance``, rounded up as in the original, along with the errors of its sum."""
+    down, right = distance * math.sin(angle), distance * math.cos(angle)
+    return math.ceil(start + down) - start, math.ceil(start + right) - start

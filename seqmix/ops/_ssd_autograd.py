@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -11,7 +10,11 @@ if TYPE_CHECKING:
 
 
 def differentiable(
-    scan: "CustomOpDef", scan_backward: "CustomOpDef", empty_results: Callable[..., tuple[Tensor, ...]]
+    scan: "CustomOpDef",
+    scan_backward: "CustomOpDef",
+    empty_results: Callable[..., tuple[Tensor, ...]],
+    *,
+    needs_results: bool = True,
 ) -> None:
     """Make ``scan`` traceable, differentiable once, through ``scan_backward``, and fit for ``vmap``.
 
@@ -20,17 +23,19 @@ def differentiable(
             backward pass needs.
         scan_backward: ``(grad_y, grad_last, x, dt, a, B, C, y, last, marks, *fixed) -> gradients to x .. S``.
         empty_results: as ``scan`` -> unfilled results.
+        needs_results: ``scan_backward`` takes y and last; they are not kept if it does not.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs[:5], *output)
-        ctx.fixed = inputs[6:]
+        ctx.save_for_backward(*inputs[:5], *output[0 if needs_results else 2 :])
+        ctx.fixed, ctx.states = inputs[6:], output[1].shape
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        grad_y = torch.zeros_like(saved[5]) if grad_y is None else grad_y
-        grad_last = torch.zeros_like(saved[6]) if grad_last is None else grad_last
+        x, dt = saved[:2]
+        grad_y = dt.new_zeros(x.shape) if grad_y is None else grad_y
+        grad_last = dt.new_zeros(ctx.states) if grad_last is None else grad_last
         return *scan_backward(grad_y, grad_last, *saved, *ctx.fixed), *[None] * len(ctx.fixed)
 
     def refuse(ctx: Any, *_: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seqmix.ops._chunks import scan_chunks
 from seqmix.ops._dispatch import enter, pick
+from seqmix.ops.native import ssd as _ssd_native
 from seqmix.ops.packed import sequence_bounds, shift_within
 from seqmix.ops.ssd import check_shapes, first_state, operands, ssd_matrix, step_sizes
 
@@ -53,7 +54,7 @@ def quasiseparable(
         cu_seqlens: bounds of packed sequences ``(S + 1,)``; nothing crosses them.
         mask: positions to keep ``(B, L)``, padding at either end; the others contribute nothing and give zero.
         chunk: positions per chunk; by default 64, in bfloat16 128. The result does not depend on it.
-        impl: "reference", "torch", or "auto".
+        impl: "reference", "torch", "native" (float32 on a CPU), or "auto".
 
     Raises:
         ValueError: if shapes do not fit together, or ``cu_seqlens`` comes with a mask.
@@ -75,11 +76,12 @@ def quasiseparable(
         values = x.masked_fill(hidden, 0)
         B, C = (t.masked_fill(hidden.unsqueeze(-1), 0) for t in (B, C))
     S = first_state(x, dt, B, initial_state, bounds)
-    run = pick(impl, _IMPLS, x)
+    tensors = operands(values, dt, A, B, C)
+    run = pick(impl, _IMPLS, tensors[0])
     with torch.autocast(x.device.type, enabled=False):
-        y = run(*operands(values, dt, A, B, C), S, bounds, chunk)
+        y = run(*tensors, S, bounds, chunk)
     if diagonal is not None:
-        y = y + values * diagonal.unsqueeze(-1)
+        y = torch.addcmul(y, values, diagonal.unsqueeze(-1))
     y = y.to(x.dtype)
     return y if hidden is None else y.masked_fill(hidden, 0)
 
@@ -146,6 +148,19 @@ def _chunked(
     return lower + upper
 
 
+def _native(
+    x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, S: Tensor, bounds: list[int], chunk: int | None
+) -> Tensor:
+    S = S.unsqueeze(1).expand(-1, 2, -1, -1, -1)
+    return _ssd_native.scan_ways(x, dt, a, B, C, S, bounds, chunk=chunk, reverse=False, strict=True)[0]
+
+
 _IMPLS = enter(
-    "quasiseparable", {"reference": _reference, "torch": _chunked, "triton": "seqmix.ops.triton.ssd:quasiseparable"}
+    "quasiseparable",
+    {
+        "reference": _reference,
+        "torch": _chunked,
+        "native": _native,
+        "triton": "seqmix.ops.triton.ssd:quasiseparable",
+    },
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 from seqmix.ops._chunk_forms import log_decays, shift
 from seqmix.ops._chunks import scan_chunks
 from seqmix.ops._dispatch import enter, pick
+from seqmix.ops.native import ssd as _ssd_native
 from seqmix.ops.packed import sequence_bounds
 
 
@@ -58,13 +59,13 @@ def ssd(
         cu_seqlens: bounds of packed sequences ``(S + 1,)``; the state starts afresh in each.
         mask: positions to keep ``(B, L)``; the others write nothing, do not decay the state, and give zero.
         chunk: positions per chunk; by default 64, in bfloat16 128. The result does not depend on it.
-        impl: "reference", "torch", or "auto".
+        impl: "reference", "torch", "native" (float32 on a CPU), or "auto".
 
     Raises:
         ValueError: if shapes do not fit together, or ``cu_seqlens`` comes with a mask.
 
-    Source: Dao and Gu, 2024, arXiv:2405.21060, sec. 6. Differs from the original code in: the chunks are computed in
-    factored form, one product for all heads of a group.
+    Source: Dao and Gu, 2024, arXiv:2405.21060, sec. 6. Differs from the original code in: portable chunks are in
+    factored form, one product for all heads of a group; in compiled ones a decay is a product of those of single steps.
     """
     check_shapes(x, dt, A, B, C)
     bounds = sequence_bounds(x, cu_seqlens, mask)
@@ -72,10 +73,11 @@ def ssd(
     if mask is not None:
         x, B, C = (t.masked_fill(~mask[..., None, None], 0) for t in (x, B, C))
     S = first_state(x, dt, B, initial_state, bounds)
-    run = pick(impl, _IMPLS, x)
+    values, *others = operands(x, dt, A, B, C)
+    run = pick(impl, _IMPLS, values)
     # the caller chose the precision: products in the dtype of x, decays and states in that of dt
     with torch.autocast(x.device.type, enabled=False):
-        y, state = run(*operands(x, dt, A, B, C), S, bounds, reverse, chunk)
+        y, state = run(values, *others, S, bounds, reverse, chunk)
     if D is not None:
         y = y + x * (D if D.ndim == 2 else D.unsqueeze(-1))
     if z is not None:
@@ -209,4 +211,23 @@ def _chunked(
     return scan_chunks(x, dt, a, B, C, S, bounds, chunk=chunk, reverse=reverse)
 
 
-_IMPLS = enter("ssd", {"reference": _reference, "torch": _chunked, "triton": "seqmix.ops.triton.ssd:ssd"})
+def _native(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    bounds: list[int],
+    reverse: bool,
+    chunk: int | None,
+) -> tuple[Tensor, Tensor]:
+    dt, a, B, C = (t.unsqueeze(2) for t in (dt, a, B, C))
+    y, S = _ssd_native.scan_ways(x, dt, a, B, C, S.unsqueeze(1), bounds, chunk=chunk, reverse=reverse, strict=False)
+    return y, S.squeeze(1)
+
+
+_IMPLS = enter(
+    "ssd",
+    {"reference": _reference, "torch": _chunked, "native": _native, "triton": "seqmix.ops.triton.ssd:ssd"},
+)

@@ -1,11 +1,14 @@
 // Kernels for a CPU: plain C++, no torch headers; one source, built for several instruction sets and chosen at run time.
 // Selective scan S6 (Gu and Dao, 2023, arXiv:2312.00752), with gradients by the adjoint recurrence and recomputed states,
-// and depthwise convolution.
+// state space dual, and depthwise convolution.
 
+#include <math.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <initializer_list>
 
 // the compilers' own choice leaves the width of a load open in the innermost loops
 #define INLINE inline __attribute__((always_inline))
@@ -38,6 +41,19 @@ struct Conv {
   int64_t Bt, L, D, K, left;
 };
 
+// x, dy (rows, L, H, P), dt, a (rows, L, ways, H) and B, C (rows, L, ways, G, N) are views in float32, a the log decays,
+// the directions of B and C at strides of their own; everything else is contiguous. `bounds` (sequences + 1) cut every
+// row. y, dx as x, summed over the directions; ddt, da as dt; dB, dC (parts, rows, L, ways, G, N), to be summed over parts;
+// S, last, dlast, dS (rows, sequences, ways, H, P, N); marks (rows, chunks, ways, H, N, P), null if not wanted, see mark()
+// for how many. dy is null in the forward pass. The second direction is opposite to the first.
+struct Ssd {
+  View x, dt, a, B, C, dy;
+  const float *S, *dlast;
+  const int64_t* bounds;
+  float *y, *last, *marks, *dx, *ddt, *da, *dB, *dC, *dS;
+  int64_t rows, sequences, L, H, P, ways, G, N, chunk, parts, reverse, strict, B_way, C_way;
+};
+
 // states that go through a chunk together
 enum { STATES = 4 };
 
@@ -46,6 +62,7 @@ namespace baseline {
 #include "vectors.h"
 #include "scan_body.h"
 #include "conv_body.h"
+#include "ssd_body.h"
 #undef LANES
 }  // namespace baseline
 
@@ -61,6 +78,7 @@ namespace avx2 {
 #include "vectors.h"
 #include "scan_body.h"
 #include "conv_body.h"
+#include "ssd_body.h"
 #undef LANES
 }  // namespace avx2
 #if defined(__clang__)
@@ -76,6 +94,7 @@ namespace avx512 {
 #include "vectors.h"
 #include "scan_body.h"
 #include "conv_body.h"
+#include "ssd_body.h"
 #undef LANES
 }  // namespace avx512
 #if defined(__clang__)
@@ -93,7 +112,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 }
 
 // raised with every change of what Python calls; ABI in __init__.py follows
-extern "C" int seqmix_abi(void) { return 2; }
+extern "C" int seqmix_abi(void) { return 6; }
 
 // 0: baseline (SSE2 or NEON), 1: AVX2, 2: AVX-512
 extern "C" int seqmix_best_isa(void) {
@@ -125,4 +144,14 @@ extern "C" int seqmix_conv(const Conv* c, int isa, int threads) {
   if (isa == 1) return c->x.half ? avx2::run_conv<uint16_t>(*c, threads) : avx2::run_conv<float>(*c, threads);
 #endif
   return c->x.half ? baseline::run_conv<uint16_t>(*c, threads) : baseline::run_conv<float>(*c, threads);
+}
+
+// one pass, forward or (dy given) backward; returns 0, or 1 when there is no memory
+extern "C" int seqmix_ssd(const Ssd* s, int isa, int threads) {
+  if (forked) threads = 1;
+#if defined(__x86_64__)
+  if (isa == 2) return avx512::run_ssd(*s, threads);
+  if (isa == 1) return avx2::run_ssd(*s, threads);
+#endif
+  return baseline::run_ssd(*s, threads);
 }

@@ -139,7 +139,11 @@ static INLINE void fetch_as(vf* to, const Scan& s, const View& x, const Lanes& l
   int64_t step = s.reverse ? -x.step : x.step;
   if (lanes.together) {
     const T* from = (const T*)x.at + offset(s, x, lanes.item[0], i) + lanes.channel[0];
-    for (int64_t t = 0; t < steps; ++t) to[t] = load(from + t * step, lanes.count);
+    for (int64_t t = 0; t < steps; ++t) {
+      // the next chunk reads the row `steps` further on, too far apart for the processor to foresee
+      __builtin_prefetch(from + (t + steps) * step);
+      to[t] = load(from + t * step, lanes.count);
+    }
     return;
   }
   for (int lane = 0; lane < lanes.count; ++lane) {

@@ -17,10 +17,13 @@ class View(ctypes.Structure):
     )
 
 
-def readable(x: Tensor) -> Tensor:
-    """``x: (rows, L, ...)`` as a kernel can read it: itself where possible, also if it is a slice of a projection."""
+def readable(x: Tensor, axes: int = 2) -> Tensor:
+    """``x: (rows, L, ...)`` as a kernel can read it: itself where possible, also if it is a slice of a projection.
+
+    The first ``axes`` may have any strides, the others lie one after another.
+    """
     x = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
-    return x if x.numel() and x[0, 0].is_contiguous() else x.contiguous()
+    return x if x.numel() and x[(0,) * axes].is_contiguous() else x.contiguous()
 
 
 def view(x: Tensor) -> View:

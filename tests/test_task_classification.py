@@ -195,14 +195,13 @@ def test_the_best_checkpoint_is_the_most_accurate(tmp_path, monkeypatch):
     accuracies, losses = [0.5, 0.7, 0.6, 0.7], [1.0, 2.0, 1.5, 3.0]
     seen = []
 
-    def log(task, stage):
+    def finish(task, stage):
         if stage == "test":
-            task.log_dict({"test_accuracy": 0.0, "test_loss": 0.0})
-            return
+            return {"accuracy": 0.0, "loss": 0.0}, 8
         seen.append(len(seen))
-        task.log_dict({"val_accuracy": accuracies[seen[-1]], "val_loss": losses[seen[-1]]})
+        return {"accuracy": accuracies[seen[-1]], "loss": losses[seen[-1]]}, 8
 
-    monkeypatch.setattr(Classification, "_log_metrics", log)
+    monkeypatch.setattr(Classification, "finish", finish)
     config = tmp_path / "c.yaml"
     config.write_text(
         "model: {class_path: Classification, init_args: {patience: 2, model: "

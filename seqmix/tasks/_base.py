@@ -67,6 +67,10 @@ class Task(pl.LightningModule, ABC):
     def add_batch(self, batch: dict[str, Tensor]) -> None:
         """Add one batch to ``sums``: the sum of each metric, in their order, then what they are means over."""
 
+    @abstractmethod
+    def finish(self, stage: str) -> tuple[dict[str, float], float]:
+        """Metrics by name of all batches added, and the number of ``counted``; ``stage`` is ``val`` or ``test``."""
+
     def on_validation_epoch_start(self) -> None:
         """Begin the sums anew."""
         self.sums.zero_()
@@ -82,6 +86,18 @@ class Task(pl.LightningModule, ABC):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add one batch to the sums."""
         self.add_batch(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every metric as ``val_<metric>``."""
+        found, _ = self.finish("val")
+        self.log_dict({f"val_{name}": value for name, value in found.items()}, prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Log every metric as ``test_<metric>``, and ``test_<counted>``."""
+        found, count = self.finish("test")
+        self.log_dict({f"test_{name}": value for name, value in found.items()})
+        # a number of tokens may be over the whole numbers of float32
+        self.log(f"test_{self.counted}", torch.tensor(count, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
         """The optimizer, with a learning rate that is set before every step."""

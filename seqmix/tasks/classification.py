@@ -94,15 +94,7 @@ class Classification(Task):
         """Add right answers, negative log-likelihood and examples of one batch."""
         self.sums += score_sums(self(batch), batch["labels"])
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val_accuracy`` and ``val_loss``, in nats."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test_accuracy``, ``test_loss``, in nats, and the number of examples they are over."""
-        self._log_metrics("test")
-        self.log("test_examples", self.sums[2])
-
-    def _log_metrics(self, stage: str) -> None:
+    def finish(self, stage: str) -> tuple[dict[str, float], float]:
+        """Accuracy, and negative log-likelihood in nats."""
         right, loss, count = self.sums.tolist()
-        self.log_dict({f"{stage}_accuracy": right / count, f"{stage}_loss": loss / count}, prog_bar=stage == "val")
+        return {"accuracy": right / count, "loss": loss / count}, count

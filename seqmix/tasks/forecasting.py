@@ -191,15 +191,6 @@ class Forecasting(Task):
         levels = {f"yhat-{q}": forecast[..., k] for k, q in enumerate(self.quantiles)}
         return {"y": batch["y"], "yhat": self.point(forecast), **levels}
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val_mse`` and ``val_mae``."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test_mse``, ``test_mae`` and the number of windows they are over."""
-        self._log_metrics("test")
-        self.log("test_windows", self.sums[3])
-
     def add_batch(self, batch: Batch) -> None:
         """Add squared error, absolute error, values and windows of one batch; a window of weight 0 is none."""
         y, weight = _truth(batch)
@@ -216,9 +207,10 @@ class Forecasting(Task):
         repeats = -(-self.model.horizon // self.season)
         return x[:, -self.season :].repeat(1, repeats, 1)[:, : self.model.horizon]
 
-    def _log_metrics(self, stage: str) -> None:
-        squared, absolute, count, _ = self.sums.tolist()
-        self.log_dict({f"{stage}_mse": squared / count, f"{stage}_mae": absolute / count}, prog_bar=stage == "val")
+    def finish(self, stage: str) -> tuple[dict[str, float], float]:
+        """Mean squared and absolute error."""
+        squared, absolute, count, windows = self.sums.tolist()
+        return {"mse": squared / count, "mae": absolute / count}, windows
 
 
 def _truth(batch: Batch) -> tuple[Tensor, Tensor | None]:

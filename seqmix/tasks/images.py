@@ -124,15 +124,6 @@ class ImageClassification(Task):
         """Add right answers, negative log-likelihood and images of one batch."""
         self.sums += score_sums(self(batch), batch["labels"])
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val_accuracy`` and ``val_loss``, in nats."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test_accuracy``, ``test_loss``, in nats, and the number of images they are over."""
-        self._log_metrics("test")
-        self.log("test_images", self.sums[2])
-
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW or LAMB, without decay where the model says so, with lower rates for earlier blocks."""
         spared = self.model.no_weight_decay()
@@ -146,9 +137,10 @@ class ImageClassification(Task):
         kind = Lamb if self.optimizer_name == "lamb" else torch.optim.AdamW
         return kind(groups, lr=self.lr)
 
-    def _log_metrics(self, stage: str) -> None:
+    def finish(self, stage: str) -> tuple[dict[str, float], float]:
+        """Accuracy, and negative log-likelihood in nats."""
         right, loss, count = self.sums.tolist()
-        self.log_dict({f"{stage}_accuracy": right / count, f"{stage}_loss": loss / count}, prog_bar=stage == "val")
+        return {"accuracy": right / count, "loss": loss / count}, count
 
 
 def _build(model: ImageModelFactory | str, n_classes: int, n_channels: int, options: dict[str, Any]) -> ImageModel:

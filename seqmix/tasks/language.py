@@ -98,15 +98,6 @@ class CausalLM(Task):
         loss = F.cross_entropy(scores, answers, reduction="sum").double()
         self.sums += torch.stack([loss, batch["bytes"].sum().double(), loss.new_tensor(len(answers))]).cpu()
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val_bits_per_byte`` and ``val_perplexity``."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test_bits_per_byte``, ``test_perplexity`` and the number of tokens."""
-        self._log_metrics("test")
-        self.log("test_tokens", self.sums[2])
-
     def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scores ``(K, vocab_size)`` and answers ``(K,)`` of the K asked positions; no other position is scored."""
         if "targets" not in batch:
@@ -116,10 +107,10 @@ class CausalLM(Task):
         x = self.model.encode(batch["tokens"], cu_seqlens=batch.get("cu_seqlens"))
         return _wide(self.model.head(x[asked])), batch["targets"][asked]
 
-    def _log_metrics(self, stage: str) -> None:
+    def finish(self, stage: str) -> tuple[dict[str, float], float]:
+        """Bits per byte, and perplexity per token."""
         loss, n_bytes, tokens = self.sums.tolist()
-        scores = language_scores(loss, n_bytes, tokens)
-        self.log_dict({f"{stage}_{name}": value for name, value in scores.items()}, prog_bar=stage == "val")
+        return language_scores(loss, n_bytes, tokens), tokens
 
 
 class MaskedLM(Task):
@@ -226,15 +217,6 @@ class MaskedLM(Task):
         if self.sentence_order:
             self.sums[1] += score_sums(*self._relations(batch, x))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val_loss``, in nats, ``val_accuracy``, and those of relations."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test_loss``, in nats, ``test_accuracy``, those of relations, and the number of answers."""
-        self._log_metrics("test")
-        self.log("test_answers", self.sums[0, 2])
-
     def hide(self, batch: Batch, rate: float, epoch: int) -> tuple[Tensor, Tensor]:
         """Tokens with some of them hidden, and which are asked for, each ``(B, L)``."""
         tokens, bounds = batch["tokens"], batch.get("cu_seqlens")
@@ -266,14 +248,16 @@ class MaskedLM(Task):
         summary = self.model.bert.pool(x, batch["mask"])
         return _wide(self.model.cls["seq_relationship"](summary)), batch["relation"]
 
-    def _log_metrics(self, stage: str) -> None:
+    def finish(self, stage: str) -> tuple[dict[str, float], float]:
+        """Negative log-likelihood in nats and accuracy, and those of relations."""
         tokens, relations = self.sums.tolist()
         if tokens[2] == 0:
             raise ConfigError(f"no token of the {stage} text was hidden; raise model.eval_mask_rate, or use more text")
+        found = {}
         for kind, (right, loss, count) in {"": tokens, "order_": relations}.items():
             if count:
-                scores = {f"{stage}_{kind}loss": loss / count, f"{stage}_{kind}accuracy": right / count}
-                self.log_dict(scores, prog_bar=stage == "val")
+                found |= {f"{kind}loss": loss / count, f"{kind}accuracy": right / count}
+        return found, tokens[2]
 
 
 def require_causal(model: TokenModel) -> None:

@@ -128,20 +128,11 @@ class _SentenceTask(Task, ABC):
         """Keep scores and labels of one batch: no metric here is a mean."""
         self.seen.append((self(batch).float().cpu(), batch["labels"].cpu()))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log every metric as ``val_<metric>``."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log every metric as ``test_<metric>``, and the number of examples."""
-        self.log("test_examples", float(self._log_metrics("test")))
-
-    def _log_metrics(self, stage: str) -> int:
+    def finish(self, stage: str) -> tuple[dict[str, float], float]:
+        """What ``measure`` finds in all examples."""
         scores, labels = (torch.cat(part) for part in zip(*self.seen, strict=True))
         self.seen.clear()
-        found = self.measure(scores, labels)
-        self.log_dict({f"{stage}_{name}": value for name, value in found.items()}, prog_bar=stage == "val")
-        return len(labels)
+        return self.measure(scores, labels), len(labels)
 
 
 class SentenceClassification(_SentenceTask):

@@ -117,23 +117,15 @@ class TokenPrediction(Task):
         """Add right answers, negative log-likelihood and answers of one batch."""
         self.sums += score_sums(*self._answer(batch))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val_loss``, in nats, and ``val_accuracy``."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test_loss``, in nats, ``test_accuracy`` and the number of answers they are over."""
-        self._log_metrics("test")
-        self.log("test_answers", self.sums[2])
-
     def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scores ``(K, vocab_size)`` and answers ``(K,)`` of the K asked positions; no other position is scored."""
         asked = batch["targets"] != UNASKED
         x = self.model.encode(batch["tokens"], batch.get("mask"))
         return self.model.head(x[asked]).float(), batch["targets"][asked]
 
-    def _log_metrics(self, stage: str) -> None:
+    def finish(self, stage: str) -> tuple[dict[str, float], float]:
+        """Negative log-likelihood in nats, and accuracy."""
         right, loss, count = self.sums.tolist()
         if count == 0:
             raise ConfigError(f"the {stage} batches ask nothing: every target is {UNASKED}; check the datamodule")
-        self.log_dict({f"{stage}_loss": loss / count, f"{stage}_accuracy": right / count}, prog_bar=stage == "val")
+        return {"loss": loss / count, "accuracy": right / count}, count

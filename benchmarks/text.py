@@ -57,6 +57,7 @@ def _measure(args: argparse.Namespace, tokens: str, objective: str) -> dict[str,
         data.setup()
         prepared = time.process_time() - started
         count = sum(int(data.documents(split).bounds[-1]) for split in ("train", "val", "test"))
+        first = next(iter(data.train_dataloader()))
         loader, serving, served = iter(data.train_dataloader()), [], 0
         while True:
             started = time.process_time()
@@ -64,9 +65,9 @@ def _measure(args: argparse.Namespace, tokens: str, objective: str) -> dict[str,
             if batch is None:
                 break
             serving.append(time.process_time() - started)
-            served, last = served + batch["tokens"].numel(), batch
+            served += batch["tokens"].numel()
     make, model = MODELS[objective]
-    step = statistics.median(_steps(make(model, data.vocab_size, data.max_len), last))
+    step = statistics.median(_steps(make(model, data.vocab_size, data.max_len), first))
     return {
         "tokens": tokens,
         "objective": objective,

@@ -3,7 +3,7 @@
 FLOPs are counted by ``torch.utils.flop_counter``, two for a multiply-add, those of convolutions and matrix products.
 The rate of a GEMM is that of one float32 product of 2048 x 2048 matrices, measured beside each model. Times are CPU
 time of the process, the best of the rounds, with models taking turns, so that a busy machine hits all alike. timm's
-model stands beside ours where timm can be imported. ``fused`` is FFNet's form for inference.
+model stands beside ours where timm can be imported; ``x timm`` is the median over the rounds of its time over ours. ``fused`` is FFNet's form for inference.
 
 python benchmarks/vision.py                          # writes results/vision.csv
 python benchmarks/vision.py --models caformer_s18 --profile
@@ -12,7 +12,9 @@ python benchmarks/vision.py --models caformer_s18 --profile
 import argparse
 import importlib
 import importlib.util
+import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -74,19 +76,20 @@ def _variants(name: str) -> dict[tuple[str, str], torch.nn.Module]:
 
 def _measure(runs: dict[tuple[str, str], torch.nn.Module], x: torch.Tensor, rounds: int) -> list[dict[str, Any]]:
     a = torch.randn(2048, 2048)
-    best: dict[Any, float] = {}
+    taken: dict[Any, list[float]] = defaultdict(list)
     for _ in range(rounds):
         for key, model in runs.items():
-            for what, run in ((key, lambda model=model: model(x)), ("gemm", lambda: a @ a)):
-                best[what] = min(best.get(what, float("inf")), _seconds(run))
-    gemm = 2 * 2048**3 / best["gemm"]
+            taken[key].append(_seconds(lambda model=model: model(x)))
+            taken["gemm"].append(_seconds(lambda: a @ a))
+    gemm = 2 * 2048**3 / min(taken["gemm"])
     rows = []
     for (name, form), model in runs.items():
         # the products inside the fused attention of a CPU are not counted
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(x[:1])
         flops = counter.get_total_flops()
-        rate = len(x) / best[name, form]
+        rate = len(x) / min(taken[name, form])
+        beside = zip(taken[name, "timm"], taken[name, form], strict=True) if (name, "timm") in runs else ()
         rows.append(
             {
                 "model": name,
@@ -94,6 +97,7 @@ def _measure(runs: dict[tuple[str, str], torch.nn.Module], x: torch.Tensor, roun
                 "batch": len(x),
                 "pixels": x.shape[-1],
                 "images/s": round(rate, 2),
+                "x timm": round(statistics.median(theirs / ours for theirs, ours in beside), 3) if beside else "",
                 "GFLOP/image": round(flops / 1e9, 3),
                 "GFLOP/s": round(flops * rate / 1e9, 1),
                 "share of GEMM": round(flops * rate / gemm, 3),

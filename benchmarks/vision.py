@@ -3,7 +3,8 @@
 FLOPs are counted by ``torch.utils.flop_counter``, two for a multiply-add, those of convolutions and matrix products.
 The rate of a GEMM is that of one float32 product of 2048 x 2048 matrices, measured beside each model. Times are CPU
 time of the process, the best of the rounds, with models taking turns, so that a busy machine hits all alike. timm's
-model stands beside ours where timm can be imported; ``x timm`` is the median over the rounds of its time over ours. ``fused`` is FFNet's form for inference.
+model stands beside ours where timm can be imported; ``x timm`` is the median over the rounds of its time over ours.
+``fused`` is FFNet's form for inference.
 
 python benchmarks/vision.py                          # writes results/vision.csv
 python benchmarks/vision.py --models caformer_s18 --profile

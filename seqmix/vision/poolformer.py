@@ -15,7 +15,7 @@ from seqmix.vision._base import GlobalPool, ImageModel, ImageOptions, linear_cla
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
 from seqmix.vision.metaformer import drop_path_rates, init_weights, stage_grids
-from seqmix.vision.mixers2d import Attention2d, Dense2d, Identity2d, Pool2d, check_grid, require_grid
+from seqmix.vision.mixers2d import Attention2d, Dense2d, Identity2d, Pool2d, check_grid, pointwise, require_grid
 
 _PAPER = "arXiv:2111.11418"
 _S12 = (2, 2, 6, 2)
@@ -206,8 +206,8 @@ class _MLP(nn.Module):
             init_weights(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.gelu(F.linear(x, self.fc1.weight.flatten(1), self.fc1.bias))
-        return F.linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias)
+        hidden = F.gelu(pointwise(x, self.fc1.weight.flatten(1), self.fc1.bias))
+        return pointwise(hidden, self.fc2.weight.flatten(1), self.fc2.bias)
 
 
 class _Convolution(nn.Module):

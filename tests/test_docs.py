@@ -18,6 +18,7 @@ TABLES = {
     "models": model_rows,
     "images": image_rows,
     "results": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published"),
+    "language": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published", "language"),
 }
 
 

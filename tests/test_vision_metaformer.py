@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqmix.errors import ConfigError
 from seqmix.vision import MetaFormer, Pool2d, PoolFormer, StarReLU, create_model, list_models, model_facts
 from seqmix.vision.metaformer import JointNorm, MetaFormerBlock, drop_path_rates
+from seqmix.vision.mixers2d import Pointwise
 from seqmix.vision.poolformer import PoolFormerBlock
 
 S, M = (64, 128, 320, 512), (96, 192, 384, 768)
@@ -265,3 +266,16 @@ def test_errors():
     with pytest.raises(ValueError, match="a grid of 16 x 14, Rand2d was built for 14 x 14"):
         _meta("randformer_s12")(torch.empty(1, 3, 256, 224, device="meta"))
     assert _meta("randformer_s12", img_size=256)(torch.empty(1, 3, 256, 256, device="meta")).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 13, 15), (2, 14, 14), (1, 7, 40), (200,)])
+def test_pointwise_is_linear_on_every_grid(shape, bias):
+    """As a convolution, from 14 x 14 cells on, and as a product below: the same map, and the same gradients."""
+    layer = Pointwise(5, 3, bias=bias).double()
+    x = torch.randn(*shape, 5, dtype=torch.float64, requires_grad=True)
+    parameters = (x, *layer.parameters())
+    results = [layer(x), F.linear(x, layer.weight, layer.bias)]
+    torch.testing.assert_close(*results)
+    got, want = (torch.autograd.grad(y.square().sum(), parameters) for y in results)
+    torch.testing.assert_close(got, want)

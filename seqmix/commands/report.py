@@ -63,7 +63,7 @@ def summary(folder: Path, published: Path, table: Kind = "forecasts") -> list[di
             kind.size: " → ".join(line.cell[2:]),
             "model": line.cell[0],
             f"test {_TITLES.get(first, first)}": _spread(line.runs, first),
-            "published": line.published,
+            "published": _said(line.published, first),
             **{name: _spread(found, first) for name, found in line.beside.items()},
             **{f"test {_TITLES.get(metric, metric)}": _spread(line.runs, metric) for metric in others},
             kind.counted: f"{int(line.runs[0][kind.counted]):,}",
@@ -87,8 +87,8 @@ def draw(folder: Path, published: Path, table: Kind, path: Path) -> None:
         for i, (name, runs) in enumerate(line.beside.items()):
             known = [float(run[metric]) for run in runs]
             axes.scatter(known, [y] * len(known), marker="|", s=120, color=f"C{i + 1}", label=name)
-        if line.published:
-            value = float(line.published.partition(" ")[0])
+        if line.published is not None:
+            value = float(line.published[metric])
             axes.scatter([value], [y], s=80, facecolors="none", edgecolors="0.2", label="published")
     names = [f"{line.cell[1]}  {' → '.join(line.cell[2:])}  {line.cell[0]}" for line in lines]
     axes.set_yticks(range(len(lines)), names)
@@ -115,7 +115,7 @@ class _Line(NamedTuple):
     config: str
     cell: tuple[str, ...]  # model, data, facts
     runs: list[Run]  # one for each seed
-    published: str
+    published: Run | None
     beside: dict[str, list[Run]]  # of the baselines
 
 
@@ -143,8 +143,8 @@ def _lines(folder: Path, published: Path, table: Kind) -> Iterator[_Line]:
         for cell in sorted(models, key=lambda cell: (*cell[:2], *map(int, cell[2:]))):
             runs = list(cells[cell].values())
             beside = {name: list(cells[(name, *cell[1:])].values()) for name in kind.baselines}
-            value = next((_said(row, kind) for row in known if _is_of(row, runs[0])), "")
-            yield _Line(file.stem, cell, runs, value, beside)
+            row = next((row for row in known if _is_of(row, runs[0])), None)
+            yield _Line(file.stem, cell, runs, row, beside)
 
 
 def _is_of(published: Run, run: Run) -> bool:
@@ -158,9 +158,11 @@ def _is_of(published: Run, run: Run) -> bool:
     )
 
 
-def _said(published: Run, kind: _Table) -> str:
+def _said(published: Run | None, metric: str) -> str:
     """The published value, and in brackets how it was measured where that differs from one data set to the next."""
-    value, protocol = published[kind.metrics[0]], published.get("protocol")
+    if published is None:
+        return ""
+    value, protocol = published[metric], published.get("protocol")
     return f"{value} ({protocol})" if protocol else value
 
 

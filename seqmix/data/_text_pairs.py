@@ -45,7 +45,8 @@ class Pairs:
     def __init__(self, documents: Documents, tokenizer: Tokenizer, length: int, *, copies: int):
         self.tokens = documents.tokens
         self.pad, self.cls, self.sep, self.mask_id = tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.mask
-        self.borders = _every_token(documents) if documents.sentences is None else documents.sentences
+        assert documents.sentences is not None
+        self.borders = documents.sentences
         drawn = [_draw(self.borders.numpy(), documents.bounds.numpy(), length - 3, number) for number in range(copies)]
         # begin and length of the first and of the second part, relation
         self.parts = torch.from_numpy(np.concatenate(drawn))  # (n, 5)
@@ -102,12 +103,6 @@ class Pairs:
 def keep_of_first(a: np.ndarray, b: np.ndarray, room: int) -> np.ndarray:
     """Tokens left of the first part when the longer one, the second if they are equal, loses one until both fit."""
     return np.where(a + b > room, np.minimum(a, np.maximum(room - b, (room + 1) // 2)), a)
-
-
-def _every_token(documents: Documents) -> Tensor:
-    """Borders where nothing is known of sentences: each token is one."""
-    places = torch.arange(int(documents.bounds[-1]))
-    return places[~torch.isin(places, documents.bounds)]
 
 
 def _draw(borders: np.ndarray, bounds: np.ndarray, room: int, number: int) -> np.ndarray:

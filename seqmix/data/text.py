@@ -40,7 +40,7 @@ class Corpus(Served, ABC):
         root: the data folder; None: ``$SEQMIX_DATA``, else ``./data``.
         packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
             in one row, for mixers that are packed in `seqmix list`.
-        sentence: of pairs: regular expression of what a sentence ends with; None: each token is one.
+        sentence: of pairs: regular expression of what a sentence ends with.
         copies: of pairs: how often the training text is cut and paired, each time with other draws.
         cache: folder of the token files; None: ``./data/corpora``.
         eval_batch_size: pieces per validation and test batch; None: the same as in training.
@@ -62,7 +62,7 @@ class Corpus(Served, ABC):
         vocabulary: str | None,
         root: str | None,
         packing: Packing,
-        sentence: str | None,
+        sentence: str,
         copies: int,
         cache: str | None,
         eval_batch_size: int | None,
@@ -161,7 +161,7 @@ class TextFiles(Corpus):
         root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
         packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
             in one row, for mixers that are packed in `seqmix list`.
-        sentence: of pairs: regular expression of what a sentence ends with; null: each token is one.
+        sentence: of pairs: regular expression of what a sentence ends with.
         copies: of pairs: how often the training text is cut and paired, each time with other draws.
         cache: folder of the token files; null: ``./data/corpora``.
         eval_batch_size: pieces per validation and test batch; null: the same as in training.
@@ -186,7 +186,7 @@ class TextFiles(Corpus):
         vocabulary: str | None = None,
         root: str | None = None,
         packing: Packing = "padded",
-        sentence: str | None = SENTENCE,
+        sentence: str = SENTENCE,
         copies: int = 1,
         cache: str | None = None,
         eval_batch_size: int | None = None,
@@ -257,7 +257,7 @@ class HubText(Corpus):
         root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
         packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
             in one row, for mixers that are packed in `seqmix list`.
-        sentence: of pairs: regular expression of what a sentence ends with; null: each token is one.
+        sentence: of pairs: regular expression of what a sentence ends with.
         copies: of pairs: how often the training text is cut and paired, each time with other draws.
         cache: folder of the token files; null: ``./data/corpora``.
         eval_batch_size: pieces per validation and test batch; null: the same as in training.
@@ -284,7 +284,7 @@ class HubText(Corpus):
         vocabulary: str | None = None,
         root: str | None = None,
         packing: Packing = "padded",
-        sentence: str | None = SENTENCE,
+        sentence: str = SENTENCE,
         copies: int = 1,
         cache: str | None = None,
         eval_batch_size: int | None = None,

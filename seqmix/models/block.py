@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, cast
 
 import torch
@@ -199,7 +199,12 @@ def mix(mixer: Mixer, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None)
 
 def takes(mixer: Mixer, name: str) -> bool:
     """Whether ``forward`` of ``mixer`` has the argument ``name``."""
-    return name in inspect.signature(type(mixer).forward).parameters
+    return name in _arguments(type(mixer))
+
+
+@cache
+def _arguments(kind: type[Mixer]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 def places(length: int, cu_seqlens: Tensor | None, device: torch.device) -> Tensor:

@@ -10,10 +10,12 @@
 Each prints a line for each figure and replaces those of its part in ``results/forecasting.csv``. Needs
 ``$SEQMIX_DATA``. With ``--peer peer/bin/python`` step, backtest, import and accuracy are measured there as well, in the
 same run; ``forecasting_peer.py`` says how to make that environment. Its models train for the CPU time that ours took.
+Accuracy: DLinear on every set with three seeds; Hydra, which takes minutes, on M4 Hourly with one.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import resource
@@ -24,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import forecasting_sets as sets
 import numpy as np
@@ -32,11 +34,24 @@ import pandas as pd
 
 HERE = Path(__file__).parent
 OUT = HERE / "results" / "forecasting.csv"
-Row = tuple[str, str, float, str]
 Peer = Callable[..., Any]
-SEED = 0
+# model, sets, seeds, and how the peer scales each series
+RUNS: tuple[tuple[str, tuple[str, ...], tuple[int, ...], tuple[str, ...]], ...] = (
+    ("DLinear", sets.NAMES, (0, 1, 2), ("None", "standard")),
+    ("Hydra", ("M4 Hourly",), (0,), ("standard",)),
+)
 # pairs of runs whose ratios have a median
 PAIRS = 3
+
+
+class Row(NamedTuple):
+    """A measured figure."""
+
+    what: str
+    figure: str
+    value: float
+    unit: str
+    seed: int = 0
 
 
 def data(peer: Peer | None) -> Iterator[Row]:
@@ -56,7 +71,7 @@ def data(peer: Peer | None) -> Iterator[Row]:
         panel.setup()
         windows = panel._splits["train"]
         order = torch.randint(0, len(windows), (50, panel.batch_size))
-        yield name, "batch", median([timed(lambda i=i, w=windows: w.gather(i)) for i in order]), "ms"
+        yield Row(name, "batch", median([timed(lambda i=i, w=windows: w.gather(i)) for i in order]), "ms")
 
 
 def step(peer: Peer | None) -> Iterator[Row]:
@@ -111,38 +126,45 @@ def folder(peer: Peer | None) -> Iterator[Row]:
         fc = Forecaster("DLinear", 12, context_length=36, max_steps=100).fit(path)
         fitted = time.process_time()
         fc.predict()
-        yield "100,000 x 200 points", "fit on a folder", (fitted - started) * 1e3, "ms"
-        yield "100,000 x 200 points", "predict", (time.process_time() - fitted) * 1e3, "ms"
+        what = "100,000 x 200 points"
+        yield Row(what, "fit on a folder", (fitted - started) * 1e3, "ms")
+        yield Row(what, "predict", (time.process_time() - fitted) * 1e3, "ms")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        yield "100,000 x 200 points", "peak memory over that of a small fit", peak - before, "MiB"
+        yield Row(what, "peak memory over that of a small fit", peak - before, "MiB")
 
 
 def accuracy(peer: Peer | None) -> Iterator[Row]:
     """Errors on the test rows of each set, with default settings; the peer gets our CPU time for each of its models."""
+    for model, names, seeds, scalers in RUNS:
+        for name, seed in itertools.product(names, seeds):
+            yield from (row._replace(seed=seed) for row in _accuracy(peer, model, sets.read(name), name, seed, scalers))
+
+
+def _accuracy(
+    peer: Peer | None, model: str, given: sets.Set, name: str, seed: int, scalers: tuple[str, ...]
+) -> Iterator[Row]:
     from seqmix import Forecaster
 
-    for name in sets.NAMES:
-        given = sets.read(name)
-        fc = Forecaster("DLinear", given.horizon, season=24, future_covariates=given.future, seed=SEED, device="cpu")
-        windows = {"n_windows": given.windows, "step_size": given.step}
-        started = time.process_time()
-        cv = fc.cross_validation(given.frame, **windows)
-        seconds = time.process_time() - started
-        yield f"{name}, DLinear", "CPU", seconds, "s"
-        naive = fc.clone().set_params(model="SeasonalNaive").cross_validation(given.frame, **windows)
-        found = sets.errors(cv, given) | sets.errors(naive, given)
-        if peer:
-            for scaler in ("None", "standard"):
-                with tempfile.TemporaryDirectory() as folder:
-                    out = Path(folder) / "cv.csv"
-                    steps = peer("accuracy", name, 336, seconds, scaler, out)
-                    theirs = sets.errors(pd.read_csv(out), given)
-                for model, row in theirs.items():
-                    found[f"neuralforecast {model}, local_scaler_type={scaler}"] = row
-                    yield f"{name}, neuralforecast {model}, local_scaler_type={scaler}", "steps", steps[model], ""
-        for model, row in found.items():
-            for metric, value in row.items():
-                yield f"{name}, {model}", metric, value, "%" if metric == "smape" else ""
+    fc = Forecaster(model, given.horizon, season=24, future_covariates=given.future, seed=seed, device="cpu")
+    windows = {"n_windows": given.windows, "step_size": given.step}
+    started = time.process_time()
+    cv = fc.cross_validation(given.frame, **windows)
+    seconds = time.process_time() - started
+    yield Row(f"{name}, {model}", "CPU", seconds, "s")
+    naive = fc.clone().set_params(model="SeasonalNaive").cross_validation(given.frame, **windows)
+    found = {f"{name}, {k}": row for k, row in (sets.errors(cv, given) | sets.errors(naive, given)).items()}
+    for scaler in scalers if peer else ():
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "cv.csv"
+            steps = peer("accuracy", name, 336, seconds, scaler, seed, out)
+            theirs = sets.errors(pd.read_csv(out), given)
+        for kind, row in theirs.items():
+            what = f"{name}, neuralforecast {kind}, local_scaler_type={scaler}, CPU time of {model}"
+            found[what] = row
+            yield Row(what, "steps", steps[kind], "")
+    for what, row in found.items():
+        for metric, value in row.items():
+            yield Row(what, metric, value, "%" if metric == "smape" else "")
 
 
 def beside(
@@ -150,10 +172,11 @@ def beside(
 ) -> Iterator[Row]:
     """Medians over pairs of runs, ours and the peer's in turn, and of their ratios."""
     pairs = [(ours(), theirs() if theirs else float("nan")) for _ in range(PAIRS)]
-    yield what, figure, statistics.median(a for a, _ in pairs), unit
+    yield Row(what, figure, statistics.median(a for a, _ in pairs), unit)
     if theirs:
-        yield f"{what}, neuralforecast", figure, statistics.median(b for _, b in pairs), unit
-        yield f"{what}, neuralforecast", f"{figure}, times ours", statistics.median(b / a for a, b in pairs), ""
+        peer = f"{what}, neuralforecast"
+        yield Row(peer, figure, statistics.median(b for _, b in pairs), unit)
+        yield Row(peer, f"{figure}, times ours", statistics.median(b / a for a, b in pairs), "")
 
 
 def _step() -> float:
@@ -239,16 +262,14 @@ def main() -> None:
     facts = environment()
     theirs = _version(options.peer) if options.peer else ""
     about = {
-        "seed": SEED,
         "commit": facts["commit"] + "+" * facts["dirty"],
         "device": facts["cpu"],
         "versions": f"torch {facts['torch']}, lightning {facts['lightning']}{theirs}",
     }
     rows = []
-    for what, figure, value, unit in PARTS[options.part](_peer(options.peer) if options.peer else None):
-        print(f"{what:70} {figure:35} {value:10.3f} {unit}", flush=True)
-        row = {"part": options.part, "what": what, "figure": figure, "value": f"{value:.5g}", "unit": unit}
-        rows.append({**row, **about})
+    for row in PARTS[options.part](_peer(options.peer) if options.peer else None):
+        print(f"{row.what:70} {row.figure:35} {row.value:10.3f} {row.unit}", flush=True)
+        rows.append({"part": options.part, **row._asdict(), "value": f"{row.value:.5g}", **about})
     kept = []
     if OUT.exists():
         with OUT.open(newline="") as file:

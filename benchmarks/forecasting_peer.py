@@ -49,7 +49,7 @@ def imports() -> list[float]:
     return [time.process_time() * 1e3, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
 
 
-def accuracy(name: str, context: int, seconds: float, scaler: str, out: str) -> dict[str, float]:
+def accuracy(name: str, context: int, seconds: float, scaler: str, seed: int, out: str) -> dict[str, float]:
     """Forecasts of one set by models of default settings that train for so many CPU seconds each, into a file.
 
     Args:
@@ -57,6 +57,7 @@ def accuracy(name: str, context: int, seconds: float, scaler: str, out: str) -> 
         context: steps that the models see.
         seconds: when training stops.
         scaler: ``None``, the default, or a scaler of each series.
+        seed: seed of the weights and of the order of windows.
         out: CSV file of the forecasts.
     """
     from neuralforecast import NeuralForecast
@@ -76,12 +77,12 @@ def accuracy(name: str, context: int, seconds: float, scaler: str, out: str) -> 
 
     given, steps, found = sets.read(name), {}, None
     for kind in (DLinear, NHITS):
-        options = {"futr_exog_list": given.future} if given.future and kind is NHITS else {}
-        model = kind(
-            h=given.horizon, input_size=context, max_steps=100_000, callbacks=[Budget()], **options, **_quiet()
-        )
+        known = given.future if kind is NHITS else []
+        options: dict[str, Any] = {"futr_exog_list": known} if known else {}
+        options |= {"input_size": context, "max_steps": 100_000, "random_seed": seed, "callbacks": [Budget()]}
+        model = kind(h=given.horizon, **options, **_quiet())
         runner = NeuralForecast([model], given.freq, local_scaler_type=None if scaler == "None" else scaler)
-        frame = given.frame if options else given.frame[["unique_id", "ds", "y"]]
+        frame = given.frame if known else given.frame[["unique_id", "ds", "y"]]
         cv = runner.cross_validation(frame, n_windows=given.windows, step_size=given.step)
         steps[kind.__name__] = float(taken[-1])
         keys = ["unique_id", "ds", "cutoff"]
@@ -127,8 +128,8 @@ def main() -> None:
         elif part == "backtest":
             found = backtest()
         else:
-            name, context, seconds, scaler, out = given
-            found = accuracy(name, int(context), float(seconds), scaler, str(Path(out)))
+            name, context, seconds, scaler, seed, out = given
+            found = accuracy(name, int(context), float(seconds), scaler, int(seed), str(Path(out)))
     print(json.dumps(found))
 
 

@@ -100,6 +100,22 @@ def test_rotary_sees_distances_only():
     assert (ratio[:, 0, 1:] - 1).abs().min() > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("n_heads", "slopes"),
+    [(4, [2**-2, 2**-4, 2**-6, 2**-8]), (3, [2**-4, 2**-8, 2**-2]), (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3])],
+)
+def test_alibi_lowers_scores_by_the_slopes_of_the_paper(n_heads: int, slopes: list[float]) -> None:
+    plain = perturbed(Attention(12, n_heads=n_heads, head_dim=2))
+    biased = Attention(12, n_heads=n_heads, head_dim=2, alibi=True).double()
+    biased.load_state_dict(plain.state_dict())
+    x = normal(2, 7, 12)
+    ratio = biased.matrix(x) / plain.matrix(x)
+    ratio = (ratio / ratio.diagonal(dim1=-2, dim2=-1)[..., None]).log()  # (B, H, L, L)
+    distance = (torch.arange(7)[:, None] - torch.arange(7)).abs()
+    expected = -torch.tensor(slopes, dtype=torch.float64)[:, None, None] * distance
+    torch.testing.assert_close(ratio, expected.expand_as(ratio))
+
+
 def test_attention_without_positions_is_permutation_equivariant():
     mixer, x, order = perturbed(Attention(8, n_heads=2)), normal(2, 7, 8), torch.randperm(7)
     assert_close_ratio("permuted", mixer(x[:, order]), mixer(x)[:, order], 1e-12)

@@ -163,12 +163,12 @@ def test_fnet_models(options, encoder, model):
         # the model of Devlin et al., as its checkpoints have it, and in Hydra's table with a vocabulary of 30,528
         ({"vocab_size": 30_522, "positions": True}, False, 109_514_298),
         ({"vocab_size": 30_528, "positions": True}, False, 109_514_298 + 6 * (768 + 1)),
-        # MosaicBERT, 137M: no positions, gated, ALiBi has no parameters
+        # MosaicBERT, 137M: no positions, gated, linear biases
         ({"vocab_size": 30_528}, True, 137_400_384),
     ],
 )
 def test_bert_base(options, gated, want):
-    attention = partial(Attention, n_heads=12, qkv_bias=True, bias=True)
+    attention = partial(Attention, n_heads=12, qkv_bias=True, bias=True, alibi=gated)
     mlp = partial(ChannelMLP, gated=gated)
     encoder = partial(BidirectionalEncoder, d_model=768, n_layers=12, mixer=attention, channel_mixer=mlp, max_len=512)
     assert size(lambda: BidirectionalLM(encoder(**options))) == want

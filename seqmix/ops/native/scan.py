@@ -100,9 +100,12 @@ def _parts(A: Tensor, B: Tensor, bounds: list[int]) -> int:
 
 def _empty_results(u: Tensor, dt: Tensor, B: Tensor, h: Tensor, bounds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     Bt, L, D = u.shape
-    # chunks do not cross bounds, and where they do not fill their places these hold zero
-    chunks = L // _CHUNK + len(bounds) - 1 if _packed(bounds) else Bt * -(-L // _CHUNK)
-    return dt.new_empty(u.shape), h.new_empty(h.shape), h.new_zeros(chunks, B.shape[3], D)
+    if _packed(bounds):
+        # chunks do not cross bounds, and where they do not fill their places these hold zero
+        marks = h.new_zeros(L // _CHUNK + len(bounds) - 1, B.shape[3], D)
+    else:
+        marks = h.new_empty(Bt * -(-L // _CHUNK), B.shape[3], D)
+    return dt.new_empty(u.shape), h.new_empty(h.shape), marks
 
 
 differentiable(_scan, _scan_backward, _empty_results)

@@ -297,33 +297,46 @@ struct Cut {
   }
 };
 
-// vectors that a job on `blocks` blocks needs
-static int64_t forward_scratch(const Scan& s, int64_t blocks) {
-  return 3 * s.N * blocks + 3 * s.chunk + 2 * s.chunk * s.N;
+// what a thread keeps from one job to the next while the channels in its lanes stay the same: short items are many
+struct Held {
+  vf *rates, *inverses, *dA;
+  int64_t channel, count, blocks;
+};
+
+static void let_go(const Scan& s, const Lanes* lanes, const Held& held, float* dA) {
+  for (int64_t k = 0; k < held.blocks; ++k)
+    for (int lane = 0; lane < lanes[k].count; ++lane)
+      for (int64_t n = 0; n < s.N; ++n) dA[lanes[k].channel[lane] * s.N + n] += held.dA[k * s.N + n][lane];
 }
 
+static void hold(const Scan& s, const Lanes* lanes, int64_t blocks, Held* held) {
+  for (int64_t k = 0; k < blocks; ++k) pack_rates(s, lanes[k], held->rates + k * s.N, held->inverses + k * s.N);
+  memset(held->dA, 0, blocks * s.N * sizeof(vf));
+  held->channel = lanes[0].channel[0], held->count = lanes[0].count, held->blocks = blocks;
+}
+
+// vectors that a job on `blocks` blocks needs, beside what is held
+static int64_t forward_scratch(const Scan& s, int64_t blocks) { return s.N * blocks + 3 * s.chunk + 2 * s.chunk * s.N; }
+
 static int64_t backward_scratch(const Scan& s, int64_t blocks) {
-  return 4 * s.N * blocks + s.N + 6 * s.chunk + 4 * s.chunk * s.N + (3 * s.chunk + 1) * STATES;
+  return s.N * (blocks + 1) + 6 * s.chunk + 4 * s.chunk * s.N + (3 * s.chunk + 1) * STATES;
 }
 
 // `blocks` blocks of lanes of one item and group, or one block of gathered lanes: chunk by chunk, and blocks inside, so
 // that memory is read row by row
 template <bool zoh, class M>
-static void forward(const Scan& s, const Lanes* all, int64_t blocks, vf* scratch) {
+static void forward(const Scan& s, const Lanes* all, int64_t blocks, const Held& held, vf* scratch) {
   int64_t N = s.N, T = s.chunk, B_step, C_step;
-  vf *rates = scratch, *inverses = rates + blocks * N, *states = inverses + blocks * N, *d = states + blocks * N;
-  vf *u = d + T, *y = u + T, *maps = y + T;
-  for (int64_t k = 0; k < blocks; ++k) {
-    pack_rates(s, all[k], rates + k * N, inverses + k * N);
-    load_state(states + k * N, s, s.h, all[k]);
-  }
+  vf *states = scratch, *d = states + blocks * N, *u = d + T, *y = u + T, *maps = y + T;
+  for (int64_t k = 0; k < blocks; ++k) load_state(states + k * N, s, s.h, all[k]);
+  // lanes without a channel are never written to
   memset(d, 0, 2 * T * sizeof(vf));
   for (int64_t i = 0; i < all[0].length; i += T) {
     int64_t steps = all[0].length - i < T ? all[0].length - i : T;
     const M *B = map((M*)0, maps, s, s.B, all[0], i, steps, &B_step);
     const M *C = map((M*)0, maps + T * N, s, s.C, all[0], i, steps, &C_step);
     for (int64_t k = 0; k < blocks; ++k) {
-      const vf *rate = rates + k * N, *inverse = inverses + k * N;
+      const vf *rate = held.rates + k * N, *inverse = held.inverses + k * N;
       vf* h = states + k * N;
       store_marks(s, h, all[k], i / T);
       fetch(d, s, s.dt, all[k], i, steps);
@@ -391,33 +404,30 @@ static void put_map(float* to, const Scan& s, const vf* x, const Lanes& lanes, i
 // gradients of `blocks` blocks of lanes of one item and group, or of one block of gathered lanes: chunks from the last
 // to the first, blocks inside, so that dB and dC are summed over channels in lanes and reduced once per chunk
 template <bool zoh, class M>
-static void backward(const Scan& s, const Cut& cut, const Lanes* all, int64_t blocks, int64_t part, vf* scratch,
-                     float* dA_total) {
+static void backward(const Scan& s, const Cut& cut, const Lanes* all, int64_t blocks, int64_t part, const Held& held,
+                     vf* scratch) {
   int64_t N = s.N, T = s.chunk, B_step, C_step, tokens = s.bounds ? s.L : s.items * s.L;
-  vf *rates = scratch, *inverses = rates + blocks * N, *adjoints = inverses + blocks * N, *dA = adjoints + blocks * N;
-  vf *entering = dA + blocks * N, *d = entering + N, *u = d + T, *dy = u + T, *du = dy + T, *through_rate = du + T;
-  vf *through_input = through_rate + T, *dB = through_input + T, *dC = dB + T * N, *maps = dC + T * N;
-  vf* kept = maps + 2 * T * N;
-  for (int64_t k = 0; k < blocks; ++k) {
-    pack_rates(s, all[k], rates + k * N, inverses + k * N);
-    load_state(adjoints + k * N, s, s.dlast, all[k]);
-  }
-  memset(dA, 0, blocks * N * sizeof(vf));
+  vf *adjoints = scratch, *entering = adjoints + blocks * N, *d = entering + N, *u = d + T, *dy = u + T, *du = dy + T;
+  vf *through_rate = du + T, *through_input = through_rate + T, *dB = through_input + T, *dC = dB + T * N;
+  vf *maps = dC + T * N, *kept = maps + 2 * T * N;
+  for (int64_t k = 0; k < blocks; ++k) load_state(adjoints + k * N, s, s.dlast, all[k]);
+  // lanes without a channel are never written to
   memset(d, 0, 3 * T * sizeof(vf));
   for (int64_t chunk = (all[0].length + T - 1) / T - 1; chunk >= 0; --chunk) {
     int64_t i = chunk * T, steps = all[0].length - i < T ? all[0].length - i : T;
-    memset(dB, 0, 2 * T * N * sizeof(vf));
+    memset(dB, 0, steps * N * sizeof(vf));
+    memset(dC, 0, steps * N * sizeof(vf));
     const M *B = map((M*)0, maps, s, s.B, all[0], i, steps, &B_step);
     const M *C = map((M*)0, maps + T * N, s, s.C, all[0], i, steps, &C_step);
     for (int64_t k = 0; k < blocks; ++k) {
-      const vf *rate = rates + k * N, *inverse = inverses + k * N;
+      const vf *rate = held.rates + k * N, *inverse = held.inverses + k * N;
       vf* adjoint = adjoints + k * N;
       load_marks(s, entering, all[k], chunk);
       fetch(d, s, s.dt, all[k], i, steps);
       fetch(u, s, s.u, all[k], i, steps);
       fetch(dy, s, s.dy, all[k], i, steps);
-      memset(du, 0, 3 * T * sizeof(vf));
-      Sums to = {du, through_rate, through_input, dB, dC, dA + k * N};
+      for (vf* sums : {du, through_rate, through_input}) memset(sums, 0, steps * sizeof(vf));
+      Sums to = {du, through_rate, through_input, dB, dC, held.dA + k * N};
       int64_t n = 0;
       for (; n + STATES <= N; n += STATES)
         recompute_and_back<zoh, STATES>(s, n, steps, d, u, dy, rate, inverse, entering, adjoint, B, B_step, C, C_step,
@@ -435,30 +445,34 @@ static void backward(const Scan& s, const Cut& cut, const Lanes* all, int64_t bl
     put_map(s.dB + part * tokens * s.G * N, s, dB, all[0], cut.P, i, steps);
     put_map(s.dC + part * tokens * s.G * N, s, dC, all[0], cut.P, i, steps);
   }
-  for (int64_t k = 0; k < blocks; ++k) {
-    if (s.dh) store_state(s.dh, s, adjoints + k * N, all[k]);
-    for (int lane = 0; lane < all[k].count; ++lane)
-      for (int64_t n = 0; n < N; ++n) dA_total[all[k].channel[lane] * N + n] += dA[k * N + n][lane];
-  }
+  if (s.dh)
+    for (int64_t k = 0; k < blocks; ++k) store_state(s.dh, s, adjoints + k * N, all[k]);
 }
 
 template <bool zoh, class M>
-static void either(const Scan& s, const Cut& cut, const Lanes* lanes, int64_t blocks, int64_t part, vf* scratch,
-                   float* dA) {
-  if (s.dy.at) backward<zoh, M>(s, cut, lanes, blocks, part, scratch, dA);
-  else forward<zoh, M>(s, lanes, blocks, scratch);
+static void either(const Scan& s, const Cut& cut, const Lanes* lanes, int64_t part, const Held& held, vf* scratch) {
+  if (s.dy.at) backward<zoh, M>(s, cut, lanes, held.blocks, part, held, scratch);
+  else forward<zoh, M>(s, lanes, held.blocks, held, scratch);
 }
 
+// jobs `from` to `to`, one after another
 template <bool zoh>
-static void run_job(const Scan& s, const Cut& cut, int64_t job, Lanes* lanes, vf* scratch, float* dA) {
-  if (cut.pairs) {
-    lanes[0] = cut.gathered(s, job);
-    return either<zoh, vf>(s, cut, lanes, 1, 0, scratch, dA);
+static void run_jobs(const Scan& s, const Cut& cut, int64_t from, int64_t to, int64_t most, Lanes* lanes, vf* scratch,
+                     float* dA) {
+  Held held = {scratch, scratch + most * s.N, scratch + 2 * most * s.N, -1, 0, 0};
+  for (int64_t job = from; job < to; ++job) {
+    int64_t part = cut.pairs ? 0 : job % s.parts, pair = job / s.parts, block = cut.per_group * part / s.parts;
+    int64_t blocks = cut.pairs ? 1 : cut.per_group * (part + 1) / s.parts - block;
+    Lanes first = cut.pairs ? cut.gathered(s, job) : cut.together(s, pair / s.G, pair % s.G, block);
+    bool held_already = first.channel[0] == held.channel && first.count == held.count;
+    if (!held_already) let_go(s, lanes, held, dA);
+    lanes[0] = first;
+    for (int64_t k = 1; k < blocks; ++k) lanes[k] = cut.together(s, pair / s.G, pair % s.G, block + k);
+    if (!held_already) hold(s, lanes, blocks, &held);
+    if (cut.pairs) either<zoh, vf>(s, cut, lanes, 0, held, scratch + 3 * most * s.N);
+    else either<zoh, float>(s, cut, lanes, part, held, scratch + 3 * most * s.N);
   }
-  int64_t part = job % s.parts, pair = job / s.parts;
-  int64_t from = cut.per_group * part / s.parts, to = cut.per_group * (part + 1) / s.parts;
-  for (int64_t k = from; k < to; ++k) lanes[k - from] = cut.together(s, pair / s.G, pair % s.G, k);
-  either<zoh, float>(s, cut, lanes, to - from, part, scratch, dA);
+  let_go(s, lanes, held, dA);
 }
 
 // returns 0, or 1 when there is no memory
@@ -469,7 +483,7 @@ static int run_scan(const Scan& s, int threads) {
   int64_t pairs = s.items * s.G, most = cut.pairs ? 1 : (cut.per_group + s.parts - 1) / s.parts;
   int64_t jobs = cut.pairs ? (pairs + cut.pairs - 1) / cut.pairs : pairs * s.parts;
   if (threads > jobs) threads = jobs > 0 ? (int)jobs : 1;
-  int64_t each = back ? backward_scratch(s, most) : forward_scratch(s, most);
+  int64_t each = 3 * most * s.N + (back ? backward_scratch(s, most) : forward_scratch(s, most));
   vf* scratch = vectors(threads * each);
   Lanes* lanes = (Lanes*)malloc(threads * most * sizeof(Lanes));
   float* dA = (float*)calloc(threads * s.D * s.N + 1, sizeof(float));
@@ -477,8 +491,8 @@ static int run_scan(const Scan& s, int threads) {
   if (enough) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int thread = 0; thread < threads; ++thread)
-      for (int64_t job = jobs * thread / threads; job < jobs * (thread + 1) / threads; ++job)
-        run_job<zoh>(s, cut, job, lanes + thread * most, scratch + thread * each, dA + thread * s.D * s.N);
+      run_jobs<zoh>(s, cut, jobs * thread / threads, jobs * (thread + 1) / threads, most, lanes + thread * most,
+                    scratch + thread * each, dA + thread * s.D * s.N);
     if (back)
       for (int64_t i = 0; i < s.D * s.N; ++i) {
         s.dA[i] = 0;

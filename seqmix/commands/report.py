@@ -148,7 +148,7 @@ def _lines(folder: Path, published: Path, table: Kind) -> Iterator[_Line]:
 
 
 def _is_of(published: Run, run: Run) -> bool:
-    """Are published numbers of the same model and data? The length of a short variant ends its name: ListOps-37."""
+    """Are published numbers of the same model and data? The length of a short variant ends its name: ListOps-10."""
     told = [name for name in ("context", "horizon") if name in published]
     base = re.sub(r"-\d+$", "", run["data"])
     return (

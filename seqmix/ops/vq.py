@@ -251,8 +251,11 @@ def _torch(
 ) -> Tensor:
     """Keys around a block of queries one by one, the others through a table per block: counts and sums per code."""
     L = q.shape[1]
-    n = -(-L // block)
     behind, ahead = window, 0 if causal else window
+    if L <= behind + block + ahead + len(codes):
+        # a query would score as many keys and codes as there are positions, with tables to make beside
+        return _reference(q, k, v, codes, z, bias, window, causal, kind, block, kept)
+    n = -(-L // block)
     table = _tables(v, z.where(kept, len(codes)), len(codes), block, n, behind, None if causal else ahead)
     pad, K = (behind, n * block - L + ahead), behind + block + ahead
     hard = _around(codes[z], pad, K, block)  # (B, n, P, K)

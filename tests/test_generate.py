@@ -30,7 +30,7 @@ def _model(name, **options):
 
 
 @pytest.mark.parametrize("name", MIXERS)
-@pytest.mark.parametrize("options", [{"positions": True}, {"channel_mixer": None, "norm": "rms"}])
+@pytest.mark.parametrize("options", [{"positions": True, "post_norm": True}, {"channel_mixer": None, "norm": "rms"}])
 def test_steps_equal_the_parallel_form(name, options):
     model = _model(name, **options)
     tokens = torch.randint(11, (3, 17))

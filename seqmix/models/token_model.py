@@ -28,6 +28,7 @@ class TokenModel(nn.Module):
         d_model: width D.
         n_layers: number of blocks.
         norm: ``layer`` or ``rms``, in the backbone.
+        post_norm: normalise after each residual sum, which makes the gate of ``LongVQ`` that of its source.
         positions: learn an embedding for each of ``max_len`` positions; for mixers blind to order.
         tied: score tokens with their embeddings instead of a matrix of its own.
         dropout: probability, on the embeddings and on the output of each mixer.
@@ -50,6 +51,7 @@ class TokenModel(nn.Module):
         d_model: int = 128,
         n_layers: int = 4,
         norm: Literal["layer", "rms"] = "layer",
+        post_norm: bool = False,
         positions: bool = False,
         tied: bool = True,
         dropout: float = 0.0,
@@ -69,6 +71,8 @@ class TokenModel(nn.Module):
             channel_mixer=channel_mixer,
             norm=norm,
             dropout=dropout,
+            post_norm=post_norm,
+            final_norm=not post_norm,
         )
         self.head = nn.Linear(d_model, vocab_size, bias=False)
         for table in (self.embed, self.place, self.head):

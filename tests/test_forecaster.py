@@ -559,8 +559,11 @@ def test_a_series_weighs_as_in_mase():
     # 'a' repeats itself exactly: its deviation has to do
     np.testing.assert_allclose(fc.fitted_.scale[:, 0], [deviation["a"], error["b"]], rtol=1e-6)
     np.testing.assert_allclose(fc.fitted_.deviation, deviation, rtol=1e-6)
-    standard = small(scaler="standard").fit(df)
-    np.testing.assert_allclose(standard.fitted_.scale[:, 0], deviation, rtol=1e-6)
+    # models that tell series apart are free of that weight
+    short = partial(MixerForecaster, mixer=Pool, patch_len=7)
+    for options in ({"scaler": "standard"}, {"model": short}, {"model": ["DLinear", short]}):
+        standard = small(**options).fit(df)
+        np.testing.assert_allclose(standard.fitted_.scale[:, 0], deviation, rtol=1e-6)
     new = fc.predict(df.assign(unique_id=lambda df: df["unique_id"] + "'"))
     np.testing.assert_allclose(new["DLinear"], fc.predict()["DLinear"], rtol=0.2)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from seqmix.data.panel import Panel, moments, season_error
+from seqmix.data.panel import Panel, Scaler, moments, season_error
 from seqmix.errors import ConfigError
 from seqmix.forecasting.arrange import Ends, arrange, ends, static_rows, together
 from seqmix.forecasting.clock import Clock
@@ -24,6 +24,7 @@ from seqmix.forecasting.training import (
     EVAL_BATCH,
     column_names,
     forecast,
+    is_linear,
     mixes_variates,
     model_factory,
     repeats_season,
@@ -101,7 +102,7 @@ def fit(
 ) -> Fitted:
     """Fit the models of ``fc`` on a checked frame; with ``before`` go on from what it has learned."""
     started = time.perf_counter()
-    models = list(fc.model) if isinstance(fc.model, list | tuple) else [fc.model]
+    models = _models(fc)
     if fc.model_kwargs and len(models) > 1:
         raise ConfigError("model_kwargs go with one model, got a list; put functools.partial(Model, ...) in the list")
     lengths = np.diff(long.indptr)
@@ -127,8 +128,7 @@ def fit(
         future=arrays.future,
         static=arrays.static,
         weight=None if arrays.weight is None else arrays.weight.astype(np.float32),
-        # a distribution of counts needs counts
-        scaler="none" if fc.loss == "negative_binomial" else fc.scaler,
+        scaler=scaler_of(fc),
         season=season,
         short=fc.short,
         ids=[str(i) for i in (long.ids[:1] if joint else long.ids)],
@@ -229,6 +229,17 @@ def default_context(lengths: np.ndarray, horizon: int, clock: Clock) -> int:
     return min(max(3 * horizon, clock.cycle), max(room, horizon))
 
 
+def scaler_of(fc: Forecaster) -> Scaler:
+    """How training rows scale each series."""
+    # a distribution of counts needs counts
+    if fc.loss == "negative_binomial":
+        return "none"
+    if fc.scaler == "auto":
+        # by the deviation a linear map would follow the few series that vary most beside their seasonal error
+        return "season" if all(is_linear(model) for model in _models(fc)) else "standard"
+    return fc.scaler
+
+
 def validation_rows(
     lengths: np.ndarray,
     val_size: int | str | np.ndarray,
@@ -265,6 +276,10 @@ def calibrated(fc: Forecaster) -> list[float]:
 def bounds(level: float) -> tuple[float, float]:
     """The quantiles that an interval is between."""
     return round(0.5 - level / 200, 9), round(0.5 + level / 200, 9)
+
+
+def _models(fc: Forecaster) -> list[Any]:
+    return list(fc.model) if isinstance(fc.model, list | tuple) else [fc.model]
 
 
 def _codes(fc: Forecaster, long: Long, static: pd.DataFrame | None, n_train: np.ndarray) -> dict[str, list[Code]]:

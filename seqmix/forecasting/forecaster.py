@@ -48,7 +48,8 @@ class Forecaster(Estimator):
             puts the season before back, so that models forecast the difference; ``none`` does neither. ``auto`` is
             ``season``, or ``window`` with known-future inputs or without a season.
         scaler: how training rows scale each series: ``season`` by the mean absolute error of the season before, so that
-            series weigh as in MASE, ``standard`` by the deviation, ``none`` not at all; counts are never scaled.
+            series weigh as in MASE, ``standard`` by the deviation, ``none`` not at all; ``auto`` is ``season`` for
+            DLinear alone, ``standard`` for models that tell series apart; counts are never scaled.
         mode: ``global``, ``multivariate``, or ``auto``.
         past_covariates: columns known up to the last row.
         future_covariates: columns known for the horizon as well.
@@ -74,7 +75,7 @@ class Forecaster(Estimator):
 
     fitted_: Fitted
     normalize: Literal["auto", "season", "window", "none"]
-    scaler: Literal["season", "standard", "none"]
+    scaler: Literal["auto", "season", "standard", "none"]
     missing: Literal["mask", "error", "ffill"]
     short: Literal["pad", "drop", "error"]
 
@@ -90,7 +91,7 @@ class Forecaster(Estimator):
         levels: Sequence[float] | None = None,
         conformal: bool = False,
         normalize: Literal["auto", "season", "window", "none"] = "auto",
-        scaler: Literal["season", "standard", "none"] = "season",
+        scaler: Literal["auto", "season", "standard", "none"] = "auto",
         mode: Literal["auto", "global", "multivariate"] = "auto",
         past_covariates: Sequence[str] = (),
         future_covariates: Sequence[str] = (),

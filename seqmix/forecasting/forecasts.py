@@ -14,7 +14,7 @@ from seqmix.data.panel import scaling
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.ahead import ahead
 from seqmix.forecasting.arrange import Arrays, Ends, arrange, ends, static_rows
-from seqmix.forecasting.fitting import SPREAD, Fitted, bounds, calibrated
+from seqmix.forecasting.fitting import SPREAD, Fitted, bounds, calibrated, scaler_of
 from seqmix.forecasting.frame import Long, head, named, same_series, stamped
 from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, nest
 from seqmix.forecasting.training import EVAL_BATCH, forecast
@@ -181,7 +181,7 @@ def _scales(fc: Forecaster, fitted: Fitted, long: Long, arrays: Arrays) -> tuple
     if fitted.joint:
         return fitted.loc, fitted.scale
     at = fitted.ids.get_indexer(long.ids)
-    scaler = "none" if fc.loss == "negative_binomial" or (at >= 0).all() else fc.scaler
+    scaler = "none" if (at >= 0).all() else scaler_of(fc)
     loc, scale = scaling(arrays.values, arrays.indptr, np.diff(arrays.indptr), scaler, fitted.season)
     known = (at >= 0)[:, None]
     return np.where(known, fitted.loc[at], loc), np.where(known, fitted.scale[at], scale)

@@ -28,6 +28,8 @@ Batch = dict[str, Tensor]
 EVAL_BATCH = 1024
 # models whose variates meet
 _JOINT = (models.TSM2,)
+# models that cannot tell series of one scale from those of another
+_LINEAR = (models.DLinear, models.SeasonalNaive)
 
 
 def model_factory(model: Any, options: dict[str, Any] | None, season: int, context: int) -> Callable[..., Any]:
@@ -55,6 +57,11 @@ def column_names(given: Sequence[Any]) -> list[str]:
 def mixes_variates(model: Any) -> bool:
     """Whether the channels of the model meet, so that aligned series are better forecast together."""
     return _class_of(_named(model) if isinstance(model, str) else model)[0] in _JOINT
+
+
+def is_linear(model: Any) -> bool:
+    """Whether the model is one linear map for all series."""
+    return _class_of(_named(model) if isinstance(model, str) else model)[0] in _LINEAR
 
 
 def repeats_season(factory: Callable[..., Any]) -> bool:

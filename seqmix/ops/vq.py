@@ -252,7 +252,7 @@ def _torch(
     """Keys around a block of queries one by one, the others through a table per block: counts and sums per code."""
     L = q.shape[1]
     behind, ahead = window, 0 if causal else window
-    if L <= behind + block + ahead + len(codes):
+    if behind + block + ahead + len(codes) >= L:
         # a query would score as many keys and codes as there are positions, with tables to make beside
         return _reference(q, k, v, codes, z, bias, window, causal, kind, block, kept)
     n = -(-L // block)

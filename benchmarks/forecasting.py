@@ -5,8 +5,8 @@
     python benchmarks/forecasting.py backtest       # 2,785 windows x 7 series of ETTh1
     python benchmarks/forecasting.py import         # seconds and resident memory after the import
     python benchmarks/forecasting.py folder         # 100,000 series x 200 points in parquet files: peak memory
-    python benchmarks/forecasting.py accuracy       # DLinear on M4 Hourly, EPF NP, bike sharing, ETTh1: default settings
-    python benchmarks/forecasting.py panel          # DenseMLP, which takes two minutes, on M4 Hourly: default settings
+    python benchmarks/forecasting.py accuracy       # DLinear on M4 Hourly, EPF NP, bike sharing and ETTh1, by default
+    python benchmarks/forecasting.py panel          # DenseMLP, which takes two minutes, on M4 Hourly, by default
 
 Each prints a line for each figure and replaces those of its part in ``results/forecasting.csv``. Needs
 ``$SEQMIX_DATA``. With ``--peer peer/bin/python`` step, backtest, import, accuracy and panel are measured there as well,

@@ -241,6 +241,30 @@ def median(seconds: list[float] | np.ndarray) -> float:
     return float(np.median(seconds) * 1e3)
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of the CSV, none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """One line for each model on each set: mean errors over the seeds, and the CPU time of ours."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["part"] in ("accuracy", "panel"):
+            found.setdefault(row["what"], {}).setdefault(row["figure"], []).append(float(row["value"]))
+    table = []
+    for what in sorted(found, key=lambda what: (sets.NAMES.index(what.partition(", ")[0]), "neural" in what)):
+        name, _, model = what.partition(", ")
+        means = {figure: f"{statistics.mean(values):.4g}" for figure, values in found[what].items()}
+        line = {"set": name, "model": model.replace("local_scaler_type=", "scaled: ")}
+        columns = {"MASE": "mase", "sMAPE, %": "smape", "MAE": "mae", "CPU s": "CPU"}
+        table.append(line | {title: means.get(figure, "") for title, figure in columns.items()})
+    return table
+
+
 PARTS = {
     "data": data,
     "step": step,
@@ -279,10 +303,7 @@ def main() -> None:
     for row in PARTS[options.part](_peer(options.peer) if options.peer else None):
         print(f"{row.what:70} {row.figure:35} {row.value:10.3f} {row.unit}", flush=True)
         rows.append({"part": options.part, **row._asdict(), "value": f"{row.value:.5g}", **about})
-    kept = []
-    if OUT.exists():
-        with OUT.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["part"] != options.part]
+    kept = [row for row in read(OUT) if row["part"] != options.part]
     OUT.parent.mkdir(exist_ok=True)
     with OUT.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

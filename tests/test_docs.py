@@ -19,6 +19,7 @@ TABLES = {
     "images": image_rows,
     "results": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published"),
     "language": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published", "language"),
+    "lra": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published", "lra"),
 }
 
 
@@ -30,8 +31,9 @@ def test_tables_are_generated(name):
     assert end and table == markdown(TABLES[name]())
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "recall"])
-def test_tables_of_benchmarks_are_those_of_their_csv(name):
+@pytest.mark.parametrize("name", ["fashion_mnist", "forecasting", "recall"])
+def test_tables_of_benchmarks_are_those_of_their_csv(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

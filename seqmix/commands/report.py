@@ -77,7 +77,8 @@ def summary(folder: Path, published: Path, table: Kind = "forecasts") -> list[di
 
 def draw(folder: Path, published: Path, table: Kind, path: Path) -> None:
     """Draw the first metric: ours as dots with their deviation, baselines as bars, published values as rings."""
-    metric, lines = _TABLES[table].metrics[0], list(_lines(folder, published, table))
+    metric = _TABLES[table].metrics[0]
+    lines = sorted(_lines(folder, published, table), key=lambda line: line.cell[1])
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for y, line in enumerate(lines):
@@ -89,8 +90,11 @@ def draw(folder: Path, published: Path, table: Kind, path: Path) -> None:
             axes.scatter(known, [y] * len(known), marker="|", s=120, color=f"C{i + 1}", label=name)
         if line.published is not None:
             value = float(line.published[metric])
-            axes.scatter([value], [y], s=80, facecolors="none", edgecolors="0.2", label="published")
-    names = [f"{line.cell[1]}  {' → '.join(line.cell[2:])}  {line.cell[0]}" for line in lines]
+            # of another task or another choice of the model: the table says which
+            other = bool(line.published.get("protocol"))
+            label, color = ("published, measured otherwise", "0.75") if other else ("published", "0.2")
+            axes.scatter([value], [y], s=80, facecolors="none", edgecolors=color, label=label)
+    names = ["  ".join((line.cell[1], " → ".join(line.cell[2:]), line.cell[0])) for line in lines]
     axes.set_yticks(range(len(lines)), names)
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_xlabel(f"test {_TITLES.get(metric, metric)}, mean and deviation over the seeds")

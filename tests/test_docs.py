@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ from seqmix.commands.report import summary
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+RESULTS, PUBLISHED = ROOT / "configs" / "results", ROOT / "configs" / "published"
 TABLES = {
     "mixers": mixer_rows,
     "models": model_rows,
     "images": image_rows,
-    "results": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published"),
-    "language": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published", "language"),
-    "lra": lambda: summary(ROOT / "configs" / "results", ROOT / "configs" / "published", "lra"),
+    "results": partial(summary, RESULTS, PUBLISHED),
+    **{name: partial(summary, RESULTS, PUBLISHED, name) for name in ("language", "lra", "glue")},
 }
 
 

@@ -235,7 +235,7 @@ def scaler_of(fc: Forecaster) -> Scaler:
     if fc.loss == "negative_binomial":
         return "none"
     if fc.scaler == "auto":
-        # by the deviation a linear map would follow the few series that vary most beside their seasonal error
+        # on M4 Hourly a linear map has the lower MASE and MAE this way, mixers that way
         return "season" if all(is_linear(model) for model in _models(fc)) else "standard"
     return fc.scaler
 

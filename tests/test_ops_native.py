@@ -8,7 +8,18 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from test_ops_scan import EITHER_WAY, RATIO, assert_same, check_packed, check_vmap, run, scan, tensors, to
+from test_ops_scan import (
+    EITHER_WAY,
+    RATIO,
+    assert_same,
+    check_packed,
+    check_vmap,
+    check_without_states,
+    run,
+    scan,
+    tensors,
+    to,
+)
 
 from seqmix.ops import explain, native
 from seqmix.ops.native import scan as native_scan
@@ -63,6 +74,16 @@ def test_shapes(nan_empty, monkeypatch, isa, shape, reverse):
     # with one channel this is one number, the rest of a sum of 600 numbers of either sign
     assert_same({"ddt_bias": got["ddt_bias"]}, {"ddt_bias": want.pop("ddt_bias")}, 1e-4)
     assert_same(got, want, RATIO[torch.float32])
+
+
+# one chunk of rows keeps no state at all, more chunks and packed sequences do
+@compiled
+@SETS
+@pytest.mark.parametrize("lengths", [(7,), (32,), (33,), (5, 1, 33, 1)])
+@EITHER_WAY
+def test_without_states_is_from_zero_on(nan_empty, monkeypatch, isa, lengths, reverse):
+    monkeypatch.setattr(native_scan, "instruction_set", lambda: isa)
+    check_without_states("native", lengths, reverse)
 
 
 # a batch of one with 64 channels is cut into parts, one per thread; a batch of five into uneven shares

@@ -79,6 +79,31 @@ def test_shapes(nan_empty, impl, shape, monkeypatch):
     assert_same(run(x, torch.float32, impl=impl), want, RATIO[torch.float32])
 
 
+def check_without_states(impl, lengths, reverse):
+    """Where no state is given or wanted: result and gradients of a first state of zero."""
+    packed = len(lengths) > 1
+    x = tensors(sum(lengths), 1 if packed else 3, 12, 8)
+    options = {"cu_seqlens": torch.tensor([0, *lengths]).cumsum(0)} if packed else {}
+    first = x.pop("initial_state").new_zeros(len(lengths) if packed else 3, 12, 8)
+    grad = torch.randn_like(x["u"])
+    found = []
+    for name, dtype, states in (
+        ("reference", torch.float64, {"initial_state": first.double()}),
+        (impl, torch.float32, {}),
+    ):
+        ins = {n: t.to(dtype).requires_grad_() for n, t in x.items()}
+        y = scan({**ins, **states}, impl=name, reverse=reverse, **options)
+        grads = torch.autograd.grad(y, list(ins.values()), grad.to(dtype))
+        found.append({"y": y} | dict(zip(ins, grads, strict=True)))
+    assert_same(found[1], found[0], RATIO[torch.float32])
+
+
+@pytest.mark.parametrize("lengths", [(7,), (33,), (5, 1, 33, 1)])
+@EITHER_WAY
+def test_without_states_is_from_zero_on(nan_empty, lengths, reverse):
+    check_without_states("torch", lengths, reverse)
+
+
 @BOTH
 def test_bfloat16_is_computed_in_float32(impl):
     x = {name: t.bfloat16().float() for name, t in tensors(65).items()}

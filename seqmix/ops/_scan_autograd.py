@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
 
 
+def all_states(h: Tensor, u: Tensor, bounds: list[int]) -> Tensor:
+    """Return the first states, zero for each sequence in ``u`` if ``h: (items, D, N)`` has no items."""
+    return h if len(h) or not len(u) else h.new_zeros(len(bounds) - 1 if len(bounds) > 2 else len(u), *h.shape[1:])
+
+
 def differentiable(
     scan: "CustomOpDef", scan_backward: "CustomOpDef", empty_results: Callable[..., tuple[Tensor, ...]]
 ) -> None:
@@ -19,21 +24,21 @@ def differentiable(
 
     Args:
         scan: ``(u, dt, A, B, C, h, *fixed) -> (y, last, marks)``, marks being what its backward pass needs, with groups
-            or channels on axis 2.
+            or channels on axis 2; ``last`` has the shape of ``h``.
         scan_backward: ``(grad_y, grad_last, u, dt, A, B, C, marks, *fixed) -> gradients to u .. h``.
         empty_results: ``(u, dt, B, h, *fixed after the direction)`` -> unfilled results of ``scan``.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        u, dt, A, B, C, _, *ctx.fixed = inputs
+        u, dt, A, B, C, h, *ctx.fixed = inputs
+        ctx.items = h.shape[0]
         ctx.save_for_backward(u, dt, A, B, C, output[2])
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         u, dt, A, B, C, marks = ctx.saved_tensors
-        items = u.shape[0] if len(ctx.fixed) < 3 else max(u.shape[0], len(ctx.fixed[2]) - 1)
         grad_y = torch.zeros_like(dt) if grad_y is None else grad_y
-        grad_last = A.new_zeros(items, *A.shape) if grad_last is None else grad_last
+        grad_last = A.new_zeros(ctx.items, *A.shape) if grad_last is None else grad_last
         return *scan_backward(grad_y, grad_last, u, dt, A, B, C, marks, *ctx.fixed), *[None] * len(ctx.fixed)
 
     def refuse(ctx: Any, *_: Any) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from seqmix.ops import _scan_chunked
 from seqmix.ops._dispatch import enter, pick
+from seqmix.ops._scan_autograd import all_states
 from seqmix.ops.native import scan as _scan_native
 from seqmix.ops.packed import gather, sequence_bounds, slots, spread
 
@@ -94,8 +95,9 @@ def selective_scan(
     dtype = torch.promote_types(u.dtype, torch.float32)
     dt, B, C = _prepare(dt, B, C, dt_bias, dt_softplus, mask, discretization, dtype)
     A, x = A.to(dtype), _keep(u, mask)
-    items = x.shape[0] if cu_seqlens is None else len(bounds) - 1
-    h = dt.new_zeros(items, *A.shape) if initial_state is None else initial_state.to(dtype)
+    # none where nobody asks for them: of short sequences states cost as much as the scan
+    h = dt.new_zeros(0, *A.shape) if initial_state is None else initial_state.to(dtype)
+    h = all_states(h, x, bounds) if return_state else h
     y, h = pick(impl, _IMPLS, dt)(x, dt, A, B, C, h, discretization == "zoh", reverse, bounds)
     if D is not None:
         y = torch.addcmul(y, x, D.to(dtype))
@@ -229,12 +231,13 @@ def _reference(
 
 
 def _apart(scan: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Let a scan over whole rows take packed sequences, each in a row of its own, and inputs of half types."""
+    """Let a scan over whole rows take packed sequences, each in a row of its own, inputs of half types, no states."""
 
     def run(
         u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool, bounds: list[int]
     ) -> tuple[Tensor, Tensor]:
         along = [x.to(dt.dtype) for x in (u, dt, B, C)]
+        h = all_states(h, u, bounds)
         if len(bounds) > 2:
             # rows end in steps of size zero, through which a state passes unchanged in either direction
             L = max(j - i for i, j in pairwise(bounds))
@@ -247,7 +250,8 @@ def _apart(scan: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Te
     return run
 
 
-# (u, dt, A, B, C, h, zoh, reverse, bounds) -> y and the last states, in the dtype of dt
+# (u, dt, A, B, C, h, zoh, reverse, bounds) -> y and the last states, in the dtype of dt; h may have no rows, which is a
+# state of zero and no wish for the last ones
 _IMPLS = enter(
     "selective_scan",
     {

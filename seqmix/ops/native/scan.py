@@ -29,7 +29,7 @@ class _Scan(ctypes.Structure):
 def scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool, bounds: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Return y and the last states; arguments as ``scan._reference``, ``bounds`` as in ``packed``."""
+    """Return y and the last states; arguments as ``scan._reference``, ``bounds`` as in ``packed``, h may be empty."""
     y, h, _ = _scan(u, dt, A, B, C, h, zoh, reverse, bounds)
     return y, h
 
@@ -104,7 +104,9 @@ def _empty_results(u: Tensor, dt: Tensor, B: Tensor, h: Tensor, bounds: list[int
         # chunks do not cross bounds, and where they do not fill their places these hold zero
         marks = h.new_zeros(L // _CHUNK + len(bounds) - 1, B.shape[3], D)
     else:
-        marks = h.new_empty(Bt * -(-L // _CHUNK), B.shape[3], D)
+        # one chunk without states starts from zero
+        chunks = -(-L // _CHUNK) if len(h) or L > _CHUNK else 0
+        marks = h.new_empty(Bt * chunks, B.shape[3], D)
     return dt.new_empty(u.shape), h.new_empty(h.shape), marks
 
 

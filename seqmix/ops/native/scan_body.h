@@ -234,6 +234,7 @@ static void store_state(float* to, const Scan& s, const vf* h, const Lanes& lane
 }
 
 static void store_marks(const Scan& s, const vf* h, const Lanes& lanes, int64_t chunk) {
+  if (!s.marks) return;
   if (lanes.together) {
     float* to = marks(s, lanes.item[0], chunk) + lanes.channel[0];
     for (int64_t n = 0; n < s.N; ++n) store(to + n * s.D, h[n], lanes.count);
@@ -246,7 +247,8 @@ static void store_marks(const Scan& s, const vf* h, const Lanes& lanes, int64_t 
 }
 
 static void load_marks(const Scan& s, vf* h, const Lanes& lanes, int64_t chunk) {
-  for (int64_t n = 0; n < s.N; ++n) h[n] = (vf){};
+  memset(h, 0, s.N * sizeof(vf));
+  if (!s.marks) return;
   if (lanes.together) {
     const float* from = marks(s, lanes.item[0], chunk) + lanes.channel[0];
     for (int64_t n = 0; n < s.N; ++n) h[n] = load(from + n * s.D, lanes.count);
@@ -391,6 +393,13 @@ static void put_map(float* to, const Scan& s, const vf* x, const Lanes& lanes, i
   if (width == 1 && pairs == LANES) return add_lanes<1>(at, step, x, s.N, steps);
   if (width == 2 && pairs == LANES / 2) return add_lanes<2>(at, step, x, s.N, steps);
   if (width == 4 && pairs == LANES / 4) return add_lanes<4>(at, step, x, s.N, steps);
+#if defined(__x86_64__) && LANES == 8
+  if (width == LANES && s.N % LANES == 0) {
+    for (int64_t t = 0; t < steps; ++t)
+      for (int64_t n = 0; n < s.N; n += LANES) *(vf*)(at[0] + t * step + n) = sums(x + t * s.N + n);
+    return;
+  }
+#endif
   if (width == LANES) return add_lanes<LANES>(at, step, x, s.N, steps);
   for (int64_t pair = 0; pair < pairs; ++pair)
     for (int64_t t = 0; t < steps; ++t)

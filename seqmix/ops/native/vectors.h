@@ -56,4 +56,13 @@ static INLINE vf at_least(vf x, float least) {
 #endif
 }
 
+#if defined(__x86_64__) && LANES == 8
+// lane i is the sum over the lanes of x[i]; gcc would transpose first
+static INLINE vf sums(const vf* x) {
+  vf low = __builtin_ia32_haddps256(__builtin_ia32_haddps256(x[0], x[1]), __builtin_ia32_haddps256(x[2], x[3]));
+  vf high = __builtin_ia32_haddps256(__builtin_ia32_haddps256(x[4], x[5]), __builtin_ia32_haddps256(x[6], x[7]));
+  return __builtin_ia32_vperm2f128_ps256(low, high, 0x20) + __builtin_ia32_vperm2f128_ps256(low, high, 0x31);
+}
+#endif
+
 static INLINE vf* vectors(int64_t count) { return (vf*)aligned_alloc(64, (count * sizeof(vf) + 63) / 64 * 64); }

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqmix.ops._scan_autograd import differentiable
+from seqmix.ops._scan_autograd import all_states, differentiable
 
 # positions in a chunk, elements (positions x channels x states) in a tile, and most channels in a block
 _CHUNK = 16
@@ -34,7 +34,7 @@ def scan(
     bounds: list[int],
 ) -> tuple[Tensor, Tensor]:
     """Return y and the last states; arguments as the other implementations."""
-    y, h, _ = _scan(u, dt, A, B, C, h, zoh, reverse, bounds)
+    y, h, _ = _scan(u, dt, A, B, C, all_states(h, u, bounds), zoh, reverse, bounds)
     return y, h
 
 

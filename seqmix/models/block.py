@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
+from seqmix.models.dropout import Dropout
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-5)}
 
@@ -49,7 +50,7 @@ class ChannelMLP(Mixer):
         self.gated = gated
         self.up = nn.Linear(d_model, 2 * inner if gated else inner, bias=not gated)
         self.act = activation()
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.down = nn.Linear(inner, d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -233,7 +234,7 @@ class _Residual(nn.Module):
         self.mixer = mixer
         self.skip = nn.Identity() if res_scale is None else LayerScale(d_model, res_scale)
         self.scale = nn.Identity() if layer_scale is None else LayerScale(d_model, layer_scale)
-        self.drop = nn.Sequential(nn.Dropout(dropout), DropPath(drop_path))
+        self.drop = nn.Sequential(Dropout(dropout), DropPath(drop_path))
 
     def forward(self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
         y = mix(self.mixer, x if self.post_norm else self.norm(x), mask, cu_seqlens)

@@ -13,6 +13,7 @@ from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP
+from seqmix.models.dropout import Dropout
 
 
 class Classifier(nn.Module, ABC):
@@ -114,7 +115,7 @@ class SequenceClassifier(Classifier):
             table = sinusoids(max_len, d_model)
             self.place = nn.Embedding.from_pretrained(table, freeze=positions == "sinusoidal")
         self.first = nn.Parameter(torch.randn(d_model) * 0.02) if pool == "cls" else None
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.backbone = Backbone(
             d_model,
             n_layers,
@@ -131,7 +132,7 @@ class SequenceClassifier(Classifier):
         self.head = nn.Sequential(
             nn.Linear(d_model * (4 if pairs else 1), 2 * d_model),
             head_activation(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(2 * d_model, n_classes),
         )
         for table in (self.embed, self.place if positions == "learned" else None):

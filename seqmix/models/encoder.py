@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
 from seqmix.models.block import mix, places, takes
+from seqmix.models.dropout import Dropout
 
 
 class BidirectionalLM(nn.Module):
@@ -139,7 +140,7 @@ class BidirectionalEncoder(nn.Module):
         if projection:
             self.embeddings["projection"] = nn.Linear(d_model, d_model)
         self.max_len, self.n_types = max_len, n_types
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         makers = [mixer] if layers is None else layers
         stack = []
         for i in range(n_layers):

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from seqmix.errors import ConfigError
 from seqmix.mixers._conv import convolve, require_odd
 from seqmix.models._base import ForecastModel, register_model
+from seqmix.models.dropout import Dropout
 from seqmix.models.forecasters import moving_average
 from seqmix.models.heads import split_outputs
 from seqmix.models.norm import BatchNormLast, RevIN
@@ -180,7 +181,7 @@ class _Network(nn.Module):
         for _ in dims[1:]:
             N = (N + 1) // 2
         self.head = nn.ModuleDict({"linear": nn.Linear(dims[-1] * N, horizon * n_outputs)})
-        self.drop = nn.Dropout(head_dropout)
+        self.drop = Dropout(head_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         revin, stats = self.revin_layer, None
@@ -240,7 +241,7 @@ class _TokenMixer(nn.Module):
         self.norm = BatchNormLast(D)
         self.dw1 = nn.Conv1d(C * D, C * D, kernel_size, groups=C * D)
         self.dw2 = nn.Conv1d(C * D, C * D, kernel_size, groups=C * D)
-        self.drop1, self.drop2 = nn.Dropout(0.3), nn.Dropout(0.15)
+        self.drop1, self.drop2 = Dropout(0.3), Dropout(0.15)
 
     def forward(self, x: Tensor) -> Tensor:
         _, _, C, D = x.shape
@@ -275,7 +276,7 @@ class _ChannelMixer(nn.Module):
         self.norm = BatchNormLast(D)
         self.ffnpw1 = nn.Conv1d(C * D, ratio * C * D, 1, groups=C)
         self.ffnpw2 = nn.Conv1d(ratio * D * C, D * C, 1, groups=D)
-        self.drop1, self.drop2 = nn.Dropout(dropout), nn.Dropout(0.15)
+        self.drop1, self.drop2 = Dropout(dropout), Dropout(0.15)
 
     def forward(self, x: Tensor) -> Tensor:
         _, _, C, D = x.shape

@@ -3,6 +3,8 @@
 from einops import rearrange
 from torch import Tensor, nn
 
+from seqmix.models.dropout import Dropout
+
 
 class FlattenHead(nn.Module):
     """All tokens of a channel in one linear layer, shared by the channels.
@@ -21,7 +23,7 @@ class FlattenHead(nn.Module):
     def __init__(self, n_features: int, horizon: int, n_outputs: int = 1, *, dropout: float = 0.0):
         super().__init__()
         self.n_outputs = n_outputs
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.proj = nn.Linear(n_features, horizon * n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import MixerFactory
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP, places
+from seqmix.models.dropout import Dropout
 
 # position of the next token, and the states of the blocks
 State = tuple[int, list[Any]]
@@ -61,7 +62,7 @@ class TokenModel(nn.Module):
             raise ConfigError("max_len is needed: positions = True stores one embedding per position; set max_len=512")
         self.embed = nn.Embedding(vocab_size, d_model)
         self.place = nn.Embedding(max_len, d_model) if positions and max_len is not None else None
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.backbone = Backbone(
             d_model,
             n_layers,

@@ -16,6 +16,7 @@ from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mamba, Mixer, MixerFactory, SelectiveToken
 from seqmix.models._base import ForecastModel, register_model
 from seqmix.models.averaging import WeightedAveraging
+from seqmix.models.dropout import Dropout
 from seqmix.models.embed import PatchEmbedding
 from seqmix.models.heads import FlattenHead
 from seqmix.models.norm import BatchNormLast, Norm2D, RevIN
@@ -234,7 +235,7 @@ class _Branch(nn.Module):
         variates: bool,
     ):
         super().__init__()
-        self.source, self.norm, self.mixer, self.drop = source, norm, mixer, nn.Dropout(dropout)
+        self.source, self.norm, self.mixer, self.drop = source, norm, mixer, Dropout(dropout)
         self.residual, self.variates = residual, variates
 
     def forward(self, x: Tensor, times: list[Tensor], variates: list[Tensor]) -> Tensor:

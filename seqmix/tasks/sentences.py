@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss, zero_masked
 from seqmix.models import BidirectionalEncoder, EncoderFactory
+from seqmix.models.dropout import Dropout
 from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._optim import Schedule
 from seqmix.tasks.language import make_encoder
@@ -70,7 +71,7 @@ class _SentenceTask(Task, ABC):
         self.check_kind(n_classes)
         bert = make_encoder(encoder, vocab_size, max_len)
         D = bert.embeddings["word_embeddings"].get_parameter("weight").shape[1]
-        self.model = nn.ModuleDict({"bert": bert, "drop": nn.Dropout(dropout), "head": nn.Linear(D, n_classes)})
+        self.model = nn.ModuleDict({"bert": bert, "drop": Dropout(dropout), "head": nn.Linear(D, n_classes)})
         nn.init.normal_(self.model.get_parameter("head.weight"), std=0.02)
         nn.init.zeros_(self.model.get_parameter("head.bias"))
         self.init_from = init_from

@@ -1,9 +1,10 @@
-"""A training step of ``configs/tsm2_etth1.yaml`` on one thread: what convolution, scan and allocator give.
+"""A training step of ``configs/tsm2_etth1.yaml``: what convolution, scan and allocator give.
 
-    python benchmarks/train_step.py [--steps 30]
+    python benchmarks/train_step.py [--steps 30] [--threads 1]
 
-Each row is a process of its own, since the allocator cannot be set back. Times are CPU milliseconds of the process, the
-median over the steps; ``data`` is the share of making the batch. Needs ETTh1 in ``$SEQMIX_DATA`` or ``./data``.
+Each row is a process of its own, since the allocator cannot be set back. Times are CPU milliseconds of the process, or
+with several threads milliseconds of the clock, the median over the steps; ``data`` is the share of making the batch.
+Needs ETTh1 in ``$SEQMIX_DATA`` or ``./data``.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from collections.abc import Callable
 VARIANTS = ("before", "channels-last convolution", "native scan", "allocator")
 
 
-def measure(variant: int, steps: int) -> None:
+def measure(variant: int, steps: int, threads: int) -> None:
     """Print milliseconds of step and of batch, with the first ``variant`` measures on."""
     import torch
     from torch.nn import functional as F
@@ -26,7 +27,8 @@ def measure(variant: int, steps: int) -> None:
     from seqmix.models import TSM2
     from seqmix.ops import selective_scan, tune_allocator
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
     torch.manual_seed(0)
     if variant < 1:
         ssm.depthwise_conv1d = _conv1d
@@ -51,9 +53,9 @@ def measure(variant: int, steps: int) -> None:
         _step()
     loads, runs = [], []
     for _ in range(steps):
-        batch, seconds = _timed(lambda: next(batches))
+        batch, seconds = _timed(lambda: next(batches), clock)
         loads.append(seconds)
-        runs.append(_timed(_step)[1])
+        runs.append(_timed(_step, clock)[1])
     print(statistics.median(runs) * 1e3, statistics.median(loads) * 1e3)
 
 
@@ -67,23 +69,25 @@ def _conv1d(x, weight, bias=None, *, padding="causal"):
     return (y[..., :L] if padding == "causal" else y[..., -L:]).mT
 
 
-def _timed(run: Callable) -> tuple:
-    start = time.process_time()
+def _timed(run: Callable, clock: Callable[[], float]) -> tuple:
+    start = clock()
     result = run()
-    return result, time.process_time() - start
+    return result, clock() - start
 
 
 def main() -> None:
     """Measure each variant in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--variant", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant is not None:
-        return measure(options.variant, options.steps)
+        return measure(options.variant, options.steps, options.threads)
     print(f"{'with':28} {'ms/step':>8} {'ms/batch':>9} {'data':>6}")
     for variant, name in enumerate(VARIANTS):
-        command = [sys.executable, __file__, "--variant", str(variant), "--steps", str(options.steps)]
+        command = [sys.executable, __file__, "--variant", str(variant)]
+        command += ["--steps", str(options.steps), "--threads", str(options.threads)]
         step, load = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
         print(f"{'+ ' * (variant > 0) + name:28} {step:8.1f} {load:9.3f} {load / (load + step):6.2%}")
 

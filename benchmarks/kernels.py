@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ SHAPES = {
     "ssd": SSD,
     "vq_attention": ((2, 2048, 64), (2, 2048, 64), (2, 2048, 64), (128, 64), (65,)),
 }
+SCANS = ("quasiseparable", "selective_scan", "ssd")
 # their reference loops grow with the square of the length
 QUADRATIC = ("segment_max", "vq_attention")
 # multiplications and additions of a forward pass; an exponential of the scan counts as 11 of each
@@ -92,13 +93,31 @@ def main() -> None:
                 print(op, name, allocator, f"{rows[-1]['forward ms']:.4g} ms", flush=True)
     facts = environment()
     limit = ", ".join(f"{name} {value:.3g}" for name, value in limits.items())
-    print_table(f"float32, {options.device}, one thread of {facts['cpu']}, torch {facts['torch']}; {limit}", rows)
+    known = {key: facts[key] for key in ("cpu", "gpus", "torch", "commit")}
+    rows = [{**_rounded(row), **_rounded(limits), **known} for row in rows]
+    title = f"float32, {options.device}, one thread of {facts['cpu']}, torch {facts['torch']}; {limit}"
+    print_table(title, table(rows))
     options.out.parent.mkdir(exist_ok=True)
     with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *limits, "cpu", "gpus", "torch", "commit"])
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        known = {key: facts[key] for key in ("cpu", "gpus", "torch", "commit")}
-        writer.writerows({**_rounded(row), **_rounded(limits), **known} for row in rows)
+        writer.writerows(rows)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of the CSV."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was measured, without what the rows say of the machine."""
+    measured = ("forward ms", "forward + backward ms", "peak MiB", "x triad", "x GEMM")
+    # numbers as such, so that they are set right
+    return [
+        {**{key: row[key] for key in ("op", "implementation", "allocator")}, **{k: float(row[k]) for k in measured}}
+        for row in rows
+    ]
 
 
 def _measure(op: str, name: str, allocator: str, device: str) -> dict[str, float]:
@@ -112,6 +131,9 @@ def _measure(op: str, name: str, allocator: str, device: str) -> dict[str, float
     part = 8 if name == "reference" else 1
     shapes = [tuple(n // part if i == 1 and len(s) > 2 else n for i, n in enumerate(s)) for s in SHAPES[op]]
     inputs = [(0.1 * torch.randn(shape)).to(device) for shape in shapes]
+    if op in SCANS:
+        # step sizes and rates
+        inputs[1:3] = 0.1 * inputs[1].exp(), -inputs[2].exp()
     run = (peer if module else ours)(op, name)
     repeats = 0 if name == "reference" else 5
     weight = torch.ones(shapes[0], device=device)
@@ -136,8 +158,6 @@ def _measure(op: str, name: str, allocator: str, device: str) -> dict[str, float
 def ours(op: str, name: str) -> Call:
     """An implementation of ours, as a function of the tensors of ``SHAPES``."""
     f = getattr(ops, op)
-    if op in ("selective_scan", "ssd", "quasiseparable"):
-        return lambda x, dt, A, B, C: f(x, dt.exp() * 0.1, -A.exp(), B, C, impl=name)
     if op == "segment_max":
         return lambda x: f(x, 32, impl=name)
     if op == "vq_attention":
@@ -152,7 +172,7 @@ def peer(op: str, name: str) -> Call:
     if name == "nn.Conv1d":
         return lambda x, w: F.conv1d(x.mT, w.unsqueeze(1), padding=3, groups=w.shape[0])[..., : x.shape[1]].mT
     if name == "ssd_minimal":
-        return lambda x, dt, A, B, C: ssd_minimal(x, dt.exp() * 0.1, -A.exp(), B, C)
+        return ssd_minimal
     if name == "mambapy":
         from mambapy.pscan import pscan
 
@@ -167,17 +187,16 @@ def peer(op: str, name: str) -> Call:
     if (op, name) == ("selective_scan", "mamba-ssm"):
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-        return lambda u, dt, A, B, C: selective_scan_fn(u.mT, dt.exp().mT * 0.1, -A.exp(), B.mT, C.mT).mT
+        return lambda u, dt, A, B, C: selective_scan_fn(u.mT, dt.mT, A, B.mT, C.mT).mT
     if name == "mamba-ssm":
         from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
-        return lambda x, dt, A, B, C: mamba_chunk_scan_combined(x, dt.exp() * 0.1, -A.exp(), B, C, 256)
+        return lambda *tensors: mamba_chunk_scan_combined(*tensors, 256)
     from fla.ops.simple_gla import chunk_simple_gla
 
     def simple_gla(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        dt = dt.exp() * 0.1
         C, B = (t.expand(-1, -1, x.shape[2], -1) for t in (C, B))
-        return chunk_simple_gla(C, B, dt.unsqueeze(-1) * x, -dt * A.exp(), scale=1.0)[0]
+        return chunk_simple_gla(C, B, dt.unsqueeze(-1) * x, dt * A, scale=1.0)[0]
 
     return simple_gla
 
@@ -203,8 +222,7 @@ def _segment_sums(a: Tensor) -> Tensor:
 
 def _materialised(scan: Call, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """Selective scan by a scan of all decays and inputs, ``(B, L, D, N)`` each, as the peers have it."""
-    dt = dt.exp() * 0.1
-    h = scan((dt.unsqueeze(-1) * -A.exp()).exp(), (dt * u).unsqueeze(-1) * B.unsqueeze(2))
+    h = scan((dt.unsqueeze(-1) * A).exp(), (dt * u).unsqueeze(-1) * B.unsqueeze(2))
     return (h @ C.unsqueeze(-1)).squeeze(-1)
 
 

@@ -32,7 +32,7 @@ def test_tables_are_generated(name):
     assert end and table == markdown(TABLES[name]())
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "forecasting", "recall"])
+@pytest.mark.parametrize("name", ["fashion_mnist", "forecasting", "kernels", "recall"])
 def test_tables_of_benchmarks_are_those_of_their_csv(name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")

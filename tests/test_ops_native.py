@@ -21,7 +21,7 @@ from test_ops_scan import (
     to,
 )
 
-from seqmix.ops import explain, native
+from seqmix.ops import explain, native, selective_scan
 from seqmix.ops.native import scan as native_scan
 
 compiled = pytest.mark.skipif(native.problem() is not None, reason=f"the kernels are {native.problem()}")
@@ -121,6 +121,22 @@ def test_extremes(rate, step, discretization):
     assert_same({n: got[n] for n in ("y", "state")}, {n: want[n] for n in ("y", "state")}, RATIO[torch.float32])
 
 
+# one position from a state of zero with u = B = C = 1: the result is the step size
+@compiled
+@SETS
+def test_softplus_of_steps(monkeypatch, isa):
+    monkeypatch.setattr(native_scan, "instruction_set", lambda: isa)
+    raw = torch.cat([torch.linspace(-87, 100, 40_001), torch.tensor([-88, -1e30, -torch.inf, 1e30])]).requires_grad_()
+    one = torch.ones(len(raw), 1, 1)
+    y = selective_scan(one, raw.view(-1, 1, 1), -torch.ones(1, 1), one, one, dt_softplus=True, impl="native").flatten()
+    (grad,) = torch.autograd.grad(y.sum(), raw)
+    want = torch.nn.functional.softplus(raw.detach().double(), threshold=1e9)
+    assert y[-4:-1].eq(0).all() and grad[-4:-1].eq(0).all()
+    torch.testing.assert_close(y[:-4].double(), want[:-4], rtol=1e-6, atol=0)
+    torch.testing.assert_close(grad[:-4].double(), raw[:-4].detach().double().sigmoid(), rtol=1e-6, atol=0)
+    assert y[-1] == raw[-1] and grad[-1] == 1
+
+
 @compiled
 def test_nan_is_passed_on():
     x = tensors(10, 1)
@@ -130,12 +146,14 @@ def test_nan_is_passed_on():
 
 
 @compiled
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("zoh", "reverse", "bounds"), [(False, False, [0, 35]), (True, True, [0, 2, 35])])
-def test_opcheck(zoh, reverse, bounds):
+def test_opcheck(zoh, reverse, bounds, biased):
     x = tensors(35, 1 if len(bounds) > 2 else 2)
     x["initial_state"] = torch.randn(2, 6, 4)
     x = {n: t.requires_grad_() for n, t in {**x, "dt": x["dt"].exp()}.items()}
-    args = (*(x[n] for n in ("u", "dt", "A", "B", "C", "initial_state")), zoh, reverse, bounds)
+    bias = x["dt_bias"] if biased else torch.empty(0)
+    args = (*(x[n] for n in ("u", "dt", "A", "B", "C", "initial_state")), bias, zoh, reverse, bounds)
     torch.library.opcheck(native_scan._scan, args)
 
 

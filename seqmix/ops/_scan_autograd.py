@@ -5,11 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from seqmix.ops._vmap import map_into_channels
 
 if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
+
+
+def step_sizes(dt: Tensor, bias: Tensor) -> Tensor:
+    """Return ``softplus(dt + bias)`` for ``bias: (D,)``, and ``dt`` itself where the bias is empty."""
+    return F.softplus(dt + bias) if len(bias) else dt
 
 
 def all_states(h: Tensor, u: Tensor, bounds: list[int]) -> Tensor:
@@ -18,7 +24,11 @@ def all_states(h: Tensor, u: Tensor, bounds: list[int]) -> Tensor:
 
 
 def differentiable(
-    scan: "CustomOpDef", scan_backward: "CustomOpDef", empty_results: Callable[..., tuple[Tensor, ...]]
+    scan: "CustomOpDef",
+    scan_backward: "CustomOpDef",
+    empty_results: Callable[..., tuple[Tensor, ...]],
+    *,
+    biased: bool = False,
 ) -> None:
     """Make ``scan`` traceable, differentiable once, through ``scan_backward``, and fit for ``vmap``.
 
@@ -27,28 +37,35 @@ def differentiable(
             or channels on axis 2; ``last`` has the shape of ``h``.
         scan_backward: ``(grad_y, grad_last, u, dt, A, B, C, marks, *fixed) -> gradients to u .. h``.
         empty_results: ``(u, dt, B, h, *fixed after the direction)`` -> unfilled results of ``scan``.
+        biased: ``scan`` takes the bias of ``step_sizes`` after h, ``scan_backward`` after C; its gradient is the last.
     """
+    n = 6 + biased
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        u, dt, A, B, C, h, *ctx.fixed = inputs
-        ctx.items = h.shape[0]
-        ctx.save_for_backward(u, dt, A, B, C, output[2])
+        ctx.items, ctx.fixed = len(inputs[5]), inputs[n:]
+        ctx.save_for_backward(*inputs[:5], *inputs[6:n], output[2])
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        u, dt, A, B, C, marks = ctx.saved_tensors
+        dt, A = ctx.saved_tensors[1:3]
         grad_y = torch.zeros_like(dt) if grad_y is None else grad_y
         grad_last = A.new_zeros(ctx.items, *A.shape) if grad_last is None else grad_last
-        return *scan_backward(grad_y, grad_last, u, dt, A, B, C, marks, *ctx.fixed), *[None] * len(ctx.fixed)
+        return *scan_backward(grad_y, grad_last, *ctx.saved_tensors, *ctx.fixed), *[None] * len(ctx.fixed)
 
     def refuse(ctx: Any, *_: Any) -> None:
         raise RuntimeError("selective_scan has first derivatives only; use impl='reference' for second ones")
 
-    scan.register_fake(lambda u, dt, A, B, C, h, zoh, reverse, *bounds: empty_results(u, dt, B, h, *bounds))
-    scan_backward.register_fake(
-        lambda grad_y, grad_last, u, dt, A, B, C, *_: tuple(x.new_empty(x.shape) for x in (u, dt, A, B, C, grad_last))
-    )
+    def fake(*inputs: Any) -> tuple[Tensor, ...]:
+        u, dt, _, B, _, h = inputs[:6]
+        return empty_results(u, dt, B, h, *inputs[n + 2 :])
+
+    def fake_backward(_: Tensor, grad_last: Tensor, *others: Any) -> tuple[Tensor, ...]:
+        return tuple(x.new_empty(x.shape) for x in (*others[:5], grad_last, *others[5 : n - 1]))
+
+    scan.register_fake(fake)
+    scan_backward.register_fake(fake_backward)
     scan.register_autograd(backward, setup_context=save)
     scan_backward.register_autograd(refuse)
-    map_into_channels(scan, (2, 2, 0, 2, 2, 1), (2, 1, 2))
-    map_into_channels(scan_backward, (2, 1, 2, 2, 0, 2, 2, 2), (2, 2, 0, 2, 2, 1))
+    bias = (0,) * biased
+    map_into_channels(scan, (2, 2, 0, 2, 2, 1, *bias), (2, 1, 2))
+    map_into_channels(scan_backward, (2, 1, 2, 2, 0, 2, 2, *bias, 2), (2, 2, 0, 2, 2, 1, *bias))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from seqmix.ops import _scan_chunked
 from seqmix.ops._dispatch import enter, pick
-from seqmix.ops._scan_autograd import all_states
+from seqmix.ops._scan_autograd import all_states, step_sizes
 from seqmix.ops.native import scan as _scan_native
 from seqmix.ops.packed import gather, sequence_bounds, slots, spread
 
@@ -93,12 +93,12 @@ def selective_scan(
     """
     bounds = sequence_bounds(u, cu_seqlens, mask)
     dtype = torch.promote_types(u.dtype, torch.float32)
-    dt, B, C = _prepare(dt, B, C, dt_bias, dt_softplus, mask, discretization, dtype)
+    dt, bias, B, C = _prepare(dt, B, C, dt_bias, dt_softplus, mask, discretization, dtype)
     A, x = A.to(dtype), _keep(u, mask)
     # none where nobody asks for them: of short sequences states cost as much as the scan
     h = dt.new_zeros(0, *A.shape) if initial_state is None else initial_state.to(dtype)
     h = all_states(h, x, bounds) if return_state else h
-    y, h = pick(impl, _IMPLS, dt)(x, dt, A, B, C, h, discretization == "zoh", reverse, bounds)
+    y, h = pick(impl, _IMPLS, dt)(x, dt, A, B, C, h, bias, discretization == "zoh", reverse, bounds)
     if D is not None:
         y = torch.addcmul(y, x, D.to(dtype))
     if z is not None:
@@ -165,7 +165,8 @@ def scan_matrix(
     Shapes: ``dt (Bt, L, D) -> (Bt, D, L, L)``, in float32 or, for a float64 ``dt``, float64.
     """
     dtype = torch.promote_types(dt.dtype, torch.float32)
-    dt, B, C = _prepare(dt, B, C, dt_bias, dt_softplus, mask, discretization, torch.float64)
+    dt, bias, B, C = _prepare(dt, B, C, dt_bias, dt_softplus, mask, discretization, torch.float64)
+    dt = step_sizes(dt, bias)
     A, B, C = (x.to(torch.float64) for x in (A, B, C))
     P = dt.shape[2] // B.shape[2]
     B, C = B.repeat_interleave(P, 2), C.repeat_interleave(P, 2)  # (Bt, L, D, N)
@@ -191,19 +192,20 @@ def _prepare(
     mask: Tensor | None,
     discretization: str,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return final step sizes ``(Bt, L, D)`` in ``dtype`` and ``B, C (Bt, L, G, N)``, all zero where masked."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what ``step_sizes`` takes, in ``dtype``, and ``B, C (Bt, L, G, N)``; zero where masked."""
     if discretization not in ("euler", "zoh"):
         raise ValueError(f"discretization = {discretization!r} is not known; use 'euler' or 'zoh'")
     B, C = (_keep(x.unsqueeze(2) if x.ndim == 3 else x, mask) for x in (B, C))
     if dt.shape[-1] % B.shape[2]:
         raise ValueError(f"D = {dt.shape[-1]} channels do not divide into G = {B.shape[2]} groups; B is (Bt, L, G, N)")
     dt = dt.to(dtype)
-    if dt_bias is not None:
-        dt = dt + dt_bias.to(dtype)
-    # a step of zero after the softplus; filling before it keeps NaN out of the gradients
-    dt = _keep(dt, mask, -torch.inf if dt_softplus else 0.0)
-    return F.softplus(dt) if dt_softplus else dt, B, C
+    if dt_softplus:
+        bias = dt.new_zeros(dt.shape[-1]) if dt_bias is None else dt_bias.to(dtype)
+        # a step of zero after the softplus; filling before it keeps NaN out of the gradients
+        return _keep(dt, mask, -torch.inf), bias, B, C
+    dt = dt if dt_bias is None else dt + dt_bias.to(dtype)
+    return _keep(dt, mask), dt.new_empty(0), B, C
 
 
 def _keep(x: Tensor, mask: Tensor | None, fill: float = 0.0) -> Tensor:
@@ -234,9 +236,18 @@ def _apart(scan: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Te
     """Let a scan over whole rows take packed sequences, each in a row of its own, inputs of half types, no states."""
 
     def run(
-        u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool, bounds: list[int]
+        u: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        h: Tensor,
+        bias: Tensor,
+        zoh: bool,
+        reverse: bool,
+        bounds: list[int],
     ) -> tuple[Tensor, Tensor]:
-        along = [x.to(dt.dtype) for x in (u, dt, B, C)]
+        along = [x.to(dt.dtype) for x in (u, step_sizes(dt, bias), B, C)]
         h = all_states(h, u, bounds)
         if len(bounds) > 2:
             # rows end in steps of size zero, through which a state passes unchanged in either direction
@@ -250,8 +261,8 @@ def _apart(scan: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Te
     return run
 
 
-# (u, dt, A, B, C, h, zoh, reverse, bounds) -> y and the last states, in the dtype of dt; h may have no rows, which is a
-# state of zero and no wish for the last ones
+# (u, dt, A, B, C, h, bias, zoh, reverse, bounds) -> y and the last states, in the dtype of dt; dt and bias as in
+# `step_sizes`; h may have no rows, which is a state of zero and no wish for the last ones
 _IMPLS = enter(
     "selective_scan",
     {

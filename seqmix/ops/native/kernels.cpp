@@ -21,11 +21,12 @@ struct View {
 
 // u, dt, dy (rows, L, D) and B, C (rows, L, G, N) are views; everything else is float32 and contiguous. An item is a row,
 // or with `bounds` (items + 1) a stretch of the only row. y, du, ddt as u; A, dA (D, N); dB, dC (parts, rows, L, G, N),
-// to be summed over parts; h, last, dlast, dh (items, D, N), each may be null; marks (chunks, N, D), see marks() for how
+// to be summed over parts; h, last, dlast, dh (items, D, N), each may be null; with `bias` (D), or null, dt and ddt are
+// from before step sizes softplus(dt + bias); marks (chunks, N, D), see marks() for how
 // many, null if every item has one chunk and starts from zero. dy is null in the forward pass.
 struct Scan {
   View u, dt, B, C, dy;
-  const float *A, *h, *dlast;
+  const float *A, *bias, *h, *dlast;
   const int64_t* bounds;
   float *y, *last, *marks, *du, *ddt, *dA, *dB, *dC, *dh;
   int64_t items, L, D, G, N, chunk, parts, zoh, reverse;
@@ -112,7 +113,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 }
 
 // raised with every change of what Python calls; ABI in __init__.py follows
-extern "C" int seqmix_abi(void) { return 7; }
+extern "C" int seqmix_abi(void) { return 8; }
 
 // 0: baseline (SSE2 or NEON), 1: AVX2, 2: AVX-512
 extern "C" int seqmix_best_isa(void) {

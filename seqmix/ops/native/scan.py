@@ -12,7 +12,7 @@ from seqmix.ops.native.view import View, readable, view
 # steps between two stored states
 _CHUNK = 32
 _VIEWS = ("u", "dt", "B", "C", "dy")
-_POINTERS = ("A", "h", "dlast", "bounds", "y", "last", "marks", "du", "ddt", "dA", "dB", "dC", "dh")
+_POINTERS = ("A", "bias", "h", "dlast", "bounds", "y", "last", "marks", "du", "ddt", "dA", "dB", "dC", "dh")
 _SIZES = ("items", "L", "D", "G", "N", "chunk", "parts", "zoh", "reverse")
 
 
@@ -27,21 +27,39 @@ class _Scan(ctypes.Structure):
 
 
 def scan(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool, bounds: list[int]
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    h: Tensor,
+    bias: Tensor,
+    zoh: bool,
+    reverse: bool,
+    bounds: list[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return y and the last states; arguments as ``scan._reference``, ``bounds`` as in ``packed``, h may be empty."""
-    y, h, _ = _scan(u, dt, A, B, C, h, zoh, reverse, bounds)
+    """Return y and the last states; arguments as all implementations have them."""
+    y, h, _ = _scan(u, dt, A, B, C, h, bias, zoh, reverse, bounds)
     return y, h
 
 
 @torch.library.custom_op("seqmix::selective_scan_native", mutates_args=())
 def _scan(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, zoh: bool, reverse: bool, bounds: list[int]
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    h: Tensor,
+    bias: Tensor,
+    zoh: bool,
+    reverse: bool,
+    bounds: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the last state and the states from which the backward pass starts."""
     y, last, marks = _empty_results(u, dt, B, h, bounds)
-    tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "h": h, "y": y, "last": last, "marks": marks}
-    _run(tensors, zoh, reverse, bounds, _parts(A, B, bounds))
+    tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "h": h, "bias": bias}
+    _run(tensors | {"y": y, "last": last, "marks": marks}, zoh, reverse, bounds, _parts(A, B, bounds))
     return y, last, marks
 
 
@@ -54,20 +72,23 @@ def _scan_backward(
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    bias: Tensor,
     marks: Tensor,
     zoh: bool,
     reverse: bool,
     bounds: list[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients to u, dt, A, B, C and the initial state."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients to u, dt, A, B, C, the initial state and the bias."""
     parts = _parts(A, B, bounds)
     du, ddt, dA, dh = (torch.empty(x.shape) for x in (u, dt, A, grad_last))
     dB, dC = torch.empty(parts, *B.shape), torch.empty(parts, *C.shape)
-    tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "dy": grad_y, "dlast": grad_last, "marks": marks}
+    tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "bias": bias}
+    tensors |= {"dy": grad_y, "dlast": grad_last, "marks": marks}
     results = {"du": du, "ddt": ddt, "dA": dA, "dB": dB, "dC": dC, "dh": dh}
     _run(tensors | results, zoh, reverse, bounds, parts)
     dB, dC = (x[0] if parts == 1 else x.sum(0) for x in (dB, dC))
-    return du.to(u.dtype), ddt.to(dt.dtype), dA, dB.to(B.dtype), dC.to(C.dtype), dh
+    dbias = ddt.sum((0, 1)) if len(bias) else torch.empty(0)
+    return du.to(u.dtype), ddt.to(dt.dtype), dA, dB.to(B.dtype), dC.to(C.dtype), dh, dbias
 
 
 def _run(tensors: dict[str, Tensor], zoh: bool, reverse: bool, bounds: list[int], parts: int) -> None:
@@ -110,4 +131,4 @@ def _empty_results(u: Tensor, dt: Tensor, B: Tensor, h: Tensor, bounds: list[int
     return dt.new_empty(u.shape), h.new_empty(h.shape), marks
 
 
-differentiable(_scan, _scan_backward, _empty_results)
+differentiable(_scan, _scan_backward, _empty_results, biased=True)

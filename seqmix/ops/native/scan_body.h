@@ -13,24 +13,56 @@ struct Lanes {
   int64_t item[LANES], group[LANES], channel[LANES];
 };
 
-// 2^x as 2^k (1 + q) with k the nearest integer, relative error 2e-7; q alone gives 2^x - 1 without cancellation
-static INLINE vf exp2_parts(vf x, vf* q) {
-  // adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, here with the bias of an exponent
-  const float magic = 12582912.f + 127.f;
-  x = at_least(x, -126.f);
-  vf t = x + magic;
-  vf g = x - (t - magic);
+// adding 1.5 * 2^23 rounds to an integer k and leaves it in the low bits, here with the bias of an exponent
+static const float ROUND = 12582912.f + 127.f;
+
+// 2^g - 1 for g from -1/2 to 1/2
+static INLINE vf exp2_rest(vf g) {
   vf p = 9.669708448e-3f + g * 1.330026412e-3f;
   p = 5.550559995e-2f + g * p;
   p = 2.402228161e-1f + g * p;
   p = 6.931471806e-1f + g * p;
-  *q = g * p;
+  return g * p;
+}
+
+// 2^k from k + ROUND
+static INLINE vf exp2_whole(vf t) {
   vi bits;
   memcpy(&bits, &t, sizeof bits);
   bits <<= 23;
   vf scale;
   memcpy(&scale, &bits, sizeof scale);
   return scale;
+}
+
+// 2^x as 2^k (1 + q) with k the nearest integer, relative error 2e-7; q alone gives 2^x - 1 without cancellation
+static INLINE vf exp2_parts(vf x, vf* q) {
+  x = at_least(x, -126.f);
+  vf t = x + ROUND;
+  *q = exp2_rest(x - (t - ROUND));
+  return exp2_whole(t);
+}
+
+// log(1 + e^x), relative error 4e-7; 0 below -87
+static INLINE vf softplus(vf x) {
+  vf above = at_least(x, 0.f), z = x < 0.f ? x : -x, t = at_least(z * 1.44269504f, -126.f) + ROUND, k = t - ROUND;
+  // log(2) in two parts, the first of few digits, so that its product with k is exact
+  vf q = exp2_rest((z - k * 0.693359375f + k * 2.12194440e-4f) * 1.44269504f), scale = exp2_whole(t);
+  vf e = scale * q + scale, s = e / (e + 2.f), w = s * s;
+  // log(1 + e) = 2 atanh(e / (e + 2))
+  vf p = 1.f / 11 + w * (1.f / 13);
+  p = 1.f / 9 + w * p;
+  p = 1.f / 7 + w * p;
+  p = 1.f / 5 + w * p;
+  p = 1.f / 3 + w * p;
+  vf rest = 2.f * (s + s * (w * p));
+  return above + (z < -87.f ? (vf){} : rest);
+}
+
+// its derivative, from its value
+static INLINE vf softplus_slope(vf y) {
+  vf q, scale = exp2_parts(y * -1.44269504f, &q);
+  return 1.f - scale - scale * q;
 }
 
 // decay a and input weight w of a step: a = exp(dt A), w = dt (Euler) or (a - 1) / A (zero-order hold)
@@ -156,7 +188,16 @@ static void fetch(vf* to, const Scan& s, const View& x, const Lanes& lanes, int6
   x.half ? fetch_as<uint16_t>(to, s, x, lanes, i, steps) : fetch_as<float>(to, s, x, lanes, i, steps);
 }
 
-// the inverse, into a contiguous result (rows, L, D)
+// step sizes of the same
+static void fetch_steps(vf* to, const Scan& s, const Lanes& lanes, int64_t i, int64_t steps) {
+  fetch(to, s, s.dt, lanes, i, steps);
+  if (!s.bias) return;
+  vf bias = {};
+  for (int lane = 0; lane < lanes.count; ++lane) bias[lane] = s.bias[lanes.channel[lane]];
+  for (int64_t t = 0; t < steps; ++t) to[t] = softplus(to[t] + bias);
+}
+
+// the inverse of fetch, into a contiguous result (rows, L, D)
 static void put(float* to, const Scan& s, const vf* x, const Lanes& lanes, int64_t i, int64_t steps) {
   int64_t step = s.reverse ? -s.D : s.D;
   if (lanes.together) {
@@ -341,7 +382,7 @@ static void forward(const Scan& s, const Lanes* all, int64_t blocks, const Held&
       const vf *rate = held.rates + k * N, *inverse = held.inverses + k * N;
       vf* h = states + k * N;
       store_marks(s, h, all[k], i / T);
-      fetch(d, s, s.dt, all[k], i, steps);
+      fetch_steps(d, s, all[k], i, steps);
       fetch(u, s, s.u, all[k], i, steps);
       memset(y, 0, steps * sizeof(vf));
       int64_t n = 0;
@@ -432,7 +473,7 @@ static void backward(const Scan& s, const Cut& cut, const Lanes* all, int64_t bl
       const vf *rate = held.rates + k * N, *inverse = held.inverses + k * N;
       vf* adjoint = adjoints + k * N;
       load_marks(s, entering, all[k], chunk);
-      fetch(d, s, s.dt, all[k], i, steps);
+      fetch_steps(d, s, all[k], i, steps);
       fetch(u, s, s.u, all[k], i, steps);
       fetch(dy, s, s.dy, all[k], i, steps);
       for (vf* sums : {du, through_rate, through_input}) memset(sums, 0, steps * sizeof(vf));
@@ -447,6 +488,7 @@ static void backward(const Scan& s, const Cut& cut, const Lanes* all, int64_t bl
       for (int64_t t = 0; t < steps; ++t) {
         through_rate[t] = 0.69314718f * through_rate[t] + (zoh ? through_input[t] : u[t] * du[t]);
         if (!zoh) du[t] *= d[t];
+        if (s.bias) through_rate[t] *= softplus_slope(d[t]);
       }
       put(s.du, s, du, all[k], i, steps);
       put(s.ddt, s, through_rate, all[k], i, steps);

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqmix.ops._scan_autograd import all_states, differentiable
+from seqmix.ops._scan_autograd import all_states, differentiable, step_sizes
 
 # positions in a chunk, elements (positions x channels x states) in a tile, and most channels in a block
 _CHUNK = 16
@@ -29,12 +29,13 @@ def scan(
     B: Tensor,
     C: Tensor,
     h: Tensor,
+    bias: Tensor,
     zoh: bool,
     reverse: bool,
     bounds: list[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return y and the last states; arguments as the other implementations."""
-    y, h, _ = _scan(u, dt, A, B, C, all_states(h, u, bounds), zoh, reverse, bounds)
+    """Return y and the last states; arguments as all implementations have them."""
+    y, h, _ = _scan(u, step_sizes(dt, bias), A, B, C, all_states(h, u, bounds), zoh, reverse, bounds)
     return y, h
 
 

@@ -55,7 +55,7 @@ def test_a_published_figure_of_another_protocol_says_so(results, published):
 def test_a_baseline_recorded_alone_is_shown(tmp_path):
     (tmp_path / "d.csv").write_text(HEAD + "d,0,DLinear,E,512,96,9,0.6,0.5,8,1\n")
     (row,) = summary(tmp_path, tmp_path / "none")
-    assert (row["model"], row["test MSE"]) == ("DLinear", "0.600")
+    assert (row["model"], row["test MSE"], row["DLinear"]) == ("DLinear", "0.600", "")
 
 
 def test_the_command_names_a_table_and_draws_it(results, published, tmp_path, capsys):

@@ -146,7 +146,9 @@ def _lines(folder: Path, published: Path, table: Kind) -> Iterator[_Line]:
         models = [cell for cell in cells if cell[0] not in kind.baselines] or list(cells)
         for cell in sorted(models, key=lambda cell: (*cell[:2], *map(int, cell[2:]))):
             runs = list(cells[cell].values())
-            beside = {name: list(cells[(name, *cell[1:])].values()) for name in kind.baselines}
+            # a baseline recorded alone does not stand beside itself
+            others = {name: cells[(name, *cell[1:])] if name != cell[0] else {} for name in kind.baselines}
+            beside = {name: list(found.values()) for name, found in others.items()}
             row = next((row for row in known if _is_of(row, runs[0])), None)
             yield _Line(file.stem, cell, runs, row, beside)
 

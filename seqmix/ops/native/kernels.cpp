@@ -61,6 +61,7 @@ enum { STATES = 4 };
 namespace baseline {
 #define LANES 4
 #include "vectors.h"
+#include "scan_lanes.h"
 #include "scan_body.h"
 #include "conv_body.h"
 #include "ssd_body.h"
@@ -77,6 +78,7 @@ namespace baseline {
 namespace avx2 {
 #define LANES 8
 #include "vectors.h"
+#include "scan_lanes.h"
 #include "scan_body.h"
 #include "conv_body.h"
 #include "ssd_body.h"
@@ -93,6 +95,7 @@ namespace avx2 {
 namespace avx512 {
 #define LANES 16
 #include "vectors.h"
+#include "scan_lanes.h"
 #include "scan_body.h"
 #include "conv_body.h"
 #include "ssd_body.h"

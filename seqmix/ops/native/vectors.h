@@ -1,4 +1,4 @@
-// Vectors of LANES floats, loads and stores in float32 and bfloat16. Included once per instruction set.
+// Vectors of LANES floats: loads and stores in float32 and bfloat16, sums, exponentials. Included once per instruction set.
 
 typedef float vf __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -64,5 +64,57 @@ static INLINE vf sums(const vf* x) {
   return __builtin_ia32_vperm2f128_ps256(low, high, 0x20) + __builtin_ia32_vperm2f128_ps256(low, high, 0x31);
 }
 #endif
+
+// adding 1.5 * 2^23 rounds to an integer k and leaves it in the low bits, here with the bias of an exponent
+static const float ROUND = 12582912.f + 127.f;
+
+// 2^g - 1 for g from -1/2 to 1/2
+static INLINE vf exp2_rest(vf g) {
+  vf p = 9.669708448e-3f + g * 1.330026412e-3f;
+  p = 5.550559995e-2f + g * p;
+  p = 2.402228161e-1f + g * p;
+  p = 6.931471806e-1f + g * p;
+  return g * p;
+}
+
+// 2^k from k + ROUND
+static INLINE vf exp2_whole(vf t) {
+  vi bits;
+  memcpy(&bits, &t, sizeof bits);
+  bits <<= 23;
+  vf scale;
+  memcpy(&scale, &bits, sizeof scale);
+  return scale;
+}
+
+// 2^x as 2^k (1 + q) with k the nearest integer, relative error 2e-7; q alone gives 2^x - 1 without cancellation
+static INLINE vf exp2_parts(vf x, vf* q) {
+  x = at_least(x, -126.f);
+  vf t = x + ROUND;
+  *q = exp2_rest(x - (t - ROUND));
+  return exp2_whole(t);
+}
+
+// log(1 + e^x), relative error 4e-7; 0 below -87
+static INLINE vf softplus(vf x) {
+  vf above = at_least(x, 0.f), z = x < 0.f ? x : -x, t = at_least(z * 1.44269504f, -126.f) + ROUND, k = t - ROUND;
+  // log(2) in two parts, the first of few digits, so that its product with k is exact
+  vf q = exp2_rest((z - k * 0.693359375f + k * 2.12194440e-4f) * 1.44269504f), scale = exp2_whole(t);
+  vf e = scale * q + scale, s = e / (e + 2.f), w = s * s;
+  // log(1 + e) = 2 atanh(e / (e + 2))
+  vf p = 1.f / 11 + w * (1.f / 13);
+  p = 1.f / 9 + w * p;
+  p = 1.f / 7 + w * p;
+  p = 1.f / 5 + w * p;
+  p = 1.f / 3 + w * p;
+  vf rest = 2.f * (s + s * (w * p));
+  return above + (z < -87.f ? (vf){} : rest);
+}
+
+// its derivative, from its value
+static INLINE vf softplus_slope(vf y) {
+  vf q, scale = exp2_parts(y * -1.44269504f, &q);
+  return 1.f - scale - scale * q;
+}
 
 static INLINE vf* vectors(int64_t count) { return (vf*)aligned_alloc(64, (count * sizeof(vf) + 63) / 64 * 64); }

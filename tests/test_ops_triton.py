@@ -33,6 +33,8 @@ SSDS = {
 NAMES = [
     *(f"scan, {case}, {way}, {form}" for case in SCANS for way, form in SCAN_FORMS),
     *(f"ssd, {case}, {way}" for case in SSDS for way in ("forward", "reverse", "both")),
+    "scan, softplus, no states, rows",
+    "scan, softplus, no states, packed",
     "strong decay, forward",
     "strong decay, both",
     "bfloat16",
@@ -88,6 +90,9 @@ def report():
         for way, form in SCAN_FORMS:
             torch.manual_seed(0)
             found[f"scan, {case}, {way}, {form}"] = _scan(*shape, way == "reverse", form)
+    for case, shape in {"rows": (2, 20, None), "packed": (1, 20, [0, 1, 18, 20])}.items():
+        torch.manual_seed(0)
+        found[f"scan, softplus, no states, {case}"] = _scan_without_states(*shape)
     for case, shape in SSDS.items():
         for way in ("forward", "reverse", "both"):
             torch.manual_seed(0)
@@ -114,6 +119,18 @@ def _scan(B, L, D, N, G, bounds, reverse, form):
     else:
         options["cu_seqlens"] = torch.tensor(bounds)
     return _errors(lambda impl, *t: selective_scan(*t[:5], initial_state=t[5], impl=impl, **options), tensors)
+
+
+def _scan_without_states(B, L, bounds):
+    tensors = [
+        torch.randn(B, L, 3),
+        torch.randn(B, L, 3),
+        -torch.rand(3, 4) * 2,
+        *torch.randn(2, B, L, 4),
+        torch.randn(3),
+    ]
+    options = {"dt_softplus": True, "cu_seqlens": None if bounds is None else torch.tensor(bounds)}
+    return _errors(lambda impl, *t: selective_scan(*t[:5], dt_bias=t[5], impl=impl, **options), tensors)
 
 
 def _ssd(B, L, H, P, N, G, bounds, way, forget=None, dtype=torch.float32):

@@ -57,7 +57,7 @@ static INLINE vf at_least(vf x, float least) {
 }
 
 #if defined(__x86_64__) && LANES == 8
-// lane i is the sum over the lanes of x[i]; gcc would transpose first
+// lane i is the sum over the lanes of x[i]
 static INLINE vf sums(const vf* x) {
   vf low = __builtin_ia32_haddps256(__builtin_ia32_haddps256(x[0], x[1]), __builtin_ia32_haddps256(x[2], x[3]));
   vf high = __builtin_ia32_haddps256(__builtin_ia32_haddps256(x[4], x[5]), __builtin_ia32_haddps256(x[6], x[7]));
@@ -95,7 +95,7 @@ static INLINE vf exp2_parts(vf x, vf* q) {
   return exp2_whole(t);
 }
 
-// log(1 + e^x), relative error 4e-7; 0 below -87
+// log(1 + e^x), relative error below 1e-6; 0 below -87
 static INLINE vf softplus(vf x) {
   vf above = at_least(x, 0.f), z = x < 0.f ? x : -x, t = at_least(z * 1.44269504f, -126.f) + ROUND, k = t - ROUND;
   // log(2) in two parts, the first of few digits, so that its product with k is exact

@@ -137,6 +137,23 @@ def test_softplus_of_steps(monkeypatch, isa):
     assert y[-1] == raw[-1] and grad[-1] == 1
 
 
+# one position, whose result before the gate is 1; then what the gate and the product with its slope are
+@compiled
+@SETS
+def test_gate(monkeypatch, isa):
+    monkeypatch.setattr(native_scan, "instruction_set", lambda: isa)
+    z = torch.cat([torch.linspace(-80, 100, 40_001), torch.tensor([-1e30, 1e30, torch.nan])]).requires_grad_()
+    one = torch.ones(len(z), 1, 1)
+    y = selective_scan(one, one, -one[0], one, one, z=z.view(-1, 1, 1), impl="native").flatten()
+    (grad,) = torch.autograd.grad(y.sum(), z)
+    wide = z.detach().double().requires_grad_()
+    want = torch.nn.functional.silu(wide)
+    torch.testing.assert_close(y[:-2].double(), want[:-2], rtol=1e-6, atol=0)
+    # near -1.28 the slope is a difference of equals
+    torch.testing.assert_close(grad[:-3].double(), torch.autograd.grad(want.sum(), wide)[0][:-3], rtol=1e-6, atol=2e-7)
+    assert y[-2] == z[-2] and y[-1].isnan()
+
+
 @compiled
 def test_nan_is_passed_on():
     x = tensors(10, 1)
@@ -146,14 +163,18 @@ def test_nan_is_passed_on():
 
 
 @compiled
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("with_all", [False, True])
 @pytest.mark.parametrize(("zoh", "reverse", "bounds"), [(False, False, [0, 35]), (True, True, [0, 2, 35])])
-def test_opcheck(zoh, reverse, bounds, biased):
+def test_opcheck(zoh, reverse, bounds, with_all):
     x = tensors(35, 1 if len(bounds) > 2 else 2)
     x["initial_state"] = torch.randn(2, 6, 4)
     x = {n: t.requires_grad_() for n, t in {**x, "dt": x["dt"].exp()}.items()}
-    bias = x["dt_bias"] if biased else torch.empty(0)
-    args = (*(x[n] for n in ("u", "dt", "A", "B", "C", "initial_state")), bias, zoh, reverse, bounds)
+    more = (
+        (x["dt_bias"], x["D"], x["z"])
+        if with_all
+        else (torch.empty(0), torch.empty(0), torch.empty(*x["u"].shape[:2], 0))
+    )
+    args = (*(x[n] for n in ("u", "dt", "A", "B", "C", "initial_state")), *more, zoh, reverse, bounds)
     torch.library.opcheck(native_scan._scan, args)
 
 

@@ -9,11 +9,10 @@ from typing import Literal, overload
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from seqmix.ops import _scan_chunked
 from seqmix.ops._dispatch import enter, pick
-from seqmix.ops._scan_autograd import all_states, step_sizes
+from seqmix.ops._scan_autograd import all_states, skip_and_gate, step_sizes
 from seqmix.ops.native import scan as _scan_native
 from seqmix.ops.packed import gather, sequence_bounds, slots, spread
 
@@ -98,11 +97,9 @@ def selective_scan(
     # none where nobody asks for them: of short sequences states cost as much as the scan
     h = dt.new_zeros(0, *A.shape) if initial_state is None else initial_state.to(dtype)
     h = all_states(h, x, bounds) if return_state else h
-    y, h = pick(impl, _IMPLS, dt)(x, dt, A, B, C, h, bias, discretization == "zoh", reverse, bounds)
-    if D is not None:
-        y = torch.addcmul(y, x, D.to(dtype))
-    if z is not None:
-        y = y * F.silu(_keep(z, mask).to(dtype))
+    skip = dt.new_empty(0) if D is None else D.to(dtype)
+    z = dt.new_empty(*dt.shape[:2], 0) if z is None else _keep(z, mask)
+    y, h = pick(impl, _IMPLS, dt)(x, dt, A, B, C, h, bias, skip, z, discretization == "zoh", reverse, bounds)
     y = y.to(u.dtype)
     return (y, h) if return_state else y
 
@@ -243,26 +240,29 @@ def _apart(scan: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Te
         C: Tensor,
         h: Tensor,
         bias: Tensor,
+        skip: Tensor,
+        z: Tensor,
         zoh: bool,
         reverse: bool,
         bounds: list[int],
     ) -> tuple[Tensor, Tensor]:
-        along = [x.to(dt.dtype) for x in (u, step_sizes(dt, bias), B, C)]
+        u = u.to(dt.dtype)
+        along = [u, step_sizes(dt, bias), *(x.to(dt.dtype) for x in (B, C))]
         h = all_states(h, u, bounds)
         if len(bounds) > 2:
             # rows end in steps of size zero, through which a state passes unchanged in either direction
             L = max(j - i for i, j in pairwise(bounds))
             starts, length = slots(bounds, multiple=L)
             along = [spread(x, bounds, starts, length).reshape(-1, L, *x.shape[2:]) for x in along]
-        u, dt, B, C = along
-        y, h = scan(u, dt, A, B, C, h, zoh, reverse)
-        return (gather(y.reshape(1, -1, y.shape[2]), bounds, starts) if len(bounds) > 2 else y), h
+        y, h = scan(*along[:2], A, *along[2:], h, zoh, reverse)
+        y = gather(y.reshape(1, -1, y.shape[2]), bounds, starts) if len(bounds) > 2 else y
+        return skip_and_gate(y, u, skip, z), h
 
     return run
 
 
-# (u, dt, A, B, C, h, bias, zoh, reverse, bounds) -> y and the last states, in the dtype of dt; dt and bias as in
-# `step_sizes`; h may have no rows, which is a state of zero and no wish for the last ones
+# (u, dt, A, B, C, h, bias, skip, z, zoh, reverse, bounds) -> y and the last states, in the dtype of dt; dt and bias as
+# in `step_sizes`, skip and z as in `skip_and_gate`; h may have no rows: a state of zero, and no wish for the last ones
 _IMPLS = enter(
     "selective_scan",
     {

@@ -22,13 +22,14 @@ struct View {
 // u, dt, dy (rows, L, D) and B, C (rows, L, G, N) are views; everything else is float32 and contiguous. An item is a row,
 // or with `bounds` (items + 1) a stretch of the only row. y, du, ddt as u; A, dA (D, N); dB, dC (parts, rows, L, G, N),
 // to be summed over parts; h, last, dlast, dh (items, D, N), each may be null; with `bias` (D), or null, dt and ddt are
-// from before step sizes softplus(dt + bias); marks (chunks, N, D), see marks() for how
+// from before step sizes softplus(dt + bias); with skip (D), or null, y has skip u added to it; with a gate z, a view as u
+// or null, y is multiplied by SiLU(z), and `inner`, as u, is what it was before. marks (chunks, N, D), see marks() for how
 // many, null if every item has one chunk and starts from zero. dy is null in the forward pass.
 struct Scan {
-  View u, dt, B, C, dy;
-  const float *A, *bias, *h, *dlast;
+  View u, dt, B, C, z, dy;
+  const float *A, *bias, *skip, *h, *dlast;
   const int64_t* bounds;
-  float *y, *last, *marks, *du, *ddt, *dA, *dB, *dC, *dh;
+  float *y, *inner, *last, *marks, *du, *ddt, *dA, *dB, *dC, *dskip, *dz, *dh;
   int64_t items, L, D, G, N, chunk, parts, zoh, reverse;
 };
 
@@ -116,7 +117,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 }
 
 // raised with every change of what Python calls; ABI in __init__.py follows
-extern "C" int seqmix_abi(void) { return 8; }
+extern "C" int seqmix_abi(void) { return 9; }
 
 // 0: baseline (SSE2 or NEON), 1: AVX2, 2: AVX-512
 extern "C" int seqmix_best_isa(void) {

@@ -11,8 +11,11 @@ from seqmix.ops.native.view import View, readable, view
 
 # steps between two stored states
 _CHUNK = 32
-_VIEWS = ("u", "dt", "B", "C", "dy")
-_POINTERS = ("A", "bias", "h", "dlast", "bounds", "y", "last", "marks", "du", "ddt", "dA", "dB", "dC", "dh")
+_VIEWS = ("u", "dt", "B", "C", "z", "dy")
+_POINTERS = (
+    *("A", "bias", "skip", "h", "dlast", "bounds", "y", "inner", "last", "marks"),
+    *("du", "ddt", "dA", "dB", "dC", "dskip", "dz", "dh"),
+)
 _SIZES = ("items", "L", "D", "G", "N", "chunk", "parts", "zoh", "reverse")
 
 
@@ -34,12 +37,14 @@ def scan(
     C: Tensor,
     h: Tensor,
     bias: Tensor,
+    skip: Tensor,
+    z: Tensor,
     zoh: bool,
     reverse: bool,
     bounds: list[int],
 ) -> tuple[Tensor, Tensor]:
     """Return y and the last states; arguments as all implementations have them."""
-    y, h, _ = _scan(u, dt, A, B, C, h, bias, zoh, reverse, bounds)
+    y, h, _, _ = _scan(u, dt, A, B, C, h, bias, skip, z, zoh, reverse, bounds)
     return y, h
 
 
@@ -52,15 +57,18 @@ def _scan(
     C: Tensor,
     h: Tensor,
     bias: Tensor,
+    skip: Tensor,
+    z: Tensor,
     zoh: bool,
     reverse: bool,
     bounds: list[int],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, the last state and the states from which the backward pass starts."""
-    y, last, marks = _empty_results(u, dt, B, h, bounds)
-    tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "h": h, "bias": bias}
-    _run(tensors | {"y": y, "last": last, "marks": marks}, zoh, reverse, bounds, _parts(A, B, bounds))
-    return y, last, marks
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return y, the last state, and what the backward pass needs: states to start from, and y before the gate."""
+    y, last, marks, inner = _empty_results(u, dt, B, h, z, bounds)
+    tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "h": h, "bias": bias, "skip": skip, "z": z}
+    results = {"y": y, "last": last, "marks": marks, "inner": inner}
+    _run(tensors | results, zoh, reverse, bounds, _parts(A, B, bounds))
+    return y, last, marks, inner
 
 
 @torch.library.custom_op("seqmix::selective_scan_native_backward", mutates_args=())
@@ -73,22 +81,25 @@ def _scan_backward(
     B: Tensor,
     C: Tensor,
     bias: Tensor,
+    skip: Tensor,
+    z: Tensor,
     marks: Tensor,
+    inner: Tensor,
     zoh: bool,
     reverse: bool,
     bounds: list[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients to u, dt, A, B, C, the initial state and the bias."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients to u, dt, A, B, C, the initial state, the bias, the skip and the gate."""
     parts = _parts(A, B, bounds)
-    du, ddt, dA, dh = (torch.empty(x.shape) for x in (u, dt, A, grad_last))
+    du, ddt, dA, dh, dskip, dz = (torch.empty(x.shape) for x in (u, dt, A, grad_last, skip, z))
     dB, dC = torch.empty(parts, *B.shape), torch.empty(parts, *C.shape)
-    tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "bias": bias}
-    tensors |= {"dy": grad_y, "dlast": grad_last, "marks": marks}
-    results = {"du": du, "ddt": ddt, "dA": dA, "dB": dB, "dC": dC, "dh": dh}
+    tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "bias": bias, "skip": skip, "z": z}
+    tensors |= {"dy": grad_y, "dlast": grad_last, "marks": marks, "inner": inner}
+    results = {"du": du, "ddt": ddt, "dA": dA, "dB": dB, "dC": dC, "dh": dh, "dskip": dskip, "dz": dz}
     _run(tensors | results, zoh, reverse, bounds, parts)
     dB, dC = (x[0] if parts == 1 else x.sum(0) for x in (dB, dC))
     dbias = ddt.sum((0, 1)) if len(bias) else torch.empty(0)
-    return du.to(u.dtype), ddt.to(dt.dtype), dA, dB.to(B.dtype), dC.to(C.dtype), dh, dbias
+    return du.to(u.dtype), ddt.to(dt.dtype), dA, dB.to(B.dtype), dC.to(C.dtype), dh, dbias, dskip, dz.to(z.dtype)
 
 
 def _run(tensors: dict[str, Tensor], zoh: bool, reverse: bool, bounds: list[int], parts: int) -> None:
@@ -119,7 +130,9 @@ def _parts(A: Tensor, B: Tensor, bounds: list[int]) -> int:
     return max(1, min(threads, A.shape[0] // G // 16)) if jobs % threads and jobs < 4 * threads else 1
 
 
-def _empty_results(u: Tensor, dt: Tensor, B: Tensor, h: Tensor, bounds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_results(
+    u: Tensor, dt: Tensor, B: Tensor, h: Tensor, z: Tensor, bounds: list[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Bt, L, D = u.shape
     if _packed(bounds):
         # chunks do not cross bounds, and where they do not fill their places these hold zero
@@ -128,7 +141,13 @@ def _empty_results(u: Tensor, dt: Tensor, B: Tensor, h: Tensor, bounds: list[int
         # one chunk without states starts from zero
         chunks = -(-L // _CHUNK) if len(h) or L > _CHUNK else 0
         marks = h.new_empty(Bt * chunks, B.shape[3], D)
-    return dt.new_empty(u.shape), h.new_empty(h.shape), marks
+    return dt.new_empty(u.shape), h.new_empty(h.shape), marks, dt.new_empty(z.shape)
 
 
-differentiable(_scan, _scan_backward, _empty_results, biased=True)
+differentiable(
+    _scan,
+    _scan_backward,
+    lambda u, dt, A, B, C, h, bias, skip, z, zoh, reverse, bounds: _empty_results(u, dt, B, h, z, bounds),
+    more=(0, 0, 2),
+    kept=(2, 2),
+)

@@ -82,27 +82,57 @@ static INLINE void walk_back(int64_t steps, int64_t N, const vf* d, const vf* u,
 
 // what a thread keeps from one job to the next while the channels in its lanes stay the same: short items are many
 struct Held {
-  vf *rates, *inverses, *dA;
+  vf *rates, *inverses, *dA, *dskip;
   int64_t channel, count, blocks;
 };
 
-static void let_go(const Scan& s, const Lanes* lanes, const Held& held, float* dA) {
+static void let_go(const Scan& s, const Lanes* lanes, const Held& held, float* dA, float* dskip) {
   for (int64_t k = 0; k < held.blocks; ++k)
-    for (int lane = 0; lane < lanes[k].count; ++lane)
-      for (int64_t n = 0; n < s.N; ++n) dA[lanes[k].channel[lane] * s.N + n] += held.dA[k * s.N + n][lane];
+    for (int lane = 0; lane < lanes[k].count; ++lane) {
+      int64_t channel = lanes[k].channel[lane];
+      for (int64_t n = 0; n < s.N; ++n) dA[channel * s.N + n] += held.dA[k * s.N + n][lane];
+      dskip[channel] += held.dskip[k][lane];
+    }
 }
 
 static void hold(const Scan& s, const Lanes* lanes, int64_t blocks, Held* held) {
   for (int64_t k = 0; k < blocks; ++k) pack_rates(s, lanes[k], held->rates + k * s.N, held->inverses + k * s.N);
   memset(held->dA, 0, blocks * s.N * sizeof(vf));
+  memset(held->dskip, 0, blocks * sizeof(vf));
   held->channel = lanes[0].channel[0], held->count = lanes[0].count, held->blocks = blocks;
 }
 
 // vectors that a job on `blocks` blocks needs, beside what is held
-static int64_t forward_scratch(const Scan& s, int64_t blocks) { return s.N * blocks + 3 * s.chunk + 2 * s.chunk * s.N; }
+static int64_t forward_scratch(const Scan& s, int64_t blocks) { return s.N * blocks + 4 * s.chunk + 2 * s.chunk * s.N; }
 
 static int64_t backward_scratch(const Scan& s, int64_t blocks) {
-  return s.N * (blocks + 1) + 6 * s.chunk + 4 * s.chunk * s.N + (3 * s.chunk + 1) * STATES;
+  return s.N * (blocks + 1) + 8 * s.chunk + 4 * s.chunk * s.N + (3 * s.chunk + 1) * STATES;
+}
+
+// skip and gate
+static void finish(const Scan& s, const Lanes& lanes, const vf* u, vf* y, vf* z, int64_t i, int64_t steps) {
+  if (s.skip) {
+    vf skip = each(s.skip, lanes);
+    for (int64_t t = 0; t < steps; ++t) y[t] += skip * u[t];
+  }
+  if (!s.z.at) return;
+  put(s.inner, s, y, lanes, i, steps);
+  fetch(z, s, s.z, lanes, i, steps);
+  for (int64_t t = 0; t < steps; ++t) y[t] *= z[t] * sigmoid(z[t]);
+}
+
+// from the gradient to the gated y to the one before the gate
+static void before_gate(const Scan& s, const Lanes& lanes, vf* dy, vf* z, vf* inner, int64_t i, int64_t steps) {
+  if (!s.z.at) return;
+  View kept = {s.inner, s.L * s.D, s.D, 0};
+  fetch(z, s, s.z, lanes, i, steps);
+  fetch(inner, s, kept, lanes, i, steps);
+  for (int64_t t = 0; t < steps; ++t) {
+    vf slope = sigmoid(z[t]), gate = z[t] * slope;
+    inner[t] *= dy[t] * (slope + gate * (1.f - slope));
+    dy[t] *= gate;
+  }
+  put(s.dz, s, inner, lanes, i, steps);
 }
 
 // `blocks` blocks of lanes of one item and group, or one block of gathered lanes: chunk by chunk, and blocks inside, so
@@ -110,10 +140,10 @@ static int64_t backward_scratch(const Scan& s, int64_t blocks) {
 template <bool zoh, class M>
 static void forward(const Scan& s, const Lanes* all, int64_t blocks, const Held& held, vf* scratch) {
   int64_t N = s.N, T = s.chunk, B_step, C_step;
-  vf *states = scratch, *d = states + blocks * N, *u = d + T, *y = u + T, *maps = y + T;
+  vf *states = scratch, *d = states + blocks * N, *u = d + T, *y = u + T, *z = y + T, *maps = z + T;
   for (int64_t k = 0; k < blocks; ++k) load_state(states + k * N, s, s.h, all[k]);
   // lanes without a channel are never written to
-  memset(d, 0, 2 * T * sizeof(vf));
+  if (all[blocks - 1].count < LANES) memset(d, 0, 2 * T * sizeof(vf));
   for (int64_t i = 0; i < all[0].length; i += T) {
     int64_t steps = all[0].length - i < T ? all[0].length - i : T;
     const M *B = map((M*)0, maps, s, s.B, all[0], i, steps, &B_step);
@@ -130,6 +160,7 @@ static void forward(const Scan& s, const Lanes* all, int64_t blocks, const Held&
         walk<zoh, STATES, false>(steps, d, u, y, rate + n, inverse + n, h + n, B + n, B_step, C + n, C_step, 0, 0);
       for (; n < N; ++n)
         walk<zoh, 1, false>(steps, d, u, y, rate + n, inverse + n, h + n, B + n, B_step, C + n, C_step, 0, 0);
+      finish(s, all[k], u, y, z, i, steps);
       put(s.y, s, y, all[k], i, steps);
     }
   }
@@ -156,12 +187,13 @@ template <bool zoh, class M>
 static void backward(const Scan& s, const Cut& cut, const Lanes* all, int64_t blocks, int64_t part, const Held& held,
                      vf* scratch) {
   int64_t N = s.N, T = s.chunk, B_step, C_step, tokens = s.bounds ? s.L : s.items * s.L;
-  vf *adjoints = scratch, *entering = adjoints + blocks * N, *d = entering + N, *u = d + T, *dy = u + T, *du = dy + T;
-  vf *through_rate = du + T, *through_input = through_rate + T, *dB = through_input + T, *dC = dB + T * N;
+  vf *adjoints = scratch, *entering = adjoints + blocks * N, *d = entering + N, *u = d + T, *dy = u + T, *z = dy + T;
+  vf *inner = z + T, *du = inner + T, *through_rate = du + T, *through_input = through_rate + T;
+  vf *dB = through_input + T, *dC = dB + T * N;
   vf *maps = dC + T * N, *kept = maps + 2 * T * N;
   for (int64_t k = 0; k < blocks; ++k) load_state(adjoints + k * N, s, s.dlast, all[k]);
   // lanes without a channel are never written to
-  memset(d, 0, 3 * T * sizeof(vf));
+  if (all[blocks - 1].count < LANES) memset(d, 0, 5 * T * sizeof(vf));
   for (int64_t chunk = (all[0].length + T - 1) / T - 1; chunk >= 0; --chunk) {
     int64_t i = chunk * T, steps = all[0].length - i < T ? all[0].length - i : T;
     memset(dB, 0, steps * N * sizeof(vf));
@@ -175,6 +207,7 @@ static void backward(const Scan& s, const Cut& cut, const Lanes* all, int64_t bl
       fetch_steps(d, s, all[k], i, steps);
       fetch(u, s, s.u, all[k], i, steps);
       fetch(dy, s, s.dy, all[k], i, steps);
+      before_gate(s, all[k], dy, z, inner, i, steps);
       for (vf* sums : {du, through_rate, through_input}) memset(sums, 0, steps * sizeof(vf));
       Sums to = {du, through_rate, through_input, dB, dC, held.dA + k * N};
       int64_t n = 0;
@@ -184,11 +217,14 @@ static void backward(const Scan& s, const Cut& cut, const Lanes* all, int64_t bl
       for (; n < N; ++n)
         recompute_and_back<zoh, 1>(s, n, steps, d, u, dy, rate, inverse, entering, adjoint, B, B_step, C, C_step, kept,
                                    to);
+      vf skip = s.skip ? each(s.skip, all[k]) : (vf){}, dskip = held.dskip[k];
       for (int64_t t = 0; t < steps; ++t) {
         through_rate[t] = 0.69314718f * through_rate[t] + (zoh ? through_input[t] : u[t] * du[t]);
-        if (!zoh) du[t] *= d[t];
+        du[t] = (zoh ? du[t] : du[t] * d[t]) + skip * dy[t];
+        dskip += u[t] * dy[t];
         if (s.bias) through_rate[t] *= softplus_slope(d[t]);
       }
+      held.dskip[k] = dskip;
       put(s.du, s, du, all[k], i, steps);
       put(s.ddt, s, through_rate, all[k], i, steps);
     }
@@ -208,21 +244,22 @@ static void either(const Scan& s, const Cut& cut, const Lanes* lanes, int64_t pa
 // jobs `from` to `to`, one after another
 template <bool zoh>
 static void run_jobs(const Scan& s, const Cut& cut, int64_t from, int64_t to, int64_t most, Lanes* lanes, vf* scratch,
-                     float* dA) {
-  Held held = {scratch, scratch + most * s.N, scratch + 2 * most * s.N, -1, 0, 0};
+                     float* dA, float* dskip) {
+  Held held = {scratch, scratch + most * s.N, scratch + 2 * most * s.N, scratch + 3 * most * s.N, -1, 0, 0};
+  scratch += (3 * s.N + 1) * most;
   for (int64_t job = from; job < to; ++job) {
     int64_t part = cut.pairs ? 0 : job % s.parts, pair = job / s.parts, block = cut.per_group * part / s.parts;
     int64_t blocks = cut.pairs ? 1 : cut.per_group * (part + 1) / s.parts - block;
     Lanes first = cut.pairs ? cut.gathered(s, job) : cut.together(s, pair / s.G, pair % s.G, block);
     bool held_already = first.channel[0] == held.channel && first.count == held.count;
-    if (!held_already) let_go(s, lanes, held, dA);
+    if (!held_already) let_go(s, lanes, held, dA, dskip);
     lanes[0] = first;
     for (int64_t k = 1; k < blocks; ++k) lanes[k] = cut.together(s, pair / s.G, pair % s.G, block + k);
     if (!held_already) hold(s, lanes, blocks, &held);
-    if (cut.pairs) either<zoh, vf>(s, cut, lanes, 0, held, scratch + 3 * most * s.N);
-    else either<zoh, float>(s, cut, lanes, part, held, scratch + 3 * most * s.N);
+    if (cut.pairs) either<zoh, vf>(s, cut, lanes, 0, held, scratch);
+    else either<zoh, float>(s, cut, lanes, part, held, scratch);
   }
-  let_go(s, lanes, held, dA);
+  let_go(s, lanes, held, dA, dskip);
 }
 
 // returns 0, or 1 when there is no memory
@@ -233,24 +270,30 @@ static int run_scan(const Scan& s, int threads) {
   int64_t pairs = s.items * s.G, most = cut.pairs ? 1 : (cut.per_group + s.parts - 1) / s.parts;
   int64_t jobs = cut.pairs ? (pairs + cut.pairs - 1) / cut.pairs : pairs * s.parts;
   if (threads > jobs) threads = jobs > 0 ? (int)jobs : 1;
-  int64_t each = 3 * most * s.N + (back ? backward_scratch(s, most) : forward_scratch(s, most));
-  vf* scratch = vectors(threads * each);
+  int64_t size = (3 * s.N + 1) * most + (back ? backward_scratch(s, most) : forward_scratch(s, most));
+  int64_t results = s.D * (s.N + 1);
+  vf* scratch = vectors(threads * size);
   Lanes* lanes = (Lanes*)malloc(threads * most * sizeof(Lanes));
-  float* dA = (float*)calloc(threads * s.D * s.N + 1, sizeof(float));
-  bool enough = scratch && lanes && dA;
+  // dA and dskip of each thread
+  float* sums = (float*)calloc(threads * results + 1, sizeof(float));
+  bool enough = scratch && lanes && sums;
   if (enough) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int thread = 0; thread < threads; ++thread)
+    for (int thread = 0; thread < threads; ++thread) {
+      float* own = sums + thread * results;
       run_jobs<zoh>(s, cut, jobs * thread / threads, jobs * (thread + 1) / threads, most, lanes + thread * most,
-                    scratch + thread * each, dA + thread * s.D * s.N);
+                    scratch + thread * size, own, own + s.D * s.N);
+    }
     if (back)
-      for (int64_t i = 0; i < s.D * s.N; ++i) {
-        s.dA[i] = 0;
-        for (int thread = 0; thread < threads; ++thread) s.dA[i] += dA[thread * s.D * s.N + i];
+      for (int64_t i = 0; i < results; ++i) {
+        float sum = 0;
+        for (int thread = 0; thread < threads; ++thread) sum += sums[thread * results + i];
+        if (i < s.D * s.N) s.dA[i] = sum;
+        else if (s.dskip) s.dskip[i - s.D * s.N] = sum;
       }
   }
   free(scratch);
   free(lanes);
-  free(dA);
+  free(sums);
   return !enough;
 }

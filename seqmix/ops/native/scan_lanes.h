@@ -57,12 +57,19 @@ static void fetch(vf* to, const Scan& s, const View& x, const Lanes& lanes, int6
   x.half ? fetch_as<uint16_t>(to, s, x, lanes, i, steps) : fetch_as<float>(to, s, x, lanes, i, steps);
 }
 
+// a number of each channel
+static INLINE vf each(const float* from, const Lanes& lanes) {
+  if (lanes.together) return load(from + lanes.channel[0], lanes.count);
+  vf x = {};
+  for (int lane = 0; lane < lanes.count; ++lane) x[lane] = from[lanes.channel[lane]];
+  return x;
+}
+
 // step sizes of the same
 static void fetch_steps(vf* to, const Scan& s, const Lanes& lanes, int64_t i, int64_t steps) {
   fetch(to, s, s.dt, lanes, i, steps);
   if (!s.bias) return;
-  vf bias = {};
-  for (int lane = 0; lane < lanes.count; ++lane) bias[lane] = s.bias[lanes.channel[lane]];
+  vf bias = each(s.bias, lanes);
   for (int64_t t = 0; t < steps; ++t) to[t] = softplus(to[t] + bias);
 }
 

@@ -95,26 +95,36 @@ static INLINE vf exp2_parts(vf x, vf* q) {
   return exp2_whole(t);
 }
 
-// log(1 + e^x), relative error below 1e-6; 0 below -87
-static INLINE vf softplus(vf x) {
-  vf above = at_least(x, 0.f), z = x < 0.f ? x : -x, t = at_least(z * 1.44269504f, -126.f) + ROUND, k = t - ROUND;
+// e^z for z <= 0, relative error below 1e-6; 0 below -87
+static INLINE vf exp_below(vf z) {
+  vf t = at_least(z * 1.44269504f, -126.f) + ROUND, k = t - ROUND;
   // log(2) in two parts, the first of few digits, so that its product with k is exact
   vf q = exp2_rest((z - k * 0.693359375f + k * 2.12194440e-4f) * 1.44269504f), scale = exp2_whole(t);
-  vf e = scale * q + scale, s = e / (e + 2.f), w = s * s;
+  return z < -87.f ? (vf){} : scale * q + scale;
+}
+
+// log(1 + e^x), relative error below 1e-6; 0 below -87
+static INLINE vf softplus(vf x) {
+  vf e = exp_below(x < 0.f ? x : -x), s = e / (e + 2.f), w = s * s;
   // log(1 + e) = 2 atanh(e / (e + 2))
   vf p = 1.f / 11 + w * (1.f / 13);
   p = 1.f / 9 + w * p;
   p = 1.f / 7 + w * p;
   p = 1.f / 5 + w * p;
   p = 1.f / 3 + w * p;
-  vf rest = 2.f * (s + s * (w * p));
-  return above + (z < -87.f ? (vf){} : rest);
+  return at_least(x, 0.f) + 2.f * (s + s * (w * p));
 }
 
 // its derivative, from its value
 static INLINE vf softplus_slope(vf y) {
   vf q, scale = exp2_parts(y * -1.44269504f, &q);
   return 1.f - scale - scale * q;
+}
+
+// 1 / (1 + e^-x)
+static INLINE vf sigmoid(vf x) {
+  vf e = exp_below(x < 0.f ? x : -x);
+  return (x < 0.f ? e : (vf){} + 1.f) / (1.f + e);
 }
 
 static INLINE vf* vectors(int64_t count) { return (vf*)aligned_alloc(64, (count * sizeof(vf) + 63) / 64 * 64); }

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqmix.ops._scan_autograd import all_states, differentiable, step_sizes
+from seqmix.ops._scan_autograd import all_states, differentiable, skip_and_gate, step_sizes
 
 # positions in a chunk, elements (positions x channels x states) in a tile, and most channels in a block
 _CHUNK = 16
@@ -30,13 +30,15 @@ def scan(
     C: Tensor,
     h: Tensor,
     bias: Tensor,
+    skip: Tensor,
+    z: Tensor,
     zoh: bool,
     reverse: bool,
     bounds: list[int],
 ) -> tuple[Tensor, Tensor]:
     """Return y and the last states; arguments as all implementations have them."""
     y, h, _ = _scan(u, step_sizes(dt, bias), A, B, C, all_states(h, u, bounds), zoh, reverse, bounds)
-    return y, h
+    return skip_and_gate(y, u, skip, z), h
 
 
 @torch.library.custom_op("seqmix::selective_scan_triton", mutates_args=())
@@ -269,4 +271,8 @@ def _empty_results(u: Tensor, dt: Tensor, B: Tensor, h: Tensor, bounds: list[int
     return dt.new_empty(u.shape), h.new_empty(h.shape), h.new_zeros(chunks, B.shape[3], u.shape[2])
 
 
-differentiable(_scan, _scan_backward, _empty_results)
+differentiable(
+    _scan,
+    _scan_backward,
+    lambda u, dt, A, B, C, h, zoh, reverse, bounds: _empty_results(u, dt, B, h, bounds),
+)

@@ -15,6 +15,7 @@ from seqmix.testing import assert_close_ratio
 compiled = pytest.mark.skipif(native.problem() is not None, reason=f"the kernels are {native.problem()}")
 SETS = pytest.mark.parametrize("isa", range(native.instruction_set() + 1))
 BOTH = pytest.mark.parametrize("impl", ["reference", "torch"])
+ACTIVATION = pytest.mark.parametrize("activation", [None, "silu"])
 PADDING = pytest.mark.parametrize("padding", ["causal", "anticausal", "same"])
 RATIO = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 5e-3}
 
@@ -61,26 +62,36 @@ def test_conv1d_and_gradients(nan_empty, impl, padding, K, L):
 @pytest.mark.parametrize(("L", "K"), [(1, 1), (2, 4), (7, 4), (63, 2), (65, 31), (130, 3)])
 # one channel, fewer than two vectors of them, lanes left over in every width
 @pytest.mark.parametrize("D", [1, 5, 37])
-def test_native_is_the_reference(nan_empty, monkeypatch, isa, padding, L, K, D):
+@ACTIVATION
+def test_native_is_the_reference(nan_empty, monkeypatch, isa, padding, L, K, D, activation):
     monkeypatch.setattr(native_conv, "instruction_set", lambda: isa)
     x = {name: t.bfloat16().float() for name, t in tensors(L, K, 3, D).items()}
-    want = run(x, torch.float64, impl="reference", padding=padding)
+    want = run(x, torch.float64, impl="reference", padding=padding, activation=activation)
     for dtype in (torch.float32, torch.bfloat16):
-        got = run(x, dtype, impl="native", padding=padding)
+        got = run(x, dtype, impl="native", padding=padding, activation=activation)
         for name in want:
             assert_close_ratio(name, got[name], want[name], RATIO[dtype])
 
 
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+def test_silu_comes_after(impl):
+    x = tensors(9, 4)
+    want = run(x, torch.float64, lambda **x: F.silu(by_conv1d(**x, padding="causal")))
+    for name, got in run(x, torch.float64, impl=impl, activation="silu").items():
+        assert_close_ratio(name, got, want[name], RATIO[torch.float64])
+
+
 @compiled
+@ACTIVATION
 @pytest.mark.parametrize("D", [3, 40])
-def test_native_threads_and_strides(D):
+def test_native_threads_and_strides(D, activation):
     x = tensors(200, 4, 3, D)
-    want = run(x, torch.float64, impl="reference")
+    want = run(x, torch.float64, impl="reference", activation=activation)
     wide = torch.cat([x["x"], x["x"]], -1)
     torch.set_num_threads(2)
     try:
-        got = run(x, torch.float32, impl="native")
-        y = depthwise_conv1d(wide[..., D:], x["weight"], x["bias"], impl="native")
+        got = run(x, torch.float32, impl="native", activation=activation)
+        y = depthwise_conv1d(wide[..., D:], x["weight"], x["bias"], activation=activation, impl="native")
     finally:
         torch.set_num_threads(1)
     assert torch.equal(y, got["y"])
@@ -99,11 +110,12 @@ def test_native_rounds_bfloat16_to_even_and_passes_nan():
 
 
 @compiled
-def test_native_second_derivatives():
+@ACTIVATION
+def test_native_second_derivatives(activation):
     x = {name: t.requires_grad_() for name, t in tensors(9, 3).items()}
 
     def penalty(impl):
-        y = depthwise_conv1d(**x, impl=impl)
+        y = depthwise_conv1d(**x, activation=activation, impl=impl)
         grads = torch.autograd.grad(y.square().sum(), list(x.values()), create_graph=True)
         return torch.autograd.grad(sum((g.square().sum() for g in grads), y.sum()), list(x.values()))
 
@@ -113,14 +125,16 @@ def test_native_second_derivatives():
 
 @pytest.mark.parametrize("impl", ["torch", pytest.param("native", marks=compiled)])
 @pytest.mark.parametrize("own", [False, True])
-def test_vmap_is_a_loop(impl, own):
+@ACTIVATION
+def test_vmap_is_a_loop(impl, own, activation):
     x, w, b = torch.randn(4, 2, 9, 3), torch.randn(4, 3, 5), torch.randn(4, 3)
     axis = 0 if own else None
     w, b = (w, b) if own else (w[0], b[0])
     inputs = [t.requires_grad_() for t in (x, w, b)]
-    ys = torch.func.vmap(lambda x, w, b: depthwise_conv1d(x, w, b, impl=impl), (0, axis, axis))(*inputs)
+    options = {"activation": activation, "impl": impl}
+    ys = torch.func.vmap(lambda x, w, b: depthwise_conv1d(x, w, b, **options), (0, axis, axis))(*inputs)
     each = zip(x, w, b, strict=True) if own else ((x_i, w, b) for x_i in x)
-    want = torch.stack([depthwise_conv1d(*one, impl=impl) for one in each])
+    want = torch.stack([depthwise_conv1d(*one, **options) for one in each])
     weights = torch.randn(2, *ys.shape)
     got = torch.autograd.grad(ys, inputs, weights, is_grads_batched=True)
     assert_close_ratio("y", ys, want, 1e-6)
@@ -194,19 +208,25 @@ def test_opcheck_of_native():
     x, w, b = (t.requires_grad_() for t in tensors(9, 4).values())
     torch.library.opcheck(native_conv.convolve, (x, w, b, 1))
     torch.library.opcheck(native_conv.convolve, (x.detach().bfloat16(), w, None, 3))
-    torch.library.opcheck(native_conv._grads, (torch.randn(2, 9, 3, requires_grad=True), x, 1, 4))
+    g = torch.randn(2, 9, 3, requires_grad=True)
+    torch.library.opcheck(native_conv._grads, (g, x, 1, 4))
+    torch.library.opcheck(native_conv.convolve_silu, (x, w, b, 1))
+    torch.library.opcheck(native_conv._through_silu, (g.detach(), x.detach(), w.detach(), None, 1))
 
 
 @PADDING
-def test_compile(padding):
-    x = tensors(9, 4)
+@pytest.mark.parametrize(("dtype", "activation"), [(torch.float64, None), (torch.float32, "silu")])
+def test_compile(padding, dtype, activation):
+    x, options = tensors(9, 4), {"padding": padding, "activation": activation}
     compiled = torch.compile(depthwise_conv1d, backend="aot_eager", fullgraph=True)
-    want, got = run(x, torch.float64, padding=padding), run(x, torch.float64, compiled, padding=padding)
+    want, got = run(x, dtype, **options), run(x, dtype, compiled, **options)
     for name in want:
-        assert_close_ratio(name, got[name], want[name], 1e-13)
+        assert_close_ratio(name, got[name], want[name], RATIO[dtype])
 
 
-def test_unknown_padding_is_named():
+def test_unknown_options_are_named():
+    with pytest.raises(ValueError, match="activation = 'relu' is not known; use 'silu' or None"):
+        depthwise_conv1d(**tensors(4, 2), activation="relu")
     with pytest.raises(ValueError, match="padding = 'valid' is not known; use 'causal', 'anticausal' or 'same'"):
         depthwise_conv1d(**tensors(4, 2), padding="valid")
 

@@ -185,7 +185,7 @@ def rates(A_log: Tensor) -> Tensor:
 def _convolve(u: Tensor, branch: Branch, bounds: list[int], *, reverse: bool) -> Tensor:
     weight = branch.conv1d.weight.squeeze(1)  # (E, K)
     padding = "anticausal" if reverse else "causal"
-    return nn.functional.silu(packed_conv1d(u, weight, branch.conv1d.bias, bounds, padding=padding))
+    return packed_conv1d(u, weight, branch.conv1d.bias, bounds, padding=padding, activation="silu")
 
 
 def _project(source: Tensor, branch: Branch) -> tuple[Tensor, Tensor, Tensor]:

@@ -136,8 +136,9 @@ class Hydra(Mixer):
         """Gate ``(B, L, E)``, steps ``(B, L, 2, H)``, values, B and C, diagonal ``(B, L, H)``."""
         z, x, dt = self.in_proj(zero_masked(x, mask)).split(self.split, -1)
         # the bias of in_proj fills padding again, and the convolution would carry it to its neighbours
-        x = packed_conv1d(zero_masked(x, mask), self.conv1d.weight.squeeze(1), self.conv1d.bias, bounds, padding="same")
-        x, codes = F.silu(x).split((self.split[0], self.split[1] - self.split[0]), -1)
+        weight = self.conv1d.weight.squeeze(1)  # (E + 4 G N, K)
+        x = packed_conv1d(zero_masked(x, mask), weight, self.conv1d.bias, bounds, padding="same", activation="silu")
+        x, codes = x.split((self.split[0], self.split[1] - self.split[0]), -1)
         B, C = codes.unflatten(-1, (2, 2, self.ngroups, -1)).unbind(3)  # (B, L, 2, G, N)
         diagonal = F.linear(x, self.fc_D.weight, self.D)
         return z, dt.unflatten(-1, (2, -1)), x.unflatten(-1, (-1, self.headdim)), B, C, diagonal

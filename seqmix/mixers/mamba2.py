@@ -119,19 +119,16 @@ class Mamba2(Mixer):
         bounds = sequence_bounds(x, cu_seqlens, mask)
         *beside, z, x, dt = self.in_proj(zero_masked(x, mask)).split(self.split, -1)
         # the bias of in_proj fills padding again, and the convolution would carry it to its neighbours
-        x = packed_conv1d(
-            zero_masked(x, mask), self.conv1d.weight.squeeze(1), self.conv1d.bias, bounds, padding="causal"
-        )
+        x = self._convolve(zero_masked(x, mask), bounds)
         S = self.init_states
         S = None if S is None else S.expand(x.shape[0] * (len(bounds) - 1), -1, -1, -1)
-        y, _ = self._scan(F.silu(x), dt, S, cu_seqlens, mask)
+        y, _ = self._scan(x, dt, S, cu_seqlens, mask)
         return zero_masked(self._out(y, z, beside), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
         """The semiseparable matrix of each head for ``x``, skip included: ``(B, H, L, L)``; H = E if skips differ."""
         *_, x, dt = self.in_proj(x).split(self.split, -1)
-        x = packed_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, [0, x.shape[1]], padding="causal")
-        _, B, C = self._split_heads(F.silu(x))
+        _, B, C = self._split_heads(self._convolve(x, [0, x.shape[1]]))
         dt = step_sizes(dt, self.dt_bias, True, self.dt_limit, None)
         M = ssd_matrix(dt, rates(self.A_log), B, C)
         M = M.repeat_interleave(len(self.D) // M.shape[1], 1)
@@ -157,6 +154,10 @@ class Mamba2(Mixer):
             x = x + self.conv1d.bias
         y, S = self._scan(F.silu(x), dt, S, None, None)
         return self._out(y, z, beside).squeeze(1), (window[:, 1:], S)
+
+    def _convolve(self, x: Tensor, bounds: list[int]) -> Tensor:
+        weight = self.conv1d.weight.squeeze(1)  # (E + 2 G N, K)
+        return packed_conv1d(x, weight, self.conv1d.bias, bounds, padding="causal", activation="silu")
 
     def _split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values ``(B, L, H, P)``, B and C ``(B, L, G, N)``."""

@@ -19,19 +19,9 @@ def differentiable(convolve: "CustomOpDef", grads: "CustomOpDef") -> None:
         grads: ``(g, x, left, K) -> gradients to weight and bias``, in the dtype of the parameters.
     """
 
-    def transposed(g: Tensor, weight: Tensor, left: int) -> Tensor:
-        # the convolution with the flipped kernel, padded on the other side
-        return convolve(g, weight.flip(-1), None, weight.shape[-1] - 1 - left)
-
-    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, bias, ctx.left = inputs
-        ctx.has_bias = bias is not None
-        ctx.save_for_backward(x, weight)
-
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        dweight, dbias = grads(g, x, ctx.left, weight.shape[-1])
-        return transposed(g, weight, ctx.left), dweight, dbias if ctx.has_bias else None, None
+        x, weight, bias = ctx.saved_tensors
+        return _gradients(convolve, grads, g, x, weight, bias, ctx.left)
 
     def save_of_grads(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         g, x, ctx.left, _ = inputs
@@ -39,7 +29,7 @@ def differentiable(convolve: "CustomOpDef", grads: "CustomOpDef") -> None:
 
     def backward_of_grads(ctx: Any, v: Tensor, v_bias: Tensor) -> tuple[Tensor | None, ...]:
         g, x = ctx.saved_tensors
-        return convolve(x, v, v_bias, ctx.left), transposed(g, v, ctx.left), None, None
+        return convolve(x, v, v_bias, ctx.left), _transposed(convolve, g, v, ctx.left), None, None
 
     def empty_grads(g: Tensor, x: Tensor, left: int, K: int) -> tuple[Tensor, Tensor]:
         D, dtype = x.shape[2], torch.promote_types(x.dtype, torch.float32)
@@ -47,7 +37,59 @@ def differentiable(convolve: "CustomOpDef", grads: "CustomOpDef") -> None:
 
     convolve.register_fake(lambda x, weight, bias, left: x.new_empty(x.shape))
     grads.register_fake(empty_grads)
-    convolve.register_autograd(backward, setup_context=save)
+    convolve.register_autograd(backward, setup_context=_save)
     grads.register_autograd(backward_of_grads, setup_context=save_of_grads)
     map_into_channels(convolve, (2, 0, 0), (2,))
     map_into_channels(grads, (2, 2), (0, 0))
+
+
+def activated(
+    convolve_silu: "CustomOpDef", through_silu: "CustomOpDef", plain: "CustomOpDef", grads: "CustomOpDef"
+) -> None:
+    """Register what SiLU of a convolution needs, whose input is computed again in the backward pass.
+
+    Args:
+        convolve_silu: ``(x, weight, bias, left) -> SiLU(plain(x, weight, bias, left))``.
+        through_silu: ``(g, x, weight, bias, left) -> gradient to what SiLU is given``.
+        plain: the convolution, as in ``differentiable``.
+        grads: as there.
+    """
+
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # somebody wants derivatives of this too, which only the separate steps have
+            y = plain(x, weight, bias, ctx.left)
+            g = g * (y.sigmoid() * (1 + y * (1 - y.sigmoid())))
+        else:
+            g = through_silu(g, x, weight, bias, ctx.left)
+        return _gradients(plain, grads, g, x, weight, bias, ctx.left)
+
+    convolve_silu.register_fake(lambda x, weight, bias, left: x.new_empty(x.shape))
+    through_silu.register_fake(lambda g, x, weight, bias, left: x.new_empty(x.shape))
+    convolve_silu.register_autograd(backward, setup_context=_save)
+    map_into_channels(convolve_silu, (2, 0, 0), (2,))
+    map_into_channels(through_silu, (2, 2, 0, 0), (2,))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.left = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _transposed(convolve: "CustomOpDef", g: Tensor, weight: Tensor, left: int) -> Tensor:
+    """Convolve with the flipped kernel, padded on the other side."""
+    return convolve(g, weight.flip(-1), None, weight.shape[-1] - 1 - left)
+
+
+def _gradients(
+    convolve: "CustomOpDef",
+    grads: "CustomOpDef",
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    left: int,
+) -> tuple[Tensor | None, ...]:
+    dweight, dbias = grads(g, x, left, weight.shape[-1])
+    return _transposed(convolve, g, weight, left), dweight, None if bias is None else dbias, None

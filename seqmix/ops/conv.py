@@ -15,7 +15,13 @@ Padding = Literal["causal", "anticausal", "same"]
 
 
 def depthwise_conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: Padding = "causal", impl: str = "auto"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    padding: Padding = "causal",
+    activation: Literal["silu"] | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """Convolve every channel with its own short kernel: ``nn.Conv1d(groups=D)`` on sequences in ``(B, L, D)``.
 
@@ -24,26 +30,29 @@ def depthwise_conv1d(
     ahead than back. ``"anticausal"`` is the mirror image of ``"causal"``, ``flip(causal(flip(x)))`` without the flips.
     Arithmetic is float32 at least, whatever the dtype of ``x``, which is the dtype of the result.
 
-    Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L D K) time, O(L D) memory.
+    Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L D K) time, O(L D) memory; the compiled kernel keeps no input of SiLU.
 
     Args:
         x: sequences ``(B, L, D)``.
         weight: kernels ``(D, K)``; K may be larger than L.
         bias: ``(D,)``.
         padding: ``"causal"``, ``"anticausal"`` or ``"same"``.
+        activation: ``"silu"`` returns SiLU of the sum, as Mamba and its kin have it.
         impl: ``"auto"``, ``"reference"``, ``"torch"`` or ``"native"``.
 
     Raises:
-        ValueError: for an unknown padding or implementation.
+        ValueError: for an unknown padding, activation or implementation.
     """
     K = weight.shape[-1]
     if padding not in ("causal", "anticausal", "same"):
         raise ValueError(f"padding = {padding!r} is not known; use 'causal', 'anticausal' or 'same'")
+    if activation not in ("silu", None):
+        raise ValueError(f"activation = {activation!r} is not known; use 'silu' or None")
     left = {"causal": K - 1, "anticausal": 0, "same": (K - 1) // 2}[padding]
     weight = weight.flip(-1) if padding == "anticausal" else weight
     dtype = torch.promote_types(x.dtype, torch.float32)
     weight, bias = weight.to(dtype), bias if bias is None else bias.to(dtype)
-    return pick(impl, _IMPLS, weight)(x, weight, bias, left).to(x.dtype)
+    return pick(impl, _IMPLS, weight)(x, weight, bias, left, activation == "silu").to(x.dtype)
 
 
 def fft_conv(x: Tensor, kernel: Tensor) -> Tensor:
@@ -84,8 +93,18 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Ten
 
 
 def _widened(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let a convolution in the dtype of its parameters take inputs of half types."""
-    return lambda x, weight, bias, left: convolve(x.to(weight.dtype), weight, bias, left)
+    """Let a convolution in the dtype of its parameters take inputs of half types, and SiLU come after it."""
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None, left: int, silu: bool) -> Tensor:
+        y = convolve(x.to(weight.dtype), weight, bias, left)
+        return F.silu(y) if silu else y
+
+    return run
+
+
+def _native(x: Tensor, weight: Tensor, bias: Tensor | None, left: int, silu: bool) -> Tensor:
+    convolve = _native_conv.convolve_silu if silu else _native_conv.convolve
+    return convolve(x, weight, bias, left)
 
 
 @torch.library.custom_op("seqmix::depthwise_conv1d", mutates_args=())
@@ -119,8 +138,8 @@ differentiable(_channels_last, _grads)
 # elements of a block: 512 kB in float32
 _BLOCK = 2**17
 
-# (x, weight, bias, left) -> y; parameters are float32 or float64, x may be of a half type
+# (x, weight, bias, left, silu) -> y; parameters are float32 or float64, x may be of a half type
 _IMPLS = enter(
     "depthwise_conv1d",
-    {"reference": _widened(_reference), "torch": _widened(_channels_last), "native": _native_conv.convolve},
+    {"reference": _widened(_reference), "torch": _widened(_channels_last), "native": _native},
 )

@@ -4,6 +4,7 @@
 """
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -74,12 +75,21 @@ def shift_within(x: Tensor, bounds: list[int], *, reverse: bool) -> Tensor:
     return x.index_fill(1, torch.tensor(begins, device=x.device), 0)
 
 
-def packed_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, bounds: list[int], *, padding: Padding) -> Tensor:
+def packed_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bounds: list[int],
+    *,
+    padding: Padding,
+    activation: Literal["silu"] | None = None,
+) -> Tensor:
     """``depthwise_conv1d`` on packed sequences: each sees zeros, not its neighbour, beyond its ends."""
     starts, length = slots(bounds, gap=weight.shape[-1] - 1)
     if len(starts) == 1:
-        return depthwise_conv1d(x, weight, bias, padding=padding)
-    return gather(depthwise_conv1d(spread(x, bounds, starts, length), weight, bias, padding=padding), bounds, starts)
+        return depthwise_conv1d(x, weight, bias, padding=padding, activation=activation)
+    y = depthwise_conv1d(spread(x, bounds, starts, length), weight, bias, padding=padding, activation=activation)
+    return gather(y, bounds, starts)
 
 
 def _places(bounds: list[int], starts: list[int], device: torch.device) -> Tensor:

@@ -5,19 +5,19 @@ import ctypes
 import torch
 from torch import Tensor
 
-from seqmix.ops._conv_autograd import differentiable
+from seqmix.ops._conv_autograd import activated, differentiable
 from seqmix.ops.native import instruction_set, library
 from seqmix.ops.native.view import View, readable, view
 
 _POINTERS = ("weight", "bias", "y", "dweight", "dbias")
-_SIZES = ("Bt", "L", "D", "K", "left")
+_SIZES = ("Bt", "L", "D", "K", "left", "silu")
 
 
 class _Conv(ctypes.Structure):
     """``struct Conv`` of kernels.cpp."""
 
     _fields_ = (
-        *((name, View) for name in ("x", "g")),
+        *((name, View) for name in ("x", "g", "dy")),
         *((name, ctypes.c_void_p) for name in _POINTERS),
         *((name, ctypes.c_int64) for name in _SIZES),
     )
@@ -32,6 +32,25 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Tenso
     return y.to(x.dtype)
 
 
+@torch.library.custom_op("seqmix::depthwise_conv1d_silu_native", mutates_args=())
+def convolve_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Tensor:
+    """Return SiLU of the convolution, which is not kept."""
+    source = readable(x)
+    y = torch.empty(x.shape, dtype=source.dtype)
+    _run({"weight": weight, "bias": bias, "y": y}, left, weight.shape[1], x=source, silu=True)
+    return y.to(x.dtype)
+
+
+@torch.library.custom_op("seqmix::depthwise_conv1d_silu_native_backward", mutates_args=())
+def _through_silu(g: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Tensor:
+    """Return the gradient to the convolution from the one to its SiLU."""
+    source = readable(x)
+    y = torch.empty(x.shape, dtype=source.dtype)
+    dy = readable(g.to(source.dtype))
+    _run({"weight": weight, "bias": bias, "y": y}, left, weight.shape[1], x=source, dy=dy, silu=True)
+    return y.to(x.dtype)
+
+
 @torch.library.custom_op("seqmix::depthwise_conv1d_native_grads", mutates_args=())
 def _grads(g: Tensor, x: Tensor, left: int, K: int) -> tuple[Tensor, Tensor]:
     """Return the gradients to weight and bias."""
@@ -42,18 +61,29 @@ def _grads(g: Tensor, x: Tensor, left: int, K: int) -> tuple[Tensor, Tensor]:
     return dweight, dbias
 
 
-def _run(tensors: dict[str, Tensor | None], left: int, K: int, *, x: Tensor, g: Tensor | None = None) -> None:
+def _run(
+    tensors: dict[str, Tensor | None],
+    left: int,
+    K: int,
+    *,
+    x: Tensor,
+    g: Tensor | None = None,
+    dy: Tensor | None = None,
+    silu: bool = False,
+) -> None:
     kernels = library()
     assert kernels is not None
     kept = {name: t.contiguous() for name, t in tensors.items() if t is not None}
     call = _Conv(
         x=view(x),
         g=View() if g is None else view(g),
+        dy=View() if dy is None else view(dy),
         **{name: t.data_ptr() for name, t in kept.items()},
-        **dict(zip(_SIZES, (*x.shape, K, left), strict=True)),
+        **dict(zip(_SIZES, (*x.shape, K, left, silu), strict=True)),
     )
     if kernels.seqmix_conv(ctypes.byref(call), instruction_set(), torch.get_num_threads()):
         raise MemoryError("no memory for the kernels of depthwise_conv1d; use impl='torch'")
 
 
 differentiable(convolve, _grads)
+activated(convolve_silu, _through_silu, convolve, _grads)

@@ -13,9 +13,16 @@ static INLINE void point(const T** rows, int64_t count, const Conv& c, const Vie
     rows[r] = t >= 0 && t < c.L ? (const T*)x.at + b * x.row + t * x.step : zeros;
 }
 
+// what is made of a sum: `dy` is null, or the gradient to the result
 template <class T>
-static INLINE void convolve_lanes(const Conv& c, const T* const* rows, const float* taps, T* y, int64_t valid,
-                                  int64_t channel, int64_t count) {
+static INLINE vf activate(const Conv& c, vf sum, const T* dy, int64_t count) {
+  if (!c.silu) return sum;
+  return dy ? load(dy, count) * silu_slope(sum) : silu(sum);
+}
+
+template <class T>
+static INLINE void convolve_lanes(const Conv& c, const T* const* rows, const float* taps, const T* dy, T* y,
+                                  int64_t valid, int64_t channel, int64_t count) {
   vf sum[ROWS];
 #pragma GCC unroll 4
   for (int i = 0; i < ROWS; ++i) sum[i] = c.bias ? load(c.bias + channel, count) : (vf){};
@@ -26,7 +33,8 @@ static INLINE void convolve_lanes(const Conv& c, const T* const* rows, const flo
   }
 #pragma GCC unroll 4
   for (int i = 0; i < ROWS; ++i)
-    if (i < valid) store(y + i * c.D + channel, sum[i], count);
+    if (i < valid)
+      store(y + i * c.D + channel, activate(c, sum[i], dy ? dy + i * c.dy.step + channel : 0, count), count);
 }
 
 // one tile of time of one item
@@ -37,8 +45,9 @@ static void convolve(const Conv& c, int64_t b, int64_t from, int64_t to, const T
     int64_t valid = to - t < ROWS ? to - t : ROWS, channel = 0;
     point(rows, c.K + ROWS - 1, c, c.x, b, t - c.left, zeros);
     T* y = (T*)c.y + (b * c.L + t) * c.D;
-    for (; channel + LANES <= c.D; channel += LANES) convolve_lanes(c, rows, taps, y, valid, channel, LANES);
-    if (channel < c.D) convolve_lanes(c, rows, taps, y, valid, channel, c.D - channel);
+    const T* dy = c.dy.at ? (const T*)c.dy.at + b * c.dy.row + t * c.dy.step : 0;
+    for (; channel + LANES <= c.D; channel += LANES) convolve_lanes(c, rows, taps, dy, y, valid, channel, LANES);
+    if (channel < c.D) convolve_lanes(c, rows, taps, dy, y, valid, channel, c.D - channel);
   }
 }
 
@@ -95,11 +104,13 @@ template <class T>
 static void convolve_narrow(const Conv& c, int64_t b, int64_t from, int64_t to, float* x, const vf* taps) {
   int64_t count = (to - from) * c.D, v = 0;
   T* y = (T*)c.y + (b * c.L + from) * c.D;
+  float* dy = c.dy.at ? x + (TILE + c.K - 1) * c.D + LANES : 0;
   copy<T>(x, c, c.x, b, from - c.left, to - from + c.K - 1);
+  if (dy) copy<T>(dy, c, c.dy, b, from, to - from);
   for (int64_t j = 0; j < count; j += LANES, v = v + 1 < c.D ? v + 1 : 0) {
     vf sum = taps[c.K * c.D + v];
     for (int64_t k = 0; k < c.K; ++k) sum += taps[k * c.D + v] * load(x + j + k * c.D, LANES);
-    store(y + j, sum, count - j);
+    store(y + j, activate(c, sum, dy ? dy + j : dy, LANES), count - j);
   }
 }
 

@@ -33,14 +33,15 @@ struct Scan {
   int64_t items, L, D, G, N, chunk, parts, zoh, reverse;
 };
 
-// y[t] = bias + sum_k weight[:, k] x[t - left + k] where g is null, else gradients to weight and bias. x and g are views
-// (Bt, L, D) of one type, y is contiguous and of that type; weight, dweight (D, K) and bias, dbias (D) are float32.
+// y[t] = SiLU(c) for c = bias + sum_k weight[:, k] x[t - left + k], or c itself without `silu`; with dy y[t] is the
+// gradient to c. With g gradients to weight and bias from that to c. x, g and dy are views (Bt, L, D) of one type, y is
+// contiguous and of that type; weight, dweight (D, K) and bias, dbias (D) are float32.
 struct Conv {
-  View x, g;
+  View x, g, dy;
   const float *weight, *bias;
   void* y;
   float *dweight, *dbias;
-  int64_t Bt, L, D, K, left;
+  int64_t Bt, L, D, K, left, silu;
 };
 
 // x, dy (rows, L, H, P), dt, a (rows, L, ways, H) and B, C (rows, L, ways, G, N) are views in float32, a the log decays,
@@ -117,7 +118,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 }
 
 // raised with every change of what Python calls; ABI in __init__.py follows
-extern "C" int seqmix_abi(void) { return 9; }
+extern "C" int seqmix_abi(void) { return 10; }
 
 // 0: baseline (SSE2 or NEON), 1: AVX2, 2: AVX-512
 extern "C" int seqmix_best_isa(void) {

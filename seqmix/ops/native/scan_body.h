@@ -118,7 +118,7 @@ static void finish(const Scan& s, const Lanes& lanes, const vf* u, vf* y, vf* z,
   if (!s.z.at) return;
   put(s.inner, s, y, lanes, i, steps);
   fetch(z, s, s.z, lanes, i, steps);
-  for (int64_t t = 0; t < steps; ++t) y[t] *= z[t] * sigmoid(z[t]);
+  for (int64_t t = 0; t < steps; ++t) y[t] *= silu(z[t]);
 }
 
 // from the gradient to the gated y to the one before the gate

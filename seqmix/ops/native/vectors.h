@@ -127,4 +127,11 @@ static INLINE vf sigmoid(vf x) {
   return (x < 0.f ? e : (vf){} + 1.f) / (1.f + e);
 }
 
+static INLINE vf silu(vf x) { return x * sigmoid(x); }
+
+static INLINE vf silu_slope(vf x) {
+  vf s = sigmoid(x);
+  return s + x * s * (1.f - s);
+}
+
 static INLINE vf* vectors(int64_t count) { return (vf*)aligned_alloc(64, (count * sizeof(vf) + 63) / 64 * 64); }

@@ -43,8 +43,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``x: (B, C, T)``."""
-        patches = F.pad(x, (0, self.patch_stride), mode="replicate").unfold(-1, self.patch_len, self.patch_stride)
-        return self.proj(patches)  # (B, C, N, D)
+        return self.proj(_patches(x, self.patch_stride, self.patch_len, self.patch_stride))  # (B, C, N, D)
 
 
 class CovariateEmbedding(nn.Module):
@@ -84,13 +83,21 @@ class CovariateEmbedding(nn.Module):
         """Embed ``future: (B, context + horizon, F)`` and ``past: (B, context, P)``; None for those there are not."""
         parts = [] if future is None else [future[:, : self.context]]
         z = torch.cat(parts if past is None else [*parts, past], -1).transpose(1, 2)  # (B, F + P, context)
-        window = self.window(_patches(z, self.patch_stride, self.patch_len, self.patch_stride))  # (B, N, D)
+        window = _patches(z, self.patch_stride, self.patch_len, self.patch_stride)
+        window = self.window(rearrange(window, "b f n p -> b n (f p)"))  # (B, N, D)
         if self.ahead is None or future is None:
             return window, None
         z = future[:, self.context :].transpose(1, 2)  # (B, F, horizon)
-        return window, self.ahead(_patches(z, self.fill, self.patch_len, self.patch_len))  # (B, M, D)
+        ahead = _patches(z, self.fill, self.patch_len, self.patch_len)
+        return window, self.ahead(rearrange(ahead, "b f n p -> b n (f p)"))  # (B, M, D)
 
 
-def _patches(z: Tensor, fill: int, length: int, stride: int) -> Tensor:
-    """Patches of the rows of ``z: (B, F, T)``, ``fill`` last values after them, side by side: ``(B, N, F length)``."""
-    return rearrange(F.pad(z, (0, fill), mode="replicate").unfold(-1, length, stride), "b f n p -> b n (f p)")
+def _patches(x: Tensor, fill: int, length: int, stride: int) -> Tensor:
+    """Patches of ``x: (B, C, T)``, ``fill`` last values after it: ``(B, C, N, length)``."""
+    x = F.pad(x, (0, fill), mode="replicate")
+    if length % stride:
+        return x.unfold(-1, length, stride)
+    # strides put side by side, since the gradient of `unfold` is a slow loop on a CPU
+    n, parts = (x.shape[-1] - length) // stride + 1, length // stride
+    strides = x[..., : (n - 1 + parts) * stride].unflatten(-1, (-1, stride))
+    return torch.cat([strides[..., i : i + n, :] for i in range(parts)], -1)

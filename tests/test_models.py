@@ -87,7 +87,9 @@ def test_batch_norm_is_per_feature_and_keeps_running_statistics():
     torch.testing.assert_close(norm.eval()(x), plain.eval()(x.flatten(0, 2)).view_as(x))
 
 
-@pytest.mark.parametrize("length,patch,stride", [(16, 16, 8), (512, 16, 8), (22, 8, 4), (21, 4, 3), (7, 5, 1), (9, 2, 4)])
+@pytest.mark.parametrize(
+    "length,patch,stride", [(16, 16, 8), (512, 16, 8), (22, 8, 4), (21, 4, 3), (7, 5, 1), (9, 2, 4)]
+)
 def test_patches_repeat_the_last_value(length, patch, stride):
     embed, x = PatchEmbedding(6, patch_len=patch, patch_stride=stride), torch.randn(2, 3, length)
     tokens = embed(x)

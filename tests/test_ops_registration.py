@@ -25,6 +25,7 @@ CASES = {
         lambda x, dt, A, b, c: ops.quasiseparable(x, dt.exp(), -A.exp(), b, c),
         [(B, L, H, P), (B, L, 2, H), (H,), (B, L, 2, 1, N), (B, L, 2, 1, N)],
     ),
+    "rms_norm": (ops.rms_norm, [(B, L, D), (D,), (B, L, D)]),
     "segment_max": (lambda x: ops.segment_max(x, 3), [(B, L, D)]),
     "selective_scan": (
         lambda u, dt, A, b, c: ops.selective_scan(u, dt.exp(), -A.exp(), b, c),
@@ -40,7 +41,7 @@ CASES = {
     ),
     "vq_attention": (_attend, [(B, L, P)] * 3 + [(4, P), (2,)]),
 }
-OPERATORS = ("depthwise_conv1d", "selective_scan", "ssd", "quasiseparable")
+OPERATORS = ("depthwise_conv1d", "rms_norm", "selective_scan", "ssd", "quasiseparable")
 OPS = pytest.mark.parametrize("name", CASES)
 
 
@@ -112,9 +113,11 @@ class _Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-# float64 takes the portable implementation, float32 the compiled one
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+# float64 takes the portable implementation, which for norms is PyTorch's; float32 the compiled one
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(n, t) for n in OPERATORS for t in (torch.float32, torch.float64) if (n, t) != ("rms_norm", torch.float64)],
+)
 def test_operators_are_registered_as_they_should_be(name, dtype):
     with _Calls() as calls:
         results(CASES[name][0], tensors(name, dtype))
@@ -123,6 +126,18 @@ def test_operators_are_registered_as_they_should_be(name, dtype):
     for func, args in calls.found.values():
         args = [a.detach().clone() if isinstance(a, torch.Tensor) else a for a in args]
         torch.library.opcheck(func, args)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_empty_batch_gives_its_parameters_zero(nan_empty, name, dtype):
+    f, shapes = CASES[name]
+    # sequences have three axes or more, parameters one or two
+    shapes = [(0, *shape[1:]) if len(shape) > 2 else shape for shape in shapes]
+    args = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    y, *grads = results(f, args)
+    assert y.shape[0] == 0 and all(g.shape == shape for g, shape in zip(grads, shapes, strict=True))
+    assert all(g.eq(0).all() for g in grads)
 
 
 # what goes straight through a code is no derivative

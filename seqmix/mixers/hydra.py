@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError
 from seqmix.mixers._base import Mixer, register, zero_masked
 from seqmix.mixers._ssm import dt_bias, exempt_from_decay, rates
-from seqmix.mixers.mamba2 import inner_sizes, normalize
+from seqmix.mixers.mamba2 import inner_sizes
+from seqmix.ops import rms_norm
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes
@@ -124,7 +125,7 @@ class Hydra(Mixer):
             mask=mask,
             chunk=self.chunk_size,
         )
-        return zero_masked(self.out_proj(normalize(y.flatten(2), self.norm) * F.silu(z)), mask)
+        return zero_masked(self.out_proj(rms_norm(y.flatten(2), self.norm.weight, z)), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
         """The quasiseparable matrix of each head for ``x``, between convolution and norm: ``(B, H, L, L)``."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError
 from seqmix.mixers._base import Mixer, register, zero_masked
 from seqmix.mixers._ssm import dt_bias, exempt_from_decay, rates
+from seqmix.ops import rms_norm
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
 
@@ -190,20 +191,12 @@ class Mamba2(Mixer):
 
     def _out(self, y: Tensor, z: Tensor, beside: list[Tensor]) -> Tensor:
         """Gate and normalise, each group by itself, then project with the MLP ``beside``: ``y, z: (B, L, E)``."""
-        if self.norm is not None and self.norm_before_gate:
-            y = normalize(y, self.norm, self.ngroups)
-        y = y * F.silu(z)
-        if self.norm is not None and not self.norm_before_gate:
-            y = normalize(y, self.norm, self.ngroups)
+        if self.norm is None:
+            y = y * F.silu(z)
+        else:
+            y = rms_norm(y, self.norm.weight, z, gate_first=not self.norm_before_gate, groups=self.ngroups)
         gate, value = beside
         return self.out_proj(torch.cat([F.silu(gate) * value, y], -1) if gate.shape[-1] else y)
-
-
-def normalize(y: Tensor, norm: nn.RMSNorm, groups: int = 1) -> Tensor:
-    """Apply ``norm`` to each group of channels of ``y: (B, L, E)``, one learned scale per channel."""
-    y = y.unflatten(-1, (groups, -1))
-    # the scale apart: under autocast it is float32 and ``y`` is not
-    return F.rms_norm(y, y.shape[-1:], eps=norm.eps).flatten(-2) * norm.weight
 
 
 def inner_sizes(d_model: int, expand: int, headdim: int, ngroups: int, d_ssm: int | None = None) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from seqmix.mixers.pairwise import Softmax
 from seqmix.mixers.quasiseparable import Quasiseparable
 from seqmix.mixers.structured import StructuredFactory
 from seqmix.mixers.toeplitz import DFT, Toeplitz
+from seqmix.ops import rms_norm
 
 
 @register(
@@ -94,7 +95,7 @@ class MatrixMixer(Mixer):
         z, v, features = self._project(x, mask)
         y = self.matrix_mixer(v, mask, features)
         if self.norm is not None:
-            y = self.norm(y) * nn.functional.silu(z)
+            y = rms_norm(y, self.norm.weight, z)
         return zero_masked(self.out_proj(y), mask)
 
     def matrix(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, Literal, cast
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
 from seqmix.models.dropout import Dropout
+from seqmix.models.norm import RMSNorm
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-5)}
+NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": RMSNorm}
 
 
 class ChannelMLP(Mixer):

@@ -3,6 +3,7 @@
 from seqmix.ops._dispatch import explain
 from seqmix.ops.allocator import tune_allocator
 from seqmix.ops.conv import depthwise_conv1d, fft_conv, smooth_length
+from seqmix.ops.norm import rms_norm
 from seqmix.ops.pooling import global_attention, local_max, masked_mean, segment_max
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.scan import scan_matrix, selective_scan, selective_scan_step
@@ -19,6 +20,7 @@ __all__ = [
     "nearest_code",
     "quasiseparable",
     "quasiseparable_matrix",
+    "rms_norm",
     "scan_matrix",
     "segment_max",
     "selective_scan",

@@ -62,7 +62,7 @@ def scan_chunks(
         ``(B, L, H, P)`` in the dtype of ``dt``, and the last states, shaped like ``S``.
     """
     chunk = min(chunk or (128 if x.dtype == torch.bfloat16 else 64), max(j - i for i, j in pairwise(bounds)))
-    S = S.unflatten(0, (x.shape[0], -1))  # (B, sequences, H, P, N)
+    S = S.unflatten(0, (x.shape[0], len(bounds) - 1))  # (B, sequences, H, P, N)
     y, S, _ = _scan(x, dt, a, B, C, S, bounds, chunk, reverse, strict, torch.is_grad_enabled())
     return y, S.flatten(0, 1)
 

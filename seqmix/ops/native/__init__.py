@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 # what this version of the package calls; seqmix_abi() of the library has to agree
-ABI = 10
+ABI = 11
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 
 
@@ -53,7 +53,7 @@ def _load() -> ctypes.CDLL | str:
 def _open(file: Path) -> ctypes.CDLL | str:
     try:
         kernels = ctypes.CDLL(str(file))
-        for function in (kernels.seqmix_scan, kernels.seqmix_conv, kernels.seqmix_ssd):
+        for function in (kernels.seqmix_scan, kernels.seqmix_conv, kernels.seqmix_ssd, kernels.seqmix_norm):
             function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
         kernels.seqmix_best_isa.argtypes = []
         found = kernels.seqmix_abi()

@@ -1,6 +1,6 @@
 // Kernels for a CPU: plain C++, no torch headers; one source, built for several instruction sets and chosen at run time.
 // Selective scan S6 (Gu and Dao, 2023, arXiv:2312.00752), with gradients by the adjoint recurrence and recomputed states,
-// state space dual, and depthwise convolution.
+// state space dual, depthwise convolution, and root mean square norm.
 
 #include <math.h>
 #include <pthread.h>
@@ -24,7 +24,7 @@ struct View {
 // to be summed over parts; h, last, dlast, dh (items, D, N), each may be null; with `bias` (D), or null, dt and ddt are
 // from before step sizes softplus(dt + bias); with skip (D), or null, y has skip u added to it; with a gate z, a view as u
 // or null, y is multiplied by SiLU(z), and `inner`, as u, is what it was before. marks (chunks, N, D), see marks() for how
-// many, null if every item has one chunk and starts from zero. dy is null in the forward pass.
+// many, null if every item has one chunk and starts from zero. dA is null in the forward pass.
 struct Scan {
   View u, dt, B, C, z, dy;
   const float *A, *bias, *skip, *h, *dlast;
@@ -57,6 +57,17 @@ struct Ssd {
   int64_t rows, sequences, L, H, P, ways, G, N, chunk, parts, reverse, strict, B_way, C_way;
 };
 
+// y = x / rms(x) weight over each of G groups of W channels, times SiLU(z) where z is not null; with `gate_first` x is
+// x SiLU(z) instead. x, z, g (Bt, L, G, W) are views in float32, the rest is contiguous: y, dx, dz as x; weight, dweight
+// (G, W), which is null in the forward pass.
+struct Norm {
+  View x, z, g;
+  const float* weight;
+  float *y, *dx, *dz, *dweight;
+  int64_t Bt, L, G, W, gate_first;
+  double eps;
+};
+
 // states that go through a chunk together
 enum { STATES = 4 };
 
@@ -67,6 +78,7 @@ namespace baseline {
 #include "scan_body.h"
 #include "conv_body.h"
 #include "ssd_body.h"
+#include "norm_body.h"
 #undef LANES
 }  // namespace baseline
 
@@ -84,6 +96,7 @@ namespace avx2 {
 #include "scan_body.h"
 #include "conv_body.h"
 #include "ssd_body.h"
+#include "norm_body.h"
 #undef LANES
 }  // namespace avx2
 #if defined(__clang__)
@@ -101,6 +114,7 @@ namespace avx512 {
 #include "scan_body.h"
 #include "conv_body.h"
 #include "ssd_body.h"
+#include "norm_body.h"
 #undef LANES
 }  // namespace avx512
 #if defined(__clang__)
@@ -118,7 +132,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 }
 
 // raised with every change of what Python calls; ABI in __init__.py follows
-extern "C" int seqmix_abi(void) { return 10; }
+extern "C" int seqmix_abi(void) { return 11; }
 
 // 0: baseline (SSE2 or NEON), 1: AVX2, 2: AVX-512
 extern "C" int seqmix_best_isa(void) {
@@ -132,7 +146,7 @@ extern "C" int seqmix_best_isa(void) {
   return 0;
 }
 
-// one pass, forward or (dy given) backward; returns 0, or 1 when there is no memory
+// one pass, forward or backward; returns 0, or 1 when there is no memory
 extern "C" int seqmix_scan(const Scan* s, int isa, int threads) {
   if (forked) threads = 1;
 #if defined(__x86_64__)
@@ -142,7 +156,7 @@ extern "C" int seqmix_scan(const Scan* s, int isa, int threads) {
   return s->zoh ? baseline::run_scan<true>(*s, threads) : baseline::run_scan<false>(*s, threads);
 }
 
-// one pass, forward or (g given) backward; returns 0, or 1 when there is no memory
+// one pass, forward or backward; returns 0, or 1 when there is no memory
 extern "C" int seqmix_conv(const Conv* c, int isa, int threads) {
   if (forked) threads = 1;
 #if defined(__x86_64__)
@@ -152,7 +166,7 @@ extern "C" int seqmix_conv(const Conv* c, int isa, int threads) {
   return c->x.half ? baseline::run_conv<uint16_t>(*c, threads) : baseline::run_conv<float>(*c, threads);
 }
 
-// one pass, forward or (dy given) backward; returns 0, or 1 when there is no memory
+// one pass, forward or backward; returns 0, or 1 when there is no memory
 extern "C" int seqmix_ssd(const Ssd* s, int isa, int threads) {
   if (forked) threads = 1;
 #if defined(__x86_64__)
@@ -160,4 +174,14 @@ extern "C" int seqmix_ssd(const Ssd* s, int isa, int threads) {
   if (isa == 1) return avx2::run_ssd(*s, threads);
 #endif
   return baseline::run_ssd(*s, threads);
+}
+
+// one pass, forward or backward; returns 0, or 1 when there is no memory
+extern "C" int seqmix_norm(const Norm* c, int isa, int threads) {
+  if (forked) threads = 1;
+#if defined(__x86_64__)
+  if (isa == 2) return avx512::run_norm(*c, threads);
+  if (isa == 1) return avx2::run_norm(*c, threads);
+#endif
+  return baseline::run_norm(*c, threads);
 }

@@ -59,7 +59,7 @@ def scan_ways(
         ``(B, L, H, P)``, and the last states, shaped like ``S``.
     """
     chunk = min(chunk or _CHUNK, max(j - i for i, j in pairwise(bounds)))
-    S = S.unflatten(0, (x.shape[0], -1))  # (B, sequences, W, H, P, N)
+    S = S.unflatten(0, (x.shape[0], len(bounds) - 1))  # (B, sequences, W, H, P, N)
     y, S, _ = _scan(x, dt, a, B, C, S, bounds, chunk, reverse, strict, torch.is_grad_enabled())
     return y, S.flatten(0, 1)
 

@@ -38,7 +38,9 @@ def ssd(
 ) -> tuple[Tensor, Tensor]:
     """Return the result and the last states; arguments as ``ssd._chunked``."""
     dt, a, B, C = (t.unsqueeze(2) for t in (dt, a, B, C))
-    y, last, _ = _scan(x, dt, a, B, C, S.unflatten(0, (len(x), -1)), bounds, chunk or _chunk_size(x), reverse)
+    y, last, _ = _scan(
+        x, dt, a, B, C, S.unflatten(0, (len(x), len(bounds) - 1)), bounds, chunk or _chunk_size(x), reverse
+    )
     return y, last[:, 0].flatten(0, 1)
 
 
@@ -47,7 +49,7 @@ def quasiseparable(
 ) -> Tensor:
     """Return the sum of both triangles; arguments as ``quasiseparable._chunked``."""
     C = torch.stack([shift_within(C[:, :, i], bounds, reverse=bool(i)) for i in range(2)], 2)
-    return _scan(x, dt, a, B, C, S.unflatten(0, (len(x), -1)), bounds, chunk or _chunk_size(x), False)[0]
+    return _scan(x, dt, a, B, C, S.unflatten(0, (len(x), len(bounds) - 1)), bounds, chunk or _chunk_size(x), False)[0]
 
 
 @torch.library.custom_op("seqmix::ssd_triton", mutates_args=())

@@ -38,6 +38,7 @@ BOTH = ((4, 4096, 8, 64), (4, 4096, 2, 8), (8,), (4, 4096, 2, 1, 64), (4, 4096, 
 SHAPES = {
     "depthwise_conv1d": ((8, 2048, 256), (256, 4)),
     "quasiseparable": BOTH,
+    "rms_norm": ((8, 2048, 256), (256,), (8, 2048, 256)),
     "segment_max": ((8, 2048, 256),),
     "selective_scan": SCAN,
     "ssd": SSD,
@@ -46,10 +47,11 @@ SHAPES = {
 SCANS = ("quasiseparable", "selective_scan", "ssd")
 # their reference loops grow with the square of the length
 QUADRATIC = ("segment_max", "vq_attention")
-# multiplications and additions of a forward pass; an exponential of the scan counts as 11 of each
+# multiplications and additions of a forward pass; an exponential counts as 11 of each
 FLOPS = {
     "depthwise_conv1d": 2 * 4 * 8 * 2048 * 256,
     "quasiseparable": 2 * 16384 * (2 * 64 * 64 + 2 * 128 * 512 + 2 * 64 * 512),
+    "rms_norm": 2 * 15 * 8 * 2048 * 256,
     "segment_max": 8 * 2048 * 256,
     "selective_scan": 2 * 14 * 8 * 2048 * 256 * 16,
     "ssd": 16384 * (2 * 64 * 64 + 2 * 128 * 512 + 2 * 64 * 512),

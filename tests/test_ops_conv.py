@@ -211,7 +211,7 @@ def test_opcheck_of_native():
     g = torch.randn(2, 9, 3, requires_grad=True)
     torch.library.opcheck(native_conv._grads, (g, x, 1, 4))
     torch.library.opcheck(native_conv.convolve_silu, (x, w, b, 1))
-    torch.library.opcheck(native_conv._through_silu, (g.detach(), x.detach(), w.detach(), None, 1))
+    torch.library.opcheck(native_conv._backward_of_silu, (g.detach(), x.detach(), w.detach(), None, 1))
 
 
 @PADDING

@@ -44,32 +44,35 @@ def differentiable(convolve: "CustomOpDef", grads: "CustomOpDef") -> None:
 
 
 def activated(
-    convolve_silu: "CustomOpDef", through_silu: "CustomOpDef", plain: "CustomOpDef", grads: "CustomOpDef"
+    convolve_silu: "CustomOpDef", backward_of_silu: "CustomOpDef", convolve: "CustomOpDef", grads: "CustomOpDef"
 ) -> None:
     """Register what SiLU of a convolution needs, whose input is computed again in the backward pass.
 
     Args:
-        convolve_silu: ``(x, weight, bias, left) -> SiLU(plain(x, weight, bias, left))``.
-        through_silu: ``(g, x, weight, bias, left) -> gradient to what SiLU is given``.
-        plain: the convolution, as in ``differentiable``.
+        convolve_silu: ``(x, weight, bias, left) -> SiLU(convolve(x, weight, bias, left))``.
+        backward_of_silu: ``(g, x, weight, bias, left) -> gradients to x, weight and bias``.
+        convolve: the convolution, as in ``differentiable``.
         grads: as there.
     """
 
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # somebody wants derivatives of this too, which only the separate steps have
-            y = plain(x, weight, bias, ctx.left)
-            g = g * (y.sigmoid() * (1 + y * (1 - y.sigmoid())))
-        else:
-            g = through_silu(g, x, weight, bias, ctx.left)
-        return _gradients(plain, grads, g, x, weight, bias, ctx.left)
+        if not torch.is_grad_enabled():
+            dx, dweight, dbias = backward_of_silu(g, x, weight, bias, ctx.left)
+            return dx, dweight, None if bias is None else dbias, None
+        # derivatives of the gradients are wanted, which only the separate steps have
+        y = convolve(x, weight, bias, ctx.left)
+        g = g * (y.sigmoid() * (1 + y * (1 - y.sigmoid())))
+        return _gradients(convolve, grads, g, x, weight, bias, ctx.left)
+
+    def empty_gradients(g: Tensor, x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
 
     convolve_silu.register_fake(lambda x, weight, bias, left: x.new_empty(x.shape))
-    through_silu.register_fake(lambda g, x, weight, bias, left: x.new_empty(x.shape))
+    backward_of_silu.register_fake(empty_gradients)
     convolve_silu.register_autograd(backward, setup_context=_save)
     map_into_channels(convolve_silu, (2, 0, 0), (2,))
-    map_into_channels(through_silu, (2, 2, 0, 0), (2,))
+    map_into_channels(backward_of_silu, (2, 2, 0, 0), (2, 0, 0))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -42,13 +42,18 @@ def convolve_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> 
 
 
 @torch.library.custom_op("seqmix::depthwise_conv1d_silu_native_backward", mutates_args=())
-def _through_silu(g: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Tensor:
-    """Return the gradient to the convolution from the one to its SiLU."""
-    source = readable(x)
-    y = torch.empty(x.shape, dtype=source.dtype)
+def _backward_of_silu(
+    g: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients to x, weight and bias."""
+    source, K = readable(x), weight.shape[1]
+    before, dx = (torch.empty(x.shape, dtype=source.dtype) for _ in range(2))
+    dweight, dbias = torch.empty(weight.shape), torch.empty(len(weight))
     dy = readable(g.to(source.dtype))
-    _run({"weight": weight, "bias": bias, "y": y}, left, weight.shape[1], x=source, dy=dy, silu=True)
-    return y.to(x.dtype)
+    _run({"weight": weight, "bias": bias, "y": before}, left, K, x=source, dy=dy, silu=True)
+    _run({"dweight": dweight, "dbias": dbias}, left, K, x=source, g=before)
+    _run({"weight": weight.flip(-1), "y": dx}, K - 1 - left, K, x=before)
+    return dx.to(x.dtype), dweight, dbias
 
 
 @torch.library.custom_op("seqmix::depthwise_conv1d_native_grads", mutates_args=())
@@ -86,4 +91,4 @@ def _run(
 
 
 differentiable(convolve, _grads)
-activated(convolve_silu, _through_silu, convolve, _grads)
+activated(convolve_silu, _backward_of_silu, convolve, _grads)

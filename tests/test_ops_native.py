@@ -174,7 +174,7 @@ def test_opcheck(zoh, reverse, bounds, with_all):
         if with_all
         else (torch.empty(0), torch.empty(0), torch.empty(*x["u"].shape[:2], 0))
     )
-    args = (*(x[n] for n in ("u", "dt", "A", "B", "C", "initial_state")), *more, zoh, reverse, bounds)
+    args = (*(x[n] for n in ("u", "dt", "A", "B", "C", "initial_state")), *more, zoh, reverse, bounds, True)
     torch.library.opcheck(native_scan._scan, args)
 
 
@@ -205,6 +205,19 @@ def test_bfloat16_is_read_as_it_is_and_computed_in_float32(nan_empty, monkeypatc
     assert_same(got, want, RATIO[torch.bfloat16])
     # the state is never rounded to bfloat16
     assert_same({"state": got["state"]}, {"state": want["state"]}, RATIO[torch.float32])
+
+
+@compiled
+@pytest.mark.parametrize("L", [5, 70])
+def test_without_gradients_nothing_is_kept(nan_empty, L):
+    x = tensors(L)
+    want = scan(x, impl="native", return_state=True)
+    with torch.no_grad():
+        got = scan(x, impl="native", return_state=True)
+    assert all(torch.equal(g, w) for g, w in zip(got, want, strict=True))
+    args = [x[n] for n in ("u", "dt", "A", "B", "C", "initial_state", "dt_bias", "D", "z")]
+    kept, dropped = (native_scan._scan(*args, False, False, [0, L], keep)[2:] for keep in (True, False))
+    assert kept[1].shape == x["z"].shape and not any(t.numel() for t in dropped)
 
 
 @compiled

@@ -24,7 +24,8 @@ struct View {
 // to be summed over parts; h, last, dlast, dh (items, D, N), each may be null; with `bias` (D), or null, dt and ddt are
 // from before step sizes softplus(dt + bias); with skip (D), or null, y has skip u added to it; with a gate z, a view as u
 // or null, y is multiplied by SiLU(z), and `inner`, as u, is what it was before. marks (chunks, N, D), see marks() for how
-// many, null if every item has one chunk and starts from zero. dA is null in the forward pass.
+// many; null if every item has one chunk and starts from zero, or if no backward pass follows: then `inner` is null too.
+// dA is null in the forward pass.
 struct Scan {
   View u, dt, B, C, z, dy;
   const float *A, *bias, *skip, *h, *dlast;

@@ -44,7 +44,7 @@ def scan(
     bounds: list[int],
 ) -> tuple[Tensor, Tensor]:
     """Return y and the last states; arguments as all implementations have them."""
-    y, h, _, _ = _scan(u, dt, A, B, C, h, bias, skip, z, zoh, reverse, bounds)
+    y, h, _, _ = _scan(u, dt, A, B, C, h, bias, skip, z, zoh, reverse, bounds, torch.is_grad_enabled())
     return y, h
 
 
@@ -62,9 +62,10 @@ def _scan(
     zoh: bool,
     reverse: bool,
     bounds: list[int],
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return y, the last state, and what the backward pass needs: states to start from, and y before the gate."""
-    y, last, marks, inner = _empty_results(u, dt, B, h, z, bounds)
+    """Return y, the last state and, if ``keep``, states for the backward pass to start from and y before the gate."""
+    y, last, marks, inner = _empty_results(u, dt, B, h, z, bounds, keep)
     tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "h": h, "bias": bias, "skip": skip, "z": z}
     results = {"y": y, "last": last, "marks": marks, "inner": inner}
     _run(tensors | results, zoh, reverse, bounds, _parts(A, B, bounds))
@@ -88,6 +89,7 @@ def _scan_backward(
     zoh: bool,
     reverse: bool,
     bounds: list[int],
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients to u, dt, A, B, C, the initial state, the bias, the skip and the gate."""
     parts = _parts(A, B, bounds)
@@ -131,23 +133,25 @@ def _parts(A: Tensor, B: Tensor, bounds: list[int]) -> int:
 
 
 def _empty_results(
-    u: Tensor, dt: Tensor, B: Tensor, h: Tensor, z: Tensor, bounds: list[int]
+    u: Tensor, dt: Tensor, B: Tensor, h: Tensor, z: Tensor, bounds: list[int], keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Bt, L, D = u.shape
-    if _packed(bounds):
+    if not keep:
+        marks = h.new_empty(0, B.shape[3], D)
+    elif _packed(bounds):
         # chunks do not cross bounds, and where they do not fill their places these hold zero
         marks = h.new_zeros(L // _CHUNK + len(bounds) - 1, B.shape[3], D)
     else:
         # one chunk without states starts from zero
         chunks = -(-L // _CHUNK) if len(h) or L > _CHUNK else 0
         marks = h.new_empty(Bt * chunks, B.shape[3], D)
-    return dt.new_empty(u.shape), h.new_empty(h.shape), marks, dt.new_empty(z.shape)
+    return dt.new_empty(u.shape), h.new_empty(h.shape), marks, dt.new_empty(z.shape if keep else (Bt, L, 0))
 
 
 differentiable(
     _scan,
     _scan_backward,
-    lambda u, dt, A, B, C, h, bias, skip, z, zoh, reverse, bounds: _empty_results(u, dt, B, h, z, bounds),
+    lambda u, dt, A, B, C, h, bias, skip, z, zoh, reverse, bounds, keep: _empty_results(u, dt, B, h, z, bounds, keep),
     more=(0, 0, 2),
     kept=(2, 2),
 )

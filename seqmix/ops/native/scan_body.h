@@ -116,7 +116,7 @@ static void finish(const Scan& s, const Lanes& lanes, const vf* u, vf* y, vf* z,
     for (int64_t t = 0; t < steps; ++t) y[t] += skip * u[t];
   }
   if (!s.z.at) return;
-  put(s.inner, s, y, lanes, i, steps);
+  if (s.inner) put(s.inner, s, y, lanes, i, steps);
   fetch(z, s, s.z, lanes, i, steps);
   for (int64_t t = 0; t < steps; ++t) y[t] *= silu(z[t]);
 }

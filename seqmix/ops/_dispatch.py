@@ -108,5 +108,6 @@ _warn_once._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAcce
 def _reason(name: str) -> str:
     if name == "reference":
         return "the definition, slow; impl='reference' asks for it"
-    device = "cuda" if name == "triton" else "cpu"
-    return _obstacle(name, device, torch.float32) or "slower here, and the fallback for other dtypes and devices"
+    if name == "triton":
+        return _triton_problem() or "runs on a CUDA device"
+    return _obstacle(name, "cpu", torch.float32) or "slower here, and the fallback for other dtypes and devices"

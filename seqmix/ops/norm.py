@@ -61,8 +61,11 @@ def _reference(x: Tensor, weight: Tensor, z: Tensor, eps: float, gate_first: boo
 def _torch(x: Tensor, weight: Tensor, z: Tensor, eps: float, gate_first: bool) -> Tensor:
     if z.shape[-1] and gate_first:
         x = x * F.silu(z)
-    # the scale apart: under autocast it is float32 and ``x`` is not
-    y = F.rms_norm(x, x.shape[-1:], eps=eps) * weight
+    if len(weight) == 1 and weight.dtype == x.dtype:
+        y = F.rms_norm(x, x.shape[-1:], weight[0], eps)
+    else:
+        # the scale apart: each group has its own, and under autocast it is float32 and ``x`` is not
+        y = F.rms_norm(x, x.shape[-1:], eps=eps) * weight
     return y * F.silu(z) if z.shape[-1] and not gate_first else y
 
 

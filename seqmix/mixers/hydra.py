@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers._base import Mixer, register, zero_masked
+from seqmix.mixers._norm import RMSNorm
 from seqmix.mixers._ssm import dt_bias, exempt_from_decay, rates
 from seqmix.mixers.mamba2 import inner_sizes
-from seqmix.ops import rms_norm
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes
@@ -95,7 +95,7 @@ class Hydra(Mixer):
         self.A_log = exempt_from_decay(nn.Parameter(torch.zeros(H)))
         self.D = exempt_from_decay(nn.Parameter(torch.ones(H)))
         self.fc_D = nn.Linear(E, H, bias=False)
-        self.norm = nn.RMSNorm(E, eps=1e-5)
+        self.norm = RMSNorm(E)
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
@@ -125,7 +125,7 @@ class Hydra(Mixer):
             mask=mask,
             chunk=self.chunk_size,
         )
-        return zero_masked(self.out_proj(rms_norm(y.flatten(2), self.norm.weight, z)), mask)
+        return zero_masked(self.out_proj(self.norm(y.flatten(2), z)), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
         """The quasiseparable matrix of each head for ``x``, between convolution and norm: ``(B, H, L, L)``."""

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers._base import Mixer, register, zero_masked
+from seqmix.mixers._norm import RMSNorm
 from seqmix.mixers._ssm import dt_bias, exempt_from_decay, rates
-from seqmix.ops import rms_norm
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
 
@@ -93,7 +93,6 @@ class Mamba2(Mixer):
         E, H = inner_sizes(d_model, expand, headdim, ngroups, d_ssm)
         S = H * headdim
         self.headdim, self.ngroups, self.dt_limit, self.chunk_size = headdim, ngroups, dt_limit, chunk_size
-        self.norm_before_gate = norm_before_gate
         # gate and value of the MLP | z | x, B, C | dt
         self.split = (E - S, E - S, S, S + 2 * ngroups * d_state, H)
         self.in_proj = nn.Linear(d_model, sum(self.split), bias=bias)
@@ -106,7 +105,7 @@ class Mamba2(Mixer):
         self.dt_bias = exempt_from_decay(nn.Parameter(dt_bias(H, dt_min, dt_max, dt_init_floor)))
         self.A_log = exempt_from_decay(nn.Parameter(torch.empty(H).uniform_(*A_init_range).log()))
         self.D = exempt_from_decay(nn.Parameter(torch.ones(S if D_has_hdim else H)))
-        self.norm = nn.RMSNorm(S, eps=1e-5) if rmsnorm else None
+        self.norm = RMSNorm(S, gate_first=not norm_before_gate, groups=ngroups) if rmsnorm else None
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
@@ -191,10 +190,7 @@ class Mamba2(Mixer):
 
     def _out(self, y: Tensor, z: Tensor, beside: list[Tensor]) -> Tensor:
         """Gate and normalise, each group by itself, then project with the MLP ``beside``: ``y, z: (B, L, E)``."""
-        if self.norm is None:
-            y = y * F.silu(z)
-        else:
-            y = rms_norm(y, self.norm.weight, z, gate_first=not self.norm_before_gate, groups=self.ngroups)
+        y = y * F.silu(z) if self.norm is None else self.norm(y, z)
         gate, value = beside
         return self.out_proj(torch.cat([F.silu(gate) * value, y], -1) if gate.shape[-1] else y)
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from seqmix.mixers._base import Mixer, register, zero_masked
 from seqmix.mixers._conv import convolve, require_odd
+from seqmix.mixers._norm import RMSNorm
 from seqmix.mixers.pairwise import Softmax
 from seqmix.mixers.quasiseparable import Quasiseparable
 from seqmix.mixers.structured import StructuredFactory
 from seqmix.mixers.toeplitz import DFT, Toeplitz
-from seqmix.ops import rms_norm
 
 
 @register(
@@ -87,7 +87,7 @@ class MatrixMixer(Mixer):
         self.conv1d = nn.Conv1d(convolved, convolved, d_conv, groups=convolved, bias=conv_bias)
         if conv_init is not None:
             nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
-        self.norm = nn.RMSNorm(E, eps=1e-5) if gated else None
+        self.norm = RMSNorm(E) if gated else None
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -95,7 +95,7 @@ class MatrixMixer(Mixer):
         z, v, features = self._project(x, mask)
         y = self.matrix_mixer(v, mask, features)
         if self.norm is not None:
-            y = rms_norm(y, self.norm.weight, z)
+            y = self.norm(y, z)
         return zero_masked(self.out_proj(y), mask)
 
     def matrix(self, x: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
+from seqmix.mixers._norm import RMSNorm
 from seqmix.models.dropout import Dropout
-from seqmix.models.norm import RMSNorm
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": RMSNorm}
 

@@ -1,32 +1,8 @@
-"""Normalisation of positions, windows and token grids: RMSNorm, RevIN (Kim et al., 2022), Norm2D, batch statistics."""
+"""Normalisation over windows and token grids: RevIN (Kim et al., 2022), joint Norm2D and batch statistics."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from seqmix.ops import rms_norm
-
-
-class RMSNorm(nn.RMSNorm):
-    """``nn.RMSNorm`` over the last axis, compiled where it runs on a CPU.
-
-    Shapes: ``(..., D) -> (..., D)``. Cost: O(D) per position.
-
-    Args:
-        d_model: channels D.
-        eps: added to the mean square.
-
-    Source: Zhang and Sennrich, 2019, arXiv:1910.07467. Differs from the original code in: none.
-    """
-
-    eps: float
-
-    def __init__(self, d_model: int, *, eps: float = 1e-5):
-        super().__init__(d_model, eps=eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Norm each position of ``x``."""
-        return rms_norm(x, self.weight, eps=self.eps)
 
 
 class RevIN(nn.Module):

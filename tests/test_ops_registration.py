@@ -149,3 +149,26 @@ def test_second_derivatives_are_right_or_refused(name):
     except RuntimeError as error:
         assert "first derivatives only; use impl='reference'" in str(error)
         assert name in ("selective_scan", "ssd", "quasiseparable")
+
+
+# a compiled kernel would read beyond what is there
+@pytest.mark.parametrize("name", ["depthwise_conv1d", "rms_norm", "selective_scan"])
+def test_operands_of_other_shapes_are_refused(name):
+    f, shapes = CASES[name]
+    for i, shape in enumerate(shapes[1:], 1):
+        args = [torch.randn(s) for s in shapes]
+        args[i] = torch.randn(*shape[:-1], shape[-1] - 1)
+        # of kernels every length is right
+        if (name, i) != ("depthwise_conv1d", 1):
+            with pytest.raises(ValueError, match="should have shape"):
+                f(*args)
+        args[i] = torch.randn(shape[0] - 1, *shape[1:])
+        with pytest.raises(ValueError, match="should have shape"):
+            f(*args)
+
+
+def test_both_directions_of_both_maps_are_wanted():
+    f, shapes = CASES["quasiseparable"]
+    *args, C = (torch.randn(s) for s in shapes)
+    with pytest.raises(ValueError, match="C should have shape"):
+        f(*args, C[:, :, :1])

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from seqmix.ops._conv_autograd import differentiable
 from seqmix.ops._dispatch import enter, pick
+from seqmix.ops._shapes import require_shapes
 from seqmix.ops.native import conv as _native_conv
 
 Padding = Literal["causal", "anticausal", "same"]
@@ -41,9 +42,10 @@ def depthwise_conv1d(
         impl: ``"auto"``, ``"reference"``, ``"torch"`` or ``"native"``.
 
     Raises:
-        ValueError: for an unknown padding, activation or implementation.
+        ValueError: for an unknown padding, activation or implementation, or a wrong shape.
     """
-    K = weight.shape[-1]
+    D, K = x.shape[-1], weight.shape[-1]
+    require_shapes(("weight", weight, (D, K)), ("bias", bias, (D,)))
     if padding not in ("causal", "anticausal", "same"):
         raise ValueError(f"padding = {padding!r} is not known; use 'causal', 'anticausal' or 'same'")
     if activation not in ("silu", None):

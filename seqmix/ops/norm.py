@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.ops._dispatch import enter, pick
+from seqmix.ops._shapes import require_shapes
 from seqmix.ops.native import norm as _native_norm
 
 
@@ -34,12 +35,13 @@ def rms_norm(
         impl: ``"auto"``, ``"reference"``, ``"torch"`` or ``"native"``.
 
     Raises:
-        ValueError: for an unknown implementation, or if ``groups`` does not divide D.
+        ValueError: for an unknown implementation, a wrong shape, or if ``groups`` does not divide D.
 
     Source: Zhang and Sennrich, 2019, arXiv:1910.07467; gates as in ``RMSNormGated`` of state-spaces/mamba. Differs from
     the original code in: none.
     """
     D = x.shape[-1]
+    require_shapes(("weight", weight, (D,)), ("z", z, x.shape))
     if D % groups:
         raise ValueError(f"groups = {groups} does not divide D = {D}; use a divisor")
 

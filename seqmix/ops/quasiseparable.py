@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seqmix.ops._chunks import scan_chunks
 from seqmix.ops._dispatch import enter, pick
+from seqmix.ops._shapes import require_shapes
 from seqmix.ops.native import ssd as _ssd_native
 from seqmix.ops.packed import sequence_bounds, shift_within
 from seqmix.ops.ssd import check_shapes, first_state, operands, ssd_matrix, step_sizes
@@ -67,6 +68,7 @@ def quasiseparable(
             f"dt and B should stack two directions, (B, L, 2, H) and (B, L, 2, G, N), "
             f"got {tuple(dt.shape)} and {tuple(B.shape)}; use torch.stack((forward, backward), 2)"
         )
+    require_shapes(("C", C, B.shape))
     check_shapes(x, dt[:, :, 0], A if A.ndim == 1 else A[0], B[:, :, 0], C[:, :, 0])
     bounds = sequence_bounds(x, cu_seqlens, mask)
     hidden = None if mask is None else ~mask[..., None, None]

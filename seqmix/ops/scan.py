@@ -13,6 +13,7 @@ from torch import Tensor
 from seqmix.ops import _scan_chunked
 from seqmix.ops._dispatch import enter, pick
 from seqmix.ops._scan_autograd import all_states, skip_and_gate, step_sizes
+from seqmix.ops._shapes import require_shapes
 from seqmix.ops.native import scan as _scan_native
 from seqmix.ops.packed import gather, sequence_bounds, slots, spread
 
@@ -84,13 +85,25 @@ def selective_scan(
             only.
 
     Raises:
-        ValueError: for an unknown implementation or discretization, if G does not divide D, or for ``cu_seqlens`` with
-            a mask, with a batch of more than one, or not rising from 0 to L.
+        ValueError: for an unknown implementation or discretization, a wrong shape, if G does not divide D, or for
+            ``cu_seqlens`` with a mask, with a batch of more than one, or not rising from 0 to L.
 
     Source: Gu and Dao, 2023, arXiv:2312.00752, sec. 3.2. Differs from the original code in: layout ``(Bt, L, D)``,
     groups, mask, packed sequences, ``reverse``, ``"zoh"`` and gradients through the states.
     """
     bounds = sequence_bounds(u, cu_seqlens, mask)
+    (Bt, L, channels), N = u.shape, A.shape[-1]
+    items = len(bounds) - 1 if cu_seqlens is not None else Bt
+    require_shapes(
+        ("dt", dt, u.shape),
+        ("A", A, (channels, N)),
+        ("B", B, (Bt, L, *B.shape[2:-1], N)),
+        ("C", C, B.shape),
+        ("D", D, (channels,)),
+        ("z", z, u.shape),
+        ("dt_bias", dt_bias, (channels,)),
+        ("initial_state", initial_state, (items, channels, N)),
+    )
     dtype = torch.promote_types(u.dtype, torch.float32)
     dt, bias, B, C = _prepare(dt, B, C, dt_bias, dt_softplus, mask, discretization, dtype)
     A, x = A.to(dtype), _keep(u, mask)

@@ -23,13 +23,14 @@ import numpy as np
 import torch
 
 from seqmix.commands._table import markdown
-from seqmix.data.windows import WindowLoader, Windows
+from seqmix.data.loader import WindowLoader
+from seqmix.data.series.windows import Windows
 from seqmix.environment import environment
 from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, nest
 from seqmix.mixers import Identity
 from seqmix.models import DLinear, MixerForecaster
 from seqmix.tasks import Forecasting
-from seqmix.tasks._run import append_rows
+from seqmix.tasks.run import append_rows
 
 CONTEXT, HORIZON, HELD_OUT = 168, 48, 192
 LEVELS = (80, 95)

@@ -55,7 +55,7 @@ def data(peer: Peer | None) -> Iterator[Row]:
     """Median time of a batch."""
     import torch
 
-    from seqmix.data.panel import Panel
+    from seqmix.data.series.panel import Panel
 
     rng = np.random.default_rng(0)
     lengths = rng.integers(200, 1200, 50_000)

@@ -178,14 +178,14 @@ def peer(op: str, name: str) -> Call:
     if name == "mambapy":
         from mambapy.pscan import pscan
 
-        return lambda *t: _materialised(pscan, *t)
+        return lambda *t: _materialized(pscan, *t)
     if name == "associative_scan":
         from torch._higher_order_ops.associative_scan import associative_scan
 
         def then(left: Any, right: Any) -> Any:
             return left[0] * right[0], right[0] * left[1] + right[1]
 
-        return lambda *t: _materialised(lambda a, x: associative_scan(then, (a, x), 1, combine_mode="generic")[1], *t)
+        return lambda *t: _materialized(lambda a, x: associative_scan(then, (a, x), 1, combine_mode="generic")[1], *t)
     if (op, name) == ("selective_scan", "mamba-ssm"):
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
@@ -222,7 +222,7 @@ def _segment_sums(a: Tensor) -> Tensor:
     return sums.masked_fill(~keep, -torch.inf)
 
 
-def _materialised(scan: Call, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+def _materialized(scan: Call, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """Selective scan by a scan of all decays and inputs, ``(B, L, D, N)`` each, as the peers have it."""
     h = scan((dt.unsqueeze(-1) * A).exp(), (dt * u).unsqueeze(-1) * B.unsqueeze(2))
     return (h @ C.unsqueeze(-1)).squeeze(-1)

@@ -28,7 +28,7 @@ def measure(variant: int, steps: int, threads: int) -> None:
     import torch
     from torch.nn import functional as F
 
-    import seqmix.mixers._ssm as ssm
+    import seqmix.mixers.ssm as ssm
     from seqmix.data import ETT
     from seqmix.models import TSM2
     from seqmix.ops import depthwise_conv1d, packed, selective_scan, tune_allocator

@@ -121,7 +121,7 @@ print("y = M x exactly:", ", ".join(type(m).__name__ for m in mixers if m.pure))
 # %% [markdown]
 # ## The picture
 #
-# Red entries are positive, blue ones negative, as square roots, full colour at the largest entries off the diagonal;
+# Red entries are positive, blue ones negative, as square roots, full color at the largest entries off the diagonal;
 # white is zero, or the smallest entry where all are positive.
 # Under the matrix of the first group of channels stands what its numbers show: its pattern, its rank (singular values
 # above 1e-6 of the largest), and the ranks of the blocks that a cut at the middle leaves below and above the diagonal.

@@ -50,7 +50,7 @@ class Smoothing(Mixer):
     Args:
         d_model: width D.
         max_len: unused, every length works.
-        init_halflife: positions after which an input has lost half of its weight, at initialisation.
+        init_halflife: positions after which an input has lost half of its weight, at initialization.
 
     Raises:
         ConfigError: if ``init_halflife`` is not positive.

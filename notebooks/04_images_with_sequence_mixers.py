@@ -138,7 +138,7 @@ assert accuracy > 0.9
 
 # %%
 def shapes(B: int, size: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images with a grey disc or a bright square, and the class of each pixel: 0 for neither."""
+    """Images with a gray disc or a bright square, and the class of each pixel: 0 for neither."""
     grid = torch.arange(size)
     images, labels = 0.3 * torch.rand(B, 1, size, size), torch.zeros(B, size, size, dtype=torch.long)
     for b in range(B):

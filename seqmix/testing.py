@@ -11,11 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from seqmix.mixers._base import Mixer, MixerFactory
+from seqmix.mixers.mixer import Mixer, MixerFactory
 
 Check = Callable[..., None]
 
-# float64 rounding through a few hundred operations, and the unnormalised transforms among them
+# float64 rounding through a few hundred operations, and the unnormalized transforms among them
 _EXACT = 1e-9
 # gradients of parameters that published code keeps in float32 whatever the module is in, the rates of state spaces
 _FLOAT32 = 1e-6

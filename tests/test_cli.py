@@ -185,7 +185,7 @@ def test_training_that_ends_before_a_validation_says_so(here, fitted, tmp_path, 
 
 
 def test_two_runs_in_one_second_do_not_meet(tmp_path, monkeypatch):
-    from seqmix.tasks._run import _new_folder, last_folder
+    from seqmix.tasks.run import _new_folder, last_folder
 
     monkeypatch.setattr("time.strftime", lambda _: "20260101-000000")
     made = [_new_folder(tmp_path / "a", seed) for seed in (1, 1, 10)]

@@ -11,12 +11,12 @@ from PIL import Image
 
 from seqmix.commands.train import Train
 from seqmix.data import GLUE, Cycles, FashionMNIST, ForecastData
-from seqmix.data._base import Table
-from seqmix.data._labelled import LabelledBytes, LabelledData, join
-from seqmix.data._pixels import LabelledImages
-from seqmix.data._token_file import Documents
-from seqmix.data._tokenizer import Bytes
-from seqmix.data.text import Corpus
+from seqmix.data.images.pixels import LabeledImages
+from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
+from seqmix.data.series.forecast_data import Table
+from seqmix.data.text._token_file import Documents
+from seqmix.data.text.corpora import Corpus
+from seqmix.data.text.tokenizer import Bytes
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -54,7 +54,7 @@ def test_one_batch_runs(path, monkeypatch, tmp_path, tmp_path_factory, capsys):
     data = cli.datamodule
     if isinstance(data, ForecastData) and not isinstance(data, Cycles):
         monkeypatch.setattr(data, "_load", lambda: _table(data))
-    if isinstance(data, LabelledData):
+    if isinstance(data, LabeledData):
         monkeypatch.setattr(data, "_make", lambda: _sequences(data))
     if isinstance(data, Corpus):
         monkeypatch.setattr(data, "_tokenizer", Bytes())
@@ -63,7 +63,7 @@ def test_one_batch_runs(path, monkeypatch, tmp_path, tmp_path_factory, capsys):
         monkeypatch.setattr(data, "_tokenizer", Bytes)
         monkeypatch.setattr(data, "examples", lambda split: _sentences(data))
     if isinstance(data, FashionMNIST):
-        images = LabelledImages(torch.randint(256, (4, 1, 28, 28), dtype=torch.uint8), torch.arange(4))
+        images = LabeledImages(torch.randint(256, (4, 1, 28, 28), dtype=torch.uint8), torch.arange(4))
         monkeypatch.setattr(data, "_make", lambda: {"train": images, "val": images, "test": images})
     cli.fit()
     sizes = [f"{getattr(data, fact):,}" for fact in cli.model.facts]
@@ -96,7 +96,7 @@ def _sequences(data):
     longest = min(data.max_len, 512)
     lengths = [longest, longest if data.vocab_size == 256 else 3] * (1 + data.pairs)
     sequences = [np.random.default_rng(n).integers(0, data.vocab_size - 1, n, np.uint8).tobytes() for n in lengths]
-    every = LabelledBytes(*join(sequences, [0, 1]), pairs=data.pairs, padded=data.vocab_size != 256)
+    every = LabeledBytes(*join(sequences, [0, 1]), pairs=data.pairs, padded=data.vocab_size != 256)
     return dict.fromkeys(("train", "val", "test"), every)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seqmix.data import ECL, ETT, ILI, Exchange, Traffic, Weather, benchmarks
+from seqmix.data import ECL, ETT, ILI, Exchange, Traffic, Weather
+from seqmix.data.series import benchmarks
 from seqmix.errors import DataError
 
 ETT_NAMES = ["ETTh1", "ETTh2", "ETTm1", "ETTm2"]
@@ -53,7 +54,7 @@ def test_page_in_the_data_folder_agrees(name):
     facts = benchmarks.FACTS[name]
     page = (Path(__file__).parents[1] / "data" / "README.md").read_text()
     row = next(line for line in page.splitlines() if f"`{facts.source.paths[0]}`" in line)
-    assert f"| {facts.n_rows:,} × {facts.n_channels} |" in row and row.endswith(f"| {facts.licence} |")
+    assert f"| {facts.n_rows:,} × {facts.n_channels} |" in row and row.endswith(f"| {facts.license} |")
     if facts.source.sha256 is not None:
         assert f"| {facts.source.size:,} | `{facts.source.sha256}` |" in row
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from seqmix.data import _download
-from seqmix.data._download import Source, read_published
+from seqmix.data import files
+from seqmix.data.files import Source, read_published
 from seqmix.errors import DataError
 
 CONTENT = b"date,a\n2024-01-01,1\n" * 20_000
@@ -169,7 +169,7 @@ def test_disk_that_fills_up_half_way(tmp_path, server, monkeypatch):
 
 
 def test_interrupted_download_leaves_nothing_behind(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(_download.os, "replace", _raises(KeyboardInterrupt()))
+    monkeypatch.setattr(files.os, "replace", _raises(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         read_published(server.source, str(tmp_path / "data"))
     assert list(tmp_path.iterdir()) == []

@@ -77,7 +77,7 @@ def test_changing_test_rows_does_not_change_the_scale(tmp_path):
     assert not torch.equal(batches[0]["y"], batches[1]["y"])
 
 
-def test_a_constant_channel_is_centred_and_not_blown_up(tmp_path):
+def test_a_constant_channel_is_centered_and_not_blown_up(tmp_path):
     lines = [",".join([line.split(",")[0], "0.1", str(i)]) for i, line in enumerate(_lines())]
     lines[0] = "date,a,b"
     data = WideCSV(_write(tmp_path, lines), 4, 2)

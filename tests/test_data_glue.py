@@ -9,7 +9,7 @@ from test_task_contract import quiet_trainer
 
 from seqmix.commands._bag_of_words import bag_of_words
 from seqmix.data import GLUE
-from seqmix.data.glue import _cut
+from seqmix.data.text.glue import _cut
 from seqmix.errors import ConfigError, DataError
 from seqmix.mixers import Hydra
 from seqmix.models import BidirectionalEncoder

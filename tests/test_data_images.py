@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from seqmix.data._augment import Augmentation, erase, finish, paste
-from seqmix.data._download import data_folder
-from seqmix.data._pixels import RESAMPLING, eight_bits, middle, pixels, random_resized, random_square, read_image
-from seqmix.data.fashion import FashionMNIST
-from seqmix.data.images import HubImages, ImageFolder
+from seqmix.data.files import data_folder
+from seqmix.data.images.augment import Augmentation, erase, finish, paste
+from seqmix.data.images.fashion import FashionMNIST
+from seqmix.data.images.folders import HubImages, ImageFolder
+from seqmix.data.images.pixels import RESAMPLING, eight_bits, middle, pixels, random_resized, random_square, read_image
 from seqmix.errors import ConfigError, DataError
 
 BICUBIC = RESAMPLING["bicubic"]
@@ -45,9 +45,9 @@ def test_every_mode_becomes_rgb(mode, value, want, tmp_path):
     path = tmp_path / ("image.tif" if mode in ("CMYK", "I") else "image.png")
     image.save(path)
     assert read_image(path).getpixel((0, 0)) == want
-    grey = read_image(path, 1)
-    assert grey.mode == "L" and pixels(grey).shape == (1, 2, 3)
-    assert abs(grey.getpixel((0, 0)) - (0.299 * want[0] + 0.587 * want[1] + 0.114 * want[2])) <= 1
+    gray = read_image(path, 1)
+    assert gray.mode == "L" and pixels(gray).shape == (1, 2, 3)
+    assert abs(gray.getpixel((0, 0)) - (0.299 * want[0] + 0.587 * want[1] + 0.114 * want[2])) <= 1
 
 
 def test_palette_with_transparency_and_turned_photographs(tmp_path):
@@ -185,7 +185,7 @@ def _batch(B=4, C=3, size=16):
     return {"images": torch.randint(256, (B, C, size, size), dtype=torch.uint8), "labels": torch.arange(B) % 3}
 
 
-def test_bytes_are_normalised():
+def test_bytes_are_normalized():
     batch = _batch()
     images = finish(batch, None, 3, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))["images"]
     want = (batch["images"][1, 2, 3, 4].item() / 255 - 0.3) / 0.3
@@ -194,7 +194,7 @@ def test_bytes_are_normalised():
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_targets_say_what_was_mixed(kind):
-    """Images of one colour for each class: the mean of a mixture is the share its target has."""
+    """Images of one color for each class: the mean of a mixture is the share its target has."""
     labels = torch.tensor([0, 0, 1, 1])
     batch = {"images": (255 * labels[:, None, None, None]).expand(4, 3, 32, 32).to(torch.uint8), "labels": labels}
     shares = set()

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from seqmix.data import ListOps, _generated
-from seqmix.data._generated import generated
-from seqmix.data.listops import SYMBOLS, draw_expression, evaluate
+from seqmix.data import ListOps
+from seqmix.data.sequences import _generated
+from seqmix.data.sequences._generated import generated
+from seqmix.data.sequences.listops import SYMBOLS, draw_expression, evaluate
 from seqmix.errors import ConfigError, DataError
 
 SHORT = {"min_length": 6, "max_length": 60, "max_depth": 4, "max_args": 5}

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from seqmix.data import LRAImage, LRARetrieval, LRAText
-from seqmix.data.lra import grey
+from seqmix.data.sequences.lra import gray
 from seqmix.errors import ConfigError, DataError
 
 
@@ -195,7 +195,7 @@ def test_images_in_archives(tmp_path):
     data = LRAImage(root=str(tmp_path))
     data.setup()
     batch = data._splits["test"].gather(torch.tensor([4]))
-    assert batch["labels"].tolist() == [4] and bytes(batch["tokens"][0].tolist()) == grey(images[4])
+    assert batch["labels"].tolist() == [4] and bytes(batch["tokens"][0].tolist()) == gray(images[4])
     path = tmp_path / "cifar10_jpeg" / "test.tar.gz"
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"is truncated or no archive of images .*; get a whole copy"):
@@ -214,5 +214,5 @@ def test_the_real_reviews():
 def test_the_real_images():
     pixels, labels = LRAImage(root=str(Path(os.environ["SEQMIX_DATA"])))._read("test")
     assert len(pixels) == 10000 and np.bincount(labels).tolist() == [1000] * 10
-    # the mean of the grey images that S4 normalises by, in steps of 1 / 255
+    # the mean of the gray images that S4 normalizes by, in steps of 1 / 255
     assert np.frombuffer(b"".join(pixels), np.uint8).mean() == pytest.approx(122.6, abs=1.5)

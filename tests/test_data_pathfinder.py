@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from seqmix.data import Pathfinder, _dashes, pathfinder
-from seqmix.data._curves import LONG, SHORT, Canvas
-from seqmix.data._dashes import SIZES, dashes, dot
-from seqmix.data.pathfinder import draw_image
+from seqmix.data import Pathfinder
+from seqmix.data.sequences import _dashes, pathfinder
+from seqmix.data.sequences._curves import LONG, SHORT, Canvas
+from seqmix.data.sequences._dashes import SIZES, dashes, dot
+from seqmix.data.sequences.pathfinder import draw_image
 from seqmix.errors import ConfigError
 
 sides = pytest.mark.parametrize("side", [32, 64, *(pytest.param(s, marks=pytest.mark.slow) for s in (128, 256))])

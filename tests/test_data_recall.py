@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from seqmix.data.recall import ASK, UNASKED, AssociativeRecall, Copying, SelectiveCopying
+from seqmix.data.sequences.recall import ASK, UNASKED, AssociativeRecall, Copying, SelectiveCopying
 from seqmix.errors import ConfigError
 
 SIZES = {"n_train": 3000, "n_val": 200, "n_test": 1500}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from seqmix.data import TextFiles
-from seqmix.data._text_pairs import keep_of_first
-from seqmix.data._tokenizer import CLS, SEP, Bytes, Characters, WordPiece, train_vocabulary
+from seqmix.data.text._pairs import keep_of_first
+from seqmix.data.text.tokenizer import CLS, SEP, Bytes, Characters, WordPiece, train_vocabulary
 from seqmix.errors import ConfigError, DataError
 
 TEXTS = [b"= a =\nto be, or not\n", b"= b =\nx\n", b"= c =\nthat is the question\n"]

@@ -65,7 +65,7 @@ class FPN(nn.Module):
 
 
 def shapes(B, size):
-    """Images of a grey disc and a bright square on noise, and the class of each pixel: 0 for neither."""
+    """Images of a gray disc and a bright square on noise, and the class of each pixel: 0 for neither."""
     grid = torch.arange(size)
     images, labels = 0.3 * torch.rand(B, 1, size, size), torch.zeros(B, size, size, dtype=torch.long)
     for b in range(B):

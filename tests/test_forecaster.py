@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from seqmix import Forecaster
-from seqmix.data.panel import Panel
+from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError, DataError, NotFittedError
 from seqmix.forecasting.ahead import ahead
 from seqmix.forecasting.exporting import graph_of

@@ -264,5 +264,5 @@ def test_errors(cls):
             with pytest.raises(ValueError, match=f"d_ssm = {d_ssm} is not a multiple of headdim = 4 up to 32; use d_s"):
                 cls(16, headdim=4, d_ssm=d_ssm)
     if cls is Hydra:
-        with pytest.raises(ValueError, match="d_conv = 4 is even and has no centre; use 3 or 5"):
+        with pytest.raises(ValueError, match="d_conv = 4 is even and has no center; use 3 or 5"):
             cls(16, headdim=4, d_conv=4)

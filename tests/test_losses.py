@@ -101,7 +101,7 @@ def test_location_and_scale_follow_an_affine_model(loss):
 
 
 @pytest.mark.parametrize("loss", ["mse", "quantile", *LAWS])
-def test_window_normalisation_is_undone(loss):
+def test_window_normalization_is_undone(loss):
     """With a ten times larger and shifted window everything in the units of the data is so too."""
     task, batch = make(loss=loss, normalize="window").eval(), make_batch(loss)
     counts = loss == "negative_binomial"

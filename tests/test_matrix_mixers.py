@@ -1,4 +1,4 @@
-"""The classes of matrices: entries against loops over the formulas, structure, cost, initialisation, errors."""
+"""The classes of matrices: entries against loops over the formulas, structure, cost, initialization, errors."""
 
 import math
 from functools import partial

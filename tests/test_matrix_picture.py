@@ -41,7 +41,7 @@ def test_describe(matrix, structure, ranks):
     assert describe(matrix) == (structure, ranks)
 
 
-def test_colours_saturate_off_the_diagonal():
+def test_colors_saturate_off_the_diagonal():
     axes = Figure().add_subplot()
     M = 1e6 * I
     M[3, :4], M[7, 0] = -0.2, 0.05

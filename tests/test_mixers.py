@@ -61,7 +61,7 @@ def test_sepconv_formula(kernel_size):
     assert size(mixer) == 2 * 4 * 12 + 12 * kernel_size + 2
 
 
-def test_star_relu_starts_standardised():
+def test_star_relu_starts_standardized():
     mixer = SepConv(1)
     y = mixer.scale * torch.randn(200_000).relu().square() + mixer.bias
     # three standard errors of mean and variance at this sample size
@@ -183,7 +183,7 @@ def test_dense_bias_is_one_number_per_head_and_position():
     assert_close_ratio("y", mixer(x), want, 1e-12)
 
 
-def test_dense_initialisation():
+def test_dense_initialization():
     L, H = 96, 4
     mixer = Dense(8, L, n_heads=H)
     # fan-in L L, fan-out H L; 3 % is ten standard errors of the sample standard deviation

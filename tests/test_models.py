@@ -41,22 +41,22 @@ def test_revin_removes_and_restores_window_statistics():
     revin, x = RevIN(3), torch.randn(2, 9, 3) * 5 + 7
     nn.init.normal_(revin.weight, 1, 0.1)
     nn.init.normal_(revin.bias)
-    z, stats = revin.normalise(x)
+    z, stats = revin.normalize(x)
     expected = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(z, expected * revin.weight + revin.bias)
     other = RevIN(3)
     other.load_state_dict(revin.state_dict())
     # statistics travel with the call: another instance can undo it, and the first is free for the next window
-    revin.normalise(torch.randn(2, 9, 3))
-    torch.testing.assert_close(other.denormalise(z, stats), x, rtol=1e-5, atol=1e-5)
-    quantiles = revin.denormalise(torch.stack([z, z + 1], -1), stats)
+    revin.normalize(torch.randn(2, 9, 3))
+    torch.testing.assert_close(other.denormalize(z, stats), x, rtol=1e-5, atol=1e-5)
+    quantiles = revin.denormalize(torch.stack([z, z + 1], -1), stats)
     torch.testing.assert_close(quantiles[..., 0], x, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(quantiles[..., 1], revin.denormalise(z + 1, stats))
+    torch.testing.assert_close(quantiles[..., 1], revin.denormalize(z + 1, stats))
 
 
 def test_revin_statistics_are_constants_for_the_gradient():
     x = torch.randn(1, 6, 2, requires_grad=True)
-    z, (_, sigma) = RevIN(2, affine=False).normalise(x)
+    z, (_, sigma) = RevIN(2, affine=False).normalize(x)
     z[:, 0].sum().backward()
     expected = torch.zeros_like(x)
     expected[:, :1] = 1 / sigma
@@ -66,8 +66,8 @@ def test_revin_statistics_are_constants_for_the_gradient():
 def test_revin_survives_constant_windows_and_a_zero_scale():
     revin = RevIN(2)
     nn.init.zeros_(revin.weight)
-    z, stats = revin.normalise(torch.full((1, 5, 2), 4.0))
-    assert z.isfinite().all() and revin.denormalise(z + 1, stats).isfinite().all()
+    z, stats = revin.normalize(torch.full((1, 5, 2), 4.0))
+    assert z.isfinite().all() and revin.denormalize(z + 1, stats).isfinite().all()
     assert not list(RevIN(2, affine=False).parameters())
 
 

@@ -23,7 +23,7 @@ def test_share_and_size_of_what_is_kept(p, dtype):
 def test_elements_are_dropped_apart():
     torch.manual_seed(0)
     kept = (Dropout(0.5)(torch.ones(400_000)) != 0).double() - 0.5
-    # neighbours share a drawn number: correlations at lags 1 to 8 stay within six deviations
+    # neighbors share a drawn number: correlations at lags 1 to 8 stay within six deviations
     for lag in range(1, 9):
         assert abs((kept[lag:] * kept[:-lag]).mean().item()) * 4 < 6 / 400_000**0.5
 

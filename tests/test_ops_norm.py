@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from seqmix.mixers._norm import RMSNorm
+from seqmix.mixers.norm import RMSNorm
 from seqmix.ops import native, rms_norm
 from seqmix.ops.native import norm as native_norm
 from seqmix.testing import assert_close_ratio

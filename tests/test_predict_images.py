@@ -8,12 +8,12 @@ from PIL import Image
 from seqmix.cli import run
 from seqmix.vision import create_model
 
-CLASSES = ["green", "red", "grey"]
+CLASSES = ["green", "red", "gray"]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Weights of a model that tells colours, and images of every kind, three files that are none among them."""
+    """Weights of a model that tells colors, and images of every kind, three files that are none among them."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     torch.save(create_model("poolformer_s12", num_classes=3).state_dict(), "weights.pth")
@@ -21,9 +21,9 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "images" / "more").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     rgb = Image.fromarray(noise)
-    for name in ("rgb.jpg", "grey.png", "rgba.png", "cmyk.tif", "deep.png", "more/small.gif"):
+    for name in ("rgb.jpg", "gray.png", "rgba.png", "cmyk.tif", "deep.png", "more/small.gif"):
         image = {
-            "grey.png": rgb.convert("L"),
+            "gray.png": rgb.convert("L"),
             "rgba.png": rgb.convert("RGBA"),
             "cmyk.tif": rgb.convert("CMYK"),
             "deep.png": Image.fromarray(noise[..., 0].astype(np.uint16) * 257),
@@ -50,7 +50,7 @@ def test_the_good_are_named_and_the_bad_listed(folder, capsys, batch_size):
     assert [line[0] for line in lines[2:]] == [
         "cmyk.tif",
         "deep.png",
-        "grey.png",
+        "gray.png",
         "more/small.gif",
         "rgb.jpg",
         "rgba.png",

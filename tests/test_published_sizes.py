@@ -212,7 +212,7 @@ def test_mamba_language_model():
 
 
 def test_longvq_on_listops():
-    """The whole stack of blocks that normalise after each sum; other norms are counted layer by layer below."""
+    """The whole stack of blocks that normalize after each sum; other norms are counted layer by layer below."""
     mixer = partial(LongVQ, d_qk=64, d_value=160, window=128)
     mlp = partial(ChannelMLP, expand=2, activation=nn.SiLU)
     stack = partial(Backbone, 80, 6, mixer=mixer, channel_mixer=mlp, post_norm=True, final_norm=False)

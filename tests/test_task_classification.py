@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from seqmix.commands._results import baseline_rows
 from seqmix.commands.train import Train
 from seqmix.data import ListOps
-from seqmix.data._labelled import LabelledBytes, LabelledData, join
+from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
 from seqmix.errors import ConfigError
 from seqmix.mixers import Attention, FNet, Identity, LongVQ, Mamba, PoNet, list_mixers, mixer_facts
 from seqmix.models import ChannelMLP, SequenceClassifier
@@ -23,7 +23,7 @@ from seqmix.tasks import Classification
 SMALL = {"d_model": 8, "n_layers": 2}
 
 
-class Counting(LabelledData):
+class Counting(LabeledData):
     """Is byte 1 more frequent than byte 2?"""
 
     def __init__(self, n=60, pairs=False, batch_size=16, eval_batch_size=None):
@@ -41,7 +41,7 @@ class Counting(LabelledData):
             for first, last in zip(sequences[:: 1 + self.pairs], sequences[self.pairs :: 1 + self.pairs], strict=True):
                 ones = (first + last if self.pairs else first).count(1)
                 labels.append(int(2 * ones > len(first + last if self.pairs else first)))
-            made[split] = LabelledBytes(*join(sequences, labels), pairs=self.pairs)
+            made[split] = LabeledBytes(*join(sequences, labels), pairs=self.pairs)
         return made
 
 

@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.nn import functional as F
 
-from seqmix.data._augment import Augmentation
-from seqmix.data._pixels import LabelledImages
-from seqmix.data.fashion import FashionMNIST
+from seqmix.data.images.augment import Augmentation
+from seqmix.data.images.fashion import FashionMNIST
+from seqmix.data.images.pixels import LabeledImages
 from seqmix.errors import ConfigError, DataError
 from seqmix.tasks._lamb import Lamb
 from seqmix.tasks._layers import block_depths
@@ -32,7 +32,7 @@ def _data(n=96, **options):
     pixels = torch.randint(128, (n, 1, 28, 28))
     pixels[labels == 0, :, :14] += 120
     pixels[labels == 1, :, 14:] += 120
-    images = LabelledImages(pixels.to(torch.uint8), labels)
+    images = LabeledImages(pixels.to(torch.uint8), labels)
     data._splits = {"train": images, "val": images.take(torch.arange(30)), "test": images.take(torch.arange(31))}
     return data
 

@@ -8,7 +8,7 @@ from test_task_contract import quiet_trainer
 from torch import nn
 from torch.nn import functional as F
 
-from seqmix.data.recall import AssociativeRecall, Copying
+from seqmix.data.sequences.recall import AssociativeRecall, Copying
 from seqmix.errors import ConfigError
 from seqmix.mixers import Attention, Dense, FNet, Identity, LongVQ, Mamba, SepConv, list_mixers, mixer_facts
 from seqmix.tasks.tokens import TokenPrediction

@@ -20,7 +20,7 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def randomise(module):
+def randomize(module):
     for p in module.parameters():
         p.data += 0.2 * torch.randn_like(p)
     return module
@@ -68,7 +68,7 @@ def test_starts_as_a_plain_residual_stack(variate_mixer):
 
 
 def test_averaging_follows_its_equations():
-    trunk, x = randomise(tsm2(n_layers=2).trunk), torch.randn(2, 3, 5, 8)
+    trunk, x = randomize(tsm2(n_layers=2).trunk), torch.randn(2, 3, 5, 8)
     (alpha, beta), (theta, gamma), (alpha2, beta2), (theta2, gamma2) = (
         (b.source.token, b.source.channel) for b in trunk.branches
     )
@@ -125,7 +125,7 @@ def test_outputs_of_one_step_stand_together():
 
 @pytest.mark.parametrize("norm", ["joint", "layer", "tsmixer", "batch"])
 def test_equivariant_to_shift_and_scale_of_each_variate(norm):
-    model, x = randomise(tsm2(norm=norm)).eval(), torch.randn(2, 20, 3)
+    model, x = randomize(tsm2(norm=norm)).eval(), torch.randn(2, 20, 3)
     a, b = torch.tensor([0.5, 3.0, 10.0]), torch.tensor([-4.0, 0.0, 7.0])
     # exact only up to eps under the root
     torch.testing.assert_close((model(a * x + b) - b) / a, model(x), rtol=1e-3, atol=5e-4)
@@ -147,13 +147,13 @@ def influence(trunk, x, axis):
     [({"norm": "layer"}, True), ({"norm": "joint"}, False), ({"norm": "layer", "time_bidirectional": True}, False)],
 )
 def test_time_is_causal_with_layer_norm(options, causal):
-    moved = influence(randomise(tsm2(**options).trunk), torch.randn(1, 3, 6, 8), 2)
+    moved = influence(randomize(tsm2(**options).trunk), torch.randn(1, 3, 6, 8), 2)
     assert torch.equal(moved, torch.ones(6, 6).tril().bool() if causal else torch.ones(6, 6).bool())
 
 
 @pytest.mark.parametrize("variate_mixer", [True, False])
 def test_every_variate_depends_on_every_other(variate_mixer):
-    trunk = randomise(tsm2(norm="layer", variate_mixer=variate_mixer).trunk)
+    trunk = randomize(tsm2(norm="layer", variate_mixer=variate_mixer).trunk)
     moved = influence(trunk, torch.randn(1, 4, 6, 8), 1)
     assert torch.equal(moved, torch.ones(4, 4).bool() if variate_mixer else torch.eye(4).bool())
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from seqmix.errors import ConfigError
 from seqmix.vision import FeaturePyramid, ImageModel, MetaFormer, Pool2d, create_model, list_models, model_facts
-from seqmix.vision._base import stage_indices
+from seqmix.vision.image_model import stage_indices
 
 # transforms have no shapes without data in this torch: these run on small images
 NOT_ON_META = ("affnet", "hydra_vit")
@@ -130,7 +130,7 @@ def test_gradients_and_checkpointing(small):
 def test_checkpointing_is_on_where_it_is_asked_for(monkeypatch):
     model = _tiny()
     calls = []
-    monkeypatch.setattr("seqmix.vision._base.checkpoint", lambda block, x, **k: calls.append(k) or block(x))
+    monkeypatch.setattr("seqmix.vision.image_model.checkpoint", lambda block, x, **k: calls.append(k) or block(x))
     model.set_grad_checkpointing()
     model(torch.randn(1, 3, 32, 32))
     assert calls == [{"use_reentrant": False}] * 3

@@ -122,13 +122,13 @@ def test_checkpoints_of_training_scripts(tmp_path, wrap):
 
 @pytest.mark.parametrize("name", ["tinyformer", "tinypool"])
 def test_other_channels_see_the_same(tmp_path, name):
-    """A grey image in one channel, or a constant spread over many, gives what it gives in three."""
+    """A gray image in one channel, or a constant spread over many, gives what it gives in three."""
     path = _save(_weights(name), tmp_path / "weights.pth")
-    grey = torch.randn(2, 1, 32, 32)
-    want = create_model(name, weights=path).eval()(grey.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(create_model(name, weights=path, in_chans=1).eval()(grey), want, rtol=1e-4, atol=1e-4)
+    gray = torch.randn(2, 1, 32, 32)
+    want = create_model(name, weights=path).eval()(gray.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(create_model(name, weights=path, in_chans=1).eval()(gray), want, rtol=1e-4, atol=1e-4)
     six = create_model(name, weights=path, in_chans=6).eval()
-    torch.testing.assert_close(six(grey.expand(-1, 6, -1, -1)), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(six(gray.expand(-1, 6, -1, -1)), want, rtol=1e-4, atol=1e-4)
     five = create_model(name, weights=path, in_chans=5)
     key = f"{five.default_cfg['first_conv']}.weight"
     first, three = five.state_dict()[key], torch.load(path)[key]

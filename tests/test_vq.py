@@ -1,4 +1,4 @@
-"""Attention to quantised keys against its quadratic definition, and the updates of the codebook."""
+"""Attention to quantized keys against its quadratic definition, and the updates of the codebook."""
 
 import os
 

@@ -28,8 +28,8 @@ from seqmix.tasks import (
     SentenceRegression,
     Task,
 )
-from seqmix.tasks._run import device_name
 from seqmix.tasks.language import language_scores
+from seqmix.tasks.run import device_name
 from seqmix.tasks.sentences import class_metrics, score_metrics
 
 Row = dict[str, Any]
@@ -70,8 +70,8 @@ def baseline_rows(
             return [_trigram_row(task, data, trainer)]
         if isinstance(task, SentenceClassification | SentenceRegression):
             return [_words_row(task, data, trainer)]
-        labelled = isinstance(task, Classification | ImageClassification)
-        return [_majority_row(task, data, trainer)] if labelled else []
+        labeled = isinstance(task, Classification | ImageClassification)
+        return [_majority_row(task, data, trainer)] if labeled else []
     if factories is None:
         # a season longer than the window cannot be repeated: then the last value is
         season = data.season if data.season <= data.context else 1

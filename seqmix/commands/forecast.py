@@ -64,7 +64,7 @@ def forecast(
         levels: coverage of intervals in percent, with commas between them, for example ``80,95``.
         conformal: move the intervals of quantiles and distributions until they hold the validation rows as often as
             they should; those of point forecasts always are made from them.
-        loss: what training minimises.
+        loss: what training minimizes.
         freq: step between rows, for example ``h``, ``D``, ``MS``; inferred if not given.
         id_col: column that names the series; found by its name or content if not given.
         time_col: column of times; found by its name or content if not given.

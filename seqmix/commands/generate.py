@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seqmix.commands._function import call
 from seqmix.commands.train import Train
-from seqmix.data.text import Corpus
+from seqmix.data.text.corpora import Corpus
 from seqmix.errors import ConfigError
 from seqmix.models import TokenModel
 from seqmix.tasks import CausalLM

@@ -86,7 +86,7 @@ def _datasets() -> list[dict[str, Any]]:
     # from the source: to import the datamodules is to import lightning, which takes longer than all the rest
     (folder,) = importlib.util.find_spec("seqmix.data").submodule_search_locations  # pyright: ignore
     found = {}
-    for file in sorted(Path(folder).glob("*.py")):
+    for file in sorted(Path(folder).rglob("*.py")):
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.ClassDef):
                 found[node.name] = node

@@ -55,11 +55,11 @@ def draw(
 def show_matrix(axes: Any, matrix: Tensor) -> tuple[float, float]:
     """Draw ``matrix: (L, L)`` so that small entries show: red is positive, blue negative, as square roots.
 
-    White is zero, or the smallest entry if that is positive. Colours saturate at the 99.5th percentile of the distances
+    White is zero, or the smallest entry if that is positive. Colors saturate at the 99.5th percentile of the distances
     from it off the diagonal: the diagonal, often an identity added to the rest, would hide everything else.
 
     Returns:
-        What is white, and the distance from it that has full colour.
+        What is white, and the distance from it that has full color.
     """
     M = matrix.detach().double().numpy()
     white = max(float(M.min()), 0.0)
@@ -132,7 +132,7 @@ def _save(matrices: Tensor, title: str, out: Path) -> None:
         axes = figure.add_subplot(rows, columns, g + 1)
         white, limit = show_matrix(axes, matrix)
         axes.set(xlabel="from position", ylabel="to position")
-        axes.set_title(f"group {g}: white {white:.2g}, full colour ±{limit:.2g}", fontsize="small")
+        axes.set_title(f"group {g}: white {white:.2g}, full color ±{limit:.2g}", fontsize="small")
     figure.suptitle(title, fontsize="medium")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)

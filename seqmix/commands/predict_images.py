@@ -12,8 +12,8 @@ from torch import Tensor
 
 from seqmix.commands._function import call
 from seqmix.commands._table import print_table
-from seqmix.data._augment import finish
-from seqmix.data._pixels import RESAMPLING, middle, pixels, read_image
+from seqmix.data.images.augment import finish
+from seqmix.data.images.pixels import RESAMPLING, middle, pixels, read_image
 from seqmix.errors import ConfigError, DataError
 from seqmix.vision import ImageModel, create_model
 

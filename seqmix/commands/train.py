@@ -23,7 +23,7 @@ from seqmix.errors import ConfigError, SeqmixError
 from seqmix.models import ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
 from seqmix.tasks import Forecasting, Task
-from seqmix.tasks._run import Run, append_rows, last_folder
+from seqmix.tasks.run import Run, append_rows, last_folder
 
 # where we differ from Lightning; a config or a flag overrides each
 TRAINER_DEFAULTS = {

@@ -1,19 +1,20 @@
 """Datamodules: each reads or makes one kind of data and knows the facts that a model is built from."""
 
-from seqmix.data._augment import Augmentation
-from seqmix.data._base import ForecastData
-from seqmix.data.benchmarks import ECL, ETT, ILI, Exchange, Traffic, Weather
-from seqmix.data.fashion import FashionMNIST
-from seqmix.data.glue import GLUE
-from seqmix.data.images import HubImages, ImageFolder
-from seqmix.data.listops import ListOps
-from seqmix.data.lra import LRAImage, LRARetrieval, LRAText
-from seqmix.data.pathfinder import Pathfinder
-from seqmix.data.recall import AssociativeRecall, Copying, SelectiveCopying
-from seqmix.data.synthetic import Cycles
-from seqmix.data.text import HubText, TextFiles
-from seqmix.data.wide_csv import WideCSV
-from seqmix.data.windows import WindowLoader, Windows
+from seqmix.data.images.augment import Augmentation
+from seqmix.data.images.fashion import FashionMNIST
+from seqmix.data.images.folders import HubImages, ImageFolder
+from seqmix.data.loader import WindowLoader
+from seqmix.data.sequences.listops import ListOps
+from seqmix.data.sequences.lra import LRAImage, LRARetrieval, LRAText
+from seqmix.data.sequences.pathfinder import Pathfinder
+from seqmix.data.sequences.recall import AssociativeRecall, Copying, SelectiveCopying
+from seqmix.data.series.benchmarks import ECL, ETT, ILI, Exchange, Traffic, Weather
+from seqmix.data.series.forecast_data import ForecastData
+from seqmix.data.series.synthetic import Cycles
+from seqmix.data.series.wide_csv import WideCSV
+from seqmix.data.series.windows import Windows
+from seqmix.data.text.corpora import HubText, TextFiles
+from seqmix.data.text.glue import GLUE
 
 __all__ = [
     "ECL",

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from seqmix.data._calendar import calendar_features, calendar_names
-from seqmix.data.panel import last_rows
+from seqmix.data.series.calendar import calendar_features, calendar_names
+from seqmix.data.series.panel import last_rows
 from seqmix.errors import ConfigError, DataError, check_choice
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Code, encode

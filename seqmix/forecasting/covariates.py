@@ -1,4 +1,4 @@
-"""Covariates of a frame as numbers: standardised, or one column for each category, learned when a model is fitted."""
+"""Covariates of a frame as numbers: standardized, or one column for each category, learned when a model is fitted."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict

@@ -14,7 +14,7 @@ from seqmix.tasks import Forecasting
 
 
 class Graph(nn.Module):
-    """Scaling, window normalisation and model: ``(B, context, C) -> (B, horizon, C)``, in the units of the data.
+    """Scaling, window normalization and model: ``(B, context, C) -> (B, horizon, C)``, in the units of the data.
 
     Args:
         task: the fitted task.

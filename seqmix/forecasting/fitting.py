@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from seqmix.data.panel import Panel, Scaler, moments, season_error
+from seqmix.data.series.panel import Panel, Scaler, moments, season_error
 from seqmix.errors import ConfigError
 from seqmix.forecasting.arrange import Ends, arrange, ends, static_rows, together
 from seqmix.forecasting.clock import Clock

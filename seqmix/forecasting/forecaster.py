@@ -39,7 +39,7 @@ class Forecaster(Estimator):
             hours for example, if that is longer.
         freq: step between rows, an alias of pandas or an integer; None infers it.
         season: steps of the season for SeasonalNaive and MASE; None: that of the frequency.
-        loss: what training minimises: ``mse``, ``mae``, ``huber``, ``quantile``, ``normal``, ``student_t``,
+        loss: what training minimizes: ``mse``, ``mae``, ``huber``, ``quantile``, ``normal``, ``student_t``,
             ``negative_binomial``, or what makes a module.
         levels: coverage in percent of the intervals that predict gives, for example ``[80, 95]``.
         conformal: move the intervals of quantiles and distributions too until they hold the validation rows as often as
@@ -331,7 +331,7 @@ class Forecaster(Estimator):
         return forecaster
 
     def export(self, path: str | Path, *, model: str | None = None) -> None:
-        """Write a fitted model as one graph, normalisation and scaling included, to ``.pt2`` or ``.onnx``.
+        """Write a fitted model as one graph, normalization and scaling included, to ``.pt2`` or ``.onnx``.
 
         Args:
             path: the file; its ending says what it becomes.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from seqmix.data.panel import scaling
+from seqmix.data.series.panel import scaling
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.ahead import ahead
 from seqmix.forecasting.arrange import Arrays, Ends, arrange, ends, static_rows

@@ -1,7 +1,7 @@
 """Pictures of forecasts: history and intervals, backtests, error by step, training curves.
 
-Every function returns a matplotlib ``Figure`` that belongs to nobody: show it in a notebook, or ``savefig`` it. Colours
-are those of Okabe and Ito, told apart by every kind of colour vision; lines are named where they end, not in a legend.
+Every function returns a matplotlib ``Figure`` that belongs to nobody: show it in a notebook, or ``savefig`` it. Colors
+are those of Okabe and Ito, told apart by every kind of color vision; lines are named where they end, not in a legend.
 """
 
 from collections.abc import Iterable, Sequence
@@ -104,11 +104,11 @@ def plot_horizon_error(
     step = cv.groupby([id_col, "cutoff"], sort=False)[time_col].rank().astype(int)
     figure, (axes,) = _figure(1, 1, (7, 3.6))
     lines = []
-    for colour, model in zip(_cycle(), _models(cv, (id_col, time_col, target_col)), strict=False):
+    for color, model in zip(_cycle(), _models(cv, (id_col, time_col, target_col)), strict=False):
         error = (cv[model] - cv[target_col]).abs()
         by_step = error.groupby(step).mean() if metric == "mae" else error.pow(2).groupby(step).mean().pow(0.5)
-        axes.plot(by_step.index, by_step, color=colour, linewidth=1.8)
-        lines.append((model, colour, float(by_step.iloc[-1])))
+        axes.plot(by_step.index, by_step, color=color, linewidth=1.8)
+        lines.append((model, color, float(by_step.iloc[-1])))
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
@@ -132,13 +132,13 @@ def plot_training(history: pd.DataFrame, *, step_col: str = "step", model_col: s
     for axes, quantity in zip(all_axes, quantities, strict=True):
         groups = history.groupby(model_col, sort=False) if several else [("", history)]
         lines, note = [], ""
-        for colour, (model, rows) in zip(_cycle(), groups, strict=False):
+        for color, (model, rows) in zip(_cycle(), groups, strict=False):
             rows = rows.dropna(subset=[quantity])
-            axes.plot(rows[step_col], rows[quantity], color=colour, linewidth=1.6)
-            lines.append((str(model), colour, float(rows[quantity].iloc[-1])))
+            axes.plot(rows[step_col], rows[quantity], color=color, linewidth=1.6)
+            lines.append((str(model), color, float(rows[quantity].iloc[-1])))
             if quantity.startswith("val_"):
                 best = rows.loc[rows[quantity].idxmin()]
-                axes.plot(best[step_col], best[quantity], "o", color=colour, markersize=5)
+                axes.plot(best[step_col], best[quantity], "o", color=color, markersize=5)
                 note = f"best {best[quantity]:.4g} at step {int(best[step_col]):,}"
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -198,17 +198,17 @@ def _draw(
     shown = pd.concat([before.tail(keep), past.loc[past[time_col].between(first, last)]])
     axes.plot(_times(shown[time_col]), shown[target_col], color=_INK, linewidth=1.1)
     lines = []
-    for i, (colour, model) in enumerate(zip(_cycle(), models, strict=False)):
+    for i, (color, model) in enumerate(zip(_cycle(), models, strict=False)):
         for rows in windows:
             x = _times(rows[time_col])
             for level in sorted(levels, reverse=True):
                 bounds = [f"{model}-{side}-{level:g}" for side in ("lo", "hi")]
                 if bounds[0] in rows:
                     lo, hi = (rows[b].to_numpy(float) for b in bounds)
-                    axes.fill_between(x, lo, hi, color=colour, alpha=0.16, linewidth=0)
+                    axes.fill_between(x, lo, hi, color=color, alpha=0.16, linewidth=0)
             # the first model on top
-            axes.plot(x, rows[model], color=colour, linewidth=1.7 if i == 0 else 1.2, zorder=3 - i / len(models))
-        lines.append((model, colour, float(windows[-1][model].iloc[-1])))
+            axes.plot(x, rows[model], color=color, linewidth=1.7 if i == 0 else 1.2, zorder=3 - i / len(models))
+        lines.append((model, color, float(windows[-1][model].iloc[-1])))
     if len(windows) > 1 or len(past) > len(before):
         # where a window begins the truth goes on: say where
         for rows in windows:
@@ -220,7 +220,7 @@ def _draw(
     axes.margins(x=0.01)
     if named:
         note = f"\n{', '.join(f'{level:g}' for level in levels)} %" if levels else ""
-        _name_lines(axes, [(model + note * (len(models) == 1), colour, y) for model, colour, y in lines])
+        _name_lines(axes, [(model + note * (len(models) == 1), color, y) for model, color, y in lines])
 
 
 def _models(frame: pd.DataFrame, names: tuple[str, str, str]) -> list[str]:
@@ -276,10 +276,10 @@ def _title(axes: Axes, title: str, note: str = "") -> None:
 
 
 def _name_lines(axes: Axes, lines: Iterable[tuple[str, str, float]]) -> None:
-    """Write the name of each line to the right of its end, in its colour, and keep the names apart."""
+    """Write the name of each line to the right of its end, in its color, and keep the names apart."""
     low, high = axes.get_ylim()
     step, at = 0.085 * (high - low), -np.inf
-    for name, colour, y in sorted(lines, key=lambda line: line[2]):
+    for name, color, y in sorted(lines, key=lambda line: line[2]):
         at = max(y, at + step)
         axes.annotate(
             name,
@@ -287,7 +287,7 @@ def _name_lines(axes: Axes, lines: Iterable[tuple[str, str, float]]) -> None:
             (6, 0),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
-            color=colour,
+            color=color,
             fontsize=9,
             va="center",
             annotation_clip=False,

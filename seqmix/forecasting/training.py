@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from seqmix import mixers, models
-from seqmix.data.panel import Panel
+from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError
 from seqmix.tasks import Forecasting
 
@@ -70,7 +70,7 @@ def repeats_season(factory: Callable[..., Any]) -> bool:
 
 
 def without_revin(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """The factory with the model's own window normalisation off, unless asked for: the task has it, with masks."""
+    """The factory with the model's own window normalization off, unless asked for: the task has it, with masks."""
     cls, given = _class_of(factory)
     takes = isinstance(cls, type) and "revin" in signature(cls).parameters
     return partial(factory, revin=False) if takes and "revin" not in given else factory

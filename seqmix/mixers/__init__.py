@@ -1,15 +1,5 @@
 """Sequence mixers, one class each: ``Name(d_model, max_len=None, *, options)`` on ``(B, L, D)``."""
 
-from seqmix.mixers._base import (
-    Mixer,
-    MixerFactory,
-    MixerFacts,
-    check_mask,
-    list_mixers,
-    mixer_facts,
-    register,
-    zero_masked,
-)
 from seqmix.mixers.aff import AFF
 from seqmix.mixers.attention import Attention
 from seqmix.mixers.dense import Dense, DenseMLP
@@ -23,6 +13,16 @@ from seqmix.mixers.longvq import LongVQ, auxiliary_loss
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.mamba2 import Mamba2
 from seqmix.mixers.matrix import MatrixMixer
+from seqmix.mixers.mixer import (
+    Mixer,
+    MixerFactory,
+    MixerFacts,
+    check_mask,
+    list_mixers,
+    mixer_facts,
+    register,
+    zero_masked,
+)
 from seqmix.mixers.pairwise import Cauchy, LowRank, Softmax, Unstructured
 from seqmix.mixers.ponet import PoNet, segments_from_ids
 from seqmix.mixers.quasiseparable import Quasiseparable

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, register
-from seqmix.mixers._mask import mix_by_length
+from seqmix.mixers.mask import mix_by_length
+from seqmix.mixers.mixer import Mixer, register
 from seqmix.ops.spectral import adaptive_filter
 
 

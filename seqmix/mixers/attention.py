@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, register, zero_masked
+from seqmix.mixers.mixer import Mixer, register, zero_masked
 
 
 @register(

@@ -5,8 +5,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, check_length, register, require_max_len
-from seqmix.mixers._mask import mix_aligned
+from seqmix.mixers.mask import mix_aligned
+from seqmix.mixers.mixer import Mixer, check_length, register, require_max_len
 
 
 @register(

@@ -7,8 +7,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, register, zero_masked
-from seqmix.ops._wide import wide
+from seqmix.mixers.mixer import Mixer, register, zero_masked
+from seqmix.ops.wide import wide
 
 # positions summed by one product; longer reaches go through the state, so that cost is linear in the length
 _CHUNK = 64
@@ -90,8 +90,8 @@ class S4D(Mixer):
         max_len: unused, every length works.
         d_state: real state size per channel N, that is N / 2 complex modes.
         causal: see earlier positions only; otherwise both directions are summed, with parameters of their own.
-        dt_min: smallest step Δ at initialisation, in units of one position.
-        dt_max: largest step Δ at initialisation, in units of one position.
+        dt_min: smallest step Δ at initialization, in units of one position.
+        dt_max: largest step Δ at initialization, in units of one position.
 
     Raises:
         ConfigError: if ``d_state`` is not a positive even number, or not ``0 < dt_min <= dt_max``.

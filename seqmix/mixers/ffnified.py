@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from seqmix.mixers._base import Mixer, register, zero_masked
-from seqmix.mixers._conv import convolve, require_odd
+from seqmix.mixers.conv import convolve, require_odd
+from seqmix.mixers.mixer import Mixer, register, zero_masked
 
 
 @register(paper="arXiv:2406.02021", cost="L", variants=({"kernel_size": 3, "bias": False},))
@@ -24,7 +24,7 @@ class FFNifiedAttention(Mixer):
         ConfigError: if ``kernel_size`` is not odd and positive.
 
     Source: Yun et al., 2024, arXiv:2406.02021, sec. 3. Differs from the original code in: one axis instead of two; no
-    batch normalisation and no second kernel for training, which the image models add and fuse away.
+    batch normalization and no second kernel for training, which the image models add and fuse away.
     """
 
     def __init__(self, d_model: int, max_len: int | None = None, *, kernel_size: int = 7, bias: bool = True):
@@ -36,7 +36,7 @@ class FFNifiedAttention(Mixer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, L, D)`` along L."""
-        # biases fill the padding, which each convolution would carry into its neighbours
+        # biases fill the padding, which each convolution would carry into its neighbors
         query = zero_masked(self.fc(zero_masked(x, mask)), mask)
         scores = zero_masked(nn.functional.gelu(convolve(self.conv1, query)), mask)
         return zero_masked(convolve(self.conv2, scores), mask)

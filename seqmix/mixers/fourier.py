@@ -5,16 +5,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seqmix.mixers._base import Mixer, check_length, register, require_max_len
-from seqmix.mixers._mask import mix_aligned, mix_by_length
-from seqmix.ops._wide import wide
+from seqmix.mixers.mask import mix_aligned, mix_by_length
+from seqmix.mixers.mixer import Mixer, check_length, register, require_max_len
+from seqmix.ops.wide import wide
 
 
 @register(paper="arXiv:2105.03824", cost="L log L", variants=({"hidden": False},))
 class FNet(Mixer):
     """Mixing tokens with Fourier transforms, no parameters.
 
-    ``y = Re(F_seq(F_hidden(x)))``, unnormalised (eq. 3), that is ``C_L x C_D - S_L x S_D`` with the cosine and sine
+    ``y = Re(F_seq(F_hidden(x)))``, unnormalized (eq. 3), that is ``C_L x C_D - S_L x S_D`` with the cosine and sine
     matrices of both axes. The transform sees the length: with a mask each sequence is transformed at its own length,
     rows of equal length together.
 
@@ -65,7 +65,7 @@ class FourierFilter(Mixer):
     Args:
         d_model: width D.
         max_len: number of points of the transform, and longest sequence.
-        init_std: standard deviation of both parts of W at initialisation.
+        init_std: standard deviation of both parts of W at initialization.
 
     Raises:
         ConfigError: if ``max_len`` is missing.

@@ -3,9 +3,9 @@
 from typing import Literal
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import MixerFactory
 from seqmix.mixers.attention import Attention
 from seqmix.mixers.fourier import FNet
+from seqmix.mixers.mixer import MixerFactory
 
 Layout = Literal["bottom", "middle", "mixed", "top"]
 

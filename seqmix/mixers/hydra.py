@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, register, zero_masked
-from seqmix.mixers._norm import RMSNorm
-from seqmix.mixers._ssm import dt_bias, exempt_from_decay, rates
 from seqmix.mixers.mamba2 import inner_sizes
+from seqmix.mixers.mixer import Mixer, register, zero_masked
+from seqmix.mixers.norm import RMSNorm
+from seqmix.mixers.ssm import dt_bias, exempt_from_decay, rates
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes
@@ -36,14 +36,14 @@ class Hydra(Mixer):
         d_model: width D.
         max_len: unused, every length works.
         d_state: state size per head N.
-        d_conv: positions seen by the short convolution, centred, odd.
+        d_conv: positions seen by the short convolution, centered, odd.
         conv_init: convolution weights are drawn from (-conv_init, conv_init); by PyTorch's rule if not given.
         expand: inner width over D.
         headdim: channels per head P, which share a mixing matrix.
         ngroups: groups of heads that share B and C.
-        dt_min: smallest step at initialisation, in units of one position.
-        dt_max: largest step at initialisation, in units of one position.
-        dt_init_floor: bound from below on the steps at initialisation, in units of one position.
+        dt_min: smallest step at initialization, in units of one position.
+        dt_max: largest step at initialization, in units of one position.
+        dt_init_floor: bound from below on the steps at initialization, in units of one position.
         dt_limit: range to which steps are clamped, in units of one position.
         learnable_init_states: learn the state before the first and after the last position, one for both.
         bias: bias on the input and output projections.
@@ -80,7 +80,7 @@ class Hydra(Mixer):
         super().__init__()
         E, H = inner_sizes(d_model, expand, headdim, ngroups)
         if d_conv % 2 == 0:
-            raise ConfigError(f"d_conv = {d_conv} is even and has no centre; use {d_conv - 1} or {d_conv + 1}")
+            raise ConfigError(f"d_conv = {d_conv} is even and has no center; use {d_conv - 1} or {d_conv + 1}")
         self.headdim, self.ngroups, self.dt_limit, self.chunk_size = headdim, ngroups, dt_limit, chunk_size
         # z | x, B, C forward, B, C backward | dt forward, dt backward
         self.split = (E, E + 4 * ngroups * d_state, 2 * H)
@@ -136,7 +136,7 @@ class Hydra(Mixer):
     def _operands(self, x: Tensor, mask: Tensor | None, bounds: list[int]) -> tuple[Tensor, ...]:
         """Gate ``(B, L, E)``, steps ``(B, L, 2, H)``, values, B and C, diagonal ``(B, L, H)``."""
         z, x, dt = self.in_proj(zero_masked(x, mask)).split(self.split, -1)
-        # the bias of in_proj fills padding again, and the convolution would carry it to its neighbours
+        # the bias of in_proj fills padding again, and the convolution would carry it to its neighbors
         weight = self.conv1d.weight.squeeze(1)  # (E + 4 G N, K)
         x = packed_conv1d(zero_masked(x, mask), weight, self.conv1d.bias, bounds, padding="same", activation="silu")
         x, codes = x.split((self.split[0], self.split[1] - self.split[0]), -1)

@@ -5,9 +5,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, register
-from seqmix.mixers._conv import convolve, require_odd
-from seqmix.mixers._mask import mix_aligned
+from seqmix.mixers.conv import convolve, require_odd
+from seqmix.mixers.mask import mix_aligned
+from seqmix.mixers.mixer import Mixer, register
 
 
 @register(paper="arXiv:2205.12956", cost="L^2", variants=({"stride": 2}, {"stride": 3}), n_heads=1, head_dim=4)

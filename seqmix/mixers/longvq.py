@@ -1,4 +1,4 @@
-"""LongVQ: a gated state space model whose attention sees quantised keys, in linear time; and its auxiliary loss."""
+"""LongVQ: a gated state space model whose attention sees quantized keys, in linear time; and its auxiliary loss."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.autograd import Variable
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, register, zero_masked
 from seqmix.mixers.ema import EMA, S4D
-from seqmix.ops._wide import wide
+from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.ops.vq import (
     Kind,
     StepState,
@@ -24,6 +23,7 @@ from seqmix.ops.vq import (
     vq_attention_step,
     vq_attention_weights,
 )
+from seqmix.ops.wide import wide
 
 
 @register(
@@ -43,9 +43,9 @@ class LongVQ(Mixer):
 
     ``m = SSM(x')``, ``[φ | ζ | γ | η] = m W + b``, q and k scaled and shifted copies of ``SiLU(ζ)``,
     ``v = SiLU(x' W_v + b_v)``, ``o = attention(q, code of k, v)`` with a bias for near keys,
-    ``h = SiLU(η + (SiLU(γ) o) W_h + b_h)``, ``y = σ(φ) (h - x)``; x' is x, normalised if ``norm`` says so. A residual
+    ``h = SiLU(η + (SiLU(γ) o) W_h + b_h)``, ``y = σ(φ) (h - x)``; x' is x, normalized if ``norm`` says so. A residual
     connection around the mixer gives the gate of Mega, ``x + y = σ(φ) h + (1 - σ(φ)) x``: for the post-norm block of
-    the source leave ``norm`` at ``"none"`` and normalise after the sum; for the pre-norm block set ``norm`` here and
+    the source leave ``norm`` at ``"none"`` and normalize after the sum; for the pre-norm block set ``norm`` here and
     none in the block.
 
     In training ``aux_loss`` holds the commitment loss of the last forward, to be added to the loss of the task:
@@ -82,7 +82,7 @@ class LongVQ(Mixer):
 
     Source: Liu et al., 2024, arXiv:2404.11163. No code was published; this composes the two systems that the paper
     builds on, Mega (arXiv:2209.10655) and Transformer-VQ (arXiv:2309.16354). Differs from the original code in: not
-    known; from Transformer-VQ in what ``seqmix.ops.vq`` says, the data initialisation, restarts and smoothing.
+    known; from Transformer-VQ in what ``seqmix.ops.vq`` says, the data initialization, restarts and smoothing.
     """
 
     #: commitment loss of the last forward in training, weighted; None in evaluation
@@ -146,7 +146,7 @@ class LongVQ(Mixer):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, L, D)`` along L."""
         x = zero_masked(x, mask)
-        normed = self._normalise(x, mask)
+        normed = self._normalize(x, mask)
         phi, q, k, gate, eta = self._project(self.dropout(self.move(normed, mask)))
         v = nn.functional.silu(self.v_proj(normed))
         codes = self.codebook.codes()
@@ -172,8 +172,8 @@ class LongVQ(Mixer):
         return zero_masked(self._gate(x, phi, gate, eta, o), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """Attention to the quantised keys, that stands between the projections: ``(B, 1, L, L)``."""
-        _, q, k, _, _ = self._project(self.move(self._normalise(x, None)))
+        """Attention to the quantized keys, that stands between the projections: ``(B, 1, L, L)``."""
+        _, q, k, _, _ = self._project(self.move(self._normalize(x, None)))
         codes = self.codebook.codes()
         q, bias = self.bias(q)
         z = nearest_code(k, codes)
@@ -203,7 +203,7 @@ class LongVQ(Mixer):
         # a loss inside a graph can be neither copied nor pickled
         return {**self.__dict__, "aux_loss": None}
 
-    def _normalise(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _normalize(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if not isinstance(self.norm, nn.BatchNorm1d):
             return self.norm(x)
         if mask is None:
@@ -296,7 +296,7 @@ class ScaleNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis of ``x: (..., D)``."""
+        """Normalize the last axis of ``x: (..., D)``."""
         return self.scale * self.rms(x)
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import check_choice
-from seqmix.mixers._base import Mixer, register, zero_masked
-from seqmix.mixers._ssm import (
+from seqmix.mixers.mixer import Mixer, register, zero_masked
+from seqmix.mixers.ssm import (
     Branch,
     BranchState,
     Discretization,
@@ -40,11 +40,11 @@ class Mamba(Mixer):
         d_conv: positions seen by the short convolution.
         expand: inner width over D.
         dt_rank: rank of the map from u to dt; ceil(D / 16) if not given.
-        dt_min: smallest step at initialisation, in units of one position.
-        dt_max: largest step at initialisation, in units of one position.
+        dt_min: smallest step at initialization, in units of one position.
+        dt_max: largest step at initialization, in units of one position.
         dt_init: of the map from rank to steps, ``"random"`` or ``"constant"``.
-        dt_scale: factor on it at initialisation.
-        dt_init_floor: bound from below on the steps at initialisation, in units of one position.
+        dt_scale: factor on it at initialization.
+        dt_init_floor: bound from below on the steps at initialization, in units of one position.
         conv_bias: bias on the short convolution.
         bias: bias on the input and output projections.
         discretization: of the input map, ``euler`` (dt B, what the original runs) or ``zoh`` (zero-order hold, eq. 4).

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, register, zero_masked
-from seqmix.mixers._norm import RMSNorm
-from seqmix.mixers._ssm import dt_bias, exempt_from_decay, rates
+from seqmix.mixers.mixer import Mixer, register, zero_masked
+from seqmix.mixers.norm import RMSNorm
+from seqmix.mixers.ssm import dt_bias, exempt_from_decay, rates
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
 
@@ -41,15 +41,15 @@ class Mamba2(Mixer):
         headdim: channels per head P, which share a mixing matrix.
         d_ssm: channels that are scanned, the others pass a gated MLP; all ``expand d_model`` if not given.
         ngroups: groups of heads that share B and C, and the norm.
-        A_init_range: slowest and fastest decay rate at initialisation, per unit of step.
+        A_init_range: slowest and fastest decay rate at initialization, per unit of step.
         D_has_hdim: a skip D for each channel, instead of one for each head.
-        dt_min: smallest step at initialisation, in units of one position.
-        dt_max: largest step at initialisation, in units of one position.
-        dt_init_floor: bound from below on the steps at initialisation, in units of one position.
+        dt_min: smallest step at initialization, in units of one position.
+        dt_max: largest step at initialization, in units of one position.
+        dt_init_floor: bound from below on the steps at initialization, in units of one position.
         dt_limit: range to which steps are clamped, in units of one position.
         learnable_init_states: learn the state before the first position.
-        rmsnorm: normalise before the output projection; without it there is the gate alone.
-        norm_before_gate: gate what is normalised, instead of normalising what is gated.
+        rmsnorm: normalize before the output projection; without it there is the gate alone.
+        norm_before_gate: gate what is normalized, instead of normalizing what is gated.
         bias: bias on the input and output projections.
         conv_bias: bias on the short convolution.
         chunk_size: positions per chunk of the scan, for speed only; the op's own choice if not given.
@@ -118,7 +118,7 @@ class Mamba2(Mixer):
         """
         bounds = sequence_bounds(x, cu_seqlens, mask)
         *beside, z, x, dt = self.in_proj(zero_masked(x, mask)).split(self.split, -1)
-        # the bias of in_proj fills padding again, and the convolution would carry it to its neighbours
+        # the bias of in_proj fills padding again, and the convolution would carry it to its neighbors
         x = self._convolve(zero_masked(x, mask), bounds)
         S = self.init_states
         S = None if S is None else S.expand(x.shape[0] * (len(bounds) - 1), -1, -1, -1)
@@ -189,7 +189,7 @@ class Mamba2(Mixer):
         return y.flatten(2), S
 
     def _out(self, y: Tensor, z: Tensor, beside: list[Tensor]) -> Tensor:
-        """Gate and normalise, each group by itself, then project with the MLP ``beside``: ``y, z: (B, L, E)``."""
+        """Gate and normalize, each group by itself, then project with the MLP ``beside``: ``y, z: (B, L, E)``."""
         y = y * F.silu(z) if self.norm is None else self.norm(y, z)
         gate, value = beside
         return self.out_proj(torch.cat([F.silu(gate) * value, y], -1) if gate.shape[-1] else y)

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from seqmix.mixers._base import Mixer, register, zero_masked
-from seqmix.mixers._conv import convolve, require_odd
-from seqmix.mixers._norm import RMSNorm
+from seqmix.mixers.conv import convolve, require_odd
+from seqmix.mixers.mixer import Mixer, register, zero_masked
+from seqmix.mixers.norm import RMSNorm
 from seqmix.mixers.pairwise import Softmax
 from seqmix.mixers.quasiseparable import Quasiseparable
 from seqmix.mixers.structured import StructuredFactory

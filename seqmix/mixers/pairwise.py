@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from seqmix.mixers._base import register, require_max_len
+from seqmix.mixers.mixer import register, require_max_len
 from seqmix.mixers.structured import (
     StructuredMixer,
     add_identity,
@@ -19,7 +19,7 @@ from seqmix.mixers.structured import (
     refuse_data_dependence,
     split_pair,
 )
-from seqmix.ops._wide import wide
+from seqmix.ops.wide import wide
 
 
 @register(paper="arXiv:2407.09941", cost="L^2", variants=({"data_dependent": False},), headdim=4, qk_dim=3)
@@ -86,7 +86,7 @@ class Softmax(StructuredMixer):
 
 @register(paper="arXiv:2407.09941", cost="L", variants=({"data_dependent": False},), headdim=4, qk_dim=3)
 class LowRank(StructuredMixer):
-    """Low-rank matrix mixer: linear attention without a normaliser.
+    """Low-rank matrix mixer: linear attention without a normalizer.
 
     ``M_ij = q_i^T k_j``, ``y = x + M x / sqrt(max_len qk_dim)``; queries and keys from tokens go through SiLU.
 

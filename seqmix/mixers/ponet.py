@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, register, zero_masked
+from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.ops.pooling import MASKED, global_attention, local_max, segment_max
 
 # names in the original state dicts of the projections for: query, key, output gate, segment max, local max, value

@@ -4,8 +4,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from seqmix.mixers._base import register, require_max_len
-from seqmix.mixers._ssm import dt_bias, exempt_from_decay, rates
+from seqmix.mixers.mixer import register, require_max_len
+from seqmix.mixers.ssm import dt_bias, exempt_from_decay, rates
 from seqmix.mixers.structured import StructuredMixer, count_heads
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes
@@ -28,9 +28,9 @@ class Quasiseparable(StructuredMixer):
             tokens in both forms.
         qk_dim: width of B and C per head; all heads read the H qk_dim columns.
         project: own the projection to B, C and steps; False inside ``MatrixMixer``.
-        dt_min: smallest step at initialisation, in positions.
-        dt_max: largest step at initialisation, in positions.
-        dt_init_floor: lower bound on steps at initialisation, in positions.
+        dt_min: smallest step at initialization, in positions.
+        dt_max: largest step at initialization, in positions.
+        dt_init_floor: lower bound on steps at initialization, in positions.
         dt_limit: range to which steps are clamped, in positions.
         chunk_size: positions per chunk of the computation, chosen by the op if not given; does not change the result.
 

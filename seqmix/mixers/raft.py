@@ -4,8 +4,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, check_length, register, require_max_len
-from seqmix.mixers._mask import mix_aligned
+from seqmix.mixers.mask import mix_aligned
+from seqmix.mixers.mixer import Mixer, check_length, register, require_max_len
 
 
 @register(paper="arXiv:2108.04384", cost="L^2", variants=({"n_rafts": 1}, {"n_rafts": 4, "expand": 1}))

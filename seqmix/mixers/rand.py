@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from seqmix.mixers._base import Mixer, check_length, register, require_max_len
-from seqmix.mixers._mask import mix_aligned
+from seqmix.mixers.mask import mix_aligned
+from seqmix.mixers.mixer import Mixer, check_length, register, require_max_len
 
 
 @register(paper="arXiv:2210.13452", cost="L^2")

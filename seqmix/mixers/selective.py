@@ -7,9 +7,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
-from seqmix.mixers._base import Mixer, check_length, register, require_max_len, zero_masked
-from seqmix.mixers._mask import mix_aligned
-from seqmix.mixers._ssm import (
+from seqmix.mixers.mask import mix_aligned
+from seqmix.mixers.mixer import Mixer, check_length, register, require_max_len, zero_masked
+from seqmix.mixers.ssm import (
     Branch,
     BranchState,
     Discretization,

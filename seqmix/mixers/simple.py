@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from seqmix.mixers._base import Mixer, register, zero_masked
-from seqmix.mixers._conv import convolve, require_odd
+from seqmix.mixers.conv import convolve, require_odd
+from seqmix.mixers.mixer import Mixer, register, zero_masked
 
 
 @register(paper="arXiv:2210.13452", cost="L")
@@ -106,8 +106,8 @@ class SepConv(Mixer):
         max_len: unused, every length works.
         expand: inner width over D, 2 in the paper.
         kernel_size: positions seen by the depthwise convolution, odd, 7 in the paper.
-        star_scale: s at initialisation; 0.8944 gives unit variance for normal input.
-        star_bias: b at initialisation; -0.4472 gives zero mean for normal input.
+        star_scale: s at initialization; 0.8944 gives unit variance for normal input.
+        star_bias: b at initialization; -0.4472 gives zero mean for normal input.
 
     Raises:
         ConfigError: if ``kernel_size`` is not odd and positive.

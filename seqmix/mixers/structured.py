@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._base import Mixer, check_length, zero_masked
-from seqmix.mixers._mask import mix_aligned
+from seqmix.mixers.mask import mix_aligned
+from seqmix.mixers.mixer import Mixer, check_length, zero_masked
 
 
 class StructuredMixer(Mixer, ABC):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import check_choice
-from seqmix.mixers._base import register, require_max_len
+from seqmix.mixers.mixer import register, require_max_len
 from seqmix.mixers.structured import (
     StructuredMixer,
     add_identity,
@@ -17,7 +17,7 @@ from seqmix.mixers.structured import (
     split_pair,
 )
 from seqmix.ops import smooth_length
-from seqmix.ops._wide import wide
+from seqmix.ops.wide import wide
 
 
 @register(

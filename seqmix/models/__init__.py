@@ -1,6 +1,5 @@
 """Blocks, backbones and forecasting models."""
 
-from seqmix.models._base import ForecastModel, ForecastModelFactory, list_models, model_facts, register_model
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
@@ -9,6 +8,7 @@ from seqmix.models.densify import Replaced, densify
 from seqmix.models.embed import PatchEmbedding
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, EncoderFactory, load_published
 from seqmix.models.ffnet_ts import FFNetTS
+from seqmix.models.forecast_model import ForecastModel, ForecastModelFactory, list_models, model_facts, register_model
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead
 from seqmix.models.norm import BatchNormLast, Norm2D, RevIN

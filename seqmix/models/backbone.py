@@ -27,8 +27,8 @@ class Backbone(nn.Module):
         drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
         layer_scale: initial value of a learned scale on the output of each mixer, None for no scale.
         res_scale: initial value of a learned scale on each skip, None for no scale.
-        post_norm: normalise after each residual sum instead of before each mixer.
-        final_norm: normalise the result.
+        post_norm: normalize after each residual sum instead of before each mixer.
+        final_norm: normalize the result.
 
     Raises:
         ConfigError: if there is no block or no mixer, or ``norm`` is not known.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
-from seqmix.mixers._norm import RMSNorm
+from seqmix.mixers.norm import RMSNorm
 from seqmix.models.dropout import Dropout
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": RMSNorm}

@@ -67,7 +67,7 @@ class SequenceClassifier(Classifier):
         pool: what the head sees: ``mean`` of all kept positions, ``cls``, a learned one put before the first, or
             ``last``, the last kept one.
         norm: ``layer`` or ``rms``, in the backbone.
-        post_norm: normalise after each residual sum instead of before each mixer.
+        post_norm: normalize after each residual sum instead of before each mixer.
         dropout: probability, on the embeddings, on the output of each mixer, and in the head.
         head_activation: class of the nonlinearity between the two layers of the head, which is 2 D wide inside.
 

@@ -93,7 +93,7 @@ class BidirectionalEncoder(nn.Module):
         n_types: numbers that sentences can have, 4 in FNet.
         projection: a linear map between the embeddings and the first layer, as in FNet.
         pooler: a layer ``tanh(linear(x[0]))`` for what is told of the whole text.
-        pre_norm: normalise before each mixer and at the end, instead of after each residual sum.
+        pre_norm: normalize before each mixer and at the end, instead of after each residual sum.
         norm_eps: added to variances in the layers; 1e-5 in Hydra, 1e-12 in FNet and PoNet.
         dropout: probability, on the embeddings.
         pad_id: token whose embedding is zero and stays zero.

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._conv import convolve, require_odd
-from seqmix.models._base import ForecastModel, register_model
+from seqmix.mixers.conv import convolve, require_odd
 from seqmix.models.dropout import Dropout
+from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.forecasters import moving_average
 from seqmix.models.heads import split_outputs
 from seqmix.models.norm import BatchNormLast, RevIN
@@ -186,7 +186,7 @@ class _Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         revin, stats = self.revin_layer, None
         if revin is not None:
-            z, stats = revin.normalise(x)
+            z, stats = revin.normalize(x)
             if self.subtract_last:
                 # from the last value, not from the mean; the learned shift stays
                 z = z - z[:, -1:] + (0 if revin.bias is None else revin.bias)
@@ -197,7 +197,7 @@ class _Network(nn.Module):
             x = stage["blocks"](self._halve(layers, x) if i else self._embed(layers, x))
         y = self.head["linear"](rearrange(x, "b n c d -> b c (d n)"))
         y = split_outputs(self.drop(y), self.n_outputs)
-        return y if revin is None or stats is None else revin.denormalise(y, stats)
+        return y if revin is None or stats is None else revin.denormalize(y, stats)
 
     def _embed(self, layers: nn.Sequential, x: Tensor) -> Tensor:
         """Patches of every channel ``(B, L, C) -> (B, N, C, D)``, the last value repeated at the end."""

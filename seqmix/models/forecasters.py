@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mamba, MixerFactory
-from seqmix.models._base import ForecastModel, register_model
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP
 from seqmix.models.embed import CovariateEmbedding, PatchEmbedding
+from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.heads import FlattenHead, split_outputs
 from seqmix.models.norm import RevIN
 
@@ -118,14 +118,14 @@ class MixerForecaster(ForecastModel):
         """
         stats = None
         if self.revin is not None:
-            x, stats = self.revin.normalise(x)
+            x, stats = self.revin.normalize(x)
         tokens = self._join(self.embed(x.transpose(1, 2)), future, static, past)  # (B, C, N, D)
         if self.position is not None:
             tokens = tokens + self.position
         y = self.head(self.backbone(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]))
         if self.ahead is not None:
             y = y + _spread(self.ahead(self.given("future", future)[:, self.context :]), self.n_outputs)
-        return y if self.revin is None or stats is None else self.revin.denormalise(y, stats)
+        return y if self.revin is None or stats is None else self.revin.denormalize(y, stats)
 
     def _join(self, tokens: Tensor, future: Tensor | None, static: Tensor | None, past: Tensor | None) -> Tensor:
         """Add the covariates to the tokens of the window ``(B, C, N, D)``, and those of the horizon after them."""
@@ -193,7 +193,7 @@ class DLinear(ForecastModel):
     ):
         super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static, n_past)
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size must be odd to be centred, got {kernel_size}; use {kernel_size + 1}")
+            raise ConfigError(f"kernel_size must be odd to be centered, got {kernel_size}; use {kernel_size + 1}")
         check_choice("init", init, ("default", "mean"))
         self.kernel_size = kernel_size
         copies = n_channels if individual else 1
@@ -285,7 +285,7 @@ def _spread(y: Tensor, n_outputs: int) -> Tensor:
 
 
 def moving_average(x: Tensor, kernel_size: int) -> Tensor:
-    """Centred moving average of ``x: (..., L)`` with the end values repeated, in float32 at least."""
+    """Centered moving average of ``x: (..., L)`` with the end values repeated, in float32 at least."""
     half = kernel_size // 2
     first, L = x[..., :1], x.shape[-1]
     dtype = torch.promote_types(x.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Normalisation over windows and token grids: RevIN (Kim et al., 2022), joint Norm2D and batch statistics."""
+"""Normalization over windows and token grids: RevIN (Kim et al., 2022), joint Norm2D and batch statistics."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class RevIN(nn.Module):
-    """Reversible instance normalisation: window statistics are removed before a model and put back after it.
+    """Reversible instance normalization: window statistics are removed before a model and put back after it.
 
     ``z = (x - mu) / sqrt(var + eps) * w + b`` with the mean and the biased variance of each window and channel, taken
     as constants; the inverse is ``(y - b) / (w + 1e-10) * sigma + mu``. Nothing is remembered between calls.
@@ -27,8 +27,8 @@ class RevIN(nn.Module):
         self.weight = nn.Parameter(torch.ones(n_channels)) if affine else None  # (C,)
         self.bias = nn.Parameter(torch.zeros(n_channels)) if affine else None  # (C,)
 
-    def normalise(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the normalised window and its ``(mu, sigma)``, each ``(B, 1, C)``."""
+    def normalize(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return the normalized window and its ``(mu, sigma)``, each ``(B, 1, C)``."""
         # two passes, as `torch.var_mean` takes five times as long along an axis that is not the last
         mu = x.detach().mean(1, keepdim=True)
         z = x - mu
@@ -38,7 +38,7 @@ class RevIN(nn.Module):
             z = z * self.weight + self.bias
         return z, (mu, sigma)
 
-    def denormalise(self, y: Tensor, stats: tuple[Tensor, Tensor]) -> Tensor:
+    def denormalize(self, y: Tensor, stats: tuple[Tensor, Tensor]) -> Tensor:
         """Put the statistics of the window back into ``y``, ``(B, H, C)`` or ``(B, H, C, K)``."""
         mu, sigma = stats
         weight, bias = self.weight, self.bias
@@ -53,7 +53,7 @@ class RevIN(nn.Module):
 
 
 class Norm2D(nn.Module):
-    """Normalisation over the variate and time axes of one sample together.
+    """Normalization over the variate and time axes of one sample together.
 
     Statistics are joint over ``(M, N, D)``, or over ``(M, N)`` for each feature apart; scale and shift are per feature.
 
@@ -75,18 +75,18 @@ class Norm2D(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d_model))  # (D,)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x: (B, M, N, D)``."""
+        """Normalize ``x: (B, M, N, D)``."""
         # a view: features first in shape, last in memory
         y = F.group_norm(x.permute(0, 3, 1, 2), self.groups, self.weight, self.bias, self.eps)
         return y.permute(0, 2, 3, 1)
 
 
 class BatchNormLast(nn.BatchNorm2d):
-    """Batch normalisation of each feature, features last.
+    """Batch normalization of each feature, features last.
 
     Shapes: ``(B, M, N, D) -> (B, M, N, D)``. Cost: O(B M N D).
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``input: (B, M, N, D)`` over all axes but the last."""
+        """Normalize ``input: (B, M, N, D)`` over all axes but the last."""
         return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -29,7 +29,7 @@ class TokenModel(nn.Module):
         d_model: width D.
         n_layers: number of blocks.
         norm: ``layer`` or ``rms``, in the backbone.
-        post_norm: normalise after each residual sum, which makes the gate of ``LongVQ`` that of its source.
+        post_norm: normalize after each residual sum, which makes the gate of ``LongVQ`` that of its source.
         positions: learn an embedding for each of ``max_len`` positions; for mixers blind to order.
         tied: score tokens with their embeddings instead of a matrix of its own.
         dropout: probability, on the embeddings and on the output of each mixer.

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mamba, Mixer, MixerFactory, SelectiveToken
-from seqmix.models._base import ForecastModel, register_model
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.dropout import Dropout
 from seqmix.models.embed import PatchEmbedding
+from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.heads import FlattenHead
 from seqmix.models.norm import BatchNormLast, Norm2D, RevIN
 
@@ -155,14 +155,14 @@ class TSM2(ForecastModel):
             x = torch.cat([x, self.given("past", past)], -1)  # (B, context, M) for M = C + P variates
         stats = None
         if self.revin is not None:
-            x, stats = self.revin.normalise(x)
+            x, stats = self.revin.normalize(x)
         x = self._join(x.transpose(1, 2), future, static)  # (B, M, T)
         if self.shuffle_variates and self.training:
             order = torch.randperm(self.n_variates, device=x.device)
             y = self._forecast(x[:, order])[:, :, order.argsort()]
         else:
             y = self._forecast(x)
-        y = y if self.revin is None or stats is None else self.revin.denormalise(y, stats)
+        y = y if self.revin is None or stats is None else self.revin.denormalize(y, stats)
         return y[:, :, : self.n_channels] if self.n_past else y
 
     def _join(self, x: Tensor, future: Tensor | None, static: Tensor | None) -> Tensor:

@@ -36,7 +36,7 @@ def _scan(
         state = _lanes(h[rows], B, 1)
         for mark, steps in zip(marks[:, rows].unbind(), _chunks(u, reverse), strict=True):
             state = mark.copy_(state)
-            a, x = _discretise(u[rows, steps], dt[rows, steps], A, B[rows, steps], zoh, scratch)
+            a, x = _discretize(u[rows, steps], dt[rows, steps], A, B[rows, steps], zoh, scratch)
             for a_t, x_t in zip(_walk(a, reverse), _walk(x, reverse), strict=True):
                 state = x_t.addcmul_(a_t, state)
             y[rows, steps] = _matmul(C[rows, steps].unsqueeze(-2), x).flatten(2)
@@ -71,7 +71,7 @@ def _scan_backward(
         carry = _lanes(grad_last[rows], B, 1)
         for mark, steps in zip(marks[:, rows].unbind()[::-1], reversed(_chunks(u, reverse)), strict=True):
             u_c, dt_c, B_c, C_c, g = (x[rows, steps] for x in (u, dt, B, C, grad_y))
-            a, x = _discretise(u_c, dt_c, A, B_c, zoh, scratch)
+            a, x = _discretize(u_c, dt_c, A, B_c, zoh, scratch)
             q = scratch[2, : a.numel()].view(a.shape)
             h = mark
             for a_t, x_t, q_t in zip(_walk(a, reverse), _walk(x, reverse), _walk(q, reverse), strict=True):
@@ -94,7 +94,7 @@ def _scan_backward(
     return du, ddt, dA.mT.flatten(0, 1).contiguous(), dB, dC, dh
 
 
-def _discretise(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, zoh: bool, scratch: Tensor) -> tuple[Tensor, Tensor]:
+def _discretize(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, zoh: bool, scratch: Tensor) -> tuple[Tensor, Tensor]:
     """Fill two buffers with ``exp(dt A)`` and ``B_bar u``, each ``(rows, T, G, N, P)``."""
     G, N, P = A.shape
     shape = (*u.shape[:2], G, N, P)

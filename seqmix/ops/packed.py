@@ -84,7 +84,7 @@ def packed_conv1d(
     padding: Padding,
     activation: Literal["silu"] | None = None,
 ) -> Tensor:
-    """``depthwise_conv1d`` on packed sequences: each sees zeros, not its neighbour, beyond its ends."""
+    """``depthwise_conv1d`` on packed sequences: each sees zeros, not its neighbor, beyond its ends."""
     starts, length = slots(bounds, gap=weight.shape[-1] - 1)
     if len(starts) == 1:
         return depthwise_conv1d(x, weight, bias, padding=padding, activation=activation)

@@ -1,4 +1,4 @@
-"""Vector quantisation for attention: nearest codes, their moving averages, and linear-time attention to coded keys.
+"""Vector quantization for attention: nearest codes, their moving averages, and linear-time attention to coded keys.
 
 After Transformer-VQ (arXiv:2309.16354): near keys are attended one by one, far keys through counts and sums per code.
 """
@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, distributed
 
 from seqmix.ops._dispatch import enter, pick
-from seqmix.ops._wide import wide
+from seqmix.ops.wide import wide
 
 Kind = Literal["softmax", "laplace"]
 StepState = tuple[Tensor, Tensor, Tensor]
@@ -35,7 +35,7 @@ def vq_attention(
     mask: Tensor | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """Attention to quantised keys, with a bias for the keys at most ``window`` positions away.
+    """Attention to quantized keys, with a bias for the keys at most ``window`` positions away.
 
     ``y[i] = sum_j softmax_j(q[i] c[z[j]] + bias[i - j]) v[j]``, bias inside the window only. The gradient goes straight
     through to k inside the window; beyond it codes are constants. ``"laplace"`` replaces the softmax by

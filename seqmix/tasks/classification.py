@@ -8,8 +8,8 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss
 from seqmix.models import ClassifierFactory
 from seqmix.tasks._accuracy import score_sums
-from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._optim import Schedule
+from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
 

@@ -1,6 +1,6 @@
-"""The forecasting task: losses, exact metrics over every window, optimiser, early stopping.
+"""The forecasting task: losses, exact metrics over every window, optimizer, early stopping.
 
-The protocol (standardised scale, every window counted) is that of the long-horizon benchmarks since Informer, without
+The protocol (standardized scale, every window counted) is that of the long-horizon benchmarks since Informer, without
 their dropped last batch.
 """
 
@@ -14,9 +14,9 @@ from seqmix import models
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import auxiliary_loss
 from seqmix.models import ForecastModelFactory
-from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
 from seqmix.tasks._optim import Schedule
+from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
 
@@ -40,7 +40,7 @@ class Forecasting(Task):
         n_future: known-future inputs per time step F; linked from the datamodule.
         n_static: static inputs per channel S; linked from the datamodule.
         n_past: inputs per time step known for the window alone P; linked from the datamodule.
-        loss: what training minimises; ``huber`` has its corner at 1 channel std, ``quantile`` is the pinball loss,
+        loss: what training minimizes; ``huber`` has its corner at 1 channel std, ``quantile`` is the pinball loss,
             ``normal``, ``student_t`` and ``negative_binomial`` (of unscaled counts) are negative log-likelihoods.
         loss_module: makes a module from point forecast and truth to a loss for each value, for example
             ``partial(nn.SmoothL1Loss, reduction="none")``; replaces ``loss``.

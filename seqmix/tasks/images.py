@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.tasks._accuracy import score_sums
-from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._lamb import Lamb
 from seqmix.tasks._layers import layer_groups
 from seqmix.tasks._optim import Schedule, param_groups
+from seqmix.tasks.task import Task, require_facts
 from seqmix.vision import GridMixer, ImageModel, create_model, load_weights
 
 Batch = dict[str, Tensor]

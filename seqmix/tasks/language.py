@@ -19,8 +19,8 @@ from seqmix.models import (
 )
 from seqmix.models.block import places
 from seqmix.tasks._accuracy import score_sums
-from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._optim import Schedule
+from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
 

@@ -13,9 +13,9 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss, zero_masked
 from seqmix.models import BidirectionalEncoder, EncoderFactory
 from seqmix.models.dropout import Dropout
-from seqmix.tasks._base import Task, require_facts
 from seqmix.tasks._optim import Schedule
 from seqmix.tasks.language import make_encoder
+from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
 

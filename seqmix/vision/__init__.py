@@ -1,7 +1,6 @@
 """Image models by name, and the adapters that put any sequence mixer on a grid of patches."""
 
 from seqmix.vision import affnet, baselines, ffnet, ffnet_seg, hydra_vit, iformer, poolformer, raftmlp, vim2
-from seqmix.vision._base import FeatureInfo, FeaturePyramid, ImageModel, ImageOptions
 from seqmix.vision._registry import ImageModelFacts, create_model, list_models, model_facts, register_model
 from seqmix.vision.adapters import Axial, CrossScan, GridMixer, GridMixerFactory, Raster
 from seqmix.vision.affnet import AFF2d, AFFNet
@@ -10,6 +9,7 @@ from seqmix.vision.ffnet_seg import FFNetSeg, FFNetSegHead
 from seqmix.vision.ffnet_sr import FFNetSR
 from seqmix.vision.hydra_vit import HydraViT
 from seqmix.vision.iformer import IFormer, Inception2d
+from seqmix.vision.image_model import FeatureInfo, FeaturePyramid, ImageModel, ImageOptions
 from seqmix.vision.metaformer import MetaFormer
 from seqmix.vision.mixers2d import Attention2d, Dense2d, Identity2d, Pool2d, Rand2d, SepConv2d, StarReLU
 from seqmix.vision.poolformer import PoolFormer

@@ -93,7 +93,7 @@ def depthwise(d_model: int, kernel_size: int, unit: Unit) -> nn.Module:
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Normalisation over the channels of each pixel, channels first, ``(B, C, H, W)``.
+    """Normalization over the channels of each pixel, channels first, ``(B, C, H, W)``.
 
     Args:
         d_model: channels C.
@@ -105,7 +105,7 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(d_model, eps=1e-6)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``input: (B, C, H, W)``."""
+        """Normalize ``input: (B, C, H, W)``."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 

@@ -44,7 +44,7 @@ class ConvBN(Fusible):
         self.bn = nn.BatchNorm2d(d_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and normalise ``x: (B, C, H, W)``."""
+        """Convolve and normalize ``x: (B, C, H, W)``."""
         return self.bn(self.c(x))
 
     def fused(self) -> nn.Conv2d:

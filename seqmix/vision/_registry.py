@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from seqmix.errors import ConfigError
-from seqmix.vision._base import FeaturePyramid, ImageModel, ImageOptions, stage_indices
+from seqmix.vision.image_model import FeaturePyramid, ImageModel, ImageOptions, stage_indices
 from seqmix.vision.weights import load_weights
 
 # what a published checkpoint expects of its images unless a family says otherwise; mean and std are those of ImageNet
@@ -33,7 +33,7 @@ class ImageModelFacts:
         build: the function of its name.
         paper: where it was published.
         parameters: published number of parameters, frozen ones included.
-        default_cfg: size, normalisation and crop the weights expect; ``first_conv``, ``hf_hub_id``.
+        default_cfg: size, normalization and crop the weights expect; ``first_conv``, ``hf_hub_id``.
     """
 
     build: Callable[..., ImageModel]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import check_choice
 from seqmix.mixers import Mixer, MixerFactory
-from seqmix.mixers._mask import mix_aligned
+from seqmix.mixers.mask import mix_aligned
 
 Grid = tuple[int, int]
 

@@ -13,10 +13,10 @@ from typing_extensions import Unpack
 from seqmix.errors import ConfigError
 from seqmix.models.block import DropPath
 from seqmix.ops.spectral import adaptive_filter
-from seqmix.vision._base import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates
 
 
@@ -256,7 +256,7 @@ class AFFNetOptions(ImageOptions, total=False):
 
 
 _PAPER = "arXiv:2307.14008"
-# images in 0 to 1, not normalised
+# images in 0 to 1, not normalized
 _CFG: dict[str, Any] = {
     "input_size": (3, 256, 256),
     "pool_size": (8, 8),

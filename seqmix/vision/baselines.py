@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from typing_extensions import Unpack
 
-from seqmix.vision._base import ImageOptions
 from seqmix.vision._registry import register_model
+from seqmix.vision.image_model import ImageOptions
 from seqmix.vision.metaformer import MetaFormer
 from seqmix.vision.mixers2d import Attention2d, Identity2d, Pool2d, Rand2d, SepConv2d
 

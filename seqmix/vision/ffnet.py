@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self, Unpack
 
-from seqmix.mixers._conv import require_odd
-from seqmix.vision._base import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
+from seqmix.mixers.conv import require_odd
 from seqmix.vision._ffnet_block import FFNetBlock, LayerNorm2d
 from seqmix.vision._fusible import ConvBN, DepthwiseSum, NormedSkip, fuse_all
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer, zero_masked_grid
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 
 
@@ -134,7 +134,7 @@ class FFNifiedAttention2d(GridMixer):
     Raises:
         ConfigError: if ``kernel_size`` is not odd and positive.
 
-    Source: Yun et al., 2024, arXiv:2406.02021. Differs from the original code in: masks; no batch normalisation and no
+    Source: Yun et al., 2024, arXiv:2406.02021. Differs from the original code in: masks; no batch normalization and no
     second kernel for training, which ``FFNet`` adds and fuses away.
     """
 
@@ -149,7 +149,7 @@ class FFNifiedAttention2d(GridMixer):
         """Mix ``x: (B, H, W, D)``."""
         u = zero_masked_grid(x, mask)
         for layer, act in ((self.fc, nn.Identity()), (self.conv1, F.gelu), (self.conv2, nn.Identity())):
-            # biases fill the padding, which the next convolution would carry into its neighbours
+            # biases fill the padding, which the next convolution would carry into its neighbors
             u = zero_masked_grid(act(layer(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)), mask)
         return u
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self, Unpack
 
-from seqmix.vision._base import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision._ffnet_block import FFNetBlock
 from seqmix.vision._fusible import ConvBN, fuse_all
 from seqmix.vision._registry import register_model
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 
 

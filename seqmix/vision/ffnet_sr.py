@@ -11,7 +11,7 @@ from seqmix.vision._ffnet_block import LayerNorm2d
 class FFNetSR(nn.Module):
     """MetaMixer for super-resolution: blocks of FFN-ified attention on the small image, and pixels shuffled at the end.
 
-    ``y = shuffle(W_up body(W_in x) + repeat(x))``; the repeated input is nearest-neighbour enlargement.
+    ``y = shuffle(W_up body(W_in x) + repeat(x))``; the repeated input is nearest-neighbor enlargement.
 
     Shapes: ``(B, 3, H, W) -> (B, 3, scale H, scale W)``. Cost: O(n_layers H W d_model^2 (1 + 2 expand)).
 

@@ -8,9 +8,9 @@ from typing_extensions import Unpack
 
 from seqmix.mixers import Hydra, MixerFactory
 from seqmix.models.block import DropPath
-from seqmix.vision._base import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, Raster
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 
 

@@ -14,10 +14,10 @@ from typing_extensions import Unpack
 
 from seqmix.errors import ConfigError
 from seqmix.models.block import DropPath
-from seqmix.vision._base import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.mixers2d import Pointwise
 
@@ -81,7 +81,7 @@ class Inception2d(GridMixer):
         pool = F.gelu(self.high_mixer["proj2"](_max_pool(pool, kept)))
         u = torch.cat([conv, pool, self._attend(low, kept)], 1)
         if kept is not None:
-            # biases have filled the padding, which conv_fuse would carry into its neighbours
+            # biases have filled the padding, which conv_fuse would carry into its neighbors
             u = u.masked_fill(~kept, 0)
         return self.proj(u + self.conv_fuse(u)).permute(0, 2, 3, 1)
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.models import DropPath, LayerScale
-from seqmix.vision._base import GlobalPool, ImageModel, linear_classifier, pool_map
 from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
+from seqmix.vision.image_model import GlobalPool, ImageModel, linear_classifier, pool_map
 from seqmix.vision.mixers2d import Pointwise, StarReLU
 
 
@@ -118,7 +118,7 @@ class MetaFormer(ImageModel):
             yield x.permute(0, 3, 1, 2)
 
     def pre_logits(self, x: Tensor) -> Tensor:
-        """Pool, normalise, and the hidden layer of the head where it has one."""
+        """Pool, normalize, and the hidden layer of the head where it has one."""
         y = self.drop(self.norm(pool_map(x, self.global_pool)))
         return self.head.hidden(y) if isinstance(self.head, MLPHead) else y
 
@@ -245,7 +245,7 @@ class MLPHead(nn.Module):
 
 
 class JointNorm(nn.Module):
-    """Normalisation over all tokens and features of an image, with a gain per feature and no bias.
+    """Normalization over all tokens and features of an image, with a gain per feature and no bias.
 
     Args:
         d_model: width D.
@@ -260,7 +260,7 @@ class JointNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))  # (D,)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x: (B, H, W, D)``."""
+        """Normalize ``x: (B, H, W, D)``."""
         return F.group_norm(x.permute(0, 3, 1, 2), 1, self.weight, None, self.eps).permute(0, 2, 3, 1)
 
 

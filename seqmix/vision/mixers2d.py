@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
-from seqmix.mixers._conv import require_odd
+from seqmix.mixers.conv import require_odd
 from seqmix.vision.adapters import Grid, GridMixer, zero_masked_grid
 
 
@@ -98,8 +98,8 @@ class StarReLU(nn.Module):
     """Squared ReLU with a learned scale and shift: ``s relu(x)^2 + b``.
 
     Args:
-        scale: s at initialisation; 0.8944 gives unit variance for normal input.
-        bias: b at initialisation; -0.4472 gives zero mean for normal input.
+        scale: s at initialization; 0.8944 gives unit variance for normal input.
+        bias: b at initialization; -0.4472 gives zero mean for normal input.
 
     Source: Yu et al., 2022, arXiv:2210.13452, eq. 7. Differs from the original code in: nothing; it starts at 1 and 0,
     not at the paper's constants.

@@ -11,9 +11,9 @@ from typing_extensions import Unpack
 
 from seqmix.errors import check_choice
 from seqmix.models import DropPath, Norm2D
-from seqmix.vision._base import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights, stage_grids
 from seqmix.vision.mixers2d import Attention2d, Dense2d, Identity2d, Pool2d, check_grid, pointwise, require_grid
 
@@ -148,7 +148,7 @@ class PoolFormer(ImageModel):
             yield x.permute(0, 3, 1, 2)
 
     def pre_logits(self, x: Tensor) -> Tensor:
-        """Normalise and pool, or the other way round as ``head_order`` says."""
+        """Normalize and pool, or the other way round as ``head_order`` says."""
         if self.head_order == "norm_pool":
             y = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             return self.drop(pool_map(y, self.global_pool))

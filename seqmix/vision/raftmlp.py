@@ -15,10 +15,10 @@ from typing_extensions import Unpack
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Raft
 from seqmix.models.block import DropPath
-from seqmix.vision._base import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.mixers2d import Pointwise, require_grid
 
 Mixing = Literal["raft", "full"]
@@ -200,7 +200,7 @@ class _Level(nn.Module):
 
 
 class _MultiScalePatches(nn.Module):
-    """Patches of several sizes around the same centres, and one linear layer on all of them together."""
+    """Patches of several sizes around the same centers, and one linear layer on all of them together."""
 
     def __init__(self, d_in: int, d_out: int, patch: int, kernels: Sequence[int]):
         super().__init__()

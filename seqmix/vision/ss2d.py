@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqmix.errors import check_choice
-from seqmix.mixers._ssm import Discretization, dt_bias, exempt_from_decay, rates
+from seqmix.mixers.ssm import Discretization, dt_bias, exempt_from_decay, rates
 from seqmix.ops import selective_scan
 from seqmix.vision.adapters import Grid, GridMixer, zero_masked_grid
 

@@ -13,9 +13,9 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, SelectiveChannel
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.block import DropPath
-from seqmix.vision._base import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory, Raster
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.ss2d import SS2D
 

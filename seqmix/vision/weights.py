@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from seqmix.errors import DataError
-from seqmix.vision._base import ImageModel
+from seqmix.vision.image_model import ImageModel
 
 # where training scripts put the tensors inside a checkpoint, averaged ones first
 _INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model")

@@ -130,7 +130,7 @@ def _backward(
 ):  # fmt: skip
     """From the last chunk to the first, with ``lam_t = g_t C_t + a_{t+1} lam_{t+1}``, the gradient to the state.
 
-    States and their gradients are scanned with the decay of the neighbour, as each is needed before the own decay.
+    States and their gradients are scanned with the decay of the neighbor, as each is needed before the own decay.
     """
     item = tl.program_id(0).to(tl.int64)
     g, d, n, inside = _place(P, N, BD, BN)

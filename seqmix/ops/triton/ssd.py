@@ -19,7 +19,7 @@ from seqmix.ops._ssd_autograd import differentiable
 from seqmix.ops.packed import shift_within
 from seqmix.ops.triton._ssd_kernels import codes_kernel, passing_kernel, result_kernel, states_kernel, values_kernel
 
-# a decay of e^-100 is none left; larger ones would cost the digits of their neighbours
+# a decay of e^-100 is none left; larger ones would cost the digits of their neighbors
 _FLOOR = -100.0
 # elements of a state in a program that passes them along
 _STATES = 512

@@ -1,0 +1,1 @@
+"""Images: folders, the hub, Fashion-MNIST, augmentation."""

@@ -1,0 +1,108 @@
+"""A loader of examples that are gathered by number, in this process: exact resume, nothing dropped."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqmix.errors import ConfigError
+
+
+class Gathered(Protocol):
+    """What ``WindowLoader`` serves: examples by number."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, index: Tensor) -> dict[str, Tensor]:
+        """Batch of the examples with these numbers ``(B,)``."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the examples are."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the examples."""
+        ...
+
+    def to(self, device: torch.device | str) -> "Gathered":
+        """The same examples on ``device``."""
+        ...
+
+
+class WindowLoader:
+    """Batches of windows, or of anything else gathered by number, made in this process.
+
+    The order of an epoch depends on ``seed`` and the epoch alone.
+
+    Takes the place of a ``DataLoader`` in Lightning, which calls ``set_epoch`` and saves ``state_dict``: a run resumed
+    in the middle of an epoch sees the remaining batches, in the same order. The last batch may be smaller, it is never
+    dropped.
+
+    Args:
+        windows: what to serve.
+        batch_size: windows per batch.
+        shuffle: a new order every epoch, instead of the order of the windows.
+        seed: starting point of the shuffles.
+    """
+
+    # Lightning looks for set_epoch at loader.sampler and reads this name beside it
+    batch_sampler = None
+
+    def __init__(self, windows: Gathered, batch_size: int, *, shuffle: bool = False, seed: int = 0):
+        self.windows, self.batch_size, self.shuffle, self.seed = windows, batch_size, shuffle, seed
+        self.epoch = 0
+        self._served = 0
+        self._resume_at = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.windows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        # a generator: nothing happens until the first batch is asked for, and Lightning calls iter() more than once
+        order = self._order()
+        first, self._resume_at = self._resume_at, 0
+        for i in range(first, len(self)):
+            self._served = i + 1
+            yield self.windows.gather(order[i * self.batch_size : (i + 1) * self.batch_size])
+        self.epoch += 1
+        self._served = 0
+
+    @property
+    def sampler(self) -> "WindowLoader":
+        """The loader itself: it has ``set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Serve this epoch next; from its start, unless a state loaded before was of the same epoch."""
+        if epoch != self.epoch:
+            self.epoch, self._resume_at = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the current epoch stands: its number, the batches served and their total."""
+        return {"epoch": self.epoch, "served": self._served, "total": len(self)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` was taken.
+
+        Raises:
+            ConfigError: if that run had another number of batches per epoch.
+        """
+        if state["total"] != len(self):
+            raise ConfigError(
+                f"the checkpoint is of a run with {state['total']} batches per epoch, this one has {len(self)}; "
+                "resume with the same data, context, horizon, stride and batch_size, or start afresh without ckpt_path"
+            )
+        self.epoch = state["epoch"]
+        self._served = self._resume_at = state["served"]
+
+    def _order(self) -> Tensor:
+        n = len(self.windows)
+        if not self.shuffle:
+            return torch.arange(n, device=self.windows.device)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(n)
+        return torch.from_numpy(order).to(self.windows.device)

@@ -1,0 +1,1 @@
+"""Labeled sequences: Long Range Arena and generated recall tasks."""

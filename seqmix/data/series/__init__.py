@@ -1,0 +1,1 @@
+"""Time series: windows of many series, panels, benchmarks, CSV files."""

@@ -1,0 +1,249 @@
+"""Many series of different lengths as one datamodule: scaling by training rows, missing values, covariates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from seqmix.data.series.windows import Windows
+from seqmix.data.served import Served, Split
+
+Short = Literal["pad", "drop", "error"]
+Scaler = Literal["season", "standard", "none"]
+
+# rows that are scaled at a time: the work space, whatever the size of the panel
+_BLOCK = 1 << 20
+
+
+class Panel(Served):
+    """Windows of many series, each scaled by its own training rows.
+
+    The last ``n_val`` rows of a series are validation: the horizons of its validation windows lie in them, their
+    contexts may reach back. The last ``n_test`` of those are for test windows instead, to calibrate intervals on; where
+    that is 0 the windows are both.
+
+    Batches hold ``x`` and ``y`` with 0 for missing values, and what there is of ``x_mask``, ``y_mask``, ``past``,
+    ``future``, ``static``, ``weight``. ``loc`` and ``scale``, ``(n_series, C)``, undo scaling.
+
+    Args:
+        values: all series one after another, NaN where missing, ``(T, C)``.
+        indptr: first row of each series, then T; ``(n_series + 1,)``.
+        context: look-back length, in rows.
+        horizon: forecast length, in rows.
+        batch_size: windows per training batch.
+        n_val: validation rows of each series, ``(n_series,)``.
+        n_test: how many of them are for test windows, ``(n_series,)``; None: 0.
+        past: inputs known for the context, ``(T, P)``.
+        future: inputs known for context and horizon, ``(T, F)``.
+        static: inputs that do not change with time, ``(n_series, C, S)``.
+        weight: sample weight of each row, ``(T,)``.
+        scaler: ``standard`` takes away the mean and divides by the deviation, ``season`` divides by the mean absolute
+            error of the season before, so that series weigh as in MASE; ``none`` leaves the values as they are.
+        season: steps of the season.
+        short: what to do about series with too few training rows for a window: ``pad`` puts missing rows before those
+            with more rows than the horizon and leaves out the rest, ``drop`` leaves them out, ``error`` refuses them.
+        ids: names of the series, for messages.
+        eval_batch_size: windows per validation batch; None: the same as in training.
+        max_val: most validation and most test windows that are used, evenly spread.
+        out: float32 array ``(T, C)`` for the scaled values, a mapped file where memory is short; None makes one.
+        seed: starting point of the shuffles.
+
+    Raises:
+        DataError: if no series, or with ``error`` not every one, has rows for a training window.
+    """
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        indptr: np.ndarray,
+        context: int,
+        horizon: int,
+        batch_size: int,
+        *,
+        n_val: np.ndarray,
+        n_test: np.ndarray | None = None,
+        past: np.ndarray | None = None,
+        future: np.ndarray | None = None,
+        static: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
+        scaler: Scaler = "standard",
+        season: int = 1,
+        short: Short = "pad",
+        ids: Sequence[Any] | None = None,
+        eval_batch_size: int | None = None,
+        max_val: int = 2048,
+        out: np.ndarray | None = None,
+        seed: int = 0,
+    ):
+        super().__init__("Panel", batch_size, eval_batch_size=eval_batch_size, seed=seed)
+        self.context, self.horizon, self.n_channels, self.short = context, horizon, values.shape[1], short
+        self.ids = None if ids is None else [str(i) for i in ids]
+        self.n_past, self.n_future = (0 if x is None else x.shape[1] for x in (past, future))
+        self.n_static = 0 if static is None else static.shape[2]
+        self.max_val = max_val
+        self.n_train = np.diff(indptr) - n_val
+        self.loc, self.scale = scaling(values, indptr, self.n_train, scaler, season)
+        self._values = np.empty(values.shape, np.float32) if out is None else out
+        missing = _scale_into(self._values, values, indptr, self.loc, self.scale)
+        rows = {"past": past, "future": future, "weight": weight, "mask": ~np.isnan(values) if missing else None}
+        self._rows = {name: x for name, x in rows.items() if x is not None}
+        self._static, self._indptr, self._n_val = static, indptr, n_val
+        self._n_test = np.zeros_like(n_val) if n_test is None else n_test
+        if short == "pad":
+            self._pad()
+
+    @property
+    def n_windows(self) -> int:
+        """Training windows."""
+        self.setup()
+        return len(self._splits["train"])
+
+    @property
+    def has_val(self) -> bool:
+        """There are validation windows."""
+        self.setup()
+        return "val" in self._splits
+
+    def _make(self) -> Mapping[Split, Windows]:
+        """Index the series."""
+        lengths = np.diff(self._indptr)
+        borders = lengths - self._n_val
+        splits: dict[Split, Windows] = {
+            "train": self._windows(
+                np.stack([np.zeros_like(lengths), borders], 1), 1, "error" if self.short == "error" else "drop"
+            )
+        }
+        middle = lengths - self._n_test
+        held: dict[Split, tuple[np.ndarray, np.ndarray]] = {
+            "val": (borders, middle),
+            "test": (np.where(self._n_test > 0, middle, borders), lengths),
+        }
+        for split, (first, last) in held.items():
+            rooms = np.where(borders >= self.context, last - first - self.horizon + 1, 0).clip(min=0)
+            if rooms.any():
+                stride = int(max(1, -(-rooms.sum() // self.max_val)))
+                splits[split] = self._windows(np.stack([first, last], 1), stride, "drop")
+        return splits
+
+    def _windows(self, targets: np.ndarray, stride: int, short: Literal["error", "drop"]) -> Windows:
+        rows = {name: torch.from_numpy(x) for name, x in self._rows.items()}
+        return Windows(
+            torch.from_numpy(self._values),
+            torch.from_numpy(self._indptr),
+            self.context,
+            self.horizon,
+            stride=stride,
+            targets=torch.from_numpy(targets),
+            mask=rows.get("mask"),
+            past=rows.get("past"),
+            future=rows.get("future"),
+            weight=rows.get("weight"),
+            static=None if self._static is None else torch.from_numpy(self._static),
+            ids=self.ids,
+            short=short,
+        )
+
+    def _pad(self) -> None:
+        """Put missing rows before series that have more rows than the horizon and fewer than a window."""
+        lengths = np.diff(self._indptr)
+        borders, width = lengths - self._n_val, self.context + self.horizon
+        pads = np.where((borders > self.horizon) & (borders < width), width - borders, 0)
+        if not pads.any():
+            return
+        at = np.arange(len(self._values)) + np.repeat(np.cumsum(pads), lengths)
+        total = len(at) + int(pads.sum())
+        self._rows.setdefault("mask", np.ones(self._values.shape, bool))
+        self._values = _placed(self._values, at, total)
+        self._rows = {name: _placed(x, at, total) for name, x in self._rows.items()}
+        self._indptr = np.r_[0, np.cumsum(lengths + pads)]
+
+
+def scaling(
+    values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray, scaler: Scaler, season: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is taken away from each series and what it is divided by, each ``(n_series, C)``; see ``Panel``."""
+    if scaler == "none":
+        shape = len(indptr) - 1, values.shape[1]
+        return np.zeros(shape), np.ones(shape)
+    loc, scale = moments(values, indptr, n_train)
+    if scaler == "season":
+        error = season_error(values, indptr, n_train, season)
+        # a series that all but repeats itself would outweigh all others
+        scale = np.where(np.isnan(error), scale, np.maximum(error, 0.01 * scale))
+    return loc, scale
+
+
+def moments(values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population deviation of the first ``n_train`` rows of each series, each ``(n_series, C)``.
+
+    Missing values do not count. Where nothing is observed the mean is 0; where nothing varies the deviation is 1.
+    """
+    n, C = len(indptr) - 1, values.shape[1]
+    loc, scale = np.zeros((n, C)), np.ones((n, C))
+    for a, b in series_blocks(indptr):
+        starts, lengths = indptr[a:b] - indptr[a], np.diff(indptr[a : b + 1])
+        series = np.repeat(np.arange(b - a), lengths)
+        block = values[indptr[a] : indptr[b]].astype(np.float64)
+        ours = (np.arange(len(block)) - starts[series] < n_train[a:b][series])[:, None] & ~np.isnan(block)
+        count = np.add.reduceat(ours, starts, dtype=np.float64).clip(min=1)
+        loc[a:b] = np.add.reduceat(np.where(ours, block, 0.0), starts) / count
+        apart = np.where(ours, block - loc[a:b][series], 0.0)
+        deviation = np.sqrt(np.add.reduceat(apart**2, starts) / count)
+        # the mean of a constant series may be off by rounding, so its deviation is not exactly zero
+        scale[a:b] = np.where(deviation > 1e-9 * np.abs(loc[a:b]), deviation, 1.0)
+    return loc, scale
+
+
+def season_error(values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray, season: int) -> np.ndarray:
+    """Mean absolute error of repeating the season before, over the first ``n_train`` rows of each series.
+
+    ``(n_series, C)``; NaN where there is none to tell, or the cycle is perfect.
+    """
+    found = np.full((len(indptr) - 1, values.shape[1]), np.nan)
+    for a, b in series_blocks(indptr):
+        block, lengths = values[indptr[a] : indptr[b]].astype(np.float64), np.diff(indptr[a : b + 1])
+        starts = indptr[a:b] - indptr[a]
+        at = np.arange(len(block)) - np.repeat(starts, lengths)
+        error = np.abs(block - np.roll(block, season, 0))
+        ours = ((at >= season) & (at < np.repeat(n_train[a:b], lengths)))[:, None] & ~np.isnan(error)
+        count = np.add.reduceat(ours, starts, dtype=np.float64).clip(min=1)
+        mean = np.add.reduceat(np.where(ours, error, 0.0), starts) / count
+        size = np.add.reduceat(np.where(ours, np.abs(block), 0.0), starts) / count
+        # a perfect cycle leaves rounding errors, which are no unit
+        found[a:b] = np.where(mean > 1e-9 * size, mean, np.nan)
+    return found
+
+
+def last_rows(rows: np.ndarray, begin: np.ndarray, end: np.ndarray, width: int) -> np.ndarray:
+    """The ``width`` rows before each row ``end: (N,)``, ``(N, width, C)``; NaN before row ``begin: (N,)``."""
+    at = end[:, None] - np.arange(width, 0, -1)  # (N, width)
+    inside = at >= begin[:, None]
+    found = rows[np.where(inside, at, 0)]  # (N, width, C)
+    return found if inside.all() else np.where(inside[..., None], found, np.nan)
+
+
+def series_blocks(indptr: np.ndarray) -> list[tuple[int, int]]:
+    """Runs of whole series of about ``_BLOCK`` rows each."""
+    cuts = np.searchsorted(indptr, np.arange(0, indptr[-1], _BLOCK), side="right") - 1
+    cuts = np.unique(np.r_[cuts, len(indptr) - 1])
+    return list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
+
+
+def _scale_into(out: np.ndarray, values: np.ndarray, indptr: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> bool:
+    """Write the scaled values, 0 where missing; say whether any was."""
+    missing = False
+    for a, b in series_blocks(indptr):
+        series = np.repeat(np.arange(a, b), np.diff(indptr[a : b + 1]))
+        block = (values[indptr[a] : indptr[b]] - loc[series]) / scale[series]
+        absent = np.isnan(block)
+        if absent.any():
+            missing, block[absent] = True, 0.0
+        out[indptr[a] : indptr[b]] = block
+    return missing
+
+
+def _placed(rows: np.ndarray, at: np.ndarray, total: int) -> np.ndarray:
+    wide = np.zeros((total, *rows.shape[1:]), rows.dtype)
+    wide[at] = rows
+    return wide

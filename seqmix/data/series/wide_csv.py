@@ -1,0 +1,255 @@
+"""A user's own CSV file, one column per channel; every complaint about it names file, line and column."""
+
+import csv
+import difflib
+import io
+import warnings
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pandas as pd
+
+from seqmix.data.files import read_file
+from seqmix.data.series.forecast_data import ForecastData, Table
+from seqmix.errors import ConfigError, DataError
+
+
+class WideCSV(ForecastData):
+    """A CSV file (plain or ``.gz``, UTF-8, commas): a time column and one column of numbers per channel.
+
+    Rows are split in order of time. Nothing is repaired or left out without being asked for: empty cells, text,
+    infinite values, repeated or unsorted times and gaps are errors that name the line.
+
+    Args:
+        path: the file.
+        context: look-back length, in rows.
+        horizon: forecast length, in rows.
+        batch_size: windows per training batch.
+        columns: the channels; None: every column but the time column.
+        time_col: column of time stamps; None: the first.
+        time_format: how dates are written, in the letters of ``strptime``; None: recognized. Times with an offset
+            become UTC; numbers count rows and are no dates.
+        split: shares of training, validation and test rows.
+        season: length of the natural season, in rows; None: a day of finer rows, a week of daily ones, a year of weekly
+            or monthly ones, else 1.
+        allow_gaps: accept rows missing from the time grid; windows then run across the gaps.
+        eval_batch_size: windows per validation and test batch; None: the same as in training.
+        stride: rows between the starts of two training windows.
+        scale: standardize every channel with its training rows.
+        calendar: add calendar features of every row as known-future inputs.
+        seed: starting point of the shuffles; None: the seed of torch when training starts.
+
+    Raises:
+        DataError: if the file cannot be used as it is.
+        ConfigError: if ``split`` is not three positive shares that add up to 1.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        context: int,
+        horizon: int,
+        batch_size: int = 32,
+        *,
+        columns: list[str] | None = None,
+        time_col: str | None = None,
+        time_format: str | None = None,
+        split: tuple[float, float, float] = (0.7, 0.1, 0.2),
+        season: int | None = None,
+        allow_gaps: bool = False,
+        eval_batch_size: int | None = None,
+        stride: int = 1,
+        scale: bool = True,
+        calendar: bool = False,
+        seed: int | None = None,
+    ):
+        if min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
+            raise ConfigError(f"split must be three positive shares that add up to 1, got {split}; try (0.7, 0.1, 0.2)")
+        self.path, self.columns, self.time_col, self.time_format = path, columns, time_col, time_format
+        self.split, self.allow_gaps = split, allow_gaps
+        # the first lines are enough for the facts that a model is built from
+        values, times = self._read(lines=100)
+        step = None
+        if isinstance(times, pd.DatetimeIndex):
+            step = float(np.median(np.diff(times.to_numpy())) / np.timedelta64(1, "h"))
+        super().__init__(
+            Path(path).name,
+            values.shape[1],
+            context,
+            horizon,
+            batch_size,
+            step=step,
+            season=_season(step) if season is None else season,
+            eval_batch_size=eval_batch_size,
+            stride=stride,
+            scale=scale,
+            calendar=calendar,
+            seed=seed,
+        )
+
+    def _load(self) -> Table:
+        values, times = self._read()
+        # as in the published protocol: what rounding leaves over is validated on
+        n_train, n_test = int(self.split[0] * len(values)), int(self.split[2] * len(values))
+        return Table(values, times, (n_train, len(values) - n_train - n_test, n_test))
+
+    def _read(self, lines: int | None = None) -> tuple[np.ndarray, pd.Index]:
+        path = Path(self.path)
+        values, times = read_wide(
+            read_file(path, lines),
+            path.name,
+            columns=self.columns,
+            time_col=self.time_col,
+            time_format=self.time_format,
+        )
+        _check_times(times, path.name, self.allow_gaps)
+        return values, times
+
+
+def read_wide(
+    content: bytes,
+    file: str,
+    *,
+    columns: list[str] | None = None,
+    time_col: str | None = None,
+    time_format: str | None = None,
+) -> tuple[np.ndarray, pd.Index]:
+    """Channels ``(T, C)`` and time stamps ``(T,)`` of a wide CSV.
+
+    Args:
+        content: the file, as bytes.
+        file: its name, for messages.
+        columns: the channels; None: every column but the time column.
+        time_col: column of time stamps; None: the first.
+        time_format: how dates are written; None: recognized.
+
+    Raises:
+        DataError: if the text cannot be read as such a table.
+    """
+    try:
+        # pandas would count empty lines at the end as rows of missing values
+        text = content.decode("utf-8-sig").rstrip()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        _fail(file, f"is not UTF-8 (byte 0x{content[error.start]:02x})", "save it as UTF-8", line=line)
+    names = _header(text, file)
+    time_col = _known(names[0] if time_col is None else time_col, names, file)
+    channels = [name for name in names if name != time_col] if columns is None else columns
+    channels = [_known(name, names, file) for name in channels]
+    if not channels:
+        _fail(file, f"has no channel beside {time_col!r}", "give a time column and at least one column of numbers")
+    frame = _parse(text, file)
+    if len(frame) < 2:
+        _fail(file, f"has {len(frame)} rows of data", "give a header and at least two rows")
+    lines = text.split("\n")
+    values = np.stack([_numbers(frame, name, file, lines) for name in channels], 1)
+    return values, _times(frame, time_col, time_format, file, lines)
+
+
+def _header(text: str, file: str) -> list[str]:
+    if not text:
+        _fail(file, "is empty", "give a header and rows of data")
+    names = next(csv.reader([text.split("\n", 1)[0]]))
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        _fail(file, f"has {sorted(repeated)} more than once", "give every column its own name", line=1)
+    return names
+
+
+def _known(name: str, names: list[str], file: str) -> str:
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, 1)
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    _fail(
+        file, f"has no column {name!r}", f"did you mean {close[0]!r}? it has {listed}" if close else f"it has {listed}"
+    )
+
+
+def _parse(text: str, file: str) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings():
+            # a row with more fields than the header is only a warning in pandas
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(io.StringIO(text), index_col=False, skip_blank_lines=False, low_memory=False)
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        rows = csv.reader(io.StringIO(text))
+        width = len(next(rows))
+        line, count = next(((i, len(row)) for i, row in enumerate(rows, 2) if len(row) > width), (None, None))
+        what = f"has {count} fields, the header has {width}" if line else f"is no table ({error})"
+        _fail(file, what, "separate fields by single commas", line=line)
+
+
+def _numbers(frame: pd.DataFrame, name: str, file: str, lines: list[str]) -> np.ndarray:
+    numbers = np.asarray(pd.to_numeric(frame[name], errors="coerce"), np.float64)
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        row = int(bad.argmax())
+        cell = _cell(lines, row, list(frame.columns).index(name))
+        remedy = f"fill or remove it ({bad.sum()} of the {len(bad)} cells read are not finite numbers)"
+        if cell.strip().lower().lstrip("+-") in ("inf", "infinity"):
+            _fail(file, f"infinite value {cell!r}", remedy, line=row + 2, column=name)
+        if not cell.strip() or cell.strip().lower() in ("nan", "na", "n/a", "null", "none"):
+            _fail(file, f"missing value {cell!r}", remedy, line=row + 2, column=name)
+        remedy = (
+            "correct it, or leave the column out with data.columns "
+            f"({bad.sum()} of the {len(bad)} cells read are no numbers)"
+        )
+        _fail(file, f"text {cell!r} in place of a number", remedy, line=row + 2, column=name)
+    return numbers
+
+
+def _times(frame: pd.DataFrame, name: str, time_format: str | None, file: str, lines: list[str]) -> pd.Index:
+    column = frame[name]
+    if time_format is None and pd.api.types.is_numeric_dtype(column) and column.notna().all():
+        return pd.Index(column, name=name)
+    times = pd.to_datetime(column.astype(str), format=time_format, errors="coerce", utc=True)
+    if time_format is None and times.isna().any():
+        # dates at midnight are often written without the time of day
+        times = pd.to_datetime(column.astype(str), format="ISO8601", errors="coerce", utc=True)
+    bad = times.isna().to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        cell = _cell(lines, row, list(frame.columns).index(name))
+        remedy = "write it like the others, or set data.time_format"
+        _fail(file, f"{cell!r} is no date", remedy, line=row + 2, column=name)
+    return pd.DatetimeIndex(times, name=name).tz_localize(None)
+
+
+def _check_times(times: pd.Index, file: str, allow_gaps: bool) -> None:
+    steps = np.diff(times.to_numpy())
+    zero = steps.dtype.type(0)
+    column = str(times.name)
+    if (steps <= zero).any():
+        row = int((steps <= zero).argmax()) + 1
+        if steps[row - 1] == zero:
+            what, remedy = f"{times[row]} stands in line {row + 1} already", "keep one row per time"
+        else:
+            what, remedy = f"{times[row]} comes after {times[row - 1]}", "sort the file by time"
+        _fail(file, what, remedy, line=row + 2, column=column)
+    # months and leap years differ by less than half a step
+    gaps = steps > np.median(steps) * 1.5
+    if gaps.any() and not allow_gaps:
+        row = int(gaps.argmax()) + 1
+        what = f"gap between {times[row - 1]} and {times[row]} ({gaps.sum()} in all)"
+        _fail(file, what, "add the missing rows, or set data.allow_gaps to let windows run across", row + 2, column)
+
+
+def _season(step: float | None) -> int:
+    """Rows in a season, from the hours between two rows."""
+    if step is None:
+        return 1
+    if step < 24:
+        return round(24 / step)
+    return {1: 7, 7: 52, 28: 12, 29: 12, 30: 12, 31: 12}.get(int(step // 24), 1)
+
+
+def _cell(lines: list[str], row: int, column: int) -> str:
+    cells = next(csv.reader([lines[row + 1]]), [])
+    return cells[column] if column < len(cells) else ""
+
+
+def _fail(file: str, what: str, remedy: str, line: int | None = None, column: str | None = None) -> NoReturn:
+    place = "".join([f", line {line}" if line else "", f", column {column!r}" if column else ""])
+    raise DataError(f"{file}{place}: {what}; {remedy}")

@@ -1,0 +1,112 @@
+"""Data that is served from memory: loaders over the examples of each split, placed where training computes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from seqmix.data.loader import Gathered, WindowLoader
+from seqmix.errors import ConfigError
+
+Split = Literal["train", "val", "test"]
+
+
+class Served(LightningDataModule, ABC):
+    """Examples of three splits, each gathered by number: shuffled for training, in order otherwise, none dropped.
+
+    Args:
+        name: what the data is called in tables and messages.
+        batch_size: examples per training batch.
+        eval_batch_size: examples per validation and test batch; None: the same as in training.
+        seed: starting point of the shuffles; None: the seed of torch when training starts.
+
+    Raises:
+        ConfigError: if a batch size is not positive, or ``seed`` is negative.
+    """
+
+    name: str
+
+    def __init__(self, name: str, batch_size: int, *, eval_batch_size: int | None, seed: int | None):
+        super().__init__()
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        check_positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
+        if seed is not None and seed < 0:
+            raise ConfigError(f"seed must not be negative, got {seed}; set data.seed to 0 or more")
+        self.name, self.batch_size, self.eval_batch_size = name, batch_size, eval_batch_size
+        self.seed = self._shuffle_seed = seed
+        self._splits: Mapping[Split, Gathered] = {}
+
+    def __str__(self) -> str:
+        # the one of Lightning opens every loader, and the command line prints what lacks a fact it could link
+        return self.name
+
+    @abstractmethod
+    def _make(self) -> Mapping[Split, Gathered]:
+        """Read or make the examples of every split, in what a ``WindowLoader`` can serve; called once."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the examples; does nothing the second time."""
+        if not self._splits:
+            self._splits = self._make()
+
+    def train_dataloader(self) -> WindowLoader:
+        """Training examples, shuffled, but for a trainer that is to overfit the first few batches."""
+        if self._shuffle_seed is None:
+            self._shuffle_seed = torch.initial_seed()
+        # the trainer has this attribute, but not in its class
+        shuffle = self.trainer is None or self.trainer.overfit_batches == 0  # pyright: ignore[reportAttributeAccessIssue]
+        return WindowLoader(self._placed("train"), self.batch_size, shuffle=shuffle, seed=self._shuffle_seed)
+
+    def val_dataloader(self) -> WindowLoader:
+        """Every validation example, in order."""
+        return WindowLoader(self._placed("val"), self.eval_batch_size)
+
+    def test_dataloader(self) -> WindowLoader:
+        """Every test example, in order."""
+        return WindowLoader(self._placed("test"), self.eval_batch_size)
+
+    def predict_dataloader(self) -> WindowLoader:
+        """The test examples again."""
+        return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed of the shuffles, so that a resumed run shuffles as the first one did."""
+        return {"shuffle_seed": self._shuffle_seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the seed of the checkpoint, unless one was given."""
+        if self.seed is None:
+            self._shuffle_seed = state_dict["shuffle_seed"]
+
+    def _placed(self, split: Split) -> Gathered:
+        """Examples of a split, moved to the GPU in use when they take less than a quarter of its free memory."""
+        self.setup()
+        examples = self._splits[split]
+        if self.trainer is None:
+            return examples
+        if self.trainer.world_size > 1:
+            raise ConfigError(
+                f"{self.name} is served to one device, got {self.trainer.world_size}; set trainer.devices: 1"
+            )
+        device = self.trainer.strategy.root_device
+        if device.type == "cuda" and 4 * examples.nbytes < torch.cuda.mem_get_info(device)[0]:
+            return examples.to(device)
+        return examples
+
+
+def check_positive(**sizes: int) -> None:
+    """Raise ``ConfigError`` unless every size, given under the name of its option, is at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"{name} must be at least 1, got {size}; set data.{name} to a positive number")
+
+
+def parts(total: int, sizes: Mapping[Split, int], seed: int | None = None) -> dict[Split, Tensor]:
+    """Numbers below ``total`` for each split, one split after another: in order, or in the order drawn by ``seed``."""
+    order = np.arange(total) if seed is None else np.random.default_rng(seed).permutation(total)
+    ends = np.cumsum(list(sizes.values()))
+    return {name: torch.from_numpy(part) for name, part in zip(sizes, np.split(order, ends), strict=False)}

@@ -1,0 +1,99 @@
+"""Pieces of documents by number: what causal and masked language models are trained on."""
+
+from copy import copy
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqmix.data.text._token_file import Documents
+from seqmix.data.text.tokenizer import Tokenizer
+
+Objective = Literal["causal", "masked", "pairs"]
+Packing = Literal["padded", "documents"]
+
+
+class Pieces:
+    """Pieces of documents by number, for ``WindowLoader``; no piece has text of two documents.
+
+    Causal: ``{"tokens": (B, L), "targets": (B, L), "bytes": (B,)}``, each token of a document once a target, -100 where
+    shorter pieces end. Masked: ``{"tokens": (B, L), "mask": (B, L), "text": (B, L), "index": (B,), "mask_id": ()}``,
+    each piece between [CLS] and [SEP], ``text`` True where a token is of the text. L is the longest of the batch.
+
+    Packed, the B pieces lie one after another in one row ``(1, L)``, without padding and mask, L is the sum of their
+    lengths, and ``"cu_seqlens": (B + 1,)`` says where each begins and where the last ends.
+
+    Args:
+        documents: all tokens, in memory or mapped.
+        tokenizer: what made them.
+        length: longest piece, in tokens.
+        causal: for causal language models, not for masked ones.
+        packed: lay the pieces of a batch one after another.
+    """
+
+    def __init__(self, documents: Documents, tokenizer: Tokenizer, length: int, *, causal: bool, packed: bool):
+        self.tokens, self.causal, self.packed = documents.tokens, causal, packed
+        self.pad, self.cls, self.sep, self.mask_id = tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.mask
+        # the last token of a document is the input of nothing, and around a masked piece stand two of its own
+        step, outside = (length, 1) if causal else (length - 2, 2)
+        inside = documents.bounds.diff() - outside
+        count = -(-inside // step)
+        whole = torch.arange(len(count)).repeat_interleave(count)  # (n,)
+        place = step * (torch.arange(len(whole)) - (count.cumsum(0) - count)[whole])
+        self.start = documents.bounds[:-1][whole] + place + (0 if causal else 1)
+        self.length = (inside[whole] - place).clamp(max=step)
+        # bytes of a document are counted with its first piece: sums over a split are exact
+        self.n_bytes = documents.n_bytes[whole] * (place == 0)
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def gather(self, index: Tensor) -> dict[str, Tensor]:
+        """Batch of the pieces with these numbers ``(B,)``."""
+        start, length = self.start[index], self.length[index]
+        taken = length if self.causal else length + 2
+        batch: dict[str, Tensor] = {}
+        if self.packed:
+            bounds = F.pad(taken.cumsum(0), (1, 0))  # (B + 1,)
+            batch["cu_seqlens"] = bounds
+            first, start, length = (t.repeat_interleave(taken).unsqueeze(0) for t in (bounds[:-1], start, length))
+            place = torch.arange(first.shape[1], device=self.device) - first  # (1, L)
+        else:
+            start, length = start.unsqueeze(-1), length.unsqueeze(-1)
+            place = torch.arange(int(taken.max()), device=self.device)  # (L,)
+        if self.causal:
+            kept = place < length
+            batch["tokens"] = self._at(start + place).masked_fill(~kept, self.pad)
+            batch["targets"] = self._at(start + place + 1).masked_fill(~kept, -100)
+            batch["bytes"] = self.n_bytes[index]
+            return batch
+        # [CLS] stands one place before the text, [SEP] one after it
+        place = place - 1
+        tokens = self._at(start + place).masked_fill(place < 0, self.cls).masked_fill(place == length, self.sep)
+        mask = place <= length
+        batch["tokens"] = tokens.masked_fill(~mask, self.pad)
+        batch["text"] = (place >= 0) & (place < length)
+        batch["index"], batch["mask_id"] = index, torch.tensor(self.mask_id)
+        # a packed row has no padding, and mixers take either bounds or a mask
+        return batch if self.packed else {**batch, "mask": mask}
+
+    def _at(self, place: Tensor) -> Tensor:
+        return self.tokens[place.clamp(0, len(self.tokens) - 1)].long()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens are; numbers given to ``gather`` have to be there too."""
+        return self.tokens.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tokens and bounds."""
+        return sum(t.nbytes for t in (self.tokens, self.start, self.length, self.n_bytes))
+
+    def to(self, device: torch.device | str) -> "Pieces":
+        """The same pieces on ``device``."""
+        moved = copy(self)
+        for name in ("tokens", "start", "length", "n_bytes"):
+            setattr(moved, name, getattr(self, name).to(device))
+        return moved

@@ -1,0 +1,132 @@
+"""The mixer contract, and the registry that lists its members.
+
+The registry holds facts for listings, tests, benchmarks and documentation; nothing is ever constructed through it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError
+
+
+class Mixer(nn.Module, ABC):
+    """A module that mixes along a sequence: ``(B, L, D) -> (B, L, D)``.
+
+    Members are built as ``Mixer(d_model, max_len=None, *, options)`` and are final. ``mask`` is ``(B, L)`` bool,
+    True where a position is real. Masked positions contribute nothing and their output is zero.
+    """
+
+    #: position i sees only positions 0..i; ``init_state`` and ``step`` are then expected too
+    causal: bool = False
+    #: ``forward(x)`` is exactly ``matrix(x) @ x``: no projections, no gates
+    pure: bool = False
+
+    @abstractmethod
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix ``x: (B, L, D)`` along L; ``mask: (B, L)`` bool, True = keep."""
+
+    def matrix(self, x: Tensor) -> Tensor:
+        """Return the mixing matrix for ``x`` as ``(B, G, L, L)``, where the G groups divide D."""
+        raise TypeError(f"{type(self).__name__} has no matrix(); `seqmix list` shows the mixers that have one")
+
+    def init_state(self, batch_size: int) -> Any:
+        """Return the state before the first position, for ``step``."""
+        raise TypeError(f"{type(self).__name__} has no step(); `seqmix list` shows the mixers that have one")
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Advance by one position: ``x: (B, D)``, state -> ``(B, D)``, state."""
+        raise TypeError(f"{type(self).__name__} has no step(); `seqmix list` shows the mixers that have one")
+
+
+class MixerFactory(Protocol):
+    """Whatever makes a mixer from a width and a length: a class, a ``functools.partial``, an entry of a config."""
+
+    def __call__(self, d_model: int, max_len: int | None = None) -> Mixer:
+        """Build a mixer of width ``d_model``."""
+        ...
+
+
+@dataclass(frozen=True)
+class MixerFacts:
+    """What is known of a registered mixer without building it.
+
+    Args:
+        cls: the mixer class.
+        paper: where it was published, for example ``arXiv:2312.00752``.
+        cost: growth of time with the length, for example ``L``, ``L log L``, ``L^2``.
+        examples: option sets with which tests and benchmarks build it, the plainest first.
+    """
+
+    cls: type[Mixer]
+    paper: str
+    cost: str
+    examples: tuple[Mapping[str, Any], ...]
+
+
+_REGISTRY: dict[str, MixerFacts] = {}
+M = TypeVar("M", bound=type[Mixer])
+
+
+def register(*, paper: str, cost: str, variants: Sequence[Mapping[str, Any]] = (), **example: Any) -> Callable[[M], M]:
+    """Enter a mixer class under its own name.
+
+    Args:
+        paper: where it was published.
+        cost: growth of time with the length.
+        variants: further option sets that the contract tests build.
+        **example: options of the plainest instance, on top of which each variant is laid.
+    """
+
+    def enter(cls: M) -> M:
+        examples = (example, *({**example, **v} for v in variants))
+        _REGISTRY[cls.__name__] = MixerFacts(cls=cls, paper=paper, cost=cost, examples=examples)
+        return cls
+
+    return enter
+
+
+def list_mixers() -> list[str]:
+    """Names of the registered mixers, sorted."""
+    return sorted(_REGISTRY)
+
+
+def mixer_facts(name: str) -> MixerFacts:
+    """What is known of a registered mixer; raises ``KeyError`` for an unknown name."""
+    return _REGISTRY[name]
+
+
+def check_mask(x: Tensor, mask: Tensor) -> None:
+    """Raise ``ValueError`` unless ``mask`` is bool of shape ``(B, L)`` for ``x: (B, L, D)``."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask should be bool (True = keep), got {mask.dtype}; use mask.bool()")
+    if mask.shape != x.shape[:2]:
+        raise ValueError(f"mask should be (B, L) = {tuple(x.shape[:2])} to go with x, got {tuple(mask.shape)}")
+
+
+def zero_masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Set masked positions of ``x: (B, L, D)`` to zero, whatever they held, NaN included."""
+    if mask is None:
+        return x
+    check_mask(x, mask)
+    return x.masked_fill(~mask.unsqueeze(-1), 0)
+
+
+def require_max_len(mixer: Mixer, max_len: int | None, stored: str) -> int:
+    """Return ``max_len``, or raise ``ConfigError`` if a mixer that stores something per position was given none."""
+    if max_len is None:
+        raise ConfigError(
+            f"max_len is needed: {type(mixer).__name__} stores {stored}; set it in the backbone (max_len: 96)"
+        )
+    return max_len
+
+
+def check_length(mixer: Mixer, x: Tensor, max_len: int) -> None:
+    """Raise ``ValueError`` if ``x: (B, L, D)`` is longer than what ``mixer`` stores."""
+    if x.shape[1] > max_len:
+        name, L = type(mixer).__name__, x.shape[1]
+        raise ValueError(f"length {L} is over max_len = {max_len} of {name}; shorten x, or build it with max_len={L}")

@@ -1,0 +1,114 @@
+"""What a forecasting model promises to the task, and the registry that lists the models."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+from seqmix.errors import ConfigError
+
+
+class ForecastModel(nn.Module, ABC):
+    """A module from a look-back window to its future: ``(B, context, C) -> (B, horizon, C)``.
+
+    Members are built as ``Model(n_channels, context, horizon, n_outputs, n_future, n_static, n_past, *, options)``; the
+    arguments before the star are facts of the data and never stand in a config. With ``n_outputs`` K > 1 (quantiles,
+    parameters of a distribution) the result is ``(B, horizon, C, K)``, each of the K in the units of the window.
+
+    Args:
+        n_channels: number of channels (variates) C.
+        context: look-back length, in time steps.
+        horizon: forecast length, in time steps.
+        n_outputs: numbers forecast per value K, 1 for a point forecast.
+        n_future: known-future inputs per time step F, 0 for none.
+        n_static: static inputs per channel S, 0 for none.
+        n_past: inputs per time step known for the window alone P, 0 for none.
+
+    Raises:
+        ConfigError: if covariates are given to a model that takes none.
+    """
+
+    #: takes ``future``, ``static`` and ``past`` inputs
+    covariates: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        n_channels: int,
+        context: int,
+        horizon: int,
+        n_outputs: int = 1,
+        n_future: int = 0,
+        n_static: int = 0,
+        n_past: int = 0,
+    ):
+        super().__init__()
+        if (n_future or n_static or n_past) and not self.covariates:
+            name = type(self).__name__
+            raise ConfigError(
+                f"{name} takes no covariates, the data has n_future = {n_future}, n_static = {n_static}, "
+                f"n_past = {n_past}; use TSM2, MixerForecaster or DLinear, or switch them off in the data"
+            )
+        self.n_channels, self.context, self.horizon, self.n_outputs = n_channels, context, horizon, n_outputs
+        self.n_future, self.n_static, self.n_past = n_future, n_static, n_past
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
+    ) -> Tensor:
+        """Forecast.
+
+        Args:
+            x: look-back window ``(B, context, C)``.
+            future: inputs known for the window and the horizon ``(B, context + horizon, F)``.
+            static: inputs that do not change with time ``(B, C, S)``.
+            past: inputs known for the window alone ``(B, context, P)``.
+        """
+
+    def given(self, name: str, value: Tensor | None) -> Tensor:
+        """Return the covariate ``value`` that the model was built for, or raise ``ValueError`` if it is None."""
+        if value is None:
+            built = f"{type(self).__name__} was built with n_{name} = {getattr(self, f'n_{name}')}"
+            raise ValueError(f"{built} and got none; pass {name}=...")
+        return value
+
+
+class ForecastModelFactory(Protocol):
+    """Whatever makes a forecasting model from the facts of the data."""
+
+    def __call__(
+        self,
+        n_channels: int,
+        context: int,
+        horizon: int,
+        n_outputs: int = 1,
+        n_future: int = 0,
+        n_static: int = 0,
+        n_past: int = 0,
+    ) -> ForecastModel:
+        """Build a model from the facts of the data."""
+        ...
+
+
+_REGISTRY: dict[str, tuple[type[ForecastModel], str, dict[str, Any]]] = {}
+M = TypeVar("M", bound=type[ForecastModel])
+
+
+def register_model(*, paper: str, **example: Any) -> Callable[[M], M]:
+    """Enter a forecasting model under its own name, with its source and the options the tests build it with."""
+
+    def enter(cls: M) -> M:
+        _REGISTRY[cls.__name__] = (cls, paper, example)
+        return cls
+
+    return enter
+
+
+def list_models() -> list[str]:
+    """Names of the registered forecasting models, sorted."""
+    return sorted(_REGISTRY)
+
+
+def model_facts(name: str) -> tuple[type[ForecastModel], str, dict[str, Any]]:
+    """Class, paper and example options of a registered model; raises ``KeyError`` for an unknown name."""
+    return _REGISTRY[name]

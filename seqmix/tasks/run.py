@@ -1,0 +1,261 @@
+"""The run folder ``runs/<name>/<time>-seed<k>/``: configuration, environment, metrics, checkpoints, results.
+
+Files are written whole or not at all, and training goes on from ``last.ckpt`` as if it had never stopped.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from seqmix.environment import environment
+from seqmix.errors import ConfigError
+from seqmix.tasks.task import Task
+
+
+class Run(Checkpoint):
+    """Own the folder of one run: make it when training or testing begins, and keep everything of the run in it.
+
+    ``best.ckpt`` has the best value of the task's ``monitor``. ``last.ckpt`` is where to resume: the latest of the
+    last validation, the last epoch, and the step after Ctrl-C. It holds the state of every random generator, so that a
+    resumed run ends in the weights of an uninterrupted one, bit for bit on a CPU.
+
+    Args:
+        parent: folder of all runs of this configuration, ``runs/<name>``.
+        seed: seed of the run, part of the name of its folder.
+        config: text of the ``config.yaml`` that makes this run again.
+        folder: folder of an earlier run to go on in; None makes a new one.
+        lines: print one line for each validation.
+    """
+
+    def __init__(self, parent: Path, seed: int, config: str, *, folder: Path | None = None, lines: bool = False):
+        self.parent, self.seed, self.config, self.folder, self.lines = parent, seed, config, folder, lines
+        self.best, self.seconds = float("inf"), 0.0
+        self._started: float | None = None
+        self._losses: list[torch.Tensor] = []
+        self._stop = False
+        self._handler: Any = None
+
+    def kept(self, name: str) -> Path | None:
+        """The checkpoint ``best`` or ``last``, None where there is none yet."""
+        path = self.folder / f"{name}.ckpt" if self.folder else None
+        return path if path and path.exists() else None
+
+    def elapsed(self) -> float:
+        """Seconds of training until now, those before an interruption included."""
+        return self.seconds if self._started is None else self.seconds + time.perf_counter() - self._started
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the folder, now that the data has proved usable."""
+        # a trial of one batch leaves nothing behind
+        if getattr(trainer, "fast_dev_run", False) or stage not in ("fit", "test") or (stage == "test" and self.folder):
+            return
+        facts = {**environment(), "device": device_name(trainer)}
+        try:
+            self.folder = self.folder or _new_folder(self.parent, self.seed)
+            write(self.folder / "config.yaml", self.config)
+            write(self.folder / "env.json", json.dumps(facts, indent=2) + "\n")
+        except OSError as e:
+            raise ConfigError(
+                f"no run folder can be written in {str(self.parent)!r}: {e.strerror}; free it, or choose another place "
+                "with --trainer.default_root_dir"
+            ) from e
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over Ctrl-C, so that it waits for the end of a step."""
+        self._started = time.perf_counter()
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop here after Ctrl-C, unless a validation or the end of the epoch is next: then stop after that."""
+        self._losses.append(outputs["loss"].detach())
+        period = trainer.val_check_batch
+        validates = trainer.is_last_batch or (isinstance(period, int) and (batch_idx + 1) % period == 0)
+        if self._stop and not validates and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._halt(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the metrics, and keep the weights if they are the best."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        task = cast(Task, pl_module)
+        scores = [float(trainer.callback_metrics[f"val_{name}"]) for name in task.metrics]
+        # an accuracy is finite even where the loss is not
+        score = (scores[0] if task.better == "lower" else -scores[0]) if all(map(math.isfinite, scores)) else math.nan
+        better = score < self.best
+        if better:
+            self.best = score
+            self._save(trainer, "best")
+        self._record(trainer, task, better)
+        if not trainer.is_last_batch:
+            self._save(trainer, "last")
+            if self._stop:
+                self._halt(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the end of the epoch the place to resume from."""
+        if self._stop:
+            self._halt(trainer)
+        self._save(trainer, "last")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock, give Ctrl-C back."""
+        self.seconds, self._started = self.elapsed(), None
+        self._release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give Ctrl-C back."""
+        self._release()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what Lightning leaves out: random generators, best score, time spent, whether training is over."""
+        checkpoint["run"] = {
+            "best": self.best,
+            "seconds": self.elapsed(),
+            "over": trainer.should_stop,
+            "random": random_state(),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on from the state of ``on_save_checkpoint`` when training is resumed."""
+        if trainer.state.fn != "fit":
+            return
+        if "run" not in checkpoint:
+            raise ConfigError("the checkpoint was not written by `seqmix fit`: it can be tested, but not resumed")
+        state = checkpoint["run"]
+        self.best, self.seconds = state["best"], state["seconds"]
+        trainer.should_stop = state["over"]
+        set_random_state(state["random"])
+
+    def _save(self, trainer: pl.Trainer, name: str) -> None:
+        if self.folder is None:
+            return
+        path = self.folder / f"{name}.ckpt"
+        trainer.save_checkpoint(path.with_suffix(".part"))
+        os.replace(path.with_suffix(".part"), path)
+
+    def _record(self, trainer: pl.Trainer, task: Task, better: bool) -> None:
+        if self.folder is None:
+            return
+        scores = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in task.metrics}
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "train_loss": float(torch.stack(self._losses).mean()) if self._losses else "",
+            **{f"val_{name}": score for name, score in scores.items()},
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": round(self.elapsed(), 2),
+        }
+        self._losses.clear()
+        append_rows(self.folder / "metrics.csv", [row])
+        if self.lines:
+            measured = " ".join(f"{name} {score:.4f}" for name, score in scores.items())
+            print(
+                f"epoch {row['epoch']}/{trainer.max_epochs}  step {row['step']}  train {row['train_loss']:.4f}  "
+                f"val {measured}  {row['seconds']:.1f} s{'  best' * better}",
+                flush=True,
+            )
+
+    def _interrupt(self, *_: Any) -> None:
+        self._stop = True
+        # a second Ctrl-C stops at once
+        self._release()
+        # not print: it may be the one that was interrupted, and refuses to begin again inside itself
+        os.write(1, b"\nstopping after this step; Ctrl-C again stops at once\n")
+
+    def _halt(self, trainer: pl.Trainer) -> None:
+        self._save(trainer, "last")
+        raise KeyboardInterrupt
+
+    def _release(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+
+
+def last_folder(parent: Path, seed: int) -> Path | None:
+    """The newest run in ``parent`` with this seed that can be resumed."""
+    names = [p.parent.name for p in parent.glob(f"*-seed{seed}*/last.ckpt")]
+    found = sorted(n for n in names if n.split("-seed")[1].split("-")[0] == str(seed))
+    return parent / found[-1] if found else None
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows to a CSV file, which is created with a header; an interrupted call leaves the old file."""
+    rows = list(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    old = path.read_text() if path.exists() else ""
+    if not old:
+        writer.writeheader()
+    writer.writerows(rows)
+    write(path, old + text.getvalue())
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    """What the run computes on: ``cpu``, or the name of the GPU."""
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def random_state() -> dict[str, Any]:
+    """State of the generators of torch, its CUDA devices, numpy and Python, as plain values and tensors."""
+    numpy = np.random.get_state(legacy=False)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": {**numpy, "state": {"key": numpy["state"]["key"].tolist(), "pos": numpy["state"]["pos"]}},
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Set every generator as it was in ``random_state``."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    np.random.set_state(state["numpy"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _new_folder(parent: Path, seed: int) -> Path:
+    """Make ``<time>-seed<k>``, or the same with a number where another run of this second has taken it."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
+    parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, 1000):
+        folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(f"{parent / name} and 999 others exist")

@@ -185,7 +185,9 @@ def test_head_is_the_beginning_of_each_series():
     assert np.array_equal(long.y, df["y"][[0, 1, 2, *range(100, 198)]])
 
 
-@pytest.mark.parametrize("freq", ["15min", "h", "D", "2D", "B", "W-SUN", "MS", "ME", "QS-JAN", "YS-JAN", 1, 5])
+@pytest.mark.parametrize(
+    "freq", ["15min", "h", "D", "2D", "B", "W-SUN", "MS", "ME", "2MS", "2QS-JAN", "YS-JAN", 1, 5, 3600]
+)
 @pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
 def test_frequencies_are_seen_and_go_on(freq, zone):
     """Inferred from 100 stamps with a hole; the next three are those of pandas, across changes of the clocks."""
@@ -198,9 +200,45 @@ def test_frequencies_are_seen_and_go_on(freq, zone):
     clock = Clock(found, times.dtype)
     assert found == freq
     stamps = clock.stamps(times)
-    assert np.diff(clock.ordinals(stamps)).tolist() == [1] * 49 + [3] + [1] * 47
+    steps, whole = clock.steps(stamps)
+    assert steps.tolist() == [1] * 49 + [3] + [1] * 47 and whole.all()
     ahead = clock.column(clock.after(stamps[-1:], np.arange(1, 101)))
     assert ahead.dtype == times.dtype and ahead.tolist() == every.iloc[100:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("freqs", "season"),
+    [
+        (("30s",), 120), (("1min",), 1440), (("5min",), 288), (("10min",), 144), (("90min",), 16), (("h",), 24),
+        (("2h",), 12), (("6h",), 4), (("12h",), 2), (("7h", "7min", "100ms", "2D", "2B", "15D", "YS", 1, 3600), 1),
+        (("D", "24h"), 7), (("B", "C"), 5), (("bh",), 8), (("2bh",), 4), (("3bh",), 1), (("W", "7D"), 52),
+        (("2W", "14D", "2W-TUE"), 26), (("4W",), 13), (("3W",), 1), (("SMS", "SME"), 24),
+        (("MS", "ME", "BMS", "BME"), 12), (("2MS",), 6), (("4MS",), 3), (("6MS", "2QS"), 2), (("5MS",), 1),
+        (("QS", "QE", "BQS", "3MS"), 4), (("HYE",), 2),
+    ],
+)  # fmt: skip
+def test_season_is_that_of_the_base_frequency_divided(freqs, season):
+    for freq in freqs:
+        clock = Clock(freq, np.dtype("int64" if isinstance(freq, int) else "datetime64[ns]"))
+        assert (freq, clock.season) == (freq, season)
+
+
+def test_integer_time_of_any_step():
+    t = np.arange(0, 160, 2)
+    long = read(pd.DataFrame({"ds": t, "y": np.sin(t)}))
+    assert long.clock.freq == 2 and long.clock.after(long.last, np.arange(1, 3)).tolist() == [160, 162]
+    seconds = 1_704_067_200 + 3600 * np.delete(np.arange(50), 7)
+    with pytest.raises(DataError, match=r"gaps at freq 3600: 'y' 1 missing \(1704092400\)"):
+        read(pd.DataFrame({"ds": seconds, "y": 1.0}))
+    assert len(read(pd.DataFrame({"ds": seconds, "y": 1.0}), fill_gaps=True).y) == 50
+    with pytest.raises(DataError, match="freq=1 but the median step is 2; pass the freq of the data"):
+        read(pd.DataFrame({"ds": t, "y": 1.0}), freq=1)
+
+
+def test_series_of_two_months_may_begin_in_odd_and_even_ones():
+    ends = [pd.date_range(start, periods=20, freq="2MS") for start in ("2020-01-01", "2020-02-01")]
+    long = read(pd.concat([pd.DataFrame({"unique_id": k, "ds": ds, "y": 1.0}) for k, ds in enumerate(ends)]))
+    assert long.clock.freq == "2MS" and long.clock.column(long.last).tolist() == [ds[-1] for ds in ends]
 
 
 def test_check_frame_counts_what_fit_would_meet(capsys):

@@ -11,19 +11,20 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
 
+from seqmix.data.series.calendar import divided_season, season_of_step
 from seqmix.errors import ConfigError, DataError
 
 _DAY = 86_400 * 10**9
-# natural season and default look-back of a step up to this many nanoseconds, both in steps
-_HABITS = {
-    "minutes": (_DAY // 24 - 1, None, 96),
-    "hours": (_DAY - 1, 24, 336),
-    "days": (7 * _DAY - 1, 7, 28),
-    "weeks": (27 * _DAY, 52, 52),
-    "months": (31 * _DAY, 12, 24),
-    "quarters": (92 * _DAY, 4, 16),
-    "years": (10**19, 1, 16),
-}
+# default lookback in steps up to this many nanoseconds long
+_LOOKBACKS = (
+    (_DAY // 24 - 1, 96),
+    (_DAY - 1, 336),
+    (7 * _DAY - 1, 28),
+    (27 * _DAY, 52),
+    (31 * _DAY, 24),
+    (92 * _DAY, 16),
+    (10**19, 16),
+)
 
 
 class Clock:
@@ -41,6 +42,8 @@ class Clock:
         self.freq, self.dtype = freq, dtype
         self.zone = getattr(dtype, "tz", None) or getattr(getattr(dtype, "pyarrow_dtype", None), "tz", None)
         self.numbered = is_number(dtype)
+        if isinstance(freq, np.integer):
+            self.freq = freq = int(freq)
         if isinstance(freq, int) != self.numbered:
             column, remedy = ("integers", "freq=1") if self.numbered else ("dates", "freq='D'")
             raise ConfigError(f"freq = {freq!r} does not go with a time column of {column}; use for example {remedy}")
@@ -50,7 +53,9 @@ class Clock:
             self.step, self.offset = freq, None
             return
         try:
-            self.offset = to_offset(freq)
+            self.offset: Any = to_offset(freq)
+            if self.offset.n < 1:
+                raise ValueError(freq)
         except ValueError as e:
             raise ConfigError(
                 f"freq = {freq!r} is not known to pandas; use for example 'h', '15min', 'D', 'B', 'W', 'MS'"
@@ -65,28 +70,31 @@ class Clock:
 
     @property
     def season(self) -> int:
-        """Natural season in steps, 1 where none is known."""
-        if self.numbered:
+        """Season in steps: that of the base frequency divided by its multiple, 1 where it does not divide."""
+        if self.offset is None:
             return 1
-        if str(self.freq) in ("B", "C"):
-            return 5
-        if _DAY < self.span < 7 * _DAY:
-            return 1
-        season = _habit(self.span)[1]
-        return season or int(min(_DAY // self.span, 1440))
+        if isinstance(self.offset, pd.offsets.BusinessHour):
+            seconds = sum(map(_seconds, self.offset.end)) - sum(map(_seconds, self.offset.start))
+            return divided_season(seconds // 3600, self.offset.n)
+        if isinstance(self.offset, pd.offsets.BusinessDay):
+            return divided_season(5, self.offset.n)
+        if isinstance(self.offset, pd.offsets.SemiMonthBegin | pd.offsets.SemiMonthEnd):
+            return divided_season(24, self.offset.n)
+        return season_of_step(self.span)
 
     @property
     def cycle(self) -> int:
-        """Default look-back, in steps."""
-        return 16 if self.numbered else 20 if str(self.freq) in ("B", "C") else _habit(self.span)[2]
+        """Default lookback in steps."""
+        if self.offset is None:
+            return 16
+        if isinstance(self.offset, pd.offsets.BusinessDay):
+            return 20
+        return next(steps for span, steps in _LOOKBACKS if self.span <= span)
 
     @property
     def span(self) -> int:
-        """Typical length of a step, in nanoseconds; 1 for integer time."""
-        if self.numbered or self.step is not None:
-            return 1 if self.numbered else int(self.step or 1)
-        grid = pd.date_range("2024-01-01", periods=12, freq=self.offset).as_unit("ns").asi8
-        return int(np.median(np.diff(grid)))
+        """Typical length of a step: nanoseconds of dates, the step itself of integer time."""
+        return _typical_step(self.offset) if self.step is None else self.step
 
     def stamps(self, times: pd.Series) -> np.ndarray:
         """A column of times as int64 stamps ``(T,)``."""
@@ -95,19 +103,24 @@ class Clock:
         index = pd.DatetimeIndex(times)
         return _wall(index, self.local).as_unit("ns").asi8
 
-    def ordinals(self, stamps: np.ndarray) -> np.ndarray:
-        """Number of the step that each stamp is at, -1 where it is between two: only differences mean something."""
+    def steps(self, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Steps from each stamp to the next ``(T - 1,)``, and whether they are a whole number of steps."""
         if self.step is not None:
-            return stamps // self.step
-        grid = self._grid(int(stamps.min()), int(stamps.max()), 0)
-        return pd.Index(grid).get_indexer(pd.Index(stamps))
+            apart, off, unit = np.diff(stamps), np.zeros(len(stamps), bool), self.step
+        else:
+            # steps of two months count in months, so that series may begin in odd and in even ones
+            grid = self._grid(int(stamps.min()), int(stamps.max()), 0)
+            at = pd.Index(grid).get_indexer(pd.Index(stamps))
+            apart, off, unit = np.diff(at), at < 0, self.offset.n
+        return apart // unit, (apart % unit == 0) & ~off[1:] & ~off[:-1]
 
     def after(self, stamps: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """The stamps so many steps after others; the two are broadcast."""
+        """The stamps ``steps`` steps after ``stamps``; the two are broadcast."""
         if self.step is not None:
             return stamps + steps * self.step
-        grid = self._grid(int(stamps.min()), int(stamps.max()), int(steps.max()))
-        return grid[np.searchsorted(grid, stamps) + steps]
+        further = steps * self.offset.n
+        grid = self._grid(int(stamps.min()), int(stamps.max()), int(further.max()))
+        return grid[np.searchsorted(grid, stamps) + further]
 
     def column(self, stamps: np.ndarray) -> pd.Index:
         """Stamps as a column of the type that came in."""
@@ -121,10 +134,12 @@ class Clock:
         return index.astype(self.dtype)
 
     def _grid(self, first: int, last: int, further: int) -> np.ndarray:
-        grid: Any = pd.date_range(pd.Timestamp(first), pd.Timestamp(last), freq=self.offset)
+        """Stamps of the base frequency from ``first`` to ``last`` and ``further`` steps on."""
+        base = self.offset.base
+        grid: Any = pd.date_range(pd.Timestamp(first), pd.Timestamp(last), freq=base)
         if further:
             start = grid[-1] if len(grid) else pd.Timestamp(first)
-            grid = grid.append(pd.date_range(start, periods=further + 1, freq=self.offset)[1:])
+            grid = grid.append(pd.date_range(start, periods=further + 1, freq=base)[1:])
         return grid.as_unit("ns").asi8
 
 
@@ -179,8 +194,13 @@ def duration(nanoseconds: float) -> str:
     return f"{nanoseconds / 1e9:g} s"
 
 
-def _habit(span: int) -> tuple[int, int | None, int]:
-    return next(habit for habit in _HABITS.values() if span <= habit[0])
+def _seconds(time: Any) -> int:
+    return time.hour * 3600 + time.minute * 60 + time.second
+
+
+def _typical_step(offset: Any) -> int:
+    """Median length of the steps of a calendar offset, in nanoseconds."""
+    return int(np.median(np.diff(pd.date_range("2024-01-01", periods=12, freq=offset).as_unit("ns").asi8)))
 
 
 def _commonest(steps: np.ndarray) -> int:

@@ -342,11 +342,10 @@ def _check_duplicates(
 def _steps(stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: Clock, fill_gaps: bool) -> np.ndarray:
     """Steps from the row before to each row, 1 for the first of a series."""
     same = np.r_[False, codes[1:] == codes[:-1]]
-    apart = np.diff(stamps, prepend=stamps[0])
-    ordinals = clock.ordinals(stamps)
-    steps = np.where(same, np.diff(ordinals, prepend=ordinals[0]), 1)
-    off = same & (apart % clock.step != 0) if clock.step is not None else ordinals < 0
-    typical = float(np.median(apart[same])) if same.any() else float(clock.span)
+    between, whole = clock.steps(stamps)
+    steps = np.where(same, np.r_[1, between], 1)
+    off = same & ~np.r_[True, whole]
+    typical = float(np.median(np.diff(stamps, prepend=stamps[0])[same])) if same.any() else float(clock.span)
     if off.any() or (typical > 1.5 * clock.span and not fill_gaps):
         if not 0.67 < typical / clock.span < 1.5:
             found = f"{typical:g}" if clock.numbered else duration(typical)

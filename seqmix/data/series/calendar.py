@@ -3,6 +3,11 @@
 import numpy as np
 import pandas as pd
 
+_DAY = 86_400 * 10**9
+_WEEK = 7 * _DAY
+_MONTH = 365.25 / 12 * _DAY
+# unit of a step in nanoseconds and season in these units; the longest unit that divides the step counts
+_SEASONS = ((_WEEK, 52), (_DAY, 7), (60 * 10**9, 24 * 60), (10**9, 60 * 60))
 # feature: (step in hours from which on it no longer varies, smallest value, range), as in the time features of Informer
 _CALENDAR = {
     "minute": (1, 0, 59),
@@ -25,3 +30,21 @@ def calendar_features(times: pd.Index, names: list[str]) -> np.ndarray:
         _, smallest, extent = _CALENDAR[name]
         rows.append((getattr(times, name).to_numpy() - smallest) / extent - 0.5)
     return np.stack(rows)
+
+
+def season_of_step(nanoseconds: int) -> int:
+    """Steps in the season of a step of this length, 1 where the step does not divide the season.
+
+    The season of seconds is an hour, of minutes and hours a day, of days a week, of weeks and months a year.
+    """
+    months = round(nanoseconds / _MONTH)
+    # months vary by three days, and 4 weeks are no month
+    if months and nanoseconds % _WEEK and abs(nanoseconds - months * _MONTH) < 3 * _DAY:
+        return divided_season(12, months)
+    season = next(((unit, count) for unit, count in _SEASONS if nanoseconds % unit == 0), None)
+    return divided_season(season[1], nanoseconds // season[0]) if season else 1
+
+
+def divided_season(season: int, multiple: int) -> int:
+    """Season of a multiple of a frequency in its own steps, 1 where the multiple does not divide the season."""
+    return season // multiple if season % multiple == 0 else 1

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from seqmix.data.files import read_file
+from seqmix.data.series.calendar import season_of_step
 from seqmix.data.series.forecast_data import ForecastData, Table
 from seqmix.errors import ConfigError, DataError
 
@@ -31,8 +32,8 @@ class WideCSV(ForecastData):
         time_format: how dates are written, in the letters of ``strptime``; None: recognized. Times with an offset
             become UTC; numbers count rows and are no dates.
         split: shares of training, validation and test rows.
-        season: length of the natural season, in rows; None: a day of finer rows, a week of daily ones, a year of weekly
-            or monthly ones, else 1.
+        season: length of the season, in rows. Default: an hour for rows of seconds, a day for minutes and hours, a
+            week for days, a year for weeks and months; 1 where rows do not divide it, and for integer time.
         allow_gaps: accept rows missing from the time grid; windows then run across the gaps.
         eval_batch_size: windows per validation and test batch; None: the same as in training.
         stride: rows between the starts of two training windows.
@@ -72,7 +73,9 @@ class WideCSV(ForecastData):
         values, times = self._read(lines=100)
         step = None
         if isinstance(times, pd.DatetimeIndex):
-            step = float(np.median(np.diff(times.to_numpy())) / np.timedelta64(1, "h"))
+            nanoseconds = int(np.median(np.diff(times.as_unit("ns").asi8)))
+            step = nanoseconds / 3.6e12
+            season = season_of_step(nanoseconds) if season is None else season
         super().__init__(
             Path(path).name,
             values.shape[1],
@@ -80,7 +83,7 @@ class WideCSV(ForecastData):
             horizon,
             batch_size,
             step=step,
-            season=_season(step) if season is None else season,
+            season=season or 1,
             eval_batch_size=eval_batch_size,
             stride=stride,
             scale=scale,
@@ -234,15 +237,6 @@ def _check_times(times: pd.Index, file: str, allow_gaps: bool) -> None:
         row = int(gaps.argmax()) + 1
         what = f"gap between {times[row - 1]} and {times[row]} ({gaps.sum()} in all)"
         _fail(file, what, "add the missing rows, or set data.allow_gaps to let windows run across", row + 2, column)
-
-
-def _season(step: float | None) -> int:
-    """Rows in a season, from the hours between two rows."""
-    if step is None:
-        return 1
-    if step < 24:
-        return round(24 / step)
-    return {1: 7, 7: 52, 28: 12, 29: 12, 30: 12, 31: 12}.get(int(step // 24), 1)
 
 
 def _cell(lines: list[str], row: int, column: int) -> str:

@@ -80,12 +80,12 @@ def backtest(peer: Peer | None) -> Iterator[Row]:
     """Forecasts of every test window of ETTh1, as a frame: 1.87 million rows; the fit before it is left out."""
     from seqmix import Forecaster
     from seqmix.forecasting.forecasts import backtest as run
-    from seqmix.forecasting.frame import head, read_frame
+    from seqmix.forecasting.frame import Reading, read_frame
+    from seqmix.forecasting.long import head
 
-    long = read_frame(sets.etth1(), id_col="unique_id", time_col="ds", target_col="y")
+    long = read_frame(sets.etth1(), Reading())
     fc = Forecaster("DLinear", 96, context_length=96, max_steps=10, device="cpu")
-    columns = {"id": "unique_id", "time": "ds", "target": "y"}
-    fc._learn(head(long, np.full(7, 11520)), columns, None, 2880)
+    fc._learn(head(long, np.full(7, 11520)), Reading(), None, 2880)
     rows = 2880 - np.arange(2785)
 
     def ours() -> float:

@@ -8,7 +8,8 @@ from seqmix import check_frame, long_from_wide
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.clock import Clock, infer_freq
 from seqmix.forecasting.covariates import encode, learn
-from seqmix.forecasting.frame import head, read_frame, same_series
+from seqmix.forecasting.frame import Reading, read_frame
+from seqmix.forecasting.long import head, same_series
 
 
 def panel(ids=("a", "b"), n=100):
@@ -20,8 +21,7 @@ def panel(ids=("a", "b"), n=100):
 
 
 def read(df, **options):
-    names = {"id_col": "unique_id", "time_col": "ds", "target_col": "y"}
-    return read_frame(df, **{**names, **options})
+    return read_frame(df, Reading(**options))
 
 
 def changed(column, row, value):
@@ -119,7 +119,7 @@ TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
         ),
         (
             panel(),
-            {"covariates": ["price"]},
+            {"past": ["price"]},
             "column 'price' not found; columns are ['unique_id', 'ds', 'y']; add it, or leave it out of the covariates",
         ),
         (
@@ -164,7 +164,7 @@ def test_order_does_not_matter_but_that_of_the_ids():
 
 
 def test_gaps_become_missing_values():
-    whole, long = read(panel()), read(GAP.assign(k=1.0), fill_gaps=True, covariates=["k"], weight_col="k")
+    whole, long = read(panel()), read(GAP.assign(k=1.0), fill_gaps=True, past=["k"], weight_col="k")
     assert np.flatnonzero(np.isnan(long.y)).tolist() == [50, 51, 52]
     kept = ~np.isnan(long.y)
     assert np.array_equal(long.y[kept], whole.y[kept]) and np.array_equal(long.indptr, whole.indptr)
@@ -180,7 +180,7 @@ def test_ffill_stays_inside_a_series():
 
 def test_head_is_the_beginning_of_each_series():
     df = panel().assign(k=range(200))
-    long = head(read(df, covariates=["k"]), np.array([3, 98]))
+    long = head(read(df, past=["k"]), np.array([3, 98]))
     assert long.indptr.tolist() == [0, 3, 101] and long.columns["k"].tolist() == [0, 1, 2, *range(100, 198)]
     assert np.array_equal(long.y, df["y"][[0, 1, 2, *range(100, 198)]])
 

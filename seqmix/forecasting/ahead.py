@@ -9,8 +9,10 @@ import pandas as pd
 
 from seqmix.errors import DataError
 from seqmix.forecasting.arrange import calendar_rows, merge_shared
+from seqmix.forecasting.clock import shown
 from seqmix.forecasting.covariates import encode
-from seqmix.forecasting.frame import named, shown, stamped
+from seqmix.forecasting.frame import Reading, stamped
+from seqmix.forecasting.long import named
 
 if TYPE_CHECKING:
     from seqmix.forecasting.fitting import Fitted
@@ -40,9 +42,9 @@ def ahead(
     return rows.reshape(len(ids), horizon, -1)
 
 
-def missing_rows(expected: pd.DataFrame, future_df: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+def missing_rows(expected: pd.DataFrame, future_df: pd.DataFrame, how: Reading) -> pd.DataFrame:
     """Ids and times of ``expected`` that ``future_df`` has no row for."""
-    keys = [columns["id"], columns["time"]]
+    keys = [how.id_col, how.time_col]
     known, given = (pd.MultiIndex.from_frame(pd.DataFrame(frame[keys])) for frame in (expected, future_df))
     return pd.DataFrame(expected[~known.isin(given)].reset_index(drop=True))
 
@@ -57,14 +59,14 @@ def _looked_up(
             "each row of make_future_dataframe()"
         )
     given: Any = future_df
-    keys = [fitted.columns["id"], fitted.columns["time"]]
+    keys = [fitted.reading.id_col, fitted.reading.time_col]
     alone = keys[0] not in given and len(ids) == 1
     if alone:
         given = given.assign(**{keys[0]: ids[0]})
     absent = [name for name in (*keys, *names) if name not in given]
     if absent:
         raise DataError(f"future_df has no column {absent[0]!r}; columns are {[str(c) for c in given]}")
-    expected: Any = stamped(fitted.columns, fitted.clock, ids, last, horizon)
+    expected: Any = stamped(fitted.reading, fitted.clock, ids, last, horizon)
     given = given.drop_duplicates(keys)
     times = given[keys[1]]
     if times.dtype != expected[keys[1]].dtype:

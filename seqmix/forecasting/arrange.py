@@ -13,7 +13,7 @@ from seqmix.data.series.panel import last_rows
 from seqmix.errors import ConfigError, DataError, check_choice
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Code, encode
-from seqmix.forecasting.frame import Long, named
+from seqmix.forecasting.long import Long, named
 
 
 class Arrays(NamedTuple):

@@ -203,6 +203,13 @@ def _typical_step(offset: Any) -> int:
     return int(np.median(np.diff(pd.date_range("2024-01-01", periods=12, freq=offset).as_unit("ns").asi8)))
 
 
+def shown(time: Any) -> str:
+    """A time in a message: the date alone where that is all there is."""
+    if not isinstance(time, pd.Timestamp):
+        return str(time)
+    return str(time.date()) if time == time.normalize() else time.strftime("%Y-%m-%d %H:%M:%S").removesuffix(":00")
+
+
 def _commonest(steps: np.ndarray) -> int:
     values, counts = np.unique(steps, return_counts=True)
     return values[counts.argmax()]

@@ -18,8 +18,9 @@ from seqmix.forecasting.arrange import Ends, arrange, ends, static_rows, togethe
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Code, learn
 from seqmix.forecasting.folder import mapped
-from seqmix.forecasting.frame import Long, named
+from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.intervals import fit_conformal, fit_cqr
+from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.training import (
     EVAL_BATCH,
     column_names,
@@ -45,7 +46,7 @@ class Fitted:
     """Everything a Forecaster has learned, and what it needs to go on from the last row it saw.
 
     Args:
-        columns: names of the columns, under ``id``, ``time``, ``target``.
+        reading: how frames are read.
         clock: the time steps.
         ids: the series, in order of first appearance.
         context: steps that the models see.
@@ -68,7 +69,7 @@ class Fitted:
         notes: what a user should know.
     """
 
-    columns: dict[str, str]
+    reading: Reading
     clock: Clock
     ids: pd.Index
     context: int
@@ -93,7 +94,7 @@ class Fitted:
 def fit(
     fc: Forecaster,
     long: Long,
-    columns: dict[str, str],
+    how: Reading,
     static_df: pd.DataFrame | None,
     val_size: int | str | np.ndarray,
     before: Fitted | None = None,
@@ -113,7 +114,7 @@ def fit(
     need = _calibration_rows(len(lengths), fc.horizon, season, fc.levels)
     n_test = np.where(n_val >= 2 * need, n_val // 2, 0)
     joint = before.joint if before else together(long, fc.mode, any(mixes_variates(m) for m in models))
-    static = static_rows(long, fc.static_covariates, static_df, columns["id"])
+    static = static_rows(long, fc.static_covariates, static_df, how.id_col)
     codes = before.codes if before else _codes(fc, long, static, lengths - n_val)
     arrays = arrange(long, joint=joint, static=static, codes=codes, calendar=fc.calendar)
     panel = Panel(
@@ -139,7 +140,7 @@ def fit(
     facts = {name: getattr(panel, name) for name in ("n_channels", "n_future", "n_static", "n_past")}
     n_series = len(arrays.indptr) - 1
     fitted = Fitted(
-        columns=columns,
+        reading=how.again(long.clock.freq),
         clock=long.clock,
         ids=long.ids,
         context=context,

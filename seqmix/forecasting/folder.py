@@ -1,47 +1,28 @@
 """A folder of parquet files as one panel: files are read one at a time, values lie in a mapped file, not in memory."""
 
-from __future__ import annotations
-
 import re
 import tempfile
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from seqmix.errors import DataError
-from seqmix.forecasting.frame import Long, named, read_frame, to_pandas
-
-if TYPE_CHECKING:
-    from seqmix.forecasting.forecaster import Forecaster
+from seqmix.forecasting.frame import Reading, read_frame
+from seqmix.forecasting.long import Long, named
 
 # folders named as Hive and pandas do: unique_id=store_7
 _PARTITION = re.compile(r"([^/=]+)=([^/=]+)")
 
 
-def read_long(df: Any, fc: Forecaster, columns: dict[str, str], weight_col: str | None, freq: str | int | None) -> Long:
-    """A frame, or a folder of them, checked by the options of ``fc``; ``freq`` None infers the frequency."""
-
-    def read(frame: pd.DataFrame, found: str | int | None) -> Long:
-        static = [name for name in fc.static_covariates if name in frame]
-        return read_frame(
-            frame,
-            id_col=columns["id"],
-            time_col=columns["time"],
-            target_col=columns["target"],
-            weight_col=weight_col,
-            covariates=[*fc.past_covariates, *fc.future_covariates, *static],
-            freq=freq if found is None else found,
-            fill_gaps=fc.fill_gaps,
-            missing=fc.missing,
-        )
-
-    return read_folder(Path(df), read) if isinstance(df, str | Path) else read(to_pandas(df), None)
+def read_long(df: Any, how: Reading) -> Long:
+    """A frame, or a folder of them, checked."""
+    return read_folder(Path(df), how) if isinstance(df, str | Path) else read_frame(df, how)
 
 
-def read_folder(path: Path, read: Callable[[pd.DataFrame, str | int | None], Long]) -> Long:
+def read_folder(path: Path, how: Reading) -> Long:
     """All parquet files under ``path``, each with whole series.
 
     What stays in memory is an id, two numbers and the covariates of each series; the values are float32 in a file of
@@ -49,7 +30,7 @@ def read_folder(path: Path, read: Callable[[pd.DataFrame, str | int | None], Lon
 
     Args:
         path: the folder; parts of paths like ``unique_id=store_7`` become columns.
-        read: checks one frame, of a frequency, or None to infer it.
+        how: names and options of each file; without a frequency that of the first file is that of all.
 
     Raises:
         DataError: if there are no files, or a series is in two of them.
@@ -58,11 +39,10 @@ def read_folder(path: Path, read: Callable[[pd.DataFrame, str | int | None], Lon
     if not files:
         raise DataError(f"no .parquet file in {str(path)!r}; give a folder of parquet files, each with whole series")
     parts: list[Long] = []
-    freq = None
     with tempfile.TemporaryFile() as values:
         for file in files:
-            part = read(_frame(file, path), freq)
-            freq = part.clock.freq
+            part = read_frame(_frame(file, path), how)
+            how = replace(how, freq=part.clock.freq)
             values.write(part.y.astype(np.float32).tobytes())
             parts.append(part._replace(y=np.zeros(0), present=np.zeros(0, bool)))
         values.flush()

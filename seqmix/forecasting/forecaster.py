@@ -16,7 +16,8 @@ import pandas as pd
 from seqmix.errors import ConfigError, NotFittedError
 from seqmix.forecasting._estimator import Estimator
 from seqmix.forecasting.folder import read_long
-from seqmix.forecasting.frame import Long, like, same_series, stamped, to_pandas, with_ids
+from seqmix.forecasting.frame import Reading, like, stamped, to_pandas, with_ids
+from seqmix.forecasting.long import Long, same_series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,14 +151,14 @@ class Forecaster(Estimator):
         Raises:
             DataError: for whatever is wrong with the frame.
         """
-        columns = {"id": id_col, "time": time_col, "target": target_col}
+        how = self._reading(id_col, time_col, target_col, weight_col)
         static = None if static_df is None else to_pandas(static_df)
-        long, rows = self._read(df, columns, weight_col), val_size
+        long, rows = read_long(df, how), val_size
         if val_df is not None:
             ours, both = long, pd.concat([to_pandas(df), to_pandas(val_df)], ignore_index=True)
-            long = self._read(both, columns, weight_col)
+            long = read_long(both, how)
             rows = np.diff(long.indptr) - np.diff(ours.indptr)[ours.ids.get_indexer(long.ids)]
-        self._learn(long, columns, static, rows)
+        self._learn(long, how, static, rows)
         return self
 
     def fit_more(
@@ -172,11 +173,11 @@ class Forecaster(Estimator):
             learning_rate: peak learning rate; None: the same again.
         """
         fitted = self._fitted()
-        long = self._read(df, fitted.columns, None)
+        long = read_long(df, fitted.reading)
         if fitted.joint:
             long = same_series(long, fitted.ids)
         static = None if static_df is None else to_pandas(static_df)
-        self._learn(long, fitted.columns, static, "auto", fitted, max_steps, learning_rate)
+        self._learn(long, fitted.reading, static, "auto", fitted, max_steps, learning_rate)
         return self
 
     def predict(
@@ -209,7 +210,7 @@ class Forecaster(Estimator):
         horizon = self.horizon if horizon is None else horizon
         levels, quantiles = list(self.levels or ()) if levels is None else list(levels), list(quantiles or ())
         check_horizon(self, horizon, levels, quantiles)
-        long = None if df is None else self._read(df, fitted.columns, None)
+        long = None if df is None else read_long(df, fitted.reading)
         static = None if static_df is None else to_pandas(static_df)
         known = None if future_df is None else to_pandas(future_df)
         return like(df, predict(self, fitted, long, static, known, horizon, levels, quantiles))
@@ -253,14 +254,14 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.forecasts import cross_validate, test_windows
 
-        columns = {"id": id_col, "time": time_col, "target": target_col}
-        long = self._read(df, columns, weight_col)
+        how = self._reading(id_col, time_col, target_col, weight_col)
+        long = read_long(df, how)
         static = None if static_df is None else to_pandas(static_df)
         levels, quantiles = list(self.levels or ()) if levels is None else list(levels), list(quantiles or ())
 
         def learn(rows: Long) -> tuple[Forecaster, Fitted]:
             fold = self.clone()
-            fold._learn(rows, columns, static, val_size)
+            fold._learn(rows, how, static, val_size)
             return fold, fold.fitted_
 
         step, n_windows = test_windows(self, long, n_windows, step_size, test_size)
@@ -289,7 +290,7 @@ class Forecaster(Estimator):
 
         fitted, frame = self._fitted(), to_pandas(df)
         if "cutoff" not in frame:
-            long = self._read(frame, fitted.columns, None)
+            long = read_long(frame, fitted.reading)
             static = None if static_df is None else to_pandas(static_df)
             frame = backtest(self, fitted, long, static, np.array([self.horizon]), [], [])
         return errors(frame, fitted, metrics, by=by, standardized=standardized)
@@ -297,15 +298,15 @@ class Forecaster(Estimator):
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon, to be joined with covariates; after the frame of ``fit``, or after ``df``."""
         fitted = self._fitted()
-        rows: Any = fitted if df is None else self._read(df, fitted.columns, None)
-        return like(df, stamped(fitted.columns, fitted.clock, rows.ids, rows.last, horizon or self.horizon))
+        rows: Any = fitted if df is None else read_long(df, fitted.reading)
+        return like(df, stamped(fitted.reading, fitted.clock, rows.ids, rows.last, horizon or self.horizon))
 
     def get_missing_future(self, future_df: Any, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon that ``future_df`` has no row for."""
         from seqmix.forecasting.ahead import missing_rows
 
         expected, given = to_pandas(self.make_future_dataframe(df, horizon=horizon)), to_pandas(future_df)
-        return like(future_df, missing_rows(expected, given, self._fitted().columns))
+        return like(future_df, missing_rows(expected, given, self._fitted().reading))
 
     def save(self, path: str | Path) -> None:
         """Write options and weights to a folder: ``forecaster.json`` and ``weights.safetensors``."""
@@ -359,16 +360,16 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.plot import plot_cross_validation, plot_forecast
 
-        columns = self._fitted().columns
+        how = self._fitted().reading
         found = self.predict(df, levels=levels) if forecast_df is None else forecast_df
         draw = plot_cross_validation if "cutoff" in found else plot_forecast
-        names: Any = {f"{key}_col": name for key, name in columns.items()}
-        return draw(with_ids(to_pandas(df), columns), to_pandas(found), ids=ids, **names)
+        names: Any = {"id_col": how.id_col, "time_col": how.time_col, "target_col": how.target_col}
+        return draw(with_ids(to_pandas(df), how), to_pandas(found), ids=ids, **names)
 
     def _learn(
         self,
         long: Long,
-        columns: dict[str, str],
+        how: Reading,
         static: pd.DataFrame | None,
         val_size: Any,
         before: Fitted | None = None,
@@ -378,7 +379,7 @@ class Forecaster(Estimator):
         # torch and lightning load with the first fit, not with the name
         from seqmix.forecasting.fitting import fit
 
-        self._take(fit(self, long, columns, static, val_size, before, max_steps, learning_rate))
+        self._take(fit(self, long, how, static, val_size, before, max_steps, learning_rate))
         if self.verbose:
             facts = ", ".join(f"{name} {value}" for name, value in self.report_.items())
             print("\n".join([facts, *self.notes_]))
@@ -395,6 +396,16 @@ class Forecaster(Estimator):
             raise NotFittedError("this Forecaster is not fitted; call fit() or load()")
         return self.fitted_
 
-    def _read(self, df: Any, columns: dict[str, str], weight_col: str | None) -> Long:
-        """A frame, or a folder of them, checked."""
-        return read_long(df, self, columns, weight_col, self.freq_ if hasattr(self, "fitted_") else self.freq)
+    def _reading(self, id_col: str, time_col: str, target_col: str, weight_col: str | None) -> Reading:
+        return Reading(
+            id_col,
+            time_col,
+            target_col,
+            weight_col,
+            past=self.past_covariates,
+            future=self.future_covariates,
+            static=self.static_covariates,
+            freq=self.freq,
+            fill_gaps=self.fill_gaps,
+            missing=self.missing,
+        )

@@ -15,8 +15,9 @@ from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.ahead import ahead
 from seqmix.forecasting.arrange import Arrays, Ends, arrange, ends, static_rows
 from seqmix.forecasting.fitting import SPREAD, Fitted, bounds, calibrated, scaler_of
-from seqmix.forecasting.frame import Long, head, named, same_series, stamped
+from seqmix.forecasting.frame import stamped
 from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, nest
+from seqmix.forecasting.long import Long, head, named, same_series
 from seqmix.forecasting.training import EVAL_BATCH, forecast
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def predict(
         long = same_series(long, fitted.ids) if fitted.joint else long
         ids, last, start = long.ids, long.last, _last_windows(fc, fitted, long, static)
     known = ahead(fc, fitted, ids, last, horizon, future)
-    frame = stamped(fitted.columns, fitted.clock, ids, last, horizon)
+    frame = stamped(fitted.reading, fitted.clock, ids, last, horizon)
     found = _columns(fc, fitted, start, known, horizon, levels, quantiles)
     return frame.assign(**{name: _by_series(rows, fitted.joint, 1).ravel() for name, rows in found.items()})
 
@@ -64,9 +65,9 @@ def backtest(
     found = _columns(fc, fitted, start, known, H, levels, quantiles)
     last = long.indptr[1:, None] - rows  # (ids, K)
     cutoff = long.clock.after(long.first[:, None], np.diff(long.indptr)[:, None] - rows - 1).ravel()
-    frame = stamped(fitted.columns, fitted.clock, long.ids.repeat(K), cutoff, H)
+    frame = stamped(fitted.reading, fitted.clock, long.ids.repeat(K), cutoff, H)
     frame["cutoff"] = long.clock.column(np.repeat(cutoff, H))
-    frame[fitted.columns["target"]] = long.y[last[..., None] + np.arange(H)].ravel()
+    frame[fitted.reading.target_col] = long.y[last[..., None] + np.arange(H)].ravel()
     return frame.assign(**{name: _by_series(x, fitted.joint, K).ravel() for name, x in found.items()})
 
 
@@ -95,7 +96,7 @@ def cross_validate(
     frame = pd.concat(parts, ignore_index=True)
     if len(parts) == 1:
         return frame
-    order = np.argsort(long.ids.get_indexer(pd.Index(frame[fitted.columns["id"]])), kind="stable")
+    order = np.argsort(long.ids.get_indexer(pd.Index(frame[fitted.reading.id_col])), kind="stable")
     return frame.iloc[order].reset_index(drop=True)
 
 
@@ -157,7 +158,7 @@ def test_windows(
 
 
 def _arrays(fc: Forecaster, fitted: Fitted, long: Long, static: pd.DataFrame | None) -> Arrays:
-    rows = static_rows(long, fc.static_covariates, static, fitted.columns["id"])
+    rows = static_rows(long, fc.static_covariates, static, fitted.reading.id_col)
     return arrange(long, joint=fitted.joint, static=rows, codes=fitted.codes, calendar=fc.calendar)
 
 

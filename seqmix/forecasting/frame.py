@@ -2,76 +2,70 @@
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from seqmix.errors import DataError, check_choice
-from seqmix.forecasting.clock import Clock, duration, infer_freq, is_number
+from seqmix.forecasting.clock import Clock, duration, infer_freq, is_number, shown
+from seqmix.forecasting.long import Long
 
 Missing = Literal["mask", "error", "ffill"]
 
 
-class Long(NamedTuple):
-    """A long frame as arrays: series one after another, sorted by time, no step left out."""
-
-    ids: pd.Index  # (n,), in order of first appearance
-    indptr: np.ndarray  # (n + 1,), first row of each series, then T
-    first: np.ndarray  # (n,), stamp of the first row of each series
-    clock: Clock
-    y: np.ndarray  # (T,), NaN where missing
-    weight: np.ndarray | None  # (T,)
-    columns: pd.DataFrame  # covariates, T rows
-    present: np.ndarray  # (T,), False for steps that the frame leaves out
-    ignored: list[str]  # columns that nobody asked for
-
-    @property
-    def aligned(self) -> bool:
-        """All series have the same time stamps."""
-        lengths = np.diff(self.indptr)
-        return bool((lengths == lengths[0]).all() and (self.first == self.first[0]).all())
-
-    @property
-    def last(self) -> np.ndarray:
-        """Stamp of the last row of each series, ``(n,)``."""
-        return self.clock.after(self.first, np.diff(self.indptr) - 1)
-
-
-def read_frame(
-    df: Any,
-    *,
-    id_col: str,
-    time_col: str,
-    target_col: str | None,
-    weight_col: str | None = None,
-    covariates: Sequence[str] = (),
-    freq: str | int | None = None,
-    fill_gaps: bool = False,
-    missing: Missing = "mask",
-) -> Long:
-    """Check a long frame and put it in arrays; the frame itself is not touched.
+@dataclass(frozen=True)
+class Reading:
+    """How a long frame is read: the names of its columns, and what is done about missing rows and values.
 
     Args:
-        df: one row for each series and time, in any order: pandas, or what narwhals can turn into it.
         id_col: column that names the series; a frame without it is one series.
         time_col: column of dates or integers.
         target_col: column of the values; None for a frame of covariates alone.
         weight_col: column of sample weights.
-        covariates: further columns to keep.
+        past: columns known up to the last row.
+        future: columns known for the horizon as well.
+        static: columns that do not change within a series; those that the frame lacks come from a frame of their own.
         freq: the step between rows; None infers it.
         fill_gaps: put rows without a value where steps are left out.
         missing: what a value that is not there is: ``mask`` leaves it out of input and loss, ``error`` refuses it,
             ``ffill`` repeats the value before it.
+    """
+
+    id_col: str = "unique_id"
+    time_col: str = "ds"
+    target_col: str | None = "y"
+    weight_col: str | None = None
+    past: Sequence[str] = ()
+    future: Sequence[str] = ()
+    static: Sequence[str] = ()
+    freq: str | int | None = None
+    fill_gaps: bool = False
+    missing: Missing = "mask"
+
+    def again(self, freq: str | int) -> "Reading":
+        """How later frames are read: of the frequency that was found, without weights."""
+        return replace(self, freq=freq, weight_col=None)
+
+
+def read_frame(df: Any, how: Reading) -> Long:
+    """Check a long frame and put it in arrays; the frame itself is not touched.
+
+    Args:
+        df: one row for each series and time, in any order: pandas, or what narwhals can turn into it.
+        how: names and options.
 
     Raises:
         DataError: for whatever is wrong with the frame; the message names ids, times and remedy.
     """
-    check_choice("missing", missing, ("mask", "error", "ffill"))
+    check_choice("missing", how.missing, ("mask", "error", "ffill"))
+    id_col, time_col, target_col, weight_col, freq = how.id_col, how.time_col, how.target_col, how.weight_col, how.freq
     frame: Any = to_pandas(df)
     if not len(frame):
         raise DataError("frame has 0 rows; give at least one row for each series")
+    covariates = [*how.past, *how.future, *(name for name in how.static if name in frame)]
     needed = [time_col, *([target_col] if target_col else []), *([weight_col] if weight_col else []), *covariates]
     _check_columns(frame, needed, id_col, time_col, target_col)
     alone = id_col not in frame
@@ -88,7 +82,7 @@ def read_frame(
         clock = Clock(infer_freq(times, indptr, time_col), times.dtype)
     stamps = clock.stamps(times)
     _check_duplicates(stamps, codes, ids, clock, id_col, time_col)
-    steps = _steps(stamps, codes, ids, clock, fill_gaps)
+    steps = _steps(stamps, codes, ids, clock, how.fill_gaps)
 
     columns: Any = frame[list(dict.fromkeys(covariates))].reset_index(drop=True)
     rows = codes, ids, clock, stamps
@@ -105,54 +99,17 @@ def read_frame(
         y, weight = _spread(y, at, total, np.nan), None if weight is None else _spread(weight, at, total, 0.0)
         present = np.isin(np.arange(total), at)
         columns = columns.set_axis(at).reindex(range(total))
-    if missing != "mask" and np.isnan(y).any():
-        y = _without_missing(y, indptr, ids, missing, target_col)
+    if how.missing != "mask" and np.isnan(y).any():
+        y = _without_missing(y, indptr, ids, how.missing, target_col)
     known = {id_col, *needed}
     ignored = [str(name) for name in frame if name not in known]
     return Long(ids, indptr, stamps[starts], clock, y, weight, columns, present, ignored)
 
 
-def head(long: Long, lengths: np.ndarray) -> Long:
-    """The first ``lengths`` rows of each series, ``(n,)``."""
-    every = np.diff(long.indptr)
-    kept = np.arange(len(long.y)) - np.repeat(long.indptr[:-1], every) < np.repeat(lengths, every)
-    return long._replace(
-        indptr=np.r_[0, np.cumsum(lengths)],
-        y=long.y[kept],
-        present=long.present[kept],
-        weight=None if long.weight is None else long.weight[kept],
-        columns=long.columns[kept].reset_index(drop=True),
-    )
-
-
-def same_series(long: Long, ids: pd.Index) -> Long:
-    """The series in the order of ``ids``.
-
-    Raises:
-        DataError: if they are not the same.
-    """
-    if set(ids) != set(long.ids):
-        raise DataError(
-            f"model was fitted on {len(ids)} series {named(list(ids))}; got {len(long.ids)} {named(list(long.ids))}"
-        )
-    order = long.ids.get_indexer(ids)
-    lengths = np.diff(long.indptr)[order]
-    rows = np.arange(len(long.y)) + np.repeat(long.indptr[order] - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
-    return long._replace(
-        ids=ids,
-        indptr=np.r_[0, np.cumsum(lengths)],
-        first=long.first[order],
-        y=long.y[rows],
-        present=long.present[rows],
-        weight=None if long.weight is None else long.weight[rows],
-        columns=long.columns.iloc[rows].reset_index(drop=True),
-    )
-
-
-def stamped(columns: dict[str, str], clock: Clock, ids: pd.Index, last: np.ndarray, horizon: int) -> pd.DataFrame:
+def stamped(how: Reading, clock: Clock, ids: pd.Index, last: np.ndarray, horizon: int) -> pd.DataFrame:
     """Id and time of the ``horizon`` steps after each of the stamps ``last``, one for each of the ``ids``."""
     stamps = clock.after(last[:, None], np.arange(1, horizon + 1))
-    return pd.DataFrame({columns["id"]: ids.repeat(horizon), columns["time"]: clock.column(stamps.ravel())})
+    return pd.DataFrame({how.id_col: ids.repeat(horizon), how.time_col: clock.column(stamps.ravel())})
 
 
 def long_from_wide(df: Any, time_col: str = "date", *, id_col: str = "unique_id", target_col: str = "y") -> Any:
@@ -208,11 +165,11 @@ def like(df: Any, result: pd.DataFrame) -> Any:
     return library.from_pandas(result) if hasattr(library, "from_pandas") else library.Table.from_pandas(result)
 
 
-def with_ids(frame: Any, columns: dict[str, str]) -> pd.DataFrame:
+def with_ids(frame: Any, how: Reading) -> pd.DataFrame:
     """A frame for pictures: a single series gets the name of its values, times are times."""
-    if columns["id"] not in frame:
-        frame = frame.assign(**{columns["id"]: columns["target"]})
-    return frame.assign(**{columns["time"]: parse_times(frame[columns["time"]], columns["time"])})
+    if how.id_col not in frame:
+        frame = frame.assign(**{how.id_col: how.target_col})
+    return frame.assign(**{how.time_col: parse_times(frame[how.time_col], how.time_col)})
 
 
 def parse_times(times: pd.Series, time_col: str) -> pd.Series:
@@ -264,19 +221,6 @@ def numbers(
             "make them numbers, or NaN for missing"
         )
     return values
-
-
-def shown(time: Any) -> str:
-    """A time in a message: the date alone where that is all there is."""
-    if not isinstance(time, pd.Timestamp):
-        return str(time)
-    return str(time.date()) if time == time.normalize() else time.strftime("%Y-%m-%d %H:%M:%S").removesuffix(":00")
-
-
-def named(ids: Sequence[Any], limit: int = 5) -> str:
-    """Ids in a message, the first few of them."""
-    more = f", ... ({len(ids)})" if len(ids) > limit else ""
-    return f"[{', '.join(str(i) for i in ids[:limit])}{more}]"
 
 
 def _check_columns(

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from seqmix.forecasting.frame import named, read_frame
+from seqmix.forecasting.frame import Reading, read_frame
+from seqmix.forecasting.long import named
 
 
 class Report(NamedTuple):
@@ -50,7 +51,7 @@ def check_frame(
     Raises:
         DataError: for whatever is wrong, gaps excepted: those are counted.
     """
-    long = read_frame(df, id_col=id_col, time_col=time_col, target_col=target_col, freq=freq, fill_gaps=True)
+    long = read_frame(df, Reading(id_col, time_col, target_col, freq=freq, fill_gaps=True))
     plain = np.asarray(long.present)
     lengths, begin = np.diff(long.indptr), long.indptr[:-1]
     left_out = np.add.reduceat(~plain, begin, dtype=int)

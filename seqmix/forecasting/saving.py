@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,11 +21,12 @@ from seqmix.forecasting.arrange import Ends
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.fitting import Fitted, build_task
 from seqmix.forecasting.forecaster import Forecaster
+from seqmix.forecasting.frame import Reading
 
 _FORMAT = 2
 # owner/name, as the hub names what it holds
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_FACTS = ("columns", "context", "season", "joint", "facts", "codes", "names", "report", "notes")
+_FACTS = ("context", "season", "joint", "facts", "codes", "names", "report", "notes")
 _ARRAYS = ("loc", "scale", "deviation", "naive", "last")
 
 
@@ -37,6 +39,7 @@ def save(forecaster: Forecaster, fitted: Fitted, folder: Path) -> None:
     facts = {
         "format": _FORMAT,
         "options": {name: _plain(value, name) for name, value in forecaster.get_params().items()},
+        "reading": asdict(fitted.reading),
         "time": {"freq": fitted.clock.freq, "dtype": str(fitted.clock.dtype)},
         "ids": {"dtype": str(fitted.ids.dtype), "values": fitted.ids.tolist()},
         **{name: getattr(fitted, name) for name in _FACTS},
@@ -80,6 +83,7 @@ def load(source: str | Path, device: str) -> tuple[Forecaster, Fitted]:
     learned: dict[str, Any] = {name: facts[name] for name in _FACTS}
     learned |= {name: tensors[name].numpy() for name in _ARRAYS}
     fitted = Fitted(
+        reading=Reading(**facts["reading"]),
         clock=Clock(time["freq"], pd.api.types.pandas_dtype(time["dtype"])),
         ids=pd.Index(facts["ids"]["values"]).astype(facts["ids"]["dtype"]),
         ends=Ends(**{name: _array(tensors, f"ends.{name}") for name in Ends._fields}),

@@ -43,8 +43,8 @@ def errors(
     """
     for metric in metrics:
         check_choice("metrics", metric, tuple(_LOSSES))
-    key, target = fitted.columns["id"], fitted.columns["target"]
-    facts = (key, fitted.columns["time"], target, "cutoff")
+    key, target = fitted.reading.id_col, str(fitted.reading.target_col)
+    facts = (key, fitted.reading.time_col, target, "cutoff")
     models = [str(c) for c in frame if c not in facts and not _BOUND.search(str(c))]
     if not models or target not in frame or (by is not None and by not in frame):
         raise DataError(

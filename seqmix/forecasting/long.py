@@ -1,0 +1,81 @@
+"""A long frame as arrays, and what can be done with it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from seqmix.errors import DataError
+from seqmix.forecasting.clock import Clock
+
+
+class Long(NamedTuple):
+    """A long frame as arrays: series one after another, sorted by time, no step left out."""
+
+    ids: pd.Index  # (n,), in order of first appearance
+    indptr: np.ndarray  # (n + 1,), first row of each series, then T
+    first: np.ndarray  # (n,), stamp of the first row of each series
+    clock: Clock
+    y: np.ndarray  # (T,), NaN where missing
+    weight: np.ndarray | None  # (T,)
+    columns: pd.DataFrame  # covariates, T rows
+    present: np.ndarray  # (T,), False for steps that the frame leaves out
+    ignored: list[str]  # columns that nobody asked for
+
+    @property
+    def aligned(self) -> bool:
+        """All series have the same time stamps."""
+        lengths = np.diff(self.indptr)
+        return bool((lengths == lengths[0]).all() and (self.first == self.first[0]).all())
+
+    @property
+    def last(self) -> np.ndarray:
+        """Stamp of the last row of each series, ``(n,)``."""
+        return self.clock.after(self.first, np.diff(self.indptr) - 1)
+
+
+def head(long: Long, lengths: np.ndarray) -> Long:
+    """The first ``lengths`` rows of each series, ``(n,)``."""
+    return _taken(long, _rows(long.indptr[:-1], lengths), lengths)
+
+
+def picked(long: Long, which: np.ndarray) -> Long:
+    """The series at the positions ``which``, in that order."""
+    lengths = np.diff(long.indptr)[which]
+    rows = _rows(long.indptr[which], lengths)
+    return _taken(long, rows, lengths)._replace(ids=long.ids[which], first=long.first[which])
+
+
+def same_series(long: Long, ids: pd.Index) -> Long:
+    """The series in the order of ``ids``.
+
+    Raises:
+        DataError: if they are not the same.
+    """
+    if set(ids) != set(long.ids):
+        raise DataError(
+            f"model was fitted on {len(ids)} series {named(list(ids))}; got {len(long.ids)} {named(list(long.ids))}"
+        )
+    return picked(long, long.ids.get_indexer(ids))
+
+
+def named(ids: Sequence[Any], limit: int = 5) -> str:
+    """Ids in a message, the first few of them."""
+    more = f", ... ({len(ids)})" if len(ids) > limit else ""
+    return f"[{', '.join(str(i) for i in ids[:limit])}{more}]"
+
+
+def _rows(begin: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The numbers of the ``lengths`` rows from each row ``begin``."""
+    return np.arange(lengths.sum()) + np.repeat(begin - (np.cumsum(lengths) - lengths), lengths)
+
+
+def _taken(long: Long, rows: np.ndarray, lengths: np.ndarray) -> Long:
+    return long._replace(
+        indptr=np.r_[0, np.cumsum(lengths)],
+        y=long.y[rows],
+        present=long.present[rows],
+        weight=None if long.weight is None else long.weight[rows],
+        columns=long.columns.iloc[rows].reset_index(drop=True),
+    )

@@ -1,13 +1,16 @@
 """The image task: it learns, counts every image, decays what should be, averages weights, and starts from others."""
 
 from functools import partial
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from test_data_images import fill_folder
 from torch.nn import functional as F
 
+from seqmix.commands.train import Train
 from seqmix.data.images.augment import Augmentation
 from seqmix.data.images.fashion import FashionMNIST
 from seqmix.data.images.pixels import LabeledImages
@@ -155,6 +158,44 @@ def test_published_weights_are_a_start(tmp_path):
     assert task.model.head.weight.shape == (3, 512) and task.label == "poolformer_s12"
     with pytest.raises(DataError, match=r"does not fit poolformer_s24"):
         ImageClassification("poolformer_s24", 3, 3, weights=str(tmp_path / "w.pth"))
+
+
+IMAGES = [p for p in sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml")) if "ImageClassif" in p.read_text()]
+
+
+@pytest.mark.parametrize("path", [*IMAGES, "ffnet_1", "HydraViT", "seqmix.vision.HydraViT"], ids=lambda p: Path(p).stem)
+def test_saved_config_makes_the_same_model(path, tmp_path, monkeypatch):
+    """A name, a class and a nested class are written into config.yaml so that they are read again."""
+    monkeypatch.chdir(tmp_path)
+    fill_folder(tmp_path / "imagenet", {"train": {"cat": 1, "dog": 1}, "val": {"cat": 1, "dog": 1}})
+    argv = ["--config", str(path if isinstance(path, Path) else IMAGES[-1]), "--trainer.accelerator", "cpu"]
+    argv += [] if isinstance(path, Path) else ["--model.model", path, "--model.options", "null"]
+    argv += ["--data.root", str(tmp_path)] if "ImageFolder" in Path(argv[1]).read_text() else []
+    with torch.device("meta"):
+        first = Train("fit", argv)
+        (tmp_path / "saved.yaml").write_text(first._config_text())
+        again = Train("fit", ["--config", "saved.yaml"])
+    assert again._config_text() == first._config_text() and "serialize" not in first._config_text()
+    assert again.model.label == first.model.label
+    assert [p.shape for p in again.model.parameters()] == [p.shape for p in first.model.parameters()]
+
+
+def test_a_checkpoint_knows_its_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fashion = next(p for p in IMAGES if p.stem == "pool_fashion")
+    argv = ["--config", str(fashion), "--trainer.accelerator", "cpu"]
+    cli = Train("fit", [*argv, "--model.model", "affnet_et", "--model.options", "{drop_rate: 0.2}"])
+    cli.trainer.strategy.connect(cli.model)
+    cli.trainer.save_checkpoint("saved.ckpt", weights_only=True)
+    task = ImageClassification.load_from_checkpoint("saved.ckpt")
+    assert task.label == "affnet_et" and task.model.dropout.p == 0.2
+    assert all(torch.equal(t, cli.model.state_dict()[key]) for key, t in task.state_dict().items())
+    # it is a start for other classes and channels too
+    tuned = ImageClassification("affnet_et", 3, 3, weights="saved.ckpt")
+    assert torch.equal(tuned.model.conv_1x1_exp.block.conv.weight, task.model.conv_1x1_exp.block.conv.weight)
+    torch.testing.assert_close(
+        tuned.model.conv_1.block.conv.weight.sum(1), task.model.conv_1.block.conv.weight.squeeze(1)
+    )
 
 
 def test_checkpointed_gradients_are_the_same():

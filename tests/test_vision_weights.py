@@ -9,7 +9,17 @@ from safetensors.torch import save_file
 from typing_extensions import Unpack
 
 from seqmix.errors import DataError
-from seqmix.vision import Attention2d, MetaFormer, PoolFormer, SepConv2d, create_model, load_weights, register_model
+from seqmix.vision import (
+    Attention2d,
+    Dense2d,
+    FFNet,
+    MetaFormer,
+    PoolFormer,
+    SepConv2d,
+    create_model,
+    load_weights,
+    register_model,
+)
 from seqmix.vision import _registry as registry
 from seqmix.vision.mixers2d import Pool2d
 from seqmix.vision.poolformer import PoolFormerOptions
@@ -111,6 +121,13 @@ def test_both_layouts_and_formats(tmp_path, name, suffix, layout):
         lambda s: {"state_dict": s, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
         lambda s: {"model": s, "optimizer": {}},
         lambda s: {"state_dict": {f"module.{k}": t for k, t in s.items()}},
+        # ours, ours compiled, a model compiled block by block, a detector, a pyramid or ensemble around it
+        lambda s: {"state_dict": {f"model.{k}": t for k, t in s.items()}, "hyper_parameters": {"lr": 0.1}},
+        lambda s: {"state_dict": {f"model._orig_mod.{k}": t for k, t in s.items()}},
+        lambda s: {f"_orig_mod.{k}": t for k, t in s.items()},
+        lambda s: {k.replace("network.0.", "network.0._orig_mod."): t for k, t in s.items()},
+        lambda s: {**{f"backbone.{k}": t for k, t in s.items()}, "neck.conv.weight": torch.zeros(1)},
+        lambda s: {"n_averaged": torch.tensor(3), **{f"module.model.{k}": t for k, t in s.items()}},
         lambda s: {"state_dict": {k: t + 1 for k, t in s.items()}, "state_dict_ema": s},
     ],
 )
@@ -129,6 +146,10 @@ def test_other_channels_see_the_same(tmp_path, name):
     torch.testing.assert_close(create_model(name, weights=path, in_chans=1).eval()(gray), want, rtol=1e-4, atol=1e-4)
     six = create_model(name, weights=path, in_chans=6).eval()
     torch.testing.assert_close(six(gray.expand(-1, 6, -1, -1)), want, rtol=1e-4, atol=1e-4)
+    one = _save(create_model(name, weights=path, in_chans=1).state_dict(), tmp_path / "one.pth")
+    torch.testing.assert_close(
+        create_model(name, weights=one).eval()(gray.expand(-1, 3, -1, -1)), want, rtol=1e-4, atol=1e-4
+    )
     five = create_model(name, weights=path, in_chans=5)
     key = f"{five.default_cfg['first_conv']}.weight"
     first, three = five.state_dict()[key], torch.load(path)[key]
@@ -151,6 +172,41 @@ def test_other_classes(tmp_path, name):
         load_weights(create_model(name, num_classes=4), path)
     pyramid = create_model(name, features_only=True, weights=path).eval()
     assert torch.equal(pyramid(x)[-1], features)
+
+
+@pytest.mark.parametrize("name", ["tinyformer", "tinypool"])
+def test_file_without_a_classifier(tmp_path, name):
+    """It is enough for other classes, for none, and for maps; a detector's has no head at all."""
+    state = _weights(name)
+    classifier = create_model(name).classifier_name
+    body = {key: t for key, t in state.items() if not key.startswith(classifier)}
+    path = _save(body, tmp_path / "body.pth")
+    for num_classes in (0, 4, 6):
+        model = create_model(name, num_classes=num_classes, weights=path)
+        assert all(torch.equal(model.state_dict()[key], t) for key, t in body.items())
+    with pytest.raises(DataError, match=r"Please pass num_classes for a fresh classifier, or 0 for none: the file"):
+        create_model(name, weights=path)
+    bare = {f"backbone.{key}": t for key, t in state.items() if not key.startswith(("norm.", "head."))}
+    pyramid = create_model(name, features_only=True, weights=_save(bare, tmp_path / "bare.pth"))
+    assert {f"backbone.{key}" for key in pyramid.model.state_dict()} == bare.keys()
+
+
+def test_remedies(tmp_path):
+    """The message names the option that differs."""
+    size = {"mixers": [Dense2d], "depths": (1,), "dims": (8,)}
+    large, small = (MetaFormer(img_size=s, num_classes=2, **size) for s in (32, 16))
+    with pytest.raises(DataError, match=r"Please pass the img_size that the file was trained for"):
+        load_weights(small, _save(large.state_dict(), tmp_path / "large.pth"))
+    five = _save(_weights("tinypool", in_chans=5, num_classes=7), tmp_path / "five.pth")
+    with pytest.raises(DataError, match=r"Please pass num_classes=7 for the classes of the file, and in_chans=5 for"):
+        create_model("tinypool", weights=five)
+    plain = {"dims": (4,), "depths": (1,), "token_kernels": (3,), "num_classes": 2}
+    whole, folded = FFNet(**plain), FFNet(**plain).reparameterize()
+    with pytest.raises(DataError, match=r"Please load it into create_model\(...\).reparameterize\(\): batch norms of"):
+        load_weights(whole, _save(folded.state_dict(), tmp_path / "folded.pth"))
+    with pytest.raises(DataError, match=r"Please load the weights before reparameterize\(\)"):
+        load_weights(folded, _save(whole.state_dict(), tmp_path / "whole.pth"))
+    load_weights(FFNet(**plain).reparameterize(), tmp_path / "folded.pth")
 
 
 def test_feature_norms_are_not_in_the_file(tmp_path):

@@ -181,7 +181,7 @@ def _base(annotation: Any) -> type | None:
     if getattr(annotation, "_is_protocol", False):
         return typing.get_type_hints(annotation.__call__)["return"]
     if isinstance(annotation, type) and typing.get_origin(annotation) is None:
-        return None if annotation in (type(None), str, int, float, bool) else annotation
+        return None if issubclass(annotation, type(None) | str | int | float) else annotation
     return next((base for base in map(_base, typing.get_args(annotation)) if base), None)
 
 

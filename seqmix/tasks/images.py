@@ -1,8 +1,10 @@
 """The image classification task: cross-entropy on labels or mixed targets, learning rates by depth."""
 
-from typing import Any, Literal, Protocol
+import re
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
+from jsonargparse.typing import register_type
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +17,24 @@ from seqmix.tasks.task import Task, require_facts
 from seqmix.vision import GridMixer, ImageModel, create_model, load_weights
 
 Batch = dict[str, Tensor]
+
+if TYPE_CHECKING:
+    ImageModelName = str
+else:
+
+    class ImageModelName(str):
+        """Name of an image model in a config: lower case, which class paths are not. Values are plain strings."""
+
+    def _is_name(value: Any, _: type = str) -> bool:
+        return isinstance(value, str) and re.fullmatch(r"[a-z0-9_]+", value) is not None
+
+    def _name(value: Any) -> str:
+        if not _is_name(value):
+            raise ValueError(f"{value!r} is not the name of an image model")
+        return value
+
+    # a plain `str` would take every class path too
+    register_type(ImageModelName, _name, _name, type_check=_is_name)
 
 
 class ImageModelFactory(Protocol):
@@ -61,7 +81,7 @@ class ImageClassification(Task):
 
     def __init__(
         self,
-        model: ImageModelFactory | str,
+        model: ImageModelName | ImageModelFactory,
         n_classes: int,
         n_channels: int,
         *,
@@ -143,7 +163,9 @@ class ImageClassification(Task):
         return {"accuracy": right / count, "loss": loss / count}, count
 
 
-def _build(model: ImageModelFactory | str, n_classes: int, n_channels: int, options: dict[str, Any]) -> ImageModel:
+def _build(
+    model: ImageModelName | ImageModelFactory, n_classes: int, n_channels: int, options: dict[str, Any]
+) -> ImageModel:
     if not isinstance(model, str):
         return model(num_classes=n_classes, in_chans=n_channels)
     built = create_model(model, num_classes=n_classes, in_chans=n_channels, **options)

@@ -106,12 +106,13 @@ def create_model(
 
     Args:
         name: one of ``list_models()``, for example ``caformer_s18``.
-        num_classes: classes; 0 for none; if not given those of the published model, 1,000 or 21,841.
+        num_classes: classes; 0 for none. Default: those of the published model, 1,000 or 21,841.
         in_chans: channels of the images; the first convolution of ``weights`` is adapted.
         drop_path_rate: probability to skip a branch in training, of the last block.
         features_only: return a ``FeaturePyramid`` in place of the model.
         out_indices: stages that ``features`` returns, negative from the end; an integer n for the last n.
-        weights: a file (``.pth``, ``.safetensors``) or a hub id (``timm/caformer_s18.sail_in1k``).
+        weights: a file (``.pth``, ``.ckpt``, ``.safetensors``) or a hub id (``timm/caformer_s18.sail_in1k``). With
+            ``num_classes`` a file of other classes, or without a classifier, leaves a fresh one.
         **options: further options of the model's own function.
 
     Raises:
@@ -128,12 +129,12 @@ def create_model(
     if num_classes is not None:
         options["num_classes"] = num_classes
     model = facts.build(in_chans=in_chans, drop_path_rate=drop_path_rate, **options)
+    model.out_indices = stage_indices(out_indices, len(model.feature_info))
+    # a pyramid has no head, and needs none in the file
+    built = FeaturePyramid(model, out_indices=out_indices) if features_only else model
     if weights is not None:
         load_weights(model, weights, fresh_classifier=num_classes is not None)
-    if features_only:
-        return FeaturePyramid(model, out_indices=out_indices)
-    model.out_indices = stage_indices(out_indices, len(model.feature_info))
-    return model
+    return built
 
 
 def _options(build: Callable[..., ImageModel]) -> list[str]:

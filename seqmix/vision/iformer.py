@@ -135,6 +135,8 @@ class IFormer(ImageModel):
     original code in: any image of 32 pixels and more, not square ones of a multiple of 16 only.
     """
 
+    sized = ("pos_embed",)
+
     def __init__(
         self,
         *,

@@ -80,6 +80,8 @@ class ImageModel(nn.Module, ABC):
     undecayed: tuple[str, ...] = ()
     #: what published checkpoints may lack: parts of the names of parameters that then keep their initial values
     unpublished: tuple[str, ...] = ()
+    #: parts of the names of parameters whose shapes follow the size of images
+    sized: tuple[str, ...] = ()
     #: from timm's parameter names to ours: pattern and replacement, the first that matches
     timm_keys: tuple[tuple[str, str], ...] = ()
     #: size, normalization and crop the published weights expect, set by the registry

@@ -43,6 +43,7 @@ class MetaFormer(ImageModel):
     Source: Yu et al., 2022, arXiv:2210.13452, sec. 2. Differs from the original code in: nothing.
     """
 
+    sized = ("token_mixer",)
     timm_keys = (
         (r"^stem\.conv\.", r"downsample_layers.0.conv."),
         (r"^stem\.norm\.", r"downsample_layers.0.post_norm."),

@@ -55,6 +55,7 @@ class PoolFormer(ImageModel):
     """
 
     unpublished = ("norm0.", "norm2.", "norm4.", "norm6.")
+    sized = ("pos_embed", "token_mixer")
     undecayed = ("pos_embed",)
     timm_keys = (
         (r"^stem\.conv\.", r"patch_embed.proj."),

@@ -64,6 +64,9 @@ class RaftMLP(ImageModel):
     from the original code in: no heads on the earlier levels, which no published configuration has.
     """
 
+    # token MLPs of columns and rows
+    sized = (".1.fn.", ".3.fn.")
+
     def __init__(
         self,
         *,

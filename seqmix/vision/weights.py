@@ -14,29 +14,35 @@ from seqmix.vision.image_model import ImageModel
 
 # where training scripts put the tensors inside a checkpoint, averaged ones first
 _INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model")
+# what wrappers put before a name: DataParallel, torch.compile, Lightning modules and FeaturePyramid, detectors
+_WRAPPED = re.compile(r"(?:(?:module|model|backbone)\.)+")
 _SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
 
 
 def load_weights(model: ImageModel, source: str | Path, *, fresh_classifier: bool = False) -> None:
-    """Load a published checkpoint into ``model``, strictly.
+    """Load a checkpoint into ``model``, strictly: a published one, one of `seqmix fit`, a saved state dict.
 
-    The names may be those of the original repository or timm's. The first convolution is adapted to ``in_chans``: one
-    channel takes the sum of the filters, more take them in turn, scaled to keep the sum.
+    The names may be those of the original repository or timm's, and may begin with ``model.``, ``backbone.``,
+    ``module.`` or ``_orig_mod.``, which a Lightning module, a detector, ``DataParallel`` and ``torch.compile`` add. The
+    first convolution is adapted to ``in_chans``: one channel takes the sum of the filters, more take them in turn,
+    scaled to keep the sum. What ``model`` has no head for is left in the file.
 
     Args:
         model: built by ``create_model``.
-        source: a file (``.pth``, ``.safetensors``) or a hub id: ``timm/caformer_s18.sail_in1k``, or with the name of a
-            file, ``hf-hub:owner/repository/file.pth``.
-        fresh_classifier: keep the classifier of ``model`` where the file has one for another number of classes.
+        source: a file (``.pth``, ``.ckpt``, ``.safetensors``) or a hub id: ``timm/caformer_s18.sail_in1k``, or with the
+            name of a file, ``hf-hub:owner/repository/file.pth``.
+        fresh_classifier: keep the classifier of ``model`` where the file has none, or one for another number of
+            classes.
 
     Raises:
         DataError: if the file is missing, cut short, or of another model.
     """
     path = _find(str(source))
-    state = _rename(_read(path), model.timm_keys)
+    state = _rename(_unwrap(_read(path)), model.timm_keys)
     own = model.state_dict()
     if "first_conv" in model.default_cfg:
         _adapt_channels(state, own, f"{model.default_cfg['first_conv']}.weight")
+    _leave_head(state, own, model)
     if fresh_classifier:
         _keep_classifier(state, own, model)
     for key in state.keys() & own.keys():
@@ -92,7 +98,14 @@ def _read(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
         raise DataError(f"{path} holds no state dict of tensors; save it with torch.save(model.state_dict(), path)")
-    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
+    return {str(key): tensor for key, tensor in content.items()}
+
+
+def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off what wrappers put before the names; where they did, what they did not wrap is no part of the model."""
+    names = {key: key.replace("_orig_mod.", "") for key in state}
+    wrapped = {key: match.end() for key, name in names.items() if (match := _WRAPPED.match(name))}
+    return {names[key][wrapped.get(key, 0) :]: tensor for key, tensor in state.items() if key in wrapped or not wrapped}
 
 
 def _rename(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
@@ -111,22 +124,27 @@ def _original_name(key: str, rules: Sequence[tuple[str, str]]) -> str:
 
 
 def _adapt_channels(state: dict[str, Tensor], own: Mapping[str, Tensor], key: str) -> None:
-    if key not in state or key not in own or state[key].shape[1:2] != (3,) or own[key].shape[1] == 3:
+    if key not in state or key not in own or state[key].ndim != 4:
         return
-    n = own[key].shape[1]
+    given, n = state[key].shape[1], own[key].shape[1]
     if n == 1:
         state[key] = state[key].sum(1, keepdim=True)
-    else:
-        state[key] = state[key][:, torch.arange(n) % 3] * (3 / n)
+    elif given != n and given in (1, 3):
+        state[key] = state[key][:, torch.arange(n) % given] * (given / n)
+
+
+def _leave_head(state: dict[str, Tensor], own: Mapping[str, Tensor], model: ImageModel) -> None:
+    """Drop what is of parts of the head that ``model`` does without."""
+    parts = [f"{name}." for name in (*model.head_names, model.classifier_name)]
+    absent = tuple(part for part in parts if not any(key.startswith(part) for key in own))
+    for key in [key for key in state if absent and key.startswith(absent)]:
+        del state[key]
 
 
 def _keep_classifier(state: dict[str, Tensor], own: Mapping[str, Tensor], model: ImageModel) -> None:
-    keys = [f"{model.classifier_name}.{name}" for name in ("weight", "bias")]
-    if model.num_classes == 0:
-        for key in keys:
-            state.pop(key, None)
-    elif all(key in state and state[key].shape[0] != own[key].shape[0] for key in keys):
-        state.update({key: own[key] for key in keys})
+    fresh = {key: own[key] for key in own if key.startswith(f"{model.classifier_name}.")}
+    if all(key not in state or state[key].shape[0] != tensor.shape[0] for key, tensor in fresh.items()):
+        state.update(fresh)
 
 
 def _dense(shape: torch.Size) -> tuple[int, ...]:
@@ -136,23 +154,45 @@ def _dense(shape: torch.Size) -> tuple[int, ...]:
 def _compare(state: Mapping[str, Tensor], own: Mapping[str, Tensor], model: ImageModel, path: Path) -> None:
     missing = [key for key in own if key not in state]
     unknown = [key for key in state if key not in own]
-    resized = [
-        f"{key} {tuple(state[key].shape)}, here {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    differences = {"missing in the file": missing, "not in the model": unknown, "of another shape": resized}
+    resized = [key for key in own if key in state and state[key].shape != own[key].shape]
+    shapes = [f"{key} {tuple(state[key].shape)}, here {tuple(own[key].shape)}" for key in resized]
+    differences = {"missing in the file": missing, "not in the model": unknown, "of another shape": shapes}
     found = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in differences.items() if keys]
     if not found:
         return
     name = model.default_cfg.get("architecture", type(model).__name__)
-    same_but_classes = not missing and not unknown and all(r.startswith(model.classifier_name + ".") for r in resized)
-    remedy = (
-        f"pass num_classes={state[model.classifier_name + '.weight'].shape[0]} for the classes of the file"
-        if same_but_classes
-        else "use the file of this model, or create the model that it is of"
-    )
+    remedy = _remedy(state, own, model, {*missing, *unknown, *resized})
     raise DataError(f"{path} does not fit {name}, it differs in {'; '.join(found)}. Please {remedy}")
+
+
+def _remedy(state: Mapping[str, Tensor], own: Mapping[str, Tensor], model: ImageModel, differing: set[str]) -> str:
+    classifier, first = f"{model.classifier_name}.", f"{model.default_cfg.get('first_conv')}.weight"
+    of_classifier = {key for key in differing if key.startswith(classifier)}
+    resized = (differing & state.keys() & own.keys()) - of_classifier
+    of_size = {key for key in resized if any(part in key for part in model.sized)}
+    advice = []
+    if of_classifier & state.keys():
+        advice.append(f"num_classes={state[classifier + 'weight'].shape[0]} for the classes of the file")
+    elif of_classifier:
+        advice.append("num_classes for a fresh classifier, or 0 for none: the file has none")
+    if first in resized:
+        advice.append(f"in_chans={state[first].shape[1]} for the channels of the file")
+    if of_size:
+        advice.append("the img_size that the file was trained for: it has parameters for each position")
+    if not differing - of_classifier - of_size - (resized & {first}):
+        return f"pass {', and '.join(advice)}"
+    ours, theirs = differing - state.keys(), differing - own.keys()
+    if _folded(ours, theirs):
+        return "load it into create_model(...).reparameterize(): batch norms of the file are folded into convolutions"
+    if _folded(theirs, ours):
+        return "load the weights before reparameterize(), which has folded the batch norms of this model"
+    return "use the file of this model, or create the model that it is of"
+
+
+def _folded(norms: set[str], convolutions: set[str]) -> bool:
+    """Whether one side has a batch norm where the other has the convolution that it becomes."""
+    mean = "bn.running_mean"
+    return any(key.removesuffix(mean) + "weight" in convolutions for key in norms if key.endswith(mean))
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from seqmix.environment import environment
 from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, nest
 from seqmix.mixers import Identity
 from seqmix.models import DLinear, MixerForecaster
+from seqmix.series import Series
 from seqmix.tasks import Forecasting
 from seqmix.tasks.run import append_rows
 
@@ -92,7 +93,7 @@ def measure(series: list[np.ndarray], model: str, loss: str, seed: int, steps: i
         "lr": 5e-3,
         "patience": None,
     }
-    task = Forecasting(MODELS[model], 1, CONTEXT, HORIZON, **options)
+    task = Forecasting(MODELS[model], Series(1, CONTEXT, HORIZON), **options)
     _train(task, fit, seed, steps)
     known, new = _forecast(task, calibration, loss), _forecast(task, test, loss)
     return [

@@ -178,9 +178,7 @@ from seqmix.models import MixerForecaster
 
 torch.manual_seed(0)
 data = Cycles(context=96, horizon=24, batch_size=32)
-model = MixerForecaster(
-    data.n_channels, data.context, data.horizon, mixer=partial(Smoothing, init_halflife=4.0), d_model=32, n_layers=1
-)
+model = MixerForecaster(data.series, mixer=partial(Smoothing, init_halflife=4.0), d_model=32, n_layers=1)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 losses = []
 batches = data.train_dataloader()

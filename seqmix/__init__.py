@@ -12,6 +12,7 @@ _MODULES = ("commands", "data", "errors", "forecasting", "mixers", "models", "op
 _NAMES = {
     "Forecaster": "seqmix.forecasting",
     "Mixer": "seqmix.mixers",
+    "Series": "seqmix.series",
     "check_frame": "seqmix.forecasting",
     "list_mixers": "seqmix.mixers",
     "list_models": "seqmix.models",

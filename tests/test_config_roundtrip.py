@@ -9,6 +9,7 @@ import yaml
 from seqmix.cli import run
 from seqmix.commands.train import Train
 from seqmix.mixers import Dense, Mamba2, Mixer
+from seqmix.series import Series
 from seqmix.tasks import Forecasting
 
 DATA = ["--data", "Cycles", "--data.context", "24", "--data.horizon", "8", "--data.n_channels", "2"]
@@ -41,7 +42,7 @@ def test_saved_config_and_checkpoint(model, tmp_path):
     assert saved == twice
     assert "unable to serialize" not in (folder / "config.yaml").read_text().lower()
     # facts of the data are linked, not saved
-    assert not {"n_channels", "context", "horizon"} & saved["model"]["init_args"].keys()
+    assert not {"series", "context"} & saved["model"]["init_args"].keys()
 
     loaded = Forecasting.load_from_checkpoint(folder / "best.ckpt").eval()
     again.model.load_state_dict(torch.load(folder / "best.ckpt", weights_only=True)["state_dict"])
@@ -70,7 +71,7 @@ def test_a_task_built_in_python_makes_checkpoints_of_plain_values(tmp_path):
 
     from seqmix.models import DLinear
 
-    task = Forecasting(DLinear, 2, 24, 8, lr=0.3)
+    task = Forecasting(DLinear, Series(2, 24, 8), lr=0.3)
     assert "model" not in task.hparams and task.hparams["lr"] == 0.3
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", default_root_dir=tmp_path)
     trainer.strategy.connect(task)

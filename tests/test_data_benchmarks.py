@@ -46,7 +46,7 @@ def test_table_of_constants(name):
         assert split == (int(0.7 * n_rows), n_rows - int(0.7 * n_rows) - int(0.2 * n_rows), int(0.2 * n_rows))
     data = _make(name)
     assert (data.name, data.n_channels, data.season) == (name, n_channels, season)
-    assert (data.context, data.horizon, data.batch_size, data.n_future, data.n_static) == (512, 96, 32, 0, 0)
+    assert (data.context, data.horizon, data.batch_size, data.series.n_future) == (512, 96, 32, 0)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -124,7 +124,7 @@ def test_generated_files_of_published_size(tmp_path, monkeypatch, name):
         "day_of_year": (times.day_of_year - 1) / 365 - 0.5,
     }
     names = list(expected)[{"ETTh2": 0, "Exchange": 1, "ILI": 2}[name] :]
-    assert data.n_future == len(names)
+    assert data.series.n_future == len(names)
     for feature, column in zip(last["future"][-1].unbind(1), names, strict=True):
         assert np.allclose(feature, expected[column][end - 60 : end], atol=1e-6), column
 

@@ -17,7 +17,7 @@ def test_same_seed_same_series_without_touching_global_state():
 
 def test_facts_and_window_counts():
     data = Cycles()
-    assert (data.n_channels, data.context, data.horizon, data.season, data.n_future) == (7, 96, 24, 24, 0)
+    assert (data.n_channels, data.context, data.horizon, data.season, data.series.n_future) == (7, 96, 24, 24, 0)
     assert data.window_counts == {"train": 2450 - 119, "val": 350 - 23, "test": 700 - 23}
     batch = next(iter(Cycles(n_channels=3, calendar=True, batch_size=5).train_dataloader()))
     assert {name: tuple(x.shape) for name, x in batch.items()} == {

@@ -12,6 +12,7 @@ from seqmix.mixers import Attention, Dense, Identity, Mamba, SelectiveChannel
 from seqmix.mixers.matrix import MatrixMixer
 from seqmix.models import TSM2, Backbone, ChannelMLP, MixerForecaster
 from seqmix.models.densify import densify
+from seqmix.series import Series
 
 
 class Twice(nn.Module):
@@ -42,7 +43,7 @@ def test_parity_with_justdense():
 def test_axes_of_tsm2():
     """Time mixers see patches, variate mixers see channels; a pattern picks one of the two."""
     x = torch.randn(2, 24, 3)
-    build = partial(TSM2, 3, 24, 4, d_model=8, n_layers=1, patch_len=4, patch_stride=4, d_state=2)
+    build = partial(TSM2, Series(3, 24, 4), d_model=8, n_layers=1, patch_len=4, patch_stride=4, d_state=2)
     model = build()
     time, variates = densify(model, {"x": x}, n_heads=4)
     assert time[1:] == ("Mamba", 7, 8) and variates[1:] == ("SelectiveToken", 3, 8)
@@ -57,7 +58,7 @@ def test_axes_of_tsm2():
 def test_nothing_is_dead():
     """The original counts projections and norms that never reach the output: here all parameters learn."""
     x = torch.randn(2, 24, 3)
-    model = MixerForecaster(3, 24, 4, mixer=Mamba, d_model=8, n_layers=2, patch_len=4, patch_stride=2)
+    model = MixerForecaster(Series(3, 24, 4), mixer=Mamba, d_model=8, n_layers=2, patch_len=4, patch_stride=2)
     others = sum(p.numel() for n, p in model.named_parameters() if ".residuals.0.mixer." not in n)
     replaced = densify(model, {"x": x}, n_heads=2, bias=True)
     L = replaced[0].length

@@ -19,6 +19,7 @@ from seqmix.forecasting.ahead import ahead
 from seqmix.forecasting.exporting import graph_of
 from seqmix.mixers import Identity, Pool
 from seqmix.models import DLinear, ForecastModel, MixerForecaster, list_models
+from seqmix.series import Series
 from seqmix.tasks import Forecasting
 
 ROOT = Path(__file__).parents[1]
@@ -451,7 +452,7 @@ def test_saved_and_loaded(tmp_path, model):
 
 def test_what_cannot_be_saved_or_loaded(tmp_path, fitted):
     with pytest.raises(ConfigError, match=r"model = .* cannot be saved; use a name, a class of a module"):
-        small(lambda *facts: DLinear(*facts)).set_params(model=[lambda *facts: DLinear(*facts)]).fit(panel()).save(
+        small(lambda series: DLinear(series)).set_params(model=[lambda series: DLinear(series)]).fit(panel()).save(
             tmp_path
         )
     with pytest.raises(DataError) as error:
@@ -583,7 +584,7 @@ class Zero(ForecastModel):
     """Says that nothing changes."""
 
     def forward(self, x, *, future=None, static=None, past=None):
-        return 0 * x[:, :1].expand(-1, self.horizon, -1)
+        return 0 * x[:, :1].expand(-1, self.series.horizon, -1)
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -592,7 +593,7 @@ def test_a_model_of_differences_starts_from_the_season_before(season, missing):
     """Added to the season before, nothing is the season before; where that is missing, the mean of the window."""
     x = torch.randn(2, 14, 3, dtype=torch.float64)
     batch = {"x": x, "y": torch.zeros(2, 6, 3)}
-    task = Forecasting(Zero, 3, 14, 6, normalize="season", season=season)
+    task = Forecasting(Zero, Series(3, 14, 6), normalize="season", season=season)
     expected = torch.cat([x[:, -season:]] * 6, 1)[:, :6]
     if missing:
         mask = torch.ones_like(x, dtype=torch.bool)
@@ -602,7 +603,7 @@ def test_a_model_of_differences_starts_from_the_season_before(season, missing):
         expected = torch.where(last, x[:, :-1].mean(1, keepdim=True), expected)
     torch.testing.assert_close(task(batch), expected)
     with pytest.raises(ConfigError) as error:
-        Forecasting(Zero, 3, 14, 6, normalize="season", season=15)
+        Forecasting(Zero, Series(3, 14, 6), normalize="season", season=15)
     assert str(error.value) == "season = 15 does not fit context = 14; use a season of 1 to 14"
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, DataError
 from seqmix.models import DLinear, MixerForecaster, SeasonalNaive
+from seqmix.series import Series
 from seqmix.tasks import Forecasting
 from seqmix.tasks._losses import make_loss
 
@@ -21,7 +22,7 @@ patches = partial(MixerForecaster, d_model=8, n_layers=1, patch_len=8, patch_str
 
 
 def make(model=DLinear, **options):
-    task = Forecasting(model, C, CONTEXT, HORIZON, **options)
+    task = Forecasting(model, Series(C, CONTEXT, HORIZON), **options)
     task.log = lambda *a, **k: None
     return task
 

@@ -8,6 +8,7 @@ import torch
 
 from seqmix.errors import ConfigError
 from seqmix.models import ForecastModel, list_models, model_facts
+from seqmix.series import Series
 
 CONTEXT, HORIZON, C = 21, 5, 3
 
@@ -15,8 +16,7 @@ CONTEXT, HORIZON, C = 21, 5, 3
 def make(name: str, **facts: int) -> ForecastModel:
     cls, _, example = model_facts(name)
     torch.manual_seed(0)
-    facts = {"n_channels": C, "context": CONTEXT, "horizon": HORIZON, **facts}
-    return cls(**facts, **example).eval()
+    return cls(Series(**{"n_channels": C, "context": CONTEXT, "horizon": HORIZON, **facts}), **example).eval()
 
 
 @pytest.fixture(params=list_models())
@@ -37,8 +37,7 @@ def test_shape(name, batch, channels, outputs):
 
 def test_facts_are_kept(name):
     model = make(name, n_outputs=2)
-    assert (model.n_channels, model.context, model.horizon, model.n_outputs) == (C, CONTEXT, HORIZON, 2)
-    assert (model.n_future, model.n_static, model.n_past) == (0, 0, 0)
+    assert model.series == Series(C, CONTEXT, HORIZON, 2)
 
 
 @pytest.mark.parametrize("window", ["random", "constant"])
@@ -120,7 +119,7 @@ def test_covariates_are_heard_or_ignored(name, kinds, outputs):
     y = model(x, **covariates)
     assert y.shape == ((2, HORIZON, C) if outputs == 1 else (2, HORIZON, C, outputs))
     if not model.covariates:
-        assert torch.equal(y, make(name, n_outputs=outputs)(x)) and model.n_future == 0
+        assert torch.equal(y, make(name, n_outputs=outputs)(x)) and model.series.n_future == 0
         return
     (y * torch.randn_like(y)).sum().backward()
     for key, value in [*covariates.items(), *model.named_parameters()]:
@@ -145,10 +144,10 @@ def test_covariates_of_a_sample_stay_with_it(name, kind):
 def test_a_model_without_covariates_refuses_them():
     class Last(ForecastModel):
         def forward(self, x, *, future=None, static=None, past=None):
-            return x[:, -1:].expand(-1, self.horizon, -1)
+            return x[:, -1:].expand(-1, self.series.horizon, -1)
 
     with pytest.raises(ConfigError) as error:
-        Last(C, CONTEXT, HORIZON, n_past=2)
+        Last(Series(C, CONTEXT, HORIZON, n_past=2))
     assert str(error.value) == (
         "Last takes no covariates, the data has n_future = 0, n_static = 0, n_past = 2; "
         "use TSM2, MixerForecaster or DLinear, or switch them off in the data"

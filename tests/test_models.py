@@ -22,6 +22,7 @@ from seqmix.models import (
 )
 from seqmix.models.embed import CovariateEmbedding
 from seqmix.models.forecasters import moving_average
+from seqmix.series import Series
 
 
 class Mean(Mixer):
@@ -102,9 +103,9 @@ def test_patches_repeat_the_last_value(length, patch, stride):
 
 def test_patches_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="patch_len = 16 does not fit context = 12"):
-        MixerForecaster(2, 12, 4)
+        MixerForecaster(Series(2, 12, 4))
     with pytest.raises(ConfigError, match="patch_stride = 0 must be positive"):
-        MixerForecaster(2, 32, 4, patch_stride=0)
+        MixerForecaster(Series(2, 32, 4), patch_stride=0)
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
@@ -206,14 +207,14 @@ def test_backbone_without_final_norm_and_bad_sizes():
 
 
 def test_mixer_forecaster_hands_the_number_of_patches_to_the_mixer():
-    model = MixerForecaster(2, 21, 5, mixer=Dense, patch_len=4, patch_stride=3, d_model=8)
+    model = MixerForecaster(Series(2, 21, 5), mixer=Dense, patch_len=4, patch_stride=3, d_model=8)
     assert model(torch.randn(2, 21, 2)).shape == (2, 5, 2)
-    model = MixerForecaster(2, 21, 5, mixer=Mean, patch_len=4, patch_stride=3, d_model=8)
+    model = MixerForecaster(Series(2, 21, 5), mixer=Mean, patch_len=4, patch_stride=3, d_model=8)
     assert model.backbone.blocks[0].residuals[0].mixer.max_len == 7
 
 
 def test_mixer_forecaster_keeps_channels_apart_and_shift_and_scale():
-    model = MixerForecaster(3, 21, 5, mixer=Mean, patch_len=4, patch_stride=3, d_model=8).eval()
+    model = MixerForecaster(Series(3, 21, 5), mixer=Mean, patch_len=4, patch_stride=3, d_model=8).eval()
     x = torch.randn(2, 21, 3)
     y, other = model(x), x.clone()
     other[..., 1] = torch.randn(2, 21)
@@ -226,7 +227,7 @@ def test_mixer_forecaster_keeps_channels_apart_and_shift_and_scale():
 def test_mixer_forecaster_passes_its_options_on():
     options = {"patch_len": 4, "d_model": 8, "norm": "rms", "drop_path": 0.2, "head_dropout": 1.0, "revin": False}
     model = MixerForecaster(
-        3, 21, 5, mixer=Dense, layers=[Mean], channel_mixer=None, position_embedding=True, **options
+        Series(3, 21, 5), mixer=Dense, layers=[Mean], channel_mixer=None, position_embedding=True, **options
     )
     x = torch.randn(2, 21, 3)
     torch.testing.assert_close(model.train()(x), model.head.proj.bias.view(5, 1).expand(2, 5, 3))
@@ -260,7 +261,7 @@ def test_moving_average_in_bfloat16_sums_in_float32():
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_dlinear_is_the_published_one(outputs):
-    model, x = DLinear(3, 21, 5, outputs, kernel_size=7), torch.randn(2, 21, 3)
+    model, x = DLinear(Series(3, 21, 5, outputs), kernel_size=7), torch.randn(2, 21, 3)
     # series_decomp and forward of the original code, layers shared by the channels
     ends = x[:, :1].repeat(1, 3, 1), x[:, -1:].repeat(1, 3, 1)
     trend = F.avg_pool1d(torch.cat([ends[0], x, ends[1]], 1).permute(0, 2, 1), 7, 1)
@@ -272,9 +273,9 @@ def test_dlinear_is_the_published_one(outputs):
 
 
 def test_dlinear_options():
-    assert sum(p.numel() for p in DLinear(7, 512, 96).parameters()) == 98_496
-    shared, x = DLinear(3, 21, 5), torch.randn(2, 21, 3)
-    individual = DLinear(3, 21, 5, individual=True)
+    assert sum(p.numel() for p in DLinear(Series(7, 512, 96)).parameters()) == 98_496
+    shared, x = DLinear(Series(3, 21, 5)), torch.randn(2, 21, 3)
+    individual = DLinear(Series(3, 21, 5), individual=True)
     assert individual.trend.weight.shape == (3, 5, 21)
     individual.load_state_dict({k: v.expand(3, *v.shape[1:]) for k, v in shared.state_dict().items()})
     torch.testing.assert_close(individual(x), shared(x))
@@ -284,19 +285,19 @@ def test_dlinear_options():
         # the default of nn.Linear
         for p in (layer.weight, layer.bias):
             assert 0.7 * 21**-0.5 < p.abs().max() <= 21**-0.5
-    mean = DLinear(3, 21, 5, init="mean")
+    mean = DLinear(Series(3, 21, 5), init="mean")
     biases = (mean.seasonal.bias + mean.trend.bias).view(5, 1)
     torch.testing.assert_close(mean(x), x.mean(1, keepdim=True) + biases)
     with pytest.raises(ConfigError, match="must be odd"):
-        DLinear(3, 21, 5, kernel_size=24)
+        DLinear(Series(3, 21, 5), kernel_size=24)
     with pytest.raises(ConfigError, match="init = 'zeros' is not known"):
-        DLinear(3, 21, 5, init="zeros")
+        DLinear(Series(3, 21, 5), init="zeros")
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_dlinear_regresses_on_its_covariates(outputs):
     facts = {"n_future": 2, "n_static": 4, "n_past": 3}
-    plain, model = DLinear(3, 21, 5, outputs, kernel_size=7), DLinear(3, 21, 5, outputs, kernel_size=7, **facts)
+    plain, model = (DLinear(Series(3, 21, 5, outputs, **given), kernel_size=7) for given in ({}, facts))
     model.load_state_dict(plain.state_dict(), strict=False)
     x, future, static, past = torch.randn(2, 21, 3), torch.randn(2, 26, 2), torch.randn(2, 3, 4), torch.randn(2, 21, 3)
     left = x - torch.einsum("blf,f->bl", future[:, :21], model.effect.weight[0]).unsqueeze(-1)
@@ -310,7 +311,7 @@ def test_dlinear_regresses_on_its_covariates(outputs):
 
 @pytest.mark.parametrize("horizon", [3, 4, 9])
 def test_covariate_patches(horizon):
-    embed = CovariateEmbedding(8, 10, horizon, 2, 3, patch_len=4, patch_stride=3)
+    embed = CovariateEmbedding(8, Series(1, 10, horizon, n_future=2, n_past=3), patch_len=4, patch_stride=3)
     future, past = torch.randn(2, 10 + horizon, 2), torch.randn(2, 10, 3)
     window, ahead = embed(future, past)
     both = torch.cat([future[:, :10], past], -1)
@@ -322,13 +323,15 @@ def test_covariate_patches(horizon):
     assert ahead.shape == (2, embed.n_ahead, 8) and embed.n_ahead == -(-horizon // 4)
     for i in range(embed.n_ahead):
         torch.testing.assert_close(ahead[:, i], embed.ahead(coming[:, 4 * i : 4 * i + 4].transpose(1, 2).flatten(1)))
-    only_past = CovariateEmbedding(8, 10, horizon, 0, 3, patch_len=4, patch_stride=3)
+    only_past = CovariateEmbedding(8, Series(1, 10, horizon, n_past=3), patch_len=4, patch_stride=3)
     assert only_past(None, past)[1] is None and only_past.n_ahead == 0
 
 
 def test_mixer_forecaster_joins_covariates():
     facts = {"n_future": 2, "n_static": 4, "n_past": 3}
-    model = MixerForecaster(3, 21, 5, mixer=Dense, patch_len=4, patch_stride=3, d_model=8, dropout=0, **facts).eval()
+    model = MixerForecaster(
+        Series(3, 21, 5, **facts), mixer=Dense, patch_len=4, patch_stride=3, d_model=8, dropout=0
+    ).eval()
     # 7 patches of the window and 2 of the horizon
     assert model.head.proj.in_features == 9 * 8 and model.backbone.blocks[0].residuals[0].mixer.max_len == 9
     inputs = {"future": torch.randn(2, 26, 2), "static": torch.randn(2, 3, 4), "past": torch.randn(2, 21, 3)}
@@ -348,9 +351,9 @@ def test_mixer_forecaster_joins_covariates():
 @pytest.mark.parametrize("horizon", [2, 3, 7])
 def test_seasonal_naive_repeats_the_last_season(horizon):
     x = torch.arange(10.0).view(1, 10, 1)
-    y = SeasonalNaive(1, 10, horizon, season=3)(x)
+    y = SeasonalNaive(Series(1, 10, horizon), season=3)(x)
     assert y.flatten().tolist() == [7, 8, 9, 7, 8, 9, 7][:horizon]
-    model = SeasonalNaive(1, 10, horizon, 2, season=3)
+    model = SeasonalNaive(Series(1, 10, horizon, 2), season=3)
     assert torch.equal(model(x), torch.stack([y, y], -1))
     assert not list(model.parameters()) and not model.state_dict()
 
@@ -358,4 +361,4 @@ def test_seasonal_naive_repeats_the_last_season(horizon):
 @pytest.mark.parametrize("season", [0, 11])
 def test_seasonal_naive_needs_a_season_in_the_context(season):
     with pytest.raises(ConfigError, match=f"season = {season} does not fit context = 10"):
-        SeasonalNaive(1, 10, 4, season=season)
+        SeasonalNaive(Series(1, 10, 4), season=season)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from seqmix.errors import ConfigError
 from seqmix.mixers import FFNifiedAttention
 from seqmix.models.ffnet_ts import FFNetTS
+from seqmix.series import Series
 from seqmix.vision import create_model
 from seqmix.vision._ffnet_block import FFNetBlock, depthwise
 from seqmix.vision._fusible import DepthwiseSum, NormedSkip
@@ -63,10 +64,10 @@ def test_published_sizes_of_the_systems():
         assert count(head) == 4_650_518
         assert [count(FFNetSR(n_layers=n)) for n in (36, 48)] == [1_789_452, 2_381_580]
         # what the forward pass uses; the original keeps as many again that it does not
-        assert count(FFNetTS(7, 96, 96)) == 499_104
-        assert count(FFNetTS(7, 96, 720)) == 2_416_656
-        assert count(FFNetTS(21, 96, 96, ffn_ratio=12)) == 2_136_992
-        assert count(FFNetTS(321, 96, 96, ffn_ratio=12)) == 114_725_792
+        assert count(FFNetTS(Series(7, 96, 96))) == 499_104
+        assert count(FFNetTS(Series(7, 96, 720))) == 2_416_656
+        assert count(FFNetTS(Series(21, 96, 96), ffn_ratio=12)) == 2_136_992
+        assert count(FFNetTS(Series(321, 96, 96), ffn_ratio=12)) == 114_725_792
 
 
 def test_keys_after_fusion():
@@ -176,7 +177,7 @@ def test_super_resolution(norm, places):
 @pytest.mark.parametrize("name", ["ffnet_ts_base", "ffnet_ts_decomp"])
 def test_series_of_the_original(name):
     golden = _golden(name)
-    model = FFNetTS(3, 96, 24, **SERIES, decomposition=name.endswith("decomp")).eval()
+    model = FFNetTS(Series(3, 96, 24), **SERIES, decomposition=name.endswith("decomp")).eval()
     model.load_state_dict(golden["state_dict"], strict=True)
     with torch.no_grad():
         _assert_close(model(golden["input"]), golden["output"])
@@ -185,13 +186,15 @@ def test_series_of_the_original(name):
         "lkb_reparam.weight",
         "lkb_reparam.bias",
     }
-    merged = FFNetTS(3, 96, 24, **SERIES, decomposition=name.endswith("decomp"), merged=True)
+    merged = FFNetTS(Series(3, 96, 24), **SERIES, decomposition=name.endswith("decomp"), merged=True)
     assert merged.state_dict().keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize("revin", [{}, {"revin_affine": True}, {"subtract_last": True, "revin_affine": True}])
 def test_series_follow_level_and_scale(revin):
-    model = shuffled(FFNetTS(2, 31, 5, dims=(4, 6), depths=(1, 1), kernel_size=5, small_kernel=3, **revin)).double()
+    model = shuffled(
+        FFNetTS(Series(2, 31, 5), dims=(4, 6), depths=(1, 1), kernel_size=5, small_kernel=3, **revin)
+    ).double()
     x = torch.randn(3, 31, 2, dtype=torch.float64)
     # far from the floor of the variance
     a, b = model(x), model(1e3 * x + 7)
@@ -203,7 +206,7 @@ def test_subtract_last():
     x = torch.randn(2, 12, 3)
     for last in (True, False):
         model = FFNetTS(
-            3, 12, 4, dims=(4,), kernel_size=3, small_kernel=3, revin_affine=True, subtract_last=last
+            Series(3, 12, 4), dims=(4,), kernel_size=3, small_kernel=3, revin_affine=True, subtract_last=last
         ).eval()
         network = model.model
         nn.init.zeros_(network.head["linear"].weight)
@@ -214,7 +217,7 @@ def test_subtract_last():
 
 
 def test_published_names_of_revin():
-    model = FFNetTS(3, 8, 4, dims=(4,), kernel_size=3, small_kernel=3, revin_affine=True)
+    model = FFNetTS(Series(3, 8, 4), dims=(4,), kernel_size=3, small_kernel=3, revin_affine=True)
     state = model.state_dict()
     weight, bias = (state.pop(f"model.revin_layer.{n}").clone() for n in ("weight", "bias"))
     state |= {"model.revin_layer.affine_weight": weight + 1, "model.revin_layer.affine_bias": bias + 2}
@@ -236,7 +239,7 @@ def test_published_names_of_revin():
 )
 def test_errors_of_the_series_model(options, message):
     with pytest.raises(ConfigError) as caught:
-        FFNetTS(3, 8, 4, **options)
+        FFNetTS(Series(3, 8, 4), **options)
     assert str(caught.value).startswith(message)
 
 

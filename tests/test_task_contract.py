@@ -12,6 +12,7 @@ from seqmix.data import Cycles
 from seqmix.errors import ConfigError
 from seqmix.mixers import Identity, Pool
 from seqmix.models import TSM2, DLinear, MixerForecaster, SeasonalNaive, list_models, model_facts
+from seqmix.series import Series
 from seqmix.tasks import Forecasting
 from seqmix.tasks._optim import lr_factor, param_groups
 
@@ -39,7 +40,7 @@ TRAINED = [n for n in list_models() if n != "SeasonalNaive"]
 def test_one_batch_is_learned_by_heart(name):
     cls, _, example = model_facts(name)
     options = {k: v for k, v in {"dropout": 0.0, "head_dropout": 0.0}.items() if k in cls.__init__.__kwdefaults__}
-    task = Forecasting(partial(cls, **{**example, **options}), 3, 24, 8)
+    task = Forecasting(partial(cls, **{**example, **options}), Series(3, 24, 8))
     batch = {"x": torch.randn(4, 24, 3), "y": torch.randn(4, 8, 3)}
     optimizer = torch.optim.Adam(task.parameters(), lr=0.02)
     task.log = lambda *a, **k: None
@@ -57,7 +58,7 @@ def test_one_batch_is_learned_by_heart(name):
 @pytest.mark.parametrize("eval_batch_size", [1, 7, 64])
 def test_metrics_are_over_every_window(eval_batch_size, tmp_path):
     """Sum over all values divided by their count: a ragged last batch weighs what its windows weigh."""
-    task = Forecasting(DLinear, 3, 24, 8)
+    task = Forecasting(DLinear, Series(3, 24, 8))
     data = _data(eval_batch_size=eval_batch_size)
     trainer = quiet_trainer(tmp_path)
     (metrics,) = trainer.test(task, data, verbose=False)
@@ -75,7 +76,7 @@ def test_the_last_season_again_on_a_pure_cycle(tmp_path):
     """A forecast that is right is scored as right; one step out of phase it is not."""
     scores = []
     for season in (24, 23):
-        task = Forecasting(partial(SeasonalNaive, season=season), 1, 24, 8)
+        task = Forecasting(partial(SeasonalNaive, season=season), Series(1, 24, 8))
         data = _data(n_channels=1)
         data.setup()
         hours = torch.arange(len(data._splits["test"].values))
@@ -87,7 +88,7 @@ def test_the_last_season_again_on_a_pure_cycle(tmp_path):
 
 def test_quantiles(tmp_path):
     levels = [0.1, 0.5, 0.8]
-    task = Forecasting(DLinear, 3, 24, 8, loss="quantile", quantiles=levels)
+    task = Forecasting(DLinear, Series(3, 24, 8), loss="quantile", quantiles=levels)
     batch = {"x": torch.randn(5, 24, 3), "y": torch.randn(5, 8, 3)}
     task.log = lambda *a, **k: None
     raw = task.model(batch["x"])
@@ -104,7 +105,7 @@ def test_quantiles(tmp_path):
     assert (out["yhat-0.1"] <= out["yhat"]).all() and (out["yhat"] <= out["yhat-0.8"]).all()
     torch.testing.assert_close(out["yhat"], raw.sort(dim=-1).values[..., 1])
 
-    single = Forecasting(DLinear, 3, 24, 8, loss="quantile", quantiles=[0.5])
+    single = Forecasting(DLinear, Series(3, 24, 8), loss="quantile", quantiles=[0.5])
     single.log = task.log
     half = 0.5 * (batch["y"] - single.model(batch["x"])).abs().mean()
     torch.testing.assert_close(single.training_step(batch, 0), half)
@@ -112,7 +113,7 @@ def test_quantiles(tmp_path):
 
 @pytest.mark.parametrize(("loss", "want"), [("mse", 4.0), ("mae", 2.0), ("huber", 1.5)])
 def test_losses_by_hand(loss, want):
-    task = Forecasting(SeasonalNaive, 1, 24, 8, loss=loss)
+    task = Forecasting(SeasonalNaive, Series(1, 24, 8), loss=loss)
     task.log = lambda *a, **k: None
     batch = {"x": torch.zeros(2, 24, 1), "y": torch.full((2, 8, 1), 2.0)}
     assert float(task.training_step(batch, 0)) == want
@@ -120,12 +121,12 @@ def test_losses_by_hand(loss, want):
 
 def test_covariates_reach_a_model_that_takes_them_and_no_other(tmp_path):
     data = _data(calendar=True)
-    task = Forecasting(partial(TSM2, d_model=4, n_layers=1), 3, 24, 8, n_future=data.n_future)
+    task = Forecasting(partial(TSM2, d_model=4, n_layers=1), Series(3, 24, 8, n_future=data.series.n_future))
     batch = next(iter(data.val_dataloader()))
     task.eval()
     changed = {**batch, "future": batch["future"] + 1}
     assert not torch.allclose(task(batch), task(changed))
-    Forecasting(DLinear, 3, 24, 8)(batch)
+    Forecasting(DLinear, Series(3, 24, 8))(batch)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,9 @@ def test_covariates_reach_a_model_that_takes_them_and_no_other(tmp_path):
 )
 def test_all_kinds_of_covariates_reach_the_model(name, densify):
     cls, _, example = model_facts(name)
-    task = Forecasting(partial(cls, **example), 3, 24, 8, 2, 1, 2, normalize="window", densify=densify).eval()
+    task = Forecasting(
+        partial(cls, **example), Series(3, 24, 8, n_future=2, n_static=1, n_past=2), normalize="window", densify=densify
+    ).eval()
     shapes = {"x": (2, 24, 3), "future": (2, 32, 2), "static": (2, 3, 1), "past": (2, 24, 2)}
     batch = {key: torch.randn(shape) for key, shape in shapes.items()}
     y = task(batch)
@@ -143,7 +146,7 @@ def test_all_kinds_of_covariates_reach_the_model(name, densify):
 
 
 def test_no_decay_on_norms_biases_and_state_space_rates():
-    task = Forecasting(partial(TSM2, d_model=4, n_layers=1), 3, 24, 8)
+    task = Forecasting(partial(TSM2, d_model=4, n_layers=1), Series(3, 24, 8))
     decay, rest = param_groups(task, 0.1)
     assert (decay["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
     name_of = {id(p): n for n, p in task.named_parameters()}
@@ -186,7 +189,7 @@ def test_schedule():
 )
 def test_the_schedule_ends_with_training(options, steps, tmp_path):
     """280 training rows make 249 windows, 5 batches of 64 less a part: the rate is zero after the last step."""
-    task = Forecasting(DLinear, 3, 24, 8, patience=None)
+    task = Forecasting(DLinear, Series(3, 24, 8), patience=None)
     trainer = quiet_trainer(tmp_path, limit_val_batches=1, **options)
     trainer.fit(task, _data(batch_size=50))
     assert trainer.global_step == steps
@@ -194,7 +197,7 @@ def test_the_schedule_ends_with_training(options, steps, tmp_path):
 
 
 def test_early_stopping_counts_validations(tmp_path):
-    task = Forecasting(DLinear, 3, 24, 8, lr=1e-12, weight_decay=0.0, schedule="constant", patience=2)
+    task = Forecasting(DLinear, Series(3, 24, 8), lr=1e-12, weight_decay=0.0, schedule="constant", patience=2)
     # weights that do not move in float32: the first validation stays the best
     trainer = quiet_trainer(tmp_path, max_epochs=9)
     trainer.fit(task, _data())
@@ -217,7 +220,7 @@ def test_early_stopping_counts_validations(tmp_path):
 )
 def test_options_out_of_range(options, message):
     with pytest.raises(ConfigError) as error:
-        Forecasting(DLinear, 3, 24, 8, **options)
+        Forecasting(DLinear, Series(3, 24, 8), **options)
     assert str(error.value) == message
 
 
@@ -231,5 +234,5 @@ def test_options_out_of_range(options, message):
 )
 def test_results_name_the_mixers(options, densify, label):
     factory = partial(MixerForecaster, d_model=8, n_layers=2, patch_len=8, patch_stride=8, **options)
-    assert Forecasting(factory, 2, 24, 8, densify=densify).label == label
-    assert Forecasting(DLinear, 2, 24, 8).label == "DLinear"
+    assert Forecasting(factory, Series(2, 24, 8), densify=densify).label == label
+    assert Forecasting(DLinear, Series(2, 24, 8)).label == "DLinear"

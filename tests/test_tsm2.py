@@ -8,12 +8,14 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import SelectiveToken
 from seqmix.models import TSM2, WeightedAveraging
 from seqmix.models.embed import PatchEmbedding
+from seqmix.series import Series
 
 SMALL = {"d_model": 8, "n_layers": 2, "patch_len": 4, "patch_stride": 2, "d_state": 4, "dropout": 0, "head_dropout": 0}
 
 
 def tsm2(n_channels=3, context=20, horizon=5, **options):
-    return TSM2(n_channels, context, horizon, **{**SMALL, **options})
+    facts = {name: options.pop(name) for name in ("n_outputs", "n_future", "n_static", "n_past") if name in options}
+    return TSM2(Series(n_channels, context, horizon, **facts), **{**SMALL, **options})
 
 
 def count(module):
@@ -37,7 +39,7 @@ def randomize(module):
     ],
 )
 def test_published_sizes(channels, d_model, layers, horizon, expected):
-    model = TSM2(channels, 512, horizon, d_model=d_model, n_layers=layers)
+    model = TSM2(Series(channels, 512, horizon), d_model=d_model, n_layers=layers)
     E, R, N, K, P = 2 * d_model, -(-d_model // 16), 16, 4, 16
     scan = E * (K + 1) + E * (R + 2 * N) + (R * E + E) + E * N + E
     mamba, both = 3 * d_model * E + scan, 3 * d_model * E + 2 * scan

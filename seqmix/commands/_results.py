@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def _row(
 def _baseline_row(factory: Callable[..., Any], data: Any, like: pl.Trainer, seed: int) -> Row:
     pl.seed_everything(seed, workers=True, verbose=False)
     # covariates stay with the model under test: baselines take none
-    task = Forecasting(factory, data.n_channels, data.context, data.horizon)
+    task = Forecasting(factory, replace(data.series, n_future=0, n_static=0, n_past=0))
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_mse", save_weights_only=True)
         trainer = pl.Trainer(

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import yaml
 
 # what a factory is called with stands in no config; data, whose first arguments may have these names, is no factory
-_CALLED_WITH = ("d_model", "max_len", "n_channels", "context", "horizon", "n_outputs", "n_future", "n_static", "n_past")
+_CALLED_WITH = ("d_model", "max_len", "series", "n_channels")
 
 
 class Explained:
@@ -93,6 +93,8 @@ def _not_subclass(found: re.Match, where: str, parser: Any) -> str:
 
 def _required(found: re.Match, where: str, parser: Any) -> str:
     names = [f"{where}.{name}" if where else name for name in found["names"].split(", ")]
+    if names[0].startswith("model.series."):
+        return "model.series cannot be set: it is a fact of the data; leave it out"
     return f"{' and '.join(names)} must be given\n  In a config, `{parser.prog} --config <file>`, or as an option"
 
 

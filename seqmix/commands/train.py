@@ -36,11 +36,7 @@ TRAINER_DEFAULTS = {
 }
 LINKED = (
     "n_channels",
-    "context",
-    "horizon",
-    "n_future",
-    "n_static",
-    "n_past",
+    "series",
     "vocab_size",
     "max_len",
     "n_classes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from seqmix.forecasting.training import (
     train,
     without_revin,
 )
+from seqmix.series import Series
 from seqmix.tasks import Forecasting
 
 if TYPE_CHECKING:
@@ -137,7 +138,6 @@ def fit(
         out=mapped(arrays.values.shape) if isinstance(long.y, np.memmap) else None,
         seed=fc.seed,
     )
-    facts = {name: getattr(panel, name) for name in ("n_channels", "n_future", "n_static", "n_past")}
     n_series = len(arrays.indptr) - 1
     fitted = Fitted(
         reading=how.again(long.clock.freq),
@@ -146,7 +146,7 @@ def fit(
         context=context,
         season=season,
         joint=joint,
-        facts={**facts, "context": context, "horizon": fc.horizon},
+        facts=asdict(panel.series),
         codes=codes,
         loc=panel.loc,
         scale=panel.scale,
@@ -203,7 +203,6 @@ def build_task(fc: Forecaster, model: Any, fitted: Fitted, learning_rate: float 
         normalize = "window"
     if normalize != "none":
         factory = without_revin(factory)
-    facts: dict[str, Any] = fitted.facts
     named_loss: Any = fc.loss if isinstance(fc.loss, str) else "mse"
     # weights come from the seed, whatever was drawn before
     with torch.random.fork_rng():
@@ -211,7 +210,7 @@ def build_task(fc: Forecaster, model: Any, fitted: Fitted, learning_rate: float 
         try:
             return Forecasting(
                 factory,
-                **facts,
+                Series(**fitted.facts),
                 loss=named_loss,
                 loss_module=None if isinstance(fc.loss, str) else fc.loss,
                 quantiles=_quantiles(fc.levels) if fc.loss == "quantile" else None,

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
+from seqmix.series import Series
 
 
 class PatchEmbedding(nn.Module):
@@ -57,10 +58,7 @@ class CovariateEmbedding(nn.Module):
 
     Args:
         d_model: width D of a token.
-        context: look-back length, in time steps.
-        horizon: forecast length, in time steps.
-        n_future: known-future inputs per time step F.
-        n_past: inputs per time step known for the window alone P.
+        series: the facts of the data.
         patch_len: patch length, in time steps.
         patch_stride: time steps between the starts of patches of the window.
 
@@ -68,16 +66,14 @@ class CovariateEmbedding(nn.Module):
     takes no covariates.
     """
 
-    def __init__(
-        self, d_model: int, context: int, horizon: int, n_future: int, n_past: int, *, patch_len: int, patch_stride: int
-    ):
+    def __init__(self, d_model: int, series: Series, *, patch_len: int, patch_stride: int):
         super().__init__()
-        self.context, self.patch_len, self.patch_stride = context, patch_len, patch_stride
+        self.context, self.patch_len, self.patch_stride = series.context, patch_len, patch_stride
         #: number of tokens of the horizon M
-        self.n_ahead = -(-horizon // patch_len) if n_future else 0
-        self.fill = self.n_ahead * patch_len - horizon
-        self.window = nn.Linear((n_future + n_past) * patch_len, d_model)
-        self.ahead = nn.Linear(n_future * patch_len, d_model) if n_future else None
+        self.n_ahead = -(-series.horizon // patch_len) if series.n_future else 0
+        self.fill = self.n_ahead * patch_len - series.horizon
+        self.window = nn.Linear((series.n_future + series.n_past) * patch_len, d_model)
+        self.ahead = nn.Linear(series.n_future * patch_len, d_model) if series.n_future else None
 
     def forward(self, future: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Embed ``future: (B, context + horizon, F)`` and ``past: (B, context, P)``; None for those there are not."""

@@ -4,6 +4,7 @@ From Yun et al., 2024, arXiv:2406.02021. The names of parameters are those of ys
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.forecasters import moving_average
 from seqmix.models.heads import split_outputs
 from seqmix.models.norm import BatchNormLast, RevIN
+from seqmix.series import Series
 
 # in the published state dicts, and never used
 _UNUSED = ("te_patch.", "lat_layer.", "smooth_layer.", "up_sample_conv.")
@@ -36,13 +38,7 @@ class FFNetTS(ForecastModel):
     Cost: O(N C D (C + D) ffn_ratio) for N = context / patch_stride tokens of width D.
 
     Args:
-        n_channels: number of channels C.
-        context: look-back length, in time steps.
-        horizon: forecast length, in time steps.
-        n_outputs: numbers forecast per value K.
-        n_future: ignored, as in the original code.
-        n_static: ignored.
-        n_past: ignored.
+        series: the facts of the data.
         dims: features D of each stage; each stage after the first halves the number of tokens.
         depths: blocks of each stage.
         patch_len: patch length, in time steps.
@@ -70,13 +66,7 @@ class FFNetTS(ForecastModel):
 
     def __init__(
         self,
-        n_channels: int,
-        context: int,
-        horizon: int,
-        n_outputs: int = 1,
-        n_future: int = 0,
-        n_static: int = 0,
-        n_past: int = 0,
+        series: Series,
         *,
         dims: Sequence[int] = (64,),
         depths: Sequence[int] = (1,),
@@ -94,10 +84,11 @@ class FFNetTS(ForecastModel):
         decomposition: bool = False,
         trend_kernel: int = 25,
     ):
-        super().__init__(n_channels, context, horizon, n_outputs)
-        if not 1 <= patch_stride <= min(patch_len, context):
+        super().__init__(replace(series, n_future=0, n_static=0, n_past=0))
+        if not 1 <= patch_stride <= min(patch_len, series.context):
             raise ConfigError(
-                f"patch_stride = {patch_stride} should be from 1 to patch_len = {patch_len} and context = {context}"
+                f"patch_stride = {patch_stride} should be from 1 to patch_len = {patch_len} and context = "
+                f"{series.context}"
             )
         if len(dims) != len(depths):
             raise ConfigError(f"dims has {len(dims)} stages and depths has {len(depths)}; give one number for each")
@@ -112,19 +103,17 @@ class FFNetTS(ForecastModel):
         for part in ("model_res", "model_trend") if decomposition else ("model",):
             stages = [
                 [
-                    _Block(n_channels, D, (kernel_size, small_kernel), ffn_ratio, dropout, merged=merged)
+                    _Block(series.n_channels, D, (kernel_size, small_kernel), ffn_ratio, dropout, merged=merged)
                     for _ in range(depth)
                 ]
                 for D, depth in zip(dims, depths, strict=True)
             ]
             network = _Network(
-                context,
-                horizon,
-                n_outputs,
+                series,
                 dims=dims,
                 stages=stages,
                 patch=(patch_len, patch_stride),
-                revin=RevIN(n_channels, affine=revin_affine) if revin else None,
+                revin=RevIN(series.n_channels, affine=revin_affine) if revin else None,
                 subtract_last=subtract_last,
                 head_dropout=head_dropout,
             )
@@ -157,9 +146,7 @@ class _Network(nn.Module):
 
     def __init__(
         self,
-        context: int,
-        horizon: int,
-        n_outputs: int,
+        series: Series,
         *,
         dims: Sequence[int],
         stages: Sequence[Sequence[nn.Module]],
@@ -169,7 +156,7 @@ class _Network(nn.Module):
         head_dropout: float,
     ):
         super().__init__()
-        self.n_outputs, self.patch, self.subtract_last = n_outputs, patch, subtract_last
+        self.n_outputs, self.patch, self.subtract_last = series.n_outputs, patch, subtract_last
         self.revin_layer = revin
         layers = [nn.Sequential(nn.Conv1d(1, dims[0], patch[0], stride=patch[1]), BatchNormLast(dims[0]))]
         layers += [
@@ -177,10 +164,10 @@ class _Network(nn.Module):
         ]
         self.downsample_layers = nn.ModuleList(layers)
         self.stages = nn.ModuleList(nn.ModuleDict({"blocks": nn.Sequential(*blocks)}) for blocks in stages)
-        N = context // patch[1]
+        N = series.context // patch[1]
         for _ in dims[1:]:
             N = (N + 1) // 2
-        self.head = nn.ModuleDict({"linear": nn.Linear(dims[-1] * N, horizon * n_outputs)})
+        self.head = nn.ModuleDict({"linear": nn.Linear(dims[-1] * N, series.horizon * series.n_outputs)})
         self.drop = Dropout(head_dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,23 +7,18 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
+from seqmix.series import Series
 
 
 class ForecastModel(nn.Module, ABC):
     """A module from a look-back window to its future: ``(B, context, C) -> (B, horizon, C)``.
 
-    Members are built as ``Model(n_channels, context, horizon, n_outputs, n_future, n_static, n_past, *, options)``; the
-    arguments before the star are facts of the data and never stand in a config. With ``n_outputs`` K > 1 (quantiles,
-    parameters of a distribution) the result is ``(B, horizon, C, K)``, each of the K in the units of the window.
+    Members are built as ``Model(series, *, options)``; ``series`` holds facts of the data, which never stand in a
+    config. With ``n_outputs`` K > 1 (quantiles, parameters of a distribution) the result is ``(B, horizon, C, K)``,
+    each of the K in the units of the window.
 
     Args:
-        n_channels: number of channels (variates) C.
-        context: look-back length, in time steps.
-        horizon: forecast length, in time steps.
-        n_outputs: numbers forecast per value K, 1 for a point forecast.
-        n_future: known-future inputs per time step F, 0 for none.
-        n_static: static inputs per channel S, 0 for none.
-        n_past: inputs per time step known for the window alone P, 0 for none.
+        series: the facts of the data.
 
     Raises:
         ConfigError: if covariates are given to a model that takes none.
@@ -32,25 +27,15 @@ class ForecastModel(nn.Module, ABC):
     #: takes ``future``, ``static`` and ``past`` inputs
     covariates: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        n_channels: int,
-        context: int,
-        horizon: int,
-        n_outputs: int = 1,
-        n_future: int = 0,
-        n_static: int = 0,
-        n_past: int = 0,
-    ):
+    def __init__(self, series: Series):
         super().__init__()
-        if (n_future or n_static or n_past) and not self.covariates:
+        if (series.n_future or series.n_static or series.n_past) and not self.covariates:
             name = type(self).__name__
             raise ConfigError(
-                f"{name} takes no covariates, the data has n_future = {n_future}, n_static = {n_static}, "
-                f"n_past = {n_past}; use TSM2, MixerForecaster or DLinear, or switch them off in the data"
+                f"{name} takes no covariates, the data has n_future = {series.n_future}, n_static = {series.n_static}, "
+                f"n_past = {series.n_past}; use TSM2, MixerForecaster or DLinear, or switch them off in the data"
             )
-        self.n_channels, self.context, self.horizon, self.n_outputs = n_channels, context, horizon, n_outputs
-        self.n_future, self.n_static, self.n_past = n_future, n_static, n_past
+        self.series = series
 
     @abstractmethod
     def forward(
@@ -68,7 +53,7 @@ class ForecastModel(nn.Module, ABC):
     def given(self, name: str, value: Tensor | None) -> Tensor:
         """Return the covariate ``value`` that the model was built for, or raise ``ValueError`` if it is None."""
         if value is None:
-            built = f"{type(self).__name__} was built with n_{name} = {getattr(self, f'n_{name}')}"
+            built = f"{type(self).__name__} was built with n_{name} = {getattr(self.series, f'n_{name}')}"
             raise ValueError(f"{built} and got none; pass {name}=...")
         return value
 
@@ -76,16 +61,7 @@ class ForecastModel(nn.Module, ABC):
 class ForecastModelFactory(Protocol):
     """Whatever makes a forecasting model from the facts of the data."""
 
-    def __call__(
-        self,
-        n_channels: int,
-        context: int,
-        horizon: int,
-        n_outputs: int = 1,
-        n_future: int = 0,
-        n_static: int = 0,
-        n_past: int = 0,
-    ) -> ForecastModel:
+    def __call__(self, series: Series) -> ForecastModel:
         """Build a model from the facts of the data."""
         ...
 

@@ -1,6 +1,7 @@
 """Forecasters around any mixer, and the baselines every table starts with."""
 
 import math
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -14,6 +15,7 @@ from seqmix.models.embed import CovariateEmbedding, PatchEmbedding
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.heads import FlattenHead, split_outputs
 from seqmix.models.norm import RevIN
+from seqmix.series import Series
 
 
 @register_model(paper="arXiv:2211.14730", d_model=8, n_layers=1, patch_len=4, patch_stride=2)
@@ -28,13 +30,7 @@ class MixerForecaster(ForecastModel):
     Cost: that of the backbone on B C sequences of N patches.
 
     Args:
-        n_channels: number of channels C.
-        context: look-back length, in time steps.
-        horizon: forecast length, in time steps.
-        n_outputs: numbers forecast per value K.
-        n_future: known-future inputs per time step F.
-        n_static: static inputs per channel S.
-        n_past: inputs per time step known for the window alone P.
+        series: the facts of the data.
         mixer: makes the sequence mixer of every block.
         layers: sequence mixers of successive blocks, cycled; replaces ``mixer``.
         channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
@@ -62,13 +58,7 @@ class MixerForecaster(ForecastModel):
 
     def __init__(
         self,
-        n_channels: int,
-        context: int,
-        horizon: int,
-        n_outputs: int = 1,
-        n_future: int = 0,
-        n_static: int = 0,
-        n_past: int = 0,
+        series: Series,
         *,
         mixer: MixerFactory = Mamba,
         layers: list[MixerFactory] | None = None,
@@ -85,17 +75,16 @@ class MixerForecaster(ForecastModel):
         revin_affine: bool = True,
         position_embedding: bool = False,
     ):
-        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static, n_past)
-        self.revin = RevIN(n_channels, affine=revin_affine) if revin else None
+        super().__init__(series)
+        self.revin = RevIN(series.n_channels, affine=revin_affine) if revin else None
         self.embed = PatchEmbedding(d_model, patch_len=patch_len, patch_stride=patch_stride)
-        n_tokens = self.embed.n_patches(context)
+        n_tokens = self.embed.n_patches(series.context)
         self.timed = None
-        if n_future or n_past:
-            cut = {"patch_len": patch_len, "patch_stride": patch_stride}
-            self.timed = CovariateEmbedding(d_model, context, horizon, n_future, n_past, **cut)
+        if series.n_future or series.n_past:
+            self.timed = CovariateEmbedding(d_model, series, patch_len=patch_len, patch_stride=patch_stride)
             n_tokens += self.timed.n_ahead
-        self.ahead = nn.Linear(n_future, n_outputs, bias=False) if n_future else None
-        self.static = nn.Linear(n_static, d_model, bias=False) if n_static else None
+        self.ahead = nn.Linear(series.n_future, series.n_outputs, bias=False) if series.n_future else None
+        self.static = nn.Linear(series.n_static, d_model, bias=False) if series.n_static else None
         self.position = nn.Parameter(0.02 * torch.randn(n_tokens, d_model)) if position_embedding else None
         self.backbone = Backbone(
             d_model,
@@ -108,7 +97,7 @@ class MixerForecaster(ForecastModel):
             dropout=dropout,
             drop_path=drop_path,
         )
-        self.head = FlattenHead(n_tokens * d_model, horizon, n_outputs, dropout=head_dropout)
+        self.head = FlattenHead(n_tokens * d_model, series.horizon, series.n_outputs, dropout=head_dropout)
 
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
@@ -124,19 +113,19 @@ class MixerForecaster(ForecastModel):
             tokens = tokens + self.position
         y = self.head(self.backbone(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]))
         if self.ahead is not None:
-            y = y + _spread(self.ahead(self.given("future", future)[:, self.context :]), self.n_outputs)
+            y = y + _spread(self.ahead(self.given("future", future)[:, self.series.context :]), self.series.n_outputs)
         return y if self.revin is None or stats is None else self.revin.denormalize(y, stats)
 
     def _join(self, tokens: Tensor, future: Tensor | None, static: Tensor | None, past: Tensor | None) -> Tensor:
         """Add the covariates to the tokens of the window ``(B, C, N, D)``, and those of the horizon after them."""
         if self.timed is not None:
             window, ahead = self.timed(
-                self.given("future", future) if self.n_future else None,
-                self.given("past", past) if self.n_past else None,
+                self.given("future", future) if self.series.n_future else None,
+                self.given("past", past) if self.series.n_past else None,
             )
             tokens = tokens + window.unsqueeze(1)
             if ahead is not None:
-                tokens = torch.cat([tokens, ahead.unsqueeze(1).expand(-1, self.n_channels, -1, -1)], 2)
+                tokens = torch.cat([tokens, ahead.unsqueeze(1).expand(-1, self.series.n_channels, -1, -1)], 2)
         if self.static is not None:
             tokens = tokens + self.static(self.given("static", static)).unsqueeze(2)
         return tokens
@@ -156,13 +145,7 @@ class DLinear(ForecastModel):
     Cost: O(C context horizon K).
 
     Args:
-        n_channels: number of channels C.
-        context: look-back length, in time steps.
-        horizon: forecast length, in time steps.
-        n_outputs: numbers forecast per value K.
-        n_future: known-future inputs per time step F.
-        n_static: static inputs per channel S.
-        n_past: inputs per time step known for the window alone P.
+        series: the facts of the data.
         kernel_size: length of the moving average, in time steps, odd; 25 in the paper.
         individual: separate layers for each channel; those of covariates stay shared.
         init: ``default`` is PyTorch's; ``mean`` starts every weight at 1 / context, an alternative in the code.
@@ -179,33 +162,27 @@ class DLinear(ForecastModel):
 
     def __init__(
         self,
-        n_channels: int,
-        context: int,
-        horizon: int,
-        n_outputs: int = 1,
-        n_future: int = 0,
-        n_static: int = 0,
-        n_past: int = 0,
+        series: Series,
         *,
         kernel_size: int = 25,
         individual: bool = False,
         init: Literal["default", "mean"] = "default",
     ):
-        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static, n_past)
+        super().__init__(series)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size must be odd to be centered, got {kernel_size}; use {kernel_size + 1}")
         check_choice("init", init, ("default", "mean"))
         self.kernel_size = kernel_size
-        copies = n_channels if individual else 1
-        self.seasonal = _ChannelLinear(copies, context, horizon * n_outputs)
-        self.trend = _ChannelLinear(copies, context, horizon * n_outputs)
+        copies, width = series.n_channels if individual else 1, series.horizon * series.n_outputs
+        self.seasonal = _ChannelLinear(copies, series.context, width)
+        self.trend = _ChannelLinear(copies, series.context, width)
         if init == "mean":
-            nn.init.constant_(self.seasonal.weight, 1 / context)
-            nn.init.constant_(self.trend.weight, 1 / context)
-        self.effect = nn.Linear(n_future, 1, bias=False) if n_future else None
-        self.ahead = nn.Linear(n_future, n_outputs, bias=False) if n_future else None
-        self.static = nn.Linear(n_static, n_outputs, bias=False) if n_static else None
-        self.past = nn.Linear(context * n_past, horizon * n_outputs, bias=False) if n_past else None
+            nn.init.constant_(self.seasonal.weight, 1 / series.context)
+            nn.init.constant_(self.trend.weight, 1 / series.context)
+        self.effect = nn.Linear(series.n_future, 1, bias=False) if series.n_future else None
+        self.ahead = nn.Linear(series.n_future, series.n_outputs, bias=False) if series.n_future else None
+        self.static = nn.Linear(series.n_static, series.n_outputs, bias=False) if series.n_static else None
+        self.past = nn.Linear(series.context * series.n_past, width, bias=False) if series.n_past else None
 
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
@@ -214,16 +191,16 @@ class DLinear(ForecastModel):
         ``past: (B, context, P)``.
         """
         if self.effect is not None:
-            x = x - self.effect(self.given("future", future)[:, : self.context])
+            x = x - self.effect(self.given("future", future)[:, : self.series.context])
         x = x.transpose(1, 2)  # (B, C, L)
         trend = moving_average(x, self.kernel_size)
-        y = split_outputs(self.seasonal(x - trend) + self.trend(trend), self.n_outputs)
+        y = split_outputs(self.seasonal(x - trend) + self.trend(trend), self.series.n_outputs)
         if self.ahead is not None:
-            y = y + _spread(self.ahead(self.given("future", future)[:, self.context :]), self.n_outputs)
+            y = y + _spread(self.ahead(self.given("future", future)[:, self.series.context :]), self.series.n_outputs)
         if self.static is not None:
-            y = y + split_outputs(self.static(self.given("static", static)), self.n_outputs)
+            y = y + split_outputs(self.static(self.given("static", static)), self.series.n_outputs)
         if self.past is not None:
-            y = y + _spread(self.past(self.given("past", past).flatten(1)), self.n_outputs)
+            y = y + _spread(self.past(self.given("past", past).flatten(1)), self.series.n_outputs)
         return y
 
 
@@ -236,13 +213,7 @@ class SeasonalNaive(ForecastModel):
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)``, all K equal. Cost: a copy.
 
     Args:
-        n_channels: number of channels C.
-        context: look-back length, in time steps.
-        horizon: forecast length, in time steps.
-        n_outputs: numbers forecast per value K.
-        n_future: ignored.
-        n_static: ignored.
-        n_past: ignored.
+        series: the facts of the data.
         season: length of the season, in time steps; 1 repeats the last value.
 
     Raises:
@@ -256,27 +227,23 @@ class SeasonalNaive(ForecastModel):
 
     def __init__(
         self,
-        n_channels: int,
-        context: int,
-        horizon: int,
-        n_outputs: int = 1,
-        n_future: int = 0,
-        n_static: int = 0,
-        n_past: int = 0,
+        series: Series,
         *,
         season: int = 24,
     ):
-        super().__init__(n_channels, context, horizon, n_outputs)
+        super().__init__(replace(series, n_future=0, n_static=0, n_past=0))
+        context = series.context
         if not 1 <= season <= context:
             raise ConfigError(f"season = {season} does not fit context = {context}; use a season of 1 to {context}")
-        self.register_buffer("index", context - season + torch.arange(horizon) % season, persistent=False)  # (H,)
+        index = context - season + torch.arange(series.horizon) % season  # (H,)
+        self.register_buffer("index", index, persistent=False)
 
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
         """Forecast from ``x: (B, context, C)``; what else is given is ignored."""
         y = x[:, self.index]
-        return y if self.n_outputs == 1 else y.unsqueeze(-1).expand(-1, -1, -1, self.n_outputs)
+        return y if self.series.n_outputs == 1 else y.unsqueeze(-1).expand(-1, -1, -1, self.series.n_outputs)
 
 
 def _spread(y: Tensor, n_outputs: int) -> Tensor:

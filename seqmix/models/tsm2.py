@@ -20,6 +20,7 @@ from seqmix.models.embed import PatchEmbedding
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.heads import FlattenHead
 from seqmix.models.norm import BatchNormLast, Norm2D, RevIN
+from seqmix.series import Series
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "joint": Norm2D,
@@ -40,13 +41,7 @@ class TSM2(ForecastModel):
     Cost: O(C N D (D + d_state) expand) per layer, for N patches: linear in time steps and in variates.
 
     Args:
-        n_channels: number of variates C.
-        context: look-back length, in time steps.
-        horizon: forecast length, in time steps.
-        n_outputs: numbers forecast per value K.
-        n_future: known-future inputs per time step; the last ``horizon`` rows are used.
-        n_static: static inputs per variate.
-        n_past: inputs known for the window alone; they join as variates of their own, whose forecasts are left out.
+        series: the facts of the data.
         d_model: features per patch D.
         n_layers: number of layers, each a time mixer and a variate mixer.
         patch_len: patch length, in time steps.
@@ -83,13 +78,7 @@ class TSM2(ForecastModel):
 
     def __init__(
         self,
-        n_channels: int,
-        context: int,
-        horizon: int,
-        n_outputs: int = 1,
-        n_future: int = 0,
-        n_static: int = 0,
-        n_past: int = 0,
+        series: Series,
         *,
         d_model: int = 16,
         n_layers: int = 2,
@@ -112,18 +101,18 @@ class TSM2(ForecastModel):
         shuffle_variates: bool = False,
         d_future: int = 8,
     ):
-        super().__init__(n_channels, context, horizon, n_outputs, n_future, n_static, n_past)
+        super().__init__(series)
         if n_layers < 1:
             raise ConfigError(f"TSM2 needs at least one layer, got n_layers = {n_layers}; use n_layers=1")
-        if n_past and not variate_mixer:
+        if series.n_past and not variate_mixer:
             raise ConfigError(
-                f"past inputs reach forecasts through the variate mixer, got n_past = {n_past} without it; "
+                f"past inputs reach forecasts through the variate mixer, got n_past = {series.n_past} without it; "
                 "use variate_mixer=True, or switch them off in the data"
             )
         check_choice("norm", norm, tuple(_NORMS))
         check_choice("init_avg", init_avg, ("residual", "mean"))
         self.shuffle_variates = shuffle_variates
-        self.n_variates = n_channels + n_past
+        self.n_variates = series.n_channels + series.n_past
         scan = partial(SelectiveToken, bidirectional=True, d_state=d_state, d_conv=d_conv, expand=expand)
         trunk = partial(
             _Trunk,
@@ -136,14 +125,14 @@ class TSM2(ForecastModel):
             residual=residual,
         )
         self.revin = RevIN(self.n_variates, affine=revin_affine) if revin else None
-        self.future = _Future(n_future, d_future, horizon, context, trunk(d_future, 1)) if n_future else None
-        self.static = nn.Linear(n_static, context) if n_static else None
+        self.future = _Future(series, d_future, trunk(d_future, 1)) if series.n_future else None
+        self.static = nn.Linear(series.n_static, series.context) if series.n_static else None
         self.embed = PatchEmbedding(d_model, patch_len=patch_len, patch_stride=patch_stride)
-        n_patches = self.embed.n_patches(context * (1 + (n_future > 0) + (n_static > 0)))
+        n_patches = self.embed.n_patches(series.context * (1 + (series.n_future > 0) + (series.n_static > 0)))
         self.position = nn.Parameter(0.02 * torch.randn(n_patches, d_model)) if position_embedding else None
         self.trunk = trunk(d_model, n_layers)
         self.norm = _NORMS[norm](d_model)
-        self.head = FlattenHead(n_patches * d_model, horizon, n_outputs, dropout=head_dropout)
+        self.head = FlattenHead(n_patches * d_model, series.horizon, series.n_outputs, dropout=head_dropout)
 
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
@@ -151,7 +140,7 @@ class TSM2(ForecastModel):
         """Forecast from ``x: (B, context, C)``, ``future: (B, context + horizon, F)``, ``static: (B, C, S)``, and
         ``past: (B, context, P)``.
         """
-        if self.n_past:
+        if self.series.n_past:
             x = torch.cat([x, self.given("past", past)], -1)  # (B, context, M) for M = C + P variates
         stats = None
         if self.revin is not None:
@@ -163,7 +152,7 @@ class TSM2(ForecastModel):
         else:
             y = self._forecast(x)
         y = y if self.revin is None or stats is None else self.revin.denormalize(y, stats)
-        return y[:, :, : self.n_channels] if self.n_past else y
+        return y[:, :, : self.series.n_channels] if self.series.n_past else y
 
     def _join(self, x: Tensor, future: Tensor | None, static: Tensor | None) -> Tensor:
         """Append the projected covariates to the window along time, eq. 24."""
@@ -172,7 +161,7 @@ class TSM2(ForecastModel):
             parts.append(self.future(self.given("future", future), self.n_variates))
         if self.static is not None:
             # past inputs have no static ones
-            parts.append(F.pad(self.static(self.given("static", static)), (0, 0, 0, self.n_past)))
+            parts.append(F.pad(self.static(self.given("static", static)), (0, 0, 0, self.series.n_past)))
         return torch.cat(parts, -1)
 
     def _forecast(self, x: Tensor) -> Tensor:
@@ -255,12 +244,12 @@ class _Branch(nn.Module):
 class _Future(nn.Module):
     """Known-future inputs as one row of ``context`` numbers per variate, eq. 22-23."""
 
-    def __init__(self, n_future: int, d_future: int, horizon: int, context: int, trunk: nn.Module):
+    def __init__(self, series: Series, d_future: int, trunk: nn.Module):
         super().__init__()
-        self.horizon = horizon
-        self.embed = nn.Linear(n_future, d_future)
+        self.horizon = series.horizon
+        self.embed = nn.Linear(series.n_future, d_future)
         self.trunk = trunk
-        self.proj = nn.Linear(horizon * d_future, context)
+        self.proj = nn.Linear(series.horizon * d_future, series.context)
 
     def forward(self, future: Tensor, n_channels: int) -> Tensor:
         z = self.embed(future[:, -self.horizon :]).unsqueeze(1).expand(-1, n_channels, -1, -1)  # (B, M, H, D)

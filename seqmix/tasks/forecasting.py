@@ -5,6 +5,7 @@ their dropped last batch.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from seqmix import models
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import auxiliary_loss
 from seqmix.models import ForecastModelFactory
+from seqmix.series import Series
 from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
 from seqmix.tasks._optim import Schedule
 from seqmix.tasks.task import Task, require_facts
@@ -34,12 +36,7 @@ class Forecasting(Task):
 
     Args:
         model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
-        n_channels: number of channels C; linked from the datamodule.
-        context: look-back length, in time steps; linked from the datamodule.
-        horizon: forecast length, in time steps; linked from the datamodule.
-        n_future: known-future inputs per time step F; linked from the datamodule.
-        n_static: static inputs per channel S; linked from the datamodule.
-        n_past: inputs per time step known for the window alone P; linked from the datamodule.
+        series: the facts of the data, linked from the datamodule; a checkpoint holds them as a dict.
         loss: what training minimizes; ``huber`` has its corner at 1 channel std, ``quantile`` is the pinball loss,
             ``normal``, ``student_t`` and ``negative_binomial`` (of unscaled counts) are negative log-likelihoods.
         loss_module: makes a module from point forecast and truth to a loss for each value, for example
@@ -71,12 +68,7 @@ class Forecasting(Task):
     def __init__(
         self,
         model: ForecastModelFactory,
-        n_channels: int,
-        context: int,
-        horizon: int,
-        n_future: int = 0,
-        n_static: int = 0,
-        n_past: int = 0,
+        series: Series | dict[str, int],
         *,
         loss: LossName = "mse",
         loss_module: LossFactory | None = None,
@@ -93,10 +85,14 @@ class Forecasting(Task):
         super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
         self.save_hyperparameters(logger=False)
         self.forget_code()
-        require_facts(self, n_channels=n_channels, context=context, horizon=horizon)
+        require_facts(self, series=series)
+        series = series if isinstance(series, Series) else Series(**series)
+        self.hparams["series"] = asdict(series)
         check_choice("normalize", normalize, ("none", "window", "season"))
-        if not 1 <= season <= context:
-            raise ConfigError(f"season = {season} does not fit context = {context}; use a season of 1 to {context}")
+        if not 1 <= season <= series.context:
+            raise ConfigError(
+                f"season = {season} does not fit context = {series.context}; use a season of 1 to {series.context}"
+            )
         self.loss = make_loss(loss, loss_module, quantiles)
         if normalize == "season" and loss == "negative_binomial":
             raise ConfigError(
@@ -105,11 +101,11 @@ class Forecasting(Task):
             )
         self.quantiles = self.loss.levels if isinstance(self.loss, QuantileLoss) else []
         self.normalize, self.season = normalize, season
-        self.n_future, self.n_static, self.n_past = n_future, n_static, n_past
-        self.model = model(n_channels, context, horizon, self.loss.n_outputs, n_future, n_static, n_past)
+        self.series = replace(series, n_outputs=self.loss.n_outputs)
+        self.model = model(self.series)
         self.densified = densify
         if densify:
-            models.densify(self.model, _blank_inputs(self.model))
+            models.densify(self.model, _blank_inputs(self.series))
         # squared error, absolute error, values, windows: sums over one pass of a loader
         self.sums = torch.zeros(4, dtype=torch.float64)
 
@@ -133,9 +129,9 @@ class Forecasting(Task):
                 # a missing value is the mean
                 shift = shift + scale * self._season_before(x)  # (B, horizon, C)
         # a model without covariates may share its data with one that has them
-        future = batch["future"] if self.n_future else None
-        static = batch["static"] if self.n_static else None
-        past = batch["past"] if self.n_past else None
+        future = batch["future"] if self.series.n_future else None
+        static = batch["static"] if self.series.n_static else None
+        past = batch["past"] if self.series.n_past else None
         y = self.loss.read(self.model(x, future=future, static=static, past=past))
         if shift is not None and scale is not None:
             y = self.loss.rescale(y, shift, scale)
@@ -204,8 +200,8 @@ class Forecasting(Task):
 
     def _season_before(self, x: Tensor) -> Tensor:
         """The last season of ``x: (B, context, C)`` again and again, ``(B, horizon, C)``."""
-        repeats = -(-self.model.horizon // self.season)
-        return x[:, -self.season :].repeat(1, repeats, 1)[:, : self.model.horizon]
+        repeats = -(-self.series.horizon // self.season)
+        return x[:, -self.season :].repeat(1, repeats, 1)[:, : self.series.horizon]
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """Mean squared and absolute error."""
@@ -224,13 +220,13 @@ def _truth(batch: Batch) -> tuple[Tensor, Tensor | None]:
     return y, each if mask is None else each * mask
 
 
-def _blank_inputs(model: models.ForecastModel) -> Batch:
+def _blank_inputs(series: Series) -> Batch:
     """One window of zeros, with the covariates that there are."""
-    inputs = {"x": torch.zeros(1, model.context, model.n_channels)}
-    if model.n_future:
-        inputs["future"] = torch.zeros(1, model.context + model.horizon, model.n_future)
-    if model.n_static:
-        inputs["static"] = torch.zeros(1, model.n_channels, model.n_static)
-    if model.n_past:
-        inputs["past"] = torch.zeros(1, model.context, model.n_past)
+    inputs = {"x": torch.zeros(1, series.context, series.n_channels)}
+    if series.n_future:
+        inputs["future"] = torch.zeros(1, series.context + series.horizon, series.n_future)
+    if series.n_static:
+        inputs["static"] = torch.zeros(1, series.n_channels, series.n_static)
+    if series.n_past:
+        inputs["past"] = torch.zeros(1, series.context, series.n_past)
     return inputs

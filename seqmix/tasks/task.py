@@ -141,7 +141,7 @@ class Task(pl.LightningModule, ABC):
                 )
 
 
-def require_facts(task: Task, **facts: int | None) -> None:
+def require_facts(task: Task, **facts: object | None) -> None:
     """Raise ``ConfigError`` if the data, linked to ``task``, did not know one of ``facts``."""
     missing = [name for name, fact in facts.items() if fact is None]
     if missing:

@@ -13,6 +13,7 @@ from seqmix.data.series.calendar import calendar_features, calendar_names
 from seqmix.data.series.windows import Windows
 from seqmix.data.served import Served, Split, check_positive
 from seqmix.errors import ConfigError, DataError
+from seqmix.series import Series
 
 
 class Table(NamedTuple):
@@ -75,7 +76,11 @@ class ForecastData(Served, ABC):
             raise ConfigError(f"{name} has no dates, or rows that are years apart; leave out calendar=True")
         self.n_channels, self.context, self.horizon = n_channels, context, horizon
         self.season, self.stride, self.scale, self.calendar = season, stride, scale, calendar
-        self.n_future, self.n_static, self.n_past = len(self._features), 0, 0
+
+    @property
+    def series(self) -> Series:
+        """The facts that models are built from."""
+        return Series(self.n_channels, self.context, self.horizon, n_future=len(self._features), season=self.season)
 
     @abstractmethod
     def _load(self) -> Table:

@@ -8,6 +8,7 @@ import torch
 
 from seqmix.data.series.windows import Windows
 from seqmix.data.served import Served, Split
+from seqmix.series import Series
 
 Short = Literal["pad", "drop", "error"]
 Scaler = Literal["season", "standard", "none"]
@@ -77,10 +78,13 @@ class Panel(Served):
         seed: int = 0,
     ):
         super().__init__("Panel", batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        self.context, self.horizon, self.n_channels, self.short = context, horizon, values.shape[1], short
+        self.context, self.horizon, self.short = context, horizon, short
         self.ids = None if ids is None else [str(i) for i in ids]
-        self.n_past, self.n_future = (0 if x is None else x.shape[1] for x in (past, future))
-        self.n_static = 0 if static is None else static.shape[2]
+        n_past, n_future, n_static = (0 if x is None else x.shape[-1] for x in (past, future, static))
+        #: the facts that models are built from
+        self.series = Series(
+            values.shape[1], context, horizon, n_future=n_future, n_static=n_static, n_past=n_past, season=season
+        )
         self.max_val = max_val
         self.n_train = np.diff(indptr) - n_val
         self.loc, self.scale = scaling(values, indptr, self.n_train, scaler, season)

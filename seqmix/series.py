@@ -1,0 +1,41 @@
+"""The facts of a forecasting data set that models are built from."""
+
+from dataclasses import dataclass, fields
+
+from seqmix.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Series:
+    """Sizes of the windows of a data set; the one positional argument of every forecasting model.
+
+    A datamodule has them as ``data.series``; the command line hands them to the task, so they stand in no config.
+
+    Args:
+        n_channels: number of channels (variates) C.
+        context: lookback length, in time steps.
+        horizon: forecast length, in time steps.
+        n_outputs: numbers forecast per value K; 1 for a point forecast.
+        n_future: known-future inputs per time step F; 0 for none.
+        n_static: static inputs per channel S; 0 for none.
+        n_past: inputs per time step that are known for the window only P; 0 for none.
+        season: length of the natural season, in time steps; 1 for none.
+
+    Raises:
+        ConfigError: if a size is out of range.
+    """
+
+    n_channels: int
+    context: int
+    horizon: int
+    n_outputs: int = 1
+    n_future: int = 0
+    n_static: int = 0
+    n_past: int = 0
+    season: int = 1
+
+    def __post_init__(self):
+        for fact in fields(self):
+            size, least = getattr(self, fact.name), int(fact.name not in ("n_future", "n_static", "n_past"))
+            if size < least:
+                raise ConfigError(f"{fact.name} must be at least {least}, got {size}; set it to {least} or more")

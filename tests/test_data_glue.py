@@ -7,13 +7,13 @@ import pytest
 import torch
 from test_task_contract import quiet_trainer
 
-from seqmix.commands._bag_of_words import bag_of_words
 from seqmix.data import GLUE
 from seqmix.data.text.glue import _cut
 from seqmix.errors import ConfigError, DataError
 from seqmix.mixers import Hydra
 from seqmix.models import BidirectionalEncoder
 from seqmix.tasks import MaskedLM, SentenceClassification, SentenceRegression
+from seqmix.tasks._bag_of_words import bag_of_words
 from seqmix.tasks.sentences import class_metrics, load_encoder, score_metrics
 
 ENCODER = partial(BidirectionalEncoder, d_model=8, n_layers=1, mixer=partial(Hydra, d_state=4, headdim=4), dropout=0.0)

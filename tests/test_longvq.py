@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from seqmix.errors import ConfigError
-from seqmix.mixers.longvq import LongVQ, auxiliary_loss
+from seqmix.mixers import auxiliary_loss
+from seqmix.mixers.longvq import LongVQ
 from seqmix.testing import assert_close_ratio, check_causality, check_step
 
 
@@ -91,7 +92,7 @@ def test_commitment_loss_reaches_the_loss_of_the_task():
     assert auxiliary_loss(model) == 0
     x = torch.randn(2, 9, 8)
     model(x)
-    assert auxiliary_loss(model) == model[0].aux_loss + model[2].aux_loss > 0
+    assert auxiliary_loss(model) == model[0].auxiliary() + model[2].auxiliary() > 0
     copy.deepcopy(model)
     auxiliary_loss(model).backward()
     assert model[0].gamma.grad.all()
@@ -99,6 +100,14 @@ def test_commitment_loss_reaches_the_loss_of_the_task():
     assert model[2].gamma.grad[1].all() and not model[2].gamma.grad[0].any()
     model.eval()(x)
     assert auxiliary_loss(model) == 0
+
+
+def test_a_training_loop_without_the_auxiliary_loss_is_warned_once():
+    model, x = nn.Sequential(_mixer(), nn.Linear(8, 8)), torch.randn(2, 9, 8)
+    model(x).sum().backward()
+    with pytest.warns(UserWarning, match=r"codebook of LongVQ does not learn.*add seqmix.mixers.auxiliary_loss"):
+        model(x).sum().backward()
+    model(x).sum().backward()
 
 
 def test_codebook_moves_once_per_backward_and_never_in_forward():

@@ -10,7 +10,6 @@ from test_task_contract import quiet_trainer
 from torch import nn
 from torch.nn import functional as F
 
-from seqmix.commands._results import baseline_rows
 from seqmix.commands.train import Train
 from seqmix.data import ListOps
 from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
@@ -161,7 +160,7 @@ def test_training_loss_by_hand():
     )
     batch = {"tokens": torch.randint(6, (4, 9)), "labels": torch.tensor([0, 2, 1, 1])}
     loss = _step(task, batch)
-    added = sum(m.aux_loss for m in task.modules() if isinstance(m, LongVQ))
+    added = sum(m.auxiliary() for m in task.modules() if isinstance(m, LongVQ))
     log_p = task.model(batch["tokens"]).log_softmax(-1)
     want = -(0.7 * log_p[range(4), [0, 2, 1, 1]] + 0.1 * log_p.sum(-1)).mean()
     torch.testing.assert_close(loss - added, want)
@@ -224,13 +223,19 @@ def test_the_majority_baseline(tmp_path):
     data = Counting(40)
     task = Classification(_model(Identity), 4, 2, 9)
     trainer = quiet_trainer(tmp_path)
-    (row,) = baseline_rows(None, task, data, trainer, 0)
+    trainer.test(task, data, verbose=False)
+    (found,) = task.baselines(data, None, 0)
     train, test = data.label_counts("train"), data.label_counts("test")
-    assert row["accuracy"] == pytest.approx(float(test[train.argmax()]) / 40) and row["examples"] == 40
+    assert found.metrics["accuracy"] == pytest.approx(float(test[train.argmax()]) / 40) and found.count == 40
     share = (train + 1) / 42
-    assert row["loss"] == pytest.approx(float(-(test * share.log()).sum() / 40), abs=1e-6)
-    with pytest.raises(ConfigError, match="baselines are forecasters, Classification has none; leave --baselines out"):
-        baseline_rows([object], task, data, trainer, 0)
+    assert found.metrics["loss"] == pytest.approx(float(-(test * share.log()).sum() / 40), abs=1e-6)
+    # of 40 examples in batches of 16 the first 16
+    limited = quiet_trainer(tmp_path, limit_test_batches=1)
+    limited.test(task, data, verbose=False)
+    (found,) = task.baselines(data, None, 0)
+    labels = next(iter(data.test_dataloader()))["labels"]
+    assert found.count == 16 == task.score().count
+    assert found.metrics["accuracy"] == pytest.approx(float((labels == train.argmax()).double().mean()))
 
 
 def test_it_learns_and_its_checkpoint_loads(tmp_path):

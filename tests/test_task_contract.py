@@ -1,5 +1,6 @@
 """The task with every model: it learns, counts every window, and spares from decay what must not decay."""
 
+import inspect
 import math
 from functools import partial
 
@@ -13,7 +14,7 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import Identity, Pool
 from seqmix.models import TSM2, DLinear, MixerForecaster, SeasonalNaive, list_models, model_facts
 from seqmix.series import Series
-from seqmix.tasks import Forecasting
+from seqmix.tasks import Forecasting, Task
 from seqmix.tasks._optim import lr_factor, param_groups
 
 
@@ -34,6 +35,19 @@ def _data(**options):
 
 
 TRAINED = [n for n in list_models() if n != "SeasonalNaive"]
+
+
+def _concrete(cls):
+    yield from (cls for _ in range(not inspect.isabstract(cls)))
+    for child in cls.__subclasses__():
+        yield from _concrete(child)
+
+
+@pytest.mark.parametrize("cls", [c for c in _concrete(Task) if c.__module__.startswith("seqmix.")])
+def test_one_training_step_for_every_task(cls):
+    """Auxiliary losses, casts and logging cannot be forgotten, and every task has a table of results."""
+    assert cls.training_step is Task.training_step
+    assert cls.table.name and {*cls.table.facts} <= {*cls.facts}
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -15,10 +15,11 @@ from seqmix.data.images.augment import Augmentation
 from seqmix.data.images.fashion import FashionMNIST
 from seqmix.data.images.pixels import LabeledImages
 from seqmix.errors import ConfigError, DataError
+from seqmix.mixers import LongVQ
 from seqmix.tasks._lamb import Lamb
 from seqmix.tasks._layers import block_depths
 from seqmix.tasks.images import ImageClassification
-from seqmix.vision import Attention2d, MetaFormer, Pool2d, create_model
+from seqmix.vision import Attention2d, MetaFormer, Pool2d, Raster, create_model
 
 TINY = partial(MetaFormer, depths=(1, 2), dims=(8, 16), stem=(3, 2, 1), mixers=[Pool2d])
 
@@ -196,6 +197,15 @@ def test_a_checkpoint_knows_its_model(tmp_path, monkeypatch):
     torch.testing.assert_close(
         tuned.model.conv_1.block.conv.weight.sum(1), task.model.conv_1.block.conv.weight.squeeze(1)
     )
+
+
+def test_the_auxiliary_loss_of_mixers_is_added():
+    network = partial(MetaFormer, depths=(1,), dims=(16,), mixers=[partial(Raster, mixer=partial(LongVQ, n_codes=4))])
+    task = ImageClassification(network, 2, 3)
+    task.log = lambda *a, **k: None
+    task.training_step({"images": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, 1])}, 0).backward()
+    (mixer,) = (m for m in task.modules() if isinstance(m, LongVQ))
+    assert mixer.codebook.updates == 1
 
 
 def test_checkpointed_gradients_are_the_same():

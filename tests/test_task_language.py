@@ -8,12 +8,12 @@ import torch
 from test_task_contract import quiet_trainer
 from torch.nn import functional as F
 
-from seqmix.commands._trigram import trigram_loss
 from seqmix.data import TextFiles
 from seqmix.errors import ConfigError
 from seqmix.mixers import Attention, Dense, FNet, Hydra, LongVQ, Mamba, Mamba2, PoNet
 from seqmix.models import BidirectionalEncoder, ChannelMLP, TokenModel
 from seqmix.tasks import CausalLM, MaskedLM
+from seqmix.tasks._trigram import trigram_loss
 
 DECODER = partial(TokenModel, mixer=Mamba, d_model=8, n_layers=1)
 ENCODER = partial(BidirectionalEncoder, d_model=8, n_layers=1, mixer=partial(Hydra, d_state=4, headdim=4), dropout=0.0)
@@ -43,6 +43,26 @@ def test_bits_per_byte_are_over_all_tokens(eval_batch_size, tmp_path):
     assert metrics["test_tokens"] == n_bytes + 1
     assert metrics["test_bits_per_byte"] == pytest.approx(loss / math.log(2) / n_bytes, rel=1e-5)
     assert metrics["test_perplexity"] == pytest.approx(math.exp(loss / (n_bytes + 1)), rel=1e-5)
+
+
+def test_bits_per_byte_of_a_part_of_the_text(tmp_path):
+    """Under a limit the tokens that were scored and their bytes count, for the model and for the trigram beside it."""
+    task, text = CausalLM(DECODER, 260, 16), str(tmp_path / "text.txt")
+    data = _data(tmp_path, document=r"line \d*0", val=text, test=text, max_len=50)
+    trainer = quiet_trainer(tmp_path, limit_test_batches=2)
+    (metrics,) = trainer.test(task, data, verbose=False)
+    pieces = data._splits["test"].gather(torch.arange(8))
+    asked = pieces["targets"][pieces["targets"] != -100]
+    n_bytes = int((asked != data.tokenizer.sep).sum())
+    assert metrics["test_tokens"] == len(asked) > n_bytes == int(pieces["bytes"].sum())
+    with torch.no_grad():
+        loss = F.cross_entropy(task(pieces["tokens"]).transpose(1, 2), pieces["targets"], reduction="sum").item()
+    assert metrics["test_bits_per_byte"] == pytest.approx(loss / math.log(2) / n_bytes, rel=1e-5)
+    (found,) = task.baselines(data, None, 0)
+    assert found.count == len(asked)
+    train, test = data.documents("train"), data.documents("test")
+    loss, _ = trigram_loss(train.tokens, test.tokens, test.bounds, 260, count=len(asked))
+    assert found.metrics["bits_per_byte"] == pytest.approx(loss / math.log(2) / n_bytes)
 
 
 @pytest.mark.parametrize("objective", ["causal", "masked", "pairs"])

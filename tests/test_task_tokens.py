@@ -86,7 +86,7 @@ def test_what_mixers_add_to_the_loss_is_added():
     task = TokenPrediction(partial(LongVQ, d_qk=6, n_codes=8, window=3, commitment=1.0), 6, 11, **SMALL)
     batch = {"tokens": torch.randint(6, (3, 11)), "targets": torch.randint(6, (3, 11))}
     loss = _step(task, batch)
-    added = sum(m.aux_loss for m in task.modules() if isinstance(m, LongVQ))
+    added = sum(m.auxiliary() for m in task.modules() if isinstance(m, LongVQ))
     scores = task(batch["tokens"])
     torch.testing.assert_close(loss - added, F.cross_entropy(scores.flatten(0, 1), batch["targets"].flatten()))
     assert added > 0

@@ -6,6 +6,7 @@ import shlex
 import sys
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 import seqmix.data  # noqa: F401  configs name classes that have been imported
 from seqmix.commands._classes import forget_options_of_the_class_before
-from seqmix.commands._results import baseline_rows, print_rows, score, write_predictions
+from seqmix.commands._results import print_rows, rows_of, write_predictions
 from seqmix.commands.explain import Explained
 from seqmix.errors import ConfigError, SeqmixError
 from seqmix.models import ForecastModelFactory
@@ -153,7 +154,9 @@ class Train(LightningCLI):
         return super().instantiate_trainer(callbacks=callbacks, enable_progress_bar=bar, **kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Refuse to score weights that were never trained."""
+        """Refuse baselines of another task, and to score weights that were never trained."""
+        if self.config.baselines and not self.model.chooses_baselines:
+            raise ConfigError(f"baselines are forecasters, {type(self.model).__name__} has none; leave --baselines out")
         self.trainable = any(p.requires_grad for p in self.model.parameters())
         if self.command != "fit" and self.trainable and self.ckpt_path is None:
             raise ConfigError(
@@ -185,10 +188,11 @@ class Train(LightningCLI):
 
     def test(self) -> None:
         """Test the model and the baselines on every window, print the table, add its rows to the run's results."""
-        row = score(self.trainer, self.model, self.datamodule, self.ckpt_path)
-        row["seconds"] = round(self.run.seconds, 1)
-        baselines = baseline_rows(self.config_init["baselines"], self.model, self.datamodule, self.trainer, self.seed)
-        rows = [row, *baselines]
+        task, data = self.model, self.datamodule
+        self.trainer.test(task, data, ckpt_path=self.ckpt_path, verbose=False)
+        scores = [replace(task.score(), seconds=self.run.seconds)]
+        scores += task.baselines(data, self.config_init["baselines"], self.seed)
+        rows = rows_of(scores, task, data, self.trainer)
         rows = [{"config": self.config.name, "seed": self.seed, **row} for row in rows]
         print_rows(rows, self.model, self.datamodule)
         if self.run.folder:

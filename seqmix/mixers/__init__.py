@@ -9,7 +9,7 @@ from seqmix.mixers.fourier import FNet, FourierFilter
 from seqmix.mixers.hybrid import hybrid_layers
 from seqmix.mixers.hydra import Hydra
 from seqmix.mixers.inception import InceptionMixer
-from seqmix.mixers.longvq import LongVQ, auxiliary_loss
+from seqmix.mixers.longvq import LongVQ
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.mamba2 import Mamba2
 from seqmix.mixers.matrix import MatrixMixer
@@ -17,6 +17,7 @@ from seqmix.mixers.mixer import (
     Mixer,
     MixerFactory,
     MixerFacts,
+    auxiliary_loss,
     check_mask,
     list_mixers,
     mixer_facts,

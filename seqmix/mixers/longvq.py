@@ -1,5 +1,6 @@
-"""LongVQ: a gated state space model whose attention sees quantized keys, in linear time; and its auxiliary loss."""
+"""LongVQ: a gated state space model whose attention sees quantized keys, in linear time."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -48,8 +49,8 @@ class LongVQ(Mixer):
     the source leave ``norm`` at ``"none"`` and normalize after the sum; for the pre-norm block set ``norm`` here and
     none in the block.
 
-    In training ``aux_loss`` holds the commitment loss of the last forward, to be added to the loss of the task:
-    ``loss + auxiliary_loss(model)``. The codebook moves when that sum has been back-propagated, so forward alone
+    ``auxiliary`` returns the commitment loss of the last forward in training. The tasks add it to their loss; a loop of
+    your own adds ``auxiliary_loss(model)``. The codebook moves when that sum has been back-propagated, so forward alone
     changes nothing. Activation checkpointing needs ``use_reentrant=False``.
 
     Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L (D^2 + (n_codes + window) (P + V))) time, O(L (n_codes + window))
@@ -85,8 +86,10 @@ class LongVQ(Mixer):
     known; from Transformer-VQ in what ``seqmix.ops.vq`` says, the data initialization, restarts and smoothing.
     """
 
-    #: commitment loss of the last forward in training, weighted; None in evaluation
-    aux_loss: Tensor | None = None
+    # of the last forward in training, None in evaluation
+    _commitment: "_Commitment | None" = None
+    # backward passes that left its loss out
+    _forgotten = 0
     attention: Kind
 
     def __init__(
@@ -165,11 +168,21 @@ class LongVQ(Mixer):
             block=self.block,
             mask=mask,
         )
-        self.aux_loss = None
+        y = zero_masked(self._gate(x, phi, gate, eta, o), mask)
+        self._commitment = None
         if self.training:
-            self.aux_loss = self.commitment * commitment_loss(k, codes, z, mask)
-            _after_backward(self.aux_loss, partial(self.codebook.learn, k.detach(), z, mask))
-        return zero_masked(self._gate(x, phi, gate, eta, o), mask)
+            loss = self.commitment * commitment_loss(k, codes, z, mask)
+            _after_backward(loss, partial(self.codebook.learn, k.detach(), z, mask))
+            self._commitment = _Commitment(loss)
+            _in_backward(y, partial(self._expect_asked, self._commitment))
+        return y
+
+    def auxiliary(self) -> Tensor | None:
+        """Return the weighted commitment loss of the last forward in training."""
+        if self._commitment is None:
+            return None
+        self._commitment.asked = True
+        return self._commitment.loss
 
     def matrix(self, x: Tensor) -> Tensor:
         """Attention to the quantized keys, that stands between the projections: ``(B, 1, L, L)``."""
@@ -201,7 +214,17 @@ class LongVQ(Mixer):
 
     def __getstate__(self) -> dict[str, Any]:
         # a loss inside a graph can be neither copied nor pickled
-        return {**self.__dict__, "aux_loss": None}
+        return {**self.__dict__, "_commitment": None}
+
+    def _expect_asked(self, commitment: "_Commitment") -> None:
+        self._forgotten += not commitment.asked
+        # the second time it is a training loop; later ones have been warned
+        if not commitment.asked and self._forgotten == 2:
+            warnings.warn(
+                "the codebook of LongVQ does not learn: its auxiliary loss is not part of the loss; add "
+                "seqmix.mixers.auxiliary_loss(model) to it",
+                stacklevel=2,
+            )
 
     def _normalize(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if not isinstance(self.norm, nn.BatchNorm1d):
@@ -223,10 +246,11 @@ class LongVQ(Mixer):
         return phi.sigmoid() * (self.dropout(h) - x)
 
 
-def auxiliary_loss(model: nn.Module) -> Tensor:
-    """Sum of what the mixers in ``model`` add to the loss of the task, after a forward in training; 0 if nothing."""
-    losses = [m.aux_loss for m in model.modules() if isinstance(m, LongVQ) and m.aux_loss is not None]
-    return torch.stack(losses).sum() if losses else torch.zeros(())
+class _Commitment:
+    """Commitment loss of one forward, and whether the training loop asked for it."""
+
+    def __init__(self, loss: Tensor):
+        self.loss, self.asked = loss, False
 
 
 class Codebook(nn.Module):
@@ -372,3 +396,10 @@ def _after_backward(loss: Tensor, act: Any) -> None:
     """
     if loss.requires_grad:
         loss.register_hook(lambda _: Variable._execution_engine.queue_callback(act))
+
+
+@torch.compiler.disable()
+def _in_backward(y: Tensor, act: Callable[[], None]) -> None:
+    """Call ``act`` when a backward pass reaches ``y``."""
+    if y.requires_grad:
+        y.register_hook(lambda _: act())

@@ -30,6 +30,10 @@ class Mixer(nn.Module, ABC):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, L, D)`` along L; ``mask: (B, L)`` bool, True = keep."""
 
+    def auxiliary(self) -> Tensor | None:
+        """Return the mixer's own loss of the last forward in training, or None if it has none."""
+        return None
+
     def matrix(self, x: Tensor) -> Tensor:
         """Return the mixing matrix for ``x`` as ``(B, G, L, L)``, where the G groups divide D."""
         raise TypeError(f"{type(self).__name__} has no matrix(); `seqmix list` shows the mixers that have one")
@@ -98,6 +102,15 @@ def list_mixers() -> list[str]:
 def mixer_facts(name: str) -> MixerFacts:
     """What is known of a registered mixer; raises ``KeyError`` for an unknown name."""
     return _REGISTRY[name]
+
+
+def auxiliary_loss(model: nn.Module) -> Tensor:
+    """Sum of the auxiliary losses of the mixers in ``model`` after a forward in training; 0 if there are none.
+
+    A training loop without a task of ours adds it to its loss: ``loss + auxiliary_loss(model)``.
+    """
+    losses = [loss for m in model.modules() if isinstance(m, Mixer) and (loss := m.auxiliary()) is not None]
+    return torch.stack(losses).sum() if losses else torch.zeros(())
 
 
 def check_mask(x: Tensor, mask: Tensor) -> None:

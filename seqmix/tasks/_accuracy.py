@@ -11,3 +11,8 @@ def score_sums(scores: Tensor, labels: Tensor) -> Tensor:
     right = (scores.argmax(-1) == labels).sum()
     loss = F.cross_entropy(scores, labels, reduction="sum")
     return torch.stack([right.double(), loss.double(), right.new_tensor(len(labels)).double()]).cpu()
+
+
+def label_sums(scores: Tensor, labels: Tensor) -> Tensor:
+    """``score_sums`` and the number of examples of each class, ``(3 + n_classes,)``."""
+    return torch.cat([score_sums(scores, labels), torch.bincount(labels, minlength=scores.shape[-1]).double().cpu()])

@@ -1,21 +1,25 @@
 """The classification task: cross-entropy, and accuracy that is exact over all examples."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import auxiliary_loss
 from seqmix.models import ClassifierFactory
-from seqmix.tasks._accuracy import score_sums
+from seqmix.tasks._accuracy import label_sums
+from seqmix.tasks._baselines import majority
 from seqmix.tasks._optim import Schedule
+from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
 
 
 class Classification(Task):
-    """Tell the class of a sequence, or of a pair of sequences.
+    """Classification of sequences, or of pairs of sequences.
 
     A batch is ``{"tokens": (B, L), "labels": (B,)}``, int64, with ``"mask": (B, L)`` bool, True = keep, where sequences
     are padded; pairs come as ``(B, 2, L)``. Validation and test accuracy and loss are sums over every example divided
@@ -43,6 +47,7 @@ class Classification(Task):
     counted = "examples"
     facts = ("n_classes", "max_len")
     extent = "{n_classes} classes, length {max_len:,}"
+    table = Table("lra", ("max_len",), "length")
 
     def __init__(
         self,
@@ -67,8 +72,8 @@ class Classification(Task):
             raise ConfigError(f"label_smoothing is a share, 0 <= label_smoothing < 1, got {label_smoothing}; use 0.1")
         self.label_smoothing = label_smoothing
         self.model = model(vocab_size, n_classes, max_len, pairs)
-        # right answers, negative log-likelihood, examples: sums over one pass of a loader
-        self.sums = torch.zeros(3, dtype=torch.float64)
+        # right answers, negative log-likelihood, examples, those of each class: sums over one pass of a loader
+        self.sums = torch.zeros(3 + n_classes, dtype=torch.float64)
 
     @property
     def label(self) -> str:
@@ -79,12 +84,13 @@ class Classification(Task):
         """Score every class of every example of a batch, ``(B, n_classes)``."""
         return self.model(batch["tokens"], batch.get("mask"))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of one batch, and what the mixers add to it."""
-        scores = self(batch).float()
-        loss = F.cross_entropy(scores, batch["labels"], label_smoothing=self.label_smoothing)
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(scores))
-        return loss + auxiliary_loss(self).to(loss)
+    def loss_of(self, batch: Batch) -> Tensor:
+        """Cross-entropy of one batch."""
+        return F.cross_entropy(self(batch).float(), batch["labels"], label_smoothing=self.label_smoothing)
+
+    def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
+        """The most frequent class."""
+        return [majority(data.label_counts("train"), self.sums[3:])]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Truth ``labels`` and the likeliest class ``predicted``, each ``(B,)``."""
@@ -92,9 +98,9 @@ class Classification(Task):
 
     def add_batch(self, batch: Batch) -> None:
         """Add right answers, negative log-likelihood and examples of one batch."""
-        self.sums += score_sums(self(batch), batch["labels"])
+        self.sums += label_sums(self(batch), batch["labels"])
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """Accuracy, and negative log-likelihood in nats."""
-        right, loss, count = self.sums.tolist()
+        right, loss, count = self.sums[:3].tolist()
         return {"accuracy": right / count, "loss": loss / count}, count

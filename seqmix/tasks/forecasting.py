@@ -6,18 +6,20 @@ their dropped last batch.
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from seqmix import models
 from seqmix.errors import ConfigError, check_choice
-from seqmix.mixers import auxiliary_loss
 from seqmix.models import ForecastModelFactory
 from seqmix.series import Series
+from seqmix.tasks._baselines import trained
 from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
 from seqmix.tasks._optim import Schedule
+from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
@@ -64,6 +66,8 @@ class Forecasting(Task):
     counted = "windows"
     facts = ("context", "horizon")
     extent = "{context} -> {horizon} steps"
+    table = Table("forecasts", ("context", "horizon"), "steps")
+    chooses_baselines = True
 
     def __init__(
         self,
@@ -173,13 +177,20 @@ class Forecasting(Task):
             mask = batch.get("y_mask")
             self.loss.check(batch["y"] if mask is None else batch["y"][mask])
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss_of(self, batch: Batch) -> Tensor:
         """Loss of one batch."""
-        forecast = self(batch)
         y, weight = _truth(batch)
-        loss = weighted_mean(self.loss.score(forecast.float(), y), weight)
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(y))
-        return loss + auxiliary_loss(self)
+        return weighted_mean(self.loss.score(self(batch).float(), y), weight)
+
+    def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
+        """SeasonalNaive and DLinear, or the chosen models, trained with plain settings and without covariates."""
+        if chosen is None:
+            # a season longer than the window cannot be repeated: then the last value is
+            season = data.season if data.season <= data.context else 1
+            chosen = [partial(models.SeasonalNaive, season=season), models.DLinear]
+        series = replace(data.series, n_future=0, n_static=0, n_past=0)
+        tasks = (Forecasting(factory, series) for factory in chosen)
+        return [trained(task, data, self.trainer, seed) for task in tasks]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Truth ``y`` and forecast ``yhat``, each ``(B, horizon, C)``, and every quantile under ``yhat-<level>``."""

@@ -1,6 +1,7 @@
 """The image classification task: cross-entropy on labels or mixed targets, learning rates by depth."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_choice
-from seqmix.tasks._accuracy import score_sums
+from seqmix.tasks._accuracy import label_sums
+from seqmix.tasks._baselines import majority
 from seqmix.tasks._lamb import Lamb
 from seqmix.tasks._layers import layer_groups
 from seqmix.tasks._optim import Schedule, param_groups
+from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 from seqmix.vision import GridMixer, ImageModel, create_model, load_weights
 
@@ -78,6 +81,7 @@ class ImageClassification(Task):
     counted = "images"
     facts = ("n_classes", "img_size")
     extent = "{n_classes:,} classes, {img_size} pixels"
+    table = Table("images", ("img_size",), "pixels")
 
     def __init__(
         self,
@@ -113,8 +117,8 @@ class ImageClassification(Task):
         if weights is not None:
             load_weights(self.model, weights, fresh_classifier=True)
         self.model.set_grad_checkpointing(grad_checkpointing)
-        # right answers, negative log-likelihood, images: sums over one pass of a loader
-        self.sums = torch.zeros(3, dtype=torch.float64)
+        # right answers, negative log-likelihood, images, those of each class: sums over one pass of a loader
+        self.sums = torch.zeros(3 + n_classes, dtype=torch.float64)
 
     @property
     def label(self) -> str:
@@ -128,13 +132,14 @@ class ImageClassification(Task):
         """Score every class of every image of a batch, ``(B, K)``."""
         return self.model(batch["images"])
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of one batch, with what the images were mixed of where they were."""
-        scores = self(batch).float()
+    def loss_of(self, batch: Batch) -> Tensor:
+        """Cross-entropy of one batch, with the shares of the classes where images were mixed."""
         targets = batch.get("targets", batch["labels"])
-        loss = F.cross_entropy(scores, targets, label_smoothing=self.label_smoothing)
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(scores))
-        return loss
+        return F.cross_entropy(self(batch).float(), targets, label_smoothing=self.label_smoothing)
+
+    def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
+        """The most frequent class."""
+        return [majority(data.label_counts("train"), self.sums[3:])]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Truth ``labels`` and the likeliest class ``predicted``, each ``(B,)``."""
@@ -142,7 +147,7 @@ class ImageClassification(Task):
 
     def add_batch(self, batch: Batch) -> None:
         """Add right answers, negative log-likelihood and images of one batch."""
-        self.sums += score_sums(self(batch), batch["labels"])
+        self.sums += label_sums(self(batch), batch["labels"])
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW or LAMB, without decay where the model says so, with lower rates for earlier blocks."""
@@ -159,7 +164,7 @@ class ImageClassification(Task):
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """Accuracy, and negative log-likelihood in nats."""
-        right, loss, count = self.sums.tolist()
+        right, loss, count = self.sums[:3].tolist()
         return {"accuracy": right / count, "loss": loss / count}, count
 
 

@@ -1,14 +1,16 @@
 """Language models: of the next token, and of masked ones; metrics are exact over all tokens of a text."""
 
 import math
-from typing import Literal, cast
+import time
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Mixer, auxiliary_loss
+from seqmix.mixers import Mixer
 from seqmix.models import (
     BidirectionalEncoder,
     BidirectionalLM,
@@ -20,6 +22,8 @@ from seqmix.models import (
 from seqmix.models.block import places
 from seqmix.tasks._accuracy import score_sums
 from seqmix.tasks._optim import Schedule
+from seqmix.tasks._trigram import trigram_loss
+from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
@@ -29,7 +33,7 @@ UNASKED = -100
 
 
 class CausalLM(Task):
-    """Predict every token of a text from the ones before it.
+    """Causal language modeling: prediction of every token of a text from the tokens before it.
 
     A batch is ``{"tokens": (B, L), "targets": (B, L), "bytes": (B,)}``, with target -100 where nothing is asked and
     ``bytes`` the size of the text in it; or, with ``"cu_seqlens": (B + 1,)``, B texts one after another in one row.
@@ -54,6 +58,7 @@ class CausalLM(Task):
     counted = "tokens"
     facts = ("vocab_size", "max_len")
     extent = "{vocab_size:,} tokens, length {max_len:,}"
+    table = Table("language", ("max_len",), "length")
 
     def __init__(
         self,
@@ -85,12 +90,20 @@ class CausalLM(Task):
         """Score the next token at every position, ``(B, L) -> (B, L, vocab_size)``."""
         return self.model(tokens)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy over the tokens of one batch, and what the mixers add to it."""
-        scores, answers = self._answer(batch)
-        loss = F.cross_entropy(scores, answers)
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["bytes"]))
-        return loss + auxiliary_loss(self).to(loss)
+    def loss_of(self, batch: Batch) -> Tensor:
+        """Cross-entropy over the tokens of one batch."""
+        return F.cross_entropy(*self._answer(batch))
+
+    def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
+        """An interpolated trigram model, scored on the tokens that the last test has counted."""
+        started = time.perf_counter()
+        train, test = data.documents("train"), data.documents("test")
+        _, n_bytes, tokens = self.sums.tolist()
+        loss, size = trigram_loss(
+            train.tokens, test.tokens[: test.bounds[-1]], test.bounds, data.vocab_size, count=int(tokens)
+        )
+        metrics = language_scores(loss, n_bytes, tokens)
+        return [Score("Trigram", metrics, int(tokens), size, time.perf_counter() - started)]
 
     def add_batch(self, batch: Batch) -> None:
         """Add negative log-likelihood, bytes and tokens of one batch."""
@@ -114,7 +127,7 @@ class CausalLM(Task):
 
 
 class MaskedLM(Task):
-    """Find the hidden tokens of a text: the pre-training of bidirectional encoders.
+    """Masked language modeling: prediction of hidden tokens, the pre-training of bidirectional encoders.
 
     A batch is ``{"tokens": (B, L), "mask": (B, L), "text": (B, L), "index": (B,), "mask_id": ()}``; or, with
     ``"cu_seqlens": (B + 1,)`` and without a mask, B texts one after another in one row. A share of the tokens of
@@ -156,6 +169,7 @@ class MaskedLM(Task):
     counted = "answers"
     facts = ("vocab_size", "max_len")
     extent = "{vocab_size:,} tokens, length {max_len:,}"
+    table = Table("masked", ("max_len",), "length")
 
     def __init__(
         self,
@@ -197,18 +211,13 @@ class MaskedLM(Task):
         """Score every token at every position, ``(B, L) -> (B, L, vocab_size)``."""
         return self.model(tokens, mask)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy over the hidden tokens of one batch, that of relations, and what the mixers add to them."""
+    def loss_of(self, batch: Batch) -> Tensor:
+        """Cross-entropy over the hidden tokens of one batch, and that of relations."""
         x, asked = self._encode(batch, self.mask_rate, self.current_epoch + 1)
         scores, answers = self._tokens(batch, x, asked)
         # a batch of short texts may happen to ask nothing
         loss = F.cross_entropy(scores, answers, reduction="sum") / max(1, len(answers))
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["index"]))
-        if self.sentence_order:
-            order = F.cross_entropy(*self._relations(batch, x))
-            self.log("train_order_loss", order.detach(), batch_size=len(batch["index"]))
-            loss = loss + order
-        return loss + auxiliary_loss(self).to(loss)
+        return loss + F.cross_entropy(*self._relations(batch, x)) if self.sentence_order else loss
 
     def add_batch(self, batch: Batch) -> None:
         """Add right answers, negative log-likelihood and answers of one batch."""

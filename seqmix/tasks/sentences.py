@@ -1,7 +1,9 @@
 """Fine-tuning of encoders: the class of a sentence or pair, or a score of it; metrics by scikit-learn and scipy."""
 
+import time
 from abc import ABC, abstractmethod
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from scipy.stats import pearsonr, spearmanr
@@ -10,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import auxiliary_loss, zero_masked
+from seqmix.mixers import zero_masked
 from seqmix.models import BidirectionalEncoder, EncoderFactory
 from seqmix.models.dropout import Dropout
+from seqmix.tasks._bag_of_words import bag_of_words
 from seqmix.tasks._optim import Schedule
 from seqmix.tasks.language import make_encoder
+from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
@@ -115,11 +119,17 @@ class _SentenceTask(Task, ABC):
             x = self.bert.pool(x, mask)
         return self.model["head"](self.model["drop"](x))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch, and what the mixers add to it."""
-        loss = self.loss(self(batch).float(), batch["labels"])
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["labels"]))
-        return loss + auxiliary_loss(self).to(loss)
+    def loss_of(self, batch: Batch) -> Tensor:
+        """Loss of one batch."""
+        return self.loss(self(batch).float(), batch["labels"])
+
+    def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
+        """A linear model on counts of words, scored on the examples that the last test has counted."""
+        started = time.perf_counter()
+        n, classes = self.score().count, data.n_classes > 1
+        labels, predicted, size = bag_of_words(data.examples("train"), data.examples("test")[:n], classes)
+        metrics = class_metrics(labels, predicted, data.n_classes) if classes else score_metrics(labels, predicted)
+        return [Score("BagOfWords", metrics, n, size, time.perf_counter() - started)]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Truth ``labels`` and ``scores``."""
@@ -137,12 +147,13 @@ class _SentenceTask(Task, ABC):
 
 
 class SentenceClassification(_SentenceTask):
-    """Tell the class of a sentence or of a pair, by an encoder that was pre-trained as a masked language model.
+    """Classification of sentences or pairs by an encoder that was pre-trained as a masked language model.
 
     F1 is of class 1, of three classes their mean. Options and errors are those of all tasks of sentences.
     """
 
     metrics = ("accuracy", "f1", "matthews")
+    table = Table("glue", ("max_len",), "length")
 
     def check_kind(self, n_classes: int) -> None:
         """Raise ``ConfigError`` if the data has scores."""
@@ -159,12 +170,13 @@ class SentenceClassification(_SentenceTask):
 
 
 class SentenceRegression(_SentenceTask):
-    """Tell a score of a sentence or of a pair, by an encoder that was pre-trained as a masked language model.
+    """Regression of the score of sentences or pairs by an encoder that was pre-trained as a masked language model.
 
     Trained with the squared error. Options and errors are those of all tasks of sentences.
     """
 
     metrics = ("spearman", "pearson")
+    table = Table("similarity", ("max_len",), "length")
     extent = "scores, length {max_len:,}"
 
     def check_kind(self, n_classes: int) -> None:

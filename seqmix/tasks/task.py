@@ -1,8 +1,9 @@
-"""What tasks share: options of the optimizer, the schedule to the end of training, early stopping, checkpoints."""
+"""The task contract: one training step, exact metrics, optimizer and schedule, early stopping, checkpoints."""
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, final
 
 import lightning.pytorch as pl
 import torch
@@ -10,7 +11,9 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
 from seqmix.errors import ConfigError
+from seqmix.mixers import auxiliary_loss
 from seqmix.tasks._optim import Schedule, adamw, lr_factor
+from seqmix.tasks.score import Score, Table
 
 
 class Task(pl.LightningModule, ABC):
@@ -39,6 +42,10 @@ class Task(pl.LightningModule, ABC):
     facts: ClassVar[tuple[str, ...]]
     #: how the title of a table of results says them
     extent: ClassVar[str]
+    #: the table of `seqmix report` that results stand in
+    table: ClassVar[Table]
+    #: `--baselines` chooses what is trained beside the model
+    chooses_baselines: ClassVar[bool] = False
     #: sums over one pass of a loader, in float64: metrics are exact means over it, never means of batch means
     sums: Tensor
 
@@ -64,12 +71,41 @@ class Task(pl.LightningModule, ABC):
         return f"val_{self.metrics[0]}"
 
     @abstractmethod
+    def loss_of(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean loss of one training batch, without the auxiliary losses of mixers."""
+
+    @abstractmethod
     def add_batch(self, batch: dict[str, Tensor]) -> None:
         """Add one batch to ``sums``: the sum of each metric, in their order, then what they are means over."""
 
     @abstractmethod
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """Metrics by name of all batches added, and the number of ``counted``; ``stage`` is ``val`` or ``test``."""
+
+    def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
+        """Scores of the baselines on what the last test has counted; none where a task has no baseline.
+
+        Args:
+            data: datamodule of the run.
+            chosen: factories given with ``--baselines``. Default: the baselines of the task.
+            seed: seed set before each baseline.
+        """
+        return []
+
+    @final
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of one batch in float32 or wider, with the auxiliary losses of the mixers."""
+        loss = self.loss_of(batch)
+        loss = loss.to(torch.promote_types(loss.dtype, torch.float32))
+        self.log("train_loss", loss.detach(), prog_bar=True)
+        return loss + auxiliary_loss(self).to(loss)
+
+    def score(self) -> Score:
+        """Score of the last test."""
+        found = self.trainer.callback_metrics
+        parameters = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        metrics = {name: float(found[f"test_{name}"]) for name in self.metrics}
+        return Score(self.label, metrics, int(found[f"test_{self.counted}"]), parameters)
 
     def on_validation_epoch_start(self) -> None:
         """Begin the sums anew."""

@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import MixerFactory, auxiliary_loss
+from seqmix.mixers import MixerFactory
 from seqmix.models import ChannelMLP, TokenModel
 from seqmix.tasks._accuracy import score_sums
 from seqmix.tasks._optim import Schedule
+from seqmix.tasks.score import Table
 from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
@@ -21,7 +22,7 @@ UNASKED = -100
 
 
 class TokenPrediction(Task):
-    """Predict a token at every position that asks for one.
+    """Prediction of tokens at the positions that ask for one.
 
     A batch is ``{"tokens": (B, L), "targets": (B, L)}``, int64, with target -100 where nothing is asked, and
     ``"mask": (B, L)`` bool, True = keep, where sequences are padded. With the next token as target a stack of causal
@@ -53,6 +54,7 @@ class TokenPrediction(Task):
     counted = "answers"
     facts = ("vocab_size", "max_len")
     extent = "{vocab_size:,} tokens, length {max_len:,}"
+    table = Table("tokens", ("max_len",), "length")
 
     def __init__(
         self,
@@ -101,13 +103,11 @@ class TokenPrediction(Task):
         """Score every token at every position, ``(B, L) -> (B, L, vocab_size)``; ``mask: (B, L)`` bool, True = keep."""
         return self.model(tokens, mask)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy over the asked positions of one batch, and what the mixers add to it."""
+    def loss_of(self, batch: Batch) -> Tensor:
+        """Cross-entropy over the asked positions of one batch."""
         scores, answers = self._answer(batch)
         # a batch of masked tokens may happen to ask nothing
-        loss = F.cross_entropy(scores, answers, reduction="sum") / max(1, len(answers))
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch["tokens"]))
-        return loss + auxiliary_loss(self).to(loss)
+        return F.cross_entropy(scores, answers, reduction="sum") / max(1, len(answers))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Truth ``targets`` and the likeliest token ``predicted``, each ``(B, L)``."""

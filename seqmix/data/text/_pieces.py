@@ -43,8 +43,11 @@ class Pieces:
         place = step * (torch.arange(len(whole)) - (count.cumsum(0) - count)[whole])
         self.start = documents.bounds[:-1][whole] + place + (0 if causal else 1)
         self.length = (inside[whole] - place).clamp(max=step)
-        # bytes of a document are counted with its first piece: sums over a split are exact
-        self.n_bytes = documents.n_bytes[whole] * (place == 0)
+        # a document's bytes by the share of its tokens up to the end of a piece: exact over documents, whatever the
+        # tokens, and over every piece where tokens are bytes
+        tokens, n_bytes = inside[whole], documents.n_bytes[whole]
+        first, last = (-(-end * n_bytes // tokens) for end in (place, place + self.length))
+        self.n_bytes = last - first
 
     def __len__(self) -> int:
         return len(self.start)

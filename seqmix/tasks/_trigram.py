@@ -4,7 +4,9 @@ import numpy as np
 from torch import Tensor
 
 
-def trigram_loss(train: Tensor, test: Tensor, document: Tensor, vocab_size: int) -> tuple[float, int]:
+def trigram_loss(
+    train: Tensor, test: Tensor, document: Tensor, vocab_size: int, count: int | None = None
+) -> tuple[float, int]:
     """Negative log-likelihood of ``test`` in nats by an interpolated trigram model, and how many counts that keeps.
 
     ``p(c | a b) = (n(a b c) + t(a b) p(c | b)) / (n(a b) + t(a b))``, where n counts and t is the number of different
@@ -15,6 +17,7 @@ def trigram_loss(train: Tensor, test: Tensor, document: Tensor, vocab_size: int)
         test: tokens that are scored ``(S,)``.
         document: first position of each document of ``test``, then S; its first token is given, not scored.
         vocab_size: number of tokens.
+        count: how many tokens of ``test`` are scored, from the first. Default: all.
 
     Source: Witten and Bell, 1991, method C. Differs from it in: nothing.
     """
@@ -33,7 +36,7 @@ def trigram_loss(train: Tensor, test: Tensor, document: Tensor, vocab_size: int)
         chance[seen] = ((n_abc + t_ab * chance) / np.maximum(n_ab + t_ab, 1))[seen]
     scored = np.ones(len(asked), bool)
     scored[document[:-1].numpy()] = False
-    return -float(np.log(chance[scored]).sum()), size
+    return -float(np.log(chance[scored][:count]).sum()), size
 
 
 def _grams(tokens: np.ndarray, order: int, vocab_size: int) -> np.ndarray:

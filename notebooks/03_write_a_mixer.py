@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, zero_masked
-from seqmix.mixers.ema import decay_kernel, decay_scan
+from seqmix.mixers.decay import decay_kernel, decay_scan
 
 
 class Smoothing(Mixer):

@@ -27,6 +27,14 @@ def _no_network(monkeypatch):
 
 
 @pytest.fixture
+def original_rates(monkeypatch):
+    """Round the parameters of state spaces to float32 whatever the module is in, as state-spaces/mamba does."""
+    monkeypatch.setattr("seqmix.mixers.ssm.wide", torch.Tensor.float)
+    for name in ("ssm", "mamba2", "hydra", "quasiseparable"):
+        monkeypatch.setattr(f"seqmix.mixers.{name}.rates", lambda A_log: -A_log.float().exp())
+
+
+@pytest.fixture
 def nan_empty(monkeypatch):
     """Fill ``torch.empty`` and ``empty_like`` with NaN, so that a kernel that leaves an element unwritten fails."""
     empty, empty_like = torch.empty, torch.empty_like

@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from seqmix.errors import ConfigError
-from seqmix.mixers.ema import EMA, S4D, decay_kernel, decay_scan
+from seqmix.mixers import EMA, S4D
+from seqmix.mixers.decay import decay_kernel, decay_scan
 from seqmix.testing import assert_close_ratio
 
 LENGTHS = (1, 2, 7, 63, 64, 65, 200)

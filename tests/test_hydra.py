@@ -65,7 +65,7 @@ def test_hydra_written_out(options, L):
     x, *codes = xbc.split([E, G * N, G * N, G * N, G * N], -1)
     Bf, Cf, Bb, Cb = (c.unflatten(-1, (G, N)) for c in codes)
     dt = F.softplus(dt + m.dt_bias.repeat(2)).clamp(*options.get("dt_limit", (0, torch.inf)))
-    A, diagonal = -m.A_log.float().exp(), x @ m.fc_D.weight.T + m.D
+    A, diagonal = -m.A_log.exp(), x @ m.fc_D.weight.T + m.D
     rows = []
     for h in range(H):
         g = h * G // H
@@ -103,7 +103,7 @@ def test_mamba2_written_out(options, L):
     xbc = F.silu(F.conv1d(xbc.T, m.conv1d.weight, m.conv1d.bias, padding=K - 1, groups=xbc.shape[1]).T[:L])
     x, B, C = xbc.split([E, G * N, G * N], -1)
     dt = F.softplus(dt + m.dt_bias).clamp(*options.get("dt_limit", (0, torch.inf)))
-    A, ys, skip = -m.A_log.float().exp(), [], m.D.view(H, -1).expand(H, P)
+    A, ys, skip = -m.A_log.exp(), [], m.D.view(H, -1).expand(H, P)
     for h in range(H):
         own = slice(h * G // H * N, (h * G // H + 1) * N)
         S, xh = torch.zeros(P, N, dtype=torch.float64), x[:, h * P : (h + 1) * P]

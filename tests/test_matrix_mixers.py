@@ -9,12 +9,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Attention, Dense, FNet, Identity
+from seqmix.mixers import (
+    DFT,
+    Attention,
+    Cauchy,
+    Dense,
+    FNet,
+    Identity,
+    LowRank,
+    Softmax,
+    Toeplitz,
+    Unstructured,
+    Vandermonde,
+)
 from seqmix.mixers.hybrid import hybrid_layers
 from seqmix.mixers.matrix import MatrixMixer
-from seqmix.mixers.pairwise import Cauchy, LowRank, Softmax, Unstructured
 from seqmix.mixers.quasiseparable import Quasiseparable
-from seqmix.mixers.toeplitz import DFT, Toeplitz, Vandermonde
 
 D, P, H, Q, SIZE = 6, 3, 2, 2, 9
 DEPENDENT = [Toeplitz, Vandermonde, Cauchy, LowRank, Softmax, Quasiseparable]
@@ -83,7 +93,7 @@ def _quasiseparable(mixer, x, h, i, j):
         return mixer.D[h] + mixer.fc_D.weight[h] @ x[0, i]
     dt = torch.nn.functional.softplus(raw + mixer.dt_bias)[:, int(i < j), h]
     between = range(j + 1, i) if i > j else range(i + 1, j)
-    decay = torch.exp(sum((-mixer.A_log[h].float().exp() * dt[k] for k in between), torch.zeros(())))
+    decay = torch.exp(sum((-mixer.A_log[h].exp() * dt[k] for k in between), torch.zeros(())))
     return decay * dt[j] * (C[i - 1 if i > j else i + 1] @ B[j])
 
 

@@ -1,5 +1,7 @@
 """What is specific to one mixer: algebra, formulas by hand, errors."""
 
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,17 +9,23 @@ import torch
 from torch.nn import functional as F
 
 from seqmix.mixers import (
+    EMA,
+    S4D,
     Attention,
     Dense,
     DenseMLP,
     FNet,
     FourierFilter,
+    LongVQ,
     Mamba,
+    Mamba2,
     Pool,
     SelectiveChannel,
     SelectiveToken,
     SepConv,
+    spared_parameters,
 )
+from seqmix.models import Block
 from seqmix.testing import assert_close_ratio
 
 
@@ -204,7 +212,7 @@ def naive_scan(u, source, conv, x_proj, dt_proj, A_log, D, zoh):
     (R, N), (B, L, E) = (dt_proj.in_features, A_log.shape[1]), u.shape
     u = F.silu(conv(F.pad(u.mT, (conv.kernel_size[0] - 1, 0)))).mT
     # rates, skip and bias of the step are kept in float32, as in state-spaces/mamba
-    A, D, bias = (x.double() for x in (-A_log.float().exp(), D.float(), dt_proj.bias.float()))
+    A, D, bias = (x.double() for x in (-A_log.exp(), D, dt_proj.bias))
     h, ys = torch.zeros(B, E, N).double(), []
     for t in range(L):
         r, b, c = x_proj((u if source is None else source)[:, t]).split([R, N, N], -1)
@@ -328,11 +336,29 @@ def test_initial_steps_and_rates():
     assert floored.min() > 0.0299
 
 
-def test_parameters_without_weight_decay():
-    for mixer in (Mamba(8), SelectiveToken(8, bidirectional=True), SelectiveChannel(8)):
-        spared = {n for n, p in mixer.named_parameters() if getattr(p, "_no_weight_decay", False)}
-        want = {n for n, _ in mixer.named_parameters() if n in ("A_log", "A_b_log", "D", "D_b") or "dt_proj" in n}
-        assert spared == {n for n in want if not n.endswith("weight")}
+def test_state_spaces_are_spared_weight_decay_and_stay_wide():
+    names = {"A_log", "A_b_log", "D", "D_b", "dt_proj.bias", "dt_proj_b.bias"}
+    assert spared_parameters(SelectiveToken(8, bidirectional=True)) == names
+    assert spared_parameters(Mamba2(8, headdim=4)) == {"A_log", "D", "dt_bias"}
+    # inside another mixer, and in a copy
+    block = deepcopy(Block(8, mixer=partial(LongVQ, d_qk=4, n_codes=4, window=2, ssm="s4d")))
+    spared = {f"residuals.0.mixer.move.{n}" for n in ("log_dt", "log_A_real", "A_imag", "C", "D")}
+    assert spared_parameters(block) == spared
+    before = {n: block.get_parameter(n).detach().clone() for n in spared}
+    block.to(torch.bfloat16)
+    for name, p in block.named_parameters():
+        assert p.dtype == (torch.float32 if name in spared else torch.bfloat16), name
+    assert all(torch.equal(block.get_parameter(n), p) for n, p in before.items())
+    assert block.double().get_parameter("residuals.0.mixer.move.C").dtype == torch.float64
+
+
+def test_half_precision_keeps_slow_modes():
+    x = torch.randn(1, 2048, 16)
+    for mixer in (S4D(16), Mamba(16), EMA(16), Mamba2(16, headdim=4)):
+        y = mixer(x)
+        z = mixer.bfloat16()(x.bfloat16())
+        # eight bits of mantissa in the values and in the other weights
+        assert_close_ratio(type(mixer).__name__, z, y, 0.015)
 
 
 @pytest.mark.parametrize(
@@ -418,7 +444,7 @@ def test_errors(build, message):
         ),
         (
             lambda: SelectiveChannel(8, 4, reading="transposed").init_state(1),
-            "SelectiveChannel with reading='transposed' has no step(); build it with reading='dense'",
+            "SelectiveChannel has no step(); `seqmix list` shows the mixers that have one",
         ),
         (
             lambda: FNet(8).matrix(torch.zeros(1, 3, 8)),

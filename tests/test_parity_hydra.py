@@ -7,6 +7,7 @@ import torch
 
 from seqmix.mixers.hydra import Hydra
 
+pytestmark = pytest.mark.usefixtures("original_rates")
 GOLDENS = torch.load(Path(__file__).parent / "goldens/hydra_family.pt", weights_only=True)
 
 

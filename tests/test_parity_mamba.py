@@ -8,6 +8,7 @@ import torch
 from seqmix.mixers import Mamba
 from seqmix.testing import assert_close_ratio
 
+pytestmark = pytest.mark.usefixtures("original_rates")
 GOLDENS = torch.load(Path(__file__).parent / "goldens" / "hydra_family.pt", weights_only=True)
 CASES = [name for name, case in GOLDENS.items() if case["kind"] == "mamba"]
 

@@ -7,11 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from seqmix.mixers import Dense
+from seqmix.mixers import DFT, Cauchy, Dense, LowRank, Softmax, Toeplitz, Unstructured, Vandermonde
 from seqmix.mixers.matrix import MatrixMixer
-from seqmix.mixers.pairwise import Cauchy, LowRank, Softmax, Unstructured
 from seqmix.mixers.quasiseparable import Quasiseparable
-from seqmix.mixers.toeplitz import DFT, Toeplitz, Vandermonde
 
 GOLDENS = torch.load(Path(__file__).parent / "goldens/hydra_family.pt", weights_only=True)
 # (name in the release, data-dependent) -> the class that is the same; DFT is what it runs as free Vandermonde
@@ -43,6 +41,7 @@ def _block(cfg):
     )
 
 
+@pytest.mark.usefixtures("original_rates")
 @pytest.mark.parametrize("name", [name for name, case in GOLDENS.items() if case["kind"] == "matrix_mixer"])
 def test_block(name):
     case = GOLDENS[name]
@@ -75,7 +74,7 @@ def _entries(kind, made, mixer, v, codes, dt, H, d, size):
     if kind == "quasiseparable":
         B, C = (codes if made else mixer.BC).split(H * d, -1)
         dt = F.softplus((dt if made else torch.zeros(L, 2 * H)) + mixer.dt_bias.repeat(2)).view(L, 2, H)
-        a, M = -mixer.A_log.float().exp() * dt, torch.zeros(H, L, L, dtype=v.dtype)
+        a, M = -mixer.A_log.exp() * dt, torch.zeros(H, L, L, dtype=v.dtype)
         for row in range(L):
             for col in range(L):
                 way, step = (0, 1) if col < row else (1, -1)
@@ -132,8 +131,7 @@ def test_block_written_out(key, options):
     torch.testing.assert_close(y, want, rtol=1e-11, atol=1e-11)
     g, inputs = torch.randn_like(y), [x, *block.parameters()]
     for got, grad in zip(*(torch.autograd.grad(t, inputs, g) for t in (y, want)), strict=True):
-        # rates are rounded to float32 on their way
-        torch.testing.assert_close(got, grad, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(got, grad, rtol=1e-9, atol=1e-11)
 
 
 def test_toeplitz_default_is_not_the_release():

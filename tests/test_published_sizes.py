@@ -28,8 +28,8 @@ from seqmix.mixers import (
     Unstructured,
     Vandermonde,
 )
+from seqmix.mixers.dft import DFT
 from seqmix.mixers.hybrid import hybrid_layers
-from seqmix.mixers.toeplitz import DFT
 from seqmix.models import Backbone, BidirectionalEncoder, BidirectionalLM, ChannelMLP
 
 

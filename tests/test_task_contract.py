@@ -7,7 +7,6 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch import nn
 
 from seqmix.data import Cycles
 from seqmix.errors import ConfigError
@@ -171,12 +170,6 @@ def test_no_decay_on_norms_biases_and_state_space_rates():
     assert {"A_log", "D", "bias"} <= ends
     assert not any(n.endswith(("A_log", ".D", "bias")) for n in decayed)
     assert any("head" in n and n.endswith("weight") for n in decayed)
-
-    marked = nn.Linear(3, 3)
-    marked.weight._no_weight_decay = True
-    marked.bias.requires_grad_(False)
-    (only,) = param_groups(marked, 0.1)
-    assert only["weight_decay"] == 0.0 and only["params"][0] is marked.weight and len(only["params"]) == 1
 
 
 def test_schedule():

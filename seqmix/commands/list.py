@@ -51,7 +51,7 @@ def mixer_rows() -> list[dict[str, Any]]:
                 "causal": True in causal,
                 "bidirectional": False in causal,
                 "matrix": cls.matrix is not Mixer.matrix,
-                "step": cls.step is not Mixer.step,
+                "step": cls.step is not Mixer.step or cls.pointwise,
                 "packed": "cu_seqlens" in inspect.signature(cls.forward).parameters,
                 "cost": facts.cost,
             }

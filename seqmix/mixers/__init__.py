@@ -2,14 +2,20 @@
 
 from seqmix.mixers.aff import AFF
 from seqmix.mixers.attention import Attention
-from seqmix.mixers.dense import Dense, DenseMLP
-from seqmix.mixers.ema import EMA, S4D
+from seqmix.mixers.cauchy import Cauchy
+from seqmix.mixers.dense import Dense
+from seqmix.mixers.dense_mlp import DenseMLP
+from seqmix.mixers.dft import DFT
+from seqmix.mixers.ema import EMA
 from seqmix.mixers.ffnified import FFNifiedAttention
-from seqmix.mixers.fourier import FNet, FourierFilter
+from seqmix.mixers.fnet import FNet
+from seqmix.mixers.fourier_filter import FourierFilter
 from seqmix.mixers.hybrid import hybrid_layers
 from seqmix.mixers.hydra import Hydra
+from seqmix.mixers.identity import Identity
 from seqmix.mixers.inception import InceptionMixer
 from seqmix.mixers.longvq import LongVQ
+from seqmix.mixers.low_rank import LowRank
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.mamba2 import Mamba2
 from seqmix.mixers.matrix import MatrixMixer
@@ -22,16 +28,22 @@ from seqmix.mixers.mixer import (
     list_mixers,
     mixer_facts,
     register,
+    spared_parameters,
     zero_masked,
 )
-from seqmix.mixers.pairwise import Cauchy, LowRank, Softmax, Unstructured
 from seqmix.mixers.ponet import PoNet, segments_from_ids
+from seqmix.mixers.pool import Pool
 from seqmix.mixers.quasiseparable import Quasiseparable
 from seqmix.mixers.raft import Raft
 from seqmix.mixers.rand import Rand
-from seqmix.mixers.selective import SelectiveChannel, SelectiveToken
-from seqmix.mixers.simple import Identity, Pool, SepConv
-from seqmix.mixers.toeplitz import DFT, Toeplitz, Vandermonde
+from seqmix.mixers.s4d import S4D
+from seqmix.mixers.selective_channel import SelectiveChannel
+from seqmix.mixers.selective_token import SelectiveToken
+from seqmix.mixers.sep_conv import SepConv
+from seqmix.mixers.softmax import Softmax
+from seqmix.mixers.toeplitz import Toeplitz
+from seqmix.mixers.unstructured import Unstructured
+from seqmix.mixers.vandermonde import Vandermonde
 
 __all__ = [
     "AFF",
@@ -75,5 +87,6 @@ __all__ = [
     "mixer_facts",
     "register",
     "segments_from_ids",
+    "spared_parameters",
     "zero_masked",
 ]

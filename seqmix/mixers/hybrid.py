@@ -4,7 +4,7 @@ from typing import Literal
 
 from seqmix.errors import ConfigError
 from seqmix.mixers.attention import Attention
-from seqmix.mixers.fourier import FNet
+from seqmix.mixers.fnet import FNet
 from seqmix.mixers.mixer import MixerFactory
 
 Layout = Literal["bottom", "middle", "mixed", "top"]

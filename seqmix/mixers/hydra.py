@@ -1,14 +1,13 @@
 """Hydra: bidirectional state space models as quasiseparable matrix mixers (Hwang et al., 2024)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers.mamba2 import inner_sizes
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
-from seqmix.mixers.ssm import dt_bias, exempt_from_decay, rates
+from seqmix.mixers.ssm import dt_bias, rates
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes
@@ -57,6 +56,8 @@ class Hydra(Mixer):
     from the original code in: masks and packed sequences, both exact; ``chunk_size`` is 256 there.
     """
 
+    state_space = ("A_log", "D", "dt_bias", "init_states")
+
     def __init__(
         self,
         d_model: int,
@@ -90,10 +91,10 @@ class Hydra(Mixer):
             nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
         self.init_states: nn.Parameter | None = None
         if learnable_init_states:
-            self.init_states = exempt_from_decay(nn.Parameter(torch.zeros(H, headdim, d_state)))
-        self.dt_bias = exempt_from_decay(nn.Parameter(dt_bias(H, dt_min, dt_max, dt_init_floor)))
-        self.A_log = exempt_from_decay(nn.Parameter(torch.zeros(H)))
-        self.D = exempt_from_decay(nn.Parameter(torch.ones(H)))
+            self.init_states = nn.Parameter(torch.zeros(H, headdim, d_state))
+        self.dt_bias = nn.Parameter(dt_bias(H, dt_min, dt_max, dt_init_floor))
+        self.A_log = nn.Parameter(torch.zeros(H))
+        self.D = nn.Parameter(torch.ones(H))
         self.fc_D = nn.Linear(E, H, bias=False)
         self.norm = RMSNorm(E)
         self.out_proj = nn.Linear(E, d_model, bias=bias)
@@ -141,5 +142,5 @@ class Hydra(Mixer):
         x = packed_conv1d(zero_masked(x, mask), weight, self.conv1d.bias, bounds, padding="same", activation="silu")
         x, codes = x.split((self.split[0], self.split[1] - self.split[0]), -1)
         B, C = codes.unflatten(-1, (2, 2, self.ngroups, -1)).unbind(3)  # (B, L, 2, G, N)
-        diagonal = F.linear(x, self.fc_D.weight, self.D)
+        diagonal = self.fc_D(x) + self.D
         return z, dt.unflatten(-1, (2, -1)), x.unflatten(-1, (-1, self.headdim)), B, C, diagonal

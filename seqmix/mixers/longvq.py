@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from torch.autograd import Variable
 
 from seqmix.errors import ConfigError
-from seqmix.mixers.ema import EMA, S4D
+from seqmix.mixers.codebook import Codebook
+from seqmix.mixers.ema import EMA
 from seqmix.mixers.mixer import Mixer, register, zero_masked
+from seqmix.mixers.near_bias import SinusoidBias, TableBias
+from seqmix.mixers.norm import ScaleNorm
+from seqmix.mixers.s4d import S4D
 from seqmix.ops.vq import (
     Kind,
     StepState,
-    codebook,
     commitment_loss,
     init_vq_step,
     nearest_code,
-    update_codebook,
     vq_attention,
     vq_attention_step,
     vq_attention_weights,
@@ -251,121 +253,6 @@ class _Commitment:
 
     def __init__(self, loss: Tensor):
         self.loss, self.asked = loss, False
-
-
-class Codebook(nn.Module):
-    """Codes that follow the keys as moving averages; buffers in float32 or wider, no parameters.
-
-    Args:
-        n_codes: number of codes S.
-        width: width of a code.
-        decay: share of the moving sums that one update keeps.
-        from_data: take the codes from the keys of the first update.
-        restart: codes whose moving count falls below this start again; 0 is off.
-        smoothing: Laplace smoothing of the counts; 0 is off.
-    """
-
-    sums: Tensor
-    counts: Tensor
-    updates: Tensor
-
-    def __init__(self, n_codes: int, width: int, *, decay: float, from_data: bool, restart: float, smoothing: float):
-        super().__init__()
-        self.decay, self.from_data, self.restart, self.smoothing = decay, from_data, restart, smoothing
-        self.register_buffer("sums", torch.randn(n_codes, width) / width**0.5)
-        self.register_buffer("counts", torch.ones(n_codes))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-
-    def codes(self) -> Tensor:
-        """The codes ``(S, width)``."""
-        return codebook(self.sums, self.counts, smoothing=self.smoothing)
-
-    @torch.no_grad()
-    def learn(self, k: Tensor, z: Tensor, mask: Tensor | None) -> None:
-        """Follow keys k (B, L, width) with codes z (B, L), where mask (B, L) is True."""
-        # the number of updates is saved with the codes, so a resumed run draws what an uninterrupted one draws
-        number = int(self.updates)
-        restart = float("inf") if self.from_data and number == 0 else self.restart
-        sums, counts = update_codebook(
-            self.sums,
-            self.counts,
-            k,
-            z,
-            decay=self.decay,
-            mask=mask,
-            restart=restart,
-            generator=torch.Generator().manual_seed(number),
-        )
-        self.sums.copy_(sums)
-        self.counts.copy_(counts)
-        self.updates += 1
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "Codebook":
-        super()._apply(fn, recurse)
-        # a count in bfloat16 would stop at 256
-        self.sums, self.counts = wide(self.sums), wide(self.counts)
-        return self
-
-
-class ScaleNorm(nn.Module):
-    """Root mean square norm with one learned scale (arXiv:1910.05895).
-
-    Args:
-        d_model: width D.
-    """
-
-    def __init__(self, d_model: int):
-        super().__init__()
-        self.rms = nn.RMSNorm(d_model, eps=1e-6, elementwise_affine=False)
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize the last axis of ``x: (..., D)``."""
-        return self.scale * self.rms(x)
-
-
-class TableBias(nn.Module):
-    """A learned number per distance.
-
-    Args:
-        d_qk: unused.
-        window: farthest distance in positions.
-        causal: distances 0 to ``window`` only.
-    """
-
-    def __init__(self, d_qk: int, window: int, causal: bool):
-        super().__init__()
-        self.table = nn.Parameter(0.02 * torch.randn(window + 1 if causal else 2 * window + 1))
-
-    def forward(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries as they are, and the table ``(n,)``."""
-        return q, self.table
-
-
-class SinusoidBias(nn.Module):
-    """Projected sinusoids of the distance against the query, ``b = (q + v) W r``, and ``q + u`` for the content.
-
-    Args:
-        d_qk: width of queries.
-        window: farthest distance in positions.
-        causal: distances 0 to ``window`` only.
-    """
-
-    r: Tensor
-
-    def __init__(self, d_qk: int, window: int, causal: bool):
-        super().__init__()
-        lag = torch.arange(0 if causal else -window, window + 1)
-        angle = torch.outer(lag, 10000.0 ** (-torch.arange(0, d_qk, 2) / d_qk))
-        self.register_buffer("r", torch.cat([angle.sin(), angle.cos()], -1)[:, :d_qk], persistent=False)
-        self.proj = nn.Linear(d_qk, d_qk, bias=False)
-        self.u = nn.Parameter(torch.zeros(d_qk))
-        self.v = nn.Parameter(torch.zeros(d_qk))
-
-    def forward(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Shifted queries ``(..., P)``, and a row of biases for each ``(..., n)``."""
-        r = self.proj(self.r) * self.proj.in_features**-0.25
-        return q + self.u, (q + self.v) @ wide(r).T
 
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {

@@ -57,6 +57,7 @@ class Mamba(Mixer):
     """
 
     causal = True
+    state_space = ("A_log", "D", "dt_proj.bias")
 
     def __init__(
         self,

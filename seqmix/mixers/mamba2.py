@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
-from seqmix.mixers.ssm import dt_bias, exempt_from_decay, rates
+from seqmix.mixers.ssm import dt_bias, rates
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
 
@@ -63,6 +63,7 @@ class Mamba2(Mixer):
     """
 
     causal = True
+    state_space = ("A_log", "D", "dt_bias", "init_states")
 
     def __init__(
         self,
@@ -101,10 +102,10 @@ class Mamba2(Mixer):
             nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
         self.init_states: nn.Parameter | None = None
         if learnable_init_states:
-            self.init_states = exempt_from_decay(nn.Parameter(torch.zeros(H, headdim, d_state)))
-        self.dt_bias = exempt_from_decay(nn.Parameter(dt_bias(H, dt_min, dt_max, dt_init_floor)))
-        self.A_log = exempt_from_decay(nn.Parameter(torch.empty(H).uniform_(*A_init_range).log()))
-        self.D = exempt_from_decay(nn.Parameter(torch.ones(S if D_has_hdim else H)))
+            self.init_states = nn.Parameter(torch.zeros(H, headdim, d_state))
+        self.dt_bias = nn.Parameter(dt_bias(H, dt_min, dt_max, dt_init_floor))
+        self.A_log = nn.Parameter(torch.empty(H).uniform_(*A_init_range).log())
+        self.D = nn.Parameter(torch.ones(S if D_has_hdim else H))
         self.norm = RMSNorm(S, gate_first=not norm_before_gate, groups=ngroups) if rmsnorm else None
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 

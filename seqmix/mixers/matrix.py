@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.mixers.conv import convolve, require_odd
+from seqmix.mixers.dft import DFT
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
-from seqmix.mixers.pairwise import Softmax
 from seqmix.mixers.quasiseparable import Quasiseparable
+from seqmix.mixers.softmax import Softmax
 from seqmix.mixers.structured import StructuredFactory
-from seqmix.mixers.toeplitz import DFT, Toeplitz
+from seqmix.mixers.toeplitz import Toeplitz
 
 
 @register(

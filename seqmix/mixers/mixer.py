@@ -4,8 +4,10 @@ The registry holds facts for listings, tests, benchmarks and documentation; noth
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -25,6 +27,11 @@ class Mixer(nn.Module, ABC):
     causal: bool = False
     #: ``forward(x)`` is exactly ``matrix(x) @ x``: no projections, no gates
     pure: bool = False
+    #: positions do not meet: what ``forward`` gives at a position depends on that position alone
+    pointwise: bool = False
+    #: parameters that define a state space (rates, steps, skips); weight decay spares them, and they stay in float32
+    #: at least when the module is converted to a half type
+    state_space: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -39,12 +46,24 @@ class Mixer(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} has no matrix(); `seqmix list` shows the mixers that have one")
 
     def init_state(self, batch_size: int) -> Any:
-        """Return the state before the first position, for ``step``."""
+        """Return the state before the first position, for ``step``; None where positions do not meet."""
+        if self.pointwise:
+            return None
         raise TypeError(f"{type(self).__name__} has no step(); `seqmix list` shows the mixers that have one")
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Advance by one position: ``x: (B, D)``, state -> ``(B, D)``, state."""
+        if self.pointwise:
+            return self(x.unsqueeze(1)).squeeze(1), None
         raise TypeError(f"{type(self).__name__} has no step(); `seqmix list` shows the mixers that have one")
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay would pull away from their meaning."""
+        return {name for name, _ in self.named_parameters() if name in self.state_space}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Mixer":
+        with stay_wide(self, self.no_weight_decay()):
+            return super()._apply(fn, recurse)
 
 
 class MixerFactory(Protocol):
@@ -72,6 +91,7 @@ class MixerFacts:
     examples: tuple[Mapping[str, Any], ...]
 
 
+_HALF = (torch.float16, torch.bfloat16)
 _REGISTRY: dict[str, MixerFacts] = {}
 M = TypeVar("M", bound=type[Mixer])
 
@@ -111,6 +131,27 @@ def auxiliary_loss(model: nn.Module) -> Tensor:
     """
     losses = [loss for m in model.modules() if isinstance(m, Mixer) and (loss := m.auxiliary()) is not None]
     return torch.stack(losses).sum() if losses else torch.zeros(())
+
+
+@contextmanager
+def stay_wide(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Let a conversion of ``module`` to a half type leave the named parameters in float32."""
+    before = {name: attrgetter(name)(module).data for name in names}
+    yield
+    for name, data in before.items():
+        p = attrgetter(name)(module)
+        if p.dtype in _HALF and data.dtype not in _HALF:
+            p.data = data.to(p.device, torch.float32)
+            p.grad = None if p.grad is None else p.grad.float()
+
+
+def spared_parameters(module: nn.Module) -> set[str]:
+    """Dotted names of the parameters for which a module inside ``module`` says so in ``no_weight_decay()``."""
+    return {
+        f"{path}.{name}".lstrip(".")
+        for path, part in module.named_modules(remove_duplicate=False)
+        for name in getattr(part, "no_weight_decay", set)()
+    }
 
 
 def check_mask(x: Tensor, mask: Tensor) -> None:

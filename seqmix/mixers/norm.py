@@ -1,5 +1,6 @@
-"""Root mean square norm as a module: of mixers with a gate, and of the blocks around them."""
+"""Root mean square norms as modules: of mixers with a gate, and of the blocks around them."""
 
+import torch
 from torch import Tensor, nn
 
 from seqmix.ops import rms_norm
@@ -27,3 +28,20 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """Norm each position of ``x``; ``z`` is the gate, of the same shape."""
         return rms_norm(x, self.weight, z, eps=self.eps, gate_first=self.gate_first, groups=self.groups)
+
+
+class ScaleNorm(nn.Module):
+    """Root mean square norm with one learned scale (arXiv:1910.05895).
+
+    Args:
+        d_model: width D.
+    """
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.rms = nn.RMSNorm(d_model, eps=1e-6, elementwise_affine=False)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last axis of ``x: (..., D)``."""
+        return self.scale * self.rms(x)

@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.mixers.mixer import register, require_max_len
-from seqmix.mixers.ssm import dt_bias, exempt_from_decay, rates
+from seqmix.mixers.ssm import dt_bias, rates
 from seqmix.mixers.structured import StructuredMixer, count_heads
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes
@@ -41,6 +41,8 @@ class Quasiseparable(StructuredMixer):
     sequences are accepted.
     """
 
+    state_space = ("A_log", "D", "dt_bias")
+
     def __init__(
         self,
         d_model: int,
@@ -69,9 +71,9 @@ class Quasiseparable(StructuredMixer):
         )
         self.dt_limit, self.chunk_size = dt_limit, chunk_size
         self.BC = nn.Parameter(nn.init.xavier_normal_(torch.empty(free, 2 * N))) if free else None  # (max_len, 2N)
-        self.dt_bias = exempt_from_decay(nn.Parameter(dt_bias(H, dt_min, dt_max, dt_init_floor)))
-        self.A_log = exempt_from_decay(nn.Parameter(torch.zeros(H)))
-        self.D = exempt_from_decay(nn.Parameter(torch.ones(H)))
+        self.dt_bias = nn.Parameter(dt_bias(H, dt_min, dt_max, dt_init_floor))
+        self.A_log = nn.Parameter(torch.zeros(H))
+        self.D = nn.Parameter(torch.ones(H))
         self.fc_D = nn.Linear(d_model, H, bias=False)
 
     def _multiply(self, v: Tensor, features: Tensor, kept: Tensor | None) -> Tensor:
@@ -105,4 +107,4 @@ class Quasiseparable(StructuredMixer):
         # one group that all heads and both directions read
         B, C = rearrange(BC, "b l (two n) -> two b l 1 1 n", two=2).expand(-1, -1, -1, 2, -1, -1)
         dt = rearrange(dt, "b l (two h) -> b l two h", two=2)
-        return dt, rates(self.A_log), B, C, nn.functional.linear(x, self.fc_D.weight, self.D)
+        return dt, rates(self.A_log), B, C, self.fc_D(x) + self.D

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from seqmix.mixers.mixer import zero_masked
 from seqmix.ops import scan_matrix, selective_scan, selective_scan_step
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
+from seqmix.ops.wide import wide
 
 Discretization = Literal["euler", "zoh"]
 
@@ -48,22 +49,15 @@ def make_branch(
     nn.init.uniform_(dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
     with torch.no_grad():
         dt_proj.bias.copy_(dt_bias(width, dt_min, dt_max, dt_init_floor))
-    exempt_from_decay(dt_proj.bias)
     # S4D-real: every channel starts with the decay rates 1 ... N
     A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(width, 1))  # (E, N)
-    return Branch(conv1d, x_proj, dt_proj, exempt_from_decay(A_log), exempt_from_decay(nn.Parameter(torch.ones(width))))
+    return Branch(conv1d, x_proj, dt_proj, A_log, nn.Parameter(torch.ones(width)))
 
 
 def dt_bias(width: int, dt_min: float, dt_max: float, floor: float) -> Tensor:
     """Draw steps log-uniformly from ``dt_min`` to ``dt_max`` positions; return what softplus maps to them."""
     dt = torch.empty(width).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=floor)
     return dt + (-torch.expm1(-dt)).log()
-
-
-def exempt_from_decay(p: nn.Parameter) -> nn.Parameter:
-    """Mark a parameter that weight decay would pull away from its meaning; the optimizer's groups read the mark."""
-    p._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
-    return p
 
 
 def run_branch(
@@ -92,9 +86,9 @@ def run_branch(
         rates(branch.A_log),
         B,
         C,
-        branch.D.float(),
+        wide(branch.D),
         z,
-        dt_bias=branch.dt_proj.bias.float(),
+        dt_bias=wide(branch.dt_proj.bias),
         dt_softplus=True,
         reverse=reverse,
         discretization=discretization,
@@ -152,9 +146,9 @@ def step_branch(
         rates(branch.A_log),
         B,
         C,
-        branch.D.float(),
+        wide(branch.D),
         z,
-        dt_bias=branch.dt_proj.bias.float(),
+        dt_bias=wide(branch.dt_proj.bias),
         dt_softplus=True,
         discretization=discretization,
     )
@@ -170,16 +164,16 @@ def branch_matrix(u: Tensor, branch: Branch, *, discretization: Discretization =
         rates(branch.A_log),
         B,
         C,
-        branch.D.float(),
-        dt_bias=branch.dt_proj.bias.float(),
+        wide(branch.D),
+        dt_bias=wide(branch.dt_proj.bias),
         dt_softplus=True,
         discretization=discretization,
     )
 
 
 def rates(A_log: Tensor) -> Tensor:
-    """``-exp(A_log)`` in float32 whatever the module is in, as in the original: half precision loses slow decays."""
-    return -A_log.float().exp()
+    """``-exp(A_log)`` in float32 at least: half precision loses slow decays."""
+    return -wide(A_log).exp()
 
 
 def _convolve(u: Tensor, branch: Branch, bounds: list[int], *, reverse: bool) -> Tensor:

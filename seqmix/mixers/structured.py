@@ -133,6 +133,13 @@ def split_pair(features: Tensor, n_heads: int) -> tuple[Tensor, Tensor]:
     return q, k
 
 
+def pair(q: Tensor | None, k: Tensor | None, features: Tensor, n_heads: int, L: int) -> tuple[Tensor, Tensor]:
+    """Queries and keys: the free ones of the first L positions ``(1, L, H, d)``, or those in ``features``."""
+    if q is None or k is None:
+        return split_pair(features, n_heads)
+    return q[None, :L], k[None, :L]
+
+
 def add_identity(M: Tensor, scale: float) -> Tensor:
     """``I + scale M``."""
     return torch.eye(M.shape[-1], dtype=M.dtype, device=M.device) + scale * M

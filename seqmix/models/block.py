@@ -36,6 +36,9 @@ class ChannelMLP(Mixer):
     the original code in: GELU by default.
     """
 
+    causal = True
+    pointwise = True
+
     def __init__(
         self,
         d_model: int,
@@ -63,13 +66,6 @@ class ChannelMLP(Mixer):
         else:
             y = self.act(y)
         return zero_masked(self.down(self.drop(y)), mask)
-
-    def init_state(self, batch_size: int) -> None:
-        """There is nothing to remember: positions do not meet."""
-
-    def step(self, x: Tensor, state: None) -> tuple[Tensor, None]:
-        """Mix the features of ``x: (B, D)``."""
-        return self(x.unsqueeze(1)).squeeze(1), None
 
 
 class Block(nn.Module):
@@ -188,8 +184,7 @@ def mix(mixer: Mixer, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None)
     Raises:
         ConfigError: if there are bounds and the mixer does not take them.
     """
-    # positions do not meet in a ChannelMLP
-    if cu_seqlens is None or isinstance(mixer, ChannelMLP):
+    if cu_seqlens is None or mixer.pointwise:
         return mixer(x, mask)
     if not takes(mixer, "cu_seqlens"):
         raise ConfigError(

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Dense, Mixer, SelectiveChannel
-from seqmix.models.block import ChannelMLP
+from seqmix.mixers import Dense, Mixer
 
 
 class Replaced(NamedTuple):
@@ -29,7 +28,7 @@ def densify(
     inputs: Mapping[str, Tensor],
     *,
     names: Sequence[str] = ("*",),
-    keep: tuple[type[Mixer], ...] = (ChannelMLP, SelectiveChannel),
+    keep: tuple[type[Mixer], ...] | None = None,
     n_heads: int = 1,
     residual: bool = False,
     scale: float | None = None,
@@ -45,7 +44,7 @@ def densify(
         model: any module that holds mixers; make its optimizer afterwards.
         inputs: arguments of ``model.forward`` by name, of the full length; values do not matter.
         names: shell patterns; only mixers whose dotted name in the model matches one of them are replaced.
-        keep: classes that stay, by default those that mix channels.
+        keep: classes that stay. Default: mixers of channels, in which positions do not meet.
         n_heads: matrices per mixer, each for an equal group of channels; the study has up to half the width.
         residual: add the input inside the dense layer too, as the study does on top of the residual of the block.
         scale: factor on the matrices; 1 / sqrt(length) if not given.
@@ -76,7 +75,7 @@ def densify(
     return [Replaced(paths[0], type(mixer).__name__, *sizes[mixer][:2]) for mixer, paths in places.items()]
 
 
-def _find(model: nn.Module, names: Sequence[str], keep: tuple[type[Mixer], ...]) -> dict[Mixer, list[str]]:
+def _find(model: nn.Module, names: Sequence[str], keep: tuple[type[Mixer], ...] | None) -> dict[Mixer, list[str]]:
     """Mixers to replace with their dotted names, the outermost where one holds others."""
     found: dict[Mixer, list[str]] = {}
     inside: tuple[str, ...] = ()
@@ -84,7 +83,8 @@ def _find(model: nn.Module, names: Sequence[str], keep: tuple[type[Mixer], ...])
         if not path or not isinstance(module, Mixer) or path.startswith(inside):
             continue
         inside += (f"{path}.",)
-        if not isinstance(module, keep) and any(fnmatchcase(path, name) for name in names):
+        stays = module.pointwise and not module.pure if keep is None else isinstance(module, keep)
+        if not stays and any(fnmatchcase(path, name) for name in names):
             found.setdefault(module, []).append(path)
     return found
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Mixer, MixerFactory, zero_masked
+from seqmix.mixers import Mixer, MixerFactory, spared_parameters, zero_masked
 from seqmix.models.block import mix, places, takes
 from seqmix.models.dropout import Dropout
 
@@ -48,7 +48,7 @@ class BidirectionalLM(nn.Module):
         self.cls = nn.ModuleDict({"predictions": _Predictions(D, vocab_size, gelu)})
         if n_relations:
             self.cls["seq_relationship"] = nn.Linear(D, n_relations)
-        self.cls.apply(_init)
+        _init(self.cls)
         self.cls.get_submodule("predictions.decoder").weight = words
 
     def forward(
@@ -153,7 +153,7 @@ class BidirectionalEncoder(nn.Module):
         if pre_norm:
             self.encoder["norm_f"] = nn.LayerNorm(d_model, eps=1e-12)
         self.pooler = nn.ModuleDict({"dense": nn.Linear(d_model, d_model)}) if pooler else None
-        self.apply(_init)
+        _init(self)
 
     def forward(
         self,
@@ -259,12 +259,14 @@ class _Predictions(nn.Module):
         return self.decoder(self.transform["LayerNorm"](x))
 
 
-def _init(module: nn.Module) -> None:
-    # as BERT; convolutions, steps, decays and norms keep their own
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None and not hasattr(module.bias, "_no_weight_decay"):
-        nn.init.zeros_(module.bias)
-    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-        with torch.no_grad():
-            module.weight[module.padding_idx] = 0
+def _init(model: nn.Module) -> None:
+    # as BERT; convolutions, state spaces and norms keep their own
+    spared = spared_parameters(model)
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None and f"{path}.bias" not in spared:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx] = 0

@@ -8,11 +8,9 @@ import torch
 from torch import nn
 
 from seqmix.errors import ConfigError
+from seqmix.mixers import spared_parameters
 
 Schedule = Literal["cosine", "constant"]
-
-# what a state-space model must not forget: decay rates, skips, step sizes
-_NO_DECAY = ("A_log", "A_b_log", "D", "D_b", "dt_bias", "bias")
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float, *, fused: bool) -> torch.optim.AdamW:
@@ -23,13 +21,12 @@ def adamw(module: nn.Module, lr: float, weight_decay: float, *, fused: bool) -> 
 def param_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     """Split the trainable parameters of ``module`` into those with and those without weight decay.
 
-    Without: everything 1-D (norms, biases), ``A_log``, ``D``, ``dt_bias``, and what carries ``_no_weight_decay``.
+    Without: everything 1-D (norms, biases), and what a module inside names in ``no_weight_decay()``.
     """
-    decay, rest = [], []
+    decay, rest, spared = [], [], spared_parameters(module)
     for name, p in module.named_parameters():
         if p.requires_grad:
-            spared = p.ndim < 2 or name.rpartition(".")[2] in _NO_DECAY or getattr(p, "_no_weight_decay", False)
-            (rest if spared else decay).append(p)
+            (rest if p.ndim < 2 or name in spared else decay).append(p)
     groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return [g for g in groups if g["params"]]
 

@@ -151,10 +151,6 @@ class ImageClassification(Task):
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW or LAMB, without decay where the model says so, with lower rates for earlier blocks."""
-        spared = self.model.no_weight_decay()
-        for name, parameter in self.model.named_parameters():
-            if name in spared:
-                parameter._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
         groups = param_groups(self, self.weight_decay)
         if self.layer_decay < 1:
             size = self.trainer.datamodule.img_size  # pyright: ignore[reportAttributeAccessIssue]

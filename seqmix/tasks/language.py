@@ -14,7 +14,6 @@ from seqmix.mixers import Mixer
 from seqmix.models import (
     BidirectionalEncoder,
     BidirectionalLM,
-    ChannelMLP,
     EncoderFactory,
     TokenModel,
     TokenModelFactory,
@@ -273,8 +272,7 @@ def require_causal(model: TokenModel) -> None:
     """Raise ``ConfigError`` if a mixer of ``model`` sees later positions."""
     residuals = [r for block in model.backbone.blocks for r in block.get_submodule("residuals").children()]
     mixers = [cast(Mixer, r.get_submodule("mixer")) for r in residuals]
-    # positions do not meet in a ChannelMLP
-    seers = sorted({type(m).__name__ for m in mixers if not m.causal and not isinstance(m, ChannelMLP)})
+    seers = sorted({type(m).__name__ for m in mixers if not m.causal and not m.pointwise})
     if seers:
         raise ConfigError(
             f"a causal language model must not see the next token, {', '.join(seers)} does; use a causal mixer "

@@ -1,6 +1,7 @@
 """SS2D: selective scans over a grid in four orders, the token mixer of VMamba and of ViM2 (arXiv:2401.10166)."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -8,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqmix.errors import check_choice
-from seqmix.mixers.ssm import Discretization, dt_bias, exempt_from_decay, rates
+from seqmix.mixers.mixer import stay_wide
+from seqmix.mixers.ssm import Discretization, dt_bias, rates
 from seqmix.ops import selective_scan
+from seqmix.ops.wide import wide
 from seqmix.vision.adapters import Grid, GridMixer, zero_masked_grid
 
 
@@ -66,12 +69,20 @@ class SS2D(GridMixer):
         self.x_proj_weight = nn.Parameter(torch.empty(4, R + 2 * N, source).uniform_(-bound, bound))
         self.dt_projs_weight = nn.Parameter(torch.empty(4, E, R).uniform_(-(R**-0.5), R**-0.5))
         bias = dt_bias(4 * E, 1e-3, 0.1, 1e-4).view(4, E)
-        self.dt_projs_bias = exempt_from_decay(nn.Parameter(bias))
+        self.dt_projs_bias = nn.Parameter(bias)
         A_logs = torch.arange(1, N + 1, dtype=torch.float32).log().repeat(4 * E, 1)  # (4 E, N)
-        self.A_logs = exempt_from_decay(nn.Parameter(A_logs))
-        self.Ds = exempt_from_decay(nn.Parameter(torch.ones(4 * E)))
+        self.A_logs = nn.Parameter(A_logs)
+        self.Ds = nn.Parameter(torch.ones(4 * E))
         self.out_norm = nn.LayerNorm(E)
         self.out_proj = nn.Linear(E, d_model, bias=False)
+
+    def no_weight_decay(self) -> set[str]:
+        """Steps, rates and skips."""
+        return {"dt_projs_bias", "A_logs", "Ds"}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SS2D":
+        with stay_wide(self, self.no_weight_decay()):
+            return super()._apply(fn, recurse)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, H, W, D)``."""
@@ -87,15 +98,15 @@ class SS2D(GridMixer):
         _, H, W, E = u.shape
         # published in the order rows, columns, rows backwards, columns backwards
         x_proj, dt_proj = (p.unflatten(0, (2, 2)) for p in (self.x_proj_weight, self.dt_projs_weight))
-        bias, A, D = self.dt_projs_bias.view(2, 2 * E), rates(self.A_logs).view(2, 2 * E, -1), self.Ds.view(2, 2 * E)
+        bias, D = (wide(p).view(2, 2 * E) for p in (self.dt_projs_bias, self.Ds))
+        A = rates(self.A_logs).view(2, 2 * E, -1)
         codes = torch.einsum("bloc,kopc->kblop", _orders(source), x_proj)  # (2, B, L, 2, R + 2 N)
         dt, B, C = codes.split(self.split, -1)
         dt = torch.einsum("kblor,koer->kbloe", dt, dt_proj).flatten(-2)  # (2, B, L, 2 E)
         if mask is not None:
             # no step at padding: the state passes it unchanged
             kept = _orders(mask.unsqueeze(-1)).expand(-1, -1, -1, E).flatten(2)
-            wide = torch.promote_types(dt.dtype, torch.float32)
-            dt = F.softplus(dt.to(wide) + bias[:, None, None]) * kept
+            dt = F.softplus(wide(dt) + bias[:, None, None]) * kept
         u = _orders(u).flatten(2)  # (B, L, 2 E)
         y = sum(
             selective_scan(
@@ -105,7 +116,7 @@ class SS2D(GridMixer):
                 B[k],
                 C[k],
                 D[k],
-                dt_bias=None if mask is not None else bias[k].float(),
+                dt_bias=None if mask is not None else bias[k],
                 dt_softplus=mask is None,
                 reverse=k == 1,
                 discretization=self.discretization,

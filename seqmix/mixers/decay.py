@@ -1,0 +1,93 @@
+"""What mixers share that are sums of decaying modes per channel: one chunked scan computes them."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from seqmix.mixers.mixer import Mixer, zero_masked
+from seqmix.ops.wide import wide
+
+# positions summed by one product; longer reaches go through the state, so that cost is linear in the length
+_CHUNK = 64
+
+
+def decay_kernel(log_decay: Tensor, weight: Tensor, length: int) -> Tensor:
+    """``k[t] = Re Σ_n weight_n exp(t log_decay_n)`` for t = 0, ..., length - 1: ``(D, N), (D, N) -> (D, length)``."""
+    t = torch.arange(length, device=weight.device)
+    return torch.einsum("dn,dnt->dt", weight, (log_decay.unsqueeze(-1) * t).exp()).real
+
+
+def decay_scan(x: Tensor, log_decay: Tensor, weight: Tensor) -> Tensor:
+    """Causal convolution of ``x: (B, L, D)`` with ``decay_kernel``, in chunks that hand a state on.
+
+    Cost: O(L D (N + chunk)) time, O(L D (1 + N / chunk)) memory.
+    """
+    B, L, D = x.shape
+    C = min(_CHUNK, L)
+    if L % C:
+        x = nn.functional.pad(x, (0, 0, 0, -L % C))
+    # a transpose of two axes keeps to the cache, one of three would not
+    x = x.flatten(0, 1).t().contiguous().view(D, -1, C)  # (D, B n, C)
+    t = torch.arange(C, device=x.device)
+    lag = t - t.unsqueeze(1)  # (C, C), from row to column
+    # what lies before the present has to be an exact zero
+    inside = decay_kernel(log_decay, weight, C)[:, lag.clamp(min=0)].triu()  # (D, C, C)
+    if L <= C:
+        return _transpose(x @ inside, B)
+    powers = (log_decay.unsqueeze(-1) * t).exp()  # (D, N, C)
+    gains = x.to(powers.dtype) @ powers.flip(-1).mT  # (D, B n, N)
+    over_chunk = (log_decay * C).exp().unsqueeze(1)
+    state = torch.zeros_like(gains[:, :B])
+    states = []
+    for gain in rearrange(gains, "d (b n) m -> n d b m", b=B).contiguous().unbind():
+        states.append(state)
+        state = over_chunk * state + gain
+    reach = weight.unsqueeze(-1) * powers * log_decay.exp().unsqueeze(-1)  # (D, N, C)
+    far = rearrange(states, "n d b m -> d (b n) m") @ reach
+    return _transpose(x @ inside + far.real, B)[:, :L]
+
+
+def decay_mix(x: Tensor, mask: Tensor | None, log_decay: Tensor, weight: Tensor, skip: Tensor, causal: bool) -> Tensor:
+    """Modes and a skip in one direction or in both, then a SiLU: the forward pass of ``EMA`` and ``S4D``."""
+    x = zero_masked(x, mask)
+    u = wide(x)
+    with torch.autocast(x.device.type, enabled=False):
+        if causal:
+            y = decay_scan(u, log_decay, weight)
+        else:
+            ahead, back = decay_scan(torch.cat([u, u.flip(1)], -1), log_decay, weight).chunk(2, -1)
+            y = ahead + back.flip(1)
+        y = nn.functional.silu(torch.addcmul(y, wide(skip), u))
+    return zero_masked(y.to(x.dtype), mask)
+
+
+def decay_matrix(x: Tensor, log_decay: Tensor, weight: Tensor, skip: Tensor, causal: bool) -> Tensor:
+    """The Toeplitz matrix of each channel that ``decay_mix`` multiplies by before the SiLU, ``(B, D, L, L)``."""
+    B, L, D = x.shape
+    kernel = decay_kernel(log_decay, weight, L)
+    t = torch.arange(L, device=x.device)
+    lag = t.unsqueeze(1) - t
+    M = kernel[:D, lag.clamp(min=0)].tril() + torch.diag_embed(wide(skip).unsqueeze(1).expand(D, L))  # (D, L, L)
+    if not causal:
+        M = M + kernel[D:, (-lag).clamp(min=0)].triu()
+    return M.to(x.dtype).expand(B, D, L, L)
+
+
+def decay_state(mixer: Mixer, batch_size: int, log_decay: Tensor, weight: Tensor) -> Tensor:
+    """The state of the modes before the first position, ``(B, D, N)``."""
+    if not mixer.causal:
+        raise TypeError(f"{type(mixer).__name__} has no step() in both directions; build it with causal=True")
+    return weight.new_zeros(batch_size, *weight.shape)
+
+
+def decay_step(x: Tensor, state: Tensor, log_decay: Tensor, weight: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+    """Advance the causal ``decay_mix`` by one position ``x: (B, D)``."""
+    u = wide(x)
+    state = log_decay.exp() * state + u.unsqueeze(-1)  # (B, D, N)
+    y = (weight * state).sum(-1).real + wide(skip) * u
+    return nn.functional.silu(y).to(x.dtype), state
+
+
+def _transpose(y: Tensor, B: int) -> Tensor:
+    """``(D, B n, C) -> (B, n C, D)``."""
+    return y.flatten(1).t().contiguous().unflatten(0, (B, -1))

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import seqmix
 from seqmix.errors import SeqmixError
+from seqmix.trusted import named_in, take_option, trusting
 
 COMMANDS = {
     "fit": "train a model, test its best weights, print them beside the baselines",
@@ -52,11 +53,13 @@ def run(argv: list[str]) -> int:
         return 2
     # threads of torch and of our kernels sleep between two operations: spinning halves the speed of a busy machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # as for `python -m`: classes in the current folder can be named in configs
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        import_module(f"seqmix.commands.{_module(command, rest)}").main(command, rest)
+        options, modules = take_option(rest)
+        modules += named_in(options)
+        if modules:
+            _find_modules_here()
+        with trusting(modules):
+            import_module(f"seqmix.commands.{_module(command, options)}").main(command, options)
     except SeqmixError as e:
         print(f"seqmix: {e}", file=sys.stderr)
         return 1
@@ -64,6 +67,16 @@ def run(argv: list[str]) -> int:
         print("; ".join(["seqmix: interrupted", *e.args]), file=sys.stderr)
         return 130
     return 0
+
+
+def _find_modules_here() -> None:
+    """Let Python find modules in the current folder, unless ``python -P`` or ``PYTHONSAFEPATH`` forbids it.
+
+    The folder is searched last: a ``csv.py`` in it is not taken for Python's own.
+    """
+    safe = os.environ.get("PYTHONSAFEPATH") or getattr(sys.flags, "safe_path", False)
+    if not safe and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def _module(command: str, options: list[str]) -> str:

@@ -161,7 +161,8 @@ def test_wrong_option(case, where, monkeypatch, capsys):
     if where == "config":
         assert old in CONFIG
         Path("c.yaml").write_text(CONFIG.replace(old, new, 1))
-        flags = []
+        # a config names no module that the user does not
+        flags = ["--trust", "my_file"] if "my_file" in new else []
     said = _says(["fit", "--config", "c.yaml", *flags], monkeypatch, capsys)
     if lines[1:] == [KNOWN]:
         assert said[1].startswith("  Known: ") and said[1].endswith(KNOWN)

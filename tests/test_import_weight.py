@@ -21,7 +21,7 @@ LAYERS = {
     "forecasting": {"ops", "mixers", "models", "tasks", "data"},
 }
 # modules at the top of the package that every layer may import
-SHARED = {"errors", "environment", "series"}
+SHARED = {"errors", "environment", "series", "trusted"}
 HEAVY = {"lightning", "pandas", "sklearn", "datasets", "matplotlib"}
 LIGHT = ("ops", "mixers", "models", "vision")
 

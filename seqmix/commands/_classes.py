@@ -1,20 +1,52 @@
-"""A class named for an option starts from its own defaults."""
+"""Which classes a config may name, and what becomes of the options of the class named before."""
 
 from typing import Any
 
+import jsonargparse
 from jsonargparse import _typehints
+from jsonargparse._util import import_object
+
+from seqmix.trusted import trusted_modules
+
+_PACKAGES = ("seqmix", "torch.nn", "torch.optim", "lightning.pytorch", "lightning.fabric")
+# these run what their arguments name
+_REFUSED = ("*", "seqmix.cli", "seqmix.commands", "lightning.pytorch.cli", "lightning.pytorch.core.saving")
+
+_adapt_factory = _typehints.adapt_partial_callable_class
+_allowed_before: set[str] = set()
 
 
-def forget_options_of_the_class_before() -> None:
-    """Stop jsonargparse from handing the options of one class to the next.
-
-    Where a flag or a config names another class than the default or the config before it, jsonargparse keeps what both
-    have in common by name: Hydra in place of Mamba would get Mamba's ``d_conv``, which was never asked for.
-    """
+def prepare_parser() -> None:
+    """Set what jsonargparse imports and calls for a value, and what it keeps where a class replaces another."""
+    modules = trusted_modules()
+    jsonargparse.set_parsing_settings(
+        import_path_denylist=[*_REFUSED, *(_allowed_before - {*modules})],
+        import_path_allowlist=[*_PACKAGES, *modules],
+        instantiate_subclass_spec_in_any=False,
+    )
+    _allowed_before.update(modules)
+    _typehints.adapt_partial_callable_class = _check_factory
     _typehints.discard_init_args_on_class_path_change = _discard
 
 
+def _check_factory(callable_type: Any, spec: Any) -> Any:
+    """Accept a function with arguments for the return type of its annotation only, as jsonargparse does without them.
+
+    An option that declares no return type takes no function with arguments: it would be called, whatever it is.
+    """
+    returns: Any = _typehints.get_callable_return_type(callable_type)
+    path = _typehints.resolve_class_path_by_name(returns, spec.class_path) if returns else spec.class_path
+    factory = import_object(path)
+    if not isinstance(factory, type):
+        types = _typehints.get_subclass_types(returns) if returns else None
+        if not types or not _typehints.function_returns_subclass(factory, types, None):
+            what = getattr(returns, "__name__", "a class")
+            raise ImportError(f"Expected '{path}' to be a function that returns {what}.")
+    return _adapt_factory(callable_type, spec)
+
+
 def _discard(parser: Any, before: Any, now: Any) -> None:
+    """Forget the options of the class before: Hydra in place of Mamba would get Mamba's ``d_conv``, never asked for."""
     if before and "init_args" in before and before["class_path"] != now["class_path"]:
         for name in list(before["init_args"].keys()):
             before["init_args"].pop(name)

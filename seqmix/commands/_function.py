@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, auto_cli
 
-from seqmix.commands._classes import forget_options_of_the_class_before
+from seqmix.commands._classes import prepare_parser
 from seqmix.commands.explain import Explained
 
 
@@ -15,7 +15,7 @@ class Parser(Explained, ArgumentParser):
 
 def call(function: Callable[..., Any], command: str, argv: list[str]) -> None:
     """Call ``function`` with the options in ``argv``."""
-    forget_options_of_the_class_before()
+    prepare_parser()
     auto_cli(
         function,
         args=argv,

@@ -11,7 +11,6 @@ import sys
 import types
 import typing
 from collections.abc import Iterable
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -91,6 +90,22 @@ def _not_subclass(found: re.Match, where: str, parser: Any) -> str:
     return f"{where} should be a {found['base']}, {found['value']!r} is none\n  {_listed(known)}"
 
 
+def _not_allowed(found: re.Match, where: str, parser: Any) -> str:
+    module = found["path"].rpartition(".")[0]
+    package = module.partition(".")[0]
+    title = f"{found['path']!r} for {where} is refused: a config names classes of seqmix, torch and Lightning"
+    if package in sys.stdlib_module_names:
+        return f"{title}\n  A config never calls a module of Python itself"
+    if package in ("seqmix", "torch", "lightning"):
+        return f"{title}\n  Of these, it names models, data, optimizers and parts of the trainer"
+    return f"{title}\n  If you know what is in the module {module!r}, add --trust {module}"
+
+
+def _not_factory(found: re.Match, where: str, parser: Any) -> str:
+    title = f"{found['path']!r} for {where} is refused: its annotation does not say that it returns {found['base']}"
+    return f"{title}\n  {_listed(_known(_annotation(_owner(found), where, parser)))}"
+
+
 def _required(found: re.Match, where: str, parser: Any) -> str:
     names = [f"{where}.{name}" if where else name for name in found["names"].split(", ")]
     if names[0].startswith("model.series."):
@@ -134,6 +149,8 @@ _VALUE = r"\. Got value: (?:Namespace\(class_path=')?(?P<value>\w+(?:\.\w+)*)"
 _RULES = {
     r"(?:File does not exist|(?P<folder>Path is not a file)): '(?P<path>[^']+)'": _no_file,
     r"Problems parsing config": _broken_yaml,
+    r"Importing '(?P<path>[\w.]+)' is not allowed": _not_allowed,
+    r"Expected '(?P<path>[\w.]+)' to be a function that returns (?P<base>[\w.]+)": _not_factory,
     r"Unexpected config": _no_mapping,
     r"unrecognized arguments: (?P<rest>.+)": _unrecognized,
     r"Group '(?P<group>[\w.]+)' does not accept option '(?P<name>[\w.]+)'": _unknown_in_group,
@@ -155,7 +172,8 @@ def _owner(found: re.Match) -> Any:
     if path is None:
         return None
     module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
+    # nothing is imported for the sake of a message
+    return getattr(sys.modules.get(module), name, None)
 
 
 def _owner_path(found: re.Match) -> str | None:

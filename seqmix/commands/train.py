@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 
 import seqmix.data  # noqa: F401  configs name classes that have been imported
-from seqmix.commands._classes import forget_options_of_the_class_before
+from seqmix.commands._classes import prepare_parser
 from seqmix.commands._results import print_rows, rows_of, write_predictions
 from seqmix.commands.explain import Explained
 from seqmix.errors import ConfigError, SeqmixError
@@ -25,6 +25,7 @@ from seqmix.models import ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
 from seqmix.tasks import Forecasting, Task
 from seqmix.tasks.run import Run, append_rows, last_folder
+from seqmix.trusted import trusted_modules
 
 # where we differ from Lightning; a config or a flag overrides each
 TRAINER_DEFAULTS = {
@@ -73,7 +74,7 @@ class Train(LightningCLI):
 
     def __init__(self, command: str, argv: list[str]):
         _quiet()
-        forget_options_of_the_class_before()
+        prepare_parser()
         self.command, self.argv = command, argv
         super().__init__(
             Task,
@@ -118,6 +119,10 @@ class Train(LightningCLI):
         self.config = parser.parse_args(args)
         if self.config.name is None:
             self.config.name = Path(self.config.config[0]).stem if self.config.config else "run"
+        if self.config.name != Path(self.config.name).name or self.config.name in ("", ".."):
+            raise ConfigError(
+                f"name = {self.config.name!r} should be the name of one folder in runs/; use for example --name first"
+            )
         # jsonargparse would take the fact of the data without a word
         given = self.config.model.get("init_args", {})
         for fact in LINKED:
@@ -217,7 +222,8 @@ class Train(LightningCLI):
         names = [f"{name}.ckpt" for name in ("last", "best") if self.run.kept(name)]
         if not names:
             return ["no checkpoint was written yet"]
-        resume = shlex.join(["seqmix", self.command, *self.argv])
+        trust = [f"--trust={','.join(modules)}"] if (modules := trusted_modules()) else []
+        resume = shlex.join(["seqmix", self.command, *self.argv, *trust])
         if not self.config.ckpt_path:
             resume += " --ckpt_path last"
         return [f"kept {' and '.join(names)} in {self.run.folder}", f"resume with: {resume}"]

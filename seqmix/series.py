@@ -1,6 +1,6 @@
 """The facts of a forecasting data set that models are built from."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from seqmix.errors import ConfigError
 
@@ -39,3 +39,13 @@ class Series:
             size, least = getattr(self, fact.name), int(fact.name not in ("n_future", "n_static", "n_past"))
             if size < least:
                 raise ConfigError(f"{fact.name} must be at least {least}, got {size}; set it to {least} or more")
+
+    @property
+    def covariates(self) -> dict[str, int]:
+        """Number of the inputs of each kind that there are: ``future``, ``static``, ``past``."""
+        sizes = {"future": self.n_future, "static": self.n_static, "past": self.n_past}
+        return {kind: size for kind, size in sizes.items() if size}
+
+    def without_covariates(self) -> "Series":
+        """The same data for a model that uses the values of the channels only."""
+        return replace(self, n_future=0, n_static=0, n_past=0)

@@ -60,7 +60,7 @@ def test_wide_csv_takes_the_columns_asked_for(tmp_path):
 def test_season_and_calendar_follow_the_step(tmp_path, freq, season, n_future):
     data = WideCSV(_write(tmp_path, _lines(60, freq)), 4, 2, calendar=True)
     data.setup()
-    assert (data.season, data.n_future) == (season, n_future)
+    assert (data.season, data.series.n_future) == (season, n_future)
     batch = next(iter(data.train_dataloader()))
     assert batch["future"].shape == (32, 6, n_future) and batch["future"].abs().max() <= 0.5
 

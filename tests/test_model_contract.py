@@ -113,14 +113,17 @@ SHAPES = {"future": (2, CONTEXT + HORIZON, 2), "static": (2, C, 2), "past": (2, 
 
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("kinds", [["future"], ["static"], ["past"], ["future", "static", "past"]], ids="+".join)
-def test_covariates_are_heard_or_ignored(name, kinds, outputs):
-    model, x = make(name, n_outputs=outputs, **{f"n_{kind}": 2 for kind in kinds}), torch.randn(2, CONTEXT, C)
+def test_covariates_are_used_or_refused(name, kinds, outputs):
+    facts = {"n_outputs": outputs, **{f"n_{kind}": 2 for kind in kinds}}
+    if model_facts(name)[0].covariates == "refused":
+        counts = " and ".join(f"n_{kind} = 2" for kind in kinds)
+        with pytest.raises(ConfigError, match=f"{name} uses no covariates, the data has {counts}; use DLinear, Mixer"):
+            make(name, **facts)
+        return
+    model, x = make(name, **facts), torch.randn(2, CONTEXT, C)
     covariates = {kind: torch.randn(SHAPES[kind], requires_grad=True) for kind in kinds}
     y = model(x, **covariates)
     assert y.shape == ((2, HORIZON, C) if outputs == 1 else (2, HORIZON, C, outputs))
-    if not model.covariates:
-        assert torch.equal(y, make(name, n_outputs=outputs)(x)) and model.series.n_future == 0
-        return
     (y * torch.randn_like(y)).sum().backward()
     for key, value in [*covariates.items(), *model.named_parameters()]:
         assert value.grad is not None and value.grad.isfinite().all() and value.grad.any(), key
@@ -131,6 +134,7 @@ def test_covariates_are_heard_or_ignored(name, kinds, outputs):
 
 
 @pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("name", [n for n in list_models() if model_facts(n)[0].covariates == "used"])
 def test_covariates_of_a_sample_stay_with_it(name, kind):
     model, x = make(name, **{f"n_{kind}": 2}), torch.randn(2, CONTEXT, C)
     covariate = torch.randn(SHAPES[kind])
@@ -138,10 +142,10 @@ def test_covariates_of_a_sample_stay_with_it(name, kind):
     covariate[1] += 1
     z = model(x, **{kind: covariate})
     assert torch.equal(z[0], y[0])
-    assert torch.equal(z[1], y[1]) != model.covariates
+    assert not torch.equal(z[1], y[1])
 
 
-def test_a_model_without_covariates_refuses_them():
+def test_an_own_model_refuses_covariates_unless_it_says_otherwise():
     class Last(ForecastModel):
         def forward(self, x, *, future=None, static=None, past=None):
             return x[:, -1:].expand(-1, self.series.horizon, -1)
@@ -149,6 +153,17 @@ def test_a_model_without_covariates_refuses_them():
     with pytest.raises(ConfigError) as error:
         Last(Series(C, CONTEXT, HORIZON, n_past=2))
     assert str(error.value) == (
-        "Last takes no covariates, the data has n_future = 0, n_static = 0, n_past = 2; "
-        "use TSM2, MixerForecaster or DLinear, or switch them off in the data"
+        "Last uses no covariates, the data has n_past = 2; use DLinear, MixerForecaster, TSM2, or leave them out of "
+        "the data"
     )
+
+
+def test_facts_of_a_class_are_true(name):
+    """What a class says of itself is what it does."""
+    cls, model, x = model_facts(name)[0], make(name), torch.randn(2, CONTEXT, C)
+    y, moved = model(x), x.clone()
+    moved[:, :, 0] += torch.randn(CONTEXT)
+    assert torch.equal(model(moved)[..., 1], y[..., 1]) != cls.mixes_channels
+    # an affine map sends the mean of two windows to the mean of two forecasts
+    mean = torch.allclose(model((x + moved) / 2), (y + model(moved)) / 2, atol=1e-5)
+    assert mean == cls.linear

@@ -62,7 +62,7 @@ def mixer_rows() -> list[dict[str, Any]]:
 def model_rows() -> list[dict[str, Any]]:
     """What each registered forecasting model is."""
     found = [(name, *model_facts(name)) for name in list_models()]
-    return [{"name": name, "paper": paper, "covariates": cls.covariates} for name, cls, paper, _ in found]
+    return [{"name": name, "paper": paper, "covariates": cls.covariates == "used"} for name, cls, paper, _ in found]
 
 
 def image_rows() -> list[dict[str, Any]]:

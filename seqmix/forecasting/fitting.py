@@ -25,10 +25,8 @@ from seqmix.forecasting.training import (
     EVAL_BATCH,
     column_names,
     forecast,
-    is_linear,
-    mixes_variates,
+    model_class,
     model_factory,
-    repeats_season,
     train,
     without_revin,
 )
@@ -114,7 +112,7 @@ def fit(
     # intervals are calibrated on rows that early stopping has not seen, where there are enough for both
     need = _calibration_rows(len(lengths), fc.horizon, season, fc.levels)
     n_test = np.where(n_val >= 2 * need, n_val // 2, 0)
-    joint = before.joint if before else together(long, fc.mode, any(mixes_variates(m) for m in models))
+    joint = before.joint if before else together(long, fc.mode, any(model_class(m).mixes_channels for m in models))
     static = static_rows(long, fc.static_covariates, static_df, how.id_col)
     codes = before.codes if before else _codes(fc, long, static, lengths - n_val)
     arrays = arrange(long, joint=joint, static=static, codes=codes, calendar=fc.calendar)
@@ -193,16 +191,19 @@ def fit(
 
 def build_task(fc: Forecaster, model: Any, fitted: Fitted, learning_rate: float | None = None) -> Forecasting:
     """An untrained task for one model."""
-    factory = model_factory(model, fc.model_kwargs, fitted.season, fitted.context)
+    factory = model_factory(model, fc.model_kwargs)
     normalize = fc.normalize
     if normalize == "auto":
         # the season before would carry the effect of its covariates into the forecast, and counts have no differences
         plain = fitted.facts["n_future"] or fitted.season == 1 or fc.loss == "negative_binomial"
         normalize = "window" if plain else "season"
-    if normalize == "season" and repeats_season(factory):
-        normalize = "window"
     if normalize != "none":
         factory = without_revin(factory)
+    series = Series(**{**fitted.facts, "season": min(fitted.season, fitted.context)})
+    able = [model_class(each).covariates == "used" for each in _models(fc)]
+    if any(able) and model_class(model).covariates == "refused":
+        # a baseline beside a model
+        series = series.without_covariates()
     named_loss: Any = fc.loss if isinstance(fc.loss, str) else "mse"
     # weights come from the seed, whatever was drawn before
     with torch.random.fork_rng():
@@ -210,12 +211,11 @@ def build_task(fc: Forecaster, model: Any, fitted: Fitted, learning_rate: float 
         try:
             return Forecasting(
                 factory,
-                Series(**fitted.facts),
+                series,
                 loss=named_loss,
                 loss_module=None if isinstance(fc.loss, str) else fc.loss,
                 quantiles=_quantiles(fc.levels) if fc.loss == "quantile" else None,
                 normalize=normalize,
-                season=min(fitted.season, fitted.context),
                 lr=learning_rate or fc.learning_rate,
                 patience=fc.early_stopping,
             )
@@ -236,7 +236,7 @@ def scaler_of(fc: Forecaster) -> Scaler:
         return "none"
     if fc.scaler == "auto":
         # on M4 Hourly MASE is lower by season for a linear map, by deviation for DenseMLP and Hydra (LOG.md)
-        return "season" if all(is_linear(model) for model in _models(fc)) else "standard"
+        return "season" if all(model_class(model).linear for model in _models(fc)) else "standard"
     return fc.scaler
 
 

@@ -26,25 +26,18 @@ Batch = dict[str, Tensor]
 
 # windows that are forecast at a time
 EVAL_BATCH = 1024
-# models whose variates meet
-_JOINT = (models.TSM2,)
-# models that cannot tell series of one scale from those of another
-_LINEAR = (models.DLinear, models.SeasonalNaive)
 
 
-def model_factory(model: Any, options: dict[str, Any] | None, season: int, context: int) -> Callable[..., Any]:
+def model_factory(model: Any, options: dict[str, Any] | None) -> Callable[..., Any]:
     """What builds the model: from its name or that of a mixer, from a class, or from a ``functools.partial``.
 
     Raises:
         ConfigError: if there is no model or mixer of this name.
     """
     factory = _named(model) if isinstance(model, str) else model
-    cls, given = _class_of(factory)
+    cls, _ = _class_of(factory)
     if isinstance(cls, type) and issubclass(cls, mixers.Mixer):
-        factory, cls, given = partial(models.MixerForecaster, mixer=factory), models.MixerForecaster, {}
-    options = dict(options or {})
-    if cls is models.SeasonalNaive and "season" not in {**given, **options}:
-        options["season"] = min(season, context)
+        factory = partial(models.MixerForecaster, mixer=factory)
     return partial(factory, **options) if options else factory
 
 
@@ -54,19 +47,10 @@ def column_names(given: Sequence[Any]) -> list[str]:
     return [name + (str(names[:i].count(name)) if name in names[:i] else "") for i, name in enumerate(names)]
 
 
-def mixes_variates(model: Any) -> bool:
-    """Whether the channels of the model meet, so that aligned series are better forecast together."""
-    return _class_of(_named(model) if isinstance(model, str) else model)[0] in _JOINT
-
-
-def is_linear(model: Any) -> bool:
-    """Whether the model is one linear map for all series."""
-    return _class_of(_named(model) if isinstance(model, str) else model)[0] in _LINEAR
-
-
-def repeats_season(factory: Callable[..., Any]) -> bool:
-    """Whether the model is the season before itself, which is not to be added to it."""
-    return _class_of(factory)[0] is models.SeasonalNaive
+def model_class(model: Any) -> type[models.ForecastModel]:
+    """The class of the model, to ask for its facts; the base class for a function, which says nothing."""
+    cls, _ = _class_of(model_factory(model, None))
+    return cls if isinstance(cls, type) and issubclass(cls, models.ForecastModel) else models.ForecastModel
 
 
 def without_revin(factory: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,7 +4,6 @@ From Yun et al., 2024, arXiv:2406.02021. The names of parameters are those of ys
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -64,6 +63,8 @@ class FFNetTS(ForecastModel):
     which do not run there; kernels are merged correctly.
     """
 
+    mixes_channels = True
+
     def __init__(
         self,
         series: Series,
@@ -84,7 +85,7 @@ class FFNetTS(ForecastModel):
         decomposition: bool = False,
         trend_kernel: int = 25,
     ):
-        super().__init__(replace(series, n_future=0, n_static=0, n_past=0))
+        super().__init__(series)
         if not 1 <= patch_stride <= min(patch_len, series.context):
             raise ConfigError(
                 f"patch_stride = {patch_stride} should be from 1 to patch_len = {patch_len} and context = "
@@ -123,7 +124,7 @@ class FFNetTS(ForecastModel):
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``; what else is given is ignored."""
+        """Forecast from ``x: (B, context, C)``."""
         networks = list(self.children())
         if len(networks) == 1:
             return networks[0](x)

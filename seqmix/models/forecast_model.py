@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -21,19 +21,24 @@ class ForecastModel(nn.Module, ABC):
         series: the facts of the data.
 
     Raises:
-        ConfigError: if covariates are given to a model that takes none.
+        ConfigError: if the data has covariates that the model cannot use.
     """
 
-    #: takes ``future``, ``static`` and ``past`` inputs
-    covariates: ClassVar[bool] = False
+    #: whether ``future``, ``static`` and ``past`` inputs are used; a model that cannot use them is not built with them
+    covariates: ClassVar[Literal["used", "refused"]] = "refused"
+    #: whether channels meet, so that aligned series are better forecast together
+    mixes_channels: ClassVar[bool] = False
+    #: whether the forecast is a linear map of the window, which cannot tell the scales of series apart
+    linear: ClassVar[bool] = False
 
     def __init__(self, series: Series):
         super().__init__()
-        if (series.n_future or series.n_static or series.n_past) and not self.covariates:
-            name = type(self).__name__
+        if series.covariates and self.covariates == "refused":
+            given = " and ".join(f"n_{kind} = {size}" for kind, size in series.covariates.items())
+            able = [name for name, (cls, _, _) in _REGISTRY.items() if cls.covariates == "used"]
             raise ConfigError(
-                f"{name} takes no covariates, the data has n_future = {series.n_future}, n_static = {series.n_static}, "
-                f"n_past = {series.n_past}; use TSM2, MixerForecaster or DLinear, or switch them off in the data"
+                f"{type(self).__name__} uses no covariates, the data has {given}; "
+                f"use {', '.join(sorted(able))}, or leave them out of the data"
             )
         self.series = series
 

@@ -1,8 +1,7 @@
 """Forecasters around any mixer, and the baselines every table starts with."""
 
 import math
-from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +53,7 @@ class MixerForecaster(ForecastModel):
     pre-norm with LayerNorm instead of post-norm with BatchNorm, covariates.
     """
 
-    covariates: ClassVar[bool] = True
+    covariates = "used"
 
     def __init__(
         self,
@@ -158,7 +157,8 @@ class DLinear(ForecastModel):
     running sum; individual layers in one product; covariates.
     """
 
-    covariates: ClassVar[bool] = True
+    covariates = "used"
+    linear = True
 
     def __init__(
         self,
@@ -208,13 +208,11 @@ class DLinear(ForecastModel):
 class SeasonalNaive(ForecastModel):
     """The last season of the window, repeated over the horizon. It has no parameters and is not trained.
 
-    Covariates are ignored, so that the baseline stands beside every model on the data of that model.
-
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)``, all K equal. Cost: a copy.
 
     Args:
         series: the facts of the data.
-        season: length of the season, in time steps; 1 repeats the last value.
+        season: length of the season, in time steps; 1 repeats the last value. Default: that of the data.
 
     Raises:
         ConfigError: if the season is longer than the context.
@@ -223,25 +221,26 @@ class SeasonalNaive(ForecastModel):
     in: there is none.
     """
 
+    linear = True
     index: Tensor
 
     def __init__(
         self,
         series: Series,
         *,
-        season: int = 24,
+        season: int | None = None,
     ):
-        super().__init__(replace(series, n_future=0, n_static=0, n_past=0))
-        context = series.context
+        super().__init__(series)
+        context, season = series.context, series.season if season is None else season
         if not 1 <= season <= context:
-            raise ConfigError(f"season = {season} does not fit context = {context}; use a season of 1 to {context}")
+            raise ConfigError(f"season = {season} does not fit context = {context}; use a longer context, or season=1")
         index = context - season + torch.arange(series.horizon) % season  # (H,)
         self.register_buffer("index", index, persistent=False)
 
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``; what else is given is ignored."""
+        """Forecast from ``x: (B, context, C)``."""
         y = x[:, self.index]
         return y if self.series.n_outputs == 1 else y.unsqueeze(-1).expand(-1, -1, -1, self.series.n_outputs)
 

@@ -5,7 +5,7 @@ No code and no hyper-parameters were released: what the paper leaves open is an 
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -74,7 +74,8 @@ class TSM2(ForecastModel):
     whole layer on the embedded known-future inputs, and past inputs as variates.
     """
 
-    covariates: ClassVar[bool] = True
+    covariates = "used"
+    mixes_channels = True
 
     def __init__(
         self,

@@ -46,8 +46,8 @@ class Forecasting(Task):
         quantiles: levels forecast with ``quantile`` loss, rising, 0.5 among them; 0.1, 0.5 and 0.9 if not given.
         normalize: ``window`` removes mean and deviation of the observed values of each window before the model and puts
             them back into the forecast; counts are divided by 1 + their mean. ``season`` puts back the season before in
-            place of the mean: the model forecasts what is different. ``none`` leaves the window as it is.
-        season: steps of that season; 1 is the last value.
+            place of the mean: a model with parameters forecasts the residual. ``none`` leaves the window.
+        season: steps of that season; 1 is the last value. Default: the season of the data.
         lr: peak learning rate of AdamW.
         weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
         warmup: length of the linear warm-up, as a fraction of all optimizer steps.
@@ -78,7 +78,7 @@ class Forecasting(Task):
         loss_module: LossFactory | None = None,
         quantiles: list[float] | None = None,
         normalize: Literal["none", "window", "season"] = "none",
-        season: int = 1,
+        season: int | None = None,
         lr: float = 5e-4,
         weight_decay: float = 0.01,
         warmup: float = 0.0,
@@ -93,7 +93,8 @@ class Forecasting(Task):
         series = series if isinstance(series, Series) else Series(**series)
         self.hparams["series"] = asdict(series)
         check_choice("normalize", normalize, ("none", "window", "season"))
-        if not 1 <= season <= series.context:
+        season = series.season if season is None else season
+        if normalize == "season" and not 1 <= season <= series.context:
             raise ConfigError(
                 f"season = {season} does not fit context = {series.context}; use a season of 1 to {series.context}"
             )
@@ -104,9 +105,12 @@ class Forecasting(Task):
                 "use normalize='window'"
             )
         self.quantiles = self.loss.levels if isinstance(self.loss, QuantileLoss) else []
-        self.normalize, self.season = normalize, season
         self.series = replace(series, n_outputs=self.loss.n_outputs)
         self.model = model(self.series)
+        if normalize == "season" and not any(True for _ in self.model.parameters()):
+            # what learns nothing does not forecast a residual
+            normalize = "window"
+        self.normalize, self.season = normalize, season
         self.densified = densify
         if densify:
             models.densify(self.model, _blank_inputs(self.series))

@@ -30,6 +30,8 @@ class ForecastModel(nn.Module, ABC):
     mixes_channels: ClassVar[bool] = False
     #: whether the forecast is a linear map of the window, which cannot tell the scales of series apart
     linear: ClassVar[bool] = False
+    #: whether the forecast is the last season itself, which is then not added to it once more
+    repeats_season: ClassVar[bool] = False
 
     def __init__(self, series: Series):
         super().__init__()
@@ -41,6 +43,11 @@ class ForecastModel(nn.Module, ABC):
                 f"use {', '.join(sorted(able))}, or leave them out of the data"
             )
         self.series = series
+
+    @property
+    def note(self) -> str:
+        """What tells two models of the class apart in results; empty for nothing."""
+        return ""
 
     @abstractmethod
     def forward(

@@ -98,6 +98,11 @@ class MixerForecaster(ForecastModel):
         )
         self.head = FlattenHead(n_tokens * d_model, series.horizon, series.n_outputs, dropout=head_dropout)
 
+    @property
+    def note(self) -> str:
+        """Its mixers."""
+        return "+".join(self.backbone.mixer_names)
+
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
@@ -222,6 +227,7 @@ class SeasonalNaive(ForecastModel):
     """
 
     linear = True
+    repeats_season = True
     index: Tensor
 
     def __init__(
@@ -236,6 +242,12 @@ class SeasonalNaive(ForecastModel):
             raise ConfigError(f"season = {season} does not fit context = {context}; use a longer context, or season=1")
         index = context - season + torch.arange(series.horizon) % season  # (H,)
         self.register_buffer("index", index, persistent=False)
+        self.season = season
+
+    @property
+    def note(self) -> str:
+        """Its season, where it is not that of the data."""
+        return f"season {self.season}" if self.season != self.series.season else ""
 
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None

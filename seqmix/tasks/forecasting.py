@@ -46,7 +46,7 @@ class Forecasting(Task):
         quantiles: levels forecast with ``quantile`` loss, rising, 0.5 among them; 0.1, 0.5 and 0.9 if not given.
         normalize: ``window`` removes mean and deviation of the observed values of each window before the model and puts
             them back into the forecast; counts are divided by 1 + their mean. ``season`` puts back the season before in
-            place of the mean: a model with parameters forecasts the residual. ``none`` leaves the window.
+            place of the mean: the model forecasts the residual. ``none`` leaves the window as it is.
         season: steps of that season; 1 is the last value. Default: the season of the data.
         lr: peak learning rate of AdamW.
         weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
@@ -107,8 +107,7 @@ class Forecasting(Task):
         self.quantiles = self.loss.levels if isinstance(self.loss, QuantileLoss) else []
         self.series = replace(series, n_outputs=self.loss.n_outputs)
         self.model = model(self.series)
-        if normalize == "season" and not any(True for _ in self.model.parameters()):
-            # what learns nothing does not forecast a residual
+        if normalize == "season" and self.model.repeats_season:
             normalize = "window"
         self.normalize, self.season = normalize, season
         self.densified = densify
@@ -119,9 +118,8 @@ class Forecasting(Task):
 
     @property
     def label(self) -> str:
-        """Class of the model, and what tells two of that class apart: its mixers, and whether it is densified."""
-        names = self.model.backbone.mixer_names if isinstance(self.model, models.MixerForecaster) else []
-        notes = ["+".join(names)] * bool(names) + ["densified"] * self.densified
+        """Class of the model, and what tells two of that class apart."""
+        notes = [note for note in (self.model.note, "densified" * self.densified) if note]
         return type(self.model).__name__ + f" ({', '.join(notes)})" * bool(notes)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -188,11 +186,11 @@ class Forecasting(Task):
 
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
         """SeasonalNaive and DLinear, or the chosen models, trained with plain settings and without covariates."""
+        series = data.series.without_covariates()
         if chosen is None:
             # a season longer than the window cannot be repeated: then the last value is
-            season = data.season if data.season <= data.context else 1
-            chosen = [partial(models.SeasonalNaive, season=season), models.DLinear]
-        series = replace(data.series, n_future=0, n_static=0, n_past=0)
+            options = {"season": 1} if series.season > series.context else {}
+            chosen = [partial(models.SeasonalNaive, **options), models.DLinear]
         tasks = (Forecasting(factory, series) for factory in chosen)
         return [trained(task, data, self.trainer, seed) for task in tasks]
 

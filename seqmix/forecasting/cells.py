@@ -1,0 +1,208 @@
+"""Cells of text as numbers and times, as people write them: ``1.234,5``, ``12 %``, ``31.12.2024``, ``2024Q1``."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seqmix.errors import ConfigError, DataError
+
+# cells that stand for a missing number
+_MISSING = (
+    *("", "na", "n/a", "#n/a", "nan", "null", "none", "-", "--", "\u2013", "\u2014", "?", ".", "#value!", "#div/0!"),
+)
+_UNITS = r"[$€£¥%]|USD|EUR|GBP|CHF"
+# signs between groups of three digits that are never decimal signs
+_GROUP = " \u00a0\u202f'\u2019"
+_QUARTER = re.compile(r"(?P<year>\d{4})[-/ ]?[qQ](?P<quarter>[1-4])|[qQ](?P<first>[1-4])[-/ ]?(?P<after>\d{4})")
+_DATE = re.compile(
+    r"\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ].*)?|\d{4}\.\d{1,2}\.\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})( .*)?|"
+    r"\d{4}[-/ ]?[qQ][1-4]|[qQ][1-4][-/ ]?\d{4}"
+)
+_DAYS = (
+    "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y", "%d/%m/%y",
+    "%m/%d/%y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y",
+)  # fmt: skip
+_MONTHS = ("%b %Y", "%B %Y", "%b-%y", "%b-%Y", "%Y %b", "%m/%Y", "%m.%Y", "%m-%Y", "%Y/%m", "%YM%m")
+_TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", "T%H:%M", "T%H:%M:%S")
+_FORMATS = (*(day + time for day in _DAYS for time in _TIMES), *_MONTHS)
+# cells that are looked at to find out how a column is written
+_SAMPLE = 500
+
+
+class Numbers:
+    """How the numbers of a table are written.
+
+    Args:
+        decimal: sign before the decimals, ``.`` or ``,``. Default: found in the cells.
+        thousands: sign between groups of three digits. Default: found in the cells.
+        missing: further cells that stand for a missing number.
+
+    Raises:
+        ConfigError: if the two signs are the same.
+    """
+
+    def __init__(self, decimal: str | None = None, thousands: str | None = None, missing: Sequence[str] = ()):
+        if decimal not in (None, ".", ","):
+            raise ConfigError(f"--decimal {decimal!r} should be '.' or ','")
+        if thousands and decimal == thousands:
+            raise ConfigError(f"--decimal and --thousands are both {decimal!r}; give two different signs")
+        self.missing = {*_MISSING, *(cell.lower() for cell in missing)}
+        self.thousands = thousands
+        self.decimal = decimal or (None if thousands not in (".", ",") else "." if thousands == "," else ",")
+        self._strict = False
+
+    def observe(self, frame: pd.DataFrame, sep: str | None) -> None:
+        """Find the sign of the decimals in all columns of a table whose fields are separated by ``sep``."""
+        # where fields are separated by semicolons 1.234 may be 1234, as commas are decimal signs there
+        self._strict = sep == ";"
+        if self.decimal is None:
+            signs = {_evidence(self._cells(frame[name])) for name in frame if is_text(frame[name])} & {".", ","}
+            self.decimal = signs.pop() if len(signs) == 1 else None
+
+    def read(self, column: pd.Series) -> pd.Series | None:
+        """The column as float64; None if a cell is neither a number nor missing.
+
+        Raises:
+            DataError: if the numbers can be read in two ways.
+        """
+        if not is_text(column):
+            return column if pd.api.types.is_numeric_dtype(column.dtype) else None
+        numbers, wrong = self._parsed(column)
+        return None if wrong.any() or numbers.isna().all() else numbers
+
+    def first_wrong(self, column: pd.Series) -> str:
+        """The first cell that is neither a number nor missing."""
+        return str(column[self._parsed(column)[1]].iloc[0])
+
+    def _parsed(self, column: pd.Series) -> tuple[pd.Series, pd.Series]:
+        absent = column.isna() | column.astype(str).str.strip().str.lower().isin(self.missing)
+        cells = self._cells(column)
+        sign = _evidence(cells)
+        if sign in ("?,", "?.") and self.decimal is None and (sign == "?," or self._strict):
+            unclear = cells[cells.str.contains(sign[1], regex=False)].iloc[0]
+            raise DataError(
+                f"column {str(column.name)!r} holds {unclear!r}, which can be read in two ways; "
+                f"pass --decimal {sign[1]} or --thousands {sign[1]}"
+            )
+        decimal = self.decimal or (sign if sign in (".", ",") else ".")
+        thousands = self.thousands or ("," if decimal == "." else ".")
+        group, mark = re.escape(thousands), re.escape(decimal)
+        # 1.5 is no number where commas are decimal signs: groups have three digits
+        right = cells.str.fullmatch(rf"[+-]?(?:\d{{1,3}}(?:{group}\d{{3}})+|\d*)(?:{mark}\d*)?(?:[eE][+-]?\d+)?")
+        plain = cells.str.replace(thousands, "", regex=False).str.replace(decimal, ".", regex=False)
+        numbers: Any = pd.to_numeric(plain.where(right & ~absent, None), errors="coerce").astype("float64")
+        return numbers, numbers.isna() & ~absent
+
+    def _cells(self, column: pd.Series) -> pd.Series:
+        """Cells without units, with spaces and apostrophes between groups of digits left out; empty where missing."""
+        cells = column.astype(str).str.strip()
+        cells = cells.where(~(cells.str.lower().isin(self.missing) | column.isna()), "")
+        if cells.str.fullmatch(r"[+-]?\d*\.?\d*").all():
+            return cells
+        cells = cells.str.replace(_UNITS, "", regex=True).str.replace("\u2212", "-", regex=False).str.strip()
+        cells = cells.str.replace(r"^\((.*)\)$", r"-\1", regex=True)
+        return cells.str.replace(rf"(?<=\d)[{_GROUP}](?=\d{{3}})", "", regex=True)
+
+
+def _evidence(cells: pd.Series) -> str:
+    """The decimal sign that a column shows, ``?,`` or ``?.`` where it may be between thousands; empty without signs."""
+    numbers = cells[cells.str.fullmatch(r"[+-]?[\d.,]+(?:[eE][+-]?\d+)?")]
+    for sign, other in ((",", "."), (".", ",")):
+        here, there = re.escape(sign), re.escape(other)
+        # a group of other than three digits, or signs of two kinds, or the other sign twice
+        decimal = (
+            rf"{here}\d{{0,2}}(?:[eE]|$)|{here}\d{{4,}}|{there}\d{{3}}{here}|{there}\d{{3}}{there}|^[+-]?0?{here}\d"
+        )
+        if numbers.str.contains(decimal, regex=True).any():
+            return sign
+    return next((f"?{sign}" for sign in ",." if numbers.str.contains(sign, regex=False).any()), "")
+
+
+def read_times(column: pd.Series, date_format: str | None) -> pd.Series | None:
+    """A column of text as dates, or as integers where it counts; None if it holds something else.
+
+    Args:
+        column: the cells.
+        date_format: how dates are written, in the letters of ``strptime``. Default: found in the cells.
+
+    Raises:
+        DataError: if a date can be read in two ways.
+    """
+    if not is_text(column):
+        return column
+    cells: Any = column.astype(str)
+    if date_format:
+        return _all(pd.to_datetime(cells, format=date_format, errors="coerce"))
+    if cells.str.fullmatch(r"[+-]?\d+").all():
+        return _counted(cells)
+    sample = cells.drop_duplicates().head(_SAMPLE)
+    quarters = cells.str.extract(_QUARTER.pattern) if sample.str.fullmatch(_QUARTER.pattern).all() else None
+    if quarters is not None:
+        year, quarter = (quarters[a].fillna(quarters[b]) for a, b in (("year", "after"), ("quarter", "first")))
+        return _all(
+            pd.to_datetime(year + "-" + (3 * quarter.astype(float) - 2).astype(int).astype(str), format="%Y-%m")
+        )
+    if sample.str.fullmatch(r"\d{4}-?W\d{2}").all():
+        return _all(pd.to_datetime(cells.str.replace("-", "") + "1", format="%GW%V%u", errors="coerce"))
+    if sample.str.match(r"\d{4}-?\d{2}").all():
+        return _all(_iso(cells))
+    found: list[tuple[str, pd.Series]] = []
+    for form in _FORMATS:
+        if pd.to_datetime(sample, format=form, errors="coerce").notna().all():
+            times = _all(pd.to_datetime(cells, format=form, errors="coerce"))
+            if times is not None and not any(times.equals(other) for _, other in found):
+                found.append((form, times))
+    if len(found) > 1:
+        # days and months are told apart by which of them are a regular time
+        found = [(form, times) for form, times in found if _regular(times)] or found
+    if len(found) > 1:
+        forms = " or ".join(f"'{form}'" for form, _ in found)
+        raise DataError(
+            f"column {str(column.name)!r} holds {sample.iloc[-1]!r}, which can be read in {len(found)} ways; "
+            f"pass --date_format {forms}"
+        )
+    return found[0][1] if found else None
+
+
+def is_date_text(cell: str) -> bool:
+    """Whether one cell is written like a date: year, month and day, year and month, or year and quarter."""
+    return bool(_DATE.fullmatch(cell.strip()))
+
+
+def is_text(column: pd.Series) -> bool:
+    """Whether a column holds text, as every column of a delimited file does."""
+    return pd.api.types.is_string_dtype(column.dtype) or pd.api.types.is_object_dtype(column.dtype)
+
+
+def _all(times: Any) -> Any:
+    return None if times.isna().any() else times
+
+
+def _regular(times: pd.Series) -> bool:
+    index = pd.DatetimeIndex(times).unique().sort_values()
+    with warnings.catch_warnings():
+        # pandas 3.1 announces another type of the result
+        warnings.simplefilter("ignore")
+        return len(index) > 12 and pd.infer_freq(index) is not None
+
+
+def _iso(cells: pd.Series) -> Any:
+    try:
+        return pd.to_datetime(cells, format="ISO8601", errors="coerce")
+    except ValueError:
+        # offsets that change with summer time
+        return pd.to_datetime(cells, format="ISO8601", errors="coerce", utc=True)
+
+
+def _counted(cells: pd.Series) -> pd.Series:
+    """Integers as dates where each is one, ``20240131`` or ``202401``, and as they are elsewhere."""
+    for width, form in ((8, "%Y%m%d"), (6, "%Y%m")):
+        if cells.str.fullmatch(rf"(?:19|20)\d{{{width - 2}}}").all():
+            times = pd.to_datetime(cells, format=form, errors="coerce")
+            if times.notna().all():
+                return times
+    return cells.astype(np.int64)

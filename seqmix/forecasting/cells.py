@@ -33,37 +33,61 @@ _FORMATS = (*(day + time for day in _DAYS for time in _TIMES), *_MONTHS)
 _SAMPLE = 500
 
 
-class Numbers:
-    """How the numbers of a table are written.
+class Cells:
+    """How the numbers and times of a table are written.
 
     Args:
         decimal: sign before the decimals, ``.`` or ``,``. Default: found in the cells.
         thousands: sign between groups of three digits. Default: found in the cells.
+        date_format: how dates are written, in the letters of ``strptime``. Default: found in the cells.
         missing: further cells that stand for a missing number.
 
     Raises:
         ConfigError: if the two signs are the same.
     """
 
-    def __init__(self, decimal: str | None = None, thousands: str | None = None, missing: Sequence[str] = ()):
+    def __init__(
+        self,
+        *,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        date_format: str | None = None,
+        missing: Sequence[str] = (),
+    ):
         if decimal not in (None, ".", ","):
             raise ConfigError(f"--decimal {decimal!r} should be '.' or ','")
         if thousands and decimal == thousands:
             raise ConfigError(f"--decimal and --thousands are both {decimal!r}; give two different signs")
         self.missing = {*_MISSING, *(cell.lower() for cell in missing)}
-        self.thousands = thousands
+        self.thousands, self.date_format = thousands, date_format
         self.decimal = decimal or (None if thousands not in (".", ",") else "." if thousands == "," else ",")
-        self._strict = False
+        self._unclear: tuple[str, ...] = ("?,",)
 
     def observe(self, frame: pd.DataFrame, sep: str | None) -> None:
         """Find the sign of the decimals in all columns of a table whose fields are separated by ``sep``."""
-        # where fields are separated by semicolons 1.234 may be 1234, as commas are decimal signs there
-        self._strict = sep == ";"
+        # between semicolons 1.234 may be 1234, and a comma between commas is no decimal sign
+        self._unclear = ("?,", "?.") if sep == ";" else () if sep == "," else ("?,",)
         if self.decimal is None:
             signs = {_evidence(self._cells(frame[name])) for name in frame if is_text(frame[name])} & {".", ","}
             self.decimal = signs.pop() if len(signs) == 1 else None
 
-    def read(self, column: pd.Series) -> pd.Series | None:
+    def kind(self, column: pd.Series) -> str:
+        """What a column holds: ``number``, ``time`` or ``text``."""
+        if not is_text(column):
+            return "number" if pd.api.types.is_numeric_dtype(column.dtype) else "time"
+        # codes such as 007 are no numbers
+        if column.astype(str).str.fullmatch(r"0\d+").any():
+            return "text"
+        for kind, read in (("number", self.numbers), ("time", self.times)):
+            try:
+                if read(column) is not None:
+                    return kind
+            except DataError:
+                # it can be read in two ways, which is said when the column is used
+                return kind
+        return "text"
+
+    def numbers(self, column: pd.Series) -> pd.Series | None:
         """The column as float64; None if a cell is neither a number nor missing.
 
         Raises:
@@ -76,13 +100,22 @@ class Numbers:
 
     def first_wrong(self, column: pd.Series) -> str:
         """The first cell that is neither a number nor missing."""
-        return str(column[self._parsed(column)[1]].iloc[0])
+        wrong = column[self._parsed(column)[1]]
+        return str(wrong.iloc[0]) if len(wrong) else ""
+
+    def times(self, column: pd.Series) -> pd.Series | None:
+        """The column as dates, or as integers where it counts; None if it holds something else.
+
+        Raises:
+            DataError: if a date can be read in two ways.
+        """
+        return _read_times(column.astype(str).str.strip(), self.date_format) if is_text(column) else column
 
     def _parsed(self, column: pd.Series) -> tuple[pd.Series, pd.Series]:
         absent = column.isna() | column.astype(str).str.strip().str.lower().isin(self.missing)
         cells = self._cells(column)
         sign = _evidence(cells)
-        if sign in ("?,", "?.") and self.decimal is None and (sign == "?," or self._strict):
+        if sign in self._unclear and self.decimal is None:
             unclear = cells[cells.str.contains(sign[1], regex=False)].iloc[0]
             raise DataError(
                 f"column {str(column.name)!r} holds {unclear!r}, which can be read in two ways; "
@@ -122,19 +155,7 @@ def _evidence(cells: pd.Series) -> str:
     return next((f"?{sign}" for sign in ",." if numbers.str.contains(sign, regex=False).any()), "")
 
 
-def read_times(column: pd.Series, date_format: str | None) -> pd.Series | None:
-    """A column of text as dates, or as integers where it counts; None if it holds something else.
-
-    Args:
-        column: the cells.
-        date_format: how dates are written, in the letters of ``strptime``. Default: found in the cells.
-
-    Raises:
-        DataError: if a date can be read in two ways.
-    """
-    if not is_text(column):
-        return column
-    cells: Any = column.astype(str)
+def _read_times(cells: Any, date_format: str | None) -> pd.Series | None:
     if date_format:
         return _all(pd.to_datetime(cells, format=date_format, errors="coerce"))
     if cells.str.fullmatch(r"[+-]?\d+").all():
@@ -162,7 +183,7 @@ def read_times(column: pd.Series, date_format: str | None) -> pd.Series | None:
     if len(found) > 1:
         forms = " or ".join(f"'{form}'" for form, _ in found)
         raise DataError(
-            f"column {str(column.name)!r} holds {sample.iloc[-1]!r}, which can be read in {len(found)} ways; "
+            f"column {str(cells.name)!r} holds {sample.iloc[-1]!r}, which can be read in {len(found)} ways; "
             f"pass --date_format {forms}"
         )
     return found[0][1] if found else None

@@ -22,6 +22,7 @@ FRAMES = {
         {"shop": ["b"] * 60 + ["a"] * 60, "day": [*days(), *days()], "sold": [*wave(), *(5 + wave())]}
     ),
     "single": pd.DataFrame({"Month": days(), "#Passengers": wave()}),
+    "holed": pd.DataFrame({"ds": days(), "y": wave()}).drop(index=5),
     "wide": pd.DataFrame({"date": days(), "OT": wave(), "HUFL": 2 + wave()}),
 }
 FAST = ["--horizon", "4", "--context_length", "14", "--max_steps", "3", "--device", "cpu"]
@@ -70,7 +71,7 @@ def test_table_and_picture(here, capsys):
 @pytest.mark.parametrize(
     ("command", "code", "message"),
     [
-        ("--data no.csv", 1, "seqmix: file 'no.csv' not found; give a CSV or parquet file"),
+        ("--data no.csv", 1, "seqmix: file 'no.csv' not found; give a CSV, Excel or parquet file"),
         (
             "--data long.csv --levels high",
             1,
@@ -79,8 +80,21 @@ def test_table_and_picture(here, capsys):
         (
             "--data long.csv --target_col y",
             1,
-            "seqmix: column 'y' not found; columns are ['shop', 'day', 'sold']; did you mean target_col='sold'?",
+            "seqmix: column 'y' not found; columns are ['shop', 'day', 'sold']",
         ),
+        ("--data long.csv --levels 80,120", 1, "seqmix: levels should be between 0 and 100 percent, got 120"),
+        ("--data . --model DLinear", 1, "seqmix: '.' is a folder; give one CSV, Excel or parquet file"),
+        ("--data long.csv --out f.txt", 1, "seqmix: --out 'f.txt' ends in '.txt'; use one of .csv, .tsv,"),
+        ("--data long.csv --plot f.txt", 1, "seqmix: --plot 'f.txt' ends in '.txt'; use one of .png,"),
+        ("--data long.csv --export f.txt", 1, "seqmix: --export 'f.txt' ends in '.txt'; use one of .pt2, .onnx"),
+        ("--data long.csv --model ,", 1, "seqmix: --model is empty; give a name, for example --model TSM2"),
+        ("--data long.csv --load m --loss mse", 1, "seqmix: --loss is for fitting, and --load takes fitted models"),
+        (
+            "--data holed.csv",
+            1,
+            "seqmix: 1 of 1 series has gaps at freq 'D': 'y' 1 missing (2024-01-06). Pass --fill_gaps true",
+        ),
+        ("--data holed.csv --freq h", 1, "seqmix: --freq h but the median step is 1 day; pass the freq of the data"),
         ("--data long.csv --model DLiner", 1, "seqmix: no model or mixer 'DLiner'; did you mean 'DLinear'? there are"),
     ],
 )
@@ -88,3 +102,35 @@ def test_errors_are_one_line(here, capsys, command, code, message):
     assert cli.run(["forecast", *command.split(), *FAST]) == code
     error = capsys.readouterr().err
     assert error.startswith(message) and error.count("\n") == 1
+
+
+def test_fitted_models_are_saved_and_loaded(here, capsys):
+    FRAMES["long"].assign(shop=["007"] * 60 + ["NA"] * 60).to_csv("ids.csv", index=False, sep=";", decimal=",")
+    command = ["forecast", "--data", "ids.csv", "--out"]
+    assert cli.run([*command, "a.csv", "--model", "DLinear", "--mode", "global", "--save", "m", *FAST]) == 0
+    assert cli.run([*command, "b.csv", "--load", "m"]) == 0
+    first, second = (pd.read_csv(name, dtype=str, keep_default_na=False) for name in ("a.csv", "b.csv"))
+    assert first["shop"].unique().tolist() == ["007", "NA"] and len(first) == 8
+    pd.testing.assert_frame_equal(first, second)
+    assert "models: m" in capsys.readouterr().out
+
+
+def test_models_are_trained_once_unless_they_are_measured(here, monkeypatch):
+    from seqmix.forecasting import Forecaster
+
+    fitted = []
+    fit = Forecaster.fit
+    monkeypatch.setattr(Forecaster, "fit", lambda self, *args, **names: fitted.append(1) or fit(self, *args, **names))
+    monkeypatch.setattr(Forecaster, "cross_validation", lambda *_, **__: pytest.fail("measured unasked"))
+    assert cli.run(["forecast", "--data", "single.csv", "--model", "DLinear", *FAST]) == 0 and fitted == [1]
+
+
+def test_interruption_says_that_nothing_was_written(here, monkeypatch, capsys):
+    from seqmix.forecasting import Forecaster
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Forecaster, "fit", interrupted)
+    assert cli.run(["forecast", "--data", "single.csv", *FAST]) == 130
+    assert capsys.readouterr().err == "seqmix: interrupted; no forecasts were written\n"

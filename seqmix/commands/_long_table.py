@@ -199,8 +199,9 @@ def _with_times(frame: pd.DataFrame, cells: Cells, roles: Roles) -> tuple[pd.Dat
 def _numbers(column: pd.Series, cells: Cells) -> pd.Series:
     found = cells.numbers(column)
     if found is None:
+        wrong = cells.first_wrong(column)
         raise DataError(
-            f"column {str(column.name)!r} holds {cells.first_wrong(column)!r}, which is no number; "
+            f"column {str(column.name)!r} holds {f'{wrong!r}, which is no number' if wrong else 'no numbers'}; "
             "pass --na, --decimal or --thousands, or name another --target_col"
         )
     return found

@@ -1,5 +1,7 @@
-"""``seqmix forecast``: from a table in a file to forecasts in a file, beside the season before."""
+"""``seqmix forecast``: from a table in a file to forecasts in a file, measured beside the seasonal naive forecast."""
 
+import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -7,37 +9,58 @@ from typing import Any, Literal
 import pandas as pd
 
 from seqmix.commands._function import call
+from seqmix.commands._long_table import Roles, check_columns, find_roles, long_frame, split, with_id_columns
 from seqmix.commands._table import print_table
-from seqmix.errors import ConfigError, DataError
-from seqmix.forecasting import Forecaster, long_from_wide
-from seqmix.forecasting.frame import is_dated
+from seqmix.errors import ConfigError, SeqmixError
+from seqmix.forecasting import Forecaster
+from seqmix.forecasting.cells import Cells
+from seqmix.forecasting.plot import PICTURES
+from seqmix.forecasting.tables import OUTPUTS, TableFile, check_folder, check_output, read_table, write_table
 
-# names of columns in lower case that need no explanation
-_IDS = ("unique_id", "id", "item_id", "series", "series_id")
-_TIMES = ("ds", "date", "datetime", "time", "timestamp", "month")
-_TARGETS = ("y", "target", "value", "sales")
+# endings of exported graphs
+EXPORTS = (".pt2", ".onnx")
+# options that a fitted Forecaster no longer takes
+_FITTING = (
+    *("model", "cv", "conformal", "loss", "freq", "future_covariates", "past_covariates", "static_covariates"),
+    *("calendar", "context_length", "season", "fill_gaps", "mode", "normalize", "scaler", "max_steps", "learning_rate"),
+    *("seed", "save"),
+)
 
 
 def main(command: str, argv: list[str]) -> None:
     """Run the command."""
-    call(forecast, command, argv)
+    try:
+        call(forecast, command, argv)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("no forecasts were written") from None
+    except SeqmixError as e:
+        raise type(e)(_in_words_of_the_shell(str(e))) from e
 
 
 def forecast(
     *,
     data: str,
-    horizon: int,
+    horizon: int | None = None,
     model: str = "TSM2",
     out: str = "forecast.csv",
     plot: str | None = None,
-    cv: int = 1,
+    cv: int = 0,
     levels: str = "",
     conformal: bool = False,
     loss: Literal["mse", "mae", "huber", "quantile", "normal", "student_t", "negative_binomial"] = "mae",
+    mode: Literal["auto", "global", "multivariate"] = "auto",
+    normalize: Literal["auto", "season", "window", "none"] = "auto",
+    scaler: Literal["auto", "season", "standard", "none"] = "auto",
     freq: str | None = None,
     id_col: str | None = None,
     time_col: str | None = None,
     target_col: str | None = None,
+    sep: str | None = None,
+    decimal: str | None = None,
+    thousands: str | None = None,
+    date_format: str | None = None,
+    encoding: str | None = None,
+    na: str = "",
     future: str | None = None,
     future_covariates: str = "",
     past_covariates: str = "",
@@ -50,145 +73,199 @@ def forecast(
     learning_rate: float = 5e-3,
     seed: int = 0,
     device: str = "auto",
+    save: str | None = None,
+    load: str | None = None,
+    export: str | None = None,
     verbose: bool = False,
 ) -> None:
-    """Forecast every series in a file, and measure the models on its last rows.
+    """Forecast every series of a table in a file.
 
     Args:
-        data: CSV or parquet file: a long table of ids, times and values, or a wide one with a column for each series.
-        horizon: steps to forecast.
+        data: CSV, Excel or parquet file: a long table of ids, times and values, or a wide one with a column for each
+            series. How a CSV file is written is found out, or told by ``sep`` and the options after it.
+        horizon: steps to forecast; with ``load`` by default those that were fitted.
         model: model or mixer by name, or several with commas between them.
-        out: CSV or parquet file of the forecasts.
+        out: file of the forecasts: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
         plot: picture of the forecasts, for example ``forecast.png``.
-        cv: windows at the end of each series that the models are measured on; 0 for none.
+        cv: forecasts of the end of each series that the models are measured by, beside the seasonal naive forecast.
+            This trains the models once more. Default: none.
         levels: coverage of intervals in percent, with commas between them, for example ``80,95``.
-        conformal: move the intervals of quantiles and distributions until they hold the validation rows as often as
-            they should; those of point forecasts always are made from them.
+        conformal: calibrate quantile and distribution forecasts on the validation rows (conformal prediction); the
+            intervals of point forecasts always are.
         loss: what training minimizes.
-        freq: step between rows, for example ``h``, ``D``, ``MS``; inferred if not given.
-        id_col: column that names the series; found by its name or content if not given.
-        time_col: column of times; found by its name or content if not given.
-        target_col: column of values; found by its name or content if not given.
-        future: CSV or parquet file of the known-future covariates of the horizon.
+        mode: ``global`` trains one model on windows of one series at a time, ``multivariate`` on all series at once.
+        normalize: how windows are normalized: ``window`` to zero mean and unit variance, ``season`` by subtracting the
+            seasonal naive forecast.
+        scaler: how each series is scaled: ``season`` by the error of the seasonal naive forecast, ``standard`` by its
+            standard deviation.
+        freq: step between rows, for example ``h``, ``D``, ``MS``. Default: inferred.
+        id_col: column that names the series, or several with commas between them. Default: found by name or content.
+        time_col: column of times, or several (``year,month``, ``date,time``). Default: found by name or content.
+        target_col: column of values. Default: found by name or content.
+        sep: separator of fields in a CSV file, for example ``;`` or ``tab``. Default: found in the file.
+        decimal: decimal sign, ``.`` or ``,``. Default: found in the file.
+        thousands: sign between groups of three digits. Default: found in the file.
+        date_format: how dates are written, for example ``%d.%m.%Y``. Default: found in the file.
+        encoding: character encoding, for example ``cp1252`` or ``utf-16``. Default: found in the file.
+        na: words for missing values besides the usual ones, with commas between them.
+        future: file of the known-future covariates of the horizon.
         future_covariates: columns known for the horizon, with commas between them.
         past_covariates: columns known up to the last row.
         static_covariates: columns that do not change within a series.
-        calendar: hour, weekday and so on as inputs.
-        context_length: steps that a model sees; from the horizon and the frequency if not given.
-        season: steps of the season; from the frequency if not given.
-        fill_gaps: take steps that are left out for missing values.
+        calendar: use hour, weekday and so on as inputs.
+        context_length: steps that a model sees. Default: from the horizon and the frequency.
+        season: steps of the season. Default: that of the frequency.
+        fill_gaps: insert missing time steps as missing values.
         max_steps: most optimizer steps of each fit.
         learning_rate: peak learning rate.
         seed: of weights and order.
         device: ``auto``, ``cpu`` or ``cuda``.
-        verbose: show what each fit found, and its progress, which a terminal always shows.
+        save: folder for the fitted models, to be used with ``load``.
+        load: folder of fitted models: forecast with them instead of training.
+        export: file for the first model as one graph: ``.pt2`` or ``.onnx``.
+        verbose: print what each fit found, and show progress, which a terminal always shows.
     """
-    frame, columns = _long(_read(data), id_col, time_col, target_col)
-    percent = [_number(part) for part in _parts(levels)]
-    names = _parts(model)
-    forecaster = Forecaster(
-        names if len(names) > 1 else names[0],
-        horizon,
-        loss=loss,
-        levels=percent or None,
-        conformal=conformal,
-        freq=int(freq) if freq and freq.isdigit() else freq,
-        past_covariates=_parts(past_covariates),
-        future_covariates=_parts(future_covariates),
-        static_covariates=_parts(static_covariates),
-        calendar=calendar,
-        context_length=context_length,
-        season=season,
-        fill_gaps=fill_gaps,
-        max_steps=max_steps,
-        learning_rate=learning_rate,
-        seed=seed,
-        device=device,
-        verbose=verbose,
-        trainer_kwargs={"enable_progress_bar": verbose or sys.stderr.isatty()},
+    if load:
+        _check_fitted(locals())
+    elif horizon is None:
+        raise ConfigError("--horizon is needed; give the number of steps to forecast")
+    names, percent = split(model), [_level(part) for part in split(levels)]
+    if not names:
+        raise ConfigError("--model is empty; give a name, for example --model TSM2")
+    for option, path, endings in (("out", out, OUTPUTS), ("plot", plot, PICTURES), ("export", export, EXPORTS)):
+        if path is not None:
+            check_output(option, path, endings)
+    if save is not None:
+        check_folder("save", save)
+    cells = Cells(decimal=decimal, thousands=thousands, date_format=date_format, missing=split(na))
+    table = read_table(data, sep=sep, encoding=encoding)
+    known = None if future is None else read_table(future, sep=sep, encoding=encoding)
+    forecaster = (
+        Forecaster.load(load, device=device)
+        if load
+        else Forecaster(
+            names if len(names) > 1 else names[0],
+            horizon or 1,
+            loss=loss,
+            levels=percent or None,
+            conformal=conformal,
+            mode=mode,
+            normalize=normalize,
+            scaler=scaler,
+            freq=int(freq) if freq and freq.isdigit() else freq,
+            past_covariates=split(past_covariates),
+            future_covariates=split(future_covariates),
+            static_covariates=split(static_covariates),
+            calendar=calendar,
+            context_length=context_length,
+            season=season,
+            fill_gaps=fill_gaps,
+            max_steps=max_steps,
+            learning_rate=learning_rate,
+            seed=seed,
+            device=device,
+            verbose=verbose,
+            trainer_kwargs={"enable_progress_bar": verbose or sys.stderr.isatty()},
+        )
     )
+    covariates = [*forecaster.future_covariates, *forecaster.past_covariates, *forecaster.static_covariates]
+    cells.observe(table.frame, table.sep)
+    roles = find_roles(
+        table.frame, cells, id_col=id_col, time_col=time_col, target_col=target_col, covariates=covariates
+    )
+    frame, notes = long_frame(table.frame, cells, roles, covariates)
+    columns = {"id_col": roles.id_col, "time_col": roles.time_col, "target_col": roles.target_col}
+    if load:
+        # the names that the models were fitted with
+        how = forecaster.fitted_.reading
+        renamed = dict(zip(columns.values(), (how.id_col, how.time_col, how.target_col), strict=True))
+        frame = frame.rename(columns=renamed)
+    ahead = None if known is None else _ahead(known, cells, roles, forecaster, frame)
     tested = _tested(forecaster, frame, columns, cv) if cv else None
-    forecaster.fit(frame, **columns)
-    report = forecaster.report_
-    print(
-        f"{data}: {report['series']:,} series, {report['windows']:,} windows, {forecaster.mode_}, "
-        f"context {forecaster.context_}"
-    )
-    for note in forecaster.notes_:
-        print(f"  {note}")
+    if not load:
+        forecaster.fit(frame, **columns)
+    _print_fit(data, forecaster, [*table.notes, *notes])
     if tested is not None:
-        errors = forecaster.evaluate(tested, ("mae", "mase", "smape"))
-        table = errors.pivot(index="model", columns="metric", values="value").sort_values("mae")
-        rows = [{"model": str(name), **{str(k): float(v) for k, v in row.items()}} for name, row in table.iterrows()]
-        print_table(f"errors of {cv} forecast{'s' * (cv > 1)} of {horizon} steps at the end of each series", rows)
-    found = forecaster.predict(future_df=None if future is None else _read(future))
-    _write(found, Path(out))
+        _print_errors(forecaster, tested, cv)
+    found = forecaster.predict(frame if load else None, future_df=ahead, horizon=horizon, levels=percent or None)
+    if load:
+        found = found.rename(columns={new: old for old, new in renamed.items()})
+    write_table(with_id_columns(found, table.frame, roles), Path(out))
     print(f"forecasts: {out}")
-    if plot:
+    if save is not None:
+        forecaster.save(save)
+        print(f"models: {save}")
+    if export is not None:
+        forecaster.export(export)
+        print(f"graph: {export}")
+    if plot is not None:
         forecaster.plot(frame, found).savefig(plot, dpi=150)
         print(f"picture: {plot}")
 
 
+def _check_fitted(given: dict[str, Any]) -> None:
+    """Refuse options of fitting beside fitted models."""
+    parameters = inspect.signature(forecast).parameters
+    useless = [name for name in _FITTING if given[name] != parameters[name].default]
+    if useless:
+        raise ConfigError(f"--{useless[0]} is for fitting, and --load takes fitted models; leave one of the two out")
+
+
+def _ahead(table: TableFile, cells: Cells, roles: Roles, forecaster: Forecaster, frame: pd.DataFrame) -> pd.DataFrame:
+    """Known-future covariates of the horizon as a long frame; without ids they count for every series."""
+    names = list(forecaster.future_covariates)
+    check_columns(table.frame, names, "--future: ")
+    if len(roles.times) == 1 and roles.times[0] not in table.frame:
+        check_columns(table.frame, [roles.time_col], "--future: ")
+    rows, _ = long_frame(table.frame, cells, roles, names, values=False)
+    if roles.id_col in rows or roles.id_col not in frame:
+        return rows
+    return rows.merge(frame[[roles.id_col]].drop_duplicates(), how="cross")
+
+
 def _tested(forecaster: Forecaster, frame: pd.DataFrame, columns: dict[str, Any], cv: int) -> pd.DataFrame:
-    """Forecasts of the end of each series by the models, and by the season before."""
+    """Forecasts of the end of each series by the models, and by the seasonal naive forecast."""
     models = forecaster.model if isinstance(forecaster.model, list) else [forecaster.model]
     rivals = [*models, *(["SeasonalNaive"] if "SeasonalNaive" not in models else [])]
     judge = forecaster.clone().set_params(model=rivals, levels=None)
     return judge.cross_validation(frame, n_windows=cv, **columns)
 
 
-def _read(path: str) -> pd.DataFrame:
-    file = Path(path)
-    if not file.exists():
-        raise DataError(f"file {path!r} not found; give a CSV or parquet file")
-    if file.suffix == ".parquet":
-        return pd.read_parquet(file)
+def _print_fit(data: str, forecaster: Forecaster, notes: list[str]) -> None:
+    report = forecaster.report_
+    print(
+        f"{data}: {report['series']:,} series, {report['windows']:,} windows, {forecaster.mode_}, "
+        f"context {forecaster.context_}"
+    )
+    for note in [*notes, *forecaster.notes_]:
+        print(f"  {note}")
+
+
+def _print_errors(forecaster: Forecaster, tested: pd.DataFrame, cv: int) -> None:
+    errors = forecaster.evaluate(tested, ("mae", "mase", "smape"))
+    table = errors.pivot(index="model", columns="metric", values="value").sort_values("mae")
+    rows = [{"model": str(name), **{str(k): float(v) for k, v in row.items()}} for name, row in table.iterrows()]
+    steps = forecaster.horizon
+    print_table(f"errors of {cv} forecast{'s' * (cv > 1)} of {steps} steps at the end of each series", rows)
+
+
+def _level(text: str) -> float:
     try:
-        return pd.read_csv(file, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-        raise DataError(f"file {path!r} is no CSV table ({e}); give a CSV or parquet file with a header") from e
-
-
-def _write(frame: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    if path.suffix == ".parquet":
-        frame.to_parquet(part, index=False)
-    else:
-        frame.to_csv(part, index=False)
-    part.replace(path)
-
-
-def _long(
-    frame: pd.DataFrame, id_col: str | None, time_col: str | None, target_col: str | None
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The table as a long frame, and the names of its columns: given, known by name, or seen from what they hold."""
-    numeric = [str(c) for c in frame if pd.api.types.is_numeric_dtype(frame[c].dtype)]
-    dated = [str(c) for c in frame if c not in numeric and is_dated(frame[c])]
-    other = [str(c) for c in frame if c not in numeric and c not in dated]
-    time_col = time_col or _pick(_TIMES, frame, dated)
-    id_col = id_col or _pick(_IDS, frame, other)
-    values = [c for c in numeric if c not in (time_col, id_col)]
-    target_col = target_col or _pick(_TARGETS, frame, values if len(values) == 1 else [])
-    if time_col and id_col is None and target_col is None and len(values) > 1:
-        wide = frame[[time_col, *values]]
-        return long_from_wide(wide, time_col), {"id_col": "unique_id", "time_col": "ds", "target_col": "y"}
-    for option, found in (("time_col", time_col), ("target_col", target_col)):
-        if found is None:
-            raise DataError(f"no column to take for --{option} among {[str(c) for c in frame]}; name it")
-    return frame, {"id_col": id_col or "unique_id", "time_col": str(time_col), "target_col": str(target_col)}
-
-
-def _pick(names: tuple[str, ...], frame: pd.DataFrame, others: list[str]) -> str | None:
-    return next((str(c) for c in frame if str(c).lower() in names), others[0] if others else None)
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
+        level = float(text)
     except ValueError as e:
         raise ConfigError(f"levels should be percentages with commas between them, got {text!r}; use 80,95") from e
+    if not 0 < level < 100:
+        raise ConfigError(f"levels should be between 0 and 100 percent, got {text}; use 80,95")
+    return level
+
+
+def _in_words_of_the_shell(message: str) -> str:
+    """``fill_gaps=True`` as ``--fill_gaps true`` and ``freq='D'`` as ``--freq D``."""
+    options = "|".join(inspect.signature(forecast).parameters)
+    found = re.sub(rf"\b({options})=(?:'([^']*)'|\[([\d., ]*)\]|([\w.-]+))", _option, message)
+    return found.replace("future_df=...", "--future FILE").replace("future_df", "--future")
+
+
+def _option(match: re.Match) -> str:
+    value = match[2] or (match[3] or "").replace(" ", "") or match[4] or "''"
+    return f"--{match[1]} {value.lower() if value in ('True', 'False') else value}"

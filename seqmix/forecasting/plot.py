@@ -16,6 +16,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from seqmix.errors import DataError
 
+#: endings of the files that a figure can be saved to
+PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK, _GREY, _LIGHT = "#222222", "#8A8A8A", "#E6E6E6"
 

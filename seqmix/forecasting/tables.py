@@ -112,6 +112,22 @@ def check_output(option: str, path: str, endings: tuple[str, ...]) -> None:
         raise ConfigError(f"--{option} {path!r} cannot be written ({e.strerror or e}); give another file") from e
 
 
+def check_folder(option: str, path: str) -> None:
+    """Make an output folder, and see that files can be written to it, before anything is computed.
+
+    Raises:
+        ConfigError: if they cannot.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / ".part"
+        part.touch()
+        part.unlink()
+    except OSError as e:
+        raise ConfigError(f"--{option} {path!r} is no folder to write to ({e.strerror or e}); give another") from e
+
+
 def _excel(file: Path) -> pd.DataFrame:
     _need_openpyxl(f"file {str(file)!r}")
     frame = pd.read_excel(file, keep_default_na=False, na_values=[""])

@@ -1,5 +1,8 @@
 """Images: files of any kind, crops by hand, splits that keep the test images apart, mixtures that add up."""
 
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,8 @@ from PIL import Image
 from seqmix.data.files import data_folder
 from seqmix.data.images.augment import Augmentation, erase, finish, paste
 from seqmix.data.images.fashion import FashionMNIST
-from seqmix.data.images.folders import HubImages, ImageFolder
+from seqmix.data.images.folders import ImageFolder
+from seqmix.data.images.hub import HubImages
 from seqmix.data.images.pixels import RESAMPLING, eight_bits, middle, pixels, random_resized, random_square, read_image
 from seqmix.errors import ConfigError, DataError
 
@@ -108,7 +112,6 @@ def test_random_crops_stay_inside():
 
 def test_folder(tmp_path):
     fill_folder(tmp_path / "pets", {"train": {"cat": 6, "dog": 4}, "val": {"cat": 2, "dog": 1}})
-    (tmp_path / "pets" / "train" / "dog" / "notes.txt").write_text("no image")
     data = ImageFolder("pets", 16, 3, root=str(tmp_path), n_workers=0, val_share=0.2)
     assert (data.name, data.n_classes, data.n_channels, data.class_names) == ("pets", 2, 3, ["cat", "dog"])
     seen = {split: _reds(getattr(data, f"{split}_dataloader")()) for split in ("train", "val", "test")}
@@ -129,6 +132,144 @@ def _reds(loader):
         assert batch["images"].dtype == torch.uint8 and batch["images"].shape[1:] == (3, 16, 16)
         found += zip(batch["images"][:, 0, 0, 0].tolist(), batch["labels"].tolist(), strict=True)
     return found
+
+
+def test_what_is_an_image(tmp_path):
+    """Hidden names are ignored, links followed once, other files counted in a warning."""
+    train = fill_folder(tmp_path / "pets", {"train": {"cat": 3, "dog": 2}, "val": {"cat": 1, "dog": 1}}) / "train"
+    fill_folder(tmp_path / "more", {"elsewhere": {"poodle": 2}})
+    (train / ".ipynb_checkpoints").mkdir()
+    (train / "cat" / ".thumbnails").mkdir()
+    Image.new("RGB", (9, 9)).save(train / "cat" / ".thumbnails" / "0.png")
+    (train / "cat" / "._0.png").write_bytes(b"\0\5\x16\7")
+    (train / "dog" / "linked").symlink_to(tmp_path / "more" / "elsewhere", target_is_directory=True)
+    (train / "dog" / "linked" / "back").symlink_to(train / "dog", target_is_directory=True)
+    (train / "dog" / "notes.txt").write_text("no image")
+    (train / "dog" / "raw.HEIC").write_bytes(b"")
+    Image.new("RGB", (40, 30), (13, 0, 255)).save(train / "cat" / "new.avif")
+    Image.new("RGB", (40, 30), (14, 0, 255)).save(train / "cat" / "OLD.JPG")
+    data = ImageFolder("pets", 16, 3, root=str(tmp_path), n_workers=0)
+    with pytest.warns(
+        UserWarning, match=r"2 files in .*train are no images and are left out: \.heic \(1\), \.txt \(1\)"
+    ):
+        data.setup()
+    assert data.class_names == ["cat", "dog"]
+    assert (data.label_counts("train") + data.label_counts("val")).tolist() == [5, 4]
+    # a whole class may be a link, and a class without an image is refused
+    (train / "bird").symlink_to(tmp_path / "more" / "elsewhere" / "poodle", target_is_directory=True)
+    assert ImageFolder("pets", root=str(tmp_path)).class_names == ["bird", "cat", "dog"]
+    (train / "empty").mkdir()
+    with pytest.raises(DataError, match=r"train/empty holds no image; put some there, or remove the folder"):
+        ImageFolder("pets", root=str(tmp_path)).setup()
+
+
+def test_gray_folder(tmp_path):
+    fill_folder(tmp_path / "pets", {part: {"cat": 3, "dog": 2} for part in ("train", "val", "test")})
+    data = ImageFolder("pets", 16, 3, root=str(tmp_path), n_workers=0, n_channels=1)
+    batch = next(iter(data.val_dataloader()))
+    assert batch["images"].shape == (3, 1, 16, 16) and data.input_cfg["input_size"] == (1, 16, 16)
+    gray = round(0.114 * 255) / 255
+    assert data.on_after_batch_transfer(batch, 0)["images"][0, 0, 0, 0].item() == pytest.approx((gray - 0.449) / 0.226)
+    for options, message in {
+        "n_channels": (2, "n_channels = 2; use 1 for gray images, 3 for RGB"),
+        "mean": ([0.5], r"mean = \[0.5\] and std = .* should be 3 numbers each"),
+        "std": ([0.5, 0.0, 1.0], "those of std positive"),
+    }.items():
+        with pytest.raises(ConfigError, match=message[1]):
+            ImageFolder("pets", root=str(tmp_path), **{options: message[0]})
+    with pytest.raises(ConfigError, match="rand_augment and color_jitter need three channels"):
+        ImageFolder("pets", root=str(tmp_path), n_channels=1, augment=Augmentation(color_jitter=0.1))
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """Twenty images whose every crop is another one."""
+    for part in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "noise" / part / name).mkdir(parents=True)
+            for i in range(10 if part == "train" else 2):
+                Image.effect_noise((24, 20), 80).save(tmp_path / "noise" / part / name / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("crop", ["resized", "plain"])
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_order_and_crops_are_resumed(noise, crop, n_workers):
+    """In the middle of the second epoch: the rest of it and the next are the same, whoever reads."""
+
+    def loader(n_workers):
+        options = {"root": str(noise), "n_workers": n_workers, "crop": crop, "crop_pct": 0.5, "seed": 3}
+        return ImageFolder("noise", 8, 3, **options).train_dataloader()
+
+    def images(batches):
+        return [batch["images"] for batch in batches]
+
+    whole = loader(0)
+    first, second, third = images(whole), images(whole), images(whole)
+    assert [len(batch) for batch in second] == [3] * 6 + [2]
+    cut = loader(n_workers)
+    assert all(torch.equal(a, b) for a, b in zip(images(cut), first, strict=True))
+    torch.rand(7)
+    served = iter(cut)
+    assert all(torch.equal(next(served)["images"], want) for want in second[:4])
+    resumed = loader(n_workers)
+    resumed.load_state_dict(cut.state_dict())
+    got = images(resumed) + images(resumed)
+    assert all(torch.equal(a, b) for a, b in zip(got, second[4:] + third, strict=True))
+    # another order, and other crops of the same images
+    assert not torch.equal(torch.cat(second).sort(0).values, torch.cat(third).sort(0).values)
+
+
+class _Watch(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(())), []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch["images"].sum().item())
+        return self.weight
+
+    def on_train_batch_end(self, *_):
+        if self.global_step == 10:
+            self.trainer.save_checkpoint(f"{self.trainer.default_root_dir}/step10.ckpt")
+
+    def validation_step(self, batch, batch_idx):
+        """Validation opens a loader of its own in the middle of training."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_a_trainer_resumes(noise):
+    """The checkpoint knows the seed of the shuffles, and where the epoch stood."""
+    seen = {}
+    for name, ckpt_path in (("whole", None), ("rest", noise / "step10.ckpt")):
+        torch.manual_seed(len(seen))
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        quiet = {**quiet, "num_sanity_val_steps": 0, "val_check_interval": 3, "enable_model_summary": False}
+        trainer = pl.Trainer(max_steps=16, default_root_dir=noise, **quiet)
+        task = _Watch()
+        trainer.fit(task, ImageFolder("noise", 8, 3, root=str(noise), n_workers=0), ckpt_path=ckpt_path)
+        seen[name] = task.seen
+    assert len(set(seen["whole"])) == 16 and seen["rest"] == seen["whole"][10:]
+
+
+def test_one_device(noise):
+    data = ImageFolder("noise", 8, 3, root=str(noise), n_workers=0)
+    data.trainer = SimpleNamespace(world_size=2, overfit_batches=0)
+    for part in ("train", "val", "test", "predict"):
+        with pytest.raises(ConfigError, match=r"noise is served to one device, got 2; set trainer\.devices: 1"):
+            getattr(data, f"{part}_dataloader")()
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_a_damaged_image_has_one_line(noise, n_workers):
+    path = noise / "noise" / "test" / "dog" / "1.png"
+    path.write_bytes(path.read_bytes()[:200])
+    loader = ImageFolder("noise", 8, 3, root=str(noise), n_workers=n_workers).test_dataloader()
+    with pytest.raises(DataError) as error:
+        list(loader)
+    assert str(error.value).startswith(f"{path}: cannot be read (") and "\n" not in str(error.value)
 
 
 def test_folder_refuses(tmp_path):

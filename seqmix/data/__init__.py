@@ -2,7 +2,8 @@
 
 from seqmix.data.images.augment import Augmentation
 from seqmix.data.images.fashion import FashionMNIST
-from seqmix.data.images.folders import HubImages, ImageFolder
+from seqmix.data.images.folders import ImageFolder
+from seqmix.data.images.hub import HubImages
 from seqmix.data.loader import WindowLoader
 from seqmix.data.sequences.listops import ListOps
 from seqmix.data.sequences.lra import LRAImage, LRARetrieval, LRAText

@@ -1,11 +1,13 @@
-"""A loader of examples that are gathered by number, in this process: exact resume, nothing dropped."""
+"""Loaders of numbered examples: exact resume, nothing dropped."""
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from seqmix.errors import ConfigError
 
@@ -34,46 +36,49 @@ class Gathered(Protocol):
         ...
 
 
-class WindowLoader:
-    """Batches of windows, or of anything else gathered by number, made in this process.
-
-    The order of an epoch depends on ``seed`` and the epoch alone.
+class ResumableLoader(ABC):
+    """Batches of numbered examples in an order that depends on ``seed`` and the epoch alone.
 
     Takes the place of a ``DataLoader`` in Lightning, which calls ``set_epoch`` and saves ``state_dict``: a run resumed
     in the middle of an epoch sees the remaining batches, in the same order. The last batch may be smaller, it is never
     dropped.
 
     Args:
-        windows: what to serve.
-        batch_size: windows per batch.
-        shuffle: a new order every epoch, instead of the order of the windows.
+        n: number of examples.
+        batch_size: examples per batch.
+        shuffle: a new order every epoch, instead of the order of the examples.
         seed: starting point of the shuffles.
     """
 
     # Lightning looks for set_epoch at loader.sampler and reads this name beside it
     batch_sampler = None
 
-    def __init__(self, windows: Gathered, batch_size: int, *, shuffle: bool = False, seed: int = 0):
-        self.windows, self.batch_size, self.shuffle, self.seed = windows, batch_size, shuffle, seed
+    def __init__(self, n: int, batch_size: int, *, shuffle: bool = False, seed: int = 0):
+        self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
         self.epoch = 0
         self._served = 0
         self._resume_at = 0
 
+    @abstractmethod
+    def _serve(self, batches: Iterable[Tensor]) -> Iterable[dict[str, Tensor]]:
+        """Batches of the examples with these numbers."""
+
     def __len__(self) -> int:
-        return -(-len(self.windows) // self.batch_size)
+        return -(-self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         # a generator: nothing happens until the first batch is asked for, and Lightning calls iter() more than once
-        order = self._order()
         first, self._resume_at = self._resume_at, 0
-        for i in range(first, len(self)):
-            self._served = i + 1
-            yield self.windows.gather(order[i * self.batch_size : (i + 1) * self.batch_size])
+        order, size = self._order(), self.batch_size
+        numbers = (order[i * size : (i + 1) * size] for i in range(first, len(self)))
+        for i, batch in enumerate(self._serve(numbers), first + 1):
+            self._served = i
+            yield batch
         self.epoch += 1
         self._served = 0
 
     @property
-    def sampler(self) -> "WindowLoader":
+    def sampler(self) -> Self:
         """The loader itself: it has ``set_epoch``."""
         return self
 
@@ -101,8 +106,27 @@ class WindowLoader:
         self._served = self._resume_at = state["served"]
 
     def _order(self) -> Tensor:
-        n = len(self.windows)
         if not self.shuffle:
-            return torch.arange(n, device=self.windows.device)
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(n)
-        return torch.from_numpy(order).to(self.windows.device)
+            return torch.arange(self.n)
+        return torch.from_numpy(np.random.default_rng([self.seed, self.epoch]).permutation(self.n))
+
+
+class WindowLoader(ResumableLoader):
+    """Batches of windows, or of anything else gathered by number, made in this process.
+
+    Args:
+        windows: what to serve.
+        batch_size: windows per batch.
+        shuffle: a new order every epoch, instead of the order of the windows.
+        seed: starting point of the shuffles.
+    """
+
+    def __init__(self, windows: Gathered, batch_size: int, *, shuffle: bool = False, seed: int = 0):
+        super().__init__(len(windows), batch_size, shuffle=shuffle, seed=seed)
+        self.windows = windows
+
+    def _serve(self, batches: Iterable[Tensor]) -> Iterable[dict[str, Tensor]]:
+        return map(self.windows.gather, batches)
+
+    def _order(self) -> Tensor:
+        return super()._order().to(self.windows.device)

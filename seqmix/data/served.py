@@ -1,4 +1,4 @@
-"""Data that is served from memory: loaders over the examples of each split, placed where training computes."""
+"""Data of three splits, and data that is kept in memory and placed where training computes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,20 +9,20 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from seqmix.data.loader import Gathered, WindowLoader
+from seqmix.data.loader import Gathered, ResumableLoader, WindowLoader
 from seqmix.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
 
 
-class Served(LightningDataModule, ABC):
-    """Examples of three splits, each gathered by number: shuffled for training, in order otherwise, none dropped.
+class SplitData(LightningDataModule, ABC):
+    """Examples of three splits: shuffled for training, in order otherwise, none dropped, resumed exactly.
 
     Args:
         name: what the data is called in tables and messages.
         batch_size: examples per training batch.
-        eval_batch_size: examples per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
+        eval_batch_size: examples per validation and test batch. Default: the same as in training.
+        seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a batch size is not positive, or ``seed`` is negative.
@@ -38,38 +38,35 @@ class Served(LightningDataModule, ABC):
             raise ConfigError(f"seed must not be negative, got {seed}; set data.seed to 0 or more")
         self.name, self.batch_size, self.eval_batch_size = name, batch_size, eval_batch_size
         self.seed = self._shuffle_seed = seed
-        self._splits: Mapping[Split, Gathered] = {}
 
     def __str__(self) -> str:
         # the one of Lightning opens every loader, and the command line prints what lacks a fact it could link
         return self.name
 
     @abstractmethod
-    def _make(self) -> Mapping[Split, Gathered]:
-        """Read or make the examples of every split, in what a ``WindowLoader`` can serve; called once."""
+    def _loader(self, split: Split, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> ResumableLoader:
+        """Loader of one split."""
 
-    def setup(self, stage: str | None = None) -> None:
-        """Make the examples; does nothing the second time."""
-        if not self._splits:
-            self._splits = self._make()
-
-    def train_dataloader(self) -> WindowLoader:
+    def train_dataloader(self) -> ResumableLoader:
         """Training examples, shuffled, but for a trainer that is to overfit the first few batches."""
         if self._shuffle_seed is None:
             self._shuffle_seed = torch.initial_seed()
         # the trainer has this attribute, but not in its class
         shuffle = self.trainer is None or self.trainer.overfit_batches == 0  # pyright: ignore[reportAttributeAccessIssue]
-        return WindowLoader(self._placed("train"), self.batch_size, shuffle=shuffle, seed=self._shuffle_seed)
+        self._check_devices()
+        return self._loader("train", self.batch_size, shuffle=shuffle, seed=self._shuffle_seed)
 
-    def val_dataloader(self) -> WindowLoader:
+    def val_dataloader(self) -> ResumableLoader:
         """Every validation example, in order."""
-        return WindowLoader(self._placed("val"), self.eval_batch_size)
+        self._check_devices()
+        return self._loader("val", self.eval_batch_size)
 
-    def test_dataloader(self) -> WindowLoader:
+    def test_dataloader(self) -> ResumableLoader:
         """Every test example, in order."""
-        return WindowLoader(self._placed("test"), self.eval_batch_size)
+        self._check_devices()
+        return self._loader("test", self.eval_batch_size)
 
-    def predict_dataloader(self) -> WindowLoader:
+    def predict_dataloader(self) -> ResumableLoader:
         """The test examples again."""
         return self.test_dataloader()
 
@@ -82,16 +79,39 @@ class Served(LightningDataModule, ABC):
         if self.seed is None:
             self._shuffle_seed = state_dict["shuffle_seed"]
 
+    def _check_devices(self) -> None:
+        # each device would see every example: validation and test count each once
+        if self.trainer is not None and self.trainer.world_size > 1:
+            raise ConfigError(
+                f"{self.name} is served to one device, got {self.trainer.world_size}; set trainer.devices: 1"
+            )
+
+
+class Served(SplitData, ABC):
+    """Examples that are kept in memory, or in a mapped file, and gathered by number."""
+
+    def __init__(self, name: str, batch_size: int, *, eval_batch_size: int | None, seed: int | None):
+        super().__init__(name, batch_size, eval_batch_size=eval_batch_size, seed=seed)
+        self._splits: Mapping[Split, Gathered] = {}
+
+    @abstractmethod
+    def _make(self) -> Mapping[Split, Gathered]:
+        """Read or make the examples of every split, in what a ``WindowLoader`` can serve; called once."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the examples; does nothing the second time."""
+        if not self._splits:
+            self._splits = self._make()
+
+    def _loader(self, split: Split, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> WindowLoader:
+        return WindowLoader(self._placed(split), batch_size, shuffle=shuffle, seed=seed)
+
     def _placed(self, split: Split) -> Gathered:
         """Examples of a split, moved to the GPU in use when they take less than a quarter of its free memory."""
         self.setup()
         examples = self._splits[split]
         if self.trainer is None:
             return examples
-        if self.trainer.world_size > 1:
-            raise ConfigError(
-                f"{self.name} is served to one device, got {self.trainer.world_size}; set trainer.devices: 1"
-            )
         device = self.trainer.strategy.root_device
         if device.type == "cuda" and 4 * examples.nbytes < torch.cuda.mem_get_info(device)[0]:
             return examples.to(device)

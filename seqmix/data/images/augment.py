@@ -60,6 +60,7 @@ class Augmentation(nn.Module):
                 "use 0 for none"
             )
         self.mixup, self.cutmix, self.erasing, self.flip = mixup, cutmix, erasing, flip
+        self.needs_color = rand_augment > 0 or color_jitter > 0
         self.colors = nn.Sequential(*_color_changes(rand_augment, n_ops, color_jitter))
 
     def forward(self, batch: Batch, n_classes: int, mean: Tensor, std: Tensor) -> Batch:

@@ -96,21 +96,32 @@ def middle(image: Image.Image, size: tuple[int, int], crop_pct: float, resamplin
     return image.crop((left, top, left + width, top + height))
 
 
-def random_square(image: Image.Image, size: int, crop_pct: float, resampling: Image.Resampling) -> Image.Image:
+def random_square(
+    image: Image.Image,
+    size: int,
+    crop_pct: float,
+    resampling: Image.Resampling,
+    generator: torch.Generator | None = None,
+) -> Image.Image:
     """A square from anywhere in an image that is resized as for ``middle``."""
     image = _resized(image, (size, size), crop_pct, resampling)
-    left, top = _below(image.width - size + 1), _below(image.height - size + 1)
+    left, top = _below(image.width - size + 1, generator), _below(image.height - size + 1, generator)
     return image.crop((left, top, left + size, top + size))
 
 
-def random_resized(image: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
+def random_resized(
+    image: Image.Image, size: int, resampling: Image.Resampling, generator: torch.Generator | None = None
+) -> Image.Image:
     """A box with 8 to 100 % of the area of an image, its sides in a ratio of 3/4 to 4/3, resized to a square."""
     for _ in range(10):
-        area = image.width * image.height * float(torch.empty(()).uniform_(0.08, 1))
-        ratio = math.exp(float(torch.empty(()).uniform_(math.log(3 / 4), math.log(4 / 3))))
+        share, ratio = (
+            float(torch.empty(()).uniform_(*limits, generator=generator))
+            for limits in ((0.08, 1), (math.log(3 / 4), math.log(4 / 3)))
+        )
+        area, ratio = share * image.width * image.height, math.exp(ratio)
         width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < width <= image.width and 0 < height <= image.height:
-            left, top = _below(image.width - width + 1), _below(image.height - height + 1)
+            left, top = _below(image.width - width + 1, generator), _below(image.height - height + 1, generator)
             return image.resize((size, size), resampling, (left, top, left + width, top + height))
     # a very long image: its middle, whole where its ratio allows
     width, height = min(image.width, round(image.height * 4 / 3)), min(image.height, round(image.width * 4 / 3))
@@ -133,5 +144,5 @@ def _resized(image: Image.Image, size: tuple[int, int], crop_pct: float, resampl
     return image.resize((wide, high), resampling)
 
 
-def _below(n: int) -> int:
-    return int(torch.randint(n, ()))
+def _below(n: int, generator: torch.Generator | None) -> int:
+    return int(torch.randint(n, (), generator=generator))

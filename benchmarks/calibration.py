@@ -22,7 +22,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from seqmix.commands._table import markdown
+from seqmix.commands.tables import markdown
 from seqmix.data.loader import WindowLoader
 from seqmix.data.series.windows import Windows
 from seqmix.environment import environment

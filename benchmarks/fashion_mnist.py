@@ -24,7 +24,7 @@ import lightning.pytorch as pl
 import matplotlib
 import torch
 
-from seqmix.commands._table import markdown
+from seqmix.commands.tables import markdown
 from seqmix.data.images.fashion import FashionMNIST
 from seqmix.environment import environment
 from seqmix.mixers import Hydra

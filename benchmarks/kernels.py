@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix import ops
-from seqmix.commands._table import print_table
+from seqmix.commands.tables import print_table
 from seqmix.environment import environment
 from seqmix.ops import _dispatch
 

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from seqmix.commands._table import print_table
 from seqmix.commands.bench import median_seconds
+from seqmix.commands.tables import print_table
 from seqmix.environment import environment
 from seqmix.mixers import Mixer, list_mixers, mixer_facts
 from seqmix.ops import tune_allocator

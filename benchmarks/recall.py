@@ -23,7 +23,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from seqmix.commands._table import markdown
+from seqmix.commands.tables import markdown
 from seqmix.data import AssociativeRecall, Copying, SelectiveCopying
 from seqmix.environment import environment
 from seqmix.mixers import SepConv, list_mixers, mixer_facts

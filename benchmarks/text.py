@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from seqmix.commands._table import markdown
+from seqmix.commands.tables import markdown
 from seqmix.data import TextFiles
 from seqmix.environment import environment
 from seqmix.mixers import Hydra, Mamba

@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from seqmix.commands._table import markdown
+from seqmix.commands.tables import markdown
 from seqmix.environment import environment
 from seqmix.ops import tune_allocator
 from seqmix.tasks.run import append_rows

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from seqmix import cli
-from seqmix.commands._table import markdown
 from seqmix.commands.list import image_rows, mixer_rows, model_rows
 from seqmix.commands.report import summary
+from seqmix.commands.tables import markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import pandas as pd
 from torch import Tensor
 
-from seqmix.commands._table import print_table
+from seqmix.commands.tables import print_table
 from seqmix.environment import environment
 from seqmix.tasks import Task
 from seqmix.tasks.run import device_name

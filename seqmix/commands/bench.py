@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from seqmix.commands._function import call
-from seqmix.commands._table import print_table
+from seqmix.commands.tables import print_table
 from seqmix.errors import ConfigError
 from seqmix.mixers import Attention, Mixer, MixerFactory
 from seqmix.ops import tune_allocator

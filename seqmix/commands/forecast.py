@@ -10,7 +10,7 @@ import pandas as pd
 
 from seqmix.commands._function import call
 from seqmix.commands._long_table import Roles, check_columns, find_roles, long_frame, split, with_id_columns
-from seqmix.commands._table import print_table
+from seqmix.commands.tables import print_table
 from seqmix.errors import ConfigError, SeqmixError
 from seqmix.forecasting import Forecaster
 from seqmix.forecasting.cells import Cells

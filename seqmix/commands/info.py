@@ -1,7 +1,7 @@
 """``seqmix info``: what a bug report needs, and which kernels run here."""
 
 from seqmix.commands._function import call
-from seqmix.commands._table import print_table
+from seqmix.commands.tables import print_table
 from seqmix.environment import environment
 from seqmix.ops import explain, native, tune_allocator
 

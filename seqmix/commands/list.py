@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from seqmix.commands import _table
+from seqmix.commands import tables
 from seqmix.commands._function import call
 from seqmix.mixers import Mixer, list_mixers, mixer_facts
 from seqmix.models import list_models, model_facts
@@ -33,7 +33,7 @@ def show(*, only: Kind | None = None, markdown: bool = False) -> None:
     """
     for kind, rows in _ROWS.items():
         if only in (None, kind) and (found := rows()):
-            print(_table.markdown(found)) if markdown else _table.print_table(kind, found)
+            print(tables.markdown(found)) if markdown else tables.print_table(kind, found)
 
 
 def mixer_rows() -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 
 from seqmix.commands._function import call
-from seqmix.commands._table import print_table
+from seqmix.commands.tables import print_table
 from seqmix.data.images.augment import finish
 from seqmix.data.images.pixels import RESAMPLING, middle, pixels, read_image
 from seqmix.errors import ConfigError, DataError

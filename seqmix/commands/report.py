@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from matplotlib.figure import Figure
 
 from seqmix.commands._function import call
-from seqmix.commands._table import markdown
+from seqmix.commands.tables import markdown
 from seqmix.errors import DataError
 
 Kind = Literal["forecasts", "lra", "language", "glue"]

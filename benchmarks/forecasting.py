@@ -79,17 +79,16 @@ def step(peer: Peer | None) -> Iterator[Row]:
 def backtest(peer: Peer | None) -> Iterator[Row]:
     """Forecasts of every test window of ETTh1, as a frame: 1.87 million rows; the fit before it is left out."""
     from seqmix import Forecaster
-    from seqmix.forecasting.forecasts import backtest as run
     from seqmix.forecasting.frame import Reading, read_frame
     from seqmix.forecasting.long import head
 
     long = read_frame(sets.etth1(), Reading())
     fc = Forecaster("DLinear", 96, context_length=96, max_steps=10, device="cpu")
-    fc._learn(head(long, np.full(7, 11520)), Reading(), None, 2880)
+    fitted = fc._learn(head(long, np.full(7, 11520)), None, Reading(), 2880)
     rows = 2880 - np.arange(2785)
 
     def ours() -> float:
-        return 1e3 * timed(lambda: run(fc, fc.fitted_, long, None, rows, [], []))
+        return 1e3 * timed(lambda: fitted.backtest(long, None, rows, [], []))
 
     what = "DLinear, ETTh1, 2,785 windows x 7 series"
     yield from beside(what, "cross-validation", "ms", ours, peer and (lambda: peer("backtest")))

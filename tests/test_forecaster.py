@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from seqmix import Forecaster
 from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError, DataError, NotFittedError
-from seqmix.forecasting.ahead import ahead
+from seqmix.forecasting.covariates import ahead
 from seqmix.forecasting.exporting import graph_of
 from seqmix.mixers import Identity, Pool
 from seqmix.models import DLinear, ForecastModel, MixerForecaster, list_models
@@ -282,7 +282,7 @@ def test_several_models_have_a_column_each():
 
 def test_multivariate_models_know_their_series():
     fc = small("TSM2", context_length=16, model_kwargs={"d_model": 4, "n_layers": 1}).fit(panel())
-    assert fc.mode_ == "multivariate" and fc.fitted_.facts["n_channels"] == 2
+    assert fc.mode_ == "multivariate" and fc.tasks_["TSM2"].series.n_channels == 2
     other = panel(("b", "a")).assign(y=lambda df: np.where(df["unique_id"] == "b", df["y"] + 5, df["y"] - 5))
     # rows in another order, the same channels
     out = fc.predict(other).sort_values(["unique_id", "ds"], kind="stable").reset_index(drop=True)
@@ -330,9 +330,9 @@ def test_past_and_static_covariates_and_the_calendar():
     df = panel().assign(day=lambda df: df["ds"].dt.day_name(), shop=lambda df: df["unique_id"] + "!")
     static = pd.DataFrame({"unique_id": ["b", "a"], "size": [1.0, 3.0]})
     fc = small(past_covariates=["day"], static_covariates=["size"], calendar=True).fit(df, static_df=static)
-    facts = fc.fitted_.facts
+    series = fc.tasks_["DLinear"].series
     # seven days; weekday, day of month, day of year
-    assert (facts["n_past"], facts["n_static"], facts["n_future"]) == (7, 1, 3)
+    assert (series.n_past, series.n_static, series.n_future) == (7, 1, 3)
     assert fc.notes_[1] == "columns that are not used: shop"
     assert fc.fitted_.ends.static.ravel().tolist() == [1.0, -1.0]
     assert fc.predict(df, static_df=static)["DLinear"].notna().all()
@@ -485,7 +485,8 @@ def test_exported_graph_gives_the_same_numbers(tmp_path, options, exported):
     if fc.mode_ == "global":
         inputs |= {"loc": ends.loc, "scale": ends.scale}
     if fc.calendar:
-        known = ahead(fc, fc.fitted_, fc.fitted_.ids, fc.fitted_.last, 6, None)
+        f = fc.fitted_
+        known = ahead(f.inputs, f.reading, f.clock, f.ids, f.last, 6, None, joint=f.plan.joint)
         inputs["future"] = np.concatenate([ends.future, known], 1)
     y = graph(**{name: torch.from_numpy(x).float() for name, x in inputs.items()})
     expected = fc.predict()["DLinear"].to_numpy().reshape(2, 6)

@@ -264,13 +264,13 @@ def test_covariates_become_numbers():
     columns = pd.DataFrame({"x": [1.0, 3.0, np.nan, 99.0], "kind": ["b", "a", None, "a"]})
     codes = learn(columns, np.array([True, True, True, False]))
     # mean 2 and deviation 1 of the first rows; what is missing is the mean, and no category
-    assert encode(columns, codes).tolist() == [[-1, 0, 1], [1, 1, 0], [0, 0, 0], [97, 1, 0]]
+    assert encode(columns, codes, None, joint=False).tolist() == [[-1, 0, 1], [1, 1, 0], [0, 0, 0], [97, 1, 0]]
     with pytest.raises(DataError) as error:
-        encode(columns.assign(kind="c"), codes)
+        encode(columns.assign(kind="c"), codes, None, joint=False)
     assert str(error.value) == (
         "column 'kind' holds 'c', which was not there when the model was fitted; it knew ['a', 'b']. "
         "Fit again with this category, or replace it"
     )
     many = pd.DataFrame({"id": [f"{i:02}" for i in range(40)]})
-    ranks = encode(many, learn(many, np.ones(40, bool)))
+    ranks = encode(many, learn(many, np.ones(40, bool)), None, joint=False)
     assert ranks.shape == (40, 1) and ranks[0, 0] == pytest.approx(-0.975) and (np.diff(ranks[:, 0]) > 0).all()

@@ -1,19 +1,16 @@
 """Checked frames as the arrays that windows are cut from: one row of channels for each step, covariates beside them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from seqmix.data.series.calendar import calendar_features, calendar_names
 from seqmix.data.series.panel import last_rows
-from seqmix.errors import ConfigError, DataError, check_choice
-from seqmix.forecasting.clock import Clock
-from seqmix.forecasting.covariates import Code, encode
-from seqmix.forecasting.long import Long, named
+from seqmix.forecasting.covariates import Inputs, calendar_rows, encode
+from seqmix.forecasting.long import Long
 
 
 class Arrays(NamedTuple):
@@ -66,43 +63,35 @@ class Ends(NamedTuple):
         return self._replace(values=values, future=future)
 
 
-def arrange(
-    long: Long,
-    *,
-    joint: bool,
-    static: pd.DataFrame | None,
-    codes: Mapping[str, Sequence[Code]],
-    calendar: bool,
-) -> Arrays:
+def arrange(long: Long, inputs: Inputs, static: pd.DataFrame | None, *, joint: bool) -> Arrays:
     """The arrays of a checked frame.
 
     Args:
         long: the frame.
-        joint: aligned series become channels of one series.
+        inputs: how covariates become numbers.
         static: the static columns, one row for each series, in its order.
-        codes: how the columns become numbers, under ``past``, ``future``, ``static``.
-        calendar: put features of the calendar among the known-future inputs.
+        joint: aligned series become channels of one series.
     """
-    past = encode(long.columns, codes["past"]) if codes["past"] else None
-    future = encode(long.columns, codes["future"]) if codes["future"] else None
-    if calendar:
-        steps = np.arange(len(long.y)) - np.repeat(long.indptr[:-1], np.diff(long.indptr))
-        stamps = long.clock.after(np.repeat(long.first, np.diff(long.indptr)), steps)
-        dates = calendar_rows(long.clock, stamps)
+    n, lengths = len(long.ids), np.diff(long.indptr)
+    past, future = (encode(long.columns, codes, long.ids, joint=joint) for codes in (inputs.past, inputs.future))
+    if inputs.calendar:
+        # the dates of aligned series are those of the first
+        first, steps = (long.first[:1], lengths[:1]) if joint else (long.first, lengths)
+        at = np.arange(steps.sum()) - np.repeat(np.cumsum(steps) - steps, steps)
+        dates = calendar_rows(long.clock, long.clock.after(np.repeat(first, steps), at))
         future = dates if future is None else np.concatenate([future, dates], 1)
-    fixed = encode(static, codes["static"])[:, None] if static is not None and codes["static"] else None  # (n, 1, S)
-    values = long.y[:, None]
+    fixed = None if static is None else encode(static, inputs.static, long.ids, joint=False)
+    fixed = None if fixed is None else fixed[:, None]  # (n, 1, S)
+    values, weight = long.y[:, None], long.weight
     if not joint:
-        return Arrays(values, long.indptr, past, future, fixed, long.weight)
-    C = len(long.ids)
-    weight = None if long.weight is None else long.weight.reshape(C, -1).mean(0)
+        return Arrays(values, long.indptr, past, future, fixed, weight)
     return Arrays(
-        values=values.reshape(C, -1).T,
-        indptr=np.array([0, len(values) // C]),
-        past=_shared(past, C),
-        future=_shared(future, C),
+        values=values.reshape(n, -1).T,
+        indptr=np.array([0, len(values) // n]),
+        past=past,
+        future=future,
         static=None if fixed is None else fixed.transpose(1, 0, 2),
-        weight=weight,
+        weight=None if weight is None else weight.reshape(n, -1).mean(0),
     )
 
 
@@ -117,79 +106,6 @@ def ends(arrays: Arrays, series: np.ndarray, end: np.ndarray, context: int, loc:
         loc=loc[series],
         scale=scale[series],
     )
-
-
-def together(long: Long, mode: str, mixes: bool) -> bool:
-    """Whether the series are forecast together, as channels.
-
-    Raises:
-        DataError: if they should be, and have not the same time stamps.
-    """
-    check_choice("mode", mode, ("auto", "global", "multivariate"))
-    if mode == "multivariate" and not long.aligned:
-        lengths = np.diff(long.indptr)
-        odd = np.flatnonzero((lengths != lengths[0]) | (long.first != long.first[0]))
-        raise DataError(
-            f"mode='multivariate' needs series with the same time stamps; {len(odd)} of {len(long.ids)} differ from "
-            f"{long.ids[0]!r}, first: {long.ids[odd[0]]!r}. Cut them to a common span, or use mode='global'"
-        )
-    return mode == "multivariate" or (mode == "auto" and mixes and len(long.ids) > 1 and long.aligned)
-
-
-def calendar_rows(clock: Clock, stamps: np.ndarray) -> np.ndarray:
-    """Features of the calendar for each stamp, float32 ``(T, F)``.
-
-    Raises:
-        ConfigError: if time is counted in integers, or steps are years.
-    """
-    names = [] if clock.numbered else calendar_names(clock.span / 3.6e12)
-    if not names:
-        raise ConfigError(f"calendar=True needs dates less than a year apart, freq is {clock.freq!r}; leave it out")
-    index = clock.column(stamps)
-    return calendar_features(pd.DatetimeIndex(index), names).T.astype(np.float32)
-
-
-def static_rows(long: Long, names: Sequence[str], static_df: pd.DataFrame | None, id_col: str) -> pd.DataFrame | None:
-    """The static columns, one row for each series in its order, from a frame of their own or from the long one.
-
-    Raises:
-        DataError: if a column or an id is not there, or a column changes within a series.
-    """
-    if not names:
-        return None
-    if static_df is None:
-        codes = np.repeat(np.arange(len(long.ids)), np.diff(long.indptr))
-        groups = long.columns[list(names)].groupby(codes)
-        changing = groups.nunique() > 1
-        if changing.to_numpy().any():
-            name = str(changing.any().idxmax())
-            raise DataError(
-                f"static column {name!r} changes within {int(changing[name].sum())} series, first: "
-                f"{long.ids[int(changing[name].idxmax())]!r}; make it a past or future covariate"
-            )
-        return pd.DataFrame(groups.first())
-    absent = [name for name in (id_col, *names) if name not in static_df]
-    if absent:
-        raise DataError(f"column {absent[0]!r} not found in static_df; columns are {[str(c) for c in static_df]}")
-    found = static_df.drop_duplicates(id_col).set_index(id_col)[list(names)]
-    unknown = long.ids[~long.ids.isin(found.index)]
-    if len(unknown):
-        raise DataError(f"static_df has no row for {len(unknown)} series: {named(list(unknown))}; add one for each")
-    return found.loc[long.ids].reset_index(drop=True)
-
-
-def merge_shared(rows: np.ndarray, C: int, width: int) -> np.ndarray:
-    """Covariates of C aligned series as those of one, ``width`` of them: of any where all share, else side by side."""
-    each: Any = rows.reshape(C, len(rows) // C, -1)
-    return each[0] if each.shape[2] == width else np.concatenate(list(each), 1)
-
-
-def _shared(rows: np.ndarray | None, C: int) -> np.ndarray | None:
-    if rows is None:
-        return None
-    each = rows.reshape(C, len(rows) // C, -1)
-    width = each.shape[2]
-    return merge_shared(rows, C, width if (each == each[:1]).all() else width * C)
 
 
 def _given(rows: np.ndarray | None) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
 
-from seqmix.data.series.calendar import divided_season, season_of_step
 from seqmix.errors import ConfigError, DataError
 
 _DAY = 86_400 * 10**9
@@ -71,6 +70,9 @@ class Clock:
     @property
     def season(self) -> int:
         """Season in steps: that of the base frequency divided by its multiple, 1 where it does not divide."""
+        # torch loads with this package, and is not needed to read a frame
+        from seqmix.data.series.calendar import divided_season, season_of_step
+
         if self.offset is None:
             return 1
         if isinstance(self.offset, pd.offsets.BusinessHour):

@@ -1,12 +1,18 @@
 """Covariates of a frame as numbers: standardized, or one column for each category, learned when a model is fitted."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 
-from seqmix.errors import DataError
+from seqmix.data.series.calendar import calendar_features, calendar_names
+from seqmix.errors import ConfigError, DataError
+from seqmix.forecasting.clock import Clock, shown
+from seqmix.forecasting.frame import Reading, stamped
+from seqmix.forecasting.long import Long, named
+from seqmix.forecasting.plan import Plan
 
 # categories that get a column each; more become one column of ranks
 _MOST_COLUMNS = 32
@@ -19,6 +25,36 @@ class Code(TypedDict):
     mean: float
     std: float
     categories: list[Any] | None
+    shared: bool  # all series have the same values: one input for all where they are channels
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How covariates become the inputs of models, learned once."""
+
+    past: list[Code]
+    future: list[Code]
+    static: list[Code]
+    calendar: bool  # features of the calendar are known-future inputs
+
+
+def learn_inputs(how: Reading, long: Long, static: pd.DataFrame | None, n_train: np.ndarray, plan: Plan) -> Inputs:
+    """The inputs, from the first ``n_train`` rows of each series and all static rows."""
+    ours = np.zeros(0, bool)
+    if len(long.columns.columns):
+        lengths = np.diff(long.indptr)
+        rows = np.arange(len(long.y)) - np.repeat(long.indptr[:-1], lengths)
+        ours = rows < np.repeat(n_train, lengths)
+    past, future = (learn(long.columns[list(names)], ours) for names in (how.past, how.future))
+    for code in (*past, *future) if plan.joint else ():
+        each = _encoded(long.columns[code["name"]], code).reshape(len(long.ids), -1)
+        code["shared"] = bool((each == each[:1]).all())
+    return Inputs(
+        past=past,
+        future=future,
+        static=[] if static is None else learn(static, np.ones(len(static), bool)),
+        calendar=plan.calendar,
+    )
 
 
 def learn(columns: Any, rows: np.ndarray) -> list[Code]:
@@ -26,14 +62,107 @@ def learn(columns: Any, rows: np.ndarray) -> list[Code]:
     return [_learned(columns[name][rows]) for name in columns]
 
 
-def encode(columns: Any, codes: Sequence[Code]) -> np.ndarray:
-    """The columns as float32 ``(T, width)``: missing numbers are the mean, missing categories no category.
+def encode(columns: Any, codes: Sequence[Code], ids: pd.Index, *, joint: bool) -> np.ndarray | None:
+    """The columns as float32 inputs ``(T, width)``; None without codes.
+
+    Missing numbers are the mean, missing categories no category. With ``joint`` the rows of aligned series become those
+    of one: a column that all series shared in the fit is one input, any other an input for each series.
 
     Raises:
-        DataError: for a category that was not there when the model was fitted.
+        DataError: for a category that was not there when the model was fitted, or a column that is no longer shared.
     """
-    parts = [_encoded(columns[code["name"]], code) for code in codes]
-    return np.concatenate(parts, 1, dtype=np.float32) if parts else np.zeros((len(columns), 0), np.float32)
+    parts = []
+    for code in codes:
+        rows = _encoded(columns[code["name"]], code)
+        if not joint:
+            parts.append(rows)
+            continue
+        each = rows.reshape(len(ids), -1, rows.shape[1])  # (C, T, width)
+        differs = np.flatnonzero((each != each[:1]).any((1, 2)))
+        if code["shared"] and len(differs):
+            raise DataError(
+                f"column {code['name']!r} had the same values for all series when the models were fitted, so that they "
+                f"have one input for all; now {ids[differs[0]]!r} differs from {ids[0]!r}. Give the same values, or "
+                "fit with mode='global'"
+            )
+        parts += [each[0]] if code["shared"] else list(each)
+    return np.concatenate(parts, 1, dtype=np.float32) if parts else None
+
+
+def ahead(
+    inputs: Inputs,
+    how: Reading,
+    clock: Clock,
+    ids: pd.Index,
+    last: np.ndarray,
+    horizon: int,
+    future_df: pd.DataFrame | None,
+    *,
+    joint: bool,
+) -> np.ndarray | None:
+    """Known-future inputs after the stamps ``last`` of the series ``ids``, ``(N, horizon, F)``; None without any.
+
+    Raises:
+        DataError: if a column, a row or a value of the horizon is not there.
+    """
+    rows = None
+    if inputs.future:
+        rows = encode(_looked_up(how, clock, ids, last, horizon, future_df), inputs.future, ids, joint=joint)
+    if inputs.calendar:
+        # the dates of aligned series are those of the first
+        stamps = clock.after((last[:1] if joint else last)[:, None], np.arange(1, horizon + 1))
+        dates = calendar_rows(clock, stamps.ravel())
+        rows = dates if rows is None else np.concatenate([rows, dates], 1)
+    return None if rows is None else rows.reshape(-1, horizon, rows.shape[1])
+
+
+def missing_rows(expected: pd.DataFrame, future_df: pd.DataFrame, how: Reading) -> pd.DataFrame:
+    """Ids and times of ``expected`` that ``future_df`` has no row for."""
+    keys = [how.id_col, how.time_col]
+    known, given = (pd.MultiIndex.from_frame(pd.DataFrame(frame[keys])) for frame in (expected, future_df))
+    return pd.DataFrame(expected[~known.isin(given)].reset_index(drop=True))
+
+
+def static_rows(long: Long, names: Sequence[str], static_df: pd.DataFrame | None, id_col: str) -> pd.DataFrame | None:
+    """The static columns, one row for each series in its order, from a frame of their own or from the long one.
+
+    Raises:
+        DataError: if a column or an id is not there, or a column changes within a series.
+    """
+    if not names:
+        return None
+    if static_df is None:
+        codes = np.repeat(np.arange(len(long.ids)), np.diff(long.indptr))
+        groups = long.columns[list(names)].groupby(codes)
+        changing = groups.nunique() > 1
+        if changing.to_numpy().any():
+            name = str(changing.any().idxmax())
+            raise DataError(
+                f"static column {name!r} changes within {int(changing[name].sum())} series, first: "
+                f"{long.ids[int(changing[name].idxmax())]!r}; make it a past or future covariate"
+            )
+        return pd.DataFrame(groups.first())
+    absent = [name for name in (id_col, *names) if name not in static_df]
+    if absent:
+        raise DataError(f"column {absent[0]!r} not found in static_df; columns are {[str(c) for c in static_df]}")
+    found = static_df.drop_duplicates(id_col).set_index(id_col)[list(names)]
+    unknown = long.ids[~long.ids.isin(found.index)]
+    if len(unknown):
+        raise DataError(f"static_df has no row for {len(unknown)} series: {named(list(unknown))}; add one for each")
+    return found.loc[long.ids].reset_index(drop=True)
+
+
+def calendar_rows(clock: Clock, stamps: np.ndarray) -> np.ndarray:
+    """Features of the calendar for each stamp, float32 ``(T, F)``.
+
+    Raises:
+        ConfigError: if time is counted in integers, or steps are years.
+    """
+    names = [] if clock.numbered else calendar_names(clock.span / 3.6e12)
+    if not names:
+        raise ConfigError(f"calendar=True needs dates less than a year apart, freq is {clock.freq!r}; leave it out")
+    index = clock.column(stamps)
+    return calendar_features(pd.DatetimeIndex(index), names).T.astype(np.float32)
 
 
 def _learned(column: pd.Series) -> Code:
@@ -44,14 +173,14 @@ def _learned(column: pd.Series) -> Code:
             raise DataError(f"column {name!r} holds infinite values; make them numbers, or NaN for missing")
         if np.isnan(values).all():
             raise DataError(f"column {name!r} holds no value in the training rows; leave it out of the covariates")
-        std = float(np.nanstd(values))
-        return Code(name=name, mean=float(np.nanmean(values)), std=std if std > 0 else 1.0, categories=None)
+        mean, std = float(np.nanmean(values)), float(np.nanstd(values))
+        return Code(name=name, mean=mean, std=std if std > 0 else 1.0, categories=None, shared=False)
     categories = sorted(column.dropna().unique().tolist(), key=str)
     if not all(isinstance(c, str | bool | int | float) for c in categories):
         raise DataError(
             f"column {name!r} holds {type(categories[0]).__name__}, neither numbers nor categories; convert it first"
         )
-    return Code(name=name, mean=0.0, std=1.0, categories=categories)
+    return Code(name=name, mean=0.0, std=1.0, categories=categories, shared=False)
 
 
 def _encoded(column: pd.Series, code: Code) -> np.ndarray:
@@ -69,3 +198,38 @@ def _encoded(column: pd.Series, code: Code) -> np.ndarray:
     if len(categories) > _MOST_COLUMNS:
         return np.where(at < 0, 0.0, 2 * (at + 0.5) / len(categories) - 1)[:, None]
     return (at[:, None] == np.arange(len(categories))).astype(np.float64)
+
+
+def _looked_up(
+    how: Reading, clock: Clock, ids: pd.Index, last: np.ndarray, horizon: int, future_df: pd.DataFrame | None
+) -> pd.DataFrame:
+    names = list(how.future)
+    if future_df is None:
+        raise DataError(
+            f"the models need the known-future columns {named(names)} for the horizon; pass future_df=..., one row for "
+            "each row of make_future_dataframe()"
+        )
+    given: Any = future_df
+    keys = [how.id_col, how.time_col]
+    alone = keys[0] not in given and len(ids) == 1
+    if alone:
+        given = given.assign(**{keys[0]: ids[0]})
+    absent = [name for name in (*keys, *names) if name not in given]
+    if absent:
+        raise DataError(f"future_df has no column {absent[0]!r}; columns are {[str(c) for c in given]}")
+    expected: Any = stamped(how, clock, ids, last, horizon)
+    given = given.drop_duplicates(keys)
+    times = given[keys[1]]
+    if times.dtype != expected[keys[1]].dtype:
+        given = given.assign(**{keys[1]: pd.to_datetime(times).astype(expected[keys[1]].dtype)})
+    at = pd.MultiIndex.from_frame(given[keys]).get_indexer(pd.MultiIndex.from_frame(expected[keys]))
+    lacking = at < 0
+    rows = given[names].iloc[np.where(lacking, 0, at)].reset_index(drop=True)
+    lacking |= rows.isna().any(axis=1).to_numpy()
+    if lacking.any():
+        first = ", ".join(f"({i!r}, {shown(t)})" for i, t in expected[lacking].head(3).itertuples(index=False))
+        raise DataError(
+            f"future_df lacks {int(lacking.sum())} of {len(expected)} rows of the horizon, first: {first}; "
+            "get_missing_future(future_df) lists them"
+        )
+    return rows

@@ -1,7 +1,5 @@
 """A fitted model as one graph, from values in the units of the data to forecasts in them."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.forecasting.fitting import Fitted
+from seqmix.forecasting.fitted import Fitted
 from seqmix.tasks import Forecasting
 
 
@@ -53,7 +51,7 @@ def graph_of(fitted: Fitted, k: int) -> Graph:
     """The graph of model ``k``; with one series, or several as channels, the scaling is part of it."""
     one = len(fitted.loc) == 1
     numbers = [torch.from_numpy(x[0]).float() if one else None for x in (fitted.loc, fitted.scale)]
-    return Graph(fitted.tasks[k], *numbers).eval()
+    return Graph(fitted.members[k].task, *numbers).eval()
 
 
 def export(fitted: Fitted, model: str | None, path: Path) -> None:
@@ -65,18 +63,19 @@ def export(fitted: Fitted, model: str | None, path: Path) -> None:
     Raises:
         ConfigError: if there is no such model, the ending is another one, or ONNX is not installed.
     """
-    if model is not None and model not in fitted.names:
-        raise ConfigError(f"model = {model!r} was not fitted; use one of {', '.join(fitted.names)}")
-    k = 0 if model is None else fitted.names.index(model)
+    names = [member.name for member in fitted.members]
+    if model is not None and model not in names:
+        raise ConfigError(f"model = {model!r} was not fitted; use one of {', '.join(names)}")
+    k = 0 if model is None else names.index(model)
     if path.suffix not in (".pt2", ".onnx"):
         raise ConfigError(f"path = {str(path)!r} should end in .pt2 (torch.export) or .onnx")
-    facts, one, graph = fitted.facts, len(fitted.loc) == 1, graph_of(fitted, k)
-    C, context, width = facts["n_channels"], facts["context"], facts["context"] + facts["horizon"]
+    series, one, graph = fitted.members[k].task.series, len(fitted.loc) == 1, graph_of(fitted, k)
+    C, context, width = series.n_channels, series.context, series.context + series.horizon
     inputs = {"x": torch.randn(2, context, C)}
     if not one:
         inputs |= {"loc": torch.zeros(2, C), "scale": torch.ones(2, C)}
-    shapes = {"past": (2, context, facts["n_past"]), "future": (2, width, facts["n_future"])}
-    shapes["static"] = (2, C, facts["n_static"])
+    shapes = {"past": (2, context, series.n_past), "future": (2, width, series.n_future)}
+    shapes["static"] = (2, C, series.n_static)
     inputs |= {name: torch.randn(shape) for name, shape in shapes.items() if shape[-1]}
     free = {name: {0: torch.export.Dim("batch")} for name in inputs}
     path.parent.mkdir(parents=True, exist_ok=True)

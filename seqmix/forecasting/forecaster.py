@@ -4,8 +4,6 @@ Names of columns are those of the field: ``unique_id, ds, y`` in, ``<Model>``, `
 and ``cutoff`` in cross-validation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,10 +17,11 @@ from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading, like, stamped, to_pandas, with_ids
 from seqmix.forecasting.long import Long, same_series
 
+# torch, lightning and matplotlib load with the first call that needs them, not with the name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from seqmix.forecasting.fitting import Fitted
+    from seqmix.forecasting.fitted import Fitted
 
 
 class Forecaster(Estimator):
@@ -74,7 +73,7 @@ class Forecaster(Estimator):
         ConfigError: if ``horizon`` is not positive.
     """
 
-    fitted_: Fitted
+    fitted_: "Fitted"
     normalize: Literal["auto", "season", "window", "none"]
     scaler: Literal["auto", "season", "standard", "none"]
     missing: Literal["mask", "error", "ffill"]
@@ -134,7 +133,7 @@ class Forecaster(Estimator):
         time_col: str = "ds",
         target_col: str = "y",
         weight_col: str | None = None,
-    ) -> Forecaster:
+    ) -> "Forecaster":
         """Fit the models, and return the Forecaster.
 
         Args:
@@ -152,18 +151,16 @@ class Forecaster(Estimator):
             DataError: for whatever is wrong with the frame.
         """
         how = self._reading(id_col, time_col, target_col, weight_col)
-        static = None if static_df is None else to_pandas(static_df)
         long, rows = read_long(df, how), val_size
         if val_df is not None:
             ours, both = long, pd.concat([to_pandas(df), to_pandas(val_df)], ignore_index=True)
             long = read_long(both, how)
             rows = np.diff(long.indptr) - np.diff(ours.indptr)[ours.ids.get_indexer(long.ids)]
-        self._learn(long, how, static, rows)
-        return self
+        return self._take(self._learn(long, _frame(static_df), how, rows))
 
     def fit_more(
         self, df: Any, *, static_df: Any = None, max_steps: int = 200, learning_rate: float | None = None
-    ) -> Forecaster:
+    ) -> "Forecaster":
         """Train the fitted models further, on the same or other series; covariates keep their meaning.
 
         Args:
@@ -172,13 +169,16 @@ class Forecaster(Estimator):
             max_steps: most further steps.
             learning_rate: peak learning rate; None: the same again.
         """
-        fitted = self._fitted()
-        long = read_long(df, fitted.reading)
-        if fitted.joint:
-            long = same_series(long, fitted.ids)
-        static = None if static_df is None else to_pandas(static_df)
-        self._learn(long, fitted.reading, static, "auto", fitted, max_steps, learning_rate)
-        return self
+        from seqmix.forecasting.fitting import fit
+        from seqmix.forecasting.training import make_training
+
+        before = self._fitted()
+        long, plan = read_long(df, before.reading), before.plan
+        if plan.joint:
+            long = same_series(long, before.ids)
+        options, lengths = self.get_params(), np.diff(long.indptr)
+        training = make_training(options, plan, lengths, "auto", max_steps=max_steps, learning_rate=learning_rate)
+        return self._take(fit(long, _frame(static_df), before.reading, plan, (), training, before))
 
     def predict(
         self,
@@ -204,16 +204,12 @@ class Forecaster(Estimator):
             NotFittedError: if nothing was fitted.
             DataError: if a frame does not fit.
         """
-        from seqmix.forecasting.forecasts import check_horizon, predict
-
         fitted = self._fitted()
-        horizon = self.horizon if horizon is None else horizon
-        levels, quantiles = list(self.levels or ()) if levels is None else list(levels), list(quantiles or ())
-        check_horizon(self, horizon, levels, quantiles)
+        horizon = fitted.plan.horizon if horizon is None else horizon
+        levels = fitted.plan.levels if levels is None else list(levels)
         long = None if df is None else read_long(df, fitted.reading)
-        static = None if static_df is None else to_pandas(static_df)
-        known = None if future_df is None else to_pandas(future_df)
-        return like(df, predict(self, fitted, long, static, known, horizon, levels, quantiles))
+        found = fitted.forecast(long, _frame(static_df), _frame(future_df), horizon, levels, list(quantiles or ()))
+        return like(df, found)
 
     def cross_validation(
         self,
@@ -252,20 +248,18 @@ class Forecaster(Estimator):
             target_col: column of the values.
             weight_col: column of sample weights.
         """
-        from seqmix.forecasting.forecasts import cross_validate, test_windows
+        from seqmix.forecasting.backtesting import cross_validate, test_windows
 
         how = self._reading(id_col, time_col, target_col, weight_col)
-        long = read_long(df, how)
-        static = None if static_df is None else to_pandas(static_df)
+        long, static = read_long(df, how), _frame(static_df)
         levels, quantiles = list(self.levels or ()) if levels is None else list(levels), list(quantiles or ())
+        step, n_windows = test_windows(long, self.horizon, n_windows, step_size, test_size)
 
-        def learn(rows: Long) -> tuple[Forecaster, Fitted]:
-            fold = self.clone()
-            fold._learn(rows, how, static, val_size)
-            return fold, fold.fitted_
+        def learn(rows: Long) -> "Fitted":
+            return self._learn(rows, static, how, val_size)
 
-        step, n_windows = test_windows(self, long, n_windows, step_size, test_size)
-        return like(df, cross_validate(self, learn, long, static, levels, quantiles, step, n_windows, int(refit)))
+        found = cross_validate(learn, long, static, levels, quantiles, self.horizon, step, n_windows, int(refit))
+        return like(df, found)
 
     def evaluate(
         self,
@@ -285,25 +279,23 @@ class Forecaster(Estimator):
             standardized: divide by the deviation of the training rows, as in the tables of the benchmarks.
             static_df: static covariates, for a long frame.
         """
-        from seqmix.forecasting.forecasts import backtest
         from seqmix.forecasting.scoring import errors
 
         fitted, frame = self._fitted(), to_pandas(df)
         if "cutoff" not in frame:
             long = read_long(frame, fitted.reading)
-            static = None if static_df is None else to_pandas(static_df)
-            frame = backtest(self, fitted, long, static, np.array([self.horizon]), [], [])
+            frame = fitted.backtest(long, _frame(static_df), np.array([fitted.plan.horizon]), [], [])
         return errors(frame, fitted, metrics, by=by, standardized=standardized)
 
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon, to be joined with covariates; after the frame of ``fit``, or after ``df``."""
         fitted = self._fitted()
         rows: Any = fitted if df is None else read_long(df, fitted.reading)
-        return like(df, stamped(fitted.reading, fitted.clock, rows.ids, rows.last, horizon or self.horizon))
+        return like(df, stamped(fitted.reading, fitted.clock, rows.ids, rows.last, horizon or fitted.plan.horizon))
 
     def get_missing_future(self, future_df: Any, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon that ``future_df`` has no row for."""
-        from seqmix.forecasting.ahead import missing_rows
+        from seqmix.forecasting.covariates import missing_rows
 
         expected, given = to_pandas(self.make_future_dataframe(df, horizon=horizon)), to_pandas(future_df)
         return like(future_df, missing_rows(expected, given, self._fitted().reading))
@@ -312,10 +304,10 @@ class Forecaster(Estimator):
         """Write options and weights to a folder: ``forecaster.json`` and ``weights.safetensors``."""
         from seqmix.forecasting.saving import save
 
-        save(self, self._fitted(), Path(path))
+        save(self.get_params(), self._fitted(), Path(path))
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto") -> Forecaster:
+    def load(cls, path: str | Path, *, device: str = "auto") -> "Forecaster":
         """A fitted Forecaster from a folder that ``save`` wrote, or a repository of the Hugging Face Hub.
 
         Args:
@@ -327,9 +319,8 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.saving import load
 
-        forecaster, fitted = load(path, device)
-        forecaster._take(fitted)
-        return forecaster
+        options, fitted = load(path)
+        return cls(**{**options, "device": device})._take(fitted)
 
     def export(self, path: str | Path, *, model: str | None = None) -> None:
         """Write a fitted model as one graph, normalization and scaling included, to ``.pt2`` or ``.onnx``.
@@ -349,7 +340,7 @@ class Forecaster(Estimator):
         *,
         ids: Sequence[Any] | None = None,
         levels: Sequence[float] | None = None,
-    ) -> Figure:
+    ) -> "Figure":
         """History and forecasts in one picture.
 
         Args:
@@ -366,32 +357,29 @@ class Forecaster(Estimator):
         names: Any = {"id_col": how.id_col, "time_col": how.time_col, "target_col": how.target_col}
         return draw(with_ids(to_pandas(df), how), to_pandas(found), ids=ids, **names)
 
-    def _learn(
-        self,
-        long: Long,
-        how: Reading,
-        static: pd.DataFrame | None,
-        val_size: Any,
-        before: Fitted | None = None,
-        max_steps: int | None = None,
-        learning_rate: float | None = None,
-    ) -> None:
-        # torch and lightning load with the first fit, not with the name
+    def _learn(self, long: Long, static: pd.DataFrame | None, how: Reading, val_size: Any) -> "Fitted":
+        from seqmix.forecasting.factory import choices
         from seqmix.forecasting.fitting import fit
+        from seqmix.forecasting.plan import make_plan
+        from seqmix.forecasting.training import make_training
 
-        self._take(fit(self, long, how, static, val_size, before, max_steps, learning_rate))
+        options, models = self.get_params(), choices(self.model, self.model_kwargs)
+        mixes, linear = any(m.cls.mixes_channels for m in models), all(m.cls.linear for m in models)
+        plan = make_plan(options, long, mixes_channels=mixes, linear=linear)
+        return fit(long, static, how, plan, models, make_training(options, plan, np.diff(long.indptr), val_size))
+
+    def _take(self, fitted: "Fitted") -> "Forecaster":
+        self.fitted_, self.plan_ = fitted, fitted.plan
+        self.freq_, self.season_, self.context_ = fitted.clock.freq, fitted.plan.season, fitted.plan.context
+        self.mode_ = "multivariate" if fitted.plan.joint else "global"
+        self.tasks_ = {member.name: member.task for member in fitted.members}
+        self.history_, self.report_, self.notes_ = fitted.history, fitted.report, fitted.notes
         if self.verbose:
             facts = ", ".join(f"{name} {value}" for name, value in self.report_.items())
             print("\n".join([facts, *self.notes_]))
+        return self
 
-    def _take(self, fitted: Fitted) -> None:
-        self.fitted_ = fitted
-        self.freq_, self.season_, self.context_ = fitted.clock.freq, fitted.season, fitted.context
-        self.mode_ = "multivariate" if fitted.joint else "global"
-        self.tasks_ = dict(zip(fitted.names, fitted.tasks, strict=True))
-        self.history_, self.report_, self.notes_ = fitted.history, fitted.report, fitted.notes
-
-    def _fitted(self) -> Fitted:
+    def _fitted(self) -> "Fitted":
         if not hasattr(self, "fitted_"):
             raise NotFittedError("this Forecaster is not fitted; call fit() or load()")
         return self.fitted_
@@ -409,3 +397,7 @@ class Forecaster(Estimator):
             fill_gaps=self.fill_gaps,
             missing=self.missing,
         )
+
+
+def _frame(df: Any) -> pd.DataFrame | None:
+    return None if df is None else to_pandas(df)

@@ -1,9 +1,8 @@
 """A fitted Forecaster in a folder: options and facts as JSON, weights and last rows as safetensors. No pickle."""
 
-from __future__ import annotations
-
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
@@ -19,18 +18,21 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.arrange import Ends
 from seqmix.forecasting.clock import Clock
-from seqmix.forecasting.fitting import Fitted, build_task
-from seqmix.forecasting.forecaster import Forecaster
+from seqmix.forecasting.covariates import Inputs
+from seqmix.forecasting.factory import choices, make_task
+from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.member import Member
+from seqmix.forecasting.plan import Plan
+from seqmix.series import Series
 
-_FORMAT = 2
+_FORMAT = 3
 # owner/name, as the hub names what it holds
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_FACTS = ("context", "season", "joint", "facts", "codes", "names", "report", "notes")
 _ARRAYS = ("loc", "scale", "deviation", "naive", "last")
 
 
-def save(forecaster: Forecaster, fitted: Fitted, folder: Path) -> None:
+def save(options: Mapping[str, Any], fitted: Fitted, folder: Path) -> None:
     """Write ``forecaster.json`` and ``weights.safetensors``, each whole or not at all.
 
     Raises:
@@ -38,11 +40,15 @@ def save(forecaster: Forecaster, fitted: Fitted, folder: Path) -> None:
     """
     facts = {
         "format": _FORMAT,
-        "options": {name: _plain(value, name) for name, value in forecaster.get_params().items()},
+        "options": {name: _plain(value, name) for name, value in options.items()},
         "reading": asdict(fitted.reading),
         "time": {"freq": fitted.clock.freq, "dtype": str(fitted.clock.dtype)},
         "ids": {"dtype": str(fitted.ids.dtype), "values": fitted.ids.tolist()},
-        **{name: getattr(fitted, name) for name in _FACTS},
+        "plan": {**asdict(fitted.plan), "loss": None},
+        "inputs": asdict(fitted.inputs),
+        "members": {m.name: asdict(m.task.series) for m in fitted.members},
+        "report": fitted.report,
+        "notes": fitted.notes,
     }
     try:
         text = json.dumps(facts, indent=1, default=str if fitted.ids.dtype.kind == "M" else None)
@@ -52,10 +58,10 @@ def save(forecaster: Forecaster, fitted: Fitted, folder: Path) -> None:
         ) from e
     arrays = {name: getattr(fitted, name) for name in _ARRAYS}
     arrays |= {f"ends.{name}": x for name, x in fitted.ends._asdict().items() if x is not None}
-    arrays |= {f"scores.{k}": x for k, x in enumerate(fitted.scores)}
+    arrays |= {f"scores.{k}": m.scores for k, m in enumerate(fitted.members)}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
-    for k, task in enumerate(fitted.tasks):
-        tensors |= {f"task.{k}.{name}": x.contiguous() for name, x in task.state_dict().items()}
+    for k, member in enumerate(fitted.members):
+        tensors |= {f"task.{k}.{name}": x.contiguous() for name, x in member.task.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "weights.safetensors.part"
     save_file(tensors, part)
@@ -65,8 +71,8 @@ def save(forecaster: Forecaster, fitted: Fitted, folder: Path) -> None:
     part.replace(folder / "forecaster.json")
 
 
-def load(source: str | Path, device: str) -> tuple[Forecaster, Fitted]:
-    """The Forecaster in a folder or a repository of the hub, and what it has learned.
+def load(source: str | Path) -> tuple[dict[str, Any], Fitted]:
+    """Options and what was learned, from a folder or a repository of the hub.
 
     Raises:
         DataError: if there is none, or one of another version of the format.
@@ -77,25 +83,28 @@ def load(source: str | Path, device: str) -> tuple[Forecaster, Fitted]:
     if facts.get("format") != _FORMAT:
         raise DataError(f"{str(path)!r} has format {facts.get('format')!r}, this version reads {_FORMAT}; fit again")
     options = {name: _live(value) for name, value in facts["options"].items()}
-    forecaster = Forecaster(**{**options, "device": device})
     tensors = load_file(folder / "weights.safetensors")
     time = facts["time"]
-    learned: dict[str, Any] = {name: facts[name] for name in _FACTS}
-    learned |= {name: tensors[name].numpy() for name in _ARRAYS}
+    plan = facts["plan"]
+    arrays: dict[str, Any] = {name: tensors[name].numpy() for name in _ARRAYS}
+    levels = {name: tuple(plan[name]) for name in ("levels", "calibrated")}
     fitted = Fitted(
         reading=Reading(**facts["reading"]),
+        plan=Plan(**{**plan, **levels, "loss": options["loss"]}),
         clock=Clock(time["freq"], pd.api.types.pandas_dtype(time["dtype"])),
         ids=pd.Index(facts["ids"]["values"]).astype(facts["ids"]["dtype"]),
+        inputs=Inputs(**facts["inputs"]),
         ends=Ends(**{name: _array(tensors, f"ends.{name}") for name in Ends._fields}),
-        **learned,
+        report=facts["report"],
+        notes=facts["notes"],
+        **arrays,
     )
-    for k, model in enumerate(_models(forecaster)):
-        task = build_task(forecaster, model, fitted)
+    for k, choice in enumerate(choices(options["model"], options["model_kwargs"])):
+        task = make_task(choice, fitted.plan, Series(**facts["members"][choice.name]))
         prefix = f"task.{k}."
         task.load_state_dict({n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)})
-        fitted.tasks.append(task.eval())
-        fitted.scores.append(tensors[f"scores.{k}"].numpy())
-    return forecaster, fitted
+        fitted.members.append(Member(choice.name, task.eval(), tensors[f"scores.{k}"].numpy()))
+    return options, fitted
 
 
 def _folder(source: str | Path) -> Path:
@@ -118,10 +127,6 @@ def _folder(source: str | Path) -> Path:
             f"{str(source)!r} is no folder, and the hub gives no such repository ({type(e).__name__}); "
             "check name and connection, or give a folder that Forecaster.save wrote"
         ) from e
-
-
-def _models(forecaster: Forecaster) -> list[Any]:
-    return list(forecaster.model) if isinstance(forecaster.model, list | tuple) else [forecaster.model]
 
 
 def _array(tensors: dict[str, Tensor], name: str) -> Any:

@@ -1,19 +1,15 @@
 """Errors of forecasts by the losses of utilsforecast."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from utilsforecast import losses
 
 from seqmix.errors import DataError, check_choice
-
-if TYPE_CHECKING:
-    from seqmix.forecasting.fitting import Fitted
+from seqmix.forecasting.fitted import Fitted
 
 # columns of intervals and quantiles
 _BOUND = re.compile(r"-(lo|hi)-|_q0?\.")

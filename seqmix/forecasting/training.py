@@ -1,13 +1,11 @@
-"""Training and running a forecasting task on panels: the part of the Forecaster that needs torch and lightning."""
+"""Training and running a forecasting task on panels: the part that needs lightning."""
 
-import difflib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from inspect import signature
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,9 +15,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from seqmix import mixers, models
 from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError
+from seqmix.forecasting.plan import Plan, held_out
 from seqmix.tasks import Forecasting
 
 Batch = dict[str, Tensor]
@@ -28,74 +26,86 @@ Batch = dict[str, Tensor]
 EVAL_BATCH = 1024
 
 
-def model_factory(model: Any, options: dict[str, Any] | None) -> Callable[..., Any]:
-    """What builds the model: from its name or that of a mixer, from a class, or from a ``functools.partial``.
+@dataclass(frozen=True)
+class Training:
+    """How models are trained; nothing of it is needed afterwards.
 
-    Raises:
-        ConfigError: if there is no model or mixer of this name.
+    Args:
+        n_val: validation rows of each series, ``(n,)``.
+        n_test: how many of them only calibrate intervals, ``(n,)``.
+        max_steps: most optimizer steps.
+        batch_size: windows per step.
+        learning_rate: peak learning rate.
+        patience: validations without a better one before training stops; None trains to the end.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        progress: show a progress bar.
+        trainer_kwargs: options of the Lightning Trainer, above ours.
     """
-    factory = _named(model) if isinstance(model, str) else model
-    cls, _ = _class_of(factory)
-    if isinstance(cls, type) and issubclass(cls, mixers.Mixer):
-        factory = partial(models.MixerForecaster, mixer=factory)
-    return partial(factory, **options) if options else factory
+
+    n_val: np.ndarray
+    n_test: np.ndarray
+    max_steps: int
+    batch_size: int
+    learning_rate: float
+    patience: int | None
+    device: str
+    progress: bool
+    trainer_kwargs: Mapping[str, Any]
 
 
-def column_names(given: Sequence[Any]) -> list[str]:
-    """What results call each model: its class or mixer; the second of a name has 1 after it, the third 2."""
-    names = [model if isinstance(model, str) else _class_of(model)[0].__name__ for model in given]
-    return [name + (str(names[:i].count(name)) if name in names[:i] else "") for i, name in enumerate(names)]
-
-
-def model_class(model: Any) -> type[models.ForecastModel]:
-    """The class of the model, to ask for its facts; the base class for a function, which says nothing."""
-    cls, _ = _class_of(model_factory(model, None))
-    return cls if isinstance(cls, type) and issubclass(cls, models.ForecastModel) else models.ForecastModel
-
-
-def without_revin(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """The factory with the model's own window normalization off, unless asked for: the task has it, with masks."""
-    cls, given = _class_of(factory)
-    takes = isinstance(cls, type) and "revin" in signature(cls).parameters
-    return partial(factory, revin=False) if takes and "revin" not in given else factory
-
-
-def train(
-    task: Forecasting,
-    panel: Panel,
+def make_training(
+    options: Mapping[str, Any],
+    plan: Plan,
+    lengths: np.ndarray,
+    val_size: int | str | np.ndarray,
     *,
-    max_steps: int,
-    seed: int,
-    device: str,
-    verbose: bool,
-    trainer_kwargs: dict[str, Any] | None,
-) -> pd.DataFrame:
+    max_steps: int | None = None,
+    learning_rate: float | None = None,
+) -> Training:
+    """How to train on series of these ``lengths``, by the options of the Forecaster, unless given anew."""
+    n_val, n_test = held_out(plan, lengths, val_size)
+    return Training(
+        n_val=n_val,
+        n_test=n_test,
+        max_steps=max_steps or options["max_steps"],
+        batch_size=options["batch_size"] or (32 if plan.joint else 256),
+        learning_rate=learning_rate or options["learning_rate"],
+        patience=options["early_stopping"],
+        device=options["device"],
+        progress=options["verbose"],
+        trainer_kwargs=options["trainer_kwargs"] or {},
+    )
+
+
+def train(task: Forecasting, panel: Panel, how: Training, seed: int) -> pd.DataFrame:
     """Train the task and put its best weights back; what each validation found."""
     best = _Best()
     if not any(p.requires_grad for p in task.parameters()):
         return best.frame()
-    period = max(1, min(50, max_steps // 10))
+    period = max(1, min(50, how.max_steps // 10))
     options: dict[str, Any] = {
-        "accelerator": device,
+        "accelerator": how.device,
         "devices": 1,
         "max_epochs": -1,
-        "max_steps": max_steps,
+        "max_steps": how.max_steps,
         "val_check_interval": period,
         "check_val_every_n_epoch": None,
         "limit_val_batches": 1.0 if panel.has_val else 0,
         "gradient_clip_val": 1.0,
         "logger": False,
         "enable_checkpointing": False,
-        "enable_progress_bar": verbose,
+        "enable_progress_bar": how.progress,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    given = dict(trainer_kwargs or {})
+    given = dict(how.trainer_kwargs)
     callbacks = [best, *given.pop("callbacks", [])]
     with _quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         trainer = pl.Trainer(**{**options, **given, "callbacks": callbacks})
         trainer.fit(task, panel)
+    # the trainer holds the panel, which nothing needs any more
+    task.trainer = None
     best.restore(task)
     task.to("cpu")
     return best.frame()
@@ -160,25 +170,6 @@ class _Best(Callback):
 
 def _finite(task: Forecasting) -> bool:
     return all(bool(p.isfinite().all()) for p in task.parameters())
-
-
-def _named(name: str) -> Any:
-    if name in models.list_models():
-        return models.model_facts(name)[0]
-    if name in mixers.list_mixers():
-        return mixers.mixer_facts(name).cls
-    known = [*models.list_models(), *mixers.list_mixers()]
-    near = difflib.get_close_matches(name.lower(), {k.lower(): k for k in known}, 1)
-    hint = next((f"did you mean {k!r}? " for k in known if near and k.lower() == near[0]), "")
-    raise ConfigError(f"no model or mixer {name!r}; {hint}there are {', '.join(models.list_models())}, and every mixer")
-
-
-def _class_of(factory: Any) -> tuple[Any, dict[str, Any]]:
-    """The class under layers of ``partial``, and the options they give."""
-    given: dict[str, Any] = {}
-    while isinstance(factory, partial):
-        given, factory = {**factory.keywords, **given}, factory.func
-    return factory, given
 
 
 @contextmanager

@@ -1,0 +1,110 @@
+"""From a name, a mixer, a class or a ``functools.partial`` to an untrained task."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from inspect import signature
+from typing import Any, NamedTuple
+
+import torch
+
+from seqmix import mixers, models
+from seqmix.errors import ConfigError
+from seqmix.forecasting.plan import Plan
+from seqmix.forecasting.training import Training
+from seqmix.series import Series
+from seqmix.tasks import Forecasting
+
+
+class Choice(NamedTuple):
+    """A model to fit."""
+
+    name: str  # what results call it
+    factory: Callable[..., Any]
+    cls: type[models.ForecastModel]  # which knows facts; the base class for a function, which says nothing
+    given: Mapping[str, Any]  # options of the class
+    baseline: bool  # it uses no covariates, beside a model that does: it gets the data without them
+
+
+def choices(model: Any, options: Mapping[str, Any] | None) -> list[Choice]:
+    """What is fitted: the second of a name has 1 after it, the third 2.
+
+    Args:
+        model: name of a model or mixer, a class, a ``functools.partial``, or a list of them.
+        options: options of the model, where there is one.
+
+    Raises:
+        ConfigError: if there is no model or mixer of this name, or ``options`` are given for a list.
+    """
+    given = list(model) if isinstance(model, list | tuple) else [model]
+    if options and len(given) > 1:
+        raise ConfigError("model_kwargs go with one model, got a list; put functools.partial(Model, ...) in the list")
+    names = [each if isinstance(each, str) else _class_of(each)[0].__name__ for each in given]
+    names = [name + (str(names[:i].count(name)) if name in names[:i] else "") for i, name in enumerate(names)]
+    found = [_choice(name, each, dict(options or {})) for name, each in zip(names, given, strict=True)]
+    used = [each.cls.covariates == "used" for each in found]
+    return [each._replace(baseline=any(used) and not uses) for each, uses in zip(found, used, strict=True)]
+
+
+def make_task(choice: Choice, plan: Plan, series: Series, training: Training | None = None) -> Forecasting:
+    """An untrained task; its weights come from the seed of the plan, whatever was drawn before.
+
+    Args:
+        choice: the model.
+        plan: what is fitted.
+        series: sizes of the windows.
+        training: how it will be trained; None: it has been.
+
+    Raises:
+        ConfigError: if the model does not take its options.
+    """
+    series = replace(series, season=min(plan.season, plan.context))
+    factory = choice.factory
+    if plan.normalize != "none" and "revin" in signature(choice.cls).parameters and "revin" not in choice.given:
+        # the task normalizes windows, with masks
+        factory = partial(factory, revin=False)
+    loss: Any = plan.loss if isinstance(plan.loss, str) else "mse"
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        try:
+            return Forecasting(
+                factory,
+                series.without_covariates() if choice.baseline else series,
+                loss=loss,
+                loss_module=None if isinstance(plan.loss, str) else plan.loss,
+                quantiles=plan.quantiles,
+                normalize=plan.normalize,
+                **({"lr": training.learning_rate, "patience": training.patience} if training else {}),
+            )
+        except TypeError as e:
+            raise ConfigError(f"{choice.name} cannot be built: {e}; see model_kwargs") from e
+
+
+def _choice(name: str, model: Any, options: dict[str, Any]) -> Choice:
+    factory = _named(model) if isinstance(model, str) else model
+    cls, given = _class_of(factory)
+    if isinstance(cls, type) and issubclass(cls, mixers.Mixer):
+        factory, cls, given = partial(models.MixerForecaster, mixer=factory), models.MixerForecaster, {}
+    known = isinstance(cls, type) and issubclass(cls, models.ForecastModel)
+    factory = partial(factory, **options) if options else factory
+    return Choice(name, factory, cls if known else models.ForecastModel, {**given, **options}, baseline=False)
+
+
+def _named(name: str) -> Any:
+    if name in models.list_models():
+        return models.model_facts(name)[0]
+    if name in mixers.list_mixers():
+        return mixers.mixer_facts(name).cls
+    known = [*models.list_models(), *mixers.list_mixers()]
+    near = difflib.get_close_matches(name.lower(), {k.lower(): k for k in known}, 1)
+    hint = next((f"did you mean {k!r}? " for k in known if near and k.lower() == near[0]), "")
+    raise ConfigError(f"no model or mixer {name!r}; {hint}there are {', '.join(models.list_models())}, and every mixer")
+
+
+def _class_of(factory: Any) -> tuple[Any, dict[str, Any]]:
+    """The class under layers of ``partial``, and the options they give."""
+    given: dict[str, Any] = {}
+    while isinstance(factory, partial):
+        given, factory = {**factory.keywords, **given}, factory.func
+    return factory, given

@@ -1,0 +1,173 @@
+"""What a Forecaster has learned, with all that it needs to forecast."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seqmix.data.series.panel import scaling
+from seqmix.errors import ConfigError
+from seqmix.forecasting.arrange import Arrays, Ends, arrange, ends
+from seqmix.forecasting.clock import Clock
+from seqmix.forecasting.covariates import Inputs, ahead, static_rows
+from seqmix.forecasting.frame import Reading, stamped
+from seqmix.forecasting.long import Long, named, same_series
+from seqmix.forecasting.member import Member
+from seqmix.forecasting.plan import Plan
+
+
+@dataclass
+class Fitted:
+    """Everything that was learned, and what it needs to go on from the last row it saw.
+
+    Args:
+        reading: how frames are read.
+        plan: what was fitted.
+        clock: the time steps.
+        ids: the series, in order of first appearance.
+        inputs: how covariates become numbers.
+        loc: mean of the training rows, ``(n, C)``.
+        scale: what they are divided by, ``(n, C)``.
+        deviation: standard deviation of the training rows, one for each id.
+        naive: mean absolute error of the seasonal naive forecast on the training rows, for MASE, one for each id.
+        ends: the last rows of each series.
+        last: stamp of the last row of each series, one for each id.
+        members: the fitted models.
+        history: errors during training.
+        report: what was fitted, in figures.
+        notes: what a user should know.
+    """
+
+    reading: Reading
+    plan: Plan
+    clock: Clock
+    ids: pd.Index
+    inputs: Inputs
+    loc: np.ndarray
+    scale: np.ndarray
+    deviation: np.ndarray
+    naive: np.ndarray
+    ends: Ends
+    last: np.ndarray
+    members: list[Member] = field(default_factory=list)
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    report: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def forecast(
+        self,
+        long: Long | None,
+        static: pd.DataFrame | None,
+        future: pd.DataFrame | None,
+        horizon: int,
+        levels: Sequence[float],
+        quantiles: Sequence[float],
+    ) -> pd.DataFrame:
+        """Forecasts after the last rows of ``long``, or of the frame of the fit; one row for each series and step."""
+        self._check(horizon, levels, quantiles)
+        ids, last, start = self.ids, self.last, self.ends
+        if long is not None:
+            long = same_series(long, ids) if self.plan.joint else long
+            ids, last, start = long.ids, long.last, self._last_windows(long, static)
+        known = ahead(self.inputs, self.reading, self.clock, ids, last, horizon, future, joint=self.plan.joint)
+        frame = stamped(self.reading, self.clock, ids, last, horizon)
+        return frame.assign(**self._columns(start, known, horizon, levels, quantiles, 1))
+
+    def backtest(
+        self,
+        long: Long,
+        static: pd.DataFrame | None,
+        rows: np.ndarray,
+        levels: Sequence[float],
+        quantiles: Sequence[float],
+    ) -> pd.DataFrame:
+        """Forecasts from cutoffs ``rows`` ``(K,)`` before the end of each series, with ``cutoff`` and the truth."""
+        long = same_series(long, self.ids) if self.plan.joint else long
+        arrays, H, K = self._arrays(long, static), self.plan.horizon, len(rows)
+        n = len(arrays.indptr) - 1
+        series = np.repeat(np.arange(n), K)
+        end = arrays.indptr[1:][series] - np.tile(rows, n)  # (n K,)
+        known = None if arrays.future is None else arrays.future[end[:, None] + np.arange(H)]  # (n K, H, F)
+        start = ends(arrays, series, end, self.plan.context, *self._scales(long, arrays))
+        last = long.indptr[1:, None] - rows  # (ids, K)
+        cutoff = long.clock.after(long.first[:, None], np.diff(long.indptr)[:, None] - rows - 1).ravel()
+        frame = stamped(self.reading, self.clock, long.ids.repeat(K), cutoff, H)
+        frame["cutoff"] = long.clock.column(np.repeat(cutoff, H))
+        frame[self.reading.target_col] = long.y[last[..., None] + np.arange(H)].ravel()
+        return frame.assign(**self._columns(start, known, H, levels, quantiles, K))
+
+    def _check(self, horizon: int, levels: Sequence[float], quantiles: Sequence[float]) -> None:
+        """Refuse what cannot be forecast, and warn of a horizon beyond the fitted one."""
+        plan, past = self.plan, self.reading.past
+        if horizon < 1:
+            raise ConfigError(f"horizon must be >= 1, got {horizon}")
+        lacking = sorted(set(levels) - set(plan.calibrated))
+        if plan.calibrated and lacking:
+            raise ConfigError(
+                f"levels {lacking} were not calibrated, {list(plan.calibrated)} were; fit with levels={sorted(levels)}"
+            )
+        if horizon <= plan.horizon:
+            return
+        if levels or quantiles:
+            raise ConfigError(
+                f"intervals are known up to the fitted horizon {plan.horizon}, got {horizon}; fit with that horizon"
+            )
+        if past:
+            raise ConfigError(
+                f"past covariates {named(list(past))} are not known beyond the fitted horizon {plan.horizon}, got "
+                f"{horizon}; fit with that horizon"
+            )
+        warnings.warn(
+            f"horizon {horizon} is longer than the fitted {plan.horizon}: forecasts are made from forecasts",
+            stacklevel=4,
+        )
+
+    def _arrays(self, long: Long, static: pd.DataFrame | None) -> Arrays:
+        rows = static_rows(long, self.reading.static, static, self.reading.id_col)
+        return arrange(long, self.inputs, rows, joint=self.plan.joint)
+
+    def _last_windows(self, long: Long, static: pd.DataFrame | None) -> Ends:
+        lengths, context = np.diff(long.indptr), self.plan.context
+        few = np.flatnonzero(lengths < context)
+        if len(few):
+            warnings.warn(
+                f"{len(few)} of {len(long.ids)} series have fewer than context_length = {context} rows and are "
+                f"padded: {named([f'{long.ids[i]} ({lengths[i]})' for i in few])}",
+                stacklevel=4,
+            )
+        arrays = self._arrays(long, static)
+        n = len(arrays.indptr) - 1
+        return ends(arrays, np.arange(n), arrays.indptr[1:], context, *self._scales(long, arrays))
+
+    def _scales(self, long: Long, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+        """What each series is scaled by: as in the fit, or by all its rows where it was not fitted."""
+        if self.plan.joint:
+            return self.loc, self.scale
+        at = self.ids.get_indexer(long.ids)
+        scaler = "none" if (at >= 0).all() else self.plan.scaler
+        loc, scale = scaling(arrays.values, arrays.indptr, np.diff(arrays.indptr), scaler, self.plan.season)
+        known = (at >= 0)[:, None]
+        return np.where(known, self.loc[at], loc), np.where(known, self.scale[at], scale)
+
+    def _columns(
+        self,
+        start: Ends,
+        known: np.ndarray | None,
+        horizon: int,
+        levels: Sequence[float],
+        quantiles: Sequence[float],
+        K: int,
+    ) -> dict[str, np.ndarray]:
+        """The columns of all members for ``K`` windows of each series, in the order of the ids."""
+        found: dict[str, np.ndarray] = {}
+        for member in self.members:
+            found |= member.columns(self.plan, start, known, horizon, levels, quantiles)
+        # (n K, horizon, C) as (ids, K, horizon): an id is a series, or a channel
+        joint = self.plan.joint
+        return {
+            name: (x.transpose(2, 0, 1) if joint else x[..., 0].reshape(-1, K, horizon)).ravel()
+            for name, x in found.items()
+        }

@@ -1,0 +1,124 @@
+"""One fitted model: its task, its errors on rows that it was not trained on, and its columns of a forecast."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from seqmix.data.series.panel import Panel
+from seqmix.forecasting.arrange import Ends
+from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, nest
+from seqmix.forecasting.plan import Plan, bounds
+from seqmix.forecasting.training import EVAL_BATCH, forecast
+from seqmix.tasks import Forecasting
+
+
+class Member(NamedTuple):
+    """A fitted model."""
+
+    name: str  # what results call it
+    task: Forecasting
+    # sorted errors of the calibration windows in units of the scale of their series: (m, horizon), or, where quantiles
+    # are calibrated, those of each level, (levels, m, horizon)
+    scores: np.ndarray
+
+    def columns(
+        self,
+        plan: Plan,
+        start: Ends,
+        known: np.ndarray | None,
+        horizon: int,
+        levels: Sequence[float],
+        quantiles: Sequence[float],
+    ) -> dict[str, np.ndarray]:
+        """Columns of a forecast, each ``(N, horizon, C)``: the point forecast, then bounds and quantiles.
+
+        Args:
+            plan: what was fitted.
+            start: the windows that forecasts begin from.
+            known: known-future inputs of the horizon, ``(N, horizon, F)``.
+            horizon: steps to forecast.
+            levels: coverage of intervals in percent.
+            quantiles: levels between 0 and 1.
+        """
+        wanted = [*(q for level in levels for q in bounds(level)), *quantiles]
+        labels = [f"{self.name}-{side}-{level:g}" for level in levels for side in ("lo", "hi")]
+        labels += [f"{self.name}_q{q:g}" for q in quantiles]
+        point, found = self._run(start, known, horizon, wanted if plan.spread else ())
+        columns, scale = {self.name: point}, start.scale[:, None]
+        if plan.spread:
+            columns |= {label: found[..., i] for i, label in enumerate(labels)}
+            return columns | (self._calibrated(plan, levels, columns, scale) if plan.calibrated and levels else {})
+        for label, q in zip(labels, wanted, strict=True):
+            # axes (N, C, horizon): errors are pooled over series
+            zero = np.zeros((len(point), point.shape[2], horizon))
+            level = abs(2 * q - 1) * 100
+            width = conformal_bounds(zero, self.scores[:, :horizon], round(level, 9))[1] if level else zero
+            columns[label] = point + math.copysign(1, q - 0.5) * width.transpose(0, 2, 1) * scale
+        return columns
+
+    def _calibrated(
+        self, plan: Plan, levels: Sequence[float], columns: Mapping[str, np.ndarray], scale: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Bounds moved until they hold the truth as often as they should; a wider interval holds the next one."""
+        rising = sorted(levels)
+        found = []
+        for level in rising:
+            lo, hi = (columns[f"{self.name}-{side}-{level:g}"] / scale for side in ("lo", "hi"))
+            # axes (N, C, horizon): errors are pooled over series
+            lo, hi = lo.transpose(0, 2, 1), hi.transpose(0, 2, 1)
+            scores = self.scores[plan.calibrated.index(level), :, : lo.shape[2]]
+            found.append([side.transpose(0, 2, 1) * scale for side in cqr_bounds(lo, hi, scores, level)])
+        sides = nest(*(np.stack(side) for side in zip(*found, strict=True)))
+        return {
+            f"{self.name}-{side}-{level:g}": rows
+            for side, all_rows in zip(("lo", "hi"), sides, strict=True)
+            for level, rows in zip(rising, all_rows, strict=True)
+        }
+
+    def _run(
+        self, start: Ends, known: np.ndarray | None, horizon: int, quantiles: Sequence[float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Forecasts in units of the data, ``(N, horizon, C)``, and quantiles, ``(N, horizon, C, K)``."""
+        fitted = self.task.series.horizon
+        loc, scale = start.loc[:, None], start.scale[:, None]
+        points, levels = [], []
+        for done in range(0, horizon, fitted):
+            rows = None if known is None else _padded(known[:, done : done + fitted], fitted)
+            yhat, q = forecast(self.task, start.batches(rows, EVAL_BATCH), quantiles)
+            points.append(yhat * scale + loc)
+            levels.append(q * scale[..., None] + loc[..., None] if quantiles else q)
+            if done + fitted < horizon:
+                start = start.moved(points[-1], rows)
+        point = np.concatenate(points, 1)[:, :horizon]
+        return point, np.concatenate(levels, 1)[:, :horizon] if quantiles else levels[0]
+
+
+def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.ndarray:
+    """The ``scores`` of a member: sorted errors of the calibration windows, series and channels together."""
+    if not panel.has_val:
+        return np.zeros((len(levels), 0, panel.horizon) if levels else (0, panel.horizon))
+    batches = list(panel.test_dataloader())
+    point, found = forecast(task, batches, [q for level in levels for q in bounds(level)])
+    truth = np.concatenate([_observed(batch) for batch in batches])  # (N, horizon, C)
+    if not levels:
+        return fit_conformal(_pooled(truth - point))
+    pairs = [(_pooled(found[..., 2 * i]), _pooled(found[..., 2 * i + 1])) for i in range(len(levels))]
+    return np.stack([fit_cqr(_pooled(truth), lo, hi) for lo, hi in pairs])
+
+
+def _observed(batch: dict[str, torch.Tensor]) -> np.ndarray:
+    y = batch["y"]
+    return (y.masked_fill(~batch["y_mask"], math.nan) if "y_mask" in batch else y).numpy()
+
+
+def _pooled(rows: np.ndarray) -> np.ndarray:
+    return rows.transpose(0, 2, 1).reshape(-1, rows.shape[1])  # (N C, horizon)
+
+
+def _padded(rows: np.ndarray, horizon: int) -> np.ndarray:
+    """Rows up to the fitted horizon: what lies beyond is cut off again, the last known row stands in for it."""
+    lack = horizon - rows.shape[1]
+    return np.concatenate([rows, np.repeat(rows[:, -1:], lack, 1)], 1) if lack else rows

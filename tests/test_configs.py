@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from seqmix.commands.configs import with_paths
 from seqmix.commands.train import Train
 from seqmix.data import GLUE, Cycles, FashionMNIST, ForecastData
 from seqmix.data.images.pixels import LabeledImages
@@ -19,11 +20,24 @@ from seqmix.data.text.corpora import Corpus
 from seqmix.data.text.tokenizer import Bytes
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+FOLDER = ROOT / "configs"
+CONFIGS = [*sorted(FOLDER.glob("*.yaml")), *sorted(FOLDER.glob("recipes/*.yaml"))]
 
 
-def test_there_are_configs():
-    assert CONFIGS
+def test_a_config_without_results_is_a_recipe():
+    run = {path.stem for path in (FOLDER / "results").glob("*.csv")}
+    assert run and {path.stem for path in CONFIGS if path.parent == FOLDER} == run
+
+
+@pytest.mark.parametrize("name", ["demo", "demo.yaml", "configs/demo.yaml", "recipes/recall_copying"])
+def test_configs_come_with_the_package(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for argv in (["--config", name], [f"--config={name}"]):
+        (option, path) = with_paths([*argv, "--name", "x"])[:2]
+        assert option == "--config" and Path(path).is_file() and Path(path).stem in name
+    # a file of one's own has its own name
+    Path("demo").touch()
+    assert with_paths(["--config", "demo"]) == ["--config", "demo"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -31,7 +45,7 @@ def test_header(path):
     lines = path.read_text().splitlines()
     header = "\n".join(line for line in lines[: next(i for i, s in enumerate(lines) if not s.startswith("#"))])
     assert "Source: " in header
-    assert f"# seqmix fit --config configs/{path.name}" in header
+    assert f"# seqmix fit --config {path.relative_to(ROOT)}" in header
     assert not re.findall(r"<[^>]*>", header), "a placeholder"
 
 

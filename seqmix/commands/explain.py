@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 import yaml
 
+from seqmix.commands.configs import config_files
+
 # what a factory is called with stands in no config; data, whose first arguments may have these names, is no factory
 _CALLED_WITH = ("d_model", "max_len", "series", "n_channels")
 
@@ -124,10 +126,10 @@ def _wrong_type(found: re.Match, where: str, parser: Any) -> str:
 
 
 def _no_file(found: re.Match, where: str, parser: Any) -> str:
-    near = sorted(str(p) for p in Path("configs").glob("*.yaml"))
-    listing = f"Known: {', '.join(near)}" if near else "There is no folder configs/ here"
     path = found["path"].removeprefix(f"{Path.cwd()}/")
-    return f"config file {path!r} {'is a folder' if found['folder'] else 'not found'}\n  {listing}"
+    hint = _suggest(Path(path).stem, [file.stem for file in config_files()])
+    title = f"config file {path!r} {'is a folder' if found['folder'] else 'not found'}.{hint}"
+    return f"{title}\n  `seqmix list configs` shows those that come with seqmix"
 
 
 def _broken_yaml(found: re.Match, where: str, parser: Any) -> str:

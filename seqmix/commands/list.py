@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from seqmix.commands import tables
 from seqmix.commands._function import call
+from seqmix.commands.configs import config_files
 from seqmix.mixers import Mixer, list_mixers, mixer_facts
 from seqmix.models import list_models, model_facts
 from seqmix.vision import list_models as list_image_models
@@ -102,8 +103,11 @@ def _is_data(name: str, found: dict[str, ast.ClassDef]) -> bool:
 
 
 def _configs() -> list[dict[str, Any]]:
-    files = sorted(Path("configs").glob("*.yaml"))
-    return [{"file": str(f), "for": f.read_text().partition("\n")[0].lstrip("# ")} for f in files]
+    rows = []
+    for file in config_files():
+        folder = f"{file.parent.name}/" if file.parent.name == "recipes" else ""
+        rows.append({"name": f"{folder}{file.stem}", "for": file.read_text().partition("\n")[0].lstrip("# ")})
+    return rows
 
 
 _ROWS = {"mixers": mixer_rows, "models": model_rows, "images": image_rows, "datasets": _datasets, "configs": _configs}

@@ -19,6 +19,7 @@ from torch import Tensor
 import seqmix.data  # noqa: F401  configs name classes that have been imported
 from seqmix.commands._classes import prepare_parser
 from seqmix.commands._results import print_rows, rows_of, write_predictions
+from seqmix.commands.configs import with_paths
 from seqmix.commands.explain import Explained
 from seqmix.errors import ConfigError, SeqmixError
 from seqmix.models import ForecastModelFactory
@@ -87,7 +88,7 @@ class Train(LightningCLI):
             auto_configure_optimizers=False,
             parser_class=Parser,
             parser_kwargs={"prog": f"seqmix {command}", "description": None, "allow_abbrev": False},
-            args=argv,
+            args=with_paths(argv),
             run=False,
         )
 

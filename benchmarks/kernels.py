@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from seqmix import ops
 from seqmix.commands.tables import print_table
 from seqmix.environment import environment
-from seqmix.ops import _dispatch
+from seqmix.ops import dispatch
 
 Call = Callable[..., Tensor]
 
@@ -80,7 +80,7 @@ def main() -> None:
     limits = _limits(options.device)
     rows = []
     for op in options.ops.split(","):
-        for name in [*_dispatch._OPS[op], *PEERS.get(op, {})]:
+        for name in [*dispatch._OPS[op], *PEERS.get(op, {})]:
             for allocator in ("system", "tuned") if options.allocator == "both" else (options.allocator,):
                 command = [sys.executable, __file__, "--device", options.device, "--case", op, name, allocator]
                 row = {"op": op, "implementation": name, "allocator": allocator}

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from seqmix.ops import depthwise_conv1d, fft_conv, native, smooth_length
-from seqmix.ops.conv import _channels_last, _grads
-from seqmix.ops.native import conv as native_conv
+from seqmix.ops.conv import native as native_conv
+from seqmix.ops.conv.torch import _backward, _channels_last
 from seqmix.testing import assert_close_ratio
 
 compiled = pytest.mark.skipif(native.problem() is not None, reason=f"the kernels are {native.problem()}")
@@ -156,7 +156,7 @@ def test_bfloat16_is_computed_in_float32(impl, padding):
 @PADDING
 def test_blocks_of_time(monkeypatch, padding):
     # blocks of four steps: the weight gradient is cut, the last block is shorter
-    monkeypatch.setattr("seqmix.ops.conv._BLOCK", 4 * 2 * 3)
+    monkeypatch.setattr("seqmix.ops.conv.torch._BLOCK", 4 * 2 * 3)
     x = tensors(27, 5)
     want, got = (run(x, torch.float64, impl=impl, padding=padding) for impl in ("reference", "torch"))
     for name in want:
@@ -199,19 +199,18 @@ def test_gradcheck_of_both_orders(impl, padding):
 def test_opcheck():
     x, w, b = (t.requires_grad_() for t in tensors(9, 4).values())
     torch.library.opcheck(_channels_last, (x, w, b, 1))
-    torch.library.opcheck(_channels_last, (x, w, None, 3))
-    torch.library.opcheck(_grads, (torch.randn(2, 9, 3, requires_grad=True), x, 1, 4))
+    torch.library.opcheck(_channels_last, (x, w, torch.empty(0), 3))
+    torch.library.opcheck(_backward, (torch.randn(2, 9, 3), x.detach(), w.detach(), b.detach(), 1))
 
 
 @compiled
 def test_opcheck_of_native():
     x, w, b = (t.requires_grad_() for t in tensors(9, 4).values())
-    torch.library.opcheck(native_conv.convolve, (x, w, b, 1))
-    torch.library.opcheck(native_conv.convolve, (x.detach().bfloat16(), w, None, 3))
-    g = torch.randn(2, 9, 3, requires_grad=True)
-    torch.library.opcheck(native_conv._grads, (g, x, 1, 4))
-    torch.library.opcheck(native_conv.convolve_silu, (x, w, b, 1))
-    torch.library.opcheck(native_conv._backward_of_silu, (g.detach(), x.detach(), w.detach(), None, 1))
+    g = torch.randn(2, 9, 3)
+    torch.library.opcheck(native_conv._convolve, (x, w, b, 1, False))
+    torch.library.opcheck(native_conv._convolve, (x.detach().bfloat16(), w, torch.empty(0), 3, True))
+    torch.library.opcheck(native_conv._backward, (g, x, w, b, 1, True))
+    torch.library.opcheck(native_conv._backward, (g, x, w, torch.empty(0), 1, False))
 
 
 @PADDING

@@ -11,7 +11,7 @@ import torch
 from test_ops_ssd import assert_same, with_grads
 
 from seqmix.ops import native, quasiseparable, ssd
-from seqmix.ops.native import ssd as native_ssd
+from seqmix.ops.ssd import native as native_ssd
 
 pytestmark = pytest.mark.skipif(native.problem() is not None, reason=f"the kernels are {native.problem()}")
 SETS = pytest.mark.parametrize("isa", range(native.instruction_set() + 1))
@@ -142,7 +142,7 @@ def test_threads_agree(way, batch):
 
 
 def test_half_types_run_it_where_products_of_them_are_emulated(monkeypatch):
-    monkeypatch.setattr(import_module("seqmix.ops.ssd"), "_emulated", lambda x: True)
+    monkeypatch.setattr(import_module("seqmix.ops.ssd.prepare"), "_emulated", lambda x: True)
     x, dt, A, B, C, _ = operands(70)
     x, B, C = (t.bfloat16() for t in (x, B, C))
     y, state = ssd(x, dt, A, B, C, return_state=True)

@@ -8,14 +8,15 @@ import torch
 from torch.nn import functional as F
 
 from seqmix.ops import explain, scan_matrix, selective_scan, selective_scan_step
-from seqmix.ops._dispatch import pick
-from seqmix.ops._scan_chunked import _scan
+from seqmix.ops.dispatch import pick
 from seqmix.ops.native import problem
+from seqmix.ops.scan.torch import _scan
 from seqmix.testing import assert_close_ratio
 
 NAMES = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")
 # rounding of float32 through 200 steps; bfloat16 inputs have 8 bits, and the arithmetic on them is float32
 RATIO = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-3}
+compiled = pytest.mark.skipif(problem() is not None, reason=f"the kernels are {problem()}")
 BOTH = pytest.mark.parametrize("impl", ["reference", "torch"])
 EITHER_WAY = pytest.mark.parametrize("reverse", [False, True])
 
@@ -73,7 +74,7 @@ def test_torch_is_the_reference(nan_empty, L, reverse, discretization):
 def test_shapes(nan_empty, impl, shape, monkeypatch):
     Bt, D, N, G = shape
     # a buffer of two rows, so that the batch is cut
-    monkeypatch.setattr("seqmix.ops._scan_chunked._CPU_BUFFER", 2 * 32 * D * N)
+    monkeypatch.setattr("seqmix.ops.scan.torch._CPU_BUFFER", 2 * 32 * D * N)
     x = tensors(40, 3 * Bt, D, N, G)
     want = run(x, torch.float64, impl="reference")
     assert_same(run(x, torch.float32, impl=impl), want, RATIO[torch.float32])
@@ -389,16 +390,22 @@ def test_compile(reverse):
     assert_same(run(x, torch.float64, f=compiled, **options), run(x, torch.float64, **options), 1e-13)
 
 
-def test_second_derivatives_are_right_or_refused():
-    x = {n: t.double().requires_grad_() for n, t in tensors(4, 1, 2, 1, 1).items()}
+@pytest.mark.parametrize(("impl", "ratio"), [("torch", 1e-12), pytest.param("native", 1e-4, marks=compiled)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_second_derivatives(impl, ratio, packed):
+    x = {n: t.requires_grad_() for n, t in tensors(7, 1, 2, 1, 1).items()}
+    options = {"cu_seqlens": torch.tensor([0, 3, 7])} if packed else {}
+    x.pop("initial_state")
 
-    def penalty(impl):
-        g = torch.autograd.grad(scan(x, impl=impl).square().sum(), x["u"], create_graph=True)[0]
-        return g.square().sum()
+    def penalty(impl, dtype):
+        wide = [t.detach().to(dtype).requires_grad_() for t in x.values()]
+        y, h = scan(dict(zip(x, wide, strict=True)), impl=impl, return_state=True, reverse=True, **options)
+        gradients = torch.autograd.grad(y.square().sum() + h.square().sum(), wide, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in gradients), wide)
 
-    assert torch.autograd.grad(penalty("reference"), x["dt"])[0].all()
-    with pytest.raises(RuntimeError, match="has first derivatives only; use impl='reference' for second ones"):
-        torch.autograd.grad(penalty("torch"), x["dt"])
+    want = penalty("reference", torch.float64)
+    for got, w in zip(penalty(impl, torch.float64 if impl == "torch" else torch.float32), want, strict=True):
+        assert_close_ratio("second derivative", got, w, ratio)
 
 
 def test_memory_does_not_hold_every_state():
@@ -428,7 +435,7 @@ def test_wrong_options_are_named(change, message):
 
 
 def test_groups_that_do_not_divide_are_named():
-    with pytest.raises(ValueError, match="D = 6 channels do not divide into G = 4 groups"):
+    with pytest.raises(ValueError, match="D = 6 does not divide into 4 groups"):
         scan(tensors(2, G=4))
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from seqmix.ops import _chunks, native
+from seqmix.ops import native
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import ssd, ssd_matrix
+from seqmix.ops.ssd import torch as _chunks
 from seqmix.testing import assert_close_ratio
 
 H, P, N = 4, 3, 5
@@ -201,7 +202,7 @@ def test_gradcheck(two_way, impl):
 @pytest.mark.parametrize("emulated", [False, True])
 @pytest.mark.parametrize("two_way", [False, True])
 def test_bfloat16(two_way, emulated, monkeypatch):
-    monkeypatch.setattr(import_module("seqmix.ops.ssd"), "_emulated", lambda x: emulated)
+    monkeypatch.setattr(import_module("seqmix.ops.ssd.prepare"), "_emulated", lambda x: emulated)
     ways = (2,) if two_way else ()
     x, dt = torch.randn(2, 140, H, 64).bfloat16(), 0.1 * torch.rand(2, 140, *ways, H)
     B, C = (torch.randn(2, 140, *ways, 1, 64).bfloat16() for _ in range(2))
@@ -317,7 +318,7 @@ def test_operations_grow_with_the_length(monkeypatch, two_way, L):
         args, _ = operands(L, two_way=two_way)
         chunked = _chunks._scan._init_fn  # the counter sees an op of ours as one node
         with FlopCounterMode(display=False) as counter, monkeypatch.context() as patch:
-            patch.setattr(_chunks, "_scan", chunked)
+            patch.setattr(_chunks, "_differentiable", chunked)
             (quasiseparable if two_way else ssd)(*args, impl="torch")
         return counter.get_total_flops()
 
@@ -334,15 +335,15 @@ def test_errors():
         (r"got \[0, 2, 2, 6\]; drop empty", {"cu_seqlens": torch.tensor([0, 2, 2, 6])}),
         ("vector of integers, got torch.float32", {"cu_seqlens": cu.float()}),
         ("use one of reference, torch", {"impl": "cuda"}),
-        (r"initial_state should be \(2, 4, 3, 5\), got \(1, 4, 3, 5\)", {"cu_seqlens": cu, "initial_state": S}),
+        (r"initial_state should have shape \(2, 4, 3, 5\), got \(1, 4, 3, 5\)", {"cu_seqlens": cu, "initial_state": S}),
     ):
         with pytest.raises(ValueError, match=message):
             ssd(x, dt, A, B, C, **kwargs)
     with pytest.raises(ValueError, match=r"batch of one, got 2; use x.flatten"):
         ssd(*operands(6)[0], cu_seqlens=cu)
-    with pytest.raises(ValueError, match=r"needs dt of \(1, 6, 4\) and A of \(4,\), got \(1, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"dt should have shape \(1, 6, 4\), got \(1, 5, 4\)"):
         ssd(x, dt[:, :5], A, B, C)
-    with pytest.raises(ValueError, match=r"G divides H = 4"):
+    with pytest.raises(ValueError, match=r"H = 4 does not divide into 3 groups"):
         ssd(x, dt, A, *(t.repeat(1, 1, 3, 1)[:, :, :3] for t in (B, C)))
-    with pytest.raises(ValueError, match=r"should stack two directions"):
+    with pytest.raises(ValueError, match=r"B should have the axes \(B, L, 2, G, N\)"):
         quasiseparable(x, dt, A, B, C)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqmix.ops import _dispatch, explain
+from seqmix.ops import dispatch, explain
+from seqmix.ops.quasiseparable import quasiseparable
 from seqmix.ops.scan import selective_scan
 from seqmix.ops.ssd import ssd
 
@@ -67,13 +68,13 @@ def test_kernels_are_the_loops(errors, name):
 
 def test_on_cuda_the_kernel_runs_and_without_triton_the_reason_is_said(monkeypatch):
     choose = lambda: [  # noqa: E731  a table of two rows
-        _dispatch._fastest(_dispatch._OPS[op], "cuda", dtype)
+        dispatch._fastest(dispatch._OPS[op], "cuda", dtype)
         for op in ("ssd", "quasiseparable", "selective_scan")
         for dtype in (torch.float32, torch.bfloat16, torch.float64)
     ]
-    monkeypatch.setattr(_dispatch, "_triton_problem", lambda: None)
+    monkeypatch.setattr(dispatch, "_triton_problem", lambda: None)
     assert choose() == ["triton", "triton", "torch"] * 3
-    monkeypatch.setattr(_dispatch, "_triton_problem", lambda: "Triton is not installed: pip install triton")
+    monkeypatch.setattr(dispatch, "_triton_problem", lambda: "Triton is not installed: pip install triton")
     assert choose() == ["torch"] * 9
     row = next(row for row in explain() if row["op"] == "ssd")
     assert "triton: Triton is not installed: pip install triton" in row["others"]
@@ -84,7 +85,7 @@ def test_on_cuda_the_kernel_runs_and_without_triton_the_reason_is_said(monkeypat
 def report():
     """Run all cases and print their errors; called in a process that has the interpreter."""
     torch.set_num_threads(1)
-    _dispatch._obstacle = lambda *_: None
+    dispatch._obstacle = lambda *_: None
     found = {}
     for case, shape in SCANS.items():
         for way, form in SCAN_FORMS:
@@ -115,7 +116,7 @@ def _scan(B, L, D, N, G, bounds, reverse, form):
     ]
     options = {"reverse": reverse, "discretization": form, "return_state": True}
     if bounds is None:
-        options["mask"] = torch.arange(L) != 2
+        options["mask"] = (torch.arange(L) != 2).expand(B, L)
     else:
         options["cu_seqlens"] = torch.tensor(bounds)
     return _errors(lambda impl, *t: selective_scan(*t[:5], initial_state=t[5], impl=impl, **options), tensors)
@@ -134,8 +135,6 @@ def _scan_without_states(B, L, bounds):
 
 
 def _ssd(B, L, H, P, N, G, bounds, way, forget=None, dtype=torch.float32):
-    from seqmix.ops.quasiseparable import quasiseparable
-
     ways = (2,) if way == "both" else ()
     dt = torch.rand(B, L, *ways, H)
     if forget is not None:

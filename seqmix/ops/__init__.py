@@ -1,8 +1,8 @@
 """Ops: pure functions on tensors, each with a reference implementation that is its specification."""
 
-from seqmix.ops._dispatch import explain
 from seqmix.ops.allocator import tune_allocator
 from seqmix.ops.conv import depthwise_conv1d, fft_conv, smooth_length
+from seqmix.ops.dispatch import explain
 from seqmix.ops.norm import rms_norm
 from seqmix.ops.pooling import global_attention, local_max, masked_mean, segment_max
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix

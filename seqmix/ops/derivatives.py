@@ -1,0 +1,93 @@
+"""Derivatives of an operator, for autograd and ``torch.func``: the first by another operator, more by definition."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch._library.custom_ops import CustomOpDef
+
+
+def differentiable(
+    op: "CustomOpDef",
+    gradients: "CustomOpDef",
+    definition: Callable[..., Any],
+    *,
+    tensors: int,
+    results: int = 1,
+    kept: Sequence[int] = (),
+) -> Callable[..., Any]:
+    """Return ``op`` as a function that has derivatives of any order.
+
+    Second derivatives differentiate the definition, at its cost. Derivatives in forward mode are left to the
+    definition as a whole, see ``dispatch.pick``.
+
+    Args:
+        op: ``(*tensors, *fixed) -> (*results, *others)``, or the one result.
+        gradients: ``(*gradients to the results, *tensors, *kept, *fixed) -> gradients to the tensors``.
+        definition: ``(*tensors, *fixed) -> results`` in plain PyTorch.
+        tensors: number of tensors.
+        results: number of results.
+        kept: which of the outputs ``gradients`` takes.
+    """
+
+    class Gradients(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args: Any) -> tuple[Tensor, ...]:
+            return gradients(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            ctx.save_for_backward(*inputs[: results + tensors])
+            ctx.fixed = inputs[results + tensors + len(kept) :]
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+            fixed = ctx.fixed
+
+            def by_definition(*args: Tensor) -> tuple[Tensor, ...]:
+                _, pull = torch.func.vjp(lambda *x: definition(*x, *fixed), *args[results:])
+                return pull(args[0] if results == 1 else args[:results])
+
+            _, pull = torch.func.vjp(by_definition, *ctx.saved_tensors)
+            return *pull(cotangents), *[None] * (len(kept) + len(fixed))
+
+    class Differentiable(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return op(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            outputs = (output,) if isinstance(output, Tensor) else output
+            ctx.save_for_backward(*inputs[:tensors], *(outputs[i] for i in kept))
+            ctx.fixed = inputs[tensors:]
+            ctx.shapes = [(x.shape, x.dtype) for x in outputs[:results]]
+            ctx.mark_non_differentiable(*outputs[results:])
+            ctx.set_materialize_grads(False)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            # read once: activation checkpointing computes the saved tensors anew, and hands them out only once
+            saved = ctx.saved_tensors
+            given = [
+                saved[0].new_zeros(shape, dtype=dtype) if g is None else g
+                for g, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
+            ]
+            return *Gradients.apply(*given, *saved, *ctx.fixed), *[None] * len(ctx.fixed)
+
+    # for compiled graphs, which then have one node, and for direct calls; ``torch.func`` needs the functions themselves
+    op.register_autograd(Differentiable.backward, setup_context=Differentiable.setup_context)
+    gradients.register_autograd(Gradients.backward, setup_context=Gradients.setup_context)
+
+    def call(*args: Any) -> Any:
+        by_function = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return Differentiable.apply(*args) if by_function else op(*args)
+
+    return call

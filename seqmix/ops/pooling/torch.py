@@ -1,0 +1,65 @@
+"""The maximum over segments by stacks of pieces, on any device."""
+
+import torch
+from einops import reduce, repeat
+from torch import Tensor
+
+from seqmix.ops.pooling.reference import first_kept
+
+
+def segment_max(x: Tensor, segments: int | Tensor, mask: Tensor | None) -> Tensor:
+    """Return the maximum over the segment of each position; arguments as ``reference``."""
+    if isinstance(segments, Tensor):
+        return _max_by_id(x, segments)
+    first = first_kept(x, mask)
+    if mask is None or not first.any():
+        return _max_by_length(x, segments)
+    # rows are turned until they begin with a kept position; what goes round is masked
+    L = x.shape[1]
+    order = (torch.arange(L, device=x.device) + first) % L  # (B, L)
+    y = _max_by_length(_take(x, order), segments)
+    return _take(y, order.argsort(1))
+
+
+def _take(x: Tensor, order: Tensor) -> Tensor:
+    return x.gather(1, order.unsqueeze(-1).expand_as(x))
+
+
+def _max_by_length(x: Tensor, length: int) -> Tensor:
+    L = x.shape[1]
+    length = min(length, L)
+    padded = torch.nn.functional.pad(x, (0, 0, 0, -L % length), value=float("-inf"))
+    top = reduce(padded, "b (s w) d -> b s d", "max", w=length)
+    return repeat(top, "b s d -> b (s w) d", w=length)[:, :L]
+
+
+def _max_by_id(x: Tensor, ids: Tensor) -> Tensor:
+    B, L, _ = x.shape
+    ids = ids - ids.min()
+    # the same id in two rows is two segments
+    ids = ids + torch.arange(B, device=x.device).unsqueeze(1) * (ids.max() + 1)
+    _, group = ids.flatten().unique(return_inverse=True)  # (B L,)
+    order = group.argsort(stable=True)
+    top = _max_of_groups(x.flatten(0, 1)[order], group[order])  # (S, D)
+    return top[group].unflatten(0, (B, L))
+
+
+def _max_of_groups(x: Tensor, group: Tensor) -> Tensor:
+    """Maximum of each group of rows of ``x: (N, D)``, where ``group: (N,)`` is 0, ..., 0, 1, ..., 1, 2, ...
+
+    Groups are cut into pieces of the average size, pieces are stacked and reduced, and the same again until every
+    group is one piece. A stack never has more than 4 N rows, however uneven the groups are.
+    """
+    N, D = x.shape
+    size = group.bincount()  # (S,)
+    S = len(size)
+    if S == N:
+        return x
+    W = max(2, -(-N // S))
+    pieces = (size + W - 1) // W
+    rank = torch.arange(N, device=x.device) - (size.cumsum(0) - size)[group]
+    piece = (pieces.cumsum(0) - pieces)[group] + rank // W
+    P = int(pieces.sum())
+    stack = x.new_full((P * W, D), float("-inf")).index_copy(0, piece * W + rank % W, x)
+    owner = torch.arange(S, device=x.device).repeat_interleave(pieces, output_size=P)
+    return _max_of_groups(stack.unflatten(0, (P, W)).amax(1), owner)

@@ -1,0 +1,197 @@
+"""State space dual by the compiled kernel, in one direction or both: float32 on a CPU, forward and backward."""
+
+import ctypes
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqmix.ops.derivatives import differentiable
+from seqmix.ops.native import instruction_set, library
+from seqmix.ops.native.view import View, readable, view
+from seqmix.ops.ssd.rows import many_ways
+from seqmix.ops.vmap import map_into_batch
+
+# positions of a chunk: more costs arithmetic, fewer memory
+_CHUNK = 64
+# axes with strides of their own
+_VIEWS = {"x": 2, "dt": 2, "a": 2, "B": 3, "C": 3, "dy": 2}
+_POINTERS = ("S", "dlast", "bounds", "y", "last", "marks", "dx", "ddt", "da", "dB", "dC", "dS")
+_SIZES = ("rows", "sequences", "L", "H", "P", "ways", "G", "N", "chunk", "parts", "reverse", "strict", "B_way", "C_way")
+
+
+class _Ssd(ctypes.Structure):
+    """``struct Ssd`` of kernels.cpp."""
+
+    _fields_ = (
+        *((name, View) for name in _VIEWS),
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_int64) for name in _SIZES),
+    )
+
+
+def scan_ways(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    bounds: list[int],
+    *,
+    chunk: int | None,
+    reverse: bool,
+    strict: bool,
+) -> tuple[Tensor, Tensor]:
+    """Run W = 1 direction, or two opposite ones, and add their results.
+
+    Args:
+        x: values ``(B, L, H, P)``.
+        dt: step sizes ``(B, L, W, H)``.
+        a: log decays, likewise.
+        B: what is written ``(B, L, W, G, N)``.
+        C: what is read, likewise.
+        S: first states ``(B, W, H, P, N)``, packed ``(S, W, H, P, N)``.
+        bounds: bounds of the sequences along L.
+        chunk: positions per chunk, 64 by default.
+        reverse: the first direction runs from the last position to the first.
+        strict: position i reads the state after the position before it, with the C of that.
+
+    Returns:
+        ``(B, L, H, P)``, and the last states, shaped like ``S``.
+    """
+    chunk = min(chunk or _CHUNK, max(j - i for i, j in pairwise(bounds)))
+    S = S.unflatten(0, (x.shape[0], len(bounds) - 1))  # (B, sequences, W, H, P, N)
+    y, S, _ = _differentiable(x, dt, a, B, C, S, bounds, chunk, reverse, strict, torch.is_grad_enabled())
+    return y, S.flatten(0, 1)
+
+
+@torch.library.custom_op("seqmix::ssd_native", mutates_args=())
+def _scan(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    bounds: list[int],
+    chunk: int,
+    reverse: bool,
+    strict: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the last states and, if ``keep``, the states on entry to the chunks ``(B, c, W, H, N, P)``."""
+    y, last, marks = _empty_results(x, dt, a, B, C, S, bounds, chunk, reverse, strict, keep)
+    results = {"y": y, "last": last, **({"marks": marks} if keep else {})}
+    tensors = {"x": x, "dt": dt, "a": a, "B": B, "C": C, "S": S}
+    _run(tensors, results, bounds, chunk, _parts(x, B, bounds), reverse, strict)
+    return y, last, marks
+
+
+@torch.library.custom_op("seqmix::ssd_native_backward", mutates_args=())
+def _scan_backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    marks: Tensor,
+    bounds: list[int],
+    chunk: int,
+    reverse: bool,
+    strict: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients to x, dt, a, B, C and the first states."""
+    parts = _parts(x, B, bounds)
+    dx, ddt, da, dS = (torch.empty(t.shape) for t in (x, dt, a, grad_last))
+    dB, dC = torch.empty(parts, *B.shape), torch.empty(parts, *C.shape)
+    tensors = {"x": x, "dt": dt, "a": a, "B": B, "C": C, "dy": grad_y, "dlast": grad_last, "marks": marks}
+    results = {"dx": dx, "ddt": ddt, "da": da, "dB": dB, "dC": dC, "dS": dS}
+    _run(tensors, results, bounds, chunk, parts, reverse, strict)
+    dB, dC = (t[0] if parts == 1 else t.sum(0) for t in (dB, dC))
+    return dx, ddt, da, dB, dC, dS
+
+
+def _run(
+    tensors: dict[str, Tensor],
+    results: dict[str, Tensor],
+    bounds: list[int],
+    chunk: int,
+    parts: int,
+    reverse: bool,
+    strict: bool,
+) -> None:
+    kernels = library()
+    assert kernels is not None
+    tensors = {name: readable(t, _VIEWS[name]) if name in _VIEWS else t.contiguous() for name, t in tensors.items()}
+    tensors["bounds"] = torch.tensor(bounds)
+    (Bt, L, H, P), (W, G, N) = tensors["x"].shape, tensors["B"].shape[2:]
+    sizes = (Bt, len(bounds) - 1, L, H, P, W, G, N, chunk, parts, reverse, strict)
+    apart = (tensors["B"].stride(2), tensors["C"].stride(2))
+    call = _Ssd(
+        **{name: view(t) if name in _VIEWS else t.data_ptr() for name, t in (tensors | results).items()},
+        **dict(zip(_SIZES, sizes + apart, strict=True)),
+    )
+    if kernels.seqmix_ssd(ctypes.byref(call), instruction_set(), torch.get_num_threads()):
+        raise MemoryError("no memory for the matrices of ssd; use a smaller chunk, or impl='torch'")
+
+
+def _parts(x: Tensor, B: Tensor, bounds: list[int]) -> int:
+    """Cut the heads of each group into so many parts, where there are fewer sequences and groups than threads."""
+    threads, G = torch.get_num_threads(), B.shape[3]
+    jobs = max(1, x.shape[0] * (len(bounds) - 1) * G)
+    return min(threads, x.shape[2] // G) if jobs % threads and jobs < 4 * threads else 1
+
+
+def _empty_results(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    bounds: list[int],
+    chunk: int,
+    reverse: bool,
+    strict: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    (Bt, L, H, P), (W, _, N) = x.shape, B.shape[2:]
+    # chunks do not cross bounds, and where they do not fill their places these hold zero
+    packed = len(bounds) > 2
+    chunks = (L // chunk + len(bounds) - 1 if packed else -(-L // chunk)) if keep else 0
+    marks = (dt.new_zeros if packed else dt.new_empty)((Bt, chunks, W, H, N, P))
+    return dt.new_empty(x.shape), dt.new_empty(S.shape), marks
+
+
+def _definition(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    bounds: list[int],
+    chunk: int,
+    reverse: bool,
+    strict: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    y, last = many_ways(x, dt, a, B, C, S.flatten(0, 1), bounds, reverse=reverse, strict=strict)
+    return y, last.view(S.shape)
+
+
+def _empty_gradients(_: Tensor, __: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in inputs[:6])
+
+
+_scan.register_fake(_empty_results)
+_scan_backward.register_fake(_empty_gradients)
+map_into_batch(_scan)
+map_into_batch(_scan_backward)
+_differentiable = differentiable(_scan, _scan_backward, _definition, tensors=6, results=2, kept=(2,))

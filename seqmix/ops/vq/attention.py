@@ -1,0 +1,106 @@
+"""Attention to quantized keys, its matrix and its single step: operands are checked, then an implementation runs."""
+
+import torch
+from torch import Tensor
+
+from seqmix.ops.dispatch import enter, pick
+from seqmix.ops.vq import torch as blocks
+from seqmix.ops.vq.reference import reference, weights
+from seqmix.ops.vq.scores import Kind, combine, in_sight
+from seqmix.ops.wide import wide
+
+StepState = tuple[Tensor, Tensor, Tensor]
+
+
+def vq_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    codes: Tensor,
+    z: Tensor,
+    bias: Tensor,
+    *,
+    window: int,
+    causal: bool = False,
+    kind: Kind = "softmax",
+    block: int | None = None,
+    mask: Tensor | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """Attention to quantized keys, with a bias for the keys at most ``window`` positions away.
+
+    ``y[i] = sum_j softmax_j(q[i] c[z[j]] + bias[i - j]) v[j]``, bias inside the window only. The gradient goes straight
+    through to k inside the window; beyond it codes are constants. ``"laplace"`` replaces the softmax by
+    ``f(q c / n + bias)``, ``f(s) = (1 + erf((s - sqrt(1/2)) sqrt(2 pi))) / 2``, n the number of keys in sight
+    (arXiv:2209.10655, eq. 16).
+
+    Shapes: ``(B, L, P), (B, L, P), (B, L, V) -> (B, L, V)``. Cost: O(L (S + 2 window + block) (P + V)) time, and memory
+    O(L (S + 2 window + block) + L S V / block).
+
+    Args:
+        q: queries (B, L, P).
+        k: keys (B, L, P), for their gradient.
+        v: values (B, L, V).
+        codes: codebook (S, P), a constant.
+        z: index of the code of each key (B, L).
+        bias: added to the scores in the window: one number per distance, ``window + 1`` of them (0, 1, ...) if causal,
+            else ``2 window + 1`` (-window, ..., window); or such a row per query (B, L, ...).
+        window: farthest distance with a bias, in positions.
+        causal: attend to earlier positions and to itself only.
+        kind: ``"softmax"`` or ``"laplace"``.
+        block: queries handled together, ``window`` if not given; changes cost, not results.
+        mask: (B, L) bool, True = keep; output is zero elsewhere.
+        impl: ``"reference"`` (quadratic), ``"torch"`` or ``"auto"``. Half types are computed in float32.
+
+    Source: Lingle, 2023, arXiv:2309.16354, sec. 3. Differs from the original code in: keys beyond the window never get
+    a gradient, so that it does not depend on ``block``; both directions.
+    """
+    kept = torch.ones(q.shape[:2], dtype=torch.bool, device=q.device) if mask is None else mask
+    with torch.autocast(q.device.type, enabled=False):
+        q_, k_, v_, codes, bias = (wide(t) for t in (q, k, v, codes.detach(), bias))
+        v_ = v_.masked_fill(~kept.unsqueeze(-1), 0)
+        if kind == "laplace":
+            q_ = q_ / in_sight(kept, causal).unsqueeze(-1)
+        y = pick(impl, _IMPLS, q)(q_, k_, v_, codes, z, bias, window, causal, kind, block or max(window, 1), kept)
+    return y.masked_fill(~kept.unsqueeze(-1), 0).to(v.dtype)
+
+
+def vq_attention_weights(
+    q: Tensor, codes: Tensor, z: Tensor, bias: Tensor, *, window: int, causal: bool = False, kind: Kind = "softmax"
+) -> Tensor:
+    """The matrix of ``vq_attention``: ``(B, L, L)``, in quadratic time and memory."""
+    kept = torch.ones(q.shape[:2], dtype=torch.bool, device=q.device)
+    if kind == "laplace":
+        q = q / in_sight(kept, causal).unsqueeze(-1)
+    return weights(q, codes[z], codes, z, bias, window, causal, kind, kept)
+
+
+def init_vq_step(batch_size: int, *, window: int, codes: Tensor, d_value: int) -> StepState:
+    """State before the first position: codes and values of the last ``window`` keys, sums and counts per older code."""
+    S = len(codes)
+    recent = torch.full((batch_size, window), S, device=codes.device)  # (B, W)
+    return recent, codes.new_zeros(batch_size, window, d_value), codes.new_zeros(batch_size, S + 1, d_value + 1)
+
+
+def vq_attention_step(
+    q: Tensor, v: Tensor, codes: Tensor, z: Tensor, bias: Tensor, state: StepState, *, kind: Kind = "softmax"
+) -> tuple[Tensor, StepState]:
+    """One position of causal ``vq_attention``: q (B, P), v (B, V), z (B,), bias (W + 1,) or (B, W + 1)."""
+    dtype = v.dtype
+    q, v, codes, bias = (wide(t) for t in (q, v, codes, bias))
+    z_recent, v_recent, table = state
+    S = len(codes)
+    z_recent = torch.cat([z_recent, z.unsqueeze(1)], 1)  # (B, W + 1)
+    v_recent = torch.cat([v_recent, v.unsqueeze(1)], 1)  # (B, W + 1, V)
+    kept = z_recent < S
+    if kind == "laplace":
+        q = q / (kept.sum(1, keepdim=True) + table[:, :S, -1].sum(1, keepdim=True))
+    near = torch.einsum("bp,bwp->bw", q, codes[z_recent.clamp(max=S - 1)]) + bias.flip(-1)
+    y = combine(near.unsqueeze(1), kept.unsqueeze(1), (q @ codes.T).unsqueeze(1), v_recent, table[:, :S], kind)
+    leaving = torch.cat([v_recent[:, :1], v.new_ones(len(v), 1, 1)], -1)  # (B, 1, V + 1)
+    table = table.scatter_add(1, z_recent[:, :1, None].expand_as(leaving), leaving)
+    return y.squeeze(1).to(dtype), (z_recent[:, 1:], v_recent[:, 1:], table)
+
+
+# (q, k, v, codes, z, bias, window, causal, kind, block, kept) -> y
+_IMPLS = enter("vq_attention", {"reference": reference, "torch": blocks.attention})

@@ -31,7 +31,7 @@ from seqmix.mixers import Identity
 from seqmix.models import DLinear, MixerForecaster
 from seqmix.series import Series
 from seqmix.tasks import Forecasting
-from seqmix.tasks.run import append_rows
+from seqmix.tasks.rows import append_rows
 
 CONTEXT, HORIZON, HELD_OUT = 168, 48, 192
 LEVELS = (80, 95)

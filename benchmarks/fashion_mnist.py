@@ -30,7 +30,7 @@ from seqmix.environment import environment
 from seqmix.mixers import Hydra
 from seqmix.ops import tune_allocator
 from seqmix.tasks.images import ImageClassification
-from seqmix.tasks.run import append_rows
+from seqmix.tasks.rows import append_rows
 from seqmix.vision import Attention2d, Identity2d, MetaFormer, Pool2d, Rand2d, Raster, SepConv2d
 from seqmix.vision.affnet import AFF2d
 from seqmix.vision.ffnet import FFNifiedAttention2d

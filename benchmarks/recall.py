@@ -29,7 +29,7 @@ from seqmix.environment import environment
 from seqmix.mixers import SepConv, list_mixers, mixer_facts
 from seqmix.ops import tune_allocator
 from seqmix.tasks import TokenPrediction
-from seqmix.tasks.run import append_rows
+from seqmix.tasks.rows import append_rows
 
 # data of 16 tokens, optimizer steps, learned positions: which symbol a copy asks for is told by its place alone
 TASKS = {

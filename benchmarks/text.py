@@ -24,7 +24,7 @@ from seqmix.mixers import Hydra, Mamba
 from seqmix.models import BidirectionalEncoder, TokenModel
 from seqmix.ops import tune_allocator
 from seqmix.tasks import CausalLM, MaskedLM
-from seqmix.tasks.run import append_rows
+from seqmix.tasks.rows import append_rows
 
 MODELS = {
     "causal": (CausalLM, partial(TokenModel, mixer=Mamba, d_model=128, n_layers=4)),

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqmix.commands.tables import markdown
 from seqmix.environment import environment
 from seqmix.ops import tune_allocator
-from seqmix.tasks.run import append_rows
+from seqmix.tasks.rows import append_rows
 from seqmix.vision import create_model
 from seqmix.vision.ffnet import FFNet
 

@@ -77,7 +77,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     size = ["--model.model.d_model", "8", "--model.model.n_layers", "1", "--trainer.max_epochs", "1"]
     data = ["--data", "TextFiles", "--data.train", "text.txt", "--data.max_len", "32", "--trainer.accelerator", "cpu"]
     assert run(["fit", *model, *size, *data]) == 0
-    (ckpt,) = tmp_path.glob("runs/run/*/best.ckpt")
+    (ckpt,) = tmp_path.glob("runs/CausalLM-TextFiles/*/best.ckpt")
     capsys.readouterr()
     texts = []
     for _ in range(2):

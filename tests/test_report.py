@@ -2,11 +2,14 @@
 
 import pytest
 
+from seqmix.cli import run
 from seqmix.commands import report
 from seqmix.commands.report import summary
+from seqmix.errors import ConfigError
+from seqmix.tasks.rows import read_rows
 
-HEAD = "config,seed,model,data,context,horizon,windows,mse,mae,parameters,seconds\n"
-LRA = "config,seed,model,data,n_classes,max_len,examples,accuracy,loss,parameters,seconds\n"
+HEAD = "config,seed,role,model,data,context,horizon,windows,mse,mae,parameters,seconds\n"
+LRA = "config,seed,role,model,data,n_classes,max_len,examples,accuracy,loss,parameters,seconds\n"
 
 
 @pytest.fixture
@@ -14,15 +17,15 @@ def results(tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()
     lines = [
-        "c,0,TSM2,E,512,720,9,0.5,0.5,10,360",
-        "c,0,TSM2,E,512,96,9,0.9,0.5,10,9000",
-        "c,0,DLinear,E,512,96,9,0.6,0.5,8,1",
-        "c,1,TSM2,E,512,96,9,0.4,0.5,10,1080",
+        "c,0,model,TSM2,E,512,720,9,0.5,0.5,10,360",
+        "c,0,model,TSM2,E,512,96,9,0.9,0.5,10,9000",
+        "c,0,baseline,DLinear,E,512,96,9,0.6,0.5,8,1",
+        "c,1,model,TSM2,E,512,96,9,0.4,0.5,10,1080",
         # run again: the newest of a seed counts
-        "c,0,TSM2,E,512,96,9,0.2,0.5,10,360",
+        "c,0,model,TSM2,E,512,96,9,0.2,0.5,10,360",
     ]
     (folder / "c.csv").write_text(HEAD + "\n".join(lines))
-    lines = ["l,0,PoNet,ListOps-10,10,10,9,0.5,1.5,10,36", "l,0,Majority,ListOps-10,10,10,9,0.1,2.5,0,0"]
+    lines = ["l,0,model,PoNet,ListOps-10,10,10,9,0.5,1.5,10,36", "l,0,baseline,Majority,ListOps-10,10,10,9,0.1,2.5,0,0"]
     (folder / "l.csv").write_text(LRA + "\n".join(lines))
     return folder
 
@@ -39,7 +42,7 @@ def published(tmp_path):
 def test_baselines_and_published_numbers_stand_beside_the_model(results, published):
     first, second = summary(results, published)
     assert (first["steps"], first["test MSE"], first["seeds"]) == ("512 → 96", "0.300 ± 0.141", 2)
-    assert (first["published"], first["DLinear"], first["SeasonalNaive"]) == ("0.25", "0.600", "")
+    assert (first["published"], first["DLinear"], second["DLinear"]) == ("0.25", "0.600", "")
     # 360 and 1,080 seconds
     assert first["hours"] == "0.20"
     assert (second["steps"], second["test MSE"], second["published"]) == ("512 → 720", "0.500", "")
@@ -52,10 +55,12 @@ def test_a_published_figure_of_another_protocol_says_so(results, published):
     assert summary(results, published, "language") == summary(results, published, "glue") == []
 
 
-def test_a_baseline_recorded_alone_is_shown(tmp_path):
-    (tmp_path / "d.csv").write_text(HEAD + "d,0,DLinear,E,512,96,9,0.6,0.5,8,1\n")
+def test_a_baseline_never_stands_for_the_model(tmp_path):
+    rows = [("model,DLinear,", 0.6), ("baseline,DLinear,", 0.7)]
+    lines = [f"d,0,{line}E,512,96,9,{mse},0.5,8,1" for line, mse in rows]
+    (tmp_path / "d.csv").write_text(HEAD + "\n".join(lines))
     (row,) = summary(tmp_path, tmp_path / "none")
-    assert (row["model"], row["test MSE"], row["DLinear"]) == ("DLinear", "0.600", "")
+    assert (row["model"], row["test MSE"], row["DLinear"]) == ("DLinear", "0.600", "0.700")
 
 
 def test_the_command_names_a_table_and_draws_it(results, published, tmp_path, capsys):
@@ -63,5 +68,57 @@ def test_the_command_names_a_table_and_draws_it(results, published, tmp_path, ca
     report.main("report", ["lra", f"--folder={results}", f"--published={published}", f"--plot={picture}"])
     assert "| l | ListOps-10 | 10 | PoNet |" in capsys.readouterr().out
     assert picture.stat().st_size > 5000
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match=r"table = 'nonsense' is not known; use one of .*forecasts"):
         report.main("report", ["nonsense"])
+
+
+def test_runs_of_other_settings_are_not_averaged(tmp_path):
+    told = [(0.1, "aaaaaaaa,"), (0.3, "aaaaaaaa,"), (0.5, "bbbbbbbb,model.lr=0.1"), (0.7, "bbbbbbbb,"), (0.9, ",")]
+    lines = [f"c,{i % 2},model,TSM2,E,512,96,9,{x},0.5,10,1,Forecasting,{end}" for i, (x, end) in enumerate(told)]
+    # the same columns of another task
+    lines += ["c,0,model,TSM2,E,512,96,9,9.9,9.9,10,1,Other,aaaaaaaa,"]
+    (tmp_path / "c.csv").write_text(HEAD.replace("\n", ",task,settings,changed\n") + "\n".join(lines))
+    rows = summary(tmp_path, tmp_path / "none")
+    assert {row["config"]: row["test MSE"] for row in rows} == {
+        **{"c (aaaaaa)": "0.200 ± 0.141", "c (model.lr=0.1)": "0.600 ± 0.141", "c": "0.900"},
+    }
+
+
+def test_a_report_of_recorded_runs(tmp_path, monkeypatch):
+    """DLinear as the model and as the baseline, other settings of it, and another task: each its own line or table."""
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", "Cycles", "--data.context", "24", "--data.horizon", "8", "--data.n_steps", "300"]
+    few = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--record", "true"]
+    for lr in ("0.1", "0.001"):
+        argv = ["--model", "Forecasting", "--model.model", "DLinear", "--model.lr", lr, *data, *few]
+        assert run(["fit", *argv, "--name", "same"]) == 0
+    assert run(["fit", *argv, "--name", "same", "--ckpt_path", "last"]) == 0
+    recorded = read_rows(tmp_path / "configs" / "results" / "same.csv")
+    assert [row["role"] for row in recorded] == 2 * ["model", "baseline", "baseline"]
+    rows = summary(tmp_path / "configs" / "results", tmp_path / "none")
+    assert len({row["test MSE"] for row in rows}) == 2 and len({row["config"] for row in rows}) == 2
+    assert {row["DLinear"] for row in rows} == {f"{float(recorded[2]['mse']):.3f}"}
+
+    listops = ["--data", "ListOps", *(f"--data.n_{split}=8" for split in ("train", "val", "test")), "--data.root", "."]
+    model = ["--model", "Classification", "--model.model", "SequenceClassifier", "--model.model.mixer", "Pool"]
+    assert (
+        run(
+            [
+                "fit",
+                *model,
+                "--model.model.d_model",
+                "4",
+                *listops,
+                "--data.min_length",
+                "4",
+                "--data.max_length",
+                "30",
+                *few,
+            ]
+        )
+        == 0
+    )
+    assert run(["fit", *argv]) == 0
+    assert {p.name for p in (tmp_path / "configs" / "results").iterdir()} == {
+        *("same.csv", "Forecasting-Cycles.csv", "Classification-ListOps.csv")
+    }

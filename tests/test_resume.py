@@ -12,6 +12,9 @@ import torch
 
 from seqmix.cli import run
 from seqmix.tasks import Forecasting
+from seqmix.tasks.lock import locked
+from seqmix.tasks.rows import read_rows
+from seqmix.tasks.run import Run
 
 # 389 training windows in 7 batches, validation after the batches 3 and 6; dropout draws random numbers; the second
 # validation is the best, the fifth, in the third epoch, stops training early
@@ -113,6 +116,52 @@ def test_after_a_crash(uninterrupted, monkeypatch, tmp_path):
     for _ in range(2):
         assert run(["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
         _same(_outcome(tmp_path), uninterrupted)
+
+
+def test_no_validation_stands_twice_after_a_kill(uninterrupted, monkeypatch, tmp_path):
+    """Killed between the line of a validation and its checkpoint, and before: the line is that of the second time."""
+    with monkeypatch.context() as patch:
+        save, done = Run._save, []
+
+        def killed(self, trainer, name):
+            done.append(name)
+            if done.count("last") == 2:
+                raise RuntimeError("power failure")
+            save(self, trainer, name)
+
+        patch.setattr(Run, "_save", killed)
+        with pytest.raises(RuntimeError, match="power failure"):
+            run(["fit", "--config", "tiny.yaml"])
+    (metrics,) = tmp_path.glob("runs/tiny/*/metrics.csv")
+    assert [row["step"] for row in read_rows(metrics)] == ["3", "6"]
+    assert run(["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
+    _same(_outcome(tmp_path), uninterrupted)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path, capsys):
+    assert run(["fit", "--config", "tiny.yaml", "--trainer.max_epochs", "1"]) == 0
+    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with locked(folder / "lock"):
+        assert run(["fit", "--config", "tiny.yaml", "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 1
+    assert "another process trains in 'runs/tiny/" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_the_newest_run_that_fits_is_taken(tmp_path, capsys):
+    always = ["--config", "tiny.yaml", "--trainer.max_epochs", "1"]
+    for lr in ("0.02", "0.01"):
+        assert run(["fit", *always, "--model.lr", lr]) == 0
+    first, second = sorted((tmp_path / "runs" / "tiny").iterdir())
+    for lr, folder in (("0.01", second), ("0.02", first)):
+        capsys.readouterr()
+        assert run(["test", *always, "--model.lr", lr, "--ckpt_path", "best"]) == 0
+        assert f"run folder: {folder.relative_to(tmp_path)}" in capsys.readouterr().out
+    assert run(["test", *always, "--model.lr", "0.3", "--ckpt_path", "best"]) == 1
+    assert "has these settings; the newest has model.lr=0.01; give the same, or --config" in capsys.readouterr().err
+    # the config of a run is that of its own checkpoints
+    assert run(["test", "--config", str(first / "config.yaml"), "--ckpt_path", "best"]) == 0
+    assert f"run folder: {first}" in capsys.readouterr().out
 
 
 def test_a_real_ctrl_c_ends_the_process_with_130(tmp_path):

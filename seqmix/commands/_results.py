@@ -24,6 +24,8 @@ def rows_of(scores: Sequence[Score], task: Task, data: Any, trainer: pl.Trainer)
     """Rows of results: the score of the model first, then those of the baselines."""
     return [
         {
+            "role": "baseline" if i else "model",
+            "task": type(task).__name__,
             "model": score.model,
             "data": data.name,
             **{fact: getattr(data, fact) for fact in task.facts},
@@ -34,7 +36,7 @@ def rows_of(scores: Sequence[Score], task: Task, data: Any, trainer: pl.Trainer)
             "device": device_name(trainer),
             "seconds": round(score.seconds, 1),
         }
-        for score in scores
+        for i, score in enumerate(scores)
     ]
 
 

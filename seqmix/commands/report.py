@@ -1,20 +1,21 @@
 """``seqmix report``: the recorded results as Markdown tables, those of the README, and as pictures."""
 
-import csv
+import inspect
 import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
 from seqmix.commands._function import call
 from seqmix.commands.tables import markdown
-from seqmix.errors import DataError
+from seqmix.errors import DataError, check_choice
+from seqmix.tasks import Task
+from seqmix.tasks.rows import read_rows
 
-Kind = Literal["forecasts", "lra", "language", "glue"]
 Run = Mapping[str, str]
 
 
@@ -26,7 +27,7 @@ def main(command: str, argv: list[str]) -> None:
 
 def report(
     *,
-    table: Kind = "forecasts",
+    table: str = "forecasts",
     folder: str = "configs/results",
     published: str = "configs/published",
     plot: str | None = None,
@@ -34,7 +35,7 @@ def report(
     """Print what the runs recorded with ``--record true`` have reached, mean and deviation over their seeds.
 
     Args:
-        table: forecasts, Long Range Arena, causal language models, or fine-tuning on GLUE.
+        table: each task has one: ``forecasts``, ``lra`` (Long Range Arena), ``language``, ``glue``, ...
         folder: where the CSV files lie.
         published: folder of published numbers, a CSV file for each table; they are printed beside ours.
         plot: file of a picture of the same; its ending chooses the format.
@@ -49,24 +50,27 @@ def report(
         draw(Path(folder), Path(published), table, Path(plot))
 
 
-def summary(folder: Path, published: Path, table: Kind = "forecasts") -> list[dict[str, Any]]:
-    """One row for each config, model and data in the CSV files of ``folder``; of a seed the newest run counts.
+def summary(folder: Path, published: Path, table: str = "forecasts") -> list[dict[str, Any]]:
+    """One row for each config, settings, model and data in the CSV files of ``folder``.
+
+    Of a seed the newest run counts. Runs recorded before they had a digest of their settings are told apart by their
+    config alone.
 
     The baselines that were trained in the same runs have columns of their own.
     """
-    kind = _TABLES[table]
-    first, *others = kind.metrics
+    task = _task(table)
+    first, *others = task.metrics
     return [
         {
             "config": line.config,
             "data": line.cell[1],
-            kind.size: " → ".join(line.cell[2:]),
+            task.table.size: " → ".join(line.cell[2:]),
             "model": line.cell[0],
             f"test {_TITLES.get(first, first)}": _spread(line.runs, first),
             "published": _said(line.published, first),
             **{name: _spread(found, first) for name, found in line.beside.items()},
             **{f"test {_TITLES.get(metric, metric)}": _spread(line.runs, metric) for metric in others},
-            kind.counted: f"{int(line.runs[0][kind.counted]):,}",
+            task.counted: f"{int(line.runs[0][task.counted]):,}",
             "parameters": f"{int(line.runs[0]['parameters']):,}",
             "hours": _hours(line.runs),
             "seeds": len(line.runs),
@@ -75,9 +79,9 @@ def summary(folder: Path, published: Path, table: Kind = "forecasts") -> list[di
     ]
 
 
-def draw(folder: Path, published: Path, table: Kind, path: Path) -> None:
+def draw(folder: Path, published: Path, table: str, path: Path) -> None:
     """Draw the first metric: ours as dots with their deviation, baselines as bars, published values as rings."""
-    metric = _TABLES[table].metrics[0]
+    metric = _task(table).metrics[0]
     lines = sorted(_lines(folder, published, table), key=lambda line: line.cell[1])
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(lines)), layout="constrained")
     axes = figure.subplots()
@@ -105,16 +109,6 @@ def draw(folder: Path, published: Path, table: Kind, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-class _Table(NamedTuple):
-    """What the rows of a table are known by, and what it shows of them."""
-
-    facts: tuple[str, ...]  # columns of a CSV that tell two data of one name apart
-    size: str  # their title
-    metrics: tuple[str, ...]  # columns, the first is that of baselines and published values
-    counted: str
-    baselines: tuple[str, ...]
-
-
 class _Line(NamedTuple):
     config: str
     cell: tuple[str, ...]  # model, data, facts
@@ -123,34 +117,61 @@ class _Line(NamedTuple):
     beside: dict[str, list[Run]]  # of the baselines
 
 
-_TABLES: dict[Kind, _Table] = {
-    "forecasts": _Table(("context", "horizon"), "steps", ("mse", "mae"), "windows", ("DLinear", "SeasonalNaive")),
-    "lra": _Table(("max_len",), "length", ("accuracy", "loss"), "examples", ("Majority",)),
-    "language": _Table(("max_len",), "length", ("bits_per_byte", "perplexity"), "tokens", ("Trigram",)),
-    "glue": _Table(("max_len",), "length", ("accuracy", "f1", "matthews"), "examples", ("BagOfWords",)),
-}
+_ROLES = ("model", "baseline")
 _TITLES = {"mse": "MSE", "mae": "MAE", "bits_per_byte": "bits per byte", "f1": "F1"}
 
 
-def _lines(folder: Path, published: Path, table: Kind) -> Iterator[_Line]:
-    kind = _TABLES[table]
-    file = published / f"{table}.csv"
-    known = _read(file) if file.exists() else []
+def _task(table: str) -> type[Task]:
+    """The task whose results stand in a table."""
+    found = {task.table.name: task for task in _concrete(Task)}
+    check_choice("table", table, tuple(found))
+    return found[table]
+
+
+def _concrete(cls: type[Task]) -> Iterator[type[Task]]:
+    if not inspect.isabstract(cls):
+        yield cls
+    for child in cls.__subclasses__():
+        yield from _concrete(child)
+
+
+def _lines(folder: Path, published: Path, table: str) -> list[_Line]:
+    """One line for each config, settings, model and data: runs of other settings are never averaged."""
+    task, known = _task(table), read_rows(published / f"{table}.csv")
+    lines = []
     for file in sorted(folder.glob("*.csv")):
-        cells: dict[tuple[str, ...], dict[str, Run]] = defaultdict(dict)
-        for run in _read(file):
-            # no two tasks have the same metrics and count the same
-            if {*kind.facts, *kind.metrics, kind.counted} <= run.keys():
-                cell = tuple(run[name] for name in ("model", "data", *kind.facts))
-                cells[cell][run["seed"]] = run
-        models = [cell for cell in cells if cell[0] not in kind.baselines] or list(cells)
-        for cell in sorted(models, key=lambda cell: (*cell[:2], *map(int, cell[2:]))):
-            runs = list(cells[cell].values())
-            # a baseline recorded alone does not stand beside itself
-            others = {name: cells[(name, *cell[1:])] if name != cell[0] else {} for name in kind.baselines}
-            beside = {name: list(found.values()) for name, found in others.items()}
+        roles: dict[str, dict[tuple[str, ...], dict[str, Run]]] = {role: defaultdict(dict) for role in _ROLES}
+        for run in read_rows(file):
+            if _stands_in(run, task):
+                same = tuple(run.get(name, "") for name in ("settings", "data", *task.table.facts, task.counted))
+                # of a seed the newest run counts
+                roles[run.get("role") or "model"][(run["model"], *same)][run["seed"]] = run
+        for key, seeds in roles["model"].items():
+            runs, found = (
+                list(seeds.values()),
+                {k[0]: rows for k, rows in roles["baseline"].items() if k[1:] == key[1:]},
+            )
+            beside = {name: list(rows.values()) for name, rows in found.items()}
             row = next((row for row in known if _is_of(row, runs[0])), None)
-            yield _Line(file.stem, cell, runs, row, beside)
+            unlike = any(k != key and (k[0], *k[2:]) == (key[0], *key[2:]) for k in roles["model"])
+            lines.append(_Line(_label(file.stem, runs, unlike), (key[0], *key[2:-1]), runs, row, beside))
+    lines.sort(key=lambda line: (line.config.partition(" ")[0], *line.cell[:2], *map(int, line.cell[2:])))
+    names = sorted({name for line in lines for name in line.beside})
+    return [line._replace(beside={name: line.beside.get(name, []) for name in names}) for line in lines]
+
+
+def _stands_in(run: Run, task: type[Task]) -> bool:
+    """Is a row of the task? One without a task, as an earlier version recorded it, is if it has all the columns."""
+    if run.get("task"):
+        return run["task"] == task.__name__
+    return all(run.get(name) for name in (*task.table.facts, *task.metrics, task.counted))
+
+
+def _label(config: str, runs: Sequence[Run], unlike: bool) -> str:
+    """The config, with what was changed in it; where only that tells two lines apart, the digest of the settings."""
+    changed = next((run["changed"] for run in runs if run.get("changed")), "")
+    note = changed or (runs[0].get("settings", "")[:6] if unlike else "")
+    return f"{config} ({note})" if note else config
 
 
 def _is_of(published: Run, run: Run) -> bool:
@@ -174,11 +195,6 @@ def _said(published: Run | None, metric: str) -> str:
 
 def _hours(runs: Sequence[Run]) -> str:
     return f"{statistics.mean(float(run['seconds']) for run in runs) / 3600:.2f}"
-
-
-def _read(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def _spread(runs: Sequence[Run], metric: str) -> str:

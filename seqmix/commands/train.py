@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+import yaml
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
@@ -19,13 +21,15 @@ from torch import Tensor
 import seqmix.data  # noqa: F401  configs name classes that have been imported
 from seqmix.commands._classes import prepare_parser
 from seqmix.commands._results import print_rows, rows_of, write_predictions
+from seqmix.commands._settings import MOMENTARY, differences, digest, flat, misfit
 from seqmix.commands.configs import with_paths
 from seqmix.commands.explain import Explained
 from seqmix.errors import ConfigError, SeqmixError
 from seqmix.models import ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
 from seqmix.tasks import Forecasting, Task
-from seqmix.tasks.run import Run, append_rows, last_folder
+from seqmix.tasks.rows import append_rows
+from seqmix.tasks.run import Run, run_folders
 from seqmix.trusted import trusted_modules
 
 # where we differ from Lightning; a config or a flag overrides each
@@ -45,8 +49,6 @@ LINKED = (
     "n_classes",
     "pairs",
 )
-# options of one invocation: they do not belong to the experiment, so not into its config.yaml
-MOMENTARY = ("ckpt_path", "test", "record", "out")
 
 
 def main(command: str, argv: list[str]) -> None:
@@ -59,6 +61,8 @@ def main(command: str, argv: list[str]) -> None:
         if isinstance(e, KeyboardInterrupt) or isinstance(e.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt(*cli.kept()) from None
         raise
+    finally:
+        cli.run.release()
 
 
 class Parser(Explained, LightningArgumentParser):
@@ -119,7 +123,8 @@ class Train(LightningCLI):
         """Parse; name the run after its config."""
         self.config = parser.parse_args(args)
         if self.config.name is None:
-            self.config.name = Path(self.config.config[0]).stem if self.config.config else "run"
+            named = (self.config[part].class_path.rpartition(".")[2] for part in ("model", "data"))
+            self.config.name = Path(self.config.config[0]).stem if self.config.config else "-".join(named)
         if self.config.name != Path(self.config.name).name or self.config.name in ("", ".."):
             raise ConfigError(
                 f"name = {self.config.name!r} should be the name of one folder in runs/; use for example --name first"
@@ -198,14 +203,19 @@ class Train(LightningCLI):
         self.trainer.test(task, data, ckpt_path=self.ckpt_path, verbose=False)
         scores = [replace(task.score(), seconds=self.run.seconds)]
         scores += task.baselines(data, self.config_init["baselines"], self.seed)
+        settings = flat(yaml.safe_load(self._config_text()))
+        known = {"settings": digest(settings), "changed": differences(settings, self._named_settings(settings))}
         rows = rows_of(scores, task, data, self.trainer)
-        rows = [{"config": self.config.name, "seed": self.seed, **row} for row in rows]
+        rows = [{"config": self.config.name, "seed": self.seed, **row, **known} for row in rows]
         print_rows(rows, self.model, self.datamodule)
         if self.run.folder:
-            append_rows(self.run.folder / "results.csv", rows)
+            rows = [{**row, "run": self.run.folder.name} for row in rows]
+            # a finished run that is resumed or tested again adds nothing
+            key = ("run", "settings", "role", "model", "data", task.counted, *task.metrics)
+            append_rows(self.run.folder / "results.csv", rows, key=key)
             print(f"run folder: {self.run.folder}")
             if self.config.record:
-                append_rows(Path("configs/results") / f"{self.config.name}.csv", rows)
+                append_rows(Path("configs/results") / f"{self.config.name}.csv", rows, key=key)
 
     def predict(self) -> None:
         """Write the forecasts of the test windows."""
@@ -234,24 +244,53 @@ class Train(LightningCLI):
             return None
         path = Path(value)
         if value in ("last", "best"):
-            folder = last_folder(self.parent, self.seed)
-            if folder is None:
-                raise ConfigError(
-                    f"ckpt_path = {value!r}: no run with seed {self.seed} and a checkpoint in {str(self.parent)!r}; "
-                    "run `seqmix fit` first, or give the path of a checkpoint"
-                )
-            path = folder / f"{value}.ckpt"
+            path = self._fitting_run(value) / f"{value}.ckpt"
         if not path.is_file():
             raise ConfigError(f"checkpoint {str(path)!r} not found; give the path of a .ckpt file, best or last")
         if not zipfile.is_zipfile(path):
             raise ConfigError(f"checkpoint {str(path)!r} is damaged or no checkpoint; use another one")
         return path
 
-    def _config_text(self) -> str:
-        config = self.config.clone()
+    def _fitting_run(self, value: str) -> Path:
+        """The run whose own config was given, or the newest whose settings are those at hand."""
+        given = Path(self.config.config[-1].absolute if self.config.config else "").parent
+        if (given / "env.json").exists():
+            return given
+        folders = run_folders(self.parent, self.seed)
+        if not folders:
+            raise ConfigError(
+                f"ckpt_path = {value!r}: no run with seed {self.seed} and a checkpoint in {str(self.parent)!r}; "
+                "run `seqmix fit` first, or give the path of a checkpoint"
+            )
+        here, reasons = yaml.safe_load(self._config_text()), {}
+        for folder in reversed(folders):
+            reasons[folder] = misfit(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), here)
+            if not reasons[folder]:
+                return folder
+        raise ConfigError(
+            f"ckpt_path = {value!r}: no run with seed {self.seed} in {str(self.parent)!r} has these settings; the "
+            f"newest has {reasons[folders[-1]]}; give the same, or --config {folders[-1]}/config.yaml"
+        )
+
+    def _config_text(self, config: Namespace | None = None) -> str:
+        config = (config or self.config).clone()
         for name in MOMENTARY:
             config.pop(name, None)
         return self.parser.dump(config, skip_none=False)
+
+    def _named_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings of the named config without the changes of this command line; those at hand if there is none."""
+        if not self.config.config:
+            return settings
+        self.parser.exit_on_error = False
+        try:
+            named = self.parser.parse_args(["--config", str(self.config.config[0])])
+        except ArgumentError:
+            # it is a part of a config: all the rest comes from the command line
+            return {}
+        finally:
+            self.parser.exit_on_error = True
+        return flat(yaml.safe_load(self._config_text(named)))
 
 
 def _root(e: BaseException) -> BaseException:

@@ -3,8 +3,6 @@
 Files are written whole or not at all, and training goes on from ``last.ckpt`` as if it had never stopped.
 """
 
-import csv
-import io
 import json
 import math
 import os
@@ -12,7 +10,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +22,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from seqmix.environment import environment
 from seqmix.errors import ConfigError
+from seqmix.tasks.lock import locked
+from seqmix.tasks.rows import append_rows, keep_rows, write
 from seqmix.tasks.task import Task
 
 
@@ -37,7 +38,7 @@ class Run(Checkpoint):
         parent: folder of all runs of this configuration, ``runs/<name>``.
         seed: seed of the run, part of the name of its folder.
         config: text of the ``config.yaml`` that makes this run again.
-        folder: folder of an earlier run to go on in; None makes a new one.
+        folder: folder of an earlier run to go on in. Default: a new one.
         lines: print one line for each validation.
     """
 
@@ -48,6 +49,7 @@ class Run(Checkpoint):
         self._losses: list[torch.Tensor] = []
         self._stop = False
         self._handler: Any = None
+        self._lock = ExitStack()
 
     def kept(self, name: str) -> Path | None:
         """The checkpoint ``best`` or ``last``, None where there is none yet."""
@@ -66,13 +68,24 @@ class Run(Checkpoint):
         facts = {**environment(), "device": device_name(trainer)}
         try:
             self.folder = self.folder or _new_folder(self.parent, self.seed)
+            if stage == "fit":
+                self._lock.enter_context(locked(self.folder / "lock", wait=False))
             write(self.folder / "config.yaml", self.config)
             write(self.folder / "env.json", json.dumps(facts, indent=2) + "\n")
+        except BlockingIOError as e:
+            raise ConfigError(
+                f"another process trains in {str(self.folder)!r}; wait for its end, or leave --ckpt_path out for a run "
+                "of its own"
+            ) from e
         except OSError as e:
             raise ConfigError(
                 f"no run folder can be written in {str(self.parent)!r}: {e.strerror}; free it, or choose another place "
                 "with --trainer.default_root_dir"
             ) from e
+
+    def release(self) -> None:
+        """Let other processes go on in the folder."""
+        self._lock.close()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over Ctrl-C, so that it waits for the end of a step."""
@@ -144,6 +157,9 @@ class Run(Checkpoint):
             raise ConfigError("the checkpoint was not written by `seqmix fit`: it can be tested, but not resumed")
         state = checkpoint["run"]
         self.best, self.seconds = state["best"], state["seconds"]
+        if self.folder:
+            # what came after the checkpoint is done again
+            keep_rows(self.folder / "metrics.csv", lambda row: int(row["step"]) <= checkpoint["global_step"])
         trainer.should_stop = state["over"]
         set_random_state(state["random"])
 
@@ -193,31 +209,16 @@ class Run(Checkpoint):
             self._handler = None
 
 
-def last_folder(parent: Path, seed: int) -> Path | None:
-    """The newest run in ``parent`` with this seed that can be resumed."""
-    names = [p.parent.name for p in parent.glob(f"*-seed{seed}*/last.ckpt")]
-    found = sorted(n for n in names if n.split("-seed")[1].split("-")[0] == str(seed))
-    return parent / found[-1] if found else None
-
-
-def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows to a CSV file, which is created with a header; an interrupted call leaves the old file."""
-    rows = list(rows)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    old = path.read_text() if path.exists() else ""
-    if not old:
-        writer.writeheader()
-    writer.writerows(rows)
-    write(path, old + text.getvalue())
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, in a folder that is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
+def run_folders(parent: Path, seed: int) -> list[Path]:
+    """The runs in ``parent`` with this seed that have a checkpoint, the newest last."""
+    found = []
+    for folder in {p.parent for p in parent.glob(f"*-seed{seed}*/*.ckpt")}:
+        # <time>-seed<k>, or <time>-seed<k>-<n>
+        started, _, rest = folder.name.rpartition("-seed")
+        k, _, n = rest.partition("-")
+        if k == str(seed) and (n.isdigit() or not n):
+            found.append((started, int(n or 1), folder))
+    return [folder for *_, folder in sorted(found)]
 
 
 def device_name(trainer: pl.Trainer) -> str:

@@ -1,0 +1,52 @@
+"""Settings of a run: what its results depend on besides seed and machine, as a digest and in words."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# options of one invocation: they do not belong to the experiment, so not into its config.yaml
+MOMENTARY = ("ckpt_path", "test", "record", "out")
+# options that say where something lies, where it is computed, or what is shown of it
+_ELSEWHERE = {
+    *("name", "seed_everything", "allocator", "baselines"),
+    *("data.init_args.root", "data.init_args.cache", "data.init_args.n_workers"),
+    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "plugins", "logger")),
+    *(f"trainer.{name}" for name in ("default_root_dir", "profiler", "log_every_n_steps", "barebones")),
+    *(f"trainer.{name}" for name in ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")),
+}
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name, without seed, places, devices and display."""
+    return dict(_leaves(config, ""))
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that two runs share if and only if their settings are the same."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def differences(settings: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """Settings that are not those of ``base``, for example ``model.lr=0.001 data.horizon=96``."""
+    names = sorted(name for name in settings.keys() | base.keys() if settings.get(name) != base.get(name))
+    return " ".join(f"{name}={json.dumps(settings.get(name), default=str)}" for name in names)
+
+
+def misfit(saved: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Settings of model and data in a saved config that are not those of ``config``; none if its weights fit."""
+    parts = [
+        {n: v for n, v in flat(c).items() if n.startswith(("model", "data")) and not n.endswith("batch_size")}
+        for c in (saved, config)
+    ]
+    return differences(*parts)
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if name in _ELSEWHERE:
+        return
+    if isinstance(value, Mapping) and value:
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name.replace("init_args.", "").removesuffix(".class_path"), value

@@ -19,7 +19,7 @@ trainer: {max_epochs: 1}
 """
 MODEL = (
     "  It takes: mixer, layers, channel_mixer, d_model, n_layers, patch_len, patch_stride, norm, dropout, drop_path, "
-    "head_dropout, revin, revin_affine, position_embedding"
+    "head_dropout, position_embedding"
 )
 CYCLES = (
     "  It takes: context, horizon, batch_size, n_channels, n_steps, lag, data_seed, eval_batch_size, stride, scale, "

@@ -104,7 +104,7 @@ def test_location_and_scale_follow_an_affine_model(loss):
 @pytest.mark.parametrize("loss", ["mse", "quantile", *LAWS])
 def test_window_normalization_is_undone(loss):
     """With a ten times larger and shifted window everything in the units of the data is so too."""
-    task, batch = make(loss=loss, normalize="window").eval(), make_batch(loss)
+    task, batch = make(loss=loss).eval(), make_batch(loss)
     counts = loss == "negative_binomial"
     y, big = task(batch), task({"x": 10 * batch["x"] + (0 if counts else 3)})
     point, quantile = task.point(y), task.quantile_forecast(batch, [0.5])[..., 0] if loss != "mse" else y
@@ -143,7 +143,7 @@ def test_quantiles_are_exact_and_rise(loss, model):
 
 
 def test_trained_quantiles_are_joined_by_lines():
-    task, batch = make(loss="quantile", quantiles=[0.1, 0.5, 0.7]), make_batch()
+    task, batch = make(loss="quantile", quantiles=[0.1, 0.5, 0.7], normalize="none"), make_batch()
     sorted_ = task.model(batch["x"]).sort(dim=-1).values
     # in training mode too, where forward leaves them as they come
     found = task.quantile_forecast(batch, [0.7, 0.2, 0.1, 0.5])
@@ -213,7 +213,7 @@ def test_moments_are_over_what_was_observed():
     task, batch = make(normalize="window"), make_batch()
     mask = torch.rand(5, CONTEXT, C) > 0.4
     mask[0, :, 0] = False
-    mean, std = task.loss.moments(batch["x"], mask)
+    _, (mean, std) = task.norm(batch["x"], mask)
     for b in range(1, 5):
         for c in range(C):
             seen = batch["x"][b, :, c][mask[b, :, c]]
@@ -273,12 +273,6 @@ def test_a_module_as_loss(normalize):
             {"loss": "gamma"},
             "loss = 'gamma' is not known; use one of mse, mae, huber, quantile, normal, student_t, negative_binomial",
         ),
-        (
-            {"normalize": "season", "loss": "negative_binomial"},
-            "normalize = 'season' forecasts differences, and counts have none (loss = 'negative_binomial'); "
-            "use normalize='window'",
-        ),
-        ({"normalize": "batch"}, "normalize = 'batch' is not known; use one of none, window, season"),
     ],
 )
 def test_losses_that_do_not_fit(options, message):

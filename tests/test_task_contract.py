@@ -71,7 +71,7 @@ def test_one_batch_is_learned_by_heart(name):
 @pytest.mark.parametrize("eval_batch_size", [1, 7, 64])
 def test_metrics_are_over_every_window(eval_batch_size, tmp_path):
     """Sum over all values divided by their count: a ragged last batch weighs what its windows weigh."""
-    task = Forecasting(DLinear, Series(3, 24, 8))
+    task = Forecasting(DLinear, Series(3, 24, 8), normalize="none")
     data = _data(eval_batch_size=eval_batch_size)
     trainer = quiet_trainer(tmp_path)
     (metrics,) = trainer.test(task, data, verbose=False)
@@ -101,7 +101,7 @@ def test_the_last_season_again_on_a_pure_cycle(tmp_path):
 
 def test_quantiles(tmp_path):
     levels = [0.1, 0.5, 0.8]
-    task = Forecasting(DLinear, Series(3, 24, 8), loss="quantile", quantiles=levels)
+    task = Forecasting(DLinear, Series(3, 24, 8), loss="quantile", quantiles=levels, normalize="none")
     batch = {"x": torch.randn(5, 24, 3), "y": torch.randn(5, 8, 3)}
     task.log = lambda *a, **k: None
     raw = task.model(batch["x"])
@@ -118,7 +118,7 @@ def test_quantiles(tmp_path):
     assert (out["yhat-0.1"] <= out["yhat"]).all() and (out["yhat"] <= out["yhat-0.8"]).all()
     torch.testing.assert_close(out["yhat"], raw.sort(dim=-1).values[..., 1])
 
-    single = Forecasting(DLinear, Series(3, 24, 8), loss="quantile", quantiles=[0.5])
+    single = Forecasting(DLinear, Series(3, 24, 8), loss="quantile", quantiles=[0.5], normalize="none")
     single.log = task.log
     half = 0.5 * (batch["y"] - single.model(batch["x"])).abs().mean()
     torch.testing.assert_close(single.training_step(batch, 0), half)

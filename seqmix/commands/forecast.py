@@ -49,7 +49,7 @@ def forecast(
     conformal: bool = False,
     loss: Literal["mse", "mae", "huber", "quantile", "normal", "student_t", "negative_binomial"] = "mae",
     mode: Literal["auto", "global", "multivariate"] = "auto",
-    normalize: Literal["auto", "season", "window", "none"] = "auto",
+    normalize: Literal["auto", "season", "window", "last", "none"] = "auto",
     scaler: Literal["auto", "season", "standard", "none"] = "auto",
     freq: str | None = None,
     id_col: str | None = None,

@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +22,6 @@ class Choice(NamedTuple):
     name: str  # what results call it
     factory: Callable[..., Any]
     cls: type[models.ForecastModel]  # which knows facts; the base class for a function, which says nothing
-    given: Mapping[str, Any]  # options of the class
     baseline: bool  # it uses no covariates, beside a model that does: it gets the data without them
 
 
@@ -40,7 +38,7 @@ def choices(model: Any, options: Mapping[str, Any] | None) -> list[Choice]:
     given = list(model) if isinstance(model, list | tuple) else [model]
     if options and len(given) > 1:
         raise ConfigError("model_kwargs go with one model, got a list; put functools.partial(Model, ...) in the list")
-    names = [each if isinstance(each, str) else _class_of(each)[0].__name__ for each in given]
+    names = [each if isinstance(each, str) else _class_of(each).__name__ for each in given]
     names = [name + (str(names[:i].count(name)) if name in names[:i] else "") for i, name in enumerate(names)]
     found = [_choice(name, each, dict(options or {})) for name, each in zip(names, given, strict=True)]
     used = [each.cls.covariates == "used" for each in found]
@@ -60,16 +58,12 @@ def make_task(choice: Choice, plan: Plan, series: Series, training: Training | N
         ConfigError: if the model does not take its options.
     """
     series = replace(series, season=min(plan.season, plan.context))
-    factory = choice.factory
-    if plan.normalize != "none" and "revin" in signature(choice.cls).parameters and "revin" not in choice.given:
-        # the task normalizes windows, with masks
-        factory = partial(factory, revin=False)
     loss: Any = plan.loss if isinstance(plan.loss, str) else "mse"
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
         try:
             return Forecasting(
-                factory,
+                choice.factory,
                 series.without_covariates() if choice.baseline else series,
                 loss=loss,
                 loss_module=None if isinstance(plan.loss, str) else plan.loss,
@@ -83,12 +77,12 @@ def make_task(choice: Choice, plan: Plan, series: Series, training: Training | N
 
 def _choice(name: str, model: Any, options: dict[str, Any]) -> Choice:
     factory = _named(model) if isinstance(model, str) else model
-    cls, given = _class_of(factory)
+    cls = _class_of(factory)
     if isinstance(cls, type) and issubclass(cls, mixers.Mixer):
-        factory, cls, given = partial(models.MixerForecaster, mixer=factory), models.MixerForecaster, {}
+        factory, cls = partial(models.MixerForecaster, mixer=factory), models.MixerForecaster
     known = isinstance(cls, type) and issubclass(cls, models.ForecastModel)
     factory = partial(factory, **options) if options else factory
-    return Choice(name, factory, cls if known else models.ForecastModel, {**given, **options}, baseline=False)
+    return Choice(name, factory, cls if known else models.ForecastModel, baseline=False)
 
 
 def _named(name: str) -> Any:
@@ -102,9 +96,8 @@ def _named(name: str) -> Any:
     raise ConfigError(f"no model or mixer {name!r}; {hint}there are {', '.join(models.list_models())}, and every mixer")
 
 
-def _class_of(factory: Any) -> tuple[Any, dict[str, Any]]:
-    """The class under layers of ``partial``, and the options they give."""
-    given: dict[str, Any] = {}
+def _class_of(factory: Any) -> Any:
+    """The class under layers of ``partial``."""
     while isinstance(factory, partial):
-        given, factory = {**factory.keywords, **given}, factory.func
-    return factory, given
+        factory = factory.func
+    return factory

@@ -38,7 +38,7 @@ class Plan:
     context: int
     season: int
     joint: bool
-    normalize: Literal["season", "window", "none"]
+    normalize: Literal["season", "window", "last", "none"]
     scaler: Literal["season", "standard", "none"]
     loss: Any
     levels: tuple[float, ...]

@@ -11,7 +11,7 @@ from seqmix.models.ffnet_ts import FFNetTS
 from seqmix.models.forecast_model import ForecastModel, ForecastModelFactory, list_models, model_facts, register_model
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead
-from seqmix.models.norm import BatchNormLast, Norm2D, RevIN
+from seqmix.models.norm import BatchNormLast, Norm2D
 from seqmix.models.token_model import TokenModel, TokenModelFactory
 from seqmix.models.tsm2 import TSM2
 
@@ -37,7 +37,6 @@ __all__ = [
     "Norm2D",
     "PatchEmbedding",
     "Replaced",
-    "RevIN",
     "SeasonalNaive",
     "SequenceClassifier",
     "TokenModel",

@@ -19,7 +19,7 @@ from seqmix.models.dropout import Dropout
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.forecasters import moving_average
 from seqmix.models.heads import split_outputs
-from seqmix.models.norm import BatchNormLast, RevIN
+from seqmix.models.norm import BatchNormLast, window_moments
 from seqmix.series import Series
 
 # in the published state dicts, and never used
@@ -48,10 +48,8 @@ class FFNetTS(ForecastModel):
         ffn_ratio: inner width of the channel mixer over D, 2 to 12 in the paper.
         dropout: probability, after the first layer of the channel mixer, 0.6 to 0.9 in the paper.
         head_dropout: probability, on the forecast.
-        revin: remove mean and deviation of each window before the model and put them back after it.
-        revin_affine: learn a scale and a shift per channel in RevIN.
-        subtract_last: remove the last value of the window in place of its mean.
-        decomposition: two networks, for the moving average of the window and for what remains.
+        decomposition: two networks, for the moving average of the window and for what remains, each normalized by its
+            own mean and deviation.
         trend_kernel: length of the moving average, in time steps, odd.
 
     Raises:
@@ -79,9 +77,6 @@ class FFNetTS(ForecastModel):
         ffn_ratio: int = 2,
         dropout: float = 0.7,
         head_dropout: float = 0.0,
-        revin: bool = True,
-        revin_affine: bool = False,
-        subtract_last: bool = False,
         decomposition: bool = False,
         trend_kernel: int = 25,
     ):
@@ -114,8 +109,6 @@ class FFNetTS(ForecastModel):
                 dims=dims,
                 stages=stages,
                 patch=(patch_len, patch_stride),
-                revin=RevIN(series.n_channels, affine=revin_affine) if revin else None,
-                subtract_last=subtract_last,
                 head_dropout=head_dropout,
             )
             self.add_module(part, network)
@@ -129,7 +122,7 @@ class FFNetTS(ForecastModel):
         if len(networks) == 1:
             return networks[0](x)
         trend = moving_average(x.transpose(1, 2), self.trend_kernel).transpose(1, 2)
-        return networks[0](x - trend) + networks[1](trend)
+        return _normalized(networks[0], x - trend) + _normalized(networks[1], trend)
 
     def reparameterize(self) -> Self:
         """Merge the two kernels of each channel mixer into one, in place, and return the model.
@@ -142,6 +135,13 @@ class FFNetTS(ForecastModel):
         return self
 
 
+def _normalized(network: nn.Module, x: Tensor) -> Tensor:
+    """Forecast of one part of a window, normalized by its own mean and deviation."""
+    mean, scale = window_moments(x)
+    y = network((x - mean) / scale)
+    return y * scale.unsqueeze(-1) + mean.unsqueeze(-1) if y.ndim == 4 else y * scale + mean
+
+
 class _Network(nn.Module):
     """Patches, stages and head, from one window to one forecast; tokens are ``(B, N, C, D)`` in between."""
 
@@ -152,13 +152,10 @@ class _Network(nn.Module):
         dims: Sequence[int],
         stages: Sequence[Sequence[nn.Module]],
         patch: tuple[int, int],
-        revin: RevIN | None,
-        subtract_last: bool,
         head_dropout: float,
     ):
         super().__init__()
-        self.n_outputs, self.patch, self.subtract_last = series.n_outputs, patch, subtract_last
-        self.revin_layer = revin
+        self.n_outputs, self.patch = series.n_outputs, patch
         layers = [nn.Sequential(nn.Conv1d(1, dims[0], patch[0], stride=patch[1]), BatchNormLast(dims[0]))]
         layers += [
             nn.Sequential(BatchNormLast(before), nn.Conv1d(before, D, 2, stride=2)) for before, D in pairwise(dims)
@@ -172,20 +169,11 @@ class _Network(nn.Module):
         self.drop = Dropout(head_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        revin, stats = self.revin_layer, None
-        if revin is not None:
-            z, stats = revin.normalize(x)
-            if self.subtract_last:
-                # from the last value, not from the mean; the learned shift stays
-                z = z - z[:, -1:] + (0 if revin.bias is None else revin.bias)
-                stats = (x[:, -1:], stats[1])
-            x = z
         for i, (layers, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             assert isinstance(layers, nn.Sequential) and isinstance(stage, nn.ModuleDict)
             x = stage["blocks"](self._halve(layers, x) if i else self._embed(layers, x))
         y = self.head["linear"](rearrange(x, "b n c d -> b c (d n)"))
-        y = split_outputs(self.drop(y), self.n_outputs)
-        return y if revin is None or stats is None else revin.denormalize(y, stats)
+        return split_outputs(self.drop(y), self.n_outputs)
 
     def _embed(self, layers: nn.Sequential, x: Tensor) -> Tensor:
         """Patches of every channel ``(B, L, C) -> (B, N, C, D)``, the last value repeated at the end."""
@@ -331,14 +319,11 @@ def _grouped(conv: nn.Conv1d, weight: tuple[int, ...], bias: tuple[int, ...]) ->
 
 
 def _from_published(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Drop from a published state dict what the original never uses, and name RevIN's parameters as ours."""
+    """Drop from a published state dict what the original never uses."""
     for part, network in model.named_children():
         assert isinstance(network, _Network)
         used, own = len(network.downsample_layers), f"{prefix}{part}."
         unused = (*_UNUSED, *(f"downsample_layers.{i}." for i in range(used, 4)))
         for key in [k for k in state_dict if k.startswith(own)]:
-            name = key.removeprefix(own)
-            if name.startswith(unused):
+            if key.removeprefix(own).startswith(unused):
                 del state_dict[key]
-            elif name.startswith("revin_layer.affine_"):
-                state_dict[own + name.replace("affine_", "")] = state_dict.pop(key)

@@ -13,7 +13,6 @@ from seqmix.models.block import ChannelMLP
 from seqmix.models.embed import CovariateEmbedding, PatchEmbedding
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.heads import FlattenHead, split_outputs
-from seqmix.models.norm import RevIN
 from seqmix.series import Series
 
 
@@ -21,7 +20,7 @@ from seqmix.series import Series
 class MixerForecaster(ForecastModel):
     """A time series in patches, each channel a sequence of tokens for a backbone with any mixer.
 
-    RevIN, patches, backbone, one linear head; all weights are shared by the channels, which do not meet. Patches of the
+    Patches, backbone, one linear head; all weights are shared by the channels, which do not meet. Patches of the
     covariates are added to the tokens of the window; those of the horizon are tokens after them, and known-future
     inputs also reach the forecast of their own step by a linear map. Static inputs are added to all tokens.
 
@@ -41,8 +40,6 @@ class MixerForecaster(ForecastModel):
         dropout: probability, on the output of each mixer.
         drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
         head_dropout: probability, on the input of the head.
-        revin: remove mean and deviation of each window before the model and put them back after it.
-        revin_affine: learn a scale and a shift per channel in RevIN.
         position_embedding: learn a vector per patch position; attention needs it, scans do not.
 
     Raises:
@@ -70,12 +67,9 @@ class MixerForecaster(ForecastModel):
         dropout: float = 0.1,
         drop_path: float = 0.0,
         head_dropout: float = 0.1,
-        revin: bool = True,
-        revin_affine: bool = True,
         position_embedding: bool = False,
     ):
         super().__init__(series)
-        self.revin = RevIN(series.n_channels, affine=revin_affine) if revin else None
         self.embed = PatchEmbedding(d_model, patch_len=patch_len, patch_stride=patch_stride)
         n_tokens = self.embed.n_patches(series.context)
         self.timed = None
@@ -109,16 +103,13 @@ class MixerForecaster(ForecastModel):
         """Forecast from ``x: (B, context, C)``, ``future: (B, context + horizon, F)``, ``static: (B, C, S)``, and
         ``past: (B, context, P)``.
         """
-        stats = None
-        if self.revin is not None:
-            x, stats = self.revin.normalize(x)
         tokens = self._join(self.embed(x.transpose(1, 2)), future, static, past)  # (B, C, N, D)
         if self.position is not None:
             tokens = tokens + self.position
         y = self.head(self.backbone(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]))
         if self.ahead is not None:
             y = y + _spread(self.ahead(self.given("future", future)[:, self.series.context :]), self.series.n_outputs)
-        return y if self.revin is None or stats is None else self.revin.denormalize(y, stats)
+        return y
 
     def _join(self, tokens: Tensor, future: Tensor | None, static: Tensor | None, past: Tensor | None) -> Tensor:
         """Add the covariates to the tokens of the window ``(B, C, N, D)``, and those of the horizon after them."""

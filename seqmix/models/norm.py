@@ -1,55 +1,24 @@
-"""Normalization over windows and token grids: RevIN (Kim et al., 2022), joint Norm2D and batch statistics."""
+"""Normalization over windows and token grids: moments of a window, joint Norm2D and batch statistics."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class RevIN(nn.Module):
-    """Reversible instance normalization: window statistics are removed before a model and put back after it.
+def window_moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and deviation ``(B, 1, C)`` of the observed values of windows ``x: (B, L, C)``, constants for the gradient.
 
-    ``z = (x - mu) / sqrt(var + eps) * w + b`` with the mean and the biased variance of each window and channel, taken
-    as constants; the inverse is ``(y - b) / (w + 1e-10) * sigma + mu``. Nothing is remembered between calls.
-
-    Shapes: ``(B, L, C) -> (B, L, C)`` and back from ``(B, H, C)`` or ``(B, H, C, K)``. Cost: O(L C).
-
-    Args:
-        n_channels: number of channels C.
-        affine: learn a scale w and a shift b per channel.
-        eps: added to the variance, in units of the squared input.
-
-    Source: Kim et al., ICLR 2022. Differs from the original code in: statistics are returned, not stored.
+    The deviation is biased and guarded as in RevIN, ``sqrt(var + 1e-5)``.
     """
-
-    def __init__(self, n_channels: int, *, affine: bool = True, eps: float = 1e-5):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(n_channels)) if affine else None  # (C,)
-        self.bias = nn.Parameter(torch.zeros(n_channels)) if affine else None  # (C,)
-
-    def normalize(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the normalized window and its ``(mu, sigma)``, each ``(B, 1, C)``."""
-        # two passes, as `torch.var_mean` takes five times as long along an axis that is not the last
-        mu = x.detach().mean(1, keepdim=True)
-        z = x - mu
-        sigma = (z.detach().square().mean(1, keepdim=True) + self.eps).sqrt()
-        z = z / sigma
-        if self.weight is not None and self.bias is not None:
-            z = z * self.weight + self.bias
-        return z, (mu, sigma)
-
-    def denormalize(self, y: Tensor, stats: tuple[Tensor, Tensor]) -> Tensor:
-        """Put the statistics of the window back into ``y``, ``(B, H, C)`` or ``(B, H, C, K)``."""
-        mu, sigma = stats
-        weight, bias = self.weight, self.bias
-        if y.ndim == 4:
-            mu, sigma = mu.unsqueeze(-1), sigma.unsqueeze(-1)
-        if weight is not None and bias is not None:
-            if y.ndim == 4:
-                weight, bias = weight.unsqueeze(-1), bias.unsqueeze(-1)
-            # the guard of the original, eps^2 there
-            y = (y - bias) / (weight + 1e-10)
-        return y * sigma + mu
+    x = x.detach()
+    # two passes, as `torch.var_mean` takes five times as long along an axis that is not the last
+    if mask is None:
+        mean = x.mean(1, keepdim=True)
+        return mean, ((x - mean).square().mean(1, keepdim=True) + 1e-5).sqrt()
+    weight = mask.to(x.dtype)
+    count = weight.sum(1, keepdim=True).clamp(min=1)
+    mean = (weight * x).sum(1, keepdim=True) / count
+    return mean, ((weight * (x - mean).square()).sum(1, keepdim=True) / count + 1e-5).sqrt()
 
 
 class Norm2D(nn.Module):

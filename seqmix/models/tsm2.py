@@ -19,7 +19,7 @@ from seqmix.models.dropout import Dropout
 from seqmix.models.embed import PatchEmbedding
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.heads import FlattenHead
-from seqmix.models.norm import BatchNormLast, Norm2D, RevIN
+from seqmix.models.norm import BatchNormLast, Norm2D
 from seqmix.series import Series
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -34,7 +34,7 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 class TSM2(ForecastModel):
     """Selective state spaces over time, then over variates, with weighted averaging of earlier outputs.
 
-    RevIN, patches of each variate, n layers of a causal time mixer and a bidirectional variate mixer, norm, one linear
+    Patches of each variate, n layers of a causal time mixer and a bidirectional variate mixer, norm, one linear
     head shared by the variates. The scan over variates depends on their order: keep the columns in one order.
 
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)`` for ``n_outputs`` K > 1.
@@ -51,8 +51,6 @@ class TSM2(ForecastModel):
         expand: inner width of a mixer as a multiple of ``d_model``.
         dropout: probability, on the output of each mixer.
         head_dropout: probability, on the input of the head.
-        revin: remove mean and deviation of each window before the model and put them back after it.
-        revin_affine: learn a scale and a shift per variate in RevIN.
         norm: statistics over ``(C, N, D)`` of a sample (``joint``), over D (``layer``: the only one that keeps time
             causal), over ``(C, N)`` per feature (``tsmixer``), or over the batch per feature (``batch``).
         averaging: feed each mixer a learned weighted sum of all earlier outputs, not the latest alone.
@@ -70,7 +68,7 @@ class TSM2(ForecastModel):
         ValueError: if covariates are missing that the model was built for.
 
     Source: Behrouz et al., 2024, arXiv:2403.19888, sec. 5, eq. 21-24. Differs from the original code in: none was
-    released. Our choices: RevIN, patches, the axes of the 2-D norm, residuals, initial averaging weights, the head, a
+    released. Our choices: patches, the axes of the 2-D norm, residuals, initial averaging weights, the head, a
     whole layer on the embedded known-future inputs, and past inputs as variates.
     """
 
@@ -90,8 +88,6 @@ class TSM2(ForecastModel):
         expand: int = 2,
         dropout: float = 0.1,
         head_dropout: float = 0.1,
-        revin: bool = True,
-        revin_affine: bool = True,
         norm: Literal["joint", "layer", "tsmixer", "batch"] = "joint",
         averaging: bool = True,
         init_avg: Literal["residual", "mean"] = "residual",
@@ -125,7 +121,6 @@ class TSM2(ForecastModel):
             init_avg=init_avg,
             residual=residual,
         )
-        self.revin = RevIN(self.n_variates, affine=revin_affine) if revin else None
         self.future = _Future(series, d_future, trunk(d_future, 1)) if series.n_future else None
         self.static = nn.Linear(series.n_static, series.context) if series.n_static else None
         self.embed = PatchEmbedding(d_model, patch_len=patch_len, patch_stride=patch_stride)
@@ -143,16 +138,12 @@ class TSM2(ForecastModel):
         """
         if self.series.n_past:
             x = torch.cat([x, self.given("past", past)], -1)  # (B, context, M) for M = C + P variates
-        stats = None
-        if self.revin is not None:
-            x, stats = self.revin.normalize(x)
         x = self._join(x.transpose(1, 2), future, static)  # (B, M, T)
         if self.shuffle_variates and self.training:
             order = torch.randperm(self.n_variates, device=x.device)
             y = self._forecast(x[:, order])[:, :, order.argsort()]
         else:
             y = self._forecast(x)
-        y = y if self.revin is None or stats is None else self.revin.denormalize(y, stats)
         return y[:, :, : self.series.n_channels] if self.series.n_past else y
 
     def _join(self, x: Tensor, future: Tensor | None, static: Tensor | None) -> Tensor:

@@ -1,12 +1,12 @@
 """What the outputs of a forecasting model mean: a point, quantiles, or the parameters of a distribution.
 
 A parameter other than the location is read from its difference to the location: a model that moves and stretches all of
-its outputs with the window (RevIN) then moves the location, and stretches the scale.
+its outputs with the window then moves the location, and stretches the scale.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class Loss(nn.Module, ABC):
 
     #: numbers that the model forecasts per value K
     n_outputs: int = 1
+    #: values are counts: windows are divided, never shifted
+    counts: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, outputs: Tensor) -> Tensor:
@@ -43,15 +45,6 @@ class Loss(nn.Module, ABC):
     @abstractmethod
     def quantiles(self, forecast: Tensor, levels: Sequence[float]) -> Tensor:
         """Quantiles of rising ``levels``, ``(B, horizon, C, len(levels))``."""
-
-    def moments(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Shift and scale ``(B, 1, C)`` of windows ``x: (B, context, C)``: mean and deviation of what was observed."""
-        weight = torch.ones_like(x) if mask is None else mask.to(x.dtype)
-        count = weight.sum(1, keepdim=True).clamp(min=1)
-        mean = (weight * x).sum(1, keepdim=True) / count
-        var = (weight * (x - mean).square()).sum(1, keepdim=True) / count
-        # the guard of RevIN
-        return mean, (var + 1e-5).sqrt()
 
     def rescale(self, forecast: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Forecast in the units of the truth, from the units of the window ``(x - shift) / scale``."""
@@ -241,16 +234,12 @@ class NegativeBinomialLoss(Loss):
     """
 
     n_outputs = 2
+    counts = True
 
     def read(self, outputs: Tensor) -> Tensor:
         """Mean and dispersion."""
         mean, dispersion = _wide(outputs).unbind(-1)
         return torch.stack([F.softplus(mean) + 1e-6, F.softplus(dispersion - mean) + 1e-6], -1)
-
-    def moments(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Counts are divided, never shifted."""
-        mean, _ = super().moments(x, mask)
-        return torch.zeros_like(mean), 1 + mean
 
     def rescale(self, forecast: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """The mean grows with the window, the dispersion shrinks with its root."""

@@ -7,17 +7,18 @@ their dropped last batch.
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqmix import models
-from seqmix.errors import ConfigError, check_choice
+from seqmix.errors import ConfigError
 from seqmix.models import ForecastModelFactory
 from seqmix.series import Series
 from seqmix.tasks._baselines import trained
 from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
+from seqmix.tasks._normalize import Normalize, WindowNorm
 from seqmix.tasks._optim import Schedule
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
@@ -31,7 +32,7 @@ class Forecasting(Task):
     A batch is ``{"x": (B, context, C), "y": (B, horizon, C)}``, with ``"future": (B, context + horizon, F)``,
     ``"static": (B, C, S)`` and ``"past": (B, context, P)`` where the data has them. ``"x_mask"`` and ``"y_mask"``, of
     the shapes of x and y, are True where a value was observed; ``"weight": (B,)`` is what a window counts. What was not
-    observed reaches the model as 0 and no loss or metric at all.
+    observed reaches the model as the level of its window, or 0, and no loss or metric at all.
 
     Validation and test MSE and MAE are sums over every window, step and channel divided by their count, never means of
     batch means. They score the median with ``quantile`` loss and the mean of a distribution.
@@ -44,10 +45,12 @@ class Forecasting(Task):
         loss_module: makes a module from point forecast and truth to a loss for each value, for example
             ``partial(nn.SmoothL1Loss, reduction="none")``; replaces ``loss``.
         quantiles: levels forecast with ``quantile`` loss, rising, 0.5 among them; 0.1, 0.5 and 0.9 if not given.
-        normalize: ``window`` removes mean and deviation of the observed values of each window before the model and puts
-            them back into the forecast; counts are divided by 1 + their mean. ``season`` puts back the season before in
-            place of the mean: the model forecasts the residual. ``none`` leaves the window as it is.
-        season: steps of that season; 1 is the last value. Default: the season of the data.
+        normalize: ``window`` removes mean and standard deviation of the observed values of each window before the model
+            and puts them back into the forecast; ``last`` removes the last value in place of the mean. ``season`` adds
+            the seasonal naive forecast in place of the mean: the model predicts the residual. Counts are divided by
+            1 + their mean. ``none`` leaves the window as it is.
+        normalize_affine: learn a scale and a shift per channel for normalized windows, as in RevIN.
+        season: length of the season for ``season``, in time steps. Default: the season of the data.
         lr: peak learning rate of AdamW.
         weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
         warmup: length of the linear warm-up, as a fraction of all optimizer steps.
@@ -77,7 +80,8 @@ class Forecasting(Task):
         loss: LossName = "mse",
         loss_module: LossFactory | None = None,
         quantiles: list[float] | None = None,
-        normalize: Literal["none", "window", "season"] = "none",
+        normalize: Normalize = "window",
+        normalize_affine: bool = False,
         season: int | None = None,
         lr: float = 5e-4,
         weight_decay: float = 0.01,
@@ -92,24 +96,16 @@ class Forecasting(Task):
         require_facts(self, series=series)
         series = series if isinstance(series, Series) else Series(**series)
         self.hparams["series"] = asdict(series)
-        check_choice("normalize", normalize, ("none", "window", "season"))
-        season = series.season if season is None else season
-        if normalize == "season" and not 1 <= season <= series.context:
-            raise ConfigError(
-                f"season = {season} does not fit context = {series.context}; use a season of 1 to {series.context}"
-            )
         self.loss = make_loss(loss, loss_module, quantiles)
-        if normalize == "season" and loss == "negative_binomial":
-            raise ConfigError(
-                "normalize = 'season' forecasts differences, and counts have none (loss = 'negative_binomial'); "
-                "use normalize='window'"
-            )
         self.quantiles = self.loss.levels if isinstance(self.loss, QuantileLoss) else []
         self.series = replace(series, n_outputs=self.loss.n_outputs)
-        self.model = model(self.series)
-        if normalize == "season" and self.model.repeats_season:
+        built = model(self.series)
+        if normalize == "season" and built.repeats_season:
             normalize = "window"
-        self.normalize, self.season = normalize, season
+        season = series.season if season is None else season
+        counts = self.loss.counts
+        self.norm = WindowNorm(normalize, series, season=season, affine=normalize_affine, counts=counts)
+        self.model = built
         self.densified = densify
         if densify:
             models.densify(self.model, _blank_inputs(self.series))
@@ -124,23 +120,13 @@ class Forecasting(Task):
 
     def forward(self, batch: Batch) -> Tensor:
         """Forecast a batch: ``(B, horizon, C)``, or ``(B, horizon, C, K)`` with rising quantiles or parameters."""
-        x, mask = batch["x"], batch.get("x_mask")
-        x = x if mask is None else x.masked_fill(~mask, 0)
-        shift = scale = None
-        if self.normalize != "none":
-            shift, scale = self.loss.moments(x, mask)  # (B, 1, C)
-            x = (x - shift) / scale
-            x = x if mask is None else x.masked_fill(~mask, 0)
-            if self.normalize == "season":
-                # a missing value is the mean
-                shift = shift + scale * self._season_before(x)  # (B, horizon, C)
+        x, stats = self.norm(batch["x"], batch.get("x_mask"))
         # a model without covariates may share its data with one that has them
         future = batch["future"] if self.series.n_future else None
         static = batch["static"] if self.series.n_static else None
         past = batch["past"] if self.series.n_past else None
-        y = self.loss.read(self.model(x, future=future, static=static, past=past))
-        if shift is not None and scale is not None:
-            y = self.loss.rescale(y, shift, scale)
+        y = self.loss.read(self.norm.undo_affine(self.model(x, future=future, static=static, past=past)))
+        y = y if stats is None else self.loss.rescale(y, *stats)
         # quantiles are forecast one by one and may cross: in order they are no worse at any level
         return y.sort(dim=-1).values if self.quantiles and not self.training else y
 
@@ -191,7 +177,7 @@ class Forecasting(Task):
             # a season longer than the window cannot be repeated: then the last value is
             options = {"season": 1} if series.season > series.context else {}
             chosen = [partial(models.SeasonalNaive, **options), models.DLinear]
-        tasks = (Forecasting(factory, series) for factory in chosen)
+        tasks = (Forecasting(factory, series, normalize="none") for factory in chosen)
         return [trained(task, data, self.trainer, seed) for task in tasks]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
@@ -210,11 +196,6 @@ class Forecasting(Task):
             windows = int(weight.flatten(1).any(1).sum())
         sums = torch.stack([squared.sum(), absolute.sum()]).double().cpu()
         self.sums += torch.cat([sums, torch.tensor([count, windows], dtype=torch.float64)])
-
-    def _season_before(self, x: Tensor) -> Tensor:
-        """The last season of ``x: (B, context, C)`` again and again, ``(B, horizon, C)``."""
-        repeats = -(-self.series.horizon // self.season)
-        return x[:, -self.season :].repeat(1, repeats, 1)[:, : self.series.horizon]
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """Mean squared and absolute error."""

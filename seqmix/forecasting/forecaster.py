@@ -44,10 +44,8 @@ class Forecaster(Estimator):
         levels: coverage in percent of the intervals that predict gives, for example ``[80, 95]``.
         conformal: move the intervals of quantiles and distributions too until they hold the validation rows as often as
             they should, at ``levels``; those of point forecasts always are made from them.
-        normalize: ``window`` removes mean and deviation of each window before the model and puts them back, ``last``
-            the last value in place of the mean; ``season`` adds the seasonal naive forecast in place of the mean: the
-            model predicts the residual; ``none`` does neither. ``auto`` is ``season``, or ``window`` with known-future
-            inputs or without a season.
+        normalize: ``window``, ``last``, ``season`` or ``none``, as in the Forecasting task; ``auto`` is ``season``, or
+            ``window`` with known-future inputs or without a season.
         scaler: how training rows scale each series: ``season`` by the mean absolute error of the season before, so that
             series weigh as in MASE, ``standard`` by the deviation, ``none`` not at all; ``auto`` is ``season`` for
             DLinear alone, ``standard`` for models that tell series apart; counts are never scaled.

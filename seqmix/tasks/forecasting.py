@@ -103,7 +103,7 @@ class Forecasting(Task):
         if normalize == "season" and built.repeats_season:
             normalize = "window"
         season = series.season if season is None else season
-        counts = self.loss.counts
+        self.normalize, self.season, counts = normalize, season, self.loss.counts
         self.norm = WindowNorm(normalize, series, season=season, affine=normalize_affine, counts=counts)
         self.model = built
         self.densified = densify

@@ -99,7 +99,7 @@ def test_parameter_groups(tmp_path):
 
 @pytest.mark.parametrize("name", ["poolformer_s12", "caformer_s18", "ffnet_1", "iformer_small", "affnet_et"])
 def test_every_parameter_has_its_block(name):
-    depths = block_depths(create_model(name, num_classes=2).eval(), 64)
+    depths = block_depths(create_model(name, num_classes=2))
     names = list(depths)
     head = max(depths.values())
     first = names[0]

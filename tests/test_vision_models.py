@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from seqmix.errors import ConfigError
-from seqmix.vision import FeaturePyramid, ImageModel, MetaFormer, Pool2d, create_model, list_models, model_facts
+from seqmix.vision import FeaturePyramid, FFNet, ImageModel, MetaFormer, Pool2d, create_model, list_models, model_facts
 from seqmix.vision.image_model import stage_indices
 
 # transforms have no shapes without data in this torch: these run on small images
@@ -107,6 +107,26 @@ def test_features(small):
     assert torch.equal(last, maps[-1]) and torch.equal(first, maps[0])
 
 
+def test_hooks_and_intermediates(small):
+    """The module of a stage gives its map; what is asked for by index is what ``features`` has."""
+    model, x = small
+    seen, names = {}, model.feature_info.module_name()
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda *a, name=name: seen.setdefault(name, a[2]))
+        for name in names
+    ]
+    with torch.no_grad():
+        maps = model.features(x)
+        for handle in handles:
+            handle.remove()
+        assert len(seen) == len(names) and all(torch.equal(seen[n], m) for n, m in zip(names, maps, strict=True))
+        last, chosen = model.forward_intermediates(x, [0, -1])
+        assert torch.equal(last, model.forward_features(x))
+        assert torch.equal(chosen[0], maps[0]) and torch.equal(chosen[1], maps[-1])
+        (only,) = model.forward_intermediates(x, 1, stop_early=True, intermediates_only=True)
+    assert torch.equal(only, maps[-1])
+
+
 def test_gradients_and_checkpointing(small):
     """Every trainable parameter has a gradient, and the same one where blocks are computed again."""
     model, x = small
@@ -118,6 +138,7 @@ def test_gradients_and_checkpointing(small):
         y.square().mean().backward()
         grads.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
     model.set_grad_checkpointing(False)
+    model.zero_grad()
     for key, grad in grads[0].items():
         assert grad is not None and grad.isfinite().all() and grad.any(), key
         torch.testing.assert_close(grads[1][key], grad, rtol=1e-4, atol=1e-5)
@@ -130,10 +151,10 @@ def test_gradients_and_checkpointing(small):
 def test_checkpointing_is_on_where_it_is_asked_for(monkeypatch):
     model = _tiny()
     calls = []
-    monkeypatch.setattr("seqmix.vision.image_model.checkpoint", lambda block, x, **k: calls.append(k) or block(x))
+    monkeypatch.setattr("seqmix.vision.stage.checkpoint", lambda block, x, **k: calls.append(k) or block(x))
     model.set_grad_checkpointing()
     model(torch.randn(1, 3, 32, 32))
-    assert calls == [{"use_reentrant": False}] * 3
+    assert [call["use_reentrant"] for call in calls] == [False] * 3
     with torch.no_grad():
         model(torch.randn(1, 3, 32, 32))
     assert len(calls) == 3
@@ -160,7 +181,8 @@ def test_pyramid():
             assert pyramid.feature_info.channels() == [[64, 128, 320, 512][i] for i in chosen]
             assert pyramid.feature_info.reduction() == [[4, 8, 16, 32][i] for i in chosen]
             assert pyramid.feature_info.module_name() == [f"network.{2 * i}" for i in chosen]
-    assert not [n for n, _ in pyramid.named_parameters() if "head" in n or n.startswith("model.norm")]
+    names = [n for n, _ in pyramid.named_parameters()]
+    assert not [n for n in names if "head" in n or n.startswith(("model.norm", "model.network.4", "model.network.3"))]
     pyramid = _meta("caformer_s18", features_only=True, out_indices=(1, 2), in_chans=1)
     assert isinstance(pyramid, FeaturePyramid)
     assert [f.shape[1] for f in pyramid(torch.empty(1, 1, 64, 64, device="meta"))] == [128, 320]
@@ -168,6 +190,94 @@ def test_pyramid():
     for wrong in ([4], [-5], [], 5, 0):
         with pytest.raises(ConfigError, match=r"out_indices = .* of 4 stages; use numbers from 0 to 3"):
             _meta("caformer_s18", features_only=True, out_indices=wrong)
+
+
+@pytest.mark.parametrize("name", [*SMALL, "ffnet_seg", "hydra_vit_base"])
+def test_depths_of_blocks(name):
+    """Every family counts its blocks, and a pyramid keeps no parameter that its maps do not need."""
+    model = _meta(name)
+    depths = [2, 2, 6, 2] if name in ("raftmlp_s", "poolformer_s12") else [24] if name == "hydra_vit_base" else None
+    depths = (
+        depths
+        or {
+            "caformer_s18": [3, 3, 9, 3],
+            # a downsampling stands first in the later stages
+            "ffnet_1": [2, 3, 9, 3],
+            "ffnet_seg": [3, 5, 19, 6],
+            "iformer_small": [3, 3, 9, 3],
+            "affnet_et": [3, 3, 5, 4],
+            "vim2_tiny": [1, 1, 3, 1],
+        }[name]
+    )
+    assert [len(model.block_names(i)) for i in range(len(depths))] == depths
+    matcher = model.group_matcher()
+    names = {n for n, _ in model.named_parameters()}
+    head = {n for n in names if n.startswith(model.head_names)}
+    stem = {n for n in names if re.match(matcher["stem"], n)}
+    # the first pattern that matches wins
+    blocks = {n for n in names - stem if any(re.match(pattern, n) for pattern, _ in matcher["blocks"])}
+    assert stem and not head & (stem | blocks) and stem | blocks | head == names
+    places = {place for pattern, place in matcher["blocks"] if any(re.match(pattern, n) for n in names)}
+    assert places == {(i, j) for i, n in enumerate(depths) for j in range(n)}
+    assert {place for _, place in model.group_matcher(coarse=True)["blocks"]} == {(i, 0) for i in range(len(depths))}
+    # the pyramid of the first stage: everything before its end, nothing after
+    pyramid = FeaturePyramid(_meta(name), out_indices=(0,))
+    first = tuple(f"{n}." for n in (*model.before[0], model.feature_info[0]["module"]))
+    kept = {n.removeprefix("model.") for n, _ in pyramid.named_parameters()}
+    assert kept == {n for n in names if f"{n}.".startswith(first)}
+
+
+def test_config_of_the_model():
+    """``default_cfg`` is what the model takes, ``pretrained_cfg`` what published weights expect."""
+    model = _meta("metaformer_ppaa_s12_224", num_classes=7, in_chans=1, img_size=160)
+    cfg = model.default_cfg
+    assert (cfg["num_classes"], cfg["input_size"], cfg["pool_size"]) == (7, (1, 160, 160), (5, 5))
+    assert cfg["mean"] == pytest.approx((0.449,), abs=1e-3) and cfg["classifier"] == "head"
+    assert model.pretrained_cfg["num_classes"] == 1000 and model.pretrained_cfg["input_size"] == (3, 224, 224)
+    model.reset_classifier(3)
+    assert model.default_cfg["num_classes"] == 3
+    assert _meta("iformer_small_384").default_cfg["input_size"] == (3, 384, 384)
+    assert _meta("caformer_s18", in_chans=4).default_cfg["std"] == (0.229, 0.224, 0.225, 0.229)
+    assert _tiny(img_size=(32, 48), in_chans=2).default_cfg["input_size"] == (2, 32, 48)
+
+
+def _normed(**options):
+    return FFNet(dims=(8, 16), depths=(1, 1), token_kernels=(3, 3), num_classes=4, **options)
+
+
+def test_statistics_count_a_batch_once():
+    """A pass that is computed again leaves the running statistics alone."""
+    x, states = torch.randn(3, 3, 16, 16), []
+    for enable in (False, True):
+        torch.manual_seed(0)
+        model = _normed()
+        model.set_grad_checkpointing(enable)
+        model(x).sum().backward()
+        model(x).sum().backward()
+        states.append({key: t for key, t in model.state_dict().items() if "running" in key or "num_batches" in key})
+    assert states[0].keys() == states[1].keys() and len(states[0]) > 10
+    for key, tensor in states[0].items():
+        torch.testing.assert_close(states[1][key], tensor)
+
+
+def test_frozen_parts_stay_as_they_are():
+    model = _normed()
+    model.freeze(*model.stage_names(1))
+    before = {key: t.clone() for key, t in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    model.eval().train()(torch.randn(3, 3, 16, 16)).square().sum().backward()
+    optimizer.step()
+    moved = {key for key, t in model.state_dict().items() if not torch.equal(t, before[key])}
+    assert moved and not [key for key in moved if key.startswith(("patch_embed.", "stages.0."))]
+    assert {key for key in before if key.startswith("stages.1.") and "weight" in key} <= moved
+    assert model.training and not model.stages[0].training and model.stages[1].training
+    pos = _meta("iformer_small")
+    pos.freeze(*pos.stage_names(4))
+    assert {n for n, p in pos.named_parameters() if p.requires_grad} == {
+        "norm.weight", "norm.bias", "head.weight", "head.bias",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="5 stages of 4; use a number from 0 to 4"):
+        pos.stage_names(5)
 
 
 def test_names_and_options():

@@ -153,8 +153,7 @@ class ImageClassification(Task):
         """AdamW or LAMB, without decay where the model says so, with lower rates for earlier blocks."""
         groups = param_groups(self, self.weight_decay)
         if self.layer_decay < 1:
-            size = self.trainer.datamodule.img_size  # pyright: ignore[reportAttributeAccessIssue]
-            groups = layer_groups(self.model, groups, self.lr, self.layer_decay, size)
+            groups = layer_groups(self.model, groups, self.lr, self.layer_decay)
         kind = Lamb if self.optimizer_name == "lamb" else torch.optim.AdamW
         return kind(groups, lr=self.lr)
 

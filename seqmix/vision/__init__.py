@@ -9,10 +9,11 @@ from seqmix.vision.ffnet_seg import FFNetSeg, FFNetSegHead
 from seqmix.vision.ffnet_sr import FFNetSR
 from seqmix.vision.hydra_vit import HydraViT
 from seqmix.vision.iformer import IFormer, Inception2d
-from seqmix.vision.image_model import FeatureInfo, FeaturePyramid, ImageModel, ImageOptions
+from seqmix.vision.image_model import FeatureInfo, ImageModel, ImageOptions
 from seqmix.vision.metaformer import MetaFormer
 from seqmix.vision.mixers2d import Attention2d, Dense2d, Identity2d, Pool2d, Rand2d, SepConv2d, StarReLU
 from seqmix.vision.poolformer import PoolFormer
+from seqmix.vision.pyramid import FeaturePyramid
 from seqmix.vision.raftmlp import Raft2d, RaftMLP
 from seqmix.vision.ss2d import SS2D
 from seqmix.vision.vim2 import ViM2

@@ -9,20 +9,9 @@ from functools import wraps
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from seqmix.errors import ConfigError
-from seqmix.vision.image_model import FeaturePyramid, ImageModel, ImageOptions, stage_indices
+from seqmix.vision.image_model import DEFAULT_CFG, ImageModel, ImageOptions, stage_indices
+from seqmix.vision.pyramid import FeaturePyramid
 from seqmix.vision.weights import load_weights
-
-# what a published checkpoint expects of its images unless a family says otherwise; mean and std are those of ImageNet
-DEFAULT_CFG: dict[str, Any] = {
-    "num_classes": 1000,
-    "input_size": (3, 224, 224),
-    "fixed_input_size": False,
-    "pool_size": (7, 7),
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-    "interpolation": "bicubic",
-    "crop_pct": 0.9,
-}
 
 
 @dataclass(frozen=True)
@@ -153,7 +142,10 @@ def _configured(function: Callable[..., ImageModel], cfg: Mapping[str, Any]) -> 
     @wraps(function)
     def build(**options: Any) -> ImageModel:
         model = function(**{"num_classes": cfg["num_classes"], **options})
-        model.default_cfg = {**cfg, "classifier": model.classifier_name}
+        model.pretrained_cfg = cfg
+        if "img_size" not in options:
+            # positions may be made for a smaller size than that of the published figures
+            model.input_size = None
         return model
 
     return build

@@ -18,6 +18,7 @@ from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates
+from seqmix.vision.stage import Stage
 
 
 class AFF2d(GridMixer):
@@ -120,6 +121,7 @@ class AFFNet(ImageModel):
         reductions = [min(s, output_stride) for s in (4, 8, 16, 32)]
         super().__init__(
             stages=[(C, s, f"layer_{i}") for i, (C, s) in enumerate(zip(dims[1:], reductions, strict=True), 2)],
+            before=[["conv_1", "layer_1"], [], [], []],
             head=("conv_1x1_exp", "classifier"),
             classifier="classifier.fc",
             head_hidden_size=width,
@@ -129,6 +131,7 @@ class AFFNet(ImageModel):
             global_pool=global_pool,
             min_size=32,
         )
+        self.n_filters = tuple(depths[2:])
         self.conv_1 = _ConvNorm(in_chans, 16, 3, stride=2, act=activation)
 
         def residual(d_in: int, d_out: int, stride: int = 1, dilation: int = 1) -> nn.Module:
@@ -137,7 +140,7 @@ class AFFNet(ImageModel):
         before, dilation = 16, 1
         for i, (C, n) in enumerate(zip(dims[:2], depths[:2], strict=True)):
             layers = [residual(before, C, 1 + i), *(residual(C, C) for _ in range(n - 1))]
-            self.add_module(f"layer_{i + 1}", nn.Sequential(*layers))
+            self.add_module(f"layer_{i + 1}", Stage(*layers, channels_last=False))
             before = C
         rates = iter(drop_path_rates(drop_path_rate, sum(depths[2:])))
         for i, (C, n) in enumerate(zip(dims[2:], depths[2:], strict=True)):
@@ -146,7 +149,7 @@ class AFFNet(ImageModel):
             first = residual(before, C, 1 if keeps else 2, dilation)
             dilation *= 2 if keeps else 1
             blocks = _Filters(C, [next(rates) for _ in range(n)], fuse=fuse[i], act=activation)
-            self.add_module(f"layer_{i + 3}", nn.Sequential(first, blocks))
+            self.add_module(f"layer_{i + 3}", Stage(first, blocks, channels_last=False))
             before = C
         self.conv_1x1_exp = _ConvNorm(before, width, 1, act=activation)
         self.dropout = nn.Dropout(drop_rate)
@@ -155,12 +158,17 @@ class AFFNet(ImageModel):
     def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the maps of layers 2 to 5, then the last features, which are wider."""
         x = self.get_submodule("layer_1")(self.conv_1(x))
-        for stage in self.feature_info:
-            layers = self.get_submodule(stage["module"])
-            for layer in layers.children():
-                x = self.run(layer, x)
+        for name in self.feature_info.module_name():
+            x = self.get_submodule(name)(x)
             yield x
         yield self.conv_1x1_exp(x)
+
+    def block_names(self, stage: int) -> list[str]:
+        """Inverted residuals, then filter blocks, which stand deeper in the last three stages."""
+        names = super().block_names(stage)
+        if stage == 0:
+            return names
+        return [names[0], *(f"{names[1]}.global_rep.{j}" for j in range(self.n_filters[stage - 1]))]
 
     def pre_logits(self, x: Tensor) -> Tensor:
         """Pool."""

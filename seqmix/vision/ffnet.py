@@ -17,6 +17,7 @@ from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer, zero_masked_grid
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
+from seqmix.vision.stage import Stage
 
 
 class FFNet(ImageModel):
@@ -63,6 +64,7 @@ class FFNet(ImageModel):
     ):
         super().__init__(
             stages=[(C, 4 * 2**i, f"stages.{i}") for i, C in enumerate(dims)],
+            before=[["patch_embed"], *([] for _ in dims[1:])],
             head=("norm", "head"),
             classifier="head",
             head_hidden_size=dims[-1],
@@ -86,7 +88,8 @@ class FFNet(ImageModel):
                 )
                 for _ in range(depth)
             ]
-            self.stages.append(nn.Sequential(*([_Downsampling(dims[i - 1], C)] if i else []), *blocks))
+            downsampling = [_Downsampling(dims[i - 1], C)] if i else []
+            self.stages.append(Stage(*downsampling, *blocks, channels_last=False))
         self.feature_norms = feature_norms
         for i, C in enumerate(dims if feature_norms else ()):
             self.add_module(f"norm{i}", LayerNorm2d(C))
@@ -99,8 +102,7 @@ class FFNet(ImageModel):
         """Yield the map of each stage, and the last one without its norm where the maps have norms."""
         x = self.patch_embed(x)
         for i, stage in enumerate(self.stages):
-            for block in stage.children():
-                x = self.run(block, x)
+            x = stage(x)
             yield self.get_submodule(f"norm{i}")(x) if self.feature_norms else x
         if self.feature_norms:
             yield x

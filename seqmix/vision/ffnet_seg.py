@@ -16,6 +16,7 @@ from seqmix.vision._fusible import ConvBN, fuse_all
 from seqmix.vision._registry import register_model
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
+from seqmix.vision.stage import Stage
 
 
 class FFNetSeg(ImageModel):
@@ -58,6 +59,7 @@ class FFNetSeg(ImageModel):
     ):
         super().__init__(
             stages=[(C, 4 * 2**i, f"stages.{i}") for i, C in enumerate(dims)],
+            before=[["patch_embed"], *([] for _ in dims[1:])],
             head=("head1", "head2"),
             classifier="head2.3",
             head_hidden_size=1280,
@@ -89,7 +91,8 @@ class FFNetSeg(ImageModel):
                 )
                 for _ in range(depth)
             ]
-            self.stages.append(nn.Sequential(*([_Downsampling(dims[i - 1], C)] if i else []), *blocks))
+            downsampling = [_Downsampling(dims[i - 1], C)] if i else []
+            self.stages.append(Stage(*downsampling, *blocks, channels_last=False))
         self.head1 = nn.Sequential(ConvBN(dims[-1], 1024), nn.Hardswish())
         self.dropout = nn.Dropout(drop_rate)
         classifier = linear_classifier(1280, num_classes)
@@ -100,8 +103,7 @@ class FFNetSeg(ImageModel):
         """Yield the map of each stage."""
         x = self.patch_embed(x)
         for stage in self.stages:
-            for block in stage.children():
-                x = self.run(block, x)
+            x = stage(x)
             yield x
 
     def pre_logits(self, x: Tensor) -> Tensor:
@@ -120,7 +122,7 @@ class FFNetSeg(ImageModel):
 class FFNetSegHead(nn.Module):
     """Segmentation head: maps of several strides on one grid, blocks of FFN-ified attention, a class for each cell.
 
-    Shapes: maps ``(B, C_i, H / s_i, W / s_i)``, the finest first, each half as fine as the one before, to
+    Shapes: maps ``(B, C_i, H / s_i, W / s_i)``, the finest first, sides rounded up, to
     ``(B, num_classes, H / s_1, W / s_1)``. Cost: O(H W (sum C_i)^2 / s_1^2) for the squeeze, the largest part.
 
     Args:
@@ -178,9 +180,8 @@ class FFNetSegHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Scores of the classes for each cell of the finest map."""
         finest, *others = maps
-        larger = [
-            F.interpolate(x, scale_factor=2**i, mode="bicubic", align_corners=False) for i, x in enumerate(others, 1)
-        ]
+        # strides round sides up: twice a smaller map may be more than the finest one
+        larger = [F.interpolate(x, finest.shape[2:], mode="bicubic", align_corners=False) for x in others]
         x = self.head_blocks(self.squeeze(torch.cat([finest, *larger], 1)))
         return self.conv_seg(self.dropout(self.align(x)))
 

@@ -12,6 +12,7 @@ from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, Raster
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
+from seqmix.vision.stage import Stage
 
 
 class HydraViT(ImageModel):
@@ -54,17 +55,19 @@ class HydraViT(ImageModel):
     ):
         super().__init__(
             stages=[(d_model, patch_size, "layers")],
+            before=[["patch_embed"]],
             head=("norm", "head"),
             classifier="head",
             head_hidden_size=d_model,
             num_classes=num_classes,
             in_chans=in_chans,
             global_pool=global_pool,
+            img_size=img_size,
         )
         grid = None if img_size is None else (img_size // patch_size, img_size // patch_size)
         self.patch_embed = nn.Conv2d(in_chans, d_model, patch_size, stride=patch_size)
         rates = drop_path_rates(drop_path_rate, n_layers)
-        self.layers = nn.Sequential(*(_Layer(d_model, grid, mixer, rate) for rate in rates))
+        self.layers = Stage(*(_Layer(d_model, grid, mixer, rate) for rate in rates), channels_last=True)
         self.norm = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(drop_rate)
         self.head = linear_classifier(d_model, num_classes)
@@ -76,10 +79,7 @@ class HydraViT(ImageModel):
 
     def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the one map there is."""
-        x = self.patch_embed(x).permute(0, 2, 3, 1)
-        for layer in self.layers:
-            x = self.run(layer, x)
-        yield x.permute(0, 3, 1, 2)
+        yield self.layers(self.patch_embed(x))
 
     def pre_logits(self, x: Tensor) -> Tensor:
         """Norm over channels, then pool."""

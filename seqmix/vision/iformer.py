@@ -20,6 +20,7 @@ from seqmix.vision.adapters import Grid, GridMixer
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.mixers2d import Pointwise
+from seqmix.vision.stage import Stage
 
 
 class Inception2d(GridMixer):
@@ -160,12 +161,17 @@ class IFormer(ImageModel):
             )
         super().__init__(
             stages=[(C, 4 * 2**i, f"blocks{i + 1}") for i, C in enumerate(dims)],
+            before=[
+                ["patch_embed", "pos_embed1"],
+                *([f"patch_embed{n}", f"pos_embed{n}"] for n in range(2, len(dims) + 1)),
+            ],
             head=("norm", "head"),
             classifier="head",
             head_hidden_size=dims[-1],
             num_classes=num_classes,
             in_chans=in_chans,
             global_pool=global_pool,
+            img_size=img_size,
         )
         rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
         attention = iter(attention_heads)
@@ -188,7 +194,7 @@ class IFormer(ImageModel):
             self.register_parameter(
                 f"pos_embed{n}", nn.Parameter(nn.init.trunc_normal_(torch.empty(1, side, side, C), std=0.02))
             )
-            self.add_module(f"blocks{n}", nn.Sequential(*blocks))
+            self.add_module(f"blocks{n}", Stage(*blocks, channels_last=True))
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
         self.dropout = nn.Dropout(drop_rate)
         self.head = linear_classifier(dims[-1], num_classes)
@@ -197,12 +203,9 @@ class IFormer(ImageModel):
     def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the map of each stage."""
         for n in range(1, len(self.feature_info) + 1):
-            x = self.get_submodule("patch_embed" if n == 1 else f"patch_embed{n}")(x).permute(0, 2, 3, 1)
-            x = x + _resize(self.get_parameter(f"pos_embed{n}"), x.shape[1], x.shape[2])
-            blocks = self.get_submodule(f"blocks{n}")
-            for block in blocks.children():
-                x = self.run(block, x)
-            x = x.permute(0, 3, 1, 2)
+            x = self.get_submodule("patch_embed" if n == 1 else f"patch_embed{n}")(x)
+            position = _resize(self.get_parameter(f"pos_embed{n}"), x.shape[2], x.shape[3])
+            x = self.get_submodule(f"blocks{n}")(x + position.permute(0, 3, 1, 2))
             yield x
 
     def pre_logits(self, x: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """What an image model promises: logits, features, a pyramid and a classifier to exchange, under the names timm gave."""
 
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, TypedDict
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from typing_extensions import Self
 
 from seqmix.errors import ConfigError, check_choice
 
@@ -18,6 +19,19 @@ _POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "avgmax": lambda x: (x.mean((2, 3)) + x.amax((2, 3))) / 2,
     # features last, so that a norm and a linear layer go on as they are
     "": lambda x: x.permute(0, 2, 3, 1),
+}
+
+
+# what a published checkpoint expects of its images unless a family says otherwise; mean and std are those of ImageNet
+DEFAULT_CFG: dict[str, Any] = {
+    "num_classes": 1000,
+    "input_size": (3, 224, 224),
+    "fixed_input_size": False,
+    "pool_size": (7, 7),
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bicubic",
+    "crop_pct": 0.9,
 }
 
 
@@ -59,21 +73,24 @@ class ImageModel(nn.Module, ABC):
     """A backbone on images with a classifier: ``(B, in_chans, H, W) -> (B, num_classes)``.
 
     A member yields its stages in ``stage_maps``, turns the last map into a vector in ``pre_logits``, and names its
-    classifier, a linear layer. Everything else is here.
+    stages and its classifier, a linear layer. Everything else is here.
 
     Args:
-        stages: channels, pixels per cell and module name of each stage.
+        stages: channels, pixels per cell and module name of each stage; the module gives the map of the stage, and has
+            an attribute ``grad_checkpointing``.
+        before: names of the modules and parameters that stand before each stage, after the stage before it.
         head: names of the modules after the last stage, which a pyramid does without.
         classifier: name of the last linear layer, for example ``head.fc2``.
         head_hidden_size: width of what the classifier takes.
         num_classes: classes K.
         in_chans: channels of the images.
         global_pool: how a map becomes a vector.
-        num_features: channels of the last map; those of the last stage if not given.
-        min_size: smallest height and width, in pixels; one cell of the last stage if not given.
+        img_size: height and width the model is made for, in pixels, or the side of a square. Default: any.
+        num_features: channels of the last map. Default: those of the last stage.
+        min_size: smallest height and width, in pixels. Default: one cell of the last stage.
 
     Raises:
-        ConfigError: if ``global_pool`` is not known or ``num_classes`` is negative.
+        ConfigError: if ``global_pool`` is not known, ``in_chans`` is not positive or ``num_classes`` is negative.
     """
 
     #: parts of parameter names that weight decay should spare besides everything with one axis or none
@@ -84,33 +101,40 @@ class ImageModel(nn.Module, ABC):
     sized: tuple[str, ...] = ()
     #: from timm's parameter names to ours: pattern and replacement, the first that matches
     timm_keys: tuple[tuple[str, str], ...] = ()
-    #: size, normalization and crop the published weights expect, set by the registry
-    default_cfg: Mapping[str, Any]
+    #: what published weights expect of images, set by the registry; ``default_cfg`` is what this model takes
+    pretrained_cfg: Mapping[str, Any]
 
     def __init__(
         self,
         *,
         stages: Sequence[tuple[int, int, str]],
+        before: Sequence[Sequence[str]],
         head: Sequence[str],
         classifier: str,
         head_hidden_size: int,
         num_classes: int,
         in_chans: int,
         global_pool: GlobalPool = "avg",
+        img_size: int | tuple[int, int] | None = None,
         num_features: int | None = None,
         min_size: int | None = None,
     ):
         super().__init__()
         check_choice("global_pool", global_pool, tuple(_POOLS))
+        if in_chans < 1:
+            raise ConfigError(f"in_chans = {in_chans} must be at least 1; use 3 for RGB images, 1 for gray ones")
         self.feature_info = FeatureInfo({"num_chs": C, "reduction": s, "module": name} for C, s, name in stages)
         self.out_indices = tuple(range(len(stages)))
-        self.head_names, self.classifier_name, self.head_hidden_size = tuple(head), classifier, head_hidden_size
+        self.before, self.head_names = tuple(map(tuple, before)), tuple(head)
+        self.classifier_name, self.head_hidden_size = classifier, head_hidden_size
         self.num_classes, self.in_chans = num_classes, in_chans
         self.global_pool: GlobalPool = global_pool
         self.num_features = num_features or stages[-1][0]
         self.min_size = min_size or stages[-1][1]
-        self.grad_checkpointing = False
-        self.default_cfg = {}
+        self.absent: tuple[str, ...] = ()
+        self._frozen: tuple[str, ...] = ()
+        self.pretrained_cfg = {}
+        self.input_size = (img_size, img_size) if isinstance(img_size, int) else img_size
 
     @abstractmethod
     def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
@@ -139,11 +163,49 @@ class ImageModel(nn.Module, ABC):
             y = self.get_classifier()(y)
         return y if y.ndim == 2 else y.permute(0, 3, 1, 2)
 
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        *,
+        stop_early: bool = False,
+        intermediates_only: bool = False,
+    ) -> tuple[Tensor, list[Tensor]] | list[Tensor]:
+        """Last map, and the maps of the chosen stages, each ``(B, C, H / s, W / s)``.
+
+        Args:
+            x: images ``(B, in_chans, H, W)``.
+            indices: stages, negative from the end; an integer n for the last n. Default: all.
+            stop_early: compute no stage after the last one chosen; with ``intermediates_only``.
+            intermediates_only: return the list of maps alone.
+        """
+        chosen = stage_indices(indices, len(self.feature_info))
+        self._check_images(x)
+        maps = list(islice(self.stage_maps(x), max(chosen) + 1 if stop_early and intermediates_only else None))
+        intermediates = [maps[i] for i in chosen]
+        return intermediates if intermediates_only else (maps[-1], intermediates)
+
     def features(self, x: Tensor) -> list[Tensor]:
         """Maps of the stages in ``out_indices``, each ``(B, C, H / s, W / s)``."""
-        self._check_images(x)
-        maps = list(islice(self.stage_maps(x), max(self.out_indices) + 1))
-        return [maps[i] for i in self.out_indices]
+        maps = self.forward_intermediates(x, self.out_indices, stop_early=True, intermediates_only=True)
+        assert isinstance(maps, list)
+        return maps
+
+    @property
+    def default_cfg(self) -> Mapping[str, Any]:
+        """What this model takes: classes, input size, normalization, crop; where it was changed, not as published."""
+        published = {**DEFAULT_CFG, **self.pretrained_cfg}
+        height, width = self.input_size or published["input_size"][1:]
+        stride = self.feature_info.reduction()[-1]
+        return {
+            **published,
+            "num_classes": self.num_classes,
+            "input_size": (self.in_chans, height, width),
+            "pool_size": (math.ceil(height / stride), math.ceil(width / stride)),
+            "mean": _of_channels(published["mean"], self.in_chans),
+            "std": _of_channels(published["std"], self.in_chans),
+            "classifier": self.classifier_name,
+        }
 
     def get_classifier(self) -> nn.Module:
         """Last linear layer, or the identity that stands for it where ``num_classes`` is 0."""
@@ -161,18 +223,61 @@ class ImageModel(nn.Module, ABC):
         self.num_classes = num_classes
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory: blocks are computed again in the backward pass."""
-        self.grad_checkpointing = enable
+        """Trade time for memory: blocks are computed again in the backward pass, with the same running statistics."""
+        for name in self.feature_info.module_name():
+            if name not in self.absent:
+                self.get_submodule(name).grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should spare: norms, biases, scales and ``undecayed``."""
         return {n for n, p in self.named_parameters() if p.ndim < 2 or any(part in n for part in self.undecayed)}
 
-    def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Apply a block, under gradient checkpointing where it is on."""
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+    def block_names(self, stage: int) -> list[str]:
+        """Names of the blocks of a stage, in order: the children of its module."""
+        module = self.feature_info.module_name()[stage]
+        return [f"{module}.{name}" for name, _ in self.get_submodule(module).named_children()]
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameter names by depth, in the form of timm: the stem, then blocks, or whole stages.
+
+        What stands before a stage goes with its first block, what follows the last block with that one. The head
+        matches no pattern.
+        """
+        blocks: list[tuple[str, tuple[int, ...]]] = []
+        for i, module in enumerate(self.feature_info.module_name()):
+            names = [] if coarse else self.block_names(i)
+            blocks += [(_starts(name), (i, j)) for j, name in enumerate(names)]
+            blocks += [(_starts(name), (i, 0)) for name in (self.before[i] if i else ())]
+            blocks.append((_starts(module), (i, max(len(names) - 1, 0))))
+        return {"stem": "|".join(map(_starts, self.before[0])), "blocks": blocks}
+
+    def freeze(self, *names: str) -> None:
+        """Stop the training of modules or parameters: no gradients, and evaluation mode for good, batch norms included.
+
+        Args:
+            *names: names of modules or parameters, as in ``named_modules``.
+        """
+        for name in names:
+            part = self.get_submodule(name) if name in dict(self.named_modules()) else self.get_parameter(name)
+            part.requires_grad_(False)
+        self._frozen += names
+        self.train(self.training)
+
+    def stage_names(self, n: int) -> list[str]:
+        """Names of everything up to the end of stage ``n``, counted from 1: for ``freeze``."""
+        names = self.feature_info.module_name()
+        if not 0 <= n <= len(names):
+            raise ConfigError(f"{n} stages of {len(names)}; use a number from 0 to {len(names)}")
+        return [part for i in range(n) for part in (*self.before[i], names[i])]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, but for what is frozen."""
+        super().train(mode)
+        modules = dict(self.named_modules()) if self._frozen else {}
+        for name in self._frozen:
+            if name in modules:
+                modules[name].eval()
+        return self
 
     def _check_images(self, x: Tensor) -> None:
         if x.ndim != 4:
@@ -189,33 +294,6 @@ class ImageModel(nn.Module, ABC):
             )
 
 
-class FeaturePyramid(nn.Module):
-    """An image model without its head: a list of maps, for detection and segmentation.
-
-    Shapes: ``(B, in_chans, H, W) -> [(B, C, H / s, W / s), ...]``, C and s in ``feature_info``. Cost: that of the
-    stages up to the last one asked for.
-
-    Args:
-        model: the image model; its head is taken off.
-        out_indices: stages to return, negative from the end; an integer n for the last n; all if not given.
-
-    Raises:
-        ConfigError: if there is no such stage.
-    """
-
-    def __init__(self, model: ImageModel, *, out_indices: int | Sequence[int] | None = None):
-        super().__init__()
-        model.out_indices = stage_indices(out_indices, len(model.feature_info))
-        for name in model.head_names:
-            setattr(model, name, nn.Identity())
-        self.model = model
-        self.feature_info = FeatureInfo(model.feature_info[i] for i in model.out_indices)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Maps of the chosen stages of ``x: (B, in_chans, H, W)``."""
-        return self.model.features(x)
-
-
 def stage_indices(out_indices: int | Sequence[int] | None, n_stages: int) -> tuple[int, ...]:
     """Indices from zero, in order: of a list with negatives, of the last n, of all.
 
@@ -228,6 +306,15 @@ def stage_indices(out_indices: int | Sequence[int] | None, n_stages: int) -> tup
     if not asked or not all(-n_stages <= i < n_stages for i in asked):
         raise ConfigError(f"out_indices = {out_indices!r} of {n_stages} stages; use numbers from 0 to {n_stages - 1}")
     return tuple(i % n_stages for i in asked)
+
+
+def _starts(name: str) -> str:
+    return rf"^{re.escape(name)}(?:\.|$)"
+
+
+def _of_channels(values: Sequence[float], n: int) -> tuple[float, ...]:
+    """Values of three channels for ``n`` of them: their mean for one, else in turn."""
+    return (sum(values) / len(values),) if n == 1 else tuple(values[i % len(values)] for i in range(n))
 
 
 def pool_map(x: Tensor, kind: GlobalPool) -> Tensor:

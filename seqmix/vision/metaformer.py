@@ -13,6 +13,7 @@ from seqmix.models import DropPath, LayerScale
 from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
 from seqmix.vision.image_model import GlobalPool, ImageModel, linear_classifier, pool_map
 from seqmix.vision.mixers2d import Pointwise, StarReLU
+from seqmix.vision.stage import Stage
 
 
 class MetaFormer(ImageModel):
@@ -77,19 +78,21 @@ class MetaFormer(ImageModel):
         width = dims[-1]
         super().__init__(
             stages=[(D, stem[1] * 2**i, f"stages.{i}") for i, D in enumerate(dims)],
+            before=[[f"downsample_layers.{i}"] for i in range(len(dims))],
             head=("norm", "head"),
             classifier="head.fc2" if mlp_head else "head",
             head_hidden_size=4 * width if mlp_head else width,
             num_classes=num_classes,
             in_chans=in_chans,
             global_pool=global_pool,
+            img_size=img_size,
         )
         self.downsample_layers = nn.ModuleList([Downsampling(in_chans, dims[0], *stem, is_stem=True)])
         self.downsample_layers.extend(Downsampling(a, b, 3, 2, 1) for a, b in pairwise(dims))
         grids = stage_grids(img_size, [stem, *[(3, 2, 1)] * (len(dims) - 1)])
         rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
         self.stages = nn.ModuleList(
-            nn.Sequential(
+            Stage(
                 *(
                     MetaFormerBlock(
                         dims[i],
@@ -100,7 +103,8 @@ class MetaFormer(ImageModel):
                         drop_path=next(rates),
                     )
                     for _ in range(depths[i])
-                )
+                ),
+                channels_last=True,
             )
             for i, mixer in enumerate(islice(cycle(mixers), len(dims)))
         )
@@ -111,12 +115,9 @@ class MetaFormer(ImageModel):
 
     def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the output of each stage, ``(B, D, H / s, W / s)``."""
-        x = x.permute(0, 2, 3, 1)
-        for downsample, blocks in zip(self.downsample_layers, self.stages, strict=True):
-            x = downsample(x)
-            for block in blocks:  # pyright: ignore[reportGeneralTypeIssues]
-                x = self.run(block, x)
-            yield x.permute(0, 3, 1, 2)
+        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
+            x = stage(downsample(x))
+            yield x
 
     def pre_logits(self, x: Tensor) -> Tensor:
         """Pool, normalize, and the hidden layer of the head where it has one."""
@@ -189,7 +190,7 @@ class StarMLP(nn.Module):
 class Downsampling(nn.Module):
     """A strided convolution with a norm after it in the stem, before it between stages.
 
-    Shapes: ``(B, H, W, in_dim) -> (B, H / stride, W / stride, out_dim)``.
+    Shapes: ``(B, in_dim, H, W) -> (B, out_dim, H / stride, W / stride)``.
 
     Args:
         in_dim: features that come.
@@ -211,9 +212,9 @@ class Downsampling(nn.Module):
         self.post_norm = nn.LayerNorm(out_dim, eps=1e-6, bias=False) if is_stem else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Halve or quarter the grid of ``x: (B, H, W, in_dim)``."""
-        y = self.conv(self.pre_norm(x).permute(0, 3, 1, 2))
-        return self.post_norm(y.permute(0, 2, 3, 1))
+        """Halve or quarter the grid of ``x: (B, in_dim, H, W)``."""
+        y = self.conv(self.pre_norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        return self.post_norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class MLPHead(nn.Module):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights, stage_grids
 from seqmix.vision.mixers2d import Attention2d, Dense2d, Identity2d, Pool2d, check_grid, pointwise, require_grid
+from seqmix.vision.stage import Stage
 
 _PAPER = "arXiv:2111.11418"
 _S12 = (2, 2, 6, 2)
@@ -93,12 +95,14 @@ class PoolFormer(ImageModel):
         places = [2 * i + (positions is not None and i >= positions) for i in range(len(dims))]
         super().__init__(
             stages=[(D, 4 * 2**i, f"network.{places[i]}") for i, D in enumerate(dims)],
+            before=[["patch_embed", *_between(0, places[0])], *(_between(a + 1, b) for a, b in pairwise(places))],
             head=("norm", "head"),
             classifier="head",
             head_hidden_size=dims[-1],
             num_classes=num_classes,
             in_chans=in_chans,
             global_pool=global_pool,
+            img_size=img_size,
         )
         grids = stage_grids(img_size, [(7, 4, 2), *[(3, 2, 1)] * (len(dims) - 1)])
         rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
@@ -110,7 +114,7 @@ class PoolFormer(ImageModel):
             if i == positions:
                 self.network.append(_Positions(D, grids[i]))
             self.network.append(
-                nn.Sequential(
+                Stage(
                     *(
                         PoolFormerBlock(
                             D,
@@ -121,7 +125,8 @@ class PoolFormer(ImageModel):
                             drop_path=next(rates),
                         )
                         for _ in range(depths[i])
-                    )
+                    ),
+                    channels_last=True,
                 )
             )
         self.feature_norms = {i: f"norm{places[i]}" for i in feature_norms}
@@ -134,19 +139,15 @@ class PoolFormer(ImageModel):
 
     def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the output of each stage, ``(B, D, H / s, W / s)``."""
-        x = self.patch_embed(x.permute(0, 2, 3, 1))
-        stage = 0
-        for module in self.network:
-            if isinstance(module, nn.Sequential):
-                for block in module:
-                    x = self.run(block, x)
-                name = self.feature_norms.get(stage)
-                yield (x if name is None else self.get_submodule(name)(x)).permute(0, 3, 1, 2)
-                stage += 1
-            else:
-                x = module(x)
-        if stage - 1 in self.feature_norms:
-            yield x.permute(0, 3, 1, 2)
+        x = self.patch_embed(x)
+        stages = self.feature_info.module_name()
+        for i, module in enumerate(self.network):
+            x = module(x)
+            if (name := f"network.{i}") in stages:
+                norm = self.feature_norms.get(stages.index(name))
+                yield x if norm is None else self.get_submodule(norm)(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if len(stages) - 1 in self.feature_norms:
+            yield x
 
     def pre_logits(self, x: Tensor) -> Tensor:
         """Normalize and pool, or the other way round as ``head_order`` says."""
@@ -212,18 +213,18 @@ class _MLP(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """A strided convolution of ``(B, H, W, in_dim)`` to ``(B, H / stride, W / stride, out_dim)``."""
+    """A strided convolution of ``(B, in_dim, H, W)`` to ``(B, out_dim, H / stride, W / stride)``."""
 
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int, stride: int, padding: int):
         super().__init__()
         self.proj = nn.Conv2d(in_dim, out_dim, kernel_size, stride, padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.proj(x)
 
 
 class _Positions(nn.Module):
-    """A learned vector per token, added to ``(B, H, W, D)``."""
+    """A learned vector per token, added to ``(B, D, H, W)``."""
 
     def __init__(self, d_model: int, grid: Grid | None):
         super().__init__()
@@ -233,8 +234,13 @@ class _Positions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = self.pos_embed.shape[2:]
-        check_grid(self, x, (height, width))
-        return x + self.pos_embed.permute(0, 2, 3, 1)
+        check_grid(self, x.permute(0, 2, 3, 1), (height, width))
+        return x + self.pos_embed
+
+
+def _between(first: int, end: int) -> list[str]:
+    """Names of the modules that stand before a stage: a convolution, learned positions."""
+    return [f"network.{i}" for i in range(first, end)]
 
 
 class PoolFormerOptions(ImageOptions, total=False):

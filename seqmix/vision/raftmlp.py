@@ -20,6 +20,7 @@ from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.mixers2d import Pointwise, require_grid
+from seqmix.vision.stage import recomputed
 
 Mixing = Literal["raft", "full"]
 
@@ -92,12 +93,14 @@ class RaftMLP(ImageModel):
         names = [f"levels.{i}" for i in range(len(dims))]
         super().__init__(
             stages=list(zip(dims, strides, names, strict=True)),
+            before=[[f"{name}.fn.0", f"{name}.fn.1"] for name in names],
             head=("heads", "classifier"),
             classifier="classifier",
             head_hidden_size=dims[-1],
             num_classes=num_classes,
             in_chans=in_chans,
             global_pool=global_pool,
+            img_size=img_size,
         )
         self.first_map = first_map
         levels, side, before = [], img_size, in_chans
@@ -130,12 +133,15 @@ class RaftMLP(ImageModel):
             assert isinstance(level, _Level)
             x = level.embed(x)
             if i == 0 and self.first_map == "embedding":
-                yield x.permute(0, 3, 1, 2)
-            for block in level.blocks:
-                x = self.run(block, x)
-            x = x.permute(0, 3, 1, 2)
+                yield x
+            x = level(x)
             if i > 0 or self.first_map == "level":
                 yield x
+
+    def block_names(self, stage: int) -> list[str]:
+        """Blocks, which stand behind the patches in the list of their level."""
+        level = f"levels.{stage}.fn"
+        return [f"{level}.{k}" for k in range(2, len(self.get_submodule(level)))]  # pyright: ignore[reportArgumentType]
 
     def pre_logits(self, x: Tensor) -> Tensor:
         """Norm over channels, then pool."""
@@ -181,7 +187,7 @@ class Raft2d(GridMixer):
 
 
 class _Level(nn.Module):
-    """Patches, then blocks: ``embed`` and ``blocks``, kept in one list because the published keys count through it."""
+    """Patches, then blocks: ``embed`` and ``forward``, kept in one list because the published keys count through it."""
 
     def __init__(self, d_in: int, d_out: int, patch: int, kernels: Sequence[int] | None, blocks: Sequence[nn.Module]):
         super().__init__()
@@ -191,15 +197,19 @@ class _Level(nn.Module):
         first = _MultiScalePatches(d_in, d_out, patch, kernels) if multi_scale else nn.Identity()
         second = nn.Identity() if multi_scale else _PlainPatches(patch**2 * d_in, d_out)
         self.fn = nn.ModuleList([first, second, *blocks])
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        return [*self.fn[2:]]
+        self.grad_checkpointing = False
 
     def embed(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` to tokens ``(B, h, w, d_out)``."""
+        """``(B, C, H, W)`` to a map of patches ``(B, d_out, h, w)``."""
         H, W = (math.ceil(n / self.patch) * self.patch for n in x.shape[2:])
-        return self.fn[1](self.fn[0](_resize(x, H, W)))
+        return self.fn[1](self.fn[0](_resize(x, H, W))).permute(0, 3, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix a map of patches."""
+        x = x.permute(0, 2, 3, 1)
+        for block in self.fn[2:]:
+            x = recomputed(block, x, self.grad_checkpointing)
+        return x.permute(0, 3, 1, 2)
 
 
 class _MultiScalePatches(nn.Module):

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import Unpack
 
 from seqmix.errors import ConfigError
@@ -18,6 +20,7 @@ from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory, Raster
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.ss2d import SS2D
+from seqmix.vision.stage import Stage
 
 
 class ChannelMixerFactory(Protocol):
@@ -82,12 +85,14 @@ class ViM2(ImageModel):
     ):
         super().__init__(
             stages=[(D, 4 * 2**i, f"stages.{i}") for i, D in enumerate(dims)],
+            before=[["stem"], *([f"downsampling.{i}"] for i in range(len(dims) - 1))],
             head=("norm", "head"),
             classifier="head",
             head_hidden_size=dims[-1],
             num_classes=num_classes,
             in_chans=in_chans,
             global_pool=global_pool,
+            img_size=img_size,
         )
         blocks = [_blocks(i, depth, tokens_per_block) for i, depth in enumerate(depths)]
         mixers_per_block = tokens_per_block + (channel_widths is not None)
@@ -109,7 +114,7 @@ class ViM2(ImageModel):
                     continue
                 channels = partial(Raster, mixer=partial(channel_mixer, width=channel_widths[i]))
                 stage.append(_Block(n, tokens, mixer(channels), init_avg))
-            self.stages.append(_Stage(stage) if channel_widths is not None else nn.Sequential(*stage))
+            self.stages.append(_Stage(stage) if channel_widths is not None else Stage(*stage, channels_last=True))
         self.norm = nn.LayerNorm(dims[-1])
         self.dropout = nn.Dropout(drop_rate)
         self.head = linear_classifier(dims[-1], num_classes)
@@ -120,10 +125,16 @@ class ViM2(ImageModel):
 
     def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the map of each stage."""
-        x = self.stem["norm"](self.stem["conv"](x).permute(0, 2, 3, 1))
+        x = self.stem["norm"](self.stem["conv"](x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         for i, stage in enumerate(self.stages):
-            x = self.run(stage, x if i == 0 else self.downsampling[i - 1](x))
-            yield x.permute(0, 3, 1, 2)
+            x = stage(x if i == 0 else self.downsampling[i - 1](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+            yield x
+
+    def block_names(self, stage: int) -> list[str]:
+        """Blocks of token and channel mixers, or of token mixers where there are no channel mixers."""
+        names = super().block_names(stage)
+        module = self.get_submodule(names[0])
+        return [f"{names[0]}.{j}" for j in range(len(module))] if isinstance(module, nn.ModuleList) else names
 
     def pre_logits(self, x: Tensor) -> Tensor:
         """Norm over channels, then pool."""
@@ -136,15 +147,21 @@ class _Stage(nn.Module):
 
     def __init__(self, blocks: nn.ModuleList):
         super().__init__()
-        self.blocks = blocks
+        self.blocks, self.grad_checkpointing = blocks, False
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._mix, x, use_reentrant=False)
+        return self._mix(x)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
         tokens, channels = [x], [x]
         for block in self.blocks:
             token, channel = block(tokens, channels)
             tokens.append(token)
             channels.append(channel)
-        return channels[-1]
+        return channels[-1].permute(0, 3, 1, 2)
 
 
 class _Block(nn.Module):

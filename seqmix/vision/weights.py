@@ -42,7 +42,7 @@ def load_weights(model: ImageModel, source: str | Path, *, fresh_classifier: boo
     own = model.state_dict()
     if "first_conv" in model.default_cfg:
         _adapt_channels(state, own, f"{model.default_cfg['first_conv']}.weight")
-    _leave_head(state, own, model)
+    _leave_out(state, model)
     if fresh_classifier:
         _keep_classifier(state, own, model)
     for key in state.keys() & own.keys():
@@ -133,11 +133,10 @@ def _adapt_channels(state: dict[str, Tensor], own: Mapping[str, Tensor], key: st
         state[key] = state[key][:, torch.arange(n) % given] * (given / n)
 
 
-def _leave_head(state: dict[str, Tensor], own: Mapping[str, Tensor], model: ImageModel) -> None:
-    """Drop what is of parts of the head that ``model`` does without."""
-    parts = [f"{name}." for name in (*model.head_names, model.classifier_name)]
-    absent = tuple(part for part in parts if not any(key.startswith(part) for key in own))
-    for key in [key for key in state if absent and key.startswith(absent)]:
+def _leave_out(state: dict[str, Tensor], model: ImageModel) -> None:
+    """Drop what is of parts that ``model`` does without."""
+    absent = (*model.absent, *([] if model.num_classes else [model.classifier_name]))
+    for key in [key for key in state if any(key == name or key.startswith(f"{name}.") for name in absent)]:
         del state[key]
 
 

@@ -19,6 +19,13 @@ class NotFittedError(SeqmixError, RuntimeError):
     """A result was asked of a model that has not been trained yet."""
 
 
+def check_at_least(minimum: float, **options: float | None) -> None:
+    """Raise ``ConfigError`` if an option is below ``minimum``; None is left to its default."""
+    for name, value in options.items():
+        if value is not None and not value >= minimum:
+            raise ConfigError(f"{name} = {value} is below {minimum}; use {name}={minimum} or more")
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ``ConfigError`` unless ``value``, given for the option ``name``, is one of ``choices``."""
     if value not in choices:

@@ -159,19 +159,6 @@ def check_mask(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) ->
                 assert_close_ratio(f"mask: gradient of {p} of {name} sees padding {where}", got, want_grads[p], _EXACT)
 
 
-def check_mask_errors(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
-    """A mask that is not bool, or not ``(B, L)``, raises ``ValueError``."""
-    mixer = _build(factory, d_model, max_len)
-    x = _normal(2, max_len, d_model)
-    for mask in (torch.ones(2, max_len), torch.ones(2, max_len - 1).bool(), torch.ones(1, max_len).bool()):
-        try:
-            mixer(x, mask)
-        except ValueError:
-            continue
-        got = f"{mask.dtype} {tuple(mask.shape)}"
-        raise AssertionError(f"mask_errors: {type(mixer).__name__} takes a mask {got} with x {tuple(x.shape)}")
-
-
 def check_causality(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
     """A causal mixer gives bit for bit the same outputs before a change."""
     mixer = _build(factory, d_model, max_len)
@@ -189,7 +176,12 @@ def check_step(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) ->
     """``step`` along a sequence gives what ``forward`` gives at once, and leaves the states it was given alone."""
     mixer = _build(factory, d_model, max_len)
     name = type(mixer).__name__
-    if type(mixer).step is Mixer.step:
+    if type(mixer).step is Mixer.step and not mixer.pointwise:
+        if mixer.causal:
+            raise AssertionError(
+                f"step: {name} is causal but has no step(), which language models generate by; write init_state and "
+                "step, or leave causal = False"
+            )
         return
     if not mixer.causal:
         try:
@@ -206,6 +198,51 @@ def check_step(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) ->
     assert_close_ratio(f"step: {name} differs from forward", torch.stack(outputs, 1), mixer(x), _EXACT)
     again, _ = mixer.step(x[:, 0], start)
     assert_close_ratio(f"step: {name} changes the state it was given", again, outputs[0], 0)
+
+
+def check_state(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
+    """Where ``forward`` takes a state, parts of a sequence give what it gives at once, as do their gradients.
+
+    Padding on either side leaves no trace in the state, and a step goes on from it.
+    """
+    mixer = _build(factory, d_model, max_len)
+    name = type(mixer).__name__
+    if "state" not in inspect.signature(type(mixer).forward).parameters:
+        return
+    x = _normal(2, max_len, d_model)
+    if not mixer.causal:
+        try:
+            mixer(x, return_state=True)
+        except TypeError:
+            return
+        raise AssertionError(f"state: {name} sees later positions here, but return_state does not raise TypeError")
+
+    def in_parts(x: Tensor) -> Tensor:
+        state, ys = mixer.init_state(len(x)), []
+        for part in x.split([1, max_len - 4, 3], 1):
+            y, state = mixer(part, state=state, return_state=True)
+            ys.append(y)
+        return torch.cat(ys, 1)
+
+    assert_close_ratio(f"state: {name} in parts differs from forward", in_parts(x), mixer(x), _EXACT)
+    got, want = _gradients(in_parts, mixer, x), _gradients(mixer, mixer, x)
+    for p, grad in want.items():
+        assert_close_ratio(f"state: the gradient of {p} of {name} in parts differs", got[p], grad, _EXACT)
+    lengths = torch.tensor([max_len - 1, 1, 0])
+    on_the_right = torch.arange(max_len) < lengths[:, None]  # (B, L)
+    head, tail = _normal(3, max_len, d_model), _normal(3, 2, d_model, seed=1)
+    for side, mask in (("right", on_the_right), ("left", on_the_right.flip(1))):
+        padded = torch.full_like(head, float("nan"))
+        padded[mask] = torch.cat([row[:n] for row, n in zip(head, lengths.tolist(), strict=True)])
+        first, state = mixer(padded, mask, return_state=True)
+        whole = mixer(padded, mask)
+        assert_close_ratio(f"state: {name} leaks padding on the {side} into its output", first, whole, _EXACT)
+        y, state = mixer(tail[:, :1], torch.ones(3, 1, dtype=torch.bool), state=state, return_state=True)
+        after, _ = mixer.step(tail[:, 1], state)
+        for i, n in enumerate(lengths.tolist()):
+            alone = mixer(torch.cat([head[i : i + 1, :n], tail[i : i + 1]], 1))[0, n:]
+            got = torch.stack([y[i, 0], after[i]])
+            assert_close_ratio(f"state: of {name} keeps padding on the {side}", got, alone, _EXACT)
 
 
 def check_matrix(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
@@ -242,13 +279,15 @@ def check_state_dict(factory: MixerFactory, *, d_model: int = 8, max_len: int = 
 
 
 def check_lengths(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
-    """Length 1, odd lengths and a batch of one work, and strides of the input do not matter."""
+    """Length 1, odd lengths, a batch of one, none, and length 0 work, and strides of the input do not matter."""
     mixer = _build(factory, d_model, max_len)
     name = type(mixer).__name__
-    for L in (1, 2, 3, max_len - 1 + max_len % 2, max_len):
-        y = mixer(_normal(1, L, d_model))
-        if y.shape != (1, L, d_model) or not y.isfinite().all():
-            raise AssertionError(f"lengths: {name} makes {tuple(y.shape)} of length {L}, or values that are not finite")
+    odd = max_len - 1 + max_len % 2
+    for shape in ((1, 1), (1, 2), (1, 3), (1, odd), (1, max_len), (0, max_len), (2, 0)):
+        y = mixer(_normal(*shape, d_model))
+        if y.shape != (*shape, d_model) or not y.isfinite().all():
+            got = f"{tuple(y.shape)} of {(*shape, d_model)}"
+            raise AssertionError(f"lengths: {name} makes {got}, or values that are not finite")
     x = _normal(2, max_len, 2 * d_model)
     for strided in (x[..., ::2], x[..., :d_model].transpose(0, 1).contiguous().transpose(0, 1)):
         want = mixer(strided.contiguous())
@@ -282,9 +321,9 @@ CHECKS: tuple[Check, ...] = (
     check_gradients,
     check_batch,
     check_mask,
-    check_mask_errors,
     check_causality,
     check_step,
+    check_state,
     check_matrix,
     check_state_dict,
     check_lengths,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqmix.mixers import Mixer, list_mixers, mixer_facts, zero_masked
+from seqmix.mixers import Mixer, Pool, list_mixers, mixer_facts, zero_masked
 from seqmix.testing import CHECKS, assert_close_ratio, check_compile, check_mixer
 
 # compiling takes seconds: further examples than the plainest of a mixer are left to the slow suite
@@ -126,14 +126,6 @@ def _counts_positions(cls: type[Sound]):
     cls.forward = forward
 
 
-def _any_mask(cls: type[Sound]):
-    def forward(self, x, mask=None):
-        mask = None if mask is None else mask.bool().expand(len(x), -1)
-        return Sound.forward(self, x, mask) if mask is None or mask.shape[1] == x.shape[1] else x
-
-    cls.forward = forward
-
-
 def _sees_ahead(cls: type[Sound]):
     def forward(self, x, mask=None):
         x = zero_masked(x, mask)
@@ -158,6 +150,7 @@ def _step_in_place(cls: type[Sound]):
 def _wrong_matrix(cls: type[Sound]):
     cls.forward = lambda self, x, mask=None: 1.001 * Sound.forward(self, x, mask)
     cls.step = Mixer.step
+    cls.causal = False
 
 
 def _no_matrix(cls: type[Sound]):
@@ -176,7 +169,29 @@ def _forgets(cls: type[Sound]):
     cls.__init__ = __init__
     cls.forward = lambda self, x, mask=None: Sound.forward(self, self.gain * x, mask)
     cls.step = Mixer.step
-    cls.pure = False
+    cls.causal = cls.pure = False
+
+
+def _no_step(cls: type[Sound]):
+    cls.step = Mixer.step
+
+
+def _ignores_state(cls: type[Sound]):
+    def forward(self, x, mask=None, *, state=None, return_state=False):
+        y = Sound.forward(self, x, mask)
+        return (y, y[:, -1]) if return_state else y
+
+    cls.forward = forward
+
+
+def _counts_padding(cls: type[Sound]):
+    def forward(self, x, mask=None, *, state=None, return_state=False):
+        start = self.init_state(len(x)) if state is None else state
+        powers = self.decay ** torch.arange(1, x.shape[1] + 1)[:, None]
+        y = zero_masked(Sound.forward(self, x, mask) + powers * start[:, None], mask)
+        return (y, y[:, -1]) if return_state else y
+
+    cls.forward = forward
 
 
 def _even_only(cls: type[Sound]):
@@ -206,14 +221,16 @@ BROKEN = [
     (_multiplies_by_mask, "mask: Broken leaks padding on the right (filled with nan), ratio nan"),
     (_fills_padding, "mask: output of Broken is not zero at padding on the right"),
     (_counts_positions, "mask: Broken leaks padding on the left"),
-    (_any_mask, "mask_errors: Broken takes a mask torch.float32"),
     (_sees_ahead, "causality: Broken sees position 1 or later before it"),
     (_wrong_step, "step: Broken differs from forward, ratio "),
     (_step_in_place, "step: Broken changes the state it was given"),
+    (_no_step, "step: Broken is causal but has no step(), which language models generate by; write init_state and"),
+    (_ignores_state, "state: Broken in parts differs from forward, ratio "),
+    (_counts_padding, "state: of Broken keeps padding on the right, ratio "),
     (_wrong_matrix, "matrix: Broken differs from forward, ratio 0.00"),
     (_no_matrix, "matrix: Broken is pure but has no matrix"),
     (_forgets, "state_dict: Broken does not keep all it learned"),
-    (_even_only, "lengths: Broken makes (1, 2, 8) of length 3"),
+    (_even_only, "lengths: Broken makes (1, 2, 8) of (1, 3, 8)"),
     (_branches, "compile: Broken is not one graph"),
     (_noisy, "determinism: Broken changes between two calls in evaluation"),
 ]
@@ -221,6 +238,28 @@ BROKEN = [
 
 def test_sound_mixer_passes():
     check_mixer(Sound)
+
+
+@pytest.mark.parametrize(
+    ("x", "mask", "message"),
+    [
+        (torch.zeros(5, 8), None, "Pool takes real x (B, L, D), got torch.float32 (5, 8); use x.unsqueeze(0) or"),
+        (torch.zeros(1, 5, 8).long(), None, "Pool takes real x (B, L, D), got torch.int64 (1, 5, 8); use x.uns"),
+        (torch.zeros(1, 5, 7), None, "Pool was built with d_model = 8, got x (1, 5, 7); build it for that width"),
+        (
+            torch.zeros(1, 5, 8),
+            torch.ones(1, 5),
+            "mask should be bool (True = keep), got torch.float32;",
+        ),
+        (torch.zeros(2, 5, 8), torch.ones(1, 5).bool(), "mask should be (B, L) = (2, 5) to go with x, got (1, 5)"),
+        (torch.zeros(0, 5, 8), torch.ones(0, 4).bool(), "mask should be (B, L) = (0, 5) to go with x, got (0, 4)"),
+    ],
+)
+def test_inputs_that_no_mixer_takes(x, mask, message):
+    """The base class checks them, for every mixer alike."""
+    with pytest.raises(ValueError) as caught:
+        Pool(8)(x, mask)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(("damage", "message"), BROKEN, ids=[d.__name__ for d, _ in BROKEN])

@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqmix.ops.vq import (
     codebook,
     commitment_loss,
-    init_vq_step,
+    init_vq_state,
     nearest_code,
     straight_through,
     update_codebook,
     vq_attention,
-    vq_attention_step,
+    vq_attention_resume,
     vq_attention_weights,
 )
 from seqmix.testing import assert_close_ratio
@@ -110,14 +110,21 @@ def test_keys_beyond_the_window_get_no_gradient():
 
 
 @pytest.mark.parametrize("kind", ["softmax", "laplace"])
-def test_decoding_equals_the_parallel_form(kind):
-    (q, k, v, bias), codes, z = _inputs(20, 4, True)
-    state, outputs = init_vq_step(B, window=4, codes=codes, d_value=V), []
-    for t in range(20):
-        y, state = vq_attention_step(q[:, t], v[:, t], codes, z[:, t], bias, state, kind=kind)
+@pytest.mark.parametrize(("window", "sizes"), [(4, [1] * 20), (4, [7, 1, 12]), (0, [3, 17])])
+@pytest.mark.parametrize("per_query", [False, True])
+def test_parts_equal_the_whole(kind, window, sizes, per_query):
+    inputs, codes, z = _inputs(20, window, True, per_query=per_query)
+    q, k, v, bias = (t.requires_grad_() for t in inputs)
+    state, outputs = init_vq_state(B, window=window, codes=codes, d_value=V), []
+    rows = bias.split(sizes, 1) if per_query else [bias] * len(sizes)
+    for *part, row in zip(*(t.split(sizes, 1) for t in (q, k, v, z)), rows, strict=True):
+        y, state = vq_attention_resume(*part[:3], codes, part[3], row, state, kind=kind)
         outputs.append(y)
-    want = vq_attention(q, k, v, codes, z, bias, window=4, causal=True, kind=kind)
-    assert_close_ratio("step", torch.stack(outputs, 1), want, 1e-12)
+    got, want = torch.cat(outputs, 1), vq_attention(q, k, v, codes, z, bias, window=window, causal=True, kind=kind)
+    assert_close_ratio("parts", got, want, 1e-12)
+    grads = (torch.autograd.grad(y.square().sum(), (q, k, v, bias)) for y in (got, want))
+    for name, a, b in zip("qkvb", *grads, strict=True):
+        assert_close_ratio(f"gradient of {name}", a, b, 1e-10)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "laplace"])

@@ -41,6 +41,7 @@ from seqmix.mixers.selective_channel import SelectiveChannel
 from seqmix.mixers.selective_token import SelectiveToken
 from seqmix.mixers.sep_conv import SepConv
 from seqmix.mixers.softmax import Softmax
+from seqmix.mixers.state import detach_state
 from seqmix.mixers.toeplitz import Toeplitz
 from seqmix.mixers.unstructured import Unstructured
 from seqmix.mixers.vandermonde import Vandermonde
@@ -82,6 +83,7 @@ __all__ = [
     "Vandermonde",
     "auxiliary_loss",
     "check_mask",
+    "detach_state",
     "hybrid_layers",
     "list_mixers",
     "mixer_facts",

@@ -45,7 +45,7 @@ class AFF(Mixer):
         threshold: float = 0.01,
         residual: bool = True,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         if d_model % n_blocks:
             raise ConfigError(f"d_model = {d_model} is not a multiple of n_blocks = {n_blocks}; change one of them")
         self.act, self.threshold, self.residual = activation(), threshold, residual

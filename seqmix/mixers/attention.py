@@ -1,11 +1,18 @@
 """Softmax attention, with rotary positions or linear biases, and a key/value cache."""
 
+from itertools import pairwise
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers.mixer import Mixer, register, zero_masked
+from seqmix.mixers.state import mix_onward
+from seqmix.ops.packed import sequence_bounds
+
+#: keys and values of all positions so far, each ``(B, n_heads, T, head_dim)``, and which of them count ``(B, T)``
+Cache = tuple[Tensor, Tensor, Tensor]
 
 
 @register(
@@ -68,7 +75,7 @@ class Attention(Mixer):
         bias: bool = False,
         dropout: float = 0.0,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         if head_dim is None and d_model % n_heads:
             raise ConfigError(
                 f"d_model = {d_model} is not a multiple of n_heads = {n_heads}; change one, or set head_dim"
@@ -82,11 +89,74 @@ class Attention(Mixer):
         self.qkv = nn.Linear(d_model, 3 * n_heads * head_dim, bias=qkv_bias)
         self.proj = nn.Linear(n_heads * head_dim, d_model, bias=bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend along L of ``x: (B, L, D)``."""
-        q, k, v = self._project(zero_masked(x, mask), 0)
-        bias = self._bias(x, mask)
-        y = nn.functional.scaled_dot_product_attention(
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        state: Cache | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, Cache]:
+        """Attend along L of ``x: (B, L, D)``.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)``.
+            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
+            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+                position.
+            return_state: return ``(y, state)`` with the state after the last position.
+        """
+        if state is not None or return_state:
+            return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
+        bounds = sequence_bounds(x, cu_seqlens, mask)
+        q, k, v = self._project(zero_masked(x, mask), torch.arange(x.shape[1], device=x.device))
+        if cu_seqlens is None:
+            y = self._attend(q, k, v, self._bias(x, mask))
+        else:
+            pieces = zip(*(t.split([j - i for i, j in pairwise(bounds)], 2) for t in (q, k, v)), strict=True)
+            y = torch.cat([self._attend(q, k, v, self._bias(q[:, 0], None)) for q, k, v in pieces], 2)
+        return zero_masked(self._merge(y), mask)
+
+    def matrix(self, x: Tensor) -> Tensor:
+        """Attention weights between the projections, ``(B, n_heads, L, L)``."""
+        q, k, _ = self._project(x, torch.arange(x.shape[1], device=x.device))
+        bias = self._bias(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+        scores = q @ k.transpose(-1, -2) * self.head_dim**-0.5  # (B, H, L, L)
+        return (scores + bias).softmax(-1)
+
+    def init_state(self, batch_size: int) -> Cache:
+        """Empty keys and values, each ``(B, n_heads, 0, head_dim)``, and which of them count ``(B, 0)``."""
+        if not self.causal:
+            raise TypeError("Attention with causal=False has no step(); build it with causal=True")
+        empty = self.qkv.weight.new_zeros(batch_size, self.n_heads, 0, self.head_dim)
+        return empty, empty, empty.new_zeros(batch_size, 0, dtype=torch.bool)
+
+    def step(self, x: Tensor, state: Cache) -> tuple[Tensor, Cache]:
+        """Attend from ``x: (B, D)`` to all earlier positions and itself."""
+        y, state = self._advance(x.unsqueeze(1), None, state)
+        return y.squeeze(1), state
+
+    def _advance(self, x: Tensor, kept: Tensor | None, state: Cache) -> tuple[Tensor, Cache]:
+        keys, values, seen = state
+        L, before = x.shape[1], keys.shape[2]
+        i = torch.arange(L, device=x.device)
+        at = seen.sum(1, keepdim=True) + i  # (B, L)
+        q, k, v = self._project(x, at)
+        keys, values = torch.cat([keys.to(k.dtype), k], 2), torch.cat([values.to(v.dtype), v], 2)
+        seen = torch.cat([seen, seen.new_ones(len(x), L) if kept is None else kept], 1)  # (B, T)
+        bias = None
+        if before or kept is not None or self.slopes is not None:
+            ahead = torch.arange(before + L, device=x.device) - (before + i).unsqueeze(1)  # (L, T)
+            # each position may see itself: kernels differ on a row with nothing allowed, some give NaN
+            allowed = seen[:, None, None] & (ahead < 0) | (ahead == 0)  # (B, 1, L, T)
+            bias = x.new_zeros(()) if self.slopes is None else _linear_bias(self.slopes, at, seen.cumsum(1) - 1, x)
+            bias = torch.where(allowed, bias, -torch.inf)
+        return self._merge(self._attend(q, keys, values, bias)), (keys, values, seen)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(
             q,
             k,
             v,
@@ -94,35 +164,15 @@ class Attention(Mixer):
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=self.causal and bias is None,
         )
-        return zero_masked(self.proj(rearrange(y, "b h l p -> b l (h p)")), mask)
 
-    def matrix(self, x: Tensor) -> Tensor:
-        """Attention weights between the projections, ``(B, n_heads, L, L)``."""
-        q, k, _ = self._project(x, 0)
-        bias = self._bias(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
-        scores = q @ k.transpose(-1, -2) * self.head_dim**-0.5  # (B, H, L, L)
-        return (scores + bias).softmax(-1)
+    def _merge(self, y: Tensor) -> Tensor:
+        return self.proj(rearrange(y, "b h l p -> b l (h p)"))
 
-    def init_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Empty keys and values, each ``(B, n_heads, 0, head_dim)``."""
-        if not self.causal:
-            raise TypeError("Attention with causal=False has no step(); build it with causal=True")
-        empty = self.qkv.weight.new_zeros(batch_size, self.n_heads, 0, self.head_dim)
-        return empty, empty
-
-    def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Attend from ``x: (B, D)`` to all earlier positions and itself."""
-        keys, values = state
-        q, k, v = self._project(x.unsqueeze(1), keys.shape[2])
-        keys, values = torch.cat([keys, k], 2), torch.cat([values, v], 2)
-        bias = None if self.slopes is None else _linear_bias(self.slopes, keys)[:, -1:]  # (H, 1, L)
-        y = nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
-        return self.proj(rearrange(y, "b h 1 p -> b (h p)")), (keys, values)
-
-    def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``(B, H, L, P)`` of ``x`` at positions ``at: (L,)`` or ``(B, L)``."""
         q, k, v = rearrange(self.qkv(x), "b l (three h p) -> three b h l p", three=3, h=self.n_heads)
         if self.rope_base is not None:
-            q, k = _rotate(q, start, self.rope_base), _rotate(k, start, self.rope_base)
+            q, k = _rotate(q, at, self.rope_base), _rotate(k, at, self.rope_base)
         return q, k, v
 
     def _bias(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -136,7 +186,8 @@ class Attention(Mixer):
             allowed = allowed.tril()
         # each position may see itself: kernels differ on a row with nothing allowed, some give NaN
         allowed = allowed | torch.eye(L, dtype=torch.bool, device=x.device)
-        bias = x.new_zeros(1, 1, 1) if self.slopes is None else _linear_bias(self.slopes, x)  # (H, L, L)
+        at = torch.arange(L, device=x.device)
+        bias = x.new_zeros(()) if self.slopes is None else _linear_bias(self.slopes, at, at, x)  # (H, L, L)
         return torch.where(allowed, bias, -torch.inf)
 
 
@@ -146,21 +197,20 @@ def _slopes(n_heads: int) -> list[float]:
     return [2 ** (-8 * i / n) for i in range(1, n + 1)] + [2 ** (-4 * i / n) for i in range(1, 2 * (n_heads - n), 2)]
 
 
-def _linear_bias(slopes: list[float], x: Tensor) -> Tensor:
-    """Slope of the head times the distance, negative, ``(H, L, L)``; L, type and device are those of ``x``."""
+def _linear_bias(slopes: list[float], at: Tensor, of: Tensor, x: Tensor) -> Tensor:
+    """Slope of a head times the distance of ``at: (..., L)`` and ``of: (..., T)``, negative: ``(..., H, L, T)``."""
     # bfloat16 does not hold every distance beyond 256
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    at = torch.arange(x.shape[-2], device=x.device, dtype=wide)
-    rates = torch.tensor(slopes, device=x.device, dtype=wide)
-    return (-rates[:, None, None] * (at[:, None] - at).abs()).to(x.dtype)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rates = torch.tensor(slopes, device=x.device, dtype=dtype)[:, None, None]
+    distance = (at.unsqueeze(-1) - of.unsqueeze(-2)).abs().unsqueeze(-3)  # (..., 1, L, T)
+    return (-rates * distance).to(x.dtype)
 
 
-def _rotate(x: Tensor, start: int, base: float) -> Tensor:
-    """Turn the pairs (i, i + P/2) of ``x: (B, H, L, P)`` by the angles of positions ``start, start + 1, ...``."""
-    L, P = x.shape[-2:]
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    rates = base ** (-torch.arange(0, P, 2, dtype=wide, device=x.device) / P)
-    angles = torch.outer(torch.arange(start, start + L, dtype=wide, device=x.device), rates)  # (L, P/2)
+def _rotate(x: Tensor, at: Tensor, base: float) -> Tensor:
+    """Turn the pairs (i, i + P/2) of ``x: (B, H, L, P)`` by the angles of positions ``at: (L,)`` or ``(B, L)``."""
+    P, dtype = x.shape[-1], torch.promote_types(x.dtype, torch.float32)
+    rates = base ** (-torch.arange(0, P, 2, dtype=dtype, device=x.device) / P)
+    angles = (at.unsqueeze(-1) * rates).unsqueeze(-3)  # (B or 1, 1, L, P/2)
     cos, sin = angles.cos(), angles.sin()
-    left, right = x.to(wide).chunk(2, -1)
+    left, right = x.to(dtype).chunk(2, -1)
     return torch.cat([left * cos - right * sin, left * sin + right * cos], -1).to(x.dtype)

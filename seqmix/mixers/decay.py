@@ -22,29 +22,46 @@ def decay_scan(x: Tensor, log_decay: Tensor, weight: Tensor) -> Tensor:
 
     Cost: O(L D (N + chunk)) time, O(L D (1 + N / chunk)) memory.
     """
+    L = x.shape[1]
+    if L > _CHUNK:
+        x = nn.functional.pad(x, (0, 0, 0, -L % _CHUNK))
+    return _scan_chunks(x, log_decay, weight, None)[0][:, :L]
+
+
+def decay_resume(x: Tensor, log_decay: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """``decay_scan`` of ``x: (B, L, D)`` after ``state: (B, D, N)``, and the state after it."""
+    ys = []
+    # whole chunks, then what is left
+    for part in x.split([x.shape[1] // _CHUNK * _CHUNK, x.shape[1] % _CHUNK], 1):
+        if part.numel():
+            y, state = _scan_chunks(part, log_decay, weight, state)
+            ys.append(y)
+    return torch.cat(ys, 1), state
+
+
+def _scan_chunks(x: Tensor, log_decay: Tensor, weight: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Chunks of ``x: (B, n chunk, D)``, or one that is shorter; a single one from state zero makes no state."""
     B, L, D = x.shape
     C = min(_CHUNK, L)
-    if L % C:
-        x = nn.functional.pad(x, (0, 0, 0, -L % C))
     # a transpose of two axes keeps to the cache, one of three would not
     x = x.flatten(0, 1).t().contiguous().view(D, -1, C)  # (D, B n, C)
     t = torch.arange(C, device=x.device)
     lag = t - t.unsqueeze(1)  # (C, C), from row to column
     # what lies before the present has to be an exact zero
     inside = decay_kernel(log_decay, weight, C)[:, lag.clamp(min=0)].triu()  # (D, C, C)
-    if L <= C:
-        return _transpose(x @ inside, B)
+    if state is None and L <= C:
+        return _transpose(x @ inside, B), x.new_empty(0)
     powers = (log_decay.unsqueeze(-1) * t).exp()  # (D, N, C)
     gains = x.to(powers.dtype) @ powers.flip(-1).mT  # (D, B n, N)
     over_chunk = (log_decay * C).exp().unsqueeze(1)
-    state = torch.zeros_like(gains[:, :B])
+    carried = torch.zeros_like(gains[:, :B]) if state is None else state.transpose(0, 1)  # (D, B, N)
     states = []
     for gain in rearrange(gains, "d (b n) m -> n d b m", b=B).contiguous().unbind():
-        states.append(state)
-        state = over_chunk * state + gain
+        states.append(carried)
+        carried = over_chunk * carried + gain
     reach = weight.unsqueeze(-1) * powers * log_decay.exp().unsqueeze(-1)  # (D, N, C)
     far = rearrange(states, "n d b m -> d (b n) m") @ reach
-    return _transpose(x @ inside + far.real, B)[:, :L]
+    return _transpose(x @ inside + far.real, B), carried.transpose(0, 1)
 
 
 def decay_mix(x: Tensor, mask: Tensor | None, log_decay: Tensor, weight: Tensor, skip: Tensor, causal: bool) -> Tensor:
@@ -80,12 +97,25 @@ def decay_state(mixer: Mixer, batch_size: int, log_decay: Tensor, weight: Tensor
     return weight.new_zeros(batch_size, *weight.shape)
 
 
-def decay_step(x: Tensor, state: Tensor, log_decay: Tensor, weight: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-    """Advance the causal ``decay_mix`` by one position ``x: (B, D)``."""
+def decay_onward(
+    x: Tensor, kept: Tensor | None, state: Tensor, log_decay: Tensor, weight: Tensor, skip: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Go on from ``state`` with the causal ``decay_mix`` of ``x: (B, L, D)``, and return the state after it too.
+
+    ``kept: (B, L)`` marks the leading positions of each row that count; the others are zero.
+    """
     u = wide(x)
-    state = log_decay.exp() * state + u.unsqueeze(-1)  # (B, D, N)
-    y = (weight * state).sum(-1).real + wide(skip) * u
-    return nn.functional.silu(y).to(x.dtype), state
+    with torch.autocast(x.device.type, enabled=False):
+        y, after = decay_resume(u, log_decay, weight, state)
+        if kept is not None:
+            n = kept.sum(1)
+            # moved to the right end zeros come first, and a state of zero passes them
+            at = torch.arange(x.shape[1], device=x.device) - (x.shape[1] - n).unsqueeze(1)  # (B, L)
+            moved = zero_masked(u.gather(1, at.clamp(min=0).unsqueeze(-1).expand_as(u)), at >= 0)
+            _, after = decay_resume(moved, log_decay, weight, torch.zeros_like(state))
+            after = after + (log_decay * n[:, None, None]).exp() * state
+        y = nn.functional.silu(torch.addcmul(y, wide(skip), u))
+    return y.to(x.dtype), after
 
 
 def _transpose(y: Tensor, B: int) -> Tensor:

@@ -51,7 +51,7 @@ class Dense(Mixer):
         bias: bool = False,
         hidden: bool = False,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         self.max_len = require_max_len(self, max_len, "an L x L matrix")
         if d_model % n_heads:
             raise ConfigError(f"d_model = {d_model} is not a multiple of n_heads = {n_heads}; change one of them")

@@ -28,7 +28,7 @@ class DenseMLP(Mixer):
     """
 
     def __init__(self, d_model: int, max_len: int | None = None, *, hidden: int | None = None):
-        super().__init__()
+        super().__init__(d_model, max_len)
         self.max_len = require_max_len(self, max_len, "layers as wide as the sequence")
         hidden = hidden or 2 * self.max_len
         self.fc1 = nn.Linear(self.max_len, hidden)

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers.decay import decay_matrix, decay_mix, decay_state, decay_step
+from seqmix.mixers.decay import decay_matrix, decay_mix, decay_onward, decay_state
 from seqmix.mixers.mixer import Mixer, register
+from seqmix.mixers.state import mix_onward
 from seqmix.ops.wide import wide
 
 
@@ -35,7 +36,7 @@ class EMA(Mixer):
     state_space = ("delta", "alpha", "beta", "gamma", "omega")
 
     def __init__(self, d_model: int, max_len: int | None = None, *, d_state: int = 16, causal: bool = True):
-        super().__init__()
+        super().__init__(d_model, max_len)
         if d_state < 1:
             raise ConfigError(f"d_state = {d_state} leaves nothing to average; use 1 or more")
         self.causal = causal
@@ -48,8 +49,20 @@ class EMA(Mixer):
         self.gamma = nn.Parameter(torch.randn(E, d_state))
         self.omega = nn.Parameter(torch.randn(d_model))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Average ``x: (B, L, D)`` along L."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, state: Tensor | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Average ``x: (B, L, D)`` along L.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)``.
+            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+                position.
+            return_state: return ``(y, state)`` with the state after the last position.
+        """
+        if state is not None or return_state:
+            return mix_onward(self, self._advance, x, mask, state, return_state)
         return decay_mix(x, mask, *self._modes(), self.omega, self.causal)
 
     def matrix(self, x: Tensor) -> Tensor:
@@ -62,7 +75,11 @@ class EMA(Mixer):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by one position ``x: (B, D)``."""
-        return decay_step(x, state, *self._modes(), self.omega)
+        y, state = self._advance(x.unsqueeze(1), None, state)
+        return y.squeeze(1), state
+
+    def _advance(self, x: Tensor, kept: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+        return decay_onward(x, kept, state, *self._modes(), self.omega)
 
     def _modes(self) -> tuple[Tensor, Tensor]:
         delta, alpha, beta = (wide(p.squeeze(-1)) for p in (self.delta, self.alpha, self.beta))

@@ -28,7 +28,7 @@ class FFNifiedAttention(Mixer):
     """
 
     def __init__(self, d_model: int, max_len: int | None = None, *, kernel_size: int = 7, bias: bool = True):
-        super().__init__()
+        super().__init__(d_model, max_len)
         require_odd("kernel_size", kernel_size)
         self.fc = nn.Linear(d_model, d_model, bias=bias)
         self.conv1 = nn.Conv1d(d_model, d_model, kernel_size, groups=d_model, bias=bias)

@@ -30,7 +30,7 @@ class FNet(Mixer):
     """
 
     def __init__(self, d_model: int, max_len: int | None = None, *, hidden: bool = True):
-        super().__init__()
+        super().__init__(d_model, max_len)
         self.hidden, self.pure = hidden, not hidden
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

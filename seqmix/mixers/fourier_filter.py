@@ -33,7 +33,7 @@ class FourierFilter(Mixer):
     pure = True
 
     def __init__(self, d_model: int, max_len: int | None = None, *, init_std: float = 0.02):
-        super().__init__()
+        super().__init__(d_model, max_len)
         self.max_len = require_max_len(self, max_len, "one number per frequency")
         self.weight = nn.Parameter(torch.randn(self.max_len // 2 + 1, d_model, 2) * init_std)  # (F, D, 2)
 

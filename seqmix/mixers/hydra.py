@@ -78,7 +78,7 @@ class Hydra(Mixer):
         conv_bias: bool = True,
         chunk_size: int | None = None,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         E, H = inner_sizes(d_model, expand, headdim, ngroups)
         if d_conv % 2 == 0:
             raise ConfigError(f"d_conv = {d_conv} is even and has no center; use {d_conv - 1} or {d_conv + 1}")

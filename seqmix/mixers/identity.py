@@ -26,11 +26,14 @@ class Identity(Mixer):
     pointwise = True
 
     def __init__(self, d_model: int, max_len: int | None = None):
-        super().__init__()
+        super().__init__(d_model, max_len)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return ``x: (B, L, D)``, zero where masked."""
-        return zero_masked(x, mask)
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, state: None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, None]:
+        """Return ``x: (B, L, D)``, zero where masked; with ``return_state`` the state too, which is None."""
+        y = zero_masked(x, mask)
+        return (y, None) if return_state else y
 
     def matrix(self, x: Tensor) -> Tensor:
         """Identity matrix as ``(B, 1, L, L)``."""

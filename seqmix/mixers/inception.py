@@ -45,7 +45,7 @@ class InceptionMixer(Mixer):
         stride: int = 1,
         kernel_size: int = 3,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         low = n_heads * head_dim
         high = d_model - low
         if high <= 0 or high % 2:

@@ -16,17 +16,21 @@ from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.near_bias import SinusoidBias, TableBias
 from seqmix.mixers.norm import ScaleNorm
 from seqmix.mixers.s4d import S4D
+from seqmix.mixers.state import mix_onward
 from seqmix.ops.vq import (
     Kind,
-    StepState,
+    VQState,
     commitment_loss,
-    init_vq_step,
+    init_vq_state,
     nearest_code,
     vq_attention,
-    vq_attention_step,
+    vq_attention_resume,
     vq_attention_weights,
 )
 from seqmix.ops.wide import wide
+
+#: of the state space model, and of the attention
+State = tuple[Tensor, VQState]
 
 
 @register(
@@ -117,7 +121,7 @@ class LongVQ(Mixer):
         norm: Literal["none", "layer", "scale", "batch"] = "none",
         causal: bool = False,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         _check_option("ssm", ssm, ("ema", "s4d"))
         _check_option("attention", attention, ("softmax", "laplace"))
         _check_option("local_bias", local_bias, ("table", "sinusoid"))
@@ -148,8 +152,20 @@ class LongVQ(Mixer):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, state: State | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, State]:
+        """Mix ``x: (B, L, D)`` along L.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)``.
+            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+                position.
+            return_state: return ``(y, state)`` with the state after the last position.
+        """
+        if state is not None or return_state:
+            return mix_onward(self, self._advance, x, mask, state, return_state)
         x = zero_masked(x, mask)
         normed = self._normalize(x, mask)
         phi, q, k, gate, eta = self._project(self.dropout(self.move(normed, mask)))
@@ -171,12 +187,7 @@ class LongVQ(Mixer):
             mask=mask,
         )
         y = zero_masked(self._gate(x, phi, gate, eta, o), mask)
-        self._commitment = None
-        if self.training:
-            loss = self.commitment * commitment_loss(k, codes, z, mask)
-            _after_backward(loss, partial(self.codebook.learn, k.detach(), z, mask))
-            self._commitment = _Commitment(loss)
-            _in_backward(y, partial(self._expect_asked, self._commitment))
+        self._learn(k, codes, z, mask, y)
         return y
 
     def auxiliary(self) -> Tensor | None:
@@ -195,24 +206,40 @@ class LongVQ(Mixer):
         M = vq_attention_weights(q, codes, z, bias, window=self.window, causal=self.causal, kind=self.attention)
         return M.unsqueeze(1).to(x.dtype)
 
-    def init_state(self, batch_size: int) -> tuple[Tensor, StepState]:
-        """State of the SSM, and codes and values of the window with a table of what is older."""
+    def init_state(self, batch_size: int) -> State:
+        """State of the SSM, and codes, keys and values of the window with a table of what is older."""
         if not self.causal:
             raise TypeError("LongVQ has no step() in both directions; build it with causal=True")
         codes, V = self.codebook.codes(), self.widths[2]
-        return self.move.init_state(batch_size), init_vq_step(batch_size, window=self.window, codes=codes, d_value=V)
+        return self.move.init_state(batch_size), init_vq_state(batch_size, window=self.window, codes=codes, d_value=V)
 
-    def step(self, x: Tensor, state: tuple[Tensor, StepState]) -> tuple[Tensor, tuple[Tensor, StepState]]:
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Advance by one position ``x: (B, D)``."""
+        y, state = self._advance(x.unsqueeze(1), None, state)
+        return y.squeeze(1), state
+
+    def _advance(self, x: Tensor, kept: Tensor | None, state: State) -> tuple[Tensor, State]:
         moved, seen = state
-        normed = self.norm(x)
-        m, moved = self.move.step(normed, moved)
+        normed = self._normalize(x, kept)
+        m, moved = self.move(normed, kept, state=moved, return_state=True)
         phi, q, k, gate, eta = self._project(self.dropout(m))
         v = nn.functional.silu(self.v_proj(normed))
         codes = self.codebook.codes()
+        z = nearest_code(k, codes)
         q, bias = self.bias(q)
-        o, seen = vq_attention_step(q, v, codes, nearest_code(k, codes), bias, seen, kind=self.attention)
-        return self._gate(x, phi, gate, eta, o), (moved, seen)
+        o, seen = vq_attention_resume(q, k, v, codes, z, bias, seen, kind=self.attention, block=self.block, kept=kept)
+        y = self._gate(x, phi, gate, eta, o)
+        self._learn(k, codes, z, kept, y)
+        return y, (moved, seen)
+
+    def _learn(self, k: Tensor, codes: Tensor, z: Tensor, mask: Tensor | None, y: Tensor) -> None:
+        """In training, keep the commitment loss; the codebook follows the keys when that has been back-propagated."""
+        self._commitment = None
+        if self.training:
+            loss = self.commitment * commitment_loss(k, codes, z, mask)
+            _after_backward(loss, partial(self.codebook.learn, k.detach(), z, mask))
+            self._commitment = _Commitment(loss)
+            _in_backward(y, partial(self._expect_asked, self._commitment))
 
     def __getstate__(self) -> dict[str, Any]:
         # a loss inside a graph can be neither copied nor pickled

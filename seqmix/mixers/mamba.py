@@ -15,9 +15,10 @@ from seqmix.mixers.ssm import (
     branch_matrix,
     empty_state,
     make_branch,
+    resume_branch,
     run_branch,
-    step_branch,
 )
+from seqmix.mixers.state import mix_onward
 
 
 @register(
@@ -77,7 +78,7 @@ class Mamba(Mixer):
         bias: bool = False,
         discretization: Discretization = "euler",
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         check_choice("discretization", discretization, ("euler", "zoh"))
         check_choice("dt_init", dt_init, ("random", "constant"))
         self.discretization: Discretization = discretization
@@ -99,14 +100,27 @@ class Mamba(Mixer):
             self.dt_proj.weight.mul_(dt_scale)
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        state: BranchState | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, BranchState]:
         """Mix ``x: (B, L, D)`` along L.
 
         Args:
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
+            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+                position.
+            return_state: return ``(y, state)`` with the state after the last position.
         """
+        if state is not None or return_state:
+            return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
         u, z = self.in_proj(zero_masked(x, mask)).chunk(2, -1)  # (B, L, E)
         y = run_branch(u, self._branch, z=z, mask=mask, cu_seqlens=cu_seqlens, discretization=self.discretization)
         return zero_masked(self.out_proj(y), mask)
@@ -122,8 +136,12 @@ class Mamba(Mixer):
 
     def step(self, x: Tensor, state: BranchState) -> tuple[Tensor, BranchState]:
         """Advance by one position ``x: (B, D)``."""
+        y, state = self._advance(x.unsqueeze(1), None, state)
+        return y.squeeze(1), state
+
+    def _advance(self, x: Tensor, kept: Tensor | None, state: BranchState) -> tuple[Tensor, BranchState]:
         u, z = self.in_proj(x).chunk(2, -1)
-        y, state = step_branch(u, state, self._branch, z=z, discretization=self.discretization)
+        y, state = resume_branch(u, state, self._branch, z=z, kept=kept, discretization=self.discretization)
         return self.out_proj(y), state
 
     @property

@@ -8,8 +8,12 @@ from seqmix.errors import ConfigError
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
 from seqmix.mixers.ssm import dt_bias, rates
+from seqmix.mixers.state import last_inputs, mix_onward
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
+
+#: last inputs of the convolution, and state of the scan
+State = tuple[Tensor, Tensor]
 
 
 @register(
@@ -90,7 +94,7 @@ class Mamba2(Mixer):
         conv_bias: bool = True,
         chunk_size: int | None = None,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         E, H = inner_sizes(d_model, expand, headdim, ngroups, d_ssm)
         S = H * headdim
         self.headdim, self.ngroups, self.dt_limit, self.chunk_size = headdim, ngroups, dt_limit, chunk_size
@@ -109,14 +113,27 @@ class Mamba2(Mixer):
         self.norm = RMSNorm(S, gate_first=not norm_before_gate, groups=ngroups) if rmsnorm else None
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        state: State | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, State]:
         """Mix ``x: (B, L, D)`` along L.
 
         Args:
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
+            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+                position.
+            return_state: return ``(y, state)`` with the state after the last position.
         """
+        if state is not None or return_state:
+            return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
         bounds = sequence_bounds(x, cu_seqlens, mask)
         *beside, z, x, dt = self.in_proj(zero_masked(x, mask)).split(self.split, -1)
         # the bias of in_proj fills padding again, and the convolution would carry it to its neighbors
@@ -135,7 +152,7 @@ class Mamba2(Mixer):
         M = M.repeat_interleave(len(self.D) // M.shape[1], 1)
         return M + torch.diag_embed(self.D.unsqueeze(1).expand(-1, M.shape[-1]))
 
-    def init_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+    def init_state(self, batch_size: int) -> State:
         """Last inputs of the convolution ``(B, K - 1, E + 2 G N)``, and state of the scan ``(B, H, P, N)``."""
         width, _, K = self.conv1d.weight.shape
         window = self.conv1d.weight.new_zeros(batch_size, K - 1, width)
@@ -145,16 +162,18 @@ class Mamba2(Mixer):
             return window, self.init_states.to(dtype).expand(batch_size, -1, -1, -1)
         return window, self.dt_bias.new_zeros(batch_size, self.split[4], self.headdim, N, dtype=dtype)
 
-    def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Advance by one position: ``x: (B, D)``, state -> ``(B, D)``, state."""
+        y, state = self._advance(x.unsqueeze(1), None, state)
+        return y.squeeze(1), state
+
+    def _advance(self, x: Tensor, kept: Tensor | None, state: State) -> tuple[Tensor, State]:
         window, S = state
-        *beside, z, x, dt = self.in_proj(x.unsqueeze(1)).split(self.split, -1)
-        window = torch.cat([window, x], 1)  # (B, K, E + 2 G N)
-        x = torch.einsum("bke,ek->be", window, self.conv1d.weight.squeeze(1)).unsqueeze(1)
-        if self.conv1d.bias is not None:
-            x = x + self.conv1d.bias
-        y, S = self._scan(F.silu(x), dt, S, None, None)
-        return self._out(y, z, beside).squeeze(1), (window[:, 1:], S)
+        *beside, z, x, dt = self.in_proj(x).split(self.split, -1)
+        inputs, behind = torch.cat([window.to(x.dtype), x], 1), window.shape[1]  # (B, K - 1 + L, E + 2 G N)
+        x = self._convolve(inputs, [0, inputs.shape[1]])[:, behind:]
+        y, S = self._scan(x, dt, S, None, kept)
+        return self._out(y, z, beside), (last_inputs(inputs, behind, kept), S)
 
     def _convolve(self, x: Tensor, bounds: list[int]) -> Tensor:
         weight = self.conv1d.weight.squeeze(1)  # (E + 2 G N, K)

@@ -76,7 +76,7 @@ class MatrixMixer(Mixer):
         conv_bias: bool = True,
         gated: bool = True,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         require_odd("d_conv", d_conv)
         E = expand * d_model
         self.matrix_mixer = matrix(

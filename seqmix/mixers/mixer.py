@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 
 
 class Mixer(nn.Module, ABC):
@@ -21,6 +21,14 @@ class Mixer(nn.Module, ABC):
 
     Members are built as ``Mixer(d_model, max_len=None, *, options)`` and are final. ``mask`` is ``(B, L)`` bool,
     True where a position is real. Masked positions contribute nothing and their output is zero.
+
+    The ``forward`` of a causal mixer may have two more arguments: ``state``, what ``init_state``, ``step`` or an
+    earlier call returned, and ``return_state``, which makes it return ``(y, state)``. A mixer without them advances by
+    ``step``.
+
+    Args:
+        d_model: width D, to check inputs against. Default: any width.
+        max_len: longest sequence, for mixers that store something per position.
     """
 
     #: position i sees only positions 0..i; ``init_state`` and ``step`` are then expected too
@@ -32,6 +40,27 @@ class Mixer(nn.Module, ABC):
     #: parameters that define a state space (rates, steps, skips); weight decay spares them, and they stay in float32
     #: at least when the module is converted to a half type
     state_space: tuple[str, ...] = ()
+
+    def __init__(self, d_model: int | None = None, max_len: int | None = None):
+        super().__init__()
+        check_at_least(1, d_model=d_model, max_len=max_len)
+        self.d_model = d_model
+
+    def __call__(self, x: Tensor, mask: Tensor | None = None, *args: Any, **options: Any) -> Any:
+        """Check the input, once for all members, and run ``forward``; nothing comes of an empty batch or length 0."""
+        name, shape = type(self).__name__, tuple(x.shape)
+        if x.ndim != 3 or not x.is_floating_point():
+            raise ValueError(f"{name} takes real x (B, L, D), got {x.dtype} {shape}; use x.unsqueeze(0) or x.float()")
+        if self.d_model not in (None, shape[-1]):
+            raise ValueError(f"{name} was built with d_model = {self.d_model}, got x {shape}; build it for that width")
+        if mask is not None:
+            check_mask(x, mask)
+        if x.shape[0] and x.shape[1]:
+            return super().__call__(x, mask, *args, **options)
+        state = options.get("state")
+        if options.get("return_state"):
+            return x.clone(), self.init_state(len(x)) if state is None else state
+        return x.clone()
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -69,7 +69,7 @@ class PoNet(Mixer):
         project: bool = False,
         original_padding: bool = False,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         if variant not in _KEYS:
             raise ConfigError(f"there is no variant {variant!r} of PoNet; use 'base' or 'lra'")
         if d_model % n_heads:

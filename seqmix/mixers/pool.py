@@ -31,7 +31,7 @@ class Pool(Mixer):
     pure = True
 
     def __init__(self, d_model: int, max_len: int | None = None, *, pool_size: int = 3, subtract_input: bool = True):
-        super().__init__()
+        super().__init__(d_model, max_len)
         require_odd("pool_size", pool_size)
         self.pool_size, self.subtract_input = pool_size, subtract_input
 
@@ -47,7 +47,7 @@ class Pool(Mixer):
         """Band matrix of the mean, minus the identity, as ``(B, 1, L, L)``."""
         B, L, _ = x.shape
         eye = torch.eye(L, dtype=x.dtype, device=x.device)
-        return self(eye.unsqueeze(0)).expand(B, 1, L, L)
+        return self.forward(eye.unsqueeze(0)).expand(B, 1, L, L)
 
     def _window_sum(self, x: Tensor) -> Tensor:
         reach = self.pool_size // 2

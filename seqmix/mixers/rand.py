@@ -30,7 +30,7 @@ class Rand(Mixer):
     pure = True
 
     def __init__(self, d_model: int, max_len: int | None = None):
-        super().__init__()
+        super().__init__(d_model, max_len)
         self.max_len = require_max_len(self, max_len, "an L x L matrix")
         self.random_matrix: Tensor
         self.register_buffer("random_matrix", torch.rand(self.max_len, self.max_len).softmax(-1))  # (L, L)

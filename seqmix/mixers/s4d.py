@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers.decay import decay_matrix, decay_mix, decay_state, decay_step
+from seqmix.mixers.decay import decay_matrix, decay_mix, decay_onward, decay_state
 from seqmix.mixers.mixer import Mixer, register
+from seqmix.mixers.state import mix_onward
 from seqmix.ops.wide import wide
 
 
@@ -47,7 +48,7 @@ class S4D(Mixer):
         dt_min: float = 0.001,
         dt_max: float = 0.1,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         if d_state < 2 or d_state % 2:
             raise ConfigError(f"d_state = {d_state} does not make complex modes; use a positive even number")
         if not 0 < dt_min <= dt_max:
@@ -60,8 +61,20 @@ class S4D(Mixer):
         self.C = nn.Parameter(torch.randn(E, N, 2) / 2**0.5)
         self.D = nn.Parameter(torch.randn(d_model))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Filter ``x: (B, L, D)`` along L."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, state: Tensor | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Filter ``x: (B, L, D)`` along L.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)``.
+            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+                position.
+            return_state: return ``(y, state)`` with the state after the last position.
+        """
+        if state is not None or return_state:
+            return mix_onward(self, self._advance, x, mask, state, return_state)
         return decay_mix(x, mask, *self._modes(), self.D, self.causal)
 
     def matrix(self, x: Tensor) -> Tensor:
@@ -74,7 +87,11 @@ class S4D(Mixer):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by one position ``x: (B, D)``."""
-        return decay_step(x, state, *self._modes(), self.D)
+        y, state = self._advance(x.unsqueeze(1), None, state)
+        return y.squeeze(1), state
+
+    def _advance(self, x: Tensor, kept: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+        return decay_onward(x, kept, state, *self._modes(), self.D)
 
     def _modes(self) -> tuple[Tensor, Tensor]:
         A = torch.complex(-wide(self.log_A_real).exp(), wide(self.A_imag))  # (E, N / 2)

@@ -72,7 +72,7 @@ class SelectiveChannel(Mixer):
         merge: Literal["sum", "mean"] = "sum",
         discretization: Discretization = "euler",
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         check_choice("reading", reading, ("dense", "lifted", "transposed"))
         check_choice("merge", merge, ("sum", "mean"))
         check_choice("discretization", discretization, ("euler", "zoh"))
@@ -103,8 +103,13 @@ class SelectiveChannel(Mixer):
         self.lower = nn.Linear(group, 1, bias=False) if reading == "lifted" else None
         self.out_proj = nn.Linear(width, features, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix the channels of ``x: (B, L, D)``."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, state: None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, None]:
+        """Mix the channels of ``x: (B, L, D)``; with ``return_state`` return the state too, which is None."""
+        if return_state:
+            state = self.init_state(len(x))
+            return self(x, mask), state
         if self.reading != "transposed":
             return zero_masked(self._mix(zero_masked(x, mask)), mask)
         check_length(self, x, self.features)

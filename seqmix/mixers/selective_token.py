@@ -13,10 +13,11 @@ from seqmix.mixers.ssm import (
     Discretization,
     empty_state,
     make_branch,
+    resume_branch,
     run_both_ways,
     run_branch,
-    step_branch,
 )
+from seqmix.mixers.state import mix_onward
 
 
 @register(
@@ -73,7 +74,7 @@ class SelectiveToken(Mixer):
         merge: Literal["sum", "mean"] = "sum",
         discretization: Discretization = "euler",
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         check_choice("bcdt_from", bcdt_from, ("conv", "input"))
         check_choice("merge", merge, ("sum", "mean"))
         check_choice("discretization", discretization, ("euler", "zoh"))
@@ -97,8 +98,27 @@ class SelectiveToken(Mixer):
             self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b = branch()
         self.out_proj = nn.Linear(E, d_model, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        state: BranchState | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, BranchState]:
+        """Mix ``x: (B, L, D)`` along L.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)``.
+            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
+            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+                position. With ``bidirectional`` there is none.
+            return_state: return ``(y, state)`` with the state after the last position.
+        """
+        if state is not None or return_state:
+            return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
         x = zero_masked(x, mask)
         u, z = self.in_proj(x).chunk(2, -1)  # (B, L, E)
         source = self._source(x)
@@ -110,12 +130,21 @@ class SelectiveToken(Mixer):
                 back,
                 source=source,
                 mask=mask,
+                cu_seqlens=cu_seqlens,
                 mean=self.merge == "mean",
                 discretization=self.discretization,
             )
             y = y * nn.functional.silu(z)
         else:
-            y = run_branch(u, self._branch, z=z, source=source, mask=mask, discretization=self.discretization)
+            y = run_branch(
+                u,
+                self._branch,
+                z=z,
+                source=source,
+                mask=mask,
+                cu_seqlens=cu_seqlens,
+                discretization=self.discretization,
+            )
         return zero_masked(self.out_proj(y), mask)
 
     def init_state(self, batch_size: int) -> BranchState:
@@ -126,8 +155,13 @@ class SelectiveToken(Mixer):
 
     def step(self, x: Tensor, state: BranchState) -> tuple[Tensor, BranchState]:
         """Advance by one position ``x: (B, D)``."""
+        y, state = self._advance(x.unsqueeze(1), None, state)
+        return y.squeeze(1), state
+
+    def _advance(self, x: Tensor, kept: Tensor | None, state: BranchState) -> tuple[Tensor, BranchState]:
         u, z = self.in_proj(x).chunk(2, -1)
-        y, state = step_branch(u, state, self._branch, z=z, source=self._source(x), discretization=self.discretization)
+        source, how = self._source(x), self.discretization
+        y, state = resume_branch(u, state, self._branch, z=z, source=source, kept=kept, discretization=how)
         return self.out_proj(y), state
 
     @property

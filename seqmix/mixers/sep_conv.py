@@ -40,7 +40,7 @@ class SepConv(Mixer):
         star_scale: float = 0.8944,
         star_bias: float = -0.4472,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         require_odd("kernel_size", kernel_size)
         E = expand * d_model
         self.pwconv1 = nn.Linear(d_model, E, bias=False)

@@ -4,13 +4,15 @@ Names, layout and initialization are those of state-spaces/mamba (Gu and Dao, 20
 """
 
 import math
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from seqmix.mixers.mixer import zero_masked
-from seqmix.ops import scan_matrix, selective_scan, selective_scan_step
+from seqmix.mixers.state import last_inputs
+from seqmix.ops import scan_matrix, selective_scan
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.wide import wide
 
@@ -103,12 +105,13 @@ def run_both_ways(
     *,
     source: Tensor | None = None,
     mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     mean: bool = False,
     discretization: Discretization = "euler",
 ) -> Tensor:
     """Sum, or mean, of a branch from the start and a branch from the end of ``u: (B, L, E)``."""
-    y = run_branch(u, ahead, source=source, mask=mask, discretization=discretization)
-    y = y + run_branch(u, back, source=source, mask=mask, reverse=True, discretization=discretization)
+    run = partial(run_branch, u, source=source, mask=mask, cu_seqlens=cu_seqlens, discretization=discretization)
+    y = run(ahead) + run(back, reverse=True)
     return y / 2 if mean else y
 
 
@@ -122,25 +125,26 @@ def empty_state(batch_size: int, branch: Branch) -> BranchState:
     return window, weight.new_zeros(batch_size, *branch.A_log.shape, dtype=dtype)
 
 
-def step_branch(
+def resume_branch(
     u: Tensor,
     state: BranchState,
     branch: Branch,
     *,
     z: Tensor | None = None,
     source: Tensor | None = None,
+    kept: Tensor | None = None,
     discretization: Discretization = "euler",
 ) -> tuple[Tensor, BranchState]:
-    """Advance ``run_branch`` by one position: ``u, z: (B, E)``, ``source: (B, S)``."""
+    """Go on from ``state`` with ``run_branch``, ``u: (B, L, E)``, and return the state after it too.
+
+    ``kept: (B, L)`` marks the leading positions of each row that count; what comes after them changes no state.
+    """
     window, h = state
-    window = torch.cat([window, u.unsqueeze(1)], 1)  # (B, K, E)
-    u = torch.einsum("bke,ek->be", window, branch.conv1d.weight.squeeze(1))
-    if branch.conv1d.bias is not None:
-        u = u + branch.conv1d.bias
-    u = nn.functional.silu(u)
+    inputs = torch.cat([window.to(u.dtype), u], 1)  # (B, K - 1 + L, E)
+    behind = window.shape[1]
+    u = _convolve(inputs, branch, [0, inputs.shape[1]], reverse=False)[:, behind:]
     dt, B, C = _project(u if source is None else source, branch)
-    y, h = selective_scan_step(
-        h,
+    y, h = selective_scan(
         u,
         dt,
         rates(branch.A_log),
@@ -150,9 +154,12 @@ def step_branch(
         z,
         dt_bias=wide(branch.dt_proj.bias),
         dt_softplus=True,
+        initial_state=h,
+        return_state=True,
         discretization=discretization,
+        mask=kept,
     )
-    return y, (window[:, 1:], h)
+    return y, (last_inputs(inputs, behind, kept), h)
 
 
 def branch_matrix(u: Tensor, branch: Branch, *, discretization: Discretization = "euler") -> Tensor:

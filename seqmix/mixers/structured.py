@@ -49,7 +49,7 @@ class StructuredMixer(Mixer, ABC):
         activated: bool = True,
         max_len: int | None = None,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         self.n_heads = count_heads(d_model, headdim)
         self.headdim, self.max_len = headdim, max_len
         self.n_convolved, self.n_direct, self.activated = n_convolved, n_direct, activated

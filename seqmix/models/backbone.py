@@ -2,10 +2,12 @@
 
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import MixerFactory, zero_masked
+from seqmix.mixers import Mixer, MixerFactory, zero_masked
 from seqmix.models.block import NORMS, Block, ChannelMLP
 
 
@@ -29,6 +31,7 @@ class Backbone(nn.Module):
         res_scale: initial value of a learned scale on each skip, None for no scale.
         post_norm: normalize after each residual sum instead of before each mixer.
         final_norm: normalize the result.
+        checkpointing: compute blocks again in the backward pass, which takes time and saves memory.
 
     Raises:
         ConfigError: if there is no block or no mixer, or ``norm`` is not known.
@@ -52,12 +55,14 @@ class Backbone(nn.Module):
         res_scale: float | None = None,
         post_norm: bool = False,
         final_norm: bool = True,
+        checkpointing: bool = False,
     ):
         super().__init__()
         if n_layers < 1:
             raise ConfigError(f"a backbone needs at least one block, got n_layers = {n_layers}; use n_layers=1")
         if layers == []:
             raise ConfigError("layers is an empty list; name at least one mixer, or leave it out to use mixer")
+        self.checkpointing = checkpointing
         makers = [mixer] if layers is None else layers
         self.blocks = nn.ModuleList(
             Block(
@@ -76,7 +81,15 @@ class Backbone(nn.Module):
         )
         self.norm = NORMS[norm](d_model) if final_norm else nn.Identity()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        state: list[Any] | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, list[Any]]:
         """Transform ``x: (B, L, D)``.
 
         Args:
@@ -84,14 +97,25 @@ class Backbone(nn.Module):
             mask: positions to keep ``(B, L)`` bool; the others come out as zero.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1, without a mask; nothing crosses
                 them.
+            state: the states of the blocks to go on from. Default: those before the first position.
+            return_state: return ``(x, state)`` with the states after the last position.
 
         Raises:
-            ConfigError: if there are bounds and a mixer does not take them.
+            TypeError: if a state is given or asked for and a mixer sees later positions.
         """
         x = zero_masked(x, mask)
-        for block in self.blocks:
-            x = block(x, mask, cu_seqlens=cu_seqlens)
-        return zero_masked(self.norm(x), mask)
+        after = []
+        for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
+            how = {"cu_seqlens": cu_seqlens, "state": before, "return_state": return_state or state is not None}
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, mask, **how, use_reentrant=False)
+            else:
+                x = block(x, mask, **how)
+            if how["return_state"]:
+                x, now = x
+                after.append(now)
+        x = zero_masked(self.norm(x), mask)
+        return (x, after) if return_state else x
 
     def init_state(self, batch_size: int) -> list[Any]:
         """The states of the blocks before the first position."""
@@ -106,7 +130,11 @@ class Backbone(nn.Module):
         return self.norm(x), after
 
     @property
+    def mixers(self) -> list[Mixer]:
+        """The sequence mixer of each block."""
+        return [cast(Block, block).mixers[0] for block in self.blocks]
+
+    @property
     def mixer_names(self) -> list[str]:
         """The sequence mixers, each named once, in the order of their first block."""
-        names = [type(block.get_submodule("residuals.0.mixer")).__name__ for block in self.blocks]
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(type(mixer).__name__ for mixer in self.mixers))

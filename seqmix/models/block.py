@@ -8,10 +8,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError, check_choice
+from seqmix.errors import check_choice
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
 from seqmix.mixers.norm import RMSNorm
+from seqmix.mixers.state import unpack
 from seqmix.models.dropout import Dropout
+from seqmix.ops.packed import sequence_bounds
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": RMSNorm}
 
@@ -49,7 +51,7 @@ class ChannelMLP(Mixer):
         dropout: float = 0.0,
         gated: bool = False,
     ):
-        super().__init__()
+        super().__init__(d_model, max_len)
         inner = int(expand * d_model)
         self.gated = gated
         self.up = nn.Linear(d_model, 2 * inner if gated else inner, bias=not gated)
@@ -57,15 +59,21 @@ class ChannelMLP(Mixer):
         self.drop = Dropout(dropout)
         self.down = nn.Linear(inner, d_model)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix the features of ``x: (B, L, D)``; ``mask: (B, L)`` bool, True = keep."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, state: None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, None]:
+        """Mix the features of ``x: (B, L, D)``; with ``return_state`` return the state too, which is None.
+
+        ``mask: (B, L)`` bool, True = keep.
+        """
         y = self.up(zero_masked(x, mask))
         if self.gated:
             gate, value = y.chunk(2, -1)
             y = self.act(gate) * value
         else:
             y = self.act(y)
-        return zero_masked(self.down(self.drop(y)), mask)
+        y = zero_masked(self.down(self.drop(y)), mask)
+        return (y, None) if return_state else y
 
 
 class Block(nn.Module):
@@ -113,21 +121,40 @@ class Block(nn.Module):
             if make is not None
         )
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        state: list[Any] | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, list[Any]]:
         """Transform ``x: (B, L, D)``.
 
         Args:
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)`` bool.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1, without a mask.
+            state: the states of the mixers to go on from. Default: those before the first position.
+            return_state: return ``(x, state)`` with the states after the last position.
+
+        Raises:
+            TypeError: if a state is given or asked for and a mixer sees later positions.
         """
-        for residual in self.residuals:
-            x = residual(x, mask, cu_seqlens)
-        return x
+        if state is None and not return_state:
+            for residual in self.residuals:
+                x = residual(x, mask, cu_seqlens)
+            return x
+        after = []
+        for residual, before in zip(self.residuals, state or [None] * len(self.residuals), strict=True):
+            x, now = cast(_Residual, residual).resume(x, mask, cu_seqlens, before)
+            after.append(now)
+        return (x, after) if return_state else x
 
     def init_state(self, batch_size: int) -> list[Any]:
         """The states of the mixers before the first position."""
-        return [cast(_Residual, residual).mixer.init_state(batch_size) for residual in self.residuals]
+        return [mixer.init_state(batch_size) for mixer in self.mixers]
 
     def step(self, x: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
         """Advance by one position: ``x: (B, D)``, states -> ``(B, D)``, states."""
@@ -136,6 +163,11 @@ class Block(nn.Module):
             x, now = cast(_Residual, residual).step(x, before)
             after.append(now)
         return x, after
+
+    @property
+    def mixers(self) -> list[Mixer]:
+        """The sequence mixer, and the channel mixer if there is one."""
+        return [cast(_Residual, residual).mixer for residual in self.residuals]
 
 
 class LayerScale(nn.Module):
@@ -181,17 +213,46 @@ class DropPath(nn.Module):
 def mix(mixer: Mixer, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
     """Call ``mixer``; nothing crosses the bounds ``cu_seqlens`` of packed sequences.
 
-    Raises:
-        ConfigError: if there are bounds and the mixer does not take them.
+    A mixer without an argument for bounds sees each sequence in a row of its own.
     """
     if cu_seqlens is None or mixer.pointwise:
         return mixer(x, mask)
-    if not takes(mixer, "cu_seqlens"):
-        raise ConfigError(
-            f"{type(mixer).__name__} does not keep packed documents apart; set data.packing: padded, or use a mixer "
-            "that is packed in `seqmix list`"
+    if takes(mixer, "cu_seqlens"):
+        return mixer(x, mask, cu_seqlens=cu_seqlens)
+    sequence_bounds(x, cu_seqlens, mask)
+    rows, kept = unpack(x, cu_seqlens)
+    return mixer(rows, kept)[kept].unsqueeze(0)
+
+
+def resume(mixer: Mixer, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+    """Call ``mixer`` after what ``state`` holds, None for the start, and return the state after it too.
+
+    A mixer whose ``forward`` takes no state advances position by position.
+
+    Raises:
+        TypeError: if the mixer sees later positions, or steps and there is a mask or packed sequences.
+    """
+    if mixer.pointwise:
+        return mixer(x, mask), None
+    if cu_seqlens is not None and not takes(mixer, "cu_seqlens"):
+        sequence_bounds(x, cu_seqlens, mask)
+        rows, kept = unpack(x, cu_seqlens)
+        y, state = resume(mixer, rows, kept, None, state)
+        return y[kept].unsqueeze(0), state
+    if takes(mixer, "state"):
+        bounds = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
+        return mixer(x, mask, state=state, return_state=True, **bounds)
+    state = mixer.init_state(len(x)) if state is None else state
+    if mask is not None:
+        raise TypeError(
+            f"{type(mixer).__name__} has a state in step() alone, which takes no mask; give its forward the arguments "
+            "state and return_state, or leave out the padding"
         )
-    return mixer(x, mask, cu_seqlens=cu_seqlens)
+    ys = []
+    for position in x.unbind(1):
+        y, state = mixer.step(position, state)
+        ys.append(y)
+    return torch.stack(ys, 1), state
 
 
 def takes(mixer: Mixer, name: str) -> bool:
@@ -202,14 +263,6 @@ def takes(mixer: Mixer, name: str) -> bool:
 @cache
 def _arguments(kind: type[Mixer]) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)
-
-
-def places(length: int, cu_seqlens: Tensor | None, device: torch.device) -> Tensor:
-    """Positions ``(L,)``, counted from 0 in each of the packed sequences."""
-    place = torch.arange(length, device=device)
-    if cu_seqlens is None:
-        return place
-    return place - cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff(), output_size=length)
 
 
 class _Residual(nn.Module):
@@ -235,6 +288,10 @@ class _Residual(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
         y = mix(self.mixer, x if self.post_norm else self.norm(x), mask, cu_seqlens)
         return self._add(x, y)
+
+    def resume(self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        y, state = resume(self.mixer, x if self.post_norm else self.norm(x), mask, cu_seqlens, state)
+        return self._add(x, y), state
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         y, state = self.mixer.step(x if self.post_norm else self.norm(x), state)

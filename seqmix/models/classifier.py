@@ -10,10 +10,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
-from seqmix.mixers import Mixer, MixerFactory, zero_masked
+from seqmix.mixers import MixerFactory, zero_masked
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP
 from seqmix.models.dropout import Dropout
+from seqmix.models.positions import look_up, places
 
 
 class Classifier(nn.Module, ABC):
@@ -138,7 +139,7 @@ class SequenceClassifier(Classifier):
         for table in (self.embed, self.place if positions == "learned" else None):
             if isinstance(table, nn.Embedding):
                 nn.init.normal_(table.weight, std=0.02)
-        if pool == "cls" and any(isinstance(m, Mixer) and m.causal for m in self.backbone.modules()):
+        if pool == "cls" and any(mixer.causal for mixer in self.backbone.mixers):
             raise ConfigError(
                 f"pool = 'cls' reads the first position, which sees no other one in a causal mixer ({self.label}); "
                 "use pool = 'last'"
@@ -162,7 +163,7 @@ class SequenceClassifier(Classifier):
         """One vector for each sequence, ``(B, L) -> (B, D)``; zero where nothing is kept and there is no ``cls``."""
         x = self.embed(tokens)  # (B, L, D)
         if self.place is not None:
-            x = x + (self.place.weight[: tokens.shape[1]] if mask is None else self.place(_places(mask)))
+            x = x + look_up(self.place, places(tokens, mask), tokens.shape[1])
         if self.first is not None:
             x = torch.cat([self.first.expand(len(x), 1, -1), x], 1)
             mask = None if mask is None else nn.functional.pad(mask, (1, 0), value=True)
@@ -197,8 +198,3 @@ def sinusoids(length: int, d_model: int) -> Tensor:
     rate = torch.exp(-math.log(10000) * torch.arange(half) / max(1, half - 1))
     angle = torch.arange(length).unsqueeze(1) * rate  # (length, D / 2)
     return torch.cat([angle.sin(), angle.cos()], 1)[:, :d_model]
-
-
-def _places(mask: Tensor) -> Tensor:
-    """Number of each kept position among the kept ones, so that padding on the left moves none."""
-    return (mask.cumsum(1) - 1).clamp(min=0)

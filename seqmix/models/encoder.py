@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory, spared_parameters, zero_masked
-from seqmix.models.block import mix, places, takes
+from seqmix.models.block import mix, takes
 from seqmix.models.dropout import Dropout
+from seqmix.models.positions import look_up, places
 
 
 class BidirectionalLM(nn.Module):
@@ -182,7 +183,7 @@ class BidirectionalEncoder(nn.Module):
         x = tables["word_embeddings"](ids)
         x = x + tables["token_type_embeddings"](torch.zeros_like(ids) if types is None else types)
         if "position_embeddings" in tables:
-            x = x + tables["position_embeddings"](places(ids.shape[1], cu_seqlens, ids.device))
+            x = x + look_up(tables["position_embeddings"], places(ids, mask, cu_seqlens), ids.shape[1])
         x = tables["LayerNorm"](x)
         x = self.dropout(tables["projection"](x) if "projection" in tables else x)
         for layer in self.encoder["layer"].children():

@@ -1,17 +1,20 @@
 """Models of tokens: an embedding, a backbone, and a softmax at every position; step by step where mixers are causal."""
 
+import sys
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import MixerFactory
 from seqmix.models.backbone import Backbone
-from seqmix.models.block import ChannelMLP, places
+from seqmix.models.block import ChannelMLP
 from seqmix.models.dropout import Dropout
+from seqmix.models.positions import look_up, places
 
-# position of the next token, and the states of the blocks
-State = tuple[int, list[Any]]
+#: how many tokens each text has read ``(B,)``, and the states of the blocks
+State = tuple[Tensor, list[Any]]
 
 
 class TokenModel(nn.Module):
@@ -33,6 +36,7 @@ class TokenModel(nn.Module):
         positions: learn an embedding for each of ``max_len`` positions; for mixers blind to order.
         tied: score tokens with their embeddings instead of a matrix of its own.
         dropout: probability, on the embeddings and on the output of each mixer.
+        checkpointing: compute blocks again in the backward pass, which takes time and saves memory.
 
     Raises:
         ConfigError: if ``positions`` are asked for without ``max_len``.
@@ -56,6 +60,7 @@ class TokenModel(nn.Module):
         positions: bool = False,
         tied: bool = True,
         dropout: float = 0.0,
+        checkpointing: bool = False,
     ):
         super().__init__()
         if positions and max_len is None:
@@ -74,6 +79,7 @@ class TokenModel(nn.Module):
             dropout=dropout,
             post_norm=post_norm,
             final_norm=not post_norm,
+            checkpointing=checkpointing,
         )
         self.head = nn.Linear(d_model, vocab_size, bias=False)
         for table in (self.embed, self.place, self.head):
@@ -87,35 +93,102 @@ class TokenModel(nn.Module):
         """The mixers."""
         return "+".join(self.backbone.mixer_names)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        state: State | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, State]:
         """Score tokens at every position.
 
         Args:
             tokens: tokens ``(B, L)``.
             mask: positions to keep ``(B, L)`` bool.
             cu_seqlens: bounds ``(S + 1,)`` of texts packed into one row, B = 1, without a mask; nothing crosses them.
+            state: the state to go on from. Default: that before the first token.
+            return_state: return ``(scores, state)`` with the state after the last token. It needs causal mixers;
+                ``detach_state`` cuts the gradient, for truncated back-propagation.
+
+        Raises:
+            TypeError: if a state is given or asked for and a mixer sees later positions.
+            ValueError: if a text is longer than the positions that the model has learned.
         """
-        return self.head(self.encode(tokens, mask, cu_seqlens=cu_seqlens))
+        x, state = self._read(tokens, mask, cu_seqlens, state, return_state)
+        scores = self.head(x)
+        return (scores, state) if return_state else scores
 
     def encode(self, tokens: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
         """Features that ``head`` scores, ``(B, L) -> (B, L, D)``; arguments as those of ``forward``."""
-        x = self.embed(tokens)
-        if self.place is not None:
-            x = x + self.place(places(tokens.shape[1], cu_seqlens, tokens.device))
-        return self.backbone(self.drop(x), mask, cu_seqlens=cu_seqlens)
+        return self._read(tokens, mask, cu_seqlens, None, False)[0]
+
+    def prefill(
+        self, tokens: Tensor, mask: Tensor | None = None, *, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Read prompts at once and score the token after each, ``(B, L) -> (B, vocab_size)``, for ``step`` to go on.
+
+        Args:
+            tokens: tokens ``(B, L)``.
+            mask: positions to keep ``(B, L)`` bool; padding may stand on either side.
+            state: the state to go on from. Default: that before the first token.
+        """
+        x, state = self._read(tokens, mask, None, state, True)
+        last = x[:, -1] if mask is None else x[torch.arange(len(x), device=x.device), _last_kept(mask)]
+        return self.head(last), state
 
     def init_state(self, batch_size: int) -> State:
-        """The state before the first token: its position, and the states of the blocks."""
-        return 0, self.backbone.init_state(batch_size)
+        """The state before the first token: how many each text has read, and the states of the blocks."""
+        read = torch.zeros(batch_size, dtype=torch.long, device=self.embed.weight.device)
+        return read, self.backbone.init_state(batch_size)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token of each sequence, ``(B,)``, and score the next, ``(B, vocab_size)``."""
-        position, states = state
+        read, states = state
         x = self.embed(tokens)
         if self.place is not None:
-            x = x + self.place.weight[position]
+            x = x + look_up(self.place, read, sys.maxsize)
         x, states = self.backbone.step(x, states)
-        return self.head(x), (position + 1, states)
+        return self.head(x), (read + 1, states)
+
+    def _read(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        state: State | None,
+        return_state: bool,
+    ) -> tuple[Tensor, Any]:
+        """Features ``(B, L, D)``, and the state after them if it is asked for."""
+        if tokens.ndim != 2:
+            raise ValueError(
+                f"tokens should be (B, L), got {tuple(tokens.shape)}; add an axis with tokens.unsqueeze(0)"
+            )
+        x = self.embed(tokens)
+        read, states = (None, None) if state is None else state
+        if self.place is not None:
+            place, longest = places(tokens, mask, cu_seqlens), tokens.shape[1]
+            if read is not None:
+                before = read.unsqueeze(1) if cu_seqlens is None else read.repeat_interleave(cu_seqlens.diff())
+                place, longest = place + before, sys.maxsize
+            x = x + look_up(self.place, place, longest)
+        x = self.drop(x)
+        if state is None and not return_state:
+            return self.backbone(x, mask, cu_seqlens=cu_seqlens), None
+        x, states = self.backbone(x, mask, cu_seqlens=cu_seqlens, state=states, return_state=True)
+        if mask is not None:
+            count = mask.sum(1)
+        elif cu_seqlens is not None:
+            count = cu_seqlens.diff()
+        else:
+            count = torch.full_like(tokens[:, 0], tokens.shape[1])
+        return x, (count if read is None else read + count, states)
+
+
+def _last_kept(mask: Tensor) -> Tensor:
+    """Index of the last kept position of each row of ``mask: (B, L)``."""
+    return mask.shape[1] - 1 - mask.flip(1).byte().argmax(1)
 
 
 class TokenModelFactory(Protocol):

@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Mixer
 from seqmix.models import (
     BidirectionalEncoder,
     BidirectionalLM,
+    Block,
     EncoderFactory,
     TokenModel,
     TokenModelFactory,
 )
-from seqmix.models.block import places
+from seqmix.models.positions import places
 from seqmix.tasks._accuracy import score_sums
 from seqmix.tasks._optim import Schedule
 from seqmix.tasks._trigram import trigram_loss
@@ -228,7 +228,7 @@ class MaskedLM(Task):
     def hide(self, batch: Batch, rate: float, epoch: int) -> tuple[Tensor, Tensor]:
         """Tokens with some of them hidden, and which are asked for, each ``(B, L)``."""
         tokens, bounds = batch["tokens"], batch.get("cu_seqlens")
-        number, place = batch["index"].unsqueeze(-1), places(tokens.shape[1], bounds, tokens.device)
+        number, place = batch["index"].unsqueeze(-1), places(tokens, cu_seqlens=bounds)
         if bounds is not None:
             number = batch["index"].repeat_interleave(bounds.diff()).unsqueeze(0)  # (1, L)
         asked = batch["text"] & (_uniform(self.mask_seed, epoch, 0, number, place) < rate)
@@ -270,8 +270,7 @@ class MaskedLM(Task):
 
 def require_causal(model: TokenModel) -> None:
     """Raise ``ConfigError`` if a mixer of ``model`` sees later positions."""
-    residuals = [r for block in model.backbone.blocks for r in block.get_submodule("residuals").children()]
-    mixers = [cast(Mixer, r.get_submodule("mixer")) for r in residuals]
+    mixers = [mixer for block in model.backbone.blocks for mixer in cast(Block, block).mixers]
     seers = sorted({type(m).__name__ for m in mixers if not m.causal and not m.pointwise})
     if seers:
         raise ConfigError(

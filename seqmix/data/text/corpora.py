@@ -39,7 +39,7 @@ class Corpus(Served, ABC):
         vocabulary: file of WordPiece, also below ``root``; None: one is trained on the training text.
         root: the data folder; None: ``$SEQMIX_DATA``, else ``./data``.
         packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
-            in one row, for mixers that are packed in `seqmix list`.
+            in one row; mixers that are packed in `seqmix list` save the padding.
         sentence: of pairs: regular expression of what a sentence ends with.
         copies: of pairs: how often the training text is cut and paired, each time with other draws.
         cache: folder of the token files; None: ``./data/corpora``.
@@ -160,7 +160,7 @@ class TextFiles(Corpus):
         vocabulary: file of WordPiece, also below ``root``; null: one is trained on the training text.
         root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
         packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
-            in one row, for mixers that are packed in `seqmix list`.
+            in one row; mixers that are packed in `seqmix list` save the padding.
         sentence: of pairs: regular expression of what a sentence ends with.
         copies: of pairs: how often the training text is cut and paired, each time with other draws.
         cache: folder of the token files; null: ``./data/corpora``.
@@ -256,7 +256,7 @@ class HubText(Corpus):
         vocabulary: file of WordPiece, also below ``root``; null: one is trained on the training text.
         root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
         packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
-            in one row, for mixers that are packed in `seqmix list`.
+            in one row; mixers that are packed in `seqmix list` save the padding.
         sentence: of pairs: regular expression of what a sentence ends with.
         copies: of pairs: how often the training text is cut and paired, each time with other draws.
         cache: folder of the token files; null: ``./data/corpora``.

@@ -1,4 +1,4 @@
-"""Attention to quantized keys, its matrix and its single step: operands are checked, then an implementation runs."""
+"""Attention to quantized keys, and its matrix: operands are checked, then an implementation runs."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,8 @@ from torch import Tensor
 from seqmix.ops.dispatch import enter, pick
 from seqmix.ops.vq import torch as blocks
 from seqmix.ops.vq.reference import reference, weights
-from seqmix.ops.vq.scores import Kind, combine, in_sight
+from seqmix.ops.vq.scores import Kind, in_sight
 from seqmix.ops.wide import wide
-
-StepState = tuple[Tensor, Tensor, Tensor]
 
 
 def vq_attention(
@@ -73,33 +71,6 @@ def vq_attention_weights(
     if kind == "laplace":
         q = q / in_sight(kept, causal).unsqueeze(-1)
     return weights(q, codes[z], codes, z, bias, window, causal, kind, kept)
-
-
-def init_vq_step(batch_size: int, *, window: int, codes: Tensor, d_value: int) -> StepState:
-    """State before the first position: codes and values of the last ``window`` keys, sums and counts per older code."""
-    S = len(codes)
-    recent = torch.full((batch_size, window), S, device=codes.device)  # (B, W)
-    return recent, codes.new_zeros(batch_size, window, d_value), codes.new_zeros(batch_size, S + 1, d_value + 1)
-
-
-def vq_attention_step(
-    q: Tensor, v: Tensor, codes: Tensor, z: Tensor, bias: Tensor, state: StepState, *, kind: Kind = "softmax"
-) -> tuple[Tensor, StepState]:
-    """One position of causal ``vq_attention``: q (B, P), v (B, V), z (B,), bias (W + 1,) or (B, W + 1)."""
-    dtype = v.dtype
-    q, v, codes, bias = (wide(t) for t in (q, v, codes, bias))
-    z_recent, v_recent, table = state
-    S = len(codes)
-    z_recent = torch.cat([z_recent, z.unsqueeze(1)], 1)  # (B, W + 1)
-    v_recent = torch.cat([v_recent, v.unsqueeze(1)], 1)  # (B, W + 1, V)
-    kept = z_recent < S
-    if kind == "laplace":
-        q = q / (kept.sum(1, keepdim=True) + table[:, :S, -1].sum(1, keepdim=True))
-    near = torch.einsum("bp,bwp->bw", q, codes[z_recent.clamp(max=S - 1)]) + bias.flip(-1)
-    y = combine(near.unsqueeze(1), kept.unsqueeze(1), (q @ codes.T).unsqueeze(1), v_recent, table[:, :S], kind)
-    leaving = torch.cat([v_recent[:, :1], v.new_ones(len(v), 1, 1)], -1)  # (B, 1, V + 1)
-    table = table.scatter_add(1, z_recent[:, :1, None].expand_as(leaving), leaving)
-    return y.squeeze(1).to(dtype), (z_recent[:, 1:], v_recent[:, 1:], table)
 
 
 # (q, k, v, codes, z, bias, window, causal, kind, block, kept) -> y

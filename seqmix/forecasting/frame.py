@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +10,9 @@ import pandas as pd
 
 from seqmix.errors import DataError, check_choice
 from seqmix.forecasting.clock import Clock, duration, infer_freq, is_number, shown
+from seqmix.forecasting.kind import kind_of, to_pandas
 from seqmix.forecasting.long import Long
+from seqmix.forecasting.times import is_dated, parse_times
 
 Missing = Literal["mask", "error", "ffill"]
 
@@ -62,7 +63,7 @@ def read_frame(df: Any, how: Reading) -> Long:
     """
     check_choice("missing", how.missing, ("mask", "error", "ffill"))
     id_col, time_col, target_col, weight_col, freq = how.id_col, how.time_col, how.target_col, how.weight_col, how.freq
-    frame: Any = to_pandas(df)
+    frame: Any = _with_index(to_pandas(df), (id_col, time_col))
     if not len(frame):
         raise DataError("frame has 0 rows; give at least one row for each series")
     covariates = [*how.past, *how.future, *(name for name in how.static if name in frame)]
@@ -71,7 +72,9 @@ def read_frame(df: Any, how: Reading) -> Long:
     alone = id_col not in frame
     codes, ids = (np.zeros(len(frame), int), pd.Index([target_col or time_col])) if alone else _codes(frame, id_col)
     times = parse_times(frame[time_col], time_col)
-    clock = None if freq is None else Clock(freq, times.dtype)
+    # periods are stamps inside, and come back as periods
+    dtype = frame[time_col].dtype if isinstance(frame[time_col].dtype, pd.PeriodDtype) else times.dtype
+    clock = None if freq is None else Clock(freq, dtype)
     raw = times.to_numpy(dtype="int64") if is_number(times.dtype) else pd.DatetimeIndex(times).as_unit("ns").asi8
     order = _order(codes, raw)
     if order is not None:
@@ -79,9 +82,9 @@ def read_frame(df: Any, how: Reading) -> Long:
     starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
     indptr = np.r_[starts, len(frame)]
     if clock is None:
-        clock = Clock(infer_freq(times, indptr, time_col), times.dtype)
+        clock = Clock(infer_freq(times, indptr, time_col), dtype)
     stamps = clock.stamps(times)
-    _check_duplicates(stamps, codes, ids, clock, id_col, time_col)
+    _check_duplicates(stamps, codes, ids, clock, id_col, time_col, alone)
     steps = _steps(stamps, codes, ids, clock, how.fill_gaps)
 
     columns: Any = frame[list(dict.fromkeys(covariates))].reset_index(drop=True)
@@ -90,6 +93,8 @@ def read_frame(df: Any, how: Reading) -> Long:
     weight = None if weight_col is None else numbers(frame[weight_col], weight_col, *rows)
     if weight is not None and not (weight >= 0).all():
         raise DataError(f"column {weight_col!r} holds weights below 0 or missing; give a number from 0 up in every row")
+    if weight is not None and not weight.any():
+        raise DataError(f"column {weight_col!r} holds no weight above 0; leave weight_col out to train on every row")
     present = np.ones(len(frame), bool)
     if (steps > 1).any():
         # rows that were left out are rows without a value
@@ -136,33 +141,7 @@ def long_from_wide(df: Any, time_col: str = "date", *, id_col: str = "unique_id"
             target_col: np.concatenate([frame[name].to_numpy() for name in names]),
         }
     )
-    return like(df, long)
-
-
-def to_pandas(df: Any) -> pd.DataFrame:
-    """The frame as pandas: itself if it is one, converted by narwhals otherwise."""
-    if isinstance(df, pd.DataFrame):
-        return df
-    import narwhals
-
-    try:
-        return narwhals.from_native(df, eager_only=True).to_pandas()
-    except TypeError as e:
-        raise DataError(
-            f"df should be a DataFrame of pandas or polars, or the path of a parquet folder, got {type(df).__name__}; "
-            "use pd.DataFrame(...)"
-        ) from e
-
-
-def like(df: Any, result: pd.DataFrame) -> Any:
-    """``result`` as a frame of the library that ``df`` is from."""
-    if df is None or isinstance(df, pd.DataFrame | str | Path):
-        return result
-    import narwhals
-
-    # narwhals names the library; its own constructor takes the columns
-    library = narwhals.get_native_namespace(narwhals.from_native(df, eager_only=True))
-    return library.from_pandas(result) if hasattr(library, "from_pandas") else library.Table.from_pandas(result)
+    return kind_of(df, time_col, time_col).give(long)
 
 
 def with_ids(frame: Any, how: Reading) -> pd.DataFrame:
@@ -172,31 +151,6 @@ def with_ids(frame: Any, how: Reading) -> pd.DataFrame:
     return frame.assign(**{how.time_col: parse_times(frame[how.time_col], how.time_col)})
 
 
-def parse_times(times: pd.Series, time_col: str) -> pd.Series:
-    """Dates and integers as they are, ISO text as dates."""
-    kind = times.dtype
-    if times.isna().any():
-        raise DataError(
-            f"column {time_col!r} has {int(times.isna().sum())} missing times, first in row "
-            f"{int(times.isna().to_numpy().argmax())}; drop those rows"
-        )
-    if is_number(kind) or pd.api.types.is_datetime64_any_dtype(kind) or "date" in str(kind):
-        return times
-    if not (pd.api.types.is_string_dtype(kind) or pd.api.types.is_object_dtype(kind)):
-        raise DataError(f"column {time_col!r} holds {kind}, not times; give dates, ISO text or integers")
-    try:
-        parsed = pd.to_datetime(times, format="ISO8601", errors="coerce")
-    except ValueError as e:
-        raise DataError(f"column {time_col!r} mixes time zones ({e}); convert it with pd.to_datetime(utc=True)") from e
-    if parsed.isna().any():
-        row = int(parsed.isna().to_numpy().argmax())
-        raise DataError(
-            f"column {time_col!r} holds text that is no ISO date, first {times.iloc[row]!r} in row {row}; "
-            f"convert it with pd.to_datetime(df[{time_col!r}], format=...)"
-        )
-    return parsed
-
-
 def numbers(
     column: pd.Series, name: str, codes: np.ndarray, ids: pd.Index, clock: Clock, stamps: np.ndarray
 ) -> np.ndarray:
@@ -204,7 +158,12 @@ def numbers(
     if not pd.api.types.is_numeric_dtype(column.dtype):
         parsed: Any = pd.to_numeric(column, errors="coerce")
         wrong = (parsed.isna() & column.notna()).to_numpy()
-        if wrong.any() or pd.api.types.is_string_dtype(column.dtype):
+        # text that looks like numbers is refused: the user sees what becomes of it
+        if not pd.api.types.is_object_dtype(column.dtype):
+            wrong |= column.notna().to_numpy()
+        else:
+            wrong |= column.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
+        if wrong.any():
             bad = column.iloc[int(wrong.argmax())]
             raise DataError(
                 f"column {name!r} should hold numbers, got {column.dtype}, first {bad!r} in row "
@@ -223,10 +182,33 @@ def numbers(
     return values
 
 
+def _with_index(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The frame with the levels of its index that are asked for as columns."""
+    levels = [name for name in frame.index.names if name in names and name not in frame]
+    return frame.reset_index(level=levels) if levels else frame
+
+
 def _check_columns(
     frame: pd.DataFrame, needed: Sequence[str], id_col: str, time_col: str, target_col: str | None
 ) -> None:
+    if isinstance(frame.columns, pd.MultiIndex):
+        raise DataError(
+            "df has several levels of column names; flatten them with df.columns = ['_'.join(c) for c in df]"
+        )
+    twice = [name for name in frame.columns[frame.columns.duplicated()] if name in (id_col, *needed)]
+    if twice:
+        raise DataError(f"column {twice[0]!r} is there {list(frame).count(twice[0])} times; rename or drop one of them")
     absent = [name for name in needed if name not in frame]
+    index = frame.index
+    if time_col in absent and isinstance(index, pd.DatetimeIndex | pd.PeriodIndex):
+        raise DataError(
+            f"column {time_col!r} not found; the times are in the index, use df.reset_index(names={time_col!r})"
+        )
+    if id_col not in frame and not index.is_unique and pd.api.types.is_string_dtype(index.dtype):
+        raise DataError(
+            f"column {id_col!r} not found, and the index holds text such as {str(index[0])!r}; if these are ids, use "
+            f"df.reset_index(names={id_col!r})"
+        )
     if not absent:
         return
     name, have = absent[0], [str(c) for c in frame]
@@ -246,19 +228,11 @@ def _check_columns(
     raise DataError(f"column {name!r} not found; columns are {have}; {hint}")
 
 
-def is_dated(column: pd.Series) -> bool:
-    """Whether a column holds dates, or text that begins with ISO dates."""
-    if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        return True
-    if pd.api.types.is_numeric_dtype(column.dtype) or not len(column):
-        return False
-    return bool(pd.to_datetime(column.iloc[:3].astype(str), format="ISO8601", errors="coerce").notna().all())
-
-
 def _codes(frame: pd.DataFrame, id_col: str) -> tuple[np.ndarray, pd.Index]:
     codes, ids = pd.factorize(frame[id_col])
     if (codes < 0).any():
-        raise DataError(f"column {id_col!r} has {int((codes < 0).sum())} rows without an id; name or drop them")
+        count = int((codes < 0).sum())
+        raise DataError(f"column {id_col!r} has {count} row{'s' * (count > 1)} without an id; name or drop them")
     return codes, pd.Index(ids, dtype=None if isinstance(ids.dtype, pd.CategoricalDtype) else ids.dtype)
 
 
@@ -271,11 +245,16 @@ def _order(codes: np.ndarray, raw: np.ndarray) -> np.ndarray | None:
 
 
 def _check_duplicates(
-    stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: Clock, id_col: str, time_col: str
+    stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: Clock, id_col: str, time_col: str, alone: bool
 ) -> None:
     twice = (codes[1:] == codes[:-1]) & (stamps[1:] == stamps[:-1])
     if twice.any():
         row, count = int(twice.argmax()), int(twice.sum())
+        if alone:
+            raise DataError(
+                f"{count} duplicate time stamp{'s' * (count > 1)}, first: {shown(clock.column(stamps[[row]])[0])}, and no "
+                f"column {id_col!r}; if there are several series, name their column with id_col=..., else merge the rows"
+            )
         raise DataError(
             f"{count} duplicate time stamp{'s' * (count > 1)}, first: id {ids[codes[row]]!r} at "
             f"{shown(clock.column(stamps[[row]])[0])}; "

@@ -1,0 +1,101 @@
+"""The library of a frame and the types of its ids and times, so that results come back as frames went in."""
+
+import ast
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from seqmix.errors import DataError
+
+
+class Kind(NamedTuple):
+    """The kind of a frame in plain values, to be saved."""
+
+    library: str  # pandas, polars or pyarrow
+    types: dict[str, str]  # of ids and times, where pandas does not keep them
+
+    def give(self, result: pd.DataFrame) -> Any:
+        """``result`` as a frame of this kind; a cutoff is a time."""
+        types = {name: self.types[name] for name in result if name in self.types}
+        if self.library == "pandas":
+            return result.astype(types)
+        import narwhals
+
+        frame = narwhals.from_native(result, eager_only=True)
+        native = frame.to_polars() if self.library == "polars" else frame.to_arrow()
+        casts = [narwhals.col(name).cast(_narwhals_type(text)) for name, text in types.items()]
+        return narwhals.from_native(native, eager_only=True).with_columns(*casts).to_native()
+
+
+def kind_of(df: Any, id_col: str, time_col: str) -> Kind:
+    """The kind of a frame; a folder is of the kind of pandas."""
+    if isinstance(df, str | Path):
+        return Kind("pandas", {})
+    names = {id_col: id_col, time_col: time_col, "cutoff": time_col}
+    if isinstance(df, pd.DataFrame):
+        # categories are text inside, and integers that may be missing are not what pandas makes of ids
+        return Kind("pandas", {id_col: "category"} if id_col in df and df[id_col].dtype == "category" else {})
+    import narwhals
+
+    frame = narwhals.from_native(df, eager_only=True)
+    library = (
+        "polars" if frame.implementation.is_polars() else "pyarrow" if frame.implementation.is_pyarrow() else "pandas"
+    )
+    return Kind(library, {name: str(frame.schema[of]) for name, of in names.items() if of in frame.columns})
+
+
+def to_pandas(df: Any) -> pd.DataFrame:
+    """The frame as pandas: itself if it is one, converted by narwhals otherwise.
+
+    Raises:
+        DataError: if it is no frame.
+    """
+    if isinstance(df, pd.DataFrame):
+        return df
+    if isinstance(df, pd.Series):
+        raise DataError(
+            "df is a Series; make a DataFrame of it, for example df.rename('y').rename_axis('ds').reset_index()"
+        )
+    import narwhals
+
+    try:
+        return narwhals.from_native(df, eager_only=True).to_pandas()
+    except TypeError as e:
+        remedy = "use df.collect()" if hasattr(df, "collect") else "use pd.DataFrame(...)"
+        raise DataError(
+            f"df should be a DataFrame of pandas or polars, or the path of a parquet folder, got {type(df).__name__}; "
+            + remedy
+        ) from e
+
+
+def dtype_name(dtype: Any) -> str:
+    """A type of pandas as text; types of Arrow are told apart from those of pandas that are named like them."""
+    return f"arrow:{dtype.pyarrow_dtype}" if isinstance(dtype, pd.ArrowDtype) else str(dtype)
+
+
+def dtype_of(name: str) -> Any:
+    """The type of pandas that ``dtype_name`` wrote."""
+    if not name.startswith("arrow:"):
+        return pd.api.types.pandas_dtype(name)
+    import pyarrow
+
+    zoned = re.fullmatch(r"arrow:timestamp\[(\w+), tz=(.+)\]", name)
+    found = pyarrow.timestamp(*zoned.groups()) if zoned else pyarrow.type_for_alias(name.removeprefix("arrow:"))
+    return pd.ArrowDtype(found)
+
+
+def _narwhals_type(text: str) -> Any:
+    """The type that is written as ``Date`` or ``Datetime(time_unit='us', time_zone=None)``."""
+    import narwhals
+
+    tree: Any = ast.parse(text, mode="eval").body
+    name, options = (tree.func.id, tree.keywords) if isinstance(tree, ast.Call) else (tree.id, [])
+    return getattr(narwhals, name)(**{option.arg: ast.literal_eval(option.value) for option in options})
+
+
+def names_of(value: str | Sequence[str] | pd.Index) -> list[str]:
+    """Names of columns given as a list, an index, or one name."""
+    return [value] if isinstance(value, str) else list(value)

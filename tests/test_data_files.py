@@ -93,6 +93,8 @@ def test_unscaled_data_is_as_in_the_file(tmp_path):
 FILL = "fill or remove it (1 of the 40 cells read are not finite numbers)"
 CORRECT = "correct it, or leave the column out with data.columns (1 of the 40 cells read are no numbers)"
 REWRITE = "write it like the others, or set data.time_format"
+NAME = "name it, or remove the commas at the end of the lines"
+QUOTE = "remove it, or quote the cell"
 ADD = "add the missing rows, or set data.allow_gaps to let windows run across"
 
 # line, what it becomes, message
@@ -126,6 +128,20 @@ BAD_CSV = {
         f", line 41, column 'date': gap between 2024-02-29 14:00:00 and 2024-03-01 15:00:00 (1 in all); {ADD}",
     ),
     "repeated name": (1, "date,a,a", ", line 1: has ['a'] more than once; give every column its own name"),
+    "unnamed": (1, "date,,b", f", line 1: has no name for column 2; {NAME}"),
+    "comma at the end": (1, "date,a,b,", f", line 1: has no name for column 4; {NAME}"),
+    "carriage return": (7, "2024-02-28 05,1\r,2", f", line 7: has a carriage return inside a row; {QUOTE}"),
+    "long cell": (
+        5,
+        f"2024-02-28 03,{'x' * 200_000},2",
+        f", line 5, column 'a': text '{'x' * 60}...' in place of a number; {CORRECT}",
+    ),
+    "below a quoted line end": (
+        9,
+        '2024-02-28 07,"1\n",2\n2024-02-28 07,1,2',
+        ", line 11, column 'date': 2024-02-28 07:00:00 stands in line 9 already; keep one row per time",
+    ),
+    "empty first line": (1, "\ndate,a,b", ", line 1: is empty; begin the file with the names of the columns"),
     "semicolons": (
         1,
         "date;a;b",
@@ -142,6 +158,14 @@ def test_bad_rows_are_named(tmp_path, case):
     with pytest.raises(DataError) as error:
         WideCSV(_write(tmp_path, lines), 4, 2).setup()
     assert str(error.value) == f"mine.csv{message}"
+
+
+def test_times_without_a_name_and_one_column_by_name(tmp_path):
+    lines = _lines()
+    lines[0] = ",a,b"
+    data = WideCSV(_write(tmp_path, lines), 4, 2, columns="a")
+    data.setup()
+    assert data.n_channels == 1
 
 
 def test_gaps_are_accepted_on_demand(tmp_path):
@@ -193,6 +217,11 @@ def test_too_few_rows(tmp_path):
         (
             {"eval_batch_size": 0},
             "eval_batch_size must be at least 1, got 0; set data.eval_batch_size to a positive number",
+        ),
+        ({"columns": ["a", "a"]}, "columns = ['a', 'a'] holds a name twice; name every column once"),
+        (
+            {"time_format": "%Q"},
+            "time_format = '%Q' is not known ('Q' is a bad directive in format '%Q'); use for example '%d.%m.%Y'",
         ),
         ({"time_format": "%d/%m/%Y"}, f"mine.csv, line 2, column 'date': '2024-02-28 00' is no date; {REWRITE}"),
     ],

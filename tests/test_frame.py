@@ -1,5 +1,8 @@
 """Frames in: what is accepted, what comes out as it went in, and the message for everything that is wrong."""
 
+import json
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +11,8 @@ from seqmix import check_frame, long_from_wide
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.clock import Clock, infer_freq
 from seqmix.forecasting.covariates import encode, learn
-from seqmix.forecasting.frame import Reading, read_frame
+from seqmix.forecasting.frame import Reading, read_frame, stamped
+from seqmix.forecasting.kind import Kind, dtype_name, dtype_of
 from seqmix.forecasting.long import head, same_series
 
 
@@ -70,7 +74,7 @@ TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
         (
             changed("unique_id", 3, None),
             {},
-            "column 'unique_id' has 1 rows without an id; name or drop them",
+            "column 'unique_id' has 1 row without an id; name or drop them",
         ),
         (
             changed("y", [3, 4, 150], np.nan),
@@ -123,6 +127,61 @@ TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
             "column 'price' not found; columns are ['unique_id', 'ds', 'y']; add it, or leave it out of the covariates",
         ),
         (
+            panel().assign(w=0.0),
+            {"weight_col": "w"},
+            "column 'w' holds no weight above 0; leave weight_col out to train on every row",
+        ),
+        (
+            pd.concat([panel(), panel()[["y"]]], axis=1),
+            {},
+            "column 'y' is there 2 times; rename or drop one of them",
+        ),
+        (
+            panel(["a"]).set_index("ds").rename_axis(None),
+            {},
+            "column 'ds' not found; the times are in the index, use df.reset_index(names='ds')",
+        ),
+        (
+            panel().set_index("unique_id").rename_axis(None),
+            {},
+            "column 'unique_id' not found, and the index holds text such as 'a'; if these are ids, use "
+            "df.reset_index(names='unique_id')",
+        ),
+        (
+            panel().drop(columns="unique_id"),
+            {},
+            "100 duplicate time stamps, first: 2024-01-01, and no column 'unique_id'; name the column of the series with "
+            "id_col=..., or merge the rows",
+        ),
+        (
+            panel(["a"])["y"],
+            {},
+            "df is a Series; make a DataFrame of it, for example df.rename('y').rename_axis('ds').reset_index()",
+        ),
+        (
+            panel().assign(ds=panel()["ds"].dt.strftime("%Y%m%d").astype(int)),
+            {},
+            "column 'ds' holds integers that are dates, first 20240101; convert it with "
+            "pd.to_datetime(df['ds'].astype(str), format='%Y%m%d')",
+        ),
+        (
+            panel().assign(ds=[*range(202401, 202413), *range(202501, 202513)] * 8 + [202401] * 8),
+            {},
+            "column 'ds' holds integers that are dates, first 202401; convert it with "
+            "pd.to_datetime(df['ds'].astype(str), format='%Y%m')",
+        ),
+        (
+            panel().assign(ds=np.datetime64("1500-01-01", "s")),
+            {},
+            "column 'ds' holds dates outside 1678 to 2261, first 1500-01-01 in row 0; correct them, or count time in "
+            "integers",
+        ),
+        (
+            panel().set_axis(pd.MultiIndex.from_product([["a"], ["unique_id", "ds", "y"]]), axis=1),
+            {},
+            "df has several levels of column names; use df.columns = ['_'.join(c) for c in df]",
+        ),
+        (
             [1, 2],
             {},
             "df should be a DataFrame of pandas or polars, or the path of a parquet folder, got list; "
@@ -150,6 +209,59 @@ def test_frequencies_that_cannot_be(freq, message):
     with pytest.raises(ConfigError) as error:
         read(panel(), freq=freq)
     assert str(error.value) == message
+
+
+def test_index_levels_that_are_named_are_columns():
+    df = panel()
+    for indexed in (df.set_index("unique_id"), df.set_index(["unique_id", "ds"]), df.set_index("ds")):
+        long = read(indexed)
+        assert long.ids.tolist() == ["a", "b"] and np.array_equal(long.y, df["y"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1.5, None, 3.0], [Decimal("1.5"), None, Decimal(3)], [1.5, pd.NA, 3], pd.array([1.5, None, 3], "Float64")],
+)
+def test_objects_that_are_numbers_are_read(values):
+    df = pd.DataFrame({"ds": range(3), "y": pd.Series(values, dtype=getattr(values, "dtype", object))})
+    assert read(df).y.tolist()[::2] == [1.5, 3] and np.isnan(read(df).y[1])
+
+
+def test_periods_and_dates_without_times_come_back():
+    days = pd.date_range("2024-01-01", periods=20, freq="MS")
+    for column in (days.to_period("M"), pd.Categorical(days.strftime("%Y-%m-%d"))):
+        long = read(pd.DataFrame({"ds": column, "y": 1.0}))
+        ahead = long.clock.column(long.clock.after(long.last, np.arange(1, 3)))
+        assert long.clock.freq == "MS" and ahead.astype(str).tolist()[0].startswith("2025-09")
+    assert read(pd.DataFrame({"ds": days.to_period("M"), "y": 1.0})).clock.dtype == "period[M]"
+
+
+def test_results_come_back_as_frames_went_in():
+    polars = pytest.importorskip("polars")
+    df = panel()
+    dates = polars.from_pandas(df).with_columns(polars.col("ds").cast(polars.Date))
+    named = dates.with_columns(polars.col("unique_id").cast(polars.Enum(["a", "b"])))
+    zoned = named.with_columns(polars.col("ds").cast(polars.Datetime("ms", "Europe/Berlin")))
+    for frame in (dates, named, zoned, dates.to_arrow()):
+        long = read(frame)
+        saved = Kind(*json.loads(json.dumps(long.kind)))
+        result = stamped(Reading(), long.clock, long.ids, long.last, 3)
+        out = saved.give(result.assign(cutoff=result["ds"]))
+        assert type(out) is type(frame)
+        columns = [polars.DataFrame(x).schema for x in (out, frame)]
+        assert [columns[0][c] for c in ("unique_id", "ds", "cutoff")] == [
+            columns[1][c] for c in ("unique_id", "ds", "ds")
+        ]
+    category = df.astype({"unique_id": "category"})
+    assert read(category).kind.give(category.head(1))["unique_id"].dtype == "category"
+
+
+@pytest.mark.parametrize("text", ["string", "int64", "date32[day]", "timestamp[ms]", "timestamp[us, tz=UTC]"])
+def test_types_of_arrow_are_named_and_read_again(text):
+    pyarrow = pytest.importorskip("pyarrow")
+    named = dtype_name(dtype_of(f"arrow:{text}"))
+    assert named == f"arrow:{text}" and isinstance(dtype_of(named), pd.ArrowDtype) and pyarrow
+    assert dtype_of(dtype_name(np.dtype("int32"))) == np.dtype("int32")
 
 
 def test_order_does_not_matter_but_that_of_the_ids():

@@ -108,7 +108,8 @@ def read_frame(df: Any, how: Reading) -> Long:
         y = _without_missing(y, indptr, ids, how.missing, target_col)
     known = {id_col, *needed}
     ignored = [str(name) for name in frame if name not in known]
-    return Long(ids, indptr, stamps[starts], clock, y, weight, columns, present, ignored)
+    kind = kind_of(df, id_col, time_col)
+    return Long(ids, indptr, stamps[starts], clock, y, weight, columns, present, ignored, kind)
 
 
 def stamped(how: Reading, clock: Clock, ids: pd.Index, last: np.ndarray, horizon: int) -> pd.DataFrame:
@@ -252,8 +253,8 @@ def _check_duplicates(
         row, count = int(twice.argmax()), int(twice.sum())
         if alone:
             raise DataError(
-                f"{count} duplicate time stamp{'s' * (count > 1)}, first: {shown(clock.column(stamps[[row]])[0])}, and no "
-                f"column {id_col!r}; if there are several series, name their column with id_col=..., else merge the rows"
+                f"{count} duplicate time stamp{'s' * (count > 1)}, first: {shown(clock.column(stamps[[row]])[0])}, "
+                f"and no column {id_col!r}; name the column of the series with id_col=..., or merge the rows"
             )
         raise DataError(
             f"{count} duplicate time stamp{'s' * (count > 1)}, first: id {ids[codes[row]]!r} at "

@@ -8,6 +8,7 @@ import pandas as pd
 
 from seqmix.errors import DataError
 from seqmix.forecasting.clock import Clock
+from seqmix.forecasting.kind import Kind
 
 
 class Long(NamedTuple):
@@ -22,6 +23,7 @@ class Long(NamedTuple):
     columns: pd.DataFrame  # covariates, T rows
     present: np.ndarray  # (T,), False for steps that the frame leaves out
     ignored: list[str]  # columns that nobody asked for
+    kind: Kind  # library and types of the frame
 
     @property
     def aligned(self) -> bool:

@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -99,14 +100,15 @@ class WideCSV(ForecastData):
 
     def _read(self, lines: int | None = None) -> tuple[np.ndarray, pd.Index]:
         path = Path(self.path)
+        content = read_file(path, lines)
         values, times = read_wide(
-            read_file(path, lines),
+            content,
             path.name,
             columns=self.columns,
             time_col=self.time_col,
             time_format=self.time_format,
         )
-        _check_times(times, path.name, self.allow_gaps)
+        _check_times(times, content, path.name, self.allow_gaps)
         return values, times
 
 
@@ -123,37 +125,60 @@ def read_wide(
     Args:
         content: the file, as bytes.
         file: its name, for messages.
-        columns: the channels; None: every column but the time column.
-        time_col: column of time stamps; None: the first.
-        time_format: how dates are written; None: recognized.
+        columns: the channels. Default: every column but the time column.
+        time_col: column of time stamps. Default: the first.
+        time_format: how dates are written. Default: recognized.
 
     Raises:
         DataError: if the text cannot be read as such a table.
     """
+    text = _text(content, file)
+    names = _header(text, file)
+    time_col = _known(names[0] if time_col is None else time_col, names, file)
+    channels = [name for name in names if name != time_col] if columns is None else names_of(columns)
+    channels = [_known(name, names, file) for name in channels]
+    if not channels:
+        _fail(file, f"has no channel beside {time_col!r}", "give a time column and at least one column of numbers")
+    frame = _parse(text, names, file)
+    if len(frame) < 2:
+        _fail(file, f"has {len(frame)} rows of data", "give a header and at least two rows")
+    values = np.stack([_numbers(frame, name, file, text) for name in channels], 1)
+    return values, _times(frame, time_col, time_format, file, text)
+
+
+def names_of(columns: Sequence[str]) -> list[str]:
+    """Names of columns, of which a single one may be given as text.
+
+    Raises:
+        ConfigError: if one is there twice.
+    """
+    names = [columns] if isinstance(columns, str) else list(columns)
+    if len(set(names)) < len(names):
+        raise ConfigError(f"columns = {names} holds a name twice; name every column once")
+    return names
+
+
+def _text(content: bytes, file: str) -> str:
     try:
         # pandas would count empty lines at the end as rows of missing values
         text = content.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         _fail(file, f"is not UTF-8 (byte 0x{content[error.start]:02x})", "save it as UTF-8", line=line)
-    names = _header(text, file)
-    time_col = _known(names[0] if time_col is None else time_col, names, file)
-    channels = [name for name in names if name != time_col] if columns is None else columns
-    channels = [_known(name, names, file) for name in channels]
-    if not channels:
-        _fail(file, f"has no channel beside {time_col!r}", "give a time column and at least one column of numbers")
-    frame = _parse(text, file)
-    if len(frame) < 2:
-        _fail(file, f"has {len(frame)} rows of data", "give a header and at least two rows")
-    lines = text.split("\n")
-    values = np.stack([_numbers(frame, name, file, lines) for name in channels], 1)
-    return values, _times(frame, time_col, time_format, file, lines)
+    return text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
 
 
 def _header(text: str, file: str) -> list[str]:
     if not text:
         _fail(file, "is empty", "give a header and rows of data")
-    names = next(csv.reader([text.split("\n", 1)[0]]))
+    _, names = _record(text, file, 0)
+    if not names:
+        _fail(file, "is empty", "begin the file with the names of the columns", line=1)
+    # pandas writes times that are an index without a name
+    names = [names[0] or "time", *names[1:]]
+    if "" in names:
+        what = f"has no name for column {names.index('') + 1}"
+        _fail(file, what, "name it, or remove the commas at the end of the lines", line=1)
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         _fail(file, f"has {sorted(repeated)} more than once", "give every column its own name", line=1)
@@ -170,78 +195,106 @@ def _known(name: str, names: list[str], file: str) -> str:
     )
 
 
-def _parse(text: str, file: str) -> pd.DataFrame:
+def _parse(text: str, names: list[str], file: str) -> pd.DataFrame:
+    if "\r" in text:
+        # a carriage return ends a row of pandas, where it is not quoted
+        _record(text, file, -1)
     try:
         with warnings.catch_warnings():
             # a row with more fields than the header is only a warning in pandas
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(io.StringIO(text), index_col=False, skip_blank_lines=False, low_memory=False)
+            frame = pd.read_csv(io.StringIO(text), index_col=False, skip_blank_lines=False, low_memory=False)
+        return frame.set_axis(names, axis=1)
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        rows = csv.reader(io.StringIO(text))
-        width = len(next(rows))
-        line, count = next(((i, len(row)) for i, row in enumerate(rows, 2) if len(row) > width), (None, None))
-        what = f"has {count} fields, the header has {width}" if line else f"is no table ({error})"
-        _fail(file, what, "separate fields by single commas", line=line)
+        line, cells = _record(text, file, -1, wider=len(names))
+        wide = len(cells) > len(names)
+        what = f"has {len(cells)} fields, the header has {len(names)}" if wide else f"is no table ({error})"
+        _fail(file, what, "separate fields by single commas", line=line if wide else None)
 
 
-def _numbers(frame: pd.DataFrame, name: str, file: str, lines: list[str]) -> np.ndarray:
+def _numbers(frame: pd.DataFrame, name: str, file: str, text: str) -> np.ndarray:
     numbers = np.asarray(pd.to_numeric(frame[name], errors="coerce"), np.float64)
     bad = ~np.isfinite(numbers)
     if bad.any():
-        row = int(bad.argmax())
-        cell = _cell(lines, row, list(frame.columns).index(name))
+        line, cell = _cell(text, file, int(bad.argmax()), list(frame.columns).index(name))
         remedy = f"fill or remove it ({bad.sum()} of the {len(bad)} cells read are not finite numbers)"
         if cell.strip().lower().lstrip("+-") in ("inf", "infinity"):
-            _fail(file, f"infinite value {cell!r}", remedy, line=row + 2, column=name)
+            _fail(file, f"infinite value {cell!r}", remedy, line=line, column=name)
         if not cell.strip() or cell.strip().lower() in ("nan", "na", "n/a", "null", "none"):
-            _fail(file, f"missing value {cell!r}", remedy, line=row + 2, column=name)
+            _fail(file, f"missing value {cell!r}", remedy, line=line, column=name)
         remedy = (
             "correct it, or leave the column out with data.columns "
             f"({bad.sum()} of the {len(bad)} cells read are no numbers)"
         )
-        _fail(file, f"text {cell!r} in place of a number", remedy, line=row + 2, column=name)
+        _fail(file, f"text {cell!r} in place of a number", remedy, line=line, column=name)
     return numbers
 
 
-def _times(frame: pd.DataFrame, name: str, time_format: str | None, file: str, lines: list[str]) -> pd.Index:
+def _times(frame: pd.DataFrame, name: str, time_format: str | None, file: str, text: str) -> pd.Index:
     column = frame[name]
-    if time_format is None and pd.api.types.is_numeric_dtype(column) and column.notna().all():
+    if time_format is None and pd.api.types.is_numeric_dtype(column) and np.isfinite(column).all():
         return pd.Index(column, name=name)
-    times = pd.to_datetime(column.astype(str), format=time_format, errors="coerce", utc=True)
+    try:
+        with warnings.catch_warnings():
+            # what pandas cannot recognize is said below
+            warnings.simplefilter("ignore", UserWarning)
+            times = pd.to_datetime(column.astype(str), format=time_format, errors="coerce", utc=True)
+    except ValueError as error:
+        raise ConfigError(
+            f"time_format = {time_format!r} is not known ({error}); use for example '%d.%m.%Y'"
+        ) from error
     if time_format is None and times.isna().any():
         # dates at midnight are often written without the time of day
         times = pd.to_datetime(column.astype(str), format="ISO8601", errors="coerce", utc=True)
-    bad = times.isna().to_numpy()
+    missing = column.isna().to_numpy()
+    bad = missing if missing.any() else times.isna().to_numpy()
     if bad.any():
-        row = int(bad.argmax())
-        cell = _cell(lines, row, list(frame.columns).index(name))
-        remedy = "write it like the others, or set data.time_format"
-        _fail(file, f"{cell!r} is no date", remedy, line=row + 2, column=name)
+        line, cell = _cell(text, file, int(bad.argmax()), list(frame.columns).index(name))
+        _fail(file, f"{cell!r} is no date", "write it like the others, or set data.time_format", line=line, column=name)
     return pd.DatetimeIndex(times, name=name).tz_localize(None)
 
 
-def _check_times(times: pd.Index, file: str, allow_gaps: bool) -> None:
+def _check_times(times: pd.Index, content: bytes, file: str, allow_gaps: bool) -> None:
     steps = np.diff(times.to_numpy())
     zero = steps.dtype.type(0)
-    column = str(times.name)
-    if (steps <= zero).any():
-        row = int((steps <= zero).argmax()) + 1
-        if steps[row - 1] == zero:
-            what, remedy = f"{times[row]} stands in line {row + 1} already", "keep one row per time"
-        else:
-            what, remedy = f"{times[row]} comes after {times[row - 1]}", "sort the file by time"
-        _fail(file, what, remedy, line=row + 2, column=column)
     # months and leap years differ by less than half a step
-    gaps = steps > np.median(steps) * 1.5
-    if gaps.any() and not allow_gaps:
-        row = int(gaps.argmax()) + 1
+    back, gaps = steps <= zero, steps > np.median(steps) * 1.5
+    if not back.any() and (allow_gaps or not gaps.any()):
+        return
+    row = int((back if back.any() else gaps).argmax()) + 1
+    before, line = (_record(_text(content, file), file, k)[0] for k in (row, row + 1))
+    if not back.any():
         what = f"gap between {times[row - 1]} and {times[row]} ({gaps.sum()} in all)"
-        _fail(file, what, "add the missing rows, or set data.allow_gaps to let windows run across", row + 2, column)
+        remedy = "add the missing rows, or set data.allow_gaps to let windows run across"
+    elif steps[row - 1] == zero:
+        what, remedy = f"{times[row]} stands in line {before} already", "keep one row per time"
+    else:
+        what, remedy = f"{times[row]} comes after {times[row - 1]}", "sort the file by time"
+    _fail(file, what, remedy, line=line, column=str(times.name))
 
 
-def _cell(lines: list[str], row: int, column: int) -> str:
-    cells = next(csv.reader([lines[row + 1]]), [])
-    return cells[column] if column < len(cells) else ""
+def _cell(text: str, file: str, row: int, column: int) -> tuple[int, str]:
+    """Line and content of a cell, the first part of it where it is long."""
+    line, cells = _record(text, file, row + 1)
+    cell = cells[column] if column < len(cells) else ""
+    return line, cell if len(cell) <= 60 else f"{cell[:60]}..."
+
+
+def _record(text: str, file: str, which: int, wider: int | None = None) -> tuple[int, list[str]]:
+    """Line and cells of a row, which may be on several lines; of the last for -1, or of the first with more cells."""
+    limit = csv.field_size_limit(len(text) + 1)
+    reader, line, found = csv.reader(io.StringIO(text, newline="\n")), 1, (1, [""])
+    try:
+        for row, cells in enumerate(reader):
+            found, line = (line, cells), reader.line_num + 1
+            if row == which or (wider is not None and len(cells) > wider):
+                break
+        return found
+    except csv.Error as error:
+        what = "has a carriage return inside a row" if "new-line" in str(error) else f"is no table ({error})"
+        _fail(file, what, "remove it, or quote the cell", line=line)
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _fail(file: str, what: str, remedy: str, line: int | None = None, column: str | None = None) -> NoReturn:

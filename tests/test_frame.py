@@ -1,6 +1,7 @@
 """Frames in: what is accepted, what comes out as it went in, and the message for everything that is wrong."""
 
 import json
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -150,8 +151,8 @@ TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
         (
             panel().drop(columns="unique_id"),
             {},
-            "100 duplicate time stamps, first: 2024-01-01, and no column 'unique_id'; name the column of the series with "
-            "id_col=..., or merge the rows",
+            "100 duplicate time stamps, first: 2024-01-01, and no column 'unique_id'; name the column of the series "
+            "with id_col=..., or merge the rows",
         ),
         (
             panel(["a"])["y"],
@@ -241,7 +242,7 @@ def test_results_come_back_as_frames_went_in():
     df = panel()
     dates = polars.from_pandas(df).with_columns(polars.col("ds").cast(polars.Date))
     named = dates.with_columns(polars.col("unique_id").cast(polars.Enum(["a", "b"])))
-    zoned = named.with_columns(polars.col("ds").cast(polars.Datetime("ms", "Europe/Berlin")))
+    zoned = named.with_columns(polars.col("ds").cast(polars.Datetime("ms")).dt.replace_time_zone("Europe/Berlin"))
     for frame in (dates, named, zoned, dates.to_arrow()):
         long = read(frame)
         saved = Kind(*json.loads(json.dumps(long.kind)))
@@ -373,16 +374,20 @@ def test_long_from_wide_keeps_the_order_of_columns():
 
 
 def test_covariates_become_numbers():
-    columns = pd.DataFrame({"x": [1.0, 3.0, np.nan, 99.0], "kind": ["b", "a", None, "a"]})
+    columns = pd.DataFrame({"x": [1.0, Decimal(3), None, 99], "kind": ["b", "a", None, "a"]})
+    codes = learn(columns, np.array([True, False, False, False]))
+    # categories are those of all rows, mean and deviation those of the training rows
+    assert codes[0]["mean"] == 1 and codes[1]["categories"] == ["a", "b"]
     codes = learn(columns, np.array([True, True, True, False]))
     # mean 2 and deviation 1 of the first rows; what is missing is the mean, and no category
     assert encode(columns, codes, None, joint=False).tolist() == [[-1, 0, 1], [1, 1, 0], [0, 0, 0], [97, 1, 0]]
-    with pytest.raises(DataError) as error:
-        encode(columns.assign(kind="c"), codes, None, joint=False)
-    assert str(error.value) == (
-        "column 'kind' holds 'c', which was not there when the model was fitted; it knew ['a', 'b']. "
-        "Fit again with this category, or replace it"
-    )
+    unknown = "column 'kind' holds [c] in 4 rows, which the model was not fitted on; they count as none of [a, b]"
+    with pytest.warns(UserWarning, match=re.escape(unknown)):
+        assert encode(columns.assign(kind="c"), codes, None, joint=False)[:, 1:].tolist() == [[0, 0]] * 4
+    with pytest.raises(
+        DataError, match="column 'x' holds 'low', and numbers when the model was fitted; convert it with"
+    ):
+        encode(columns.assign(x="low"), codes, None, joint=False)
     many = pd.DataFrame({"id": [f"{i:02}" for i in range(40)]})
     ranks = encode(many, learn(many, np.ones(40, bool)), None, joint=False)
     assert ranks.shape == (40, 1) and ranks[0, 0] == pytest.approx(-0.975) and (np.diff(ranks[:, 0]) > 0).all()

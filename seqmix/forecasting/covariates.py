@@ -1,7 +1,9 @@
 """Covariates of a frame as numbers: standardized, or one column for each category, learned when a model is fitted."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any, TypedDict
 
 import numpy as np
@@ -9,10 +11,11 @@ import pandas as pd
 
 from seqmix.data.series.calendar import calendar_features, calendar_names
 from seqmix.errors import ConfigError, DataError
-from seqmix.forecasting.clock import Clock, shown
-from seqmix.forecasting.frame import Reading, stamped
+from seqmix.forecasting.clock import Clock, is_number, shown
+from seqmix.forecasting.frame import Reading, stamped, with_index
 from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.plan import Plan
+from seqmix.forecasting.times import parse_times
 
 # categories that get a column each; more become one column of ranks
 _MOST_COLUMNS = 32
@@ -58,18 +61,19 @@ def learn_inputs(how: Reading, long: Long, static: pd.DataFrame | None, n_train:
 
 
 def learn(columns: Any, rows: np.ndarray) -> list[Code]:
-    """How the columns become numbers, seen from ``rows`` of them, a mask of the training rows."""
-    return [_learned(columns[name][rows]) for name in columns]
+    """How the columns become numbers: mean and deviation of the training rows, a mask, and categories of all rows."""
+    return [_learned(columns[name], rows) for name in columns]
 
 
 def encode(columns: Any, codes: Sequence[Code], ids: pd.Index, *, joint: bool) -> np.ndarray | None:
     """The columns as float32 inputs ``(T, width)``; None without codes.
 
-    Missing numbers are the mean, missing categories no category. With ``joint`` the rows of aligned series become those
-    of one: a column that all series shared in the fit is one input, any other an input for each series.
+    Missing numbers are the mean, missing and unknown categories no category, the latter with a warning. With ``joint``
+    the rows of aligned series become those of one: a column that all series shared in the fit is one input, any other
+    an input for each series.
 
     Raises:
-        DataError: for a category that was not there when the model was fitted, or a column that is no longer shared.
+        DataError: for text in place of numbers, or a column that is no longer shared.
     """
     parts = []
     for code in codes:
@@ -118,8 +122,8 @@ def ahead(
 
 def missing_rows(expected: pd.DataFrame, future_df: pd.DataFrame, how: Reading) -> pd.DataFrame:
     """Ids and times of ``expected`` that ``future_df`` has no row for."""
-    keys = [how.id_col, how.time_col]
-    known, given = (pd.MultiIndex.from_frame(pd.DataFrame(frame[keys])) for frame in (expected, future_df))
+    known = pd.MultiIndex.from_frame(expected)
+    given = pd.MultiIndex.from_frame(_keyed(future_df, expected, how)[[*expected]])
     return pd.DataFrame(expected[~known.isin(given)].reset_index(drop=True))
 
 
@@ -131,6 +135,11 @@ def static_rows(long: Long, names: Sequence[str], static_df: pd.DataFrame | None
     """
     if not names:
         return None
+    absent = [name for name in names if name not in long.columns]
+    if static_df is None and absent:
+        raise DataError(
+            f"static column {absent[0]!r} not found in df; add it, or pass static_df=... with a row for each id"
+        )
     if static_df is None:
         codes = np.repeat(np.arange(len(long.ids)), np.diff(long.indptr))
         groups = long.columns[list(names)].groupby(codes)
@@ -142,10 +151,13 @@ def static_rows(long: Long, names: Sequence[str], static_df: pd.DataFrame | None
                 f"{long.ids[int(changing[name].idxmax())]!r}; make it a past or future covariate"
             )
         return pd.DataFrame(groups.first())
+    static_df = with_index(static_df, [id_col])
     absent = [name for name in (id_col, *names) if name not in static_df]
     if absent:
         raise DataError(f"column {absent[0]!r} not found in static_df; columns are {[str(c) for c in static_df]}")
-    found = static_df.drop_duplicates(id_col).set_index(id_col)[list(names)]
+    found = static_df[[id_col, *names]].drop_duplicates()
+    _check_single(found, [id_col], "static_df")
+    found = found.set_index(id_col)
     unknown = long.ids[~long.ids.isin(found.index)]
     if len(unknown):
         raise DataError(f"static_df has no row for {len(unknown)} series: {named(list(unknown))}; add one for each")
@@ -165,12 +177,10 @@ def calendar_rows(clock: Clock, stamps: np.ndarray) -> np.ndarray:
     return calendar_features(pd.DatetimeIndex(index), names).T.astype(np.float32)
 
 
-def _learned(column: pd.Series) -> Code:
-    name = str(column.name)
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        values = column.to_numpy(dtype="float64", na_value=np.nan)
-        if np.isinf(values).any():
-            raise DataError(f"column {name!r} holds infinite values; make them numbers, or NaN for missing")
+def _learned(column: pd.Series, rows: np.ndarray) -> Code:
+    name, numbers = str(column.name), _numeric(column)
+    if numbers is not None:
+        values = _finite(numbers, name)[rows]
         if np.isnan(values).all():
             raise DataError(f"column {name!r} holds no value in the training rows; leave it out of the covariates")
         mean, std = float(np.nanmean(values)), float(np.nanstd(values))
@@ -186,18 +196,44 @@ def _learned(column: pd.Series) -> Code:
 def _encoded(column: pd.Series, code: Code) -> np.ndarray:
     categories = code["categories"]
     if categories is None:
-        values = (column.to_numpy(dtype="float64", na_value=np.nan) - code["mean"]) / code["std"]
+        numbers = _numeric(column)
+        if numbers is None:
+            first = column.dropna().iloc[0]
+            raise DataError(
+                f"column {code['name']!r} holds {first!r}, and numbers when the model was fitted; "
+                f"convert it with pd.to_numeric(df[{code['name']!r}])"
+            )
+        values = (_finite(numbers, code["name"]) - code["mean"]) / code["std"]
         return np.nan_to_num(values, nan=0.0)[:, None]
     at = pd.Index(categories).get_indexer(pd.Index(column))
     unknown = (at < 0) & column.notna().to_numpy()
     if unknown.any():
-        raise DataError(
-            f"column {code['name']!r} holds {column.iloc[int(unknown.argmax())]!r}, which was not there when the model "
-            f"was fitted; it knew {categories[:5]}. Fit again with this category, or replace it"
+        warnings.warn(
+            f"column {code['name']!r} holds {named(column[unknown].unique().tolist())} in {int(unknown.sum())} rows, "
+            f"which the model was not fitted on; they count as none of {named(categories)}",
+            stacklevel=2,
         )
     if len(categories) > _MOST_COLUMNS:
         return np.where(at < 0, 0.0, 2 * (at + 0.5) / len(categories) - 1)[:, None]
     return (at[:, None] == np.arange(len(categories))).astype(np.float64)
+
+
+def _numeric(column: pd.Series) -> pd.Series | None:
+    """A column of numbers, which may be objects among missing ones; None if it holds categories."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return column
+    present = column.dropna()
+    numbers = pd.api.types.is_object_dtype(column.dtype) and len(present)
+    if not numbers or any(isinstance(value, bool | str) or not isinstance(value, Number) for value in present):
+        return None
+    return pd.to_numeric(column.where(column.notna(), None))
+
+
+def _finite(numbers: pd.Series, name: str) -> np.ndarray:
+    values = numbers.to_numpy(dtype="float64", na_value=np.nan)
+    if np.isinf(values).any():
+        raise DataError(f"column {name!r} holds infinite values; make them numbers, or NaN for missing")
+    return values
 
 
 def _looked_up(
@@ -209,20 +245,13 @@ def _looked_up(
             f"the models need the known-future columns {named(names)} for the horizon; pass future_df=..., one row for "
             "each row of make_future_dataframe()"
         )
-    given: Any = future_df
-    keys = [how.id_col, how.time_col]
-    alone = keys[0] not in given and len(ids) == 1
-    if alone:
-        given = given.assign(**{keys[0]: ids[0]})
-    absent = [name for name in (*keys, *names) if name not in given]
-    if absent:
-        raise DataError(f"future_df has no column {absent[0]!r}; columns are {[str(c) for c in given]}")
     expected: Any = stamped(how, clock, ids, last, horizon)
-    given = given.drop_duplicates(keys)
-    times = given[keys[1]]
-    if times.dtype != expected[keys[1]].dtype:
-        given = given.assign(**{keys[1]: pd.to_datetime(times).astype(expected[keys[1]].dtype)})
-    at = pd.MultiIndex.from_frame(given[keys]).get_indexer(pd.MultiIndex.from_frame(expected[keys]))
+    absent = [name for name in names if name not in future_df]
+    if absent:
+        raise DataError(f"future_df has no column {absent[0]!r}; columns are {[str(c) for c in future_df]}")
+    given = _keyed(future_df, expected, how)[[*expected, *names]].drop_duplicates()
+    _check_single(given, [*expected], "future_df")
+    at = pd.MultiIndex.from_frame(given[[*expected]]).get_indexer(pd.MultiIndex.from_frame(expected))
     lacking = at < 0
     rows = given[names].iloc[np.where(lacking, 0, at)].reset_index(drop=True)
     lacking |= rows.isna().any(axis=1).to_numpy()
@@ -233,3 +262,43 @@ def _looked_up(
             "get_missing_future(future_df) lists them"
         )
     return rows
+
+
+def _keyed(future_df: pd.DataFrame, expected: pd.DataFrame, how: Reading) -> pd.DataFrame:
+    """``future_df`` with ids and times of the types of ``expected``."""
+    given = with_index(future_df, [how.id_col, how.time_col])
+    if how.id_col not in given and expected[how.id_col].nunique() == 1:
+        given = given.assign(**{how.id_col: expected[how.id_col].iloc[0]})
+    absent = [name for name in expected if name not in given]
+    if absent:
+        raise DataError(f"future_df has no column {absent[0]!r}; columns are {[str(c) for c in given]}")
+    ids, wanted = given[how.id_col], expected[how.id_col]
+    if pd.api.types.is_numeric_dtype(ids.dtype) != pd.api.types.is_numeric_dtype(wanted.dtype):
+        raise DataError(
+            f"column {how.id_col!r} of future_df holds {ids.dtype}, that of df {wanted.dtype}; make them one type"
+        )
+    times, dtype = parse_times(given[how.time_col], how.time_col), expected[how.time_col].dtype
+    if is_number(times.dtype) != is_number(dtype):
+        raise DataError(
+            f"column {how.time_col!r} of future_df holds {times.dtype}, that of df {dtype}; make them one type"
+        )
+    if not is_number(dtype):
+        zones = [
+            str(pd.DatetimeIndex(column).tz or "no") for column in (times, parse_times(expected[how.time_col], ""))
+        ]
+        if zones[0] != zones[1] and "no" in zones:
+            raise DataError(
+                f"times of future_df have {zones[0]} time zone, those of df {zones[1]}; use "
+                f"future_df[{how.time_col!r}].dt.tz_localize({'None' if zones[1] == 'no' else repr(zones[1])})"
+            )
+    return given.assign(**{how.time_col: pd.Index(times).astype(dtype)})
+
+
+def _check_single(frame: pd.DataFrame, keys: list[str], name: str) -> None:
+    """Refuse rows of the same key that say different things."""
+    twice = frame.duplicated(keys)
+    if twice.any():
+        first = ", ".join(str(value) for value in frame.loc[twice, keys].iloc[0])
+        raise DataError(
+            f"{name} has {int(twice.sum())} rows that contradict another, first: {first}; keep one for each"
+        )

@@ -14,6 +14,7 @@ from seqmix.forecasting.arrange import Arrays, Ends, arrange, ends
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Inputs, ahead, static_rows
 from seqmix.forecasting.frame import Reading, stamped
+from seqmix.forecasting.kind import Kind
 from seqmix.forecasting.long import Long, named, same_series
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
@@ -27,6 +28,7 @@ class Fitted:
         reading: how frames are read.
         plan: what was fitted.
         clock: the time steps.
+        kind: library and types of the frame of the fit.
         ids: the series, in order of first appearance.
         inputs: how covariates become numbers.
         loc: mean of the training rows, ``(n, C)``.
@@ -44,6 +46,7 @@ class Fitted:
     reading: Reading
     plan: Plan
     clock: Clock
+    kind: Kind
     ids: pd.Index
     inputs: Inputs
     loc: np.ndarray

@@ -72,6 +72,7 @@ def fit(
         reading=reading.again(long.clock.freq),
         plan=plan,
         clock=long.clock,
+        kind=long.kind,
         ids=long.ids,
         inputs=inputs,
         loc=panel.loc,

@@ -14,7 +14,8 @@ import pandas as pd
 from seqmix.errors import ConfigError, NotFittedError
 from seqmix.forecasting._estimator import Estimator
 from seqmix.forecasting.folder import read_long
-from seqmix.forecasting.frame import Reading, like, stamped, to_pandas, with_ids
+from seqmix.forecasting.frame import Reading, followed, stamped, with_ids
+from seqmix.forecasting.kind import kind_of, to_pandas
 from seqmix.forecasting.long import Long, same_series
 
 # torch, lightning and matplotlib load with the first call that needs them, not with the name
@@ -152,9 +153,7 @@ class Forecaster(Estimator):
         how = self._reading(id_col, time_col, target_col, weight_col)
         long, rows = read_long(df, how), val_size
         if val_df is not None:
-            ours, both = long, pd.concat([to_pandas(df), to_pandas(val_df)], ignore_index=True)
-            long = read_long(both, how)
-            rows = np.diff(long.indptr) - np.diff(ours.indptr)[ours.ids.get_indexer(long.ids)]
+            long, rows = followed(df, long, to_pandas(val_df), how)
         return self._take(self._learn(long, _frame(static_df), how, rows))
 
     def fit_more(
@@ -207,8 +206,9 @@ class Forecaster(Estimator):
         horizon = fitted.plan.horizon if horizon is None else horizon
         levels = fitted.plan.levels if levels is None else list(levels)
         long = None if df is None else read_long(df, fitted.reading)
+        kind = fitted.kind if long is None else long.kind
         found = fitted.forecast(long, _frame(static_df), _frame(future_df), horizon, levels, list(quantiles or ()))
-        return like(df, found)
+        return kind.give(found)
 
     def cross_validation(
         self,
@@ -258,7 +258,7 @@ class Forecaster(Estimator):
             return self._learn(rows, static, how, val_size)
 
         found = cross_validate(learn, long, static, levels, quantiles, self.horizon, step, n_windows, int(refit))
-        return like(df, found)
+        return long.kind.give(found)
 
     def evaluate(
         self,
@@ -268,7 +268,7 @@ class Forecaster(Estimator):
         by: str | None = None,
         standardized: bool = False,
         static_df: Any = None,
-    ) -> pd.DataFrame:
+    ) -> Any:
         """Errors of forecasts: a frame with columns ``metric``, ``model``, ``value``.
 
         Args:
@@ -280,24 +280,28 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.scoring import errors
 
-        fitted, frame = self._fitted(), to_pandas(df)
-        if "cutoff" not in frame:
-            long = read_long(frame, fitted.reading)
+        fitted, how = self._fitted(), self._fitted().reading
+        frame = None if isinstance(df, str | Path) else to_pandas(df)
+        if frame is None or "cutoff" not in frame:
+            long = read_long(df, how)
             frame = fitted.backtest(long, _frame(static_df), np.array([fitted.plan.horizon]), [], [])
-        return errors(frame, fitted, metrics, by=by, standardized=standardized)
+        found = errors(frame, fitted, metrics, by=by, standardized=standardized)
+        return kind_of(df, how.id_col, how.time_col).give(found)
 
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon, to be joined with covariates; after the frame of ``fit``, or after ``df``."""
         fitted = self._fitted()
         rows: Any = fitted if df is None else read_long(df, fitted.reading)
-        return like(df, stamped(fitted.reading, fitted.clock, rows.ids, rows.last, horizon or fitted.plan.horizon))
+        frame = stamped(fitted.reading, fitted.clock, rows.ids, rows.last, horizon or fitted.plan.horizon)
+        return rows.kind.give(frame)
 
     def get_missing_future(self, future_df: Any, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon that ``future_df`` has no row for."""
         from seqmix.forecasting.covariates import missing_rows
 
         expected, given = to_pandas(self.make_future_dataframe(df, horizon=horizon)), to_pandas(future_df)
-        return like(future_df, missing_rows(expected, given, self._fitted().reading))
+        how = self._fitted().reading
+        return kind_of(future_df, how.id_col, how.time_col).give(missing_rows(expected, given, how))
 
     def save(self, path: str | Path) -> None:
         """Write options and weights to a folder: ``forecaster.json`` and ``weights.safetensors``."""

@@ -11,7 +11,7 @@ import pandas as pd
 from seqmix.errors import DataError, check_choice
 from seqmix.forecasting.clock import Clock, duration, infer_freq, is_number, shown
 from seqmix.forecasting.kind import kind_of, to_pandas
-from seqmix.forecasting.long import Long
+from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.times import is_dated, parse_times
 
 Missing = Literal["mask", "error", "ffill"]
@@ -63,7 +63,7 @@ def read_frame(df: Any, how: Reading) -> Long:
     """
     check_choice("missing", how.missing, ("mask", "error", "ffill"))
     id_col, time_col, target_col, weight_col, freq = how.id_col, how.time_col, how.target_col, how.weight_col, how.freq
-    frame: Any = _with_index(to_pandas(df), (id_col, time_col))
+    frame: Any = with_index(to_pandas(df), (id_col, time_col))
     if not len(frame):
         raise DataError("frame has 0 rows; give at least one row for each series")
     covariates = [*how.past, *how.future, *(name for name in how.static if name in frame)]
@@ -112,6 +112,33 @@ def read_frame(df: Any, how: Reading) -> Long:
     return Long(ids, indptr, stamps[starts], clock, y, weight, columns, present, ignored, kind)
 
 
+def followed(df: Any, long: Long, val_df: pd.DataFrame, how: Reading) -> tuple[Long, np.ndarray]:
+    """A frame and the validation rows that go on where its series end, and the number of these rows of each series.
+
+    Raises:
+        DataError: if they are of other series, or do not come after their rows.
+    """
+    later = read_frame(val_df, replace(how, freq=long.clock.freq, fill_gaps=True))
+    at = long.ids.get_indexer(later.ids)
+    if (at < 0).any():
+        unknown = named(list(later.ids[at < 0]))
+        raise DataError(f"val_df holds series that df has no rows of: {unknown}; add rows to df, or leave them out")
+    early = np.flatnonzero(later.first <= long.last[at])
+    if len(early):
+        raise DataError(
+            f"val_df holds rows that are not after those of df, first: id {later.ids[early[0]]!r}; give later rows only"
+        )
+    frames = [with_index(frame, (how.id_col, how.time_col)) for frame in (to_pandas(df), val_df)]
+    both = read_frame(pd.concat(frames, ignore_index=True), how)
+    return both._replace(kind=long.kind), np.diff(both.indptr) - np.diff(long.indptr)
+
+
+def with_index(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The frame with the levels of its index that are asked for as columns."""
+    levels = [name for name in frame.index.names if name in names and name not in frame]
+    return frame.reset_index(level=levels) if levels else frame
+
+
 def stamped(how: Reading, clock: Clock, ids: pd.Index, last: np.ndarray, horizon: int) -> pd.DataFrame:
     """Id and time of the ``horizon`` steps after each of the stamps ``last``, one for each of the ``ids``."""
     stamps = clock.after(last[:, None], np.arange(1, horizon + 1))
@@ -158,7 +185,7 @@ def numbers(
     """A column as float64 with NaN where missing; text and infinite values are refused."""
     if not pd.api.types.is_numeric_dtype(column.dtype):
         parsed: Any = pd.to_numeric(column, errors="coerce")
-        wrong = (parsed.isna() & column.notna()).to_numpy()
+        wrong = (parsed.isna() & column.notna()).to_numpy(copy=True)
         # text that looks like numbers is refused: the user sees what becomes of it
         if not pd.api.types.is_object_dtype(column.dtype):
             wrong |= column.notna().to_numpy()
@@ -183,19 +210,11 @@ def numbers(
     return values
 
 
-def _with_index(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The frame with the levels of its index that are asked for as columns."""
-    levels = [name for name in frame.index.names if name in names and name not in frame]
-    return frame.reset_index(level=levels) if levels else frame
-
-
 def _check_columns(
     frame: pd.DataFrame, needed: Sequence[str], id_col: str, time_col: str, target_col: str | None
 ) -> None:
     if isinstance(frame.columns, pd.MultiIndex):
-        raise DataError(
-            "df has several levels of column names; flatten them with df.columns = ['_'.join(c) for c in df]"
-        )
+        raise DataError("df has several levels of column names; use df.columns = ['_'.join(c) for c in df]")
     twice = [name for name in frame.columns[frame.columns.duplicated()] if name in (id_col, *needed)]
     if twice:
         raise DataError(f"column {twice[0]!r} is there {list(frame).count(twice[0])} times; rename or drop one of them")

@@ -22,11 +22,12 @@ from seqmix.forecasting.covariates import Inputs
 from seqmix.forecasting.factory import choices, make_task
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.kind import Kind, dtype_name, dtype_of
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
 from seqmix.series import Series
 
-_FORMAT = 3
+_FORMAT = 4
 # owner/name, as the hub names what it holds
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _ARRAYS = ("loc", "scale", "deviation", "naive", "last")
@@ -42,8 +43,9 @@ def save(options: Mapping[str, Any], fitted: Fitted, folder: Path) -> None:
         "format": _FORMAT,
         "options": {name: _plain(value, name) for name, value in options.items()},
         "reading": asdict(fitted.reading),
-        "time": {"freq": fitted.clock.freq, "dtype": str(fitted.clock.dtype)},
-        "ids": {"dtype": str(fitted.ids.dtype), "values": fitted.ids.tolist()},
+        "time": {"freq": fitted.clock.freq, "dtype": dtype_name(fitted.clock.dtype)},
+        "kind": fitted.kind,
+        "ids": {"dtype": dtype_name(fitted.ids.dtype), "values": fitted.ids.tolist()},
         "plan": {**asdict(fitted.plan), "loss": None},
         "inputs": asdict(fitted.inputs),
         "members": {m.name: asdict(m.task.series) for m in fitted.members},
@@ -91,8 +93,9 @@ def load(source: str | Path) -> tuple[dict[str, Any], Fitted]:
     fitted = Fitted(
         reading=Reading(**facts["reading"]),
         plan=Plan(**{**plan, **levels, "loss": options["loss"]}),
-        clock=Clock(time["freq"], pd.api.types.pandas_dtype(time["dtype"])),
-        ids=pd.Index(facts["ids"]["values"]).astype(facts["ids"]["dtype"]),
+        clock=Clock(time["freq"], dtype_of(time["dtype"])),
+        kind=Kind(*facts["kind"]),
+        ids=pd.Index(facts["ids"]["values"]).astype(dtype_of(facts["ids"]["dtype"])),
         inputs=Inputs(**facts["inputs"]),
         ends=Ends(**{name: _array(tensors, f"ends.{name}") for name in Ends._fields}),
         report=facts["report"],

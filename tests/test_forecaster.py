@@ -336,7 +336,7 @@ def test_past_and_static_covariates_and_the_calendar():
     assert fc.notes_[1] == "columns that are not used: shop"
     assert fc.fitted_.ends.static.ravel().tolist() == [1.0, -1.0]
     assert fc.predict(df, static_df=static)["DLinear"].notna().all()
-    with pytest.raises(DataError, match="holds 'Holiday', which was not there when the model was fitted"):
+    with pytest.warns(UserWarning, match=r"holds \[Holiday\] in 200 rows, which the model was not fitted on"):
         fc.predict(df.assign(day="Holiday"), static_df=static)
     with pytest.raises(DataError) as error:
         small(static_covariates=["day"]).fit(df)

@@ -15,7 +15,7 @@ from seqmix.errors import ConfigError, NotFittedError
 from seqmix.forecasting._estimator import Estimator
 from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading, followed, stamped, with_ids
-from seqmix.forecasting.kind import kind_of, to_pandas
+from seqmix.forecasting.kind import Kind, kind_of, to_pandas
 from seqmix.forecasting.long import Long, same_series
 
 # torch, lightning and matplotlib load with the first call that needs them, not with the name
@@ -290,18 +290,16 @@ class Forecaster(Estimator):
 
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon, to be joined with covariates; after the frame of ``fit``, or after ``df``."""
-        fitted = self._fitted()
-        rows: Any = fitted if df is None else read_long(df, fitted.reading)
-        frame = stamped(fitted.reading, fitted.clock, rows.ids, rows.last, horizon or fitted.plan.horizon)
-        return rows.kind.give(frame)
+        kind, frame = self._horizon_of(df, horizon)
+        return kind.give(frame)
 
     def get_missing_future(self, future_df: Any, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon that ``future_df`` has no row for."""
         from seqmix.forecasting.covariates import missing_rows
 
-        expected, given = to_pandas(self.make_future_dataframe(df, horizon=horizon)), to_pandas(future_df)
         how = self._fitted().reading
-        return kind_of(future_df, how.id_col, how.time_col).give(missing_rows(expected, given, how))
+        missing = missing_rows(self._horizon_of(df, horizon)[1], to_pandas(future_df), how)
+        return kind_of(future_df, how.id_col, how.time_col).give(missing)
 
     def save(self, path: str | Path) -> None:
         """Write options and weights to a folder: ``forecaster.json`` and ``weights.safetensors``."""
@@ -386,6 +384,11 @@ class Forecaster(Estimator):
         if not hasattr(self, "fitted_"):
             raise NotFittedError("this Forecaster is not fitted; call fit() or load()")
         return self.fitted_
+
+    def _horizon_of(self, df: Any, horizon: int | None) -> tuple[Kind, pd.DataFrame]:
+        fitted = self._fitted()
+        rows: Any = fitted if df is None else read_long(df, fitted.reading)
+        return rows.kind, stamped(fitted.reading, fitted.clock, rows.ids, rows.last, horizon or fitted.plan.horizon)
 
     def _reading(self, id_col: str, time_col: str, target_col: str, weight_col: str | None) -> Reading:
         return Reading(

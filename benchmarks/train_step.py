@@ -29,7 +29,7 @@ def measure(variant: int, steps: int, threads: int) -> None:
     from torch.nn import functional as F
 
     import seqmix.mixers.ssm as ssm
-    from seqmix.data import ETT
+    from seqmix.data import Benchmark
     from seqmix.models import TSM2
     from seqmix.ops import depthwise_conv1d, packed, selective_scan, tune_allocator
 
@@ -50,7 +50,7 @@ def measure(variant: int, steps: int, threads: int) -> None:
         optimizer.step()
 
     config = yaml.safe_load(CONFIG.read_text())
-    data = ETT(**config["data"]["init_args"], seed=0)
+    data = Benchmark(**config["data"]["init_args"], seed=0)
     model = TSM2(data.series, **config["model"]["init_args"]["model"]["init_args"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["model"]["init_args"]["lr"], fused=True)
     batches = iter(data.train_dataloader())

@@ -207,7 +207,7 @@ def test_list(capsys, here):
     assert (mamba["paper"], mamba["cost"]) == ("arXiv:2312.00752", "L")
     assert [mamba[c] for c in ("causal", "matrix", "step")] == ["yes", "yes", "yes"]
     assert [conv[c] for c in ("causal", "matrix", "step")] == ["-", "-", "-"]
-    assert {"TSM2", "DLinear", "ETT", "Cycles", "WideCSV"} <= lines.keys()
+    assert {"TSM2", "DLinear", "Benchmark", "Cycles", "WideCSV"} <= lines.keys()
     assert not {"ForecastData", "Benchmark", "Windows"} & lines.keys()
     assert run(["list", "models"]) == 0
     assert "Mamba" not in capsys.readouterr().out

@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seqmix.data import ECL, ETT, ILI, Exchange, Traffic, Weather
+from seqmix.data import Benchmark
 from seqmix.data.series import benchmarks
 from seqmix.errors import DataError
 
 ETT_NAMES = ["ETTh1", "ETTh2", "ETTm1", "ETTm2"]
-real_files = pytest.mark.skipif("SEQMIX_DATA" not in os.environ, reason="set SEQMIX_DATA to a folder of real data")
 
 
-def _make(name, **options):
-    if name in ETT_NAMES:
-        return ETT(name, **options)
-    return {"Weather": Weather, "Exchange": Exchange, "ILI": ILI, "ECL": ECL, "Traffic": Traffic}[name](**options)
+def _real(name):
+    """A parameter that is skipped where the file of the data set is not at hand."""
+    root, paths = os.environ.get("SEQMIX_DATA"), benchmarks.FACTS[name].source.paths
+    found = root and any((Path(root) / f"{path}{end}").exists() for path in paths for end in ("", ".gz"))
+    return pytest.param(name, marks=pytest.mark.skipif(not found, reason=f"set SEQMIX_DATA to a folder with {name}"))
 
 
 # rows, channels, season, training / validation / test rows, as published
@@ -44,7 +44,7 @@ def test_table_of_constants(name):
     assert facts.split == split
     if name not in ETT_NAMES:
         assert split == (int(0.7 * n_rows), n_rows - int(0.7 * n_rows) - int(0.2 * n_rows), int(0.2 * n_rows))
-    data = _make(name)
+    data = Benchmark(name)
     assert (data.name, data.n_channels, data.season) == (name, n_channels, season)
     assert (data.context, data.horizon, data.batch_size, data.series.n_future) == (512, 96, 32, 0)
 
@@ -59,11 +59,10 @@ def test_page_in_the_data_folder_agrees(name):
         assert f"| {facts.source.size:,} | `{facts.source.sha256}` |" in row
 
 
-@real_files
-@pytest.mark.parametrize("name", [*ETT_NAMES, "Weather", "Exchange", "ILI"])
+@pytest.mark.parametrize("name", [_real(name) for name in [*ETT_NAMES, "Weather", "Exchange", "ILI"]])
 def test_real_files(name):
     context, horizon = (36, 24) if name == "ILI" else (336, 192)
-    data = _make(name, context=context, horizon=horizon)
+    data = Benchmark(name, context=context, horizon=horizon)
     n_train, n_val, n_test = PUBLISHED[name][3]
     assert data.window_counts == {
         "train": n_train - context - horizon + 1,
@@ -80,11 +79,11 @@ def test_real_files(name):
     assert np.allclose(first["y"][0], scaled[start : start + horizon], atol=1e-5)
 
 
-@real_files
+@pytest.mark.parametrize("name", [_real("ETTh1")])
 @pytest.mark.parametrize(("horizon", "n_windows"), [(96, 2785), (192, 2689), (336, 2545), (720, 2161)])
 @pytest.mark.parametrize("context", [96, 512])
-def test_published_test_windows_of_etth1(context, horizon, n_windows):
-    data = ETT("ETTh1", context, horizon, eval_batch_size=512)
+def test_published_test_windows_of_etth1(name, context, horizon, n_windows):
+    data = Benchmark(name, context, horizon, eval_batch_size=512)
     assert data.window_counts["test"] == n_windows
     assert sum(len(batch["x"]) for batch in data.test_dataloader()) == n_windows
 
@@ -109,7 +108,7 @@ def _generated(folder, monkeypatch, name, n_rows=None):
 @pytest.mark.parametrize("name", ["ETTh2", "Exchange", "ILI"])
 def test_generated_files_of_published_size(tmp_path, monkeypatch, name):
     values, times = _generated(tmp_path, monkeypatch, name)
-    data = _make(name, context=36, horizon=24, root=str(tmp_path), stride=5, calendar=True)
+    data = Benchmark(name, context=36, horizon=24, root=str(tmp_path), stride=5, calendar=True)
     n_train, n_val, n_test = PUBLISHED[name][3]
     assert data.window_counts == {"train": (n_train - 60) // 5 + 1, "val": n_val - 23, "test": n_test - 23}
     mean, std = values[:n_train].mean(0), values[:n_train].std(0)
@@ -132,7 +131,7 @@ def test_generated_files_of_published_size(tmp_path, monkeypatch, name):
 def test_file_of_another_size_is_refused(tmp_path, monkeypatch):
     _generated(tmp_path, monkeypatch, "ECL", 50)
     with pytest.raises(DataError) as error:
-        ECL(root=str(tmp_path)).setup()
+        Benchmark("ECL", root=str(tmp_path)).setup()
     assert str(error.value) == (
         "ECL has 50 rows of 321 channels, the published file 26304 of 321; "
         f"get it from {benchmarks.FACTS['ECL'].source.url}"
@@ -142,7 +141,7 @@ def test_file_of_another_size_is_refused(tmp_path, monkeypatch):
 def test_context_and_horizon_that_leave_no_window(tmp_path, monkeypatch):
     _generated(tmp_path, monkeypatch, "ILI")
     with pytest.raises(DataError, match=r"^ILI has 676 / 97 / 193 rows .* need at least 616 / 104 / 104; "):
-        ILI(root=str(tmp_path), horizon=104).setup()
+        Benchmark("ILI", root=str(tmp_path), horizon=104).setup()
 
 
 @pytest.mark.parametrize("name", ["ECL", "Traffic"])
@@ -150,12 +149,12 @@ def test_sets_without_a_verified_copy_say_where_to_get_them(tmp_path, name):
     with pytest.raises(
         DataError, match=r"is not downloaded by itself .*https://huggingface.co/.*\.csv into that folder"
     ):
-        _make(name, root=str(tmp_path)).setup()
+        Benchmark(name, root=str(tmp_path)).setup()
 
 
 def test_file_is_read_once(tmp_path, monkeypatch):
     _generated(tmp_path, monkeypatch, "ILI")
-    data = ILI(36, 24, root=str(tmp_path))
+    data = Benchmark("ILI", 36, 24, root=str(tmp_path))
     data.setup("fit")
     (tmp_path / "ili/national_illness.csv").unlink()
     data.setup("test")

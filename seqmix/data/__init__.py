@@ -9,7 +9,7 @@ from seqmix.data.sequences.listops import ListOps
 from seqmix.data.sequences.lra import LRAImage, LRARetrieval, LRAText
 from seqmix.data.sequences.pathfinder import Pathfinder
 from seqmix.data.sequences.recall import AssociativeRecall, Copying, SelectiveCopying
-from seqmix.data.series.benchmarks import ECL, ETT, ILI, Exchange, Traffic, Weather
+from seqmix.data.series.benchmarks import Benchmark
 from seqmix.data.series.forecast_data import ForecastData
 from seqmix.data.series.synthetic import Cycles
 from seqmix.data.series.wide_csv import WideCSV
@@ -18,15 +18,12 @@ from seqmix.data.text.corpora import HubText, TextFiles
 from seqmix.data.text.glue import GLUE
 
 __all__ = [
-    "ECL",
-    "ETT",
     "GLUE",
-    "ILI",
     "AssociativeRecall",
     "Augmentation",
+    "Benchmark",
     "Copying",
     "Cycles",
-    "Exchange",
     "FashionMNIST",
     "ForecastData",
     "HubImages",
@@ -39,8 +36,6 @@ __all__ = [
     "Pathfinder",
     "SelectiveCopying",
     "TextFiles",
-    "Traffic",
-    "Weather",
     "WideCSV",
     "WindowLoader",
     "Windows",

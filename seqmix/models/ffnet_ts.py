@@ -37,7 +37,6 @@ class FFNetTS(ForecastModel):
     Cost: O(N C D (C + D) ffn_ratio) for N = context / patch_stride tokens of width D.
 
     Args:
-        series: the facts of the data.
         dims: features D of each stage; each stage after the first halves the number of tokens.
         depths: blocks of each stage.
         patch_len: patch length, in time steps.

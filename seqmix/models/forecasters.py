@@ -28,7 +28,6 @@ class MixerForecaster(ForecastModel):
     Cost: that of the backbone on B C sequences of N patches.
 
     Args:
-        series: the facts of the data.
         mixer: makes the sequence mixer of every block.
         layers: sequence mixers of successive blocks, cycled; replaces ``mixer``.
         channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
@@ -140,7 +139,6 @@ class DLinear(ForecastModel):
     Cost: O(C context horizon K).
 
     Args:
-        series: the facts of the data.
         kernel_size: length of the moving average, in time steps, odd; 25 in the paper.
         individual: separate layers for each channel; those of covariates stay shared.
         init: ``default`` is PyTorch's; ``mean`` starts every weight at 1 / context, an alternative in the code.
@@ -207,7 +205,6 @@ class SeasonalNaive(ForecastModel):
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)``, all K equal. Cost: a copy.
 
     Args:
-        series: the facts of the data.
         season: length of the season, in time steps; 1 repeats the last value. Default: that of the data.
 
     Raises:

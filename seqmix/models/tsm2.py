@@ -41,7 +41,6 @@ class TSM2(ForecastModel):
     Cost: O(C N D (D + d_state) expand) per layer, for N patches: linear in time steps and in variates.
 
     Args:
-        series: the facts of the data.
         d_model: features per patch D.
         n_layers: number of layers, each a time mixer and a variate mixer.
         patch_len: patch length, in time steps.

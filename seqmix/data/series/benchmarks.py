@@ -1,12 +1,11 @@
 """The long-horizon benchmarks: files, splits and window counts as in Informer and what followed it."""
 
-from abc import abstractmethod
 from typing import Literal, NamedTuple
 
 from seqmix.data.files import Source, read_published
 from seqmix.data.series.forecast_data import ForecastData, Table
 from seqmix.data.series.wide_csv import read_wide
-from seqmix.errors import DataError
+from seqmix.errors import DataError, check_choice
 
 
 class Facts(NamedTuple):
@@ -23,27 +22,36 @@ class Facts(NamedTuple):
 
 
 class Benchmark(ForecastData):
-    """A published data set, in the published split: all channels in, all channels out.
+    """Long-horizon benchmarks in published splits: ETTh1, ETTh2, ETTm1, ETTm2, Weather, Exchange, ILI, ECL, Traffic.
 
-    Looked for below ``root``, in its folder or flat, plain or ``.gz``, and otherwise downloaded once.
+    All channels in, all channels out. A file is looked for below ``root``, in its folder or flat, plain or ``.gz``, and
+    otherwise downloaded once; those of ECL and Traffic are not, as no checksum of a verified copy is known.
+
+    - ETT: oil temperature and six loads of two electricity transformers, 2016 to 2018, hourly (h) or every 15 minutes
+      (m); 12, 4 and 4 months of 30 days, the rows after them are not used.
+    - Weather: 21 measurements in Jena, every 10 minutes of 2020. One time stamp is repeated, nine are absent, and -9999
+      stands for failed readings in three channels; published results leave all of it in, and so does this.
+    - Exchange: daily rates of eight currencies against the dollar. The series are business days, the dates nominal.
+    - ILI: weekly influenza-like illness in the United States, 2002 to 2020, seven channels; published results use
+      context 36 or 104 and horizon 24, 36, 48 or 60.
+    - ECL: hourly electricity consumption of 321 clients, 2012 to 2014.
+    - Traffic: hourly occupancy of 862 road lanes near San Francisco.
 
     Args:
-        context: look-back length, in time steps.
-        horizon: forecast length, in time steps.
-        batch_size: windows per training batch.
-        root: the data folder; None: ``$SEQMIX_DATA``, else ``./data``.
-        eval_batch_size: windows per validation and test batch; None: the same as in training.
-        stride: time steps between the starts of two training windows.
-        scale: standardize every channel with its training rows, as published numbers are.
-        calendar: add calendar features of every time step as known-future inputs.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
+        name: the data set.
+        root: the data folder. Default: ``$SEQMIX_DATA``, else ``./data``.
 
     Raises:
         DataError: if the file can be neither found nor fetched, or is not the published one.
+
+    Source: Zhou et al., 2021, arXiv:2012.07436, sec. 5.1 (ETT); Wu et al., 2021, arXiv:2106.13008, sec. 4 (Weather,
+    ILI); Lai et al., 2018, arXiv:1703.07015, sec. 4.2 (Exchange, ECL, Traffic). Differs from the original code in:
+    nothing.
     """
 
     def __init__(
         self,
+        name: Literal["ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather", "Exchange", "ILI", "ECL", "Traffic"],
         context: int = 512,
         horizon: int = 96,
         batch_size: int = 32,
@@ -55,153 +63,32 @@ class Benchmark(ForecastData):
         calendar: bool = False,
         seed: int | None = None,
     ):
+        check_choice("name", name, tuple(FACTS))
+        self.root, self.facts = root, FACTS[name]
         super().__init__(
-            self._facts.name,
-            self._facts.n_channels,
+            name,
+            self.facts.n_channels,
             context,
             horizon,
             batch_size,
-            step=self._facts.step,
-            season=self._facts.season,
+            step=self.facts.step,
+            season=self.facts.season,
             eval_batch_size=eval_batch_size,
             stride=stride,
             scale=scale,
             calendar=calendar,
             seed=seed,
         )
-        self.root = root
-
-    @property
-    @abstractmethod
-    def _facts(self) -> Facts:
-        """The row of the table."""
 
     def _load(self) -> Table:
-        values, times = read_wide(read_published(self._facts.source, self.root), self._facts.name)
-        if values.shape != (self._facts.n_rows, self._facts.n_channels):
+        facts = self.facts
+        values, times = read_wide(read_published(facts.source, self.root), facts.name)
+        if values.shape != (facts.n_rows, facts.n_channels):
             raise DataError(
-                f"{self._facts.name} has {values.shape[0]} rows of {values.shape[1]} channels, the published file "
-                f"{self._facts.n_rows} of {self._facts.n_channels}; get it from {self._facts.source.url}"
+                f"{facts.name} has {values.shape[0]} rows of {values.shape[1]} channels, the published file "
+                f"{facts.n_rows} of {facts.n_channels}; get it from {facts.source.url}"
             )
-        return Table(values, times, self._facts.split)
-
-
-class ETT(Benchmark):
-    """Electricity transformer temperature: oil temperature and six loads of two Chinese transformers, 2016 to 2018.
-
-    12, 4 and 4 months of 30 days for training, validation and test; published results do not use the rows after them.
-
-    Args:
-        name: transformer 1 or 2, hourly (h) or every quarter of an hour (m).
-        context: look-back length, in time steps.
-        horizon: forecast length, in time steps; 96, 192, 336 and 720 in published results.
-        batch_size: windows per training batch.
-        root: the data folder; None: ``$SEQMIX_DATA``, else ``./data``.
-        eval_batch_size: windows per validation and test batch; None: the same as in training.
-        stride: time steps between the starts of two training windows.
-        scale: standardize every channel with its training rows, as published numbers are.
-        calendar: add calendar features of every time step as known-future inputs.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
-
-    Source: Zhou et al., 2021, arXiv:2012.07436, sec. 5.1. Differs from the original code in: nothing.
-    """
-
-    def __init__(
-        self,
-        name: Literal["ETTh1", "ETTh2", "ETTm1", "ETTm2"] = "ETTh1",
-        context: int = 512,
-        horizon: int = 96,
-        batch_size: int = 32,
-        *,
-        root: str | None = None,
-        eval_batch_size: int | None = None,
-        stride: int = 1,
-        scale: bool = True,
-        calendar: bool = False,
-        seed: int | None = None,
-    ):
-        self._variant = name
-        super().__init__(
-            context,
-            horizon,
-            batch_size,
-            root=root,
-            eval_batch_size=eval_batch_size,
-            stride=stride,
-            scale=scale,
-            calendar=calendar,
-            seed=seed,
-        )
-
-    @property
-    def _facts(self) -> Facts:
-        return FACTS[self._variant]
-
-
-class Weather(Benchmark):
-    """21 weather measurements in Jena, every 10 minutes of 2020; arguments as in ``Benchmark``.
-
-    One time stamp is repeated, nine are absent, and -9999 stands for failed readings in three channels. Published
-    results are computed with all of it left in, so it is left in here.
-
-    Source: Wu et al., 2021, arXiv:2106.13008, sec. 4. Differs from the original code in: nothing.
-    """
-
-    @property
-    def _facts(self) -> Facts:
-        return FACTS["Weather"]
-
-
-class Exchange(Benchmark):
-    """Daily exchange rates of eight currencies against the dollar; arguments as in ``Benchmark``.
-
-    The series are business days, the dates in the file are consecutive days and so only nominal.
-
-    Source: Lai et al., 2018, arXiv:1703.07015, sec. 4.2. Differs from the original code in: nothing.
-    """
-
-    @property
-    def _facts(self) -> Facts:
-        return FACTS["Exchange"]
-
-
-class ILI(Benchmark):
-    """Weekly influenza-like illness in the United States, 2002 to 2020, seven channels; arguments as in ``Benchmark``.
-
-    Published results use context 36 or 104 and horizon 24, 36, 48 or 60.
-
-    Source: Wu et al., 2021, arXiv:2106.13008, sec. 4. Differs from the original code in: nothing.
-    """
-
-    @property
-    def _facts(self) -> Facts:
-        return FACTS["ILI"]
-
-
-class ECL(Benchmark):
-    """Hourly electricity consumption of 321 clients, 2012 to 2014; arguments as in ``Benchmark``.
-
-    Not downloaded by itself: no checksum of a verified copy is known. The error says where to put the file.
-
-    Source: Lai et al., 2018, arXiv:1703.07015, sec. 4.2. Differs from the original code in: nothing.
-    """
-
-    @property
-    def _facts(self) -> Facts:
-        return FACTS["ECL"]
-
-
-class Traffic(Benchmark):
-    """Hourly occupancy of 862 road lanes near San Francisco; arguments as in ``Benchmark``.
-
-    Not downloaded by itself: no checksum of a verified copy is known. The error says where to put the file.
-
-    Source: Lai et al., 2018, arXiv:1703.07015, sec. 4.2. Differs from the original code in: nothing.
-    """
-
-    @property
-    def _facts(self) -> Facts:
-        return FACTS["Traffic"]
+        return Table(values, times, facts.split)
 
 
 _HUB = "https://huggingface.co/datasets/pkr7098/time-series-forecasting-datasets/resolve/main"

@@ -23,17 +23,10 @@ class Cycles(ForecastData):
 
     Args:
         context: look-back length, in hours; it has to cover ``lag``.
-        horizon: forecast length, in hours.
-        batch_size: windows per training batch.
         n_channels: number of channels C; the first one drives the others.
         n_steps: length of the series, in hours; 70 / 10 / 20 % training, validation, test.
         lag: hours by which the others follow.
         data_seed: seed of the generator.
-        eval_batch_size: windows per validation and test batch; None: the same as in training.
-        stride: hours between the starts of two training windows.
-        scale: standardize every channel with its training rows.
-        calendar: add calendar features of every hour as known-future inputs.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if ``lag`` is not between ``horizon`` and ``context``.

@@ -25,9 +25,6 @@ class WideCSV(ForecastData):
 
     Args:
         path: the file.
-        context: look-back length, in rows.
-        horizon: forecast length, in rows.
-        batch_size: windows per training batch.
         columns: the channels; None: every column but the time column.
         time_col: column of time stamps; None: the first.
         time_format: how dates are written, in the letters of ``strptime``; None: recognized. Times with an offset
@@ -36,11 +33,6 @@ class WideCSV(ForecastData):
         season: length of the season, in rows. Default: an hour for rows of seconds, a day for minutes and hours, a
             week for days, a year for weeks and months; 1 where rows do not divide it, and for integer time.
         allow_gaps: accept rows missing from the time grid; windows then run across the gaps.
-        eval_batch_size: windows per validation and test batch; None: the same as in training.
-        stride: rows between the starts of two training windows.
-        scale: standardize every channel with its training rows.
-        calendar: add calendar features of every row as known-future inputs.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         DataError: if the file cannot be used as it is.

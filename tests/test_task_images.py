@@ -6,20 +6,22 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from test_data_images import fill_folder
 from torch.nn import functional as F
 
+from seqmix.cli import run
 from seqmix.commands.train import Train
 from seqmix.data.images.augment import Augmentation
 from seqmix.data.images.fashion import FashionMNIST
 from seqmix.data.images.pixels import LabeledImages
 from seqmix.errors import ConfigError, DataError
-from seqmix.mixers import LongVQ
+from seqmix.mixers import FNet, LongVQ
 from seqmix.tasks._lamb import Lamb
 from seqmix.tasks._layers import block_depths
 from seqmix.tasks.images import ImageClassification
-from seqmix.vision import Attention2d, MetaFormer, Pool2d, Raster, create_model
+from seqmix.vision import Attention2d, CrossScan, Dense2d, FFNet, MetaFormer, Pool2d, Raster, create_model
 
 TINY = partial(MetaFormer, depths=(1, 2), dims=(8, 16), stem=(3, 2, 1), mixers=[Pool2d])
 
@@ -208,6 +210,84 @@ def test_the_auxiliary_loss_of_mixers_is_added():
     assert mixer.codebook.updates == 1
 
 
+def test_what_is_frozen():
+    def trained(**options):
+        task = ImageClassification(TINY, 2, 3, **options).train()
+        assert task.model.training
+        return {n for n, p in task.model.named_parameters() if p.requires_grad}, task.model
+
+    everything, _ = trained()
+    later, model = trained(freeze=1)
+    assert everything - later == {n for n in everything if n.startswith(("downsample_layers.0.", "stages.0."))}
+    probe, model = trained(freeze="backbone")
+    assert probe == {"head.weight", "head.bias"}
+    assert {n for n, m in model.named_modules() if m.training} == {"", "head"}
+    ffnet = partial(FFNet, dims=(8,), depths=(1,), token_kernels=(3,))
+    model = ImageClassification(ffnet, 2, 3, freeze_norms=True).train().model
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == 5 and not any(m.training or m.weight.requires_grad for m in norms)
+    assert model.stages[0][0].training and model.head.weight.requires_grad
+
+
+@pytest.mark.parametrize("size", [20, 40])
+def test_images_that_do_not_fit_are_refused_first(size, tmp_path):
+    """The grid of a model is that of its img_size, and strides need pixels."""
+    options = {"model": partial(MetaFormer, depths=(1,), dims=(8,), mixers=[Dense2d], img_size=32), "n_classes": 10}
+    task = ImageClassification(
+        **options, n_channels=1, input_cfg={**FashionMNIST().input_cfg, "input_size": (1, size, size)}
+    )
+    with pytest.raises(ConfigError, match=r"MetaFormer \(Dense2d\) cannot take the images of the data: a grid of"):
+        _trainer(tmp_path, max_epochs=1).fit(task, _data())
+    deep = ImageClassification("caformer_s18", 10, 1, input_cfg=FashionMNIST().input_cfg)
+    with pytest.raises(ConfigError, match="caformer_s18 cannot take the images of the data: images of 28 x 28 pixels"):
+        _trainer(tmp_path, max_epochs=1).fit(deep, _data())
+
+
+def test_labels():
+    assert ImageClassification(partial(FFNet, dims=(8,), depths=(1,), token_kernels=(3,)), 2, 3).label == "FFNet"
+    mixers = [partial(Raster, mixer=FNet), partial(CrossScan, mixer=FNet), Pool2d]
+    task = ImageClassification(partial(MetaFormer, depths=(1, 1, 1), dims=(8, 8, 8), mixers=mixers), 2, 3)
+    assert task.label == "MetaFormer (Raster(FNet)+CrossScan(FNet)+Pool2d)"
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_precision(precision, tmp_path):
+    task = ImageClassification(TINY, 10, 1)
+    trainer = _trainer(tmp_path, max_epochs=1, precision=precision)
+    trainer.fit(task, _data())
+    assert trainer.callback_metrics["train_loss"].isfinite()
+
+
+def test_weights_are_tested_as_they_are(tmp_path, monkeypatch, capsys):
+    """Published or of a run: `seqmix test --model.weights`; a checkpoint does without the file."""
+    monkeypatch.chdir(tmp_path)
+    counts = {"cat": 6, "dog": 6, **{f"c{i}": 1 for i in range(5)}}
+    fill_folder(tmp_path / "pets", dict.fromkeys(("train", "val", "test"), counts))
+    torch.save(create_model("affnet_et", num_classes=7).state_dict(), "seven.pth")
+    torch.save(create_model("affnet_et", num_classes=9).state_dict(), "nine.pth")
+    argv = ["--model", "ImageClassification", "--model.model", "affnet_et", "--data", "ImageFolder"]
+    argv += ["--data.path", "pets", "--data.root", str(tmp_path), "--data.n_workers", "0", "--data.img_size", "32"]
+    argv += ["--data.mean", "[0.0, 0.0, 0.0]", "--data.std", "[1.0, 1.0, 1.0]"]
+    argv += ["--trainer.accelerator", "cpu", "--model.weights"]
+    assert run(["test", *argv, "nine.pth"]) == 1
+    assert "`seqmix test` needs trained weights" in capsys.readouterr().err
+    assert run(["test", *argv, "seven.pth"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "pets: 17 test images, 7 classes, 32 pixels" in lines[0] and "test top5" in lines[1]
+    majority = next(line for line in lines if "Majority" in line)
+    assert f"{6 / 17:.4f}" in majority and f"{15 / 17:.4f}" in majority
+    assert run(["fit", *argv, "seven.pth", "--trainer.max_epochs", "1", "--test", "false", "--name", "tuned"]) == 0
+    (folder,) = Path("runs/tuned").iterdir()
+    Path("seven.pth").unlink()
+    assert run(["test", *argv, "seven.pth", "--ckpt_path", str(folder / "best.ckpt"), "--name", "tuned"]) == 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]["weights"] == "seven.pth"
+    task = ImageClassification.load_from_checkpoint(folder / "best.ckpt")
+    assert task.class_names == sorted(counts) and task.input_cfg["input_size"] == (3, 32, 32)
+    with pytest.warns(UserWarning, match=r"the weights expect images with std = .*; set data.std"):
+        cfg = {**task.input_cfg, "std": (0.5, 0.5, 0.5)}
+        ImageClassification("affnet_et", 7, 3, weights=str(folder / "best.ckpt"), input_cfg=cfg)
+
+
 def test_checkpointed_gradients_are_the_same():
     images, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
     gradients = []
@@ -226,7 +306,10 @@ def test_checkpointed_gradients_are_the_same():
     [
         ({"model": "caformer_18"}, "no image model 'caformer_18'; did you mean caformer_s18"),
         ({"model": "caformer_s18", "options": {"depth": 3}}, "caformer_s18 has no option 'depth'"),
-        ({"model": "caformer_s18", "options": {"features_only": True}}, "features_only gives maps and no classes"),
+        (
+            {"model": "caformer_s18", "options": {"features_only": True}},
+            "makes a FeaturePyramid, which is no ImageModel with classes",
+        ),
         ({"options": {"drop_rate": 0.1}}, "go with the name of a model; write them into init_args of model"),
         ({"layer_decay": 0.0}, "layer_decay is a factor, 0 < layer_decay <= 1, got 0.0; use 0.8, or 1"),
         ({"label_smoothing": 1.0}, "label_smoothing is a share, 0 <= label_smoothing < 1, got 1.0; use 0.1"),

@@ -47,6 +47,8 @@ LINKED = (
     "vocab_size",
     "max_len",
     "n_classes",
+    "class_names",
+    "input_cfg",
     "pairs",
 )
 
@@ -143,7 +145,11 @@ class Train(LightningCLI):
                 raise ConfigError(f"{self.config.model.class_path} cannot be densified; leave out --densify")
             self.config.model.init_args.densify = True
         self.parent = Path(self.config.trainer.default_root_dir or ".") / "runs" / self.config.name
+        self.given = self.config.clone()
         self.ckpt_path = self._checkpoint(self.config.ckpt_path)
+        if self.ckpt_path and "weights" in self.config.model.init_args:
+            # the checkpoint has them: the file they came from may be gone
+            self.config.model.init_args.weights = None
         if self.config.allocator:
             tune_allocator()
 
@@ -169,7 +175,7 @@ class Train(LightningCLI):
         if self.config.baselines and not self.model.chooses_baselines:
             raise ConfigError(f"baselines are forecasters, {type(self.model).__name__} has none; leave --baselines out")
         self.trainable = any(p.requires_grad for p in self.model.parameters())
-        if self.command != "fit" and self.trainable and self.ckpt_path is None:
+        if self.command != "fit" and self.trainable and self.ckpt_path is None and not self.model.ready:
             raise ConfigError(
                 f"`seqmix {self.command}` needs trained weights; pass --ckpt_path best for the newest run of "
                 f"{self.config.name!r}, or the path of a checkpoint"
@@ -273,7 +279,7 @@ class Train(LightningCLI):
         )
 
     def _config_text(self, config: Namespace | None = None) -> str:
-        config = (config or self.config).clone()
+        config = (config or self.given).clone()
         for name in MOMENTARY:
             config.pop(name, None)
         return self.parser.dump(config, skip_none=False)

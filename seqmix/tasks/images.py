@@ -1,7 +1,9 @@
 """The image classification task: cross-entropy on labels or mixed targets, learning rates by depth."""
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -17,7 +19,7 @@ from seqmix.tasks._layers import layer_groups
 from seqmix.tasks._optim import Schedule, param_groups
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
-from seqmix.vision import GridMixer, ImageModel, create_model, load_weights
+from seqmix.vision import ImageModel, create_model, load_weights
 
 Batch = dict[str, Tensor]
 
@@ -60,7 +62,12 @@ class ImageClassification(Task):
         n_classes: number of classes; linked from the datamodule.
         n_channels: channels of the images; linked from the datamodule.
         options: of the model, where it is given by name, for example ``{drop_path_rate: 0.15}``.
-        weights: published checkpoint to start from, a file or a hub id; a classifier for other classes starts anew.
+        weights: checkpoint to start from, published or of another run, a file or a hub id; a classifier for other
+            classes starts anew. With the classifier of the file the model can be tested as it is.
+        freeze: stages that are not trained, counted from the input; ``backbone`` trains the classifier only.
+        freeze_norms: batch norms keep their statistics, scales and shifts.
+        class_names: names of the classes, kept in checkpoints; linked from the datamodule.
+        input_cfg: size, normalization and crop of the images, kept in checkpoints; linked from the datamodule.
         label_smoothing: share of the target that training spreads over all classes.
         optimizer: ``adamw`` or ``lamb``.
         layer_decay: learning rate of each block over that of the block after it; 1 for the same everywhere.
@@ -76,7 +83,7 @@ class ImageClassification(Task):
         DataError: if ``weights`` cannot be read or are those of another model.
     """
 
-    metrics = ("accuracy", "loss")
+    metrics = ("accuracy", "top5", "loss")
     better = "higher"
     counted = "images"
     facts = ("n_classes", "img_size")
@@ -91,6 +98,10 @@ class ImageClassification(Task):
         *,
         options: dict[str, Any] | None = None,
         weights: str | None = None,
+        freeze: int | Literal["backbone"] = 0,
+        freeze_norms: bool = False,
+        class_names: Sequence[str] | None = None,
+        input_cfg: Mapping[str, Any] | None = None,
         label_smoothing: float = 0.0,
         optimizer: Literal["adamw", "lamb"] = "adamw",
         layer_decay: float = 1.0,
@@ -114,23 +125,45 @@ class ImageClassification(Task):
             raise ConfigError(f"options = {options} go with the name of a model; write them into init_args of model")
         self.label_smoothing, self.layer_decay, self.optimizer_name = label_smoothing, layer_decay, optimizer
         self.model = _build(model, n_classes, n_channels, options or {})
+        self.class_names, self.input_cfg = class_names, input_cfg
         if weights is not None:
-            load_weights(self.model, weights, fresh_classifier=True)
+            # a checkpoint of this task has the weights
+            self.hparams.pop("weights")
+            fresh = load_weights(self.model, weights, fresh_classifier=True)
+            self.ready = not any(name.startswith(self.model.classifier_name) for name in fresh)
+            _compare_inputs(self.model.default_cfg, input_cfg)
+        if freeze == "backbone":
+            self.model.freeze_backbone()
+        else:
+            self.model.freeze(*self.model.stage_names(freeze))
+        if freeze_norms:
+            self.model.freeze_norms()
         self.model.set_grad_checkpointing(grad_checkpointing)
-        # right answers, negative log-likelihood, images, those of each class: sums over one pass of a loader
-        self.sums = torch.zeros(3 + n_classes, dtype=torch.float64)
+        # right answers, those among five, negative log-likelihood, images, those of each class
+        self.sums = torch.zeros(4 + n_classes, dtype=torch.float64)
 
     @property
     def label(self) -> str:
         """Name of the model, or of its class and mixers."""
-        if "architecture" in self.model.default_cfg:
-            return self.model.default_cfg["architecture"]
-        mixers = dict.fromkeys(type(m).__name__ for m in self.model.modules() if isinstance(m, GridMixer))
-        return f"{type(self.model).__name__} ({'+'.join(mixers)})"
+        return self.model.label
+
+    def setup(self, stage: str) -> None:
+        """Refuse images that the model cannot take, before the first step."""
+        if self.input_cfg is None:
+            return
+        like, was_training = next(self.model.parameters()), self.model.training
+        try:
+            with torch.no_grad():
+                self.model.eval()(torch.zeros(1, *self.input_cfg["input_size"], device=like.device, dtype=like.dtype))
+        except ValueError as error:
+            raise ConfigError(f"{self.label} cannot take the images of the data: {error}") from error
+        finally:
+            self.model.train(was_training)
 
     def forward(self, batch: Batch) -> Tensor:
         """Score every class of every image of a batch, ``(B, K)``."""
-        return self.model(batch["images"])
+        # with `bf16-true` the parameters are narrow, and the images are not
+        return self.model(batch["images"].to(self.dtype))
 
     def loss_of(self, batch: Batch) -> Tensor:
         """Cross-entropy of one batch, with the shares of the classes where images were mixed."""
@@ -139,15 +172,21 @@ class ImageClassification(Task):
 
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
         """The most frequent class."""
-        return [majority(data.label_counts("train"), self.sums[3:])]
+        train, test = data.label_counts("train"), self.sums[4:]
+        found = majority(train, test)
+        top5 = float(test[train.topk(min(5, len(train))).indices].sum() / test.sum())
+        return [replace(found, metrics={**found.metrics, "top5": top5})]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Truth ``labels`` and the likeliest class ``predicted``, each ``(B,)``."""
         return {"labels": batch["labels"], "predicted": self(batch).argmax(-1)}
 
     def add_batch(self, batch: Batch) -> None:
-        """Add right answers, negative log-likelihood and images of one batch."""
-        self.sums += label_sums(self(batch), batch["labels"])
+        """Add right answers, those among the five likeliest, negative log-likelihood and images of one batch."""
+        scores, labels = self(batch), batch["labels"]
+        right, *others = label_sums(scores, labels)
+        among = scores.topk(min(5, scores.shape[-1])).indices == labels[:, None]  # (B, 5)
+        self.sums += torch.stack([right, among.sum().double().cpu(), *others])
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW or LAMB, without decay where the model says so, with lower rates for earlier blocks."""
@@ -158,17 +197,30 @@ class ImageClassification(Task):
         return kind(groups, lr=self.lr)
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
-        """Accuracy, and negative log-likelihood in nats."""
-        right, loss, count = self.sums[:3].tolist()
-        return {"accuracy": right / count, "loss": loss / count}, count
+        """Accuracy, that of the five likeliest classes, and negative log-likelihood in nats."""
+        right, among, loss, count = self.sums[:4].tolist()
+        return {"accuracy": right / count, "top5": among / count, "loss": loss / count}, count
 
 
 def _build(
     model: ImageModelName | ImageModelFactory, n_classes: int, n_channels: int, options: dict[str, Any]
 ) -> ImageModel:
-    if not isinstance(model, str):
-        return model(num_classes=n_classes, in_chans=n_channels)
-    built = create_model(model, num_classes=n_classes, in_chans=n_channels, **options)
+    facts = {"num_classes": n_classes, "in_chans": n_channels}
+    built = create_model(model, **facts, **options) if isinstance(model, str) else model(**facts)
     if not isinstance(built, ImageModel):
-        raise ConfigError("features_only gives maps and no classes; leave it out of options")
+        raise ConfigError(
+            f"model = {model!r} makes a {type(built).__name__}, which is no ImageModel with classes; use a class "
+            "derived from it, and leave features_only out of options"
+        )
     return built
+
+
+def _compare_inputs(expected: Mapping[str, Any], given: Mapping[str, Any] | None) -> None:
+    """Warn if images are normalized in another way than the weights were trained with."""
+    for name in ("mean", "std"):
+        if given is not None and any(abs(a - b) > 1e-3 for a, b in zip(expected[name], given[name], strict=True)):
+            warnings.warn(
+                f"the weights expect images with {name} = {list(expected[name])}, the data has {list(given[name])}; "
+                f"set data.{name}",
+                stacklevel=3,
+            )

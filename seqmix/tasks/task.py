@@ -46,6 +46,8 @@ class Task(pl.LightningModule, ABC):
     table: ClassVar[Table]
     #: `--baselines` chooses what is trained beside the model
     chooses_baselines: ClassVar[bool] = False
+    #: the weights are those of a trained model: it can be tested without a checkpoint
+    ready: bool = False
     #: sums over one pass of a loader, in float64: metrics are exact means over it, never means of batch means
     sums: Tensor
 

@@ -21,6 +21,11 @@ class GridMixer(nn.Module, ABC):
     is real. Masked tokens contribute nothing and their output is zero.
     """
 
+    @property
+    def label(self) -> str:
+        """What results call the mixer: its class, with the sequence mixer inside for adapters."""
+        return type(self).__name__
+
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, H, W, D)`` over H and W; ``mask: (B, H, W)`` bool, True = keep."""
@@ -52,6 +57,11 @@ class Raster(GridMixer):
         super().__init__()
         self.mixer = mixer(d_model, None if grid is None else grid[0] * grid[1])
 
+    @property
+    def label(self) -> str:
+        """Its class, and that of the sequence mixer."""
+        return f"Raster({type(self.mixer).__name__})"
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, H, W, D)`` in raster order."""
         if mask is not None:
@@ -78,6 +88,11 @@ class Axial(GridMixer):
         super().__init__()
         height, width = grid or (None, None)
         self.rows, self.columns = mixer(d_model, width), mixer(d_model, height)
+
+    @property
+    def label(self) -> str:
+        """Its class, and that of the sequence mixer."""
+        return f"Axial({type(self.rows).__name__})"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, H, W, D)`` along W, then along H."""
@@ -117,6 +132,11 @@ class CrossScan(GridMixer):
         check_choice("merge", merge, ("sum", "mean"))
         self.merge = merge
         self.mixers = nn.ModuleList(mixer(d_model, None if grid is None else grid[0] * grid[1]) for _ in range(4))
+
+    @property
+    def label(self) -> str:
+        """Its class, and that of the sequence mixer."""
+        return f"CrossScan({type(self.mixers[0]).__name__})"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, H, W, D)`` in four orders."""

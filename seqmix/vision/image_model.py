@@ -8,9 +8,11 @@ from itertools import islice
 from typing import Any, Literal, TypedDict
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
 from seqmix.errors import ConfigError, check_choice
+from seqmix.vision.adapters import GridMixer
 
 GlobalPool = Literal["avg", "max", "avgmax", ""]
 _POOLS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -207,6 +209,14 @@ class ImageModel(nn.Module, ABC):
             "classifier": self.classifier_name,
         }
 
+    @property
+    def label(self) -> str:
+        """What results call the model: its name, or its class and its grid mixers."""
+        if "architecture" in self.pretrained_cfg:
+            return self.pretrained_cfg["architecture"]
+        mixers = dict.fromkeys(m.label for m in self.modules() if isinstance(m, GridMixer))
+        return f"{type(self).__name__} ({'+'.join(mixers)})" if mixers else type(self).__name__
+
     def get_classifier(self) -> nn.Module:
         """Last linear layer, or the identity that stands for it where ``num_classes`` is 0."""
         return self.get_submodule(self.classifier_name)
@@ -257,11 +267,22 @@ class ImageModel(nn.Module, ABC):
         Args:
             *names: names of modules or parameters, as in ``named_modules``.
         """
+        modules = dict(self.named_modules())
         for name in names:
-            part = self.get_submodule(name) if name in dict(self.named_modules()) else self.get_parameter(name)
+            part = modules[name] if name in modules else self.get_parameter(name)
             part.requires_grad_(False)
         self._frozen += names
         self.train(self.training)
+
+    def freeze_backbone(self) -> None:
+        """Freeze everything but the classifier, for a linear probe."""
+        around = f"{self.classifier_name}."
+        modules = [name for name, _ in self.named_modules() if name and not around.startswith(f"{name}.")]
+        self.freeze(*modules, *(name for name, _ in self.named_parameters() if not name.startswith(around)))
+
+    def freeze_norms(self) -> None:
+        """Freeze batch norms: small batches have poor statistics."""
+        self.freeze(*(name for name, module in self.named_modules() if isinstance(module, _BatchNorm)))
 
     def stage_names(self, n: int) -> list[str]:
         """Names of everything up to the end of stage ``n``, counted from 1: for ``freeze``."""

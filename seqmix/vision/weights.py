@@ -19,7 +19,7 @@ _WRAPPED = re.compile(r"(?:(?:module|model|backbone)\.)+")
 _SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
 
 
-def load_weights(model: ImageModel, source: str | Path, *, fresh_classifier: bool = False) -> None:
+def load_weights(model: ImageModel, source: str | Path, *, fresh_classifier: bool = False) -> set[str]:
     """Load a checkpoint into ``model``, strictly: a published one, one of `seqmix fit`, a saved state dict.
 
     The names may be those of the original repository or timm's, and may begin with ``model.``, ``backbone.``,
@@ -34,6 +34,9 @@ def load_weights(model: ImageModel, source: str | Path, *, fresh_classifier: boo
         fresh_classifier: keep the classifier of ``model`` where the file has none, or one for another number of
             classes.
 
+    Returns:
+        Names of the parameters that kept their initial values: of such a classifier, of norms that no file has.
+
     Raises:
         DataError: if the file is missing, cut short, or of another model.
     """
@@ -43,17 +46,16 @@ def load_weights(model: ImageModel, source: str | Path, *, fresh_classifier: boo
     if "first_conv" in model.default_cfg:
         _adapt_channels(state, own, f"{model.default_cfg['first_conv']}.weight")
     _leave_out(state, model)
-    if fresh_classifier:
-        _keep_classifier(state, own, model)
+    fresh = _fresh_classifier(state, own, model) if fresh_classifier else set()
     for key in state.keys() & own.keys():
         # dense layers are 1 x 1 convolutions in one layout and matrices in the other
         if state[key].shape != own[key].shape and _dense(state[key].shape) == _dense(own[key].shape):
             state[key] = state[key].reshape(own[key].shape)
-    for key in own.keys() - state.keys():
-        if key.startswith(model.unpublished):
-            state[key] = own[key]
+    fresh |= {key for key in own.keys() - state.keys() if key.startswith(model.unpublished)}
+    state.update({key: own[key] for key in fresh})
     _compare(state, own, model, path)
     model.load_state_dict(state)
+    return fresh
 
 
 def _find(source: str) -> Path:
@@ -140,10 +142,11 @@ def _leave_out(state: dict[str, Tensor], model: ImageModel) -> None:
         del state[key]
 
 
-def _keep_classifier(state: dict[str, Tensor], own: Mapping[str, Tensor], model: ImageModel) -> None:
-    fresh = {key: own[key] for key in own if key.startswith(f"{model.classifier_name}.")}
-    if all(key not in state or state[key].shape[0] != tensor.shape[0] for key, tensor in fresh.items()):
-        state.update(fresh)
+def _fresh_classifier(state: Mapping[str, Tensor], own: Mapping[str, Tensor], model: ImageModel) -> set[str]:
+    """Names of the classifier, if the file has none or one for other classes."""
+    names = {key for key in own if key.startswith(f"{model.classifier_name}.")}
+    other = all(key not in state or state[key].shape[0] != own[key].shape[0] for key in names)
+    return names if other else set()
 
 
 def _dense(shape: torch.Size) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import hashlib
 import struct
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -75,6 +75,12 @@ class FashionMNIST(Served):
         self.n_train, self.n_val, self.augment = n_train, n_val, augment
         self.root, self.split_seed = root, split_seed
         self.n_channels, self.n_classes, self.img_size = 1, 10, 28
+
+    @property
+    def input_cfg(self) -> Mapping[str, Any]:
+        """What is done to an image in testing, under the names of ``ImageModel.default_cfg``."""
+        size = (self.n_channels, self.img_size, self.img_size)
+        return {"input_size": size, "crop_pct": 1.0, "interpolation": "bilinear", "mean": _MEAN, "std": _STD}
 
     def on_after_batch_transfer(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> dict[str, torch.Tensor]:
         """Normalize a batch of bytes; in training, change it before that."""

@@ -359,10 +359,24 @@ def test_check_frame_counts_what_fit_would_meet(capsys):
     df.loc[df["unique_id"] == "b", "y"] = 4.0
     report = check_frame(df)
     assert report.gaps == {"a": 3} and report.missing == {"a": 2} and report.constant == ["b"]
-    assert (report.series, report.rows, report.freq, report.longest, report.covariates) == (2, 197, "D", 100, ["k"])
+    assert (report.series, report.rows, report.freq, report.longest, report.others) == (2, 197, "D", 100, ["k"])
     assert "3 steps left out" in repr(report) and "a 2" in repr(report) and "constant      1 series" in repr(report)
     with pytest.raises(DataError, match="duplicate"):
         check_frame(pd.concat([panel(), panel()]))
+
+
+def test_check_frame_looks_at_covariates_as_fit_does():
+    df = panel().assign(price=[None, *range(199)], size="big")
+    report = check_frame(df, past_covariates="price", static_covariates=["size"])
+    assert report.incomplete == {"price": 1} and report.others == []
+    for names, message in (
+        ({"future_covariates": ["promo"]}, "column 'promo' not found"),
+        ({"static_covariates": ["price"]}, "static column 'price' changes within 2 series"),
+        ({"past_covariates": ["bad"]}, "column 'bad' holds infinite values"),
+        ({"weight_col": "zero"}, "column 'zero' holds no weight above 0"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check_frame(df.assign(bad=np.inf, zero=0.0), **names)
 
 
 def test_long_from_wide_keeps_the_order_of_columns():

@@ -20,6 +20,7 @@ _NAMES = {
     "list_mixers": "seqmix.mixers",
     "list_models": "seqmix.models",
     "long_from_wide": "seqmix.forecasting",
+    "resample": "seqmix.forecasting",
 }
 
 __all__ = ["__version__", *_NAMES, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -3,5 +3,6 @@
 from seqmix.forecasting.forecaster import Forecaster
 from seqmix.forecasting.frame import long_from_wide
 from seqmix.forecasting.report import Report, check_frame
+from seqmix.forecasting.resampling import resample
 
-__all__ = ["Forecaster", "Report", "check_frame", "long_from_wide"]
+__all__ = ["Forecaster", "Report", "check_frame", "long_from_wide", "resample"]

@@ -12,7 +12,8 @@ import pandas as pd
 from seqmix.data.series.calendar import calendar_features, calendar_names
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.clock import Clock, is_number, shown
-from seqmix.forecasting.frame import Reading, stamped, with_index
+from seqmix.forecasting.frame import Reading, stamped
+from seqmix.forecasting.kind import with_index
 from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.times import parse_times

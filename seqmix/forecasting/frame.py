@@ -10,7 +10,7 @@ import pandas as pd
 
 from seqmix.errors import DataError, check_choice
 from seqmix.forecasting.clock import Clock, duration, infer_freq, is_number, shown
-from seqmix.forecasting.kind import kind_of, to_pandas
+from seqmix.forecasting.kind import kind_of, to_pandas, with_index
 from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.times import is_dated, parse_times
 
@@ -131,12 +131,6 @@ def followed(df: Any, long: Long, val_df: pd.DataFrame, how: Reading) -> tuple[L
     frames = [with_index(frame, (how.id_col, how.time_col)) for frame in (to_pandas(df), val_df)]
     both = read_frame(pd.concat(frames, ignore_index=True), how)
     return both._replace(kind=long.kind), np.diff(both.indptr) - np.diff(long.indptr)
-
-
-def with_index(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The frame with the levels of its index that are asked for as columns."""
-    levels = [name for name in frame.index.names if name in names and name not in frame]
-    return frame.reset_index(level=levels) if levels else frame
 
 
 def stamped(how: Reading, clock: Clock, ids: pd.Index, last: np.ndarray, horizon: int) -> pd.DataFrame:

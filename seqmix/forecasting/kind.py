@@ -71,6 +71,12 @@ def to_pandas(df: Any) -> pd.DataFrame:
         ) from e
 
 
+def with_index(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The frame with the levels of its index that are asked for as columns."""
+    levels = [name for name in frame.index.names if name in names and name not in frame]
+    return frame.reset_index(level=levels) if levels else frame
+
+
 def dtype_name(dtype: Any) -> str:
     """A type of pandas as text; types of Arrow are told apart from those of pandas that are named like them."""
     return f"arrow:{dtype.pyarrow_dtype}" if isinstance(dtype, pd.ArrowDtype) else str(dtype)

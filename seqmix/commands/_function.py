@@ -1,6 +1,7 @@
 """A plain function as a command: its signature is the parser, its docstring the help."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jsonargparse import ArgumentParser, auto_cli
@@ -18,9 +19,18 @@ def call(function: Callable[..., Any], command: str, argv: list[str]) -> None:
     prepare_parser()
     auto_cli(
         function,
-        args=argv,
+        args=list(_with_values(function, argv)),
         as_positional=False,
         parser_class=Parser,
         prog=f"seqmix {command}",
         allow_abbrev=False,
     )
+
+
+def _with_values(function: Callable[..., Any], argv: list[str]) -> Iterator[str]:
+    """The command line, with ``true`` after an option of two values that has none."""
+    switches = {f"--{name}" for name, p in inspect.signature(function).parameters.items() if p.annotation is bool}
+    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+        yield word
+        if word in switches and following.startswith("--"):
+            yield "true"

@@ -1,22 +1,21 @@
-"""``seqmix list``: mixers, models, image models, datasets and configs."""
+"""``seqmix list``: mixers, models, image models, data sets and configs."""
 
-import ast
-import importlib.util
-import inspect
-import re
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from seqmix.commands import tables
 from seqmix.commands._function import call
-from seqmix.commands.configs import config_files
-from seqmix.mixers import Mixer, list_mixers, mixer_facts
-from seqmix.models import list_models, model_facts
-from seqmix.vision import list_models as list_image_models
-from seqmix.vision import model_facts as image_model_facts
+from seqmix.commands.generated import refresh
+from seqmix.commands.members import config_rows, dataset_rows, image_rows, mixer_rows, model_rows
 
 Kind = Literal["mixers", "models", "images", "datasets", "configs"]
+_ROWS = {
+    "mixers": mixer_rows,
+    "models": model_rows,
+    "images": image_rows,
+    "datasets": dataset_rows,
+    "configs": config_rows,
+}
 
 
 def main(command: str, argv: list[str]) -> None:
@@ -25,89 +24,18 @@ def main(command: str, argv: list[str]) -> None:
     call(show, command, ["--only", *argv] if argv and not argv[0].startswith("-") else argv)
 
 
-def show(*, only: Kind | None = None, markdown: bool = False) -> None:
+def show(*, only: Kind | None = None, markdown: bool = False, write: bool = False) -> None:
     """List what can be named in a config.
 
     Args:
-        only: one kind instead of all five.
-        markdown: print Markdown tables, as in the README.
+        only: one kind. Default: all five.
+        markdown: print Markdown tables.
+        write: refresh the generated tables of the documentation in the current folder, a clone of the repository.
     """
+    if write:
+        for file in refresh(Path()):
+            print(f"refreshed: {file}")
+        return
     for kind, rows in _ROWS.items():
         if only in (None, kind) and (found := rows()):
             print(tables.markdown(found)) if markdown else tables.print_table(kind, found)
-
-
-def mixer_rows() -> list[dict[str, Any]]:
-    """What each registered mixer is and can do, in any of the forms it is registered with."""
-    rows = []
-    for name in list_mixers():
-        facts = mixer_facts(name)
-        cls = facts.cls
-        # 16 positions and features hold every example
-        causal = {cls(16, 16, **example).causal for example in facts.examples}
-        rows.append(
-            {
-                "name": name,
-                "paper": facts.paper,
-                "causal": True in causal,
-                "bidirectional": False in causal,
-                "matrix": cls.matrix is not Mixer.matrix,
-                "step": cls.step is not Mixer.step or cls.pointwise,
-                "packed": "cu_seqlens" in inspect.signature(cls.forward).parameters,
-                "cost": facts.cost,
-            }
-        )
-    return rows
-
-
-def model_rows() -> list[dict[str, Any]]:
-    """What each registered forecasting model is."""
-    found = [(name, *model_facts(name)) for name in list_models()]
-    return [{"name": name, "paper": paper, "covariates": cls.covariates == "used"} for name, cls, paper, _ in found]
-
-
-def image_rows() -> list[dict[str, Any]]:
-    """The families of image models; names differ in what follows the family."""
-    rows = []
-    for family, names in groupby(list_image_models(), lambda name: name.partition("_")[0]):
-        facts = {name.removeprefix(family).lstrip("_") or "-": image_model_facts(name) for name in names}
-        sizes = sorted({round(each.parameters / 1e6, 1) for each in facts.values()})
-        rows.append(
-            {
-                "family": family,
-                "paper": next(iter(facts.values())).paper,
-                "names end in": ", ".join(facts),
-                "parameters, millions": f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0]),
-            }
-        )
-    return rows
-
-
-def _datasets() -> list[dict[str, Any]]:
-    # from the source: to import the datamodules is to import lightning, which takes longer than all the rest
-    (folder,) = importlib.util.find_spec("seqmix.data").submodule_search_locations  # pyright: ignore
-    found = {}
-    for file in sorted(Path(folder).rglob("*.py")):
-        for node in ast.parse(file.read_text()).body:
-            if isinstance(node, ast.ClassDef):
-                found[node.name] = node
-    exported = set(re.findall(r'"(\w+)"', (Path(folder) / "__init__.py").read_text()))
-    names = sorted(name for name in found if name in exported - {"ForecastData"} and _is_data(name, found))
-    return [{"name": name, "holds": (ast.get_docstring(found[name]) or "").partition("\n")[0]} for name in names]
-
-
-def _is_data(name: str, found: dict[str, ast.ClassDef]) -> bool:
-    if name not in found:
-        return name == "LightningDataModule"
-    return any(_is_data(base.id, found) for base in found[name].bases if isinstance(base, ast.Name))
-
-
-def _configs() -> list[dict[str, Any]]:
-    rows = []
-    for file in config_files():
-        folder = f"{file.parent.name}/" if file.parent.name == "recipes" else ""
-        rows.append({"name": f"{folder}{file.stem}", "for": file.read_text().partition("\n")[0].lstrip("# ")})
-    return rows
-
-
-_ROWS = {"mixers": mixer_rows, "models": model_rows, "images": image_rows, "datasets": _datasets, "configs": _configs}

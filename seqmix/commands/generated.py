@@ -1,0 +1,94 @@
+"""Parts of the documentation that are generated, between ``<!-- name -->`` and ``<!-- /name -->``."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from seqmix.commands.members import config_rows, dataset_rows, image_rows, mixer_rows, model_rows
+from seqmix.commands.tables import markdown
+from seqmix.errors import ConfigError
+from seqmix.mixers import list_mixers
+from seqmix.models import list_models
+from seqmix.vision import list_models as list_image_models
+
+_PART = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end>\n<!-- /(?P=name) -->)", re.DOTALL)
+
+
+def refresh(root: Path) -> list[Path]:
+    """Write the generated parts of the documentation in ``root`` anew; returns the files that changed."""
+    if not (root / "README.md").is_file():
+        raise ConfigError(f"no README.md in {str(root.resolve())!r}; run it in a clone of the repository")
+    changed = []
+    for file in [root / "README.md", *sorted(root.glob("docs/*.md")), root / "benchmarks" / "README.md"]:
+        text = file.read_text()
+        new = _PART.sub(partial(_part, root), text)
+        if new != text:
+            file.write_text(new)
+            changed.append(file)
+    return changed
+
+
+def _part(root: Path, found: re.Match[str]) -> str:
+    name = found["name"]
+    text = _PARTS[name](root) if name in _PARTS else _benchmark(root, name)
+    return f"{found['begin']}{text}{found['end']}"
+
+
+def _results(kind: str, root: Path) -> str:
+    # the report draws too, which takes time to import
+    from seqmix.commands.report import summary
+
+    return markdown(summary(root / "configs" / "results", root / "configs" / "published", kind))
+
+
+def _short_results(root: Path) -> str:
+    """The shortest horizon of each data set, without what tells runs apart."""
+    from seqmix.commands.report import summary
+
+    rows = summary(root / "configs" / "results", root / "configs" / "published", "forecasts")
+    columns = ("data", "model", "test MSE", "published", "DLinear", "SeasonalNaive", "seeds")
+    short = [row for row in rows if row["config"].startswith("tsm2") and row["steps"].endswith(" 96")]
+    return markdown([{name: row[name] for name in columns} for row in short])
+
+
+def _counts(root: Path) -> str:
+    configs = [row["name"] for row in config_rows()]
+    recipes = sum(name.startswith("recipes/") for name in configs)
+    return f"""\
+- {len(list_mixers())} sequence mixers: attention, state spaces, Fourier transforms, dense and structured matrices
+  ([docs/mixers.md](docs/mixers.md))
+- {len(list_models())} forecasting models and {len(list_image_models())} image models of {len(image_rows())} families
+  ([docs/models.md](docs/models.md))
+- {len(dataset_rows())} data sets and kinds of files: series, text, long sequences, images ([data](data/README.md))
+- {len(configs)} configs: {len(configs) - recipes} have been run and have their results in
+  [configs/results](configs/results); {recipes} are recipes after papers that have never been run here
+  ([configs/recipes](configs/recipes))"""
+
+
+def _benchmark(root: Path, name: str) -> str:
+    """The table of ``benchmarks/<name>.py``, made of the rows that it wrote."""
+    folder = root / "benchmarks"
+    if not (folder / f"{name}.py").is_file():
+        raise ConfigError(f"<!-- {name} --> names no generated part; there are {', '.join(_PARTS)} and the benchmarks")
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+        script = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
+        spec.loader.exec_module(script)  # pyright: ignore[reportOptionalMemberAccess]
+    finally:
+        sys.path.pop(0)
+    return markdown(script.table(script.read(folder / "results" / f"{name}.csv")))
+
+
+_PARTS: dict[str, Callable[[Path], str]] = {
+    "counts": _counts,
+    "mixers": lambda root: markdown(mixer_rows()),
+    "models": lambda root: markdown(model_rows()),
+    "images": lambda root: markdown(image_rows()),
+    "short": _short_results,
+    "results": partial(_results, "forecasts"),
+    **{kind: partial(_results, kind) for kind in ("language", "lra", "glue")},
+}

@@ -3,21 +3,12 @@
 import re
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
 from PIL import Image
+from stand_ins import stand_in
 
 from seqmix.commands.configs import with_paths
 from seqmix.commands.train import Train
-from seqmix.data import GLUE, Cycles, FashionMNIST, ForecastData
-from seqmix.data.images.pixels import LabeledImages
-from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
-from seqmix.data.series.forecast_data import Table
-from seqmix.data.text._token_file import Documents
-from seqmix.data.text.corpora import Corpus
-from seqmix.data.text.tokenizer import Bytes
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs"
@@ -66,31 +57,13 @@ def test_one_batch_runs(path, monkeypatch, tmp_path, tmp_path_factory, capsys):
     always = ["--config", str(shallow), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
     cli = Train("fit", [*always, *small])
     data = cli.datamodule
-    if isinstance(data, ForecastData) and not isinstance(data, Cycles):
-        monkeypatch.setattr(data, "_load", lambda: _table(data))
-    if isinstance(data, LabeledData):
-        monkeypatch.setattr(data, "_make", lambda: _sequences(data))
-    if isinstance(data, Corpus):
-        monkeypatch.setattr(data, "_tokenizer", Bytes())
-        monkeypatch.setattr(data, "documents", lambda split: _document(data))
-    if isinstance(data, GLUE):
-        monkeypatch.setattr(data, "_tokenizer", Bytes)
-        monkeypatch.setattr(data, "examples", lambda split: _sentences(data))
-    if isinstance(data, FashionMNIST):
-        images = LabeledImages(torch.randint(256, (4, 1, 28, 28), dtype=torch.uint8), torch.arange(4))
-        monkeypatch.setattr(data, "_make", lambda: {"train": images, "val": images, "test": images})
+    stand_in(data, monkeypatch)
     cli.fit()
     sizes = [f"{getattr(data, fact):,}" for fact in cli.model.facts]
     title = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{data.name}: "))
     assert all(size in title for size in sizes)
     assert cli.trainer.global_step == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def _table(data):
-    rows = data.context + data.horizon + data.batch_size
-    values = np.random.default_rng(0).standard_normal((3 * rows, data.n_channels))
-    return Table(values, pd.date_range("2026-01-01", periods=3 * rows, freq="h"), (rows, rows, rows))
 
 
 def _image_folder(folder):
@@ -103,26 +76,3 @@ def _image_folder(folder):
     sizes = {"root": folder, "img_size": 64, "batch_size": 2, "n_workers": 0}
     few = [part for name, value in sizes.items() for part in (f"--data.{name}", str(value))]
     return [*few, "--trainer.accumulate_grad_batches", "1"]
-
-
-def _sequences(data):
-    """Two examples for each split, one of them as long as they get, up to 512."""
-    longest = min(data.max_len, 512)
-    lengths = [longest, longest if data.vocab_size == 256 else 3] * (1 + data.pairs)
-    sequences = [np.random.default_rng(n).integers(0, data.vocab_size - 1, n, np.uint8).tobytes() for n in lengths]
-    every = LabeledBytes(*join(sequences, [0, 1]), pairs=data.pairs, padded=data.vocab_size != 256)
-    return dict.fromkeys(("train", "val", "test"), every)
-
-
-def _document(data):
-    """One document, of two pieces of up to 64 tokens."""
-    n = min(data.max_len, 64) + 7
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(4, 260, n))
-    # sentences of five tokens; the last border is the end
-    borders = torch.cat([torch.arange(1, n - 1, 5), torch.tensor([n - 1])])
-    return Documents(tokens, torch.tensor([0, n]), torch.tensor([n - 2]), borders)
-
-
-def _sentences(data):
-    texts = (b"one", b"another")[: len(data.layout.columns)]
-    return [(texts, float(label % max(2, data.n_classes))) for label in range(12)]

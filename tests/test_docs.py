@@ -1,67 +1,101 @@
-"""The README: its commands are those CI runs, its Python runs, its tables are what the package and the results say."""
+"""The documentation is executed: its commands, its Python and its tables; its links lead somewhere."""
 
-import importlib.util
+import glob
 import re
-from functools import partial
+import shlex
+import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from stand_ins import stand_in
 
 from seqmix import cli
-from seqmix.commands.list import image_rows, mixer_rows, model_rows
-from seqmix.commands.report import summary
-from seqmix.commands.tables import markdown
+from seqmix.commands.generated import stale_pages
+from seqmix.commands.train import Train
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-RESULTS, PUBLISHED = ROOT / "configs" / "results", ROOT / "configs" / "published"
-TABLES = {
-    "mixers": mixer_rows,
-    "models": model_rows,
-    "images": image_rows,
-    "results": partial(summary, RESULTS, PUBLISHED),
-    **{name: partial(summary, RESULTS, PUBLISHED, name) for name in ("language", "lra", "glue")},
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
+# commands that end soon; nothing else about them is changed
+_FEW = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1 --trainer.accelerator cpu"
+LIMITS = {
+    "fit": f"{_FEW} --trainer.limit_test_batches 1 --data.batch_size 4",
+    "test": f"{_FEW} --trainer.limit_test_batches 1 --data.batch_size 4",
+    "predict": f"{_FEW} --trainer.limit_predict_batches 1 --data.batch_size 4",
+    "forecast": "--max_steps 3",
+    "generate": "--tokens 3",
+    "bench": "--lengths 16,32 --repeats 1",
 }
+# commands that .ci/run executes, and those that it leaves out because they take long or need a GPU
+OUTSIDE = ("python3 -m venv", ". .venv", "pip install -e", "pytest", "ruff", "pyright", "bash .ci/run", "seqmix fit")
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_tables_are_generated(name):
-    _, _, rest = README.partition(f"<!-- {name} -->\n")
-    table, end, _ = rest.partition(f"\n<!-- /{name} -->")
-    # to mend it: paste what `seqmix list --markdown true` or `seqmix report` prints
-    assert end and table == markdown(TABLES[name]())
+def _blocks(language):
+    """Fenced blocks of each page."""
+    for page, text in TEXTS.items():
+        for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL), 1):
+            yield pytest.param(block, id=f"{page}-{number}")
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "forecasting", "kernels", "recall"])
-def test_tables_of_benchmarks_are_those_of_their_csv(name, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    rows = script.read(ROOT / "benchmarks" / "results" / f"{name}.csv")
-    text = (ROOT / "benchmarks" / "README.md").read_text()
-    assert f"<!-- {name} -->\n{markdown(script.table(rows))}\n<!-- /{name} -->" in text
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder outside the clone with the files that the pages speak of."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("results", "published"):
+        shutil.copytree(ROOT / "configs" / name, tmp_path / "configs" / name)
+    rng = np.random.default_rng(0)
+    days = pd.date_range("2026-01-01", periods=200, freq="D")
+    pd.DataFrame({"ds": days, "y": rng.normal(10, 1, 200)}).to_csv("sales.csv", index=False)
+    hours = pd.date_range("2026-01-01", periods=800, freq="h")
+    pd.DataFrame({"time": hours, "a": rng.normal(size=800), "b": rng.normal(size=800)}).to_csv("my.csv", index=False)
+    return tmp_path
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_python_runs(code):
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if "```bash\n" in text])
+def test_shell_lines_run(page, folder, monkeypatch):
+    """Every line of a page in turn, as it stands, with limits appended."""
+    build = Train.instantiate_classes
+
+    def instantiate(self):
+        build(self)
+        stand_in(self.datamodule, monkeypatch)
+
+    monkeypatch.setattr(Train, "instantiate_classes", instantiate)
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", TEXTS[page], re.DOTALL) for line in block.splitlines()]
+    for line in lines:
+        program, *words = shlex.split(line, comments=True)
+        if program != "seqmix":
+            assert all(part.strip().startswith(OUTSIDE) for part in line.partition("#")[0].split("&&")), line
+            continue
+        command, *options = (match for word in words for match in sorted(glob.glob(word)) or [word])
+        assert cli.run([command, *options, *LIMITS.get(command, "").split()]) == 0, line
+
+
+@pytest.mark.parametrize("code", [*_blocks("python")])
+def test_python_runs(code, folder):
+    exec(compile(code, "page", "exec"), {"__name__": "page"})
+
+
+def test_generated_parts_are_fresh():
+    assert not stale_pages(ROOT).keys(), "run `seqmix list --write`"
+
+
+def test_every_command_and_file_that_is_named_exists():
+    for page, text in TEXTS.items():
+        for command in re.findall(r"`seqmix ([a-z]+)", text):
+            assert command in cli.COMMANDS, f"{page}: {command}"
+        for file in re.findall(r"(configs/(?:recipes/)?\w+\.yaml)", text):
+            assert (ROOT / file).exists(), f"{page}: {file}"
+        for file in re.findall(r"\]\(([^)#]+)", text):
+            assert "://" in file or (ROOT / page).parent.joinpath(file).exists(), f"{page}: {file}"
 
 
 def test_ci_runs_the_two_commands_of_the_readme():
-    lines = re.findall(r"^(python3 -m venv .*)$", README, re.MULTILINE)
+    lines = re.findall(r"^(python3 -m venv .*)$", TEXTS["README.md"], re.MULTILINE)
     script = (ROOT / ".ci" / "run").read_text()
     assert len(lines) == 2
     for line in lines:
         end = line.rpartition("&&")[2].strip()
         assert f"&& {end}$' README.md" in script
-
-
-def test_every_command_and_file_that_is_named_exists():
-    shell = re.findall(r"```bash\n(.*?)```", README, re.DOTALL) + re.findall(r"`(seqmix [^`]*)`", README)
-    for command in re.findall(r"seqmix ([a-z]+)", "\n".join(shell)):
-        assert command in cli.COMMANDS
-    for file in re.findall(r"(configs/\w+\.yaml)", README):
-        assert (ROOT / file).exists()
-    for file in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / file).exists()

@@ -14,27 +14,26 @@ from seqmix.mixers import list_mixers
 from seqmix.models import list_models
 from seqmix.vision import list_models as list_image_models
 
-_PART = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end>\n<!-- /(?P=name) -->)", re.DOTALL)
+_PART = re.compile(r"<!-- (?P<name>\w+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
 
-def refresh(root: Path) -> list[Path]:
-    """Write the generated parts of the documentation in ``root`` anew; returns the files that changed."""
+def stale_pages(root: Path) -> dict[Path, str]:
+    """Pages of the documentation in ``root`` whose generated parts are not what they should be, and their new text."""
     if not (root / "README.md").is_file():
         raise ConfigError(f"no README.md in {str(root.resolve())!r}; run it in a clone of the repository")
-    changed = []
+    stale = {}
     for file in [root / "README.md", *sorted(root.glob("docs/*.md")), root / "benchmarks" / "README.md"]:
         text = file.read_text()
         new = _PART.sub(partial(_part, root), text)
         if new != text:
-            file.write_text(new)
-            changed.append(file)
-    return changed
+            stale[file] = new
+    return stale
 
 
 def _part(root: Path, found: re.Match[str]) -> str:
     name = found["name"]
     text = _PARTS[name](root) if name in _PARTS else _benchmark(root, name)
-    return f"{found['begin']}{text}{found['end']}"
+    return f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
 
 
 def _results(kind: str, root: Path) -> str:

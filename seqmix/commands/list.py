@@ -5,7 +5,7 @@ from typing import Literal
 
 from seqmix.commands import tables
 from seqmix.commands._function import call
-from seqmix.commands.generated import refresh
+from seqmix.commands.generated import stale_pages
 from seqmix.commands.members import config_rows, dataset_rows, image_rows, mixer_rows, model_rows
 
 Kind = Literal["mixers", "models", "images", "datasets", "configs"]
@@ -33,7 +33,8 @@ def show(*, only: Kind | None = None, markdown: bool = False, write: bool = Fals
         write: refresh the generated tables of the documentation in the current folder, a clone of the repository.
     """
     if write:
-        for file in refresh(Path()):
+        for file, text in stale_pages(Path()).items():
+            file.write_text(text)
             print(f"refreshed: {file}")
         return
     for kind, rows in _ROWS.items():

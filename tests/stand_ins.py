@@ -1,0 +1,61 @@
+"""Data of the shape of a data set that would have to be read, for tests of configs and commands."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+
+from seqmix.data import GLUE, Cycles, FashionMNIST, ForecastData, WideCSV
+from seqmix.data.images.pixels import LabeledImages
+from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
+from seqmix.data.series.forecast_data import Table
+from seqmix.data.text._token_file import Documents
+from seqmix.data.text.corpora import Corpus
+from seqmix.data.text.tokenizer import Bytes
+
+
+def stand_in(data: LightningDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give ``data`` a few examples instead of those that it would read."""
+    if isinstance(data, ForecastData) and not isinstance(data, Cycles | WideCSV):
+        monkeypatch.setattr(data, "_load", lambda: _table(data))
+    if isinstance(data, LabeledData):
+        monkeypatch.setattr(data, "_make", lambda: _sequences(data))
+    if isinstance(data, Corpus):
+        monkeypatch.setattr(data, "_tokenizer", Bytes())
+        monkeypatch.setattr(data, "documents", lambda split: _document(data))
+    if isinstance(data, GLUE):
+        monkeypatch.setattr(data, "_tokenizer", Bytes)
+        monkeypatch.setattr(data, "examples", lambda split: _sentences(data))
+    if isinstance(data, FashionMNIST):
+        images = LabeledImages(torch.randint(256, (4, 1, 28, 28), dtype=torch.uint8), torch.arange(4))
+        monkeypatch.setattr(data, "_make", lambda: {"train": images, "val": images, "test": images})
+
+
+def _table(data):
+    rows = data.context + data.horizon + data.batch_size
+    values = np.random.default_rng(0).standard_normal((3 * rows, data.n_channels))
+    return Table(values, pd.date_range("2026-01-01", periods=3 * rows, freq="h"), (rows, rows, rows))
+
+
+def _sequences(data):
+    """Two examples for each split, one of them as long as they get, up to 512."""
+    longest = min(data.max_len, 512)
+    lengths = [longest, longest if data.vocab_size == 256 else 3] * (1 + data.pairs)
+    sequences = [np.random.default_rng(n).integers(0, data.vocab_size - 1, n, np.uint8).tobytes() for n in lengths]
+    every = LabeledBytes(*join(sequences, [0, 1]), pairs=data.pairs, padded=data.vocab_size != 256)
+    return dict.fromkeys(("train", "val", "test"), every)
+
+
+def _document(data):
+    """One document, of two pieces of up to 64 tokens."""
+    n = min(data.max_len, 64) + 7
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(4, 260, n))
+    # sentences of five tokens; the last border is the end
+    borders = torch.cat([torch.arange(1, n - 1, 5), torch.tensor([n - 1])])
+    return Documents(tokens, torch.tensor([0, n]), torch.tensor([n - 2]), borders)
+
+
+def _sentences(data):
+    texts = (b"one", b"another")[: len(data.layout.columns)]
+    return [(texts, float(label % max(2, data.n_classes))) for label in range(12)]

@@ -75,7 +75,7 @@ def test_shell_lines_run(page, folder, monkeypatch):
 
 @pytest.mark.parametrize("code", [*_blocks("python")])
 def test_python_runs(code, folder):
-    exec(compile(code, "page", "exec"), {"__name__": "page"})
+    exec(compile(code, "page", "exec"), {"__name__": "__main__"})
 
 
 def test_generated_parts_are_fresh():

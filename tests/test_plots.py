@@ -62,9 +62,11 @@ def test_forecast(freq, tz):
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b"]
     for axes, which in zip(figure.axes, "ab", strict=True):
         truth, model, naive = lines(axes)
-        assert truth.get_ydata().tolist() == history.y[history.unique_id == which].tolist()[-30:]
-        assert model.get_ydata().tolist() == forecast.DLinear[forecast.unique_id == which].tolist()
-        assert not naive.get_ydata().any() and len({truth.get_color(), model.get_color(), naive.get_color()}) == 3
+        observed = history.y[history.unique_id == which].tolist()
+        assert truth.get_ydata().tolist() == observed[-12:]
+        # forecasts and their intervals go on from the last observed value
+        assert model.get_ydata().tolist() == [observed[-1], *forecast.DLinear[forecast.unique_id == which]]
+        assert not naive.get_ydata()[1:].any() and len({truth.get_color(), model.get_color(), naive.get_color()}) == 3
         # the widest interval first, so that the narrow one lies on it
         heights = [np.ptp(band.get_paths()[0].vertices[:, 1]) for band in axes.collections]
         assert heights == [8 + HORIZON - 1, 4 + HORIZON - 1]
@@ -76,7 +78,7 @@ def test_forecast(freq, tz):
 def test_time_of_day_is_that_of_the_zone():
     history, forecast, _ = frames(tz="Asia/Tokyo")
     axes = plot_forecast(history, forecast, ids=["b"]).axes[0]
-    assert lines(axes)[1].get_xdata()[0] == np.datetime64("2024-01-02T16:00")
+    assert lines(axes)[1].get_xdata()[1] == np.datetime64("2024-01-02T16:00")
 
 
 def test_what_is_asked_for_is_drawn():
@@ -102,6 +104,27 @@ def test_cross_validation_starts_at_every_cutoff():
     marks = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2]
     assert marks == [np.datetime64("2024-01-02T06:00"), np.datetime64("2024-01-02T11:00")]
     assert drawn(figure) > 1000
+
+
+def test_intervals_of_several_models_do_not_hide_each_other():
+    history, forecast, _ = frames()
+    other = {c.replace("DLinear", "TSM2"): forecast[c] for c in forecast if c.startswith("DLinear")}
+    figure = plot_forecast(history, forecast.assign(**other), max_series=1, unit="MW")
+    (axes,) = figure.axes
+    assert len(axes.collections) == 2 and axes.get_ylabel() == "MW"
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [line.get_ydata()[-1] - history.y[39] - HORIZON for line in dashed] == [-3, 5]
+    assert figure.get_supxlabel() == (
+        "1 of 2 series. bands: 80, 95 % intervals of DLinear; dashed: 95 % intervals of the others"
+    )
+
+
+def test_long_names_are_shortened():
+    history, forecast, _ = frames()
+    renamed = [frame.replace({"unique_id": {"a": "x" * 99}}) for frame in (history, forecast)]
+    titles = [axes.get_title(loc="left") for axes in plot_forecast(*renamed).axes]
+    assert titles == [f"{'x' * 17}\u2026{'x' * 16}", "b"]
+    assert plot_forecast(history, forecast, ids="a", levels=80).get_supxlabel().startswith("bands: 80 %")
 
 
 @pytest.mark.parametrize("metric", ["mae", "rmse"])

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from seqmix.errors import DataError
+from seqmix.forecasting.kind import names_of
 
 #: endings of the files that a figure can be saved to
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK, _GREY, _LIGHT = "#222222", "#8A8A8A", "#E6E6E6"
 
 
@@ -30,6 +31,7 @@ def plot_forecast(
     levels: Sequence[float] | None = None,
     max_series: int = 6,
     max_history: int | None = None,
+    unit: str | None = None,
     id_col: str = "unique_id",
     time_col: str = "ds",
     target_col: str = "y",
@@ -39,10 +41,12 @@ def plot_forecast(
     Args:
         history: long frame; the truth of the forecast steps is drawn too where it is in it.
         forecast: what ``predict`` returned: a column for each model, with ``-lo-90`` and ``-hi-90`` where known.
-        ids: series to draw; None: the first ``max_series``.
-        levels: intervals to draw, in percent; None: all that there are.
+        ids: series to draw. Default: the first ``max_series``; a note says how many there are.
+        levels: intervals to draw, in percent. Default: all that there are. Beside the first model, others show the
+            bounds of the widest alone.
         max_series: number of panels when ``ids`` are not given.
-        max_history: time steps of history before the forecast; None: four times the horizon, at least 30.
+        max_history: time steps of history before the forecast. Default: twice the horizon, at least 12.
+        unit: unit of the values, for the axis. Default: the name of the target column.
         id_col: column of the series.
         time_col: column of the time stamps.
         target_col: column of the truth.
@@ -51,7 +55,7 @@ def plot_forecast(
         DataError: if an id or a level is not in the frames.
     """
     names = (id_col, time_col, target_col)
-    return _panels(history, forecast, ids, levels, max_series, max_history, names)
+    return _panels(history, forecast, ids, levels, max_series, max_history, unit or target_col, names)
 
 
 def plot_cross_validation(
@@ -62,6 +66,7 @@ def plot_cross_validation(
     levels: Sequence[float] | None = None,
     max_series: int = 4,
     max_history: int | None = None,
+    unit: str | None = None,
     id_col: str = "unique_id",
     time_col: str = "ds",
     target_col: str = "y",
@@ -71,10 +76,12 @@ def plot_cross_validation(
     Args:
         history: long frame with the truth.
         cv: what ``cross_validation`` returned: forecasts with their ``cutoff``.
-        ids: series to draw; None: the first ``max_series``.
-        levels: intervals to draw, in percent; None: all that there are.
+        ids: series to draw. Default: the first ``max_series``; a note says how many there are.
+        levels: intervals to draw, in percent. Default: all that there are. Beside the first model, others show the
+            bounds of the widest alone.
         max_series: number of panels when ``ids`` are not given.
-        max_history: time steps of history before the first cutoff; None: four times the horizon, at least 30.
+        max_history: time steps of history before the first cutoff. Default: twice the horizon, at least 12.
+        unit: unit of the values, for the axis. Default: the name of the target column.
         id_col: column of the series.
         time_col: column of the time stamps.
         target_col: column of the truth.
@@ -83,7 +90,7 @@ def plot_cross_validation(
         DataError: if an id or a level is not in the frames.
     """
     names = (id_col, time_col, target_col)
-    return _panels(history, cv, ids, levels, max_series, max_history, names, columns=1)
+    return _panels(history, cv, ids, levels, max_series, max_history, unit or target_col, names, columns=1)
 
 
 def plot_horizon_error(
@@ -158,15 +165,17 @@ def _panels(
     levels: Sequence[float] | None,
     max_series: int,
     max_history: int | None,
+    unit: str,
     names: tuple[str, str, str],
     columns: int = 2,
 ) -> Figure:
     id_col, time_col, _ = names
     known = list(pd.unique(forecast[id_col]))
-    unknown = [i for i in ids or [] if i not in known]
+    notes = [f"{max_series} of {len(known)} series"] if ids is None and max_series < len(known) else []
+    ids = known[:max_series] if ids is None else names_of(ids)
+    unknown = [i for i in ids if i not in known]
     if unknown:
         raise DataError(f"no forecast of series {unknown[0]!r}; the frame has {', '.join(map(repr, known[:5]))}")
-    ids = known[:max_series] if ids is None else list(ids)
     models = _models(forecast, names)
     levels = _levels(forecast, models, levels)
     columns = min(columns, len(ids))
@@ -176,7 +185,14 @@ def _panels(
         ahead = forecast.loc[forecast[id_col] == which].sort_values(by=time_col)
         # models and levels are named once, where nothing stands to the right
         _draw(axes, past, ahead, models, levels, max_history, names, named=i == columns - 1)
-        _title(axes, str(which))
+        _title(axes, _shortened(str(which), 70 // columns))
+        if i % columns == 0:
+            axes.set_ylabel(_shortened(unit, 30), color=_GREY, fontsize=9)
+    if levels and len(models) > 1:
+        percent = ", ".join(f"{level:g}" for level in levels)
+        notes.append(f"bands: {percent} % intervals of {models[0]}; dashed: {levels[-1]:g} % intervals of the others")
+    if notes:
+        figure.supxlabel(". ".join(notes), x=0.01, ha="left", color=_GREY, fontsize=9)
     return figure
 
 
@@ -196,26 +212,33 @@ def _draw(
     windows = [rows for _, rows in ahead.groupby("cutoff")] if "cutoff" in ahead else [ahead]
     first, last = ahead[time_col].min(), ahead[time_col].max()
     before = past.loc[past[time_col] < first]
-    keep = max(30, 4 * len(windows[0])) if max_history is None else max_history
+    keep = max(12, 2 * len(windows[0])) if max_history is None else max_history
     shown = pd.concat([before.tail(keep), past.loc[past[time_col].between(first, last)]])
     axes.plot(_times(shown[time_col]), shown[target_col], color=_INK, linewidth=1.1)
     lines = []
     for i, (color, model) in enumerate(zip(_cycle(), models, strict=False)):
         for rows in windows:
-            x = _times(rows[time_col])
-            for level in sorted(levels, reverse=True):
+            # from the last observed value on
+            start = past.loc[past[time_col] < rows[time_col].iloc[0]].tail(1 if keep else 0)
+            x, y = (np.r_[_times(start[c]), _times(rows[d])] for c, d in ((time_col, time_col), (target_col, model)))
+            # one interval lies on another, but those of several models would hide each other
+            for level in sorted(levels, reverse=True)[: None if i == 0 else 1]:
                 bounds = [f"{model}-{side}-{level:g}" for side in ("lo", "hi")]
-                if bounds[0] in rows:
-                    lo, hi = (rows[b].to_numpy(float) for b in bounds)
+                if bounds[0] not in rows:
+                    continue
+                lo, hi = (np.r_[_times(start[target_col]), rows[b].to_numpy(float)] for b in bounds)
+                if i == 0:
                     axes.fill_between(x, lo, hi, color=color, alpha=0.16, linewidth=0)
+                else:
+                    axes.plot(x, np.stack([lo, hi], 1), color=color, linewidth=0.8, linestyle=(0, (3, 2)))
             # the first model on top
-            axes.plot(x, rows[model], color=color, linewidth=1.7 if i == 0 else 1.2, zorder=3 - i / len(models))
-        lines.append((model, color, float(windows[-1][model].iloc[-1])))
+            axes.plot(x, y, color=color, linewidth=1.7 if i == 0 else 1.2, zorder=3 - i / len(models))
+        lines.append((_shortened(model, 24), color, float(windows[-1][model].iloc[-1])))
     if len(windows) > 1 or len(past) > len(before):
         # where a window begins the truth goes on: say where
         for rows in windows:
             axes.axvline(_times(rows[time_col])[0], color=_GREY, linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
-    if pd.api.types.is_datetime64_any_dtype(ahead[time_col]):
+    if np.issubdtype(_times(ahead[time_col]).dtype, np.datetime64):
         locator = AutoDateLocator(minticks=3, maxticks=7)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
@@ -235,6 +258,7 @@ def _levels(frame: pd.DataFrame, models: list[str], wanted: Sequence[float] | No
     """Levels of the intervals in the frame, rising; those wanted, if they are among them."""
     marks = [c.rpartition("-lo-") for c in frame.columns]
     known = sorted({float(level) for model, mark, level in marks if mark and model in models})
+    wanted = None if wanted is None else np.atleast_1d(wanted).tolist()
     missing = [level for level in wanted or [] if level not in known]
     if missing:
         have = ", ".join(f"{level:g}" for level in known) or "none"
@@ -243,9 +267,11 @@ def _levels(frame: pd.DataFrame, models: list[str], wanted: Sequence[float] | No
 
 
 def _times(column: pd.Series) -> np.ndarray:
-    """Time stamps to draw: those of a zone as its clocks show them."""
+    """Time stamps to draw, those of a zone as its clocks show them; other columns as they are."""
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         column = column.dt.tz_localize(None)
+    if isinstance(column.dtype, pd.PeriodDtype):
+        column = column.dt.to_timestamp()
     return column.to_numpy()
 
 
@@ -269,6 +295,11 @@ def _figure(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure
         axes.xaxis.get_offset_text().set(color=_GREY, fontsize=8.5)
         panels.append(axes)
     return figure, panels
+
+
+def _shortened(text: str, most: int) -> str:
+    """A text without its middle where it is longer than ``most`` letters."""
+    return text if len(text) <= most else f"{text[: most // 2]}\u2026{text[-(most // 2 - 1) :]}"
 
 
 def _title(axes: Axes, title: str, note: str = "") -> None:
@@ -306,4 +337,4 @@ def _short(value: float, _: int) -> str:
 
 def _cycle() -> Iterable[str]:
     while True:
-        yield from _COLOURS
+        yield from _COLORS

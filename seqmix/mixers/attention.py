@@ -151,8 +151,9 @@ class Attention(Mixer):
             ahead = torch.arange(before + L, device=x.device) - (before + i).unsqueeze(1)  # (L, T)
             # each position may see itself: kernels differ on a row with nothing allowed, some give NaN
             allowed = seen[:, None, None] & (ahead < 0) | (ahead == 0)  # (B, 1, L, T)
-            bias = x.new_zeros(()) if self.slopes is None else _linear_bias(self.slopes, at, seen.cumsum(1) - 1, x)
-            bias = torch.where(allowed, bias, -torch.inf)
+            bias = allowed
+            if self.slopes is not None:
+                bias = _linear_bias(self.slopes, at, seen.cumsum(1) - 1, x).masked_fill(~allowed, -torch.inf)
         return self._merge(self._attend(q, keys, values, bias)), (keys, values, seen)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:

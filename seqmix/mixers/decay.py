@@ -106,7 +106,12 @@ def decay_onward(
     """
     u = wide(x)
     with torch.autocast(x.device.type, enabled=False):
-        y, after = decay_resume(u, log_decay, weight, state)
+        if x.shape[1] == 1 and kept is None:
+            # the recurrence itself: a chunk costs several times a step
+            after = log_decay.exp() * state + u.mT
+            y = (weight * after).sum(-1).real.unsqueeze(1)
+        else:
+            y, after = decay_resume(u, log_decay, weight, state)
         if kept is not None:
             n = kept.sum(1)
             # moved to the right end zeros come first, and a state of zero passes them

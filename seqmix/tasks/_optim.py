@@ -27,8 +27,7 @@ def param_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     for name, p in module.named_parameters():
         if p.requires_grad:
             (rest if p.ndim < 2 or name in spared else decay).append(p)
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return [g for g in groups if g["params"]]
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def lr_factor(schedule: Schedule, warmup: float, total_steps: float) -> Callable[[int], float]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from seqmix.mixers.mixer import Mixer, MixerFactory
 
@@ -270,12 +271,23 @@ def check_matrix(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) 
 
 
 def check_state_dict(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
-    """A fresh instance with the saved state gives the same output."""
+    """A fresh instance with the saved state gives the same output: made as usual, or on the meta device.
+
+    So does a call with other tensors in place of the parameters, as ``torch.func`` makes it.
+    """
     mixer = _build(factory, d_model, max_len)
+    name, x = type(mixer).__name__, _normal(2, max_len, d_model)
+    want, state = mixer(x), mixer.state_dict()
     fresh = _build(factory, d_model, max_len, seed=1)
-    fresh.load_state_dict(mixer.state_dict(), strict=True)
-    x = _normal(2, max_len, d_model)
-    assert_close_ratio(f"state_dict: {type(mixer).__name__} does not keep all it learned", fresh(x), mixer(x), 0)
+    fresh.load_state_dict(state, strict=True)
+    assert_close_ratio(f"state_dict: {name} does not keep all it learned", fresh(x), want, 0)
+    given = functional_call(_build(factory, d_model, max_len, seed=1), {k: v.clone() for k, v in state.items()}, (x,))
+    assert_close_ratio(f"state_dict: {name} does not use the parameters of a functional call", given, want, _EXACT)
+    with torch.device("meta"):
+        fresh = factory(d_model, max_len)
+    fresh = fresh.double().eval().to_empty(device="cpu")
+    fresh.load_state_dict(state, strict=True)
+    assert_close_ratio(f"state_dict: {name} made on the meta device does not load all it has", fresh(x), want, _EXACT)
 
 
 def check_lengths(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:

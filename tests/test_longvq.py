@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import auxiliary_loss
+from seqmix.mixers import Identity, auxiliary_loss
 from seqmix.mixers.longvq import LongVQ
+from seqmix.models import Block
 from seqmix.testing import assert_close_ratio, check_causality, check_step
 
 
@@ -85,6 +86,16 @@ def test_padding_stays_out_of_the_norm_and_the_codebook_in_training(norm):
     for (name, want), value in zip(mixer.named_buffers(), other.buffers(), strict=True):
         assert_close_ratio(name, value, want, 1e-12)
     assert mixer.codebook.updates == 1
+
+
+def test_pre_norm_block_with_the_norm_in_the_mixer():
+    """With the gate above it is ``x + phi (h - x)`` of the raw x; the channel mixer has a norm of its own."""
+    block = Block(8, mixer=lambda d_model, max_len: _mixer(norm="layer"), norm="none", channel_norm="layer").eval()
+    (mixer, mlp), x = block.mixers, 2 + 3 * torch.randn(2, 12, 8)
+    y = x + mixer(x)
+    assert_close_ratio("block", block(x), y + mlp(nn.functional.layer_norm(y, (8,))), 1e-6)
+    with pytest.raises(ConfigError, match="channel_norm = 'no' is not known; use one of layer, rms, none"):
+        Block(8, mixer=Identity, channel_norm="no")
 
 
 def test_commitment_loss_reaches_the_loss_of_the_task():

@@ -194,6 +194,17 @@ def _counts_padding(cls: type[Sound]):
     cls.forward = forward
 
 
+def _buffer_that_is_not_saved(cls: type[Sound]):
+    def __init__(self, d_model, max_len=None, *, decay: float = 0.5):
+        Sound.__init__(self, d_model, decay=decay)
+        self.register_buffer("one", torch.full((), 2.0), persistent=False)
+
+    cls.__init__ = __init__
+    cls.forward = lambda self, x, mask=None: Sound.forward(self, x, mask) * self.one
+    cls.step = Mixer.step
+    cls.causal = cls.pure = False
+
+
 def _even_only(cls: type[Sound]):
     cls.forward = lambda self, x, mask=None: Sound.forward(self, x if x.shape[1] != 3 else x[:, :2], mask)
 
@@ -230,6 +241,7 @@ BROKEN = [
     (_wrong_matrix, "matrix: Broken differs from forward, ratio 0.00"),
     (_no_matrix, "matrix: Broken is pure but has no matrix"),
     (_forgets, "state_dict: Broken does not keep all it learned"),
+    (_buffer_that_is_not_saved, "state_dict: Broken made on the meta device does not load all it has, ratio "),
     (_even_only, "lengths: Broken makes (1, 2, 8) of (1, 3, 8)"),
     (_branches, "compile: Broken is not one graph"),
     (_noisy, "determinism: Broken changes between two calls in evaluation"),

@@ -53,7 +53,7 @@ class LongVQ(Mixer):
     ``h = SiLU(η + (SiLU(γ) o) W_h + b_h)``, ``y = σ(φ) (h - x)``; x' is x, normalized if ``norm`` says so. A residual
     connection around the mixer gives the gate of Mega, ``x + y = σ(φ) h + (1 - σ(φ)) x``: for the post-norm block of
     the source leave ``norm`` at ``"none"`` and normalize after the sum; for the pre-norm block set ``norm`` here and
-    none in the block.
+    ``norm: none`` in the block.
 
     ``auxiliary`` returns the commitment loss of the last forward in training. The tasks add it to their loss; a loop of
     your own adds ``auxiliary_loss(model)``. The codebook moves when that sum has been back-propagated, so forward alone

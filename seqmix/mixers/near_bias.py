@@ -33,18 +33,18 @@ class SinusoidBias(nn.Module):
         causal: distances 0 to ``window`` only.
     """
 
-    r: Tensor
-
     def __init__(self, d_qk: int, window: int, causal: bool):
         super().__init__()
-        lag = torch.arange(0 if causal else -window, window + 1)
-        angle = torch.outer(lag, 10000.0 ** (-torch.arange(0, d_qk, 2) / d_qk))
-        self.register_buffer("r", torch.cat([angle.sin(), angle.cos()], -1)[:, :d_qk], persistent=False)
+        self.lags = (0 if causal else -window, window + 1)
         self.proj = nn.Linear(d_qk, d_qk, bias=False)
         self.u = nn.Parameter(torch.zeros(d_qk))
         self.v = nn.Parameter(torch.zeros(d_qk))
 
     def forward(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Shifted queries ``(..., P)``, and a row of biases for each ``(..., n)``."""
-        r = self.proj(self.r) * self.proj.in_features**-0.25
+        P, weight = self.proj.in_features, self.proj.weight
+        # not a buffer: one that is not saved would be undefined on a module that was made on the meta device
+        lag = torch.arange(*self.lags, device=weight.device)
+        angle = torch.outer(lag, 10000.0 ** (-torch.arange(0, P, 2, device=weight.device) / P))
+        r = self.proj(torch.cat([angle.sin(), angle.cos()], -1)[:, :P].to(weight.dtype)) * P**-0.25
         return q + self.u, (q + self.v) @ wide(r).T

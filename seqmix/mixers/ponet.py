@@ -1,6 +1,6 @@
 """PoNet: pooling at three granularities instead of attention; original parameter names of both published variants."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -120,8 +120,9 @@ class PoNet(Mixer):
         return y if self.original_padding else zero_masked(y, mask)
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
-        weight = torch.cat([self.get_parameter(f"{name}.weight") for name in self._names])
-        bias = torch.cat([self.get_parameter(f"{name}.bias") for name in self._names])
+        projections = [cast(nn.Linear, getattr(self, name)) for name in self._names]
+        weight = torch.cat([each.weight for each in projections])
+        bias = torch.cat([each.bias for each in projections])
         return nn.functional.linear(x, weight, bias).chunk(len(self._names), -1)
 
     def _segment_max(self, s: Tensor, mask: Tensor | None, segment_index: Tensor | None) -> Tensor:

@@ -1,6 +1,6 @@
 """A stack of blocks with any sequence mixer."""
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
-from seqmix.models.block import NORMS, Block, ChannelMLP
+from seqmix.models.block import NORMS, Block, ChannelMLP, Norm
 
 
 class Backbone(nn.Module):
@@ -24,7 +24,8 @@ class Backbone(nn.Module):
         layers: sequence mixers of successive blocks, repeated from the start when there are more blocks; replaces
             ``mixer``.
         channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
-        norm: ``layer`` or ``rms``.
+        norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own.
+        channel_norm: norm of the channel mixers and of the result. Default: ``norm``.
         dropout: probability, on the output of each mixer.
         drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
         layer_scale: initial value of a learned scale on the output of each mixer, None for no scale.
@@ -48,7 +49,8 @@ class Backbone(nn.Module):
         mixer: MixerFactory,
         layers: list[MixerFactory] | None = None,
         channel_mixer: MixerFactory | None = ChannelMLP,
-        norm: Literal["layer", "rms"] = "layer",
+        norm: Norm = "layer",
+        channel_norm: Norm | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
@@ -71,6 +73,7 @@ class Backbone(nn.Module):
                 mixer=makers[i % len(makers)],
                 channel_mixer=channel_mixer,
                 norm=norm,
+                channel_norm=channel_norm,
                 dropout=dropout,
                 drop_path=drop_path * i / max(1, n_layers - 1),
                 layer_scale=layer_scale,
@@ -79,7 +82,7 @@ class Backbone(nn.Module):
             )
             for i in range(n_layers)
         )
-        self.norm = NORMS[norm](d_model) if final_norm else nn.Identity()
+        self.norm = NORMS[channel_norm or norm](d_model) if final_norm else nn.Identity()
 
     def forward(
         self,

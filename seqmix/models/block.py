@@ -15,7 +15,8 @@ from seqmix.mixers.state import unpack
 from seqmix.models.dropout import Dropout
 from seqmix.ops.packed import sequence_bounds
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": RMSNorm}
+Norm = Literal["layer", "rms", "none"]
+NORMS: dict[Norm, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": RMSNorm, "none": nn.Identity}
 
 
 class ChannelMLP(Mixer):
@@ -86,7 +87,9 @@ class Block(nn.Module):
         max_len: longest sequence, for mixers that store an L x L matrix.
         mixer: makes the sequence mixer.
         channel_mixer: makes the channel mixer; None leaves the block with one residual.
-        norm: ``layer`` or ``rms``.
+        norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own: with ``LongVQ(norm="layer")`` the
+            block has the gate of its source, pre-norm.
+        channel_norm: norm of the channel mixer. Default: that of the sequence mixer.
         dropout: probability, on the output of each mixer.
         drop_path: probability to skip a mixer for a sample in training.
         layer_scale: initial value of a learned scale per feature on the output of each mixer, None for no scale.
@@ -106,7 +109,8 @@ class Block(nn.Module):
         *,
         mixer: MixerFactory,
         channel_mixer: MixerFactory | None = ChannelMLP,
-        norm: Literal["layer", "rms"] = "layer",
+        norm: Norm = "layer",
+        channel_norm: Norm | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
@@ -115,9 +119,10 @@ class Block(nn.Module):
     ):
         super().__init__()
         check_choice("norm", norm, tuple(NORMS))
+        check_choice("channel_norm", channel_norm or norm, tuple(NORMS))
         self.residuals = nn.ModuleList(
-            _Residual(make(d_model, max_len), d_model, norm, dropout, drop_path, layer_scale, res_scale, post_norm)
-            for make in (mixer, channel_mixer)
+            _Residual(make(d_model, max_len), d_model, kind, dropout, drop_path, layer_scale, res_scale, post_norm)
+            for make, kind in ((mixer, norm), (channel_mixer, channel_norm or norm))
             if make is not None
         )
 
@@ -270,7 +275,7 @@ class _Residual(nn.Module):
         self,
         mixer: Mixer,
         d_model: int,
-        norm: str,
+        norm: Norm,
         dropout: float,
         drop_path: float,
         layer_scale: float | None,

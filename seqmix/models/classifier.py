@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import MixerFactory, zero_masked
 from seqmix.models.backbone import Backbone
-from seqmix.models.block import ChannelMLP
+from seqmix.models.block import ChannelMLP, Norm
 from seqmix.models.dropout import Dropout
 from seqmix.models.positions import look_up, places
 
@@ -67,10 +67,12 @@ class SequenceClassifier(Classifier):
             ``rotary: true`` and mixers that know the order by themselves need none.
         pool: what the head sees: ``mean`` of all kept positions, ``cls``, a learned one put before the first, or
             ``last``, the last kept one.
-        norm: ``layer`` or ``rms``, in the backbone.
+        norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own, in the backbone.
+        channel_norm: norm of the channel mixers and of the last features. Default: ``norm``.
         post_norm: normalize after each residual sum instead of before each mixer.
         dropout: probability, on the embeddings, on the output of each mixer, and in the head.
         head_activation: class of the nonlinearity between the two layers of the head, which is 2 D wide inside.
+        checkpointing: compute blocks again in the backward pass, which takes time and saves memory.
 
     Raises:
         ConfigError: if an option is not known, if ``max_len`` is missing, or for ``pool="cls"`` before causal mixers.
@@ -97,10 +99,12 @@ class SequenceClassifier(Classifier):
         scalar_std: float = 0.5,
         positions: Literal["none", "learned", "sinusoidal"] = "learned",
         pool: Literal["mean", "cls", "last"] = "mean",
-        norm: Literal["layer", "rms"] = "layer",
+        norm: Norm = "layer",
+        channel_norm: Norm | None = None,
         post_norm: bool = False,
         dropout: float = 0.0,
         head_activation: Callable[[], nn.Module] = nn.GELU,
+        checkpointing: bool = False,
     ):
         super().__init__()
         check_choice("embed", embed, ("token", "scalar"))
@@ -125,10 +129,12 @@ class SequenceClassifier(Classifier):
             layers=layers,
             channel_mixer=channel_mixer,
             norm=norm,
+            channel_norm=channel_norm,
             dropout=dropout,
             post_norm=post_norm,
             # after a norm in the last block another one would do nothing but scale
             final_norm=not post_norm,
+            checkpointing=checkpointing,
         )
         self.head = nn.Sequential(
             nn.Linear(d_model * (4 if pairs else 1), 2 * d_model),

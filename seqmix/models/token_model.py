@@ -1,7 +1,7 @@
 """Models of tokens: an embedding, a backbone, and a softmax at every position; step by step where mixers are causal."""
 
 import sys
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError
 from seqmix.mixers import MixerFactory
 from seqmix.models.backbone import Backbone
-from seqmix.models.block import ChannelMLP
+from seqmix.models.block import ChannelMLP, Norm
 from seqmix.models.dropout import Dropout
 from seqmix.models.positions import look_up, places
 
@@ -31,7 +31,8 @@ class TokenModel(nn.Module):
         channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
         d_model: width D.
         n_layers: number of blocks.
-        norm: ``layer`` or ``rms``, in the backbone.
+        norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own, in the backbone.
+        channel_norm: norm of the channel mixers and of the last features. Default: ``norm``.
         post_norm: normalize after each residual sum, which makes the gate of ``LongVQ`` that of its source.
         positions: learn an embedding for each of ``max_len`` positions; for mixers blind to order.
         tied: score tokens with their embeddings instead of a matrix of its own.
@@ -55,7 +56,8 @@ class TokenModel(nn.Module):
         channel_mixer: MixerFactory | None = ChannelMLP,
         d_model: int = 128,
         n_layers: int = 4,
-        norm: Literal["layer", "rms"] = "layer",
+        norm: Norm = "layer",
+        channel_norm: Norm | None = None,
         post_norm: bool = False,
         positions: bool = False,
         tied: bool = True,
@@ -76,6 +78,7 @@ class TokenModel(nn.Module):
             layers=layers,
             channel_mixer=channel_mixer,
             norm=norm,
+            channel_norm=channel_norm,
             dropout=dropout,
             post_norm=post_norm,
             final_norm=not post_norm,

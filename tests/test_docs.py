@@ -2,6 +2,7 @@
 
 import glob
 import re
+import runpy
 import shlex
 import shutil
 from pathlib import Path
@@ -75,7 +76,8 @@ def test_shell_lines_run(page, folder, monkeypatch):
 
 @pytest.mark.parametrize("code", [*_blocks("python")])
 def test_python_runs(code, folder):
-    exec(compile(code, "page", "exec"), {"__name__": "__main__"})
+    Path("page.py").write_text(code)
+    runpy.run_path("page.py", run_name="__main__")
 
 
 def test_generated_parts_are_fresh():

@@ -77,12 +77,13 @@ class Train(LightningCLI):
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
         argv: the command line after it.
+        build: make data, task and trainer; else the options are read and the checkpoint is found, no more.
     """
 
-    def __init__(self, command: str, argv: list[str]):
+    def __init__(self, command: str, argv: list[str], *, build: bool = True):
         _quiet()
         prepare_parser()
-        self.command, self.argv = command, argv
+        self.command, self.argv, self.build = command, argv, build
         super().__init__(
             Task,
             pl.LightningDataModule,
@@ -155,6 +156,8 @@ class Train(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor has against its options is the user's to read."""
+        if not self.build:
+            return
         try:
             super().instantiate_classes()
         except ValueError as e:
@@ -172,6 +175,8 @@ class Train(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse baselines of another task, and to score weights that were never trained."""
+        if not self.build:
+            return
         if self.config.baselines and not self.model.chooses_baselines:
             raise ConfigError(f"baselines are forecasters, {type(self.model).__name__} has none; leave --baselines out")
         self.trainable = any(p.requires_grad for p in self.model.parameters())

@@ -4,6 +4,7 @@ from seqmix.data.images.augment import Augmentation
 from seqmix.data.images.fashion import FashionMNIST
 from seqmix.data.images.folders import ImageFolder
 from seqmix.data.images.hub import HubImages
+from seqmix.data.images.pixels import image_input
 from seqmix.data.loader import WindowLoader
 from seqmix.data.sequences.listops import ListOps
 from seqmix.data.sequences.lra import LRAImage, LRARetrieval, LRAText
@@ -39,4 +40,5 @@ __all__ = [
     "WideCSV",
     "WindowLoader",
     "Windows",
+    "image_input",
 ]

@@ -1,14 +1,16 @@
 """Images as tensors: files of any kind read to 8 bits, and labeled images kept in memory."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from seqmix.errors import DataError
+from seqmix.errors import ConfigError, DataError
 
 # channels of an image to PIL's name of it
 _MODES = {1: "L", 3: "RGB"}
@@ -127,6 +129,26 @@ def random_resized(
     width, height = min(image.width, round(image.height * 4 / 3)), min(image.height, round(image.width * 4 / 3))
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.resize((size, size), resampling, (left, top, left + width, top + height))
+
+
+def image_input(image: Path | str | Image.Image, cfg: Mapping[str, Any]) -> Tensor:
+    """What an image model takes of one image: ``(C, H, W)``, resized, cut to its middle and normalized.
+
+    Args:
+        image: a file, or an image of Pillow, of any mode and size.
+        cfg: what the model expects: its ``default_cfg``, or the ``input_cfg`` of a trained task or of data.
+
+    Raises:
+        DataError: if the file is missing, truncated or no image.
+        ConfigError: if the model takes neither gray nor RGB images.
+    """
+    n_channels, *size = cfg["input_size"]
+    if n_channels not in _MODES:
+        raise ConfigError(f"images have 1 or 3 channels, the model takes {n_channels}; make its input yourself")
+    opened = eight_bits(image, n_channels) if isinstance(image, Image.Image) else read_image(Path(image), n_channels)
+    cut = middle(opened, (size[0], size[1]), cfg["crop_pct"], RESAMPLING[cfg["interpolation"]])
+    mean, std = (torch.tensor(cfg[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    return (pixels(cut).float() / 255 - mean) / std
 
 
 def pixels(image: Image.Image) -> Tensor:

@@ -1,0 +1,53 @@
+"""Trained models from a config and a checkpoint, without the data that they were trained on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from seqmix.commands.train import LINKED, Parser, Train
+from seqmix.errors import ConfigError
+from seqmix.tasks import ImageClassification, Task
+from seqmix.vision import ImageModel
+
+
+def trained_task(config: str | None, ckpt_path: str | None) -> Task:
+    """Task of a config with the weights of a checkpoint; the facts of its data are those in the checkpoint.
+
+    Args:
+        config: config of the run. Default: the ``config.yaml`` beside the checkpoint.
+        ckpt_path: a file; or ``best`` or ``last`` of the newest run of ``config``. Default: ``best``.
+
+    Raises:
+        ConfigError: if there is no such run, or the checkpoint is of another model.
+    """
+    if config is None:
+        beside = Path(ckpt_path or "").parent / "config.yaml"
+        if ckpt_path in (None, "best", "last") or not beside.is_file():
+            raise ConfigError(f"ckpt_path = {ckpt_path!r} has no config.yaml beside it; pass --config, as to fit")
+        config = str(beside)
+    cli = Train("predict", ["--config", config, "--ckpt_path", ckpt_path or "best"], build=False)
+    state = torch.load(cast(Path, cli.ckpt_path), map_location="cpu", weights_only=True)
+    known = state.get("hyper_parameters", {})
+    facts = {name: known[name] for name in LINKED if name in known}
+    parser = Parser(prog="seqmix predict")
+    parser.add_subclass_arguments(Task, "model")
+    model = cli.config.model.as_dict()
+    given = parser.parse_object({"model": {**model, "init_args": {**model["init_args"], **facts}}})
+    task = parser.instantiate_classes(given).model
+    task.on_load_checkpoint(state)
+    task.load_state_dict(state["state_dict"])
+    return task
+
+
+def trained_image_model(
+    config: str | None, ckpt_path: str | None
+) -> tuple[ImageModel, Mapping[str, Any], Sequence[str]]:
+    """A trained image model, what it expects of images, and the names of its classes."""
+    task = trained_task(config, ckpt_path)
+    if not isinstance(task, ImageClassification):
+        raise ConfigError(f"{type(task).__name__} has no images to classify; leave out --images")
+    if task.input_cfg is None:
+        raise ConfigError("the checkpoint does not say how images were prepared; train with `seqmix fit`")
+    return task.model, task.input_cfg, task.class_names or [str(k) for k in range(task.model.num_classes)]

@@ -109,6 +109,62 @@ def test_docstring_names_every_argument(name):
     assert paper and "Source:" in doc
 
 
+def test_an_empty_batch_gives_nothing(name):
+    model = make(name, n_outputs=2)
+    y = model(torch.empty(0, CONTEXT, C, requires_grad=True))
+    assert y.shape == (0, HORIZON, C, 2)
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("shape", [(CONTEXT, C), (2, CONTEXT), (2, CONTEXT - 1, C), (2, 0, C), (2, CONTEXT, C, 1)])
+def test_windows_of_another_shape_are_refused(name, shape):
+    with pytest.raises(ValueError) as error:
+        make(name)(torch.randn(shape))
+    assert str(error.value) == (
+        f"{name} was built for real x of shape (B, 21, 3), got torch.float32 {shape}; build it for that"
+    )
+    for x in (torch.randn(2, CONTEXT, C + 1), torch.ones(2, CONTEXT, C, dtype=torch.long)):
+        with pytest.raises(ValueError, match="was built for real x of shape"):
+            make(name)(x)
+
+
+def test_sizes_and_rates_out_of_range_are_refused_by_name(name):
+    """Every number that a model takes: 0 or less of what is counted, a probability outside 0 to 1."""
+    cls, _, example = model_facts(name)
+    for option, parameter in inspect.signature(cls).parameters.items():
+        default = parameter.default
+        if isinstance(default, float):
+            wrong = [-0.1, 1.5]
+        elif isinstance(default, bool) or not isinstance(default, int | tuple):
+            continue
+        else:
+            wrong = [0, -1] if isinstance(default, int) else [(), (0,)]
+        for value in wrong:
+            with pytest.raises(ConfigError, match=option.removeprefix("head_")):
+                cls(Series(C, CONTEXT, HORIZON), **{**example, option: value})
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 15])
+def test_short_windows_need_no_option(name, context):
+    """Patches are as long as the window allows."""
+    cls = model_facts(name)[0]
+    y = cls(Series(2, context, 3)).eval()(torch.randn(2, context, 2))
+    assert y.shape == (2, 3, 2) and y.isfinite().all()
+
+
+def test_built_without_memory_and_loaded(name):
+    """Nothing that the forecast needs is outside the state dict."""
+    cls, _, example = model_facts(name)
+    model, x = make(name), torch.randn(2, CONTEXT, C)
+    with torch.device("meta"):
+        twin = cls(Series(C, CONTEXT, HORIZON), **example).eval()
+    twin.to_empty(device="cpu")
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        tensor.data.fill_(7)
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(x), model(x))
+
+
 SHAPES = {"future": (2, CONTEXT + HORIZON, 2), "static": (2, C, 2), "past": (2, CONTEXT, 2)}
 
 
@@ -132,6 +188,8 @@ def test_covariates_are_used_or_refused(name, kinds, outputs):
         others = {key: value for key, value in covariates.items() if key != kind}
         with pytest.raises(ValueError, match=f"{name} was built with n_{kind} = 2 and got none; pass {kind}=..."):
             model(x, **others)
+        with pytest.raises(ValueError, match=f"{name} was built for real {kind} of shape"):
+            model(x, **{**others, kind: covariates[kind][..., :1]})
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -168,3 +226,18 @@ def test_facts_of_a_class_are_true(name):
     # an affine map sends the mean of two windows to the mean of two forecasts
     mean = torch.allclose(model((x + moved) / 2), (y + model(moved)) / 2, atol=1e-5)
     assert mean == cls.linear
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"context": 0}, "context must be at least 1, got 0; set it to 1 or more"),
+        ({"n_past": -1}, "n_past must be at least 0, got -1; set it to 0 or more"),
+    ],
+)
+def test_facts_out_of_range(facts, message):
+    with pytest.raises(ConfigError) as error:
+        Series(**{"n_channels": C, "context": CONTEXT, "horizon": HORIZON, **facts})
+    assert str(error.value) == message
+    series = Series(C, CONTEXT, HORIZON, n_future=2, n_past=1)
+    assert series.covariates == {"future": 2, "past": 1} and series.without_covariates() == Series(C, CONTEXT, HORIZON)

@@ -68,8 +68,8 @@ def test_patches_repeat_the_last_value(length, patch, stride):
 
 def test_patches_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="patch_len = 16 does not fit context = 12"):
-        MixerForecaster(Series(2, 12, 4))
-    with pytest.raises(ConfigError, match="patch_stride = 0 must be positive"):
+        MixerForecaster(Series(2, 12, 4), patch_len=16)
+    with pytest.raises(ConfigError, match="patch_stride = 0 is below 1"):
         MixerForecaster(Series(2, 32, 4), patch_stride=0)
 
 
@@ -188,7 +188,7 @@ def test_mixer_forecaster_keeps_channels_apart():
 
 
 def test_mixer_forecaster_passes_its_options_on():
-    options = {"patch_len": 4, "d_model": 8, "norm": "rms", "drop_path": 0.2, "head_dropout": 1.0}
+    options = {"patch_len": 4, "patch_stride": 8, "d_model": 8, "norm": "rms", "drop_path": 0.2, "head_dropout": 1.0}
     model = MixerForecaster(
         Series(3, 21, 5), mixer=Dense, layers=[Mean], channel_mixer=None, position_embedding=True, **options
     )

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
-from seqmix.models.block import NORMS, Block, ChannelMLP, Norm
+from seqmix.models.block import NORMS, Block, ChannelMLP, DropPath, Norm
 
 
 class Backbone(nn.Module):
@@ -64,6 +64,8 @@ class Backbone(nn.Module):
             raise ConfigError(f"a backbone needs at least one block, got n_layers = {n_layers}; use n_layers=1")
         if layers == []:
             raise ConfigError("layers is an empty list; name at least one mixer, or leave it out to use mixer")
+        # refuses a rate that is out of range also where the only block has none
+        DropPath(drop_path)
         self.checkpointing = checkpointing
         makers = [mixer] if layers is None else layers
         self.blocks = nn.ModuleList(

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import check_choice
+from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
 from seqmix.mixers.norm import RMSNorm
 from seqmix.mixers.state import unpack
@@ -200,11 +200,16 @@ class DropPath(nn.Module):
     Args:
         p: probability, below 1.
 
+    Raises:
+        ConfigError: if ``p`` is out of range.
+
     Source: Huang et al., 2016, arXiv:1603.09382. Differs from the original code in: survivors are rescaled.
     """
 
     def __init__(self, p: float):
         super().__init__()
+        if not 0 <= p < 1:
+            raise ConfigError(f"drop_path = {p} should be at least 0 and below 1; use for example 0.1")
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import ConfigError
+
 
 class Dropout(nn.Dropout):
     """``nn.Dropout`` whose mask takes 16 random bits of an element on a CPU, a fifth of the time.
@@ -15,10 +17,15 @@ class Dropout(nn.Dropout):
     Args:
         p: probability of zero, 0 to 1.
 
+    Raises:
+        ConfigError: if ``p`` is out of range.
+
     Source: Srivastava et al., JMLR 2014. Differs from the original code in: how the mask is drawn.
     """
 
     def __init__(self, p: float):
+        if not 0 <= p <= 1:
+            raise ConfigError(f"dropout = {p} is no probability; use 0 to 1")
         super().__init__(p)
 
     def forward(self, x: Tensor) -> Tensor:

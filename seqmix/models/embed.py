@@ -5,8 +5,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.series import Series
+
+
+def patch_sizes(context: int, patch_len: int | None, patch_stride: int | None, longest: int = 16) -> tuple[int, int]:
+    """Length and stride of patches; by default ``longest``, or the context where that is shorter, and half of it."""
+    length = min(longest, context) if patch_len is None else patch_len
+    return length, max(1, length // 2) if patch_stride is None else patch_stride
 
 
 class PatchEmbedding(nn.Module):
@@ -22,17 +28,14 @@ class PatchEmbedding(nn.Module):
         patch_stride: time steps between the starts of patches.
 
     Raises:
-        ConfigError: if a length is not positive.
+        ConfigError: if a size is not positive.
 
     Source: Nie et al., 2023, arXiv:2211.14730, sec. 3.1. Differs from the original code in: no position embedding.
     """
 
-    def __init__(self, d_model: int, *, patch_len: int = 16, patch_stride: int = 8):
+    def __init__(self, d_model: int, *, patch_len: int, patch_stride: int):
         super().__init__()
-        if patch_len < 1 or patch_stride < 1:
-            raise ConfigError(
-                f"patch_len = {patch_len} and patch_stride = {patch_stride} must be positive; use 16 and 8"
-            )
+        check_at_least(1, d_model=d_model, patch_len=patch_len, patch_stride=patch_stride)
         self.patch_len, self.patch_stride = patch_len, patch_stride
         self.proj = nn.Linear(patch_len, d_model)
 

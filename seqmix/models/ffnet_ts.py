@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.conv import convolve, require_odd
 from seqmix.models.dropout import Dropout
+from seqmix.models.embed import patch_sizes
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.forecasters import moving_average
 from seqmix.models.heads import split_outputs
@@ -39,8 +40,8 @@ class FFNetTS(ForecastModel):
     Args:
         dims: features D of each stage; each stage after the first halves the number of tokens.
         depths: blocks of each stage.
-        patch_len: patch length, in time steps.
-        patch_stride: time steps between the starts of patches.
+        patch_len: patch length, in time steps. Default: 4, or the context where that is shorter.
+        patch_stride: time steps between the starts of patches. Default: half of the patch length.
         kernel_size: tokens that the convolutions see, odd.
         small_kernel: tokens that the convolution beside the channel mixer's sees in training, odd.
         merged: build the channel mixers with one convolution, as ``reparameterize`` leaves them.
@@ -68,8 +69,8 @@ class FFNetTS(ForecastModel):
         *,
         dims: Sequence[int] = (64,),
         depths: Sequence[int] = (1,),
-        patch_len: int = 4,
-        patch_stride: int = 2,
+        patch_len: int | None = None,
+        patch_stride: int | None = None,
         kernel_size: int = 51,
         small_kernel: int = 5,
         merged: bool = False,
@@ -80,6 +81,8 @@ class FFNetTS(ForecastModel):
         trend_kernel: int = 25,
     ):
         super().__init__(series)
+        patch_len, patch_stride = patch_sizes(series.context, patch_len, patch_stride, longest=4)
+        check_at_least(1, ffn_ratio=ffn_ratio, dims=min(dims, default=0), depths=min(depths, default=0))
         if not 1 <= patch_stride <= min(patch_len, series.context):
             raise ConfigError(
                 f"patch_stride = {patch_stride} should be from 1 to patch_len = {patch_len} and context = "

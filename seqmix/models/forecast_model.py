@@ -44,6 +44,29 @@ class ForecastModel(nn.Module, ABC):
             )
         self.series = series
 
+    def __call__(
+        self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
+    ) -> Tensor:
+        """Check the inputs, once for all members, and run ``forward``.
+
+        Raises:
+            ValueError: if an input is not of the shape that the model was built for.
+        """
+        name, facts = type(self).__name__, self.series
+        shapes = {
+            "x": (x, (facts.context, facts.n_channels)),
+            "future": (future, (facts.context + facts.horizon, facts.n_future)),
+            "static": (static, (facts.n_channels, facts.n_static)),
+            "past": (past, (facts.context, facts.n_past)),
+        }
+        for key, (value, shape) in shapes.items():
+            if value is None:
+                continue
+            if value.ndim != 3 or value.shape[1:] != shape or len(value) != len(x) or not value.is_floating_point():
+                want, got = ", ".join(map(str, shape)), f"{value.dtype} {tuple(value.shape)}"
+                raise ValueError(f"{name} was built for real {key} of shape (B, {want}), got {got}; build it for that")
+        return super().__call__(x, future=future, static=static, past=past)
+
     @property
     def note(self) -> str:
         """What tells two models of the class apart in results; empty for nothing."""

@@ -10,7 +10,7 @@ from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mamba, MixerFactory
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP
-from seqmix.models.embed import CovariateEmbedding, PatchEmbedding
+from seqmix.models.embed import CovariateEmbedding, PatchEmbedding, patch_sizes
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.heads import FlattenHead, split_outputs
 from seqmix.series import Series
@@ -33,8 +33,8 @@ class MixerForecaster(ForecastModel):
         channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
         d_model: width of a token.
         n_layers: number of blocks.
-        patch_len: patch length, in time steps.
-        patch_stride: time steps between the starts of patches.
+        patch_len: patch length, in time steps. Default: 16, or the context where that is shorter.
+        patch_stride: time steps between the starts of patches. Default: half of the patch length.
         norm: ``layer`` or ``rms``, in the backbone.
         dropout: probability, on the output of each mixer.
         drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
@@ -60,8 +60,8 @@ class MixerForecaster(ForecastModel):
         channel_mixer: MixerFactory | None = ChannelMLP,
         d_model: int = 64,
         n_layers: int = 2,
-        patch_len: int = 16,
-        patch_stride: int = 8,
+        patch_len: int | None = None,
+        patch_stride: int | None = None,
         norm: Literal["layer", "rms"] = "layer",
         dropout: float = 0.1,
         drop_path: float = 0.0,
@@ -69,6 +69,7 @@ class MixerForecaster(ForecastModel):
         position_embedding: bool = False,
     ):
         super().__init__(series)
+        patch_len, patch_stride = patch_sizes(series.context, patch_len, patch_stride)
         self.embed = PatchEmbedding(d_model, patch_len=patch_len, patch_stride=patch_stride)
         n_tokens = self.embed.n_patches(series.context)
         self.timed = None
@@ -216,7 +217,6 @@ class SeasonalNaive(ForecastModel):
 
     linear = True
     repeats_season = True
-    index: Tensor
 
     def __init__(
         self,
@@ -228,8 +228,6 @@ class SeasonalNaive(ForecastModel):
         context, season = series.context, series.season if season is None else season
         if not 1 <= season <= context:
             raise ConfigError(f"season = {season} does not fit context = {context}; use a longer context, or season=1")
-        index = context - season + torch.arange(series.horizon) % season  # (H,)
-        self.register_buffer("index", index, persistent=False)
         self.season = season
 
     @property
@@ -241,8 +239,13 @@ class SeasonalNaive(ForecastModel):
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
         """Forecast from ``x: (B, context, C)``."""
-        y = x[:, self.index]
+        y = repeat_season(x, self.season, self.series.horizon)
         return y if self.series.n_outputs == 1 else y.unsqueeze(-1).expand(-1, -1, -1, self.series.n_outputs)
+
+
+def repeat_season(x: Tensor, season: int, horizon: int) -> Tensor:
+    """The last season of ``x: (B, context, C)`` over and over: the seasonal naive forecast ``(B, horizon, C)``."""
+    return x[:, -season:].repeat(1, -(-horizon // season), 1)[:, :horizon]
 
 
 def _spread(y: Tensor, n_outputs: int) -> Tensor:

@@ -12,11 +12,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqmix.errors import ConfigError, check_choice
+from seqmix.errors import ConfigError, check_at_least, check_choice
 from seqmix.mixers import Mamba, Mixer, MixerFactory, SelectiveToken
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.dropout import Dropout
-from seqmix.models.embed import PatchEmbedding
+from seqmix.models.embed import PatchEmbedding, patch_sizes
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.heads import FlattenHead
 from seqmix.models.norm import BatchNormLast, Norm2D
@@ -43,8 +43,8 @@ class TSM2(ForecastModel):
     Args:
         d_model: features per patch D.
         n_layers: number of layers, each a time mixer and a variate mixer.
-        patch_len: patch length, in time steps.
-        patch_stride: time steps between the starts of patches.
+        patch_len: patch length, in time steps. Default: 16, or the context where that is shorter.
+        patch_stride: time steps between the starts of patches. Default: half of the patch length.
         d_state: state size of each scan.
         d_conv: width of the convolution before each scan, in patches or variates.
         expand: inner width of a mixer as a multiple of ``d_model``.
@@ -80,8 +80,8 @@ class TSM2(ForecastModel):
         *,
         d_model: int = 16,
         n_layers: int = 2,
-        patch_len: int = 16,
-        patch_stride: int = 8,
+        patch_len: int | None = None,
+        patch_stride: int | None = None,
         d_state: int = 16,
         d_conv: int = 4,
         expand: int = 2,
@@ -98,8 +98,9 @@ class TSM2(ForecastModel):
         d_future: int = 8,
     ):
         super().__init__(series)
-        if n_layers < 1:
-            raise ConfigError(f"TSM2 needs at least one layer, got n_layers = {n_layers}; use n_layers=1")
+        patch_len, patch_stride = patch_sizes(series.context, patch_len, patch_stride)
+        sizes = {"d_state": d_state, "d_conv": d_conv, "expand": expand, "d_future": d_future}
+        check_at_least(1, n_layers=n_layers, **sizes)
         if series.n_past and not variate_mixer:
             raise ConfigError(
                 f"past inputs reach forecasts through the variate mixer, got n_past = {series.n_past} without it; "
@@ -221,11 +222,11 @@ class _Branch(nn.Module):
     def forward(self, x: Tensor, times: list[Tensor], variates: list[Tensor]) -> Tensor:
         if self.source is not None:
             x = self.source(times, variates)
-        B, M = x.shape[:2]
+        B, M, N, _ = x.shape
         y = self.norm(x)
         if self.variates:
             y = self.mixer(rearrange(y, "b m n d -> (b n) m d"))
-            y = rearrange(y, "(b n) m d -> b m n d", b=B)
+            y = y.unflatten(0, (B, N)).transpose(1, 2)
         else:
             y = self.mixer(y.flatten(0, 1)).unflatten(0, (B, M))
         y = self.drop(y)

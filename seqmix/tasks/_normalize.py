@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
+from seqmix.models.forecasters import repeat_season
 from seqmix.models.norm import window_moments
 from seqmix.series import Series
 
@@ -66,9 +67,8 @@ class WindowNorm(nn.Module):
         z = (x - level) / scale
         z = z if mask is None else z.masked_fill(~mask, 0)
         if self.kind == "season":
-            # the last season again and again, where a missing value is the mean
-            repeats = -(-self.horizon // self.season)
-            level = level + scale * z[:, -self.season :].repeat(1, repeats, 1)[:, : self.horizon]
+            # where a missing value is the mean
+            level = level + scale * repeat_season(z, self.season, self.horizon)
         if self.weight is not None and self.bias is not None:
             z = z * self.weight + self.bias
         return z, (level, scale)

@@ -14,7 +14,7 @@ from seqmix.forecasting.clock import Clock, infer_freq
 from seqmix.forecasting.covariates import encode, learn
 from seqmix.forecasting.frame import Reading, read_frame, stamped
 from seqmix.forecasting.kind import Kind, dtype_name, dtype_of
-from seqmix.forecasting.long import head, same_series
+from seqmix.forecasting.long import channels, head
 
 
 def panel(ids=("a", "b"), n=100):
@@ -271,7 +271,7 @@ def test_order_does_not_matter_but_that_of_the_ids():
     other = read(mixed)
     assert long.ids.tolist() == ["z", "a"]
     assert other.ids.tolist() == mixed["unique_id"].unique().tolist()
-    twin = same_series(other, long.ids)
+    twin = channels(other, long.ids)
     assert np.array_equal(twin.y, long.y) and np.array_equal(twin.first, long.first)
     assert twin.columns.shape == (200, 0) and np.array_equal(twin.indptr, [0, 100, 200])
 

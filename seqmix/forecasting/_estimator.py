@@ -20,15 +20,19 @@ class Estimator:
         return {name: getattr(self, name) for name in self._names()}
 
     def set_params(self: E, **params: Any) -> E:
-        """Set options by name, and return the estimator.
+        """Set options by name, and return the estimator; what was learned with other options is forgotten.
 
         Raises:
-            ConfigError: if there is no such option.
+            ConfigError: if there is no such option, or it cannot have the value.
         """
-        for name, value in params.items():
+        for name in params:
             if name not in self._names():
                 raise ConfigError(f"{type(self).__name__} has no option {name!r}; it has {', '.join(self._names())}")
-            setattr(self, name, value)
+        # the constructor checks the values
+        type(self)(**{**self.get_params(), **params})
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        vars(self).update(params)
         return self
 
     def clone(self: E) -> E:
@@ -40,6 +44,6 @@ class Estimator:
         given = [
             repr(value) if parameters[name].default is inspect.Parameter.empty else f"{name}={value!r}"
             for name, value in self.get_params().items()
-            if value is not parameters[name].default and value != parameters[name].default
+            if repr(value) != repr(parameters[name].default)
         ]
         return f"{type(self).__name__}({', '.join(given)})"

@@ -101,24 +101,27 @@ def ahead(
     ids: pd.Index,
     last: np.ndarray,
     horizon: int,
+    steps: int,
     future_df: pd.DataFrame | None,
     *,
     joint: bool,
 ) -> np.ndarray | None:
-    """Known-future inputs after the stamps ``last`` of the series ``ids``, ``(N, horizon, F)``; None without any.
+    """Known-future inputs after the stamps ``last`` of the series ``ids``, ``(N, steps, F)``; None without any.
+
+    ``future_df`` must have ``horizon`` steps; models that see more of them get what it has, or the last row again.
 
     Raises:
         DataError: if a column, a row or a value of the horizon is not there.
     """
     rows = None
     if inputs.future:
-        rows = encode(_looked_up(how, clock, ids, last, horizon, future_df), inputs.future, ids, joint=joint)
+        rows = encode(_looked_up(how, clock, ids, last, horizon, steps, future_df), inputs.future, ids, joint=joint)
     if inputs.calendar:
         # the dates of aligned series are those of the first
-        stamps = clock.after((last[:1] if joint else last)[:, None], np.arange(1, horizon + 1))
+        stamps = clock.after((last[:1] if joint else last)[:, None], np.arange(1, steps + 1))
         dates = calendar_rows(clock, stamps.ravel())
         rows = dates if rows is None else np.concatenate([rows, dates], 1)
-    return None if rows is None else rows.reshape(-1, horizon, rows.shape[1])
+    return None if rows is None else rows.reshape(-1, steps, rows.shape[1])
 
 
 def missing_rows(expected: pd.DataFrame, future_df: pd.DataFrame, how: Reading) -> pd.DataFrame:
@@ -238,7 +241,13 @@ def _finite(numbers: pd.Series, name: str) -> np.ndarray:
 
 
 def _looked_up(
-    how: Reading, clock: Clock, ids: pd.Index, last: np.ndarray, horizon: int, future_df: pd.DataFrame | None
+    how: Reading,
+    clock: Clock,
+    ids: pd.Index,
+    last: np.ndarray,
+    horizon: int,
+    steps: int,
+    future_df: pd.DataFrame | None,
 ) -> pd.DataFrame:
     names = list(how.future)
     if future_df is None:
@@ -246,7 +255,7 @@ def _looked_up(
             f"the models need the known-future columns {named(names)} for the horizon; pass future_df=..., one row for "
             "each row of make_future_dataframe()"
         )
-    expected: Any = stamped(how, clock, ids, last, horizon)
+    expected: Any = stamped(how, clock, ids, last, steps)
     absent = [name for name in names if name not in future_df]
     if absent:
         raise DataError(f"future_df has no column {absent[0]!r}; columns are {[str(c) for c in future_df]}")
@@ -256,13 +265,21 @@ def _looked_up(
     lacking = at < 0
     rows = given[names].iloc[np.where(lacking, 0, at)].reset_index(drop=True)
     lacking |= rows.isna().any(axis=1).to_numpy()
-    if lacking.any():
-        first = ", ".join(f"({i!r}, {shown(t)})" for i, t in expected[lacking].head(3).itertuples(index=False))
+    needed = np.tile(np.arange(steps) < horizon, len(ids))
+    if (lacking & needed).any():
+        some = expected[lacking & needed]
+        first = ", ".join(f"({i!r}, {shown(t)})" for i, t in some.head(3).itertuples(index=False))
         raise DataError(
-            f"future_df lacks {int(lacking.sum())} of {len(expected)} rows of the horizon, first: {first}; "
+            f"future_df lacks {len(some)} of {int(needed.sum())} rows of the horizon, first: {first}; "
             "get_missing_future(future_df) lists them"
         )
-    return rows
+    if lacking.any():
+        warnings.warn(
+            f"the models see {steps} steps of known-future columns, and future_df has not all of them: the last row "
+            f"stands for those after step {horizon}",
+            stacklevel=6,
+        )
+    return rows.iloc[np.maximum.accumulate(np.where(lacking, 0, np.arange(len(rows))))].reset_index(drop=True)
 
 
 def _keyed(future_df: pd.DataFrame, expected: pd.DataFrame, how: Reading) -> pd.DataFrame:

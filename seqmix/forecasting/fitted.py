@@ -15,7 +15,7 @@ from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Inputs, ahead, static_rows
 from seqmix.forecasting.frame import Reading, stamped
 from seqmix.forecasting.kind import Kind
-from seqmix.forecasting.long import Long, named, same_series
+from seqmix.forecasting.long import Long, channels, named
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
 
@@ -73,9 +73,12 @@ class Fitted:
         self._check(horizon, levels, quantiles)
         ids, last, start = self.ids, self.last, self.ends
         if long is not None:
-            long = same_series(long, ids) if self.plan.joint else long
+            long = channels(long, ids) if self.plan.joint else long
             ids, last, start = long.ids, long.last, self._last_windows(long, static)
-        known = ahead(self.inputs, self.reading, self.clock, ids, last, horizon, future, joint=self.plan.joint)
+        # models see the whole of their horizon, whatever part of the forecast is wanted
+        steps = -(-horizon // self.plan.horizon) * self.plan.horizon
+        where = (self.reading, self.clock, ids, last, horizon, steps)
+        known = ahead(self.inputs, *where, future, joint=self.plan.joint)
         frame = stamped(self.reading, self.clock, ids, last, horizon)
         return frame.assign(**self._columns(start, known, horizon, levels, quantiles, 1))
 
@@ -88,7 +91,7 @@ class Fitted:
         quantiles: Sequence[float],
     ) -> pd.DataFrame:
         """Forecasts from cutoffs ``rows`` ``(K,)`` before the end of each series, with ``cutoff`` and the truth."""
-        long = same_series(long, self.ids) if self.plan.joint else long
+        long = channels(long, self.ids) if self.plan.joint else long
         arrays, H, K = self._arrays(long, static), self.plan.horizon, len(rows)
         n = len(arrays.indptr) - 1
         series = np.repeat(np.arange(n), K)
@@ -105,8 +108,6 @@ class Fitted:
     def _check(self, horizon: int, levels: Sequence[float], quantiles: Sequence[float]) -> None:
         """Refuse what cannot be forecast, and warn of a horizon beyond the fitted one."""
         plan, past = self.plan, self.reading.past
-        if horizon < 1:
-            raise ConfigError(f"horizon must be >= 1, got {horizon}")
         lacking = sorted(set(levels) - set(plan.calibrated))
         if plan.calibrated and lacking:
             raise ConfigError(

@@ -15,8 +15,9 @@ from seqmix.forecasting.factory import Choice, make_task
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.folder import mapped
 from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.intervals import check_windows
 from seqmix.forecasting.long import Long, named
-from seqmix.forecasting.member import Member, calibrate
+from seqmix.forecasting.member import Member, calibrate, calibration_rows
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.training import EVAL_BATCH, Training, train
 from seqmix.tasks import Forecasting
@@ -67,6 +68,8 @@ def fit(
         out=mapped(arrays.values.shape) if isinstance(long.y, np.memmap) else None,
         seed=plan.seed,
     )
+    if plan.levels and (plan.calibrated or not plan.spread):
+        check_windows(calibration_rows(panel), plan.levels)
     n_series = len(arrays.indptr) - 1
     fitted = Fitted(
         reading=reading.again(long.clock.freq),
@@ -82,7 +85,7 @@ def fit(
         naive=season_error(arrays.values, arrays.indptr, panel.n_train, plan.season).ravel(),
         ends=ends(arrays, np.arange(n_series), arrays.indptr[1:], plan.context, panel.loc, panel.scale),
         last=long.last,
-        notes=_notes(long, reading, plan, panel, n_val),
+        notes=_notes(long, reading, plan, panel, training),
     )
     lines = []
     for model in before.members if before else models:
@@ -109,8 +112,8 @@ def _further(member: Member, training: Training) -> Forecasting:
     return task
 
 
-def _notes(long: Long, reading: Reading, plan: Plan, panel: Panel, n_val: np.ndarray) -> list[str]:
-    notes = []
+def _notes(long: Long, reading: Reading, plan: Plan, panel: Panel, training: Training) -> list[str]:
+    notes, n_val = list(plan.notes), training.n_val
     if reading.freq is None:
         notes.append(f"freq {long.clock.freq!r} was inferred")
     if long.ignored:
@@ -122,6 +125,9 @@ def _notes(long: Long, reading: Reading, plan: Plan, panel: Panel, n_val: np.nda
         notes.append(f"{counts.sum()} missing values are left out of input and loss: {first}")
     if panel.has_val:
         notes.append(f"the last {int(n_val.max())} rows are for validation, not trained on")
+        origins = int(np.where(training.n_test > 0, training.n_test, n_val).max()) - plan.horizon + 1
+        if origins < 10:
+            notes.append(f"intervals are calibrated on {origins} forecast origins; ten or more would be surer")
     else:
         notes.append("no series is long enough for validation: training goes on to max_steps")
     few = np.flatnonzero(np.diff(long.indptr) - n_val < plan.horizon + plan.context)

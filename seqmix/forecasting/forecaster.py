@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from seqmix.errors import ConfigError, NotFittedError
+from seqmix.forecasting import options
 from seqmix.forecasting._estimator import Estimator
 from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading, followed, stamped, with_ids
 from seqmix.forecasting.kind import Kind, kind_of, to_pandas
-from seqmix.forecasting.long import Long, same_series
+from seqmix.forecasting.long import Long, channels
 
 # torch, lightning and matplotlib load with the first call that needs them, not with the name
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Forecaster(Estimator):
         calendar: hour, weekday and so on as known-future inputs.
         missing: what a missing value is: ``mask`` leaves it out, ``error`` refuses it, ``ffill`` repeats the last one.
         fill_gaps: take steps that are left out for missing values.
+        nonnegative: cut forecasts off at zero; ``auto`` does if no value is below zero.
         short: series too short for a window: ``pad`` puts missing rows before them, ``drop`` leaves them out of
             training, ``error`` refuses them.
         max_steps: most optimizer steps.
@@ -70,7 +72,7 @@ class Forecaster(Estimator):
         trainer_kwargs: options of the Lightning Trainer, above ours.
 
     Raises:
-        ConfigError: if ``horizon`` is not positive.
+        ConfigError: if an option cannot have its value.
     """
 
     fitted_: "Fitted"
@@ -100,6 +102,7 @@ class Forecaster(Estimator):
         missing: Literal["mask", "error", "ffill"] = "mask",
         fill_gaps: bool = False,
         short: Literal["pad", "drop", "error"] = "pad",
+        nonnegative: bool | Literal["auto"] = "auto",
         max_steps: int = 1000,
         batch_size: int | None = None,
         learning_rate: float = 5e-3,
@@ -110,8 +113,6 @@ class Forecaster(Estimator):
         model_kwargs: dict[str, Any] | None = None,
         trainer_kwargs: dict[str, Any] | None = None,
     ):
-        if horizon < 1:
-            raise ConfigError(f"horizon must be >= 1, got {horizon}")
         self.model, self.horizon, self.context_length = model, horizon, context_length
         self.freq, self.season, self.loss, self.levels, self.conformal = freq, season, loss, levels, conformal
         self.normalize, self.scaler, self.mode = normalize, scaler, mode
@@ -120,7 +121,8 @@ class Forecaster(Estimator):
         self.fill_gaps, self.short, self.max_steps, self.batch_size = fill_gaps, short, max_steps, batch_size
         self.learning_rate, self.early_stopping, self.seed = learning_rate, early_stopping, seed
         self.device, self.verbose, self.model_kwargs = device, verbose, model_kwargs
-        self.trainer_kwargs = trainer_kwargs
+        self.nonnegative, self.trainer_kwargs = nonnegative, trainer_kwargs
+        options.resolved(self.get_params())
 
     def fit(
         self,
@@ -173,9 +175,9 @@ class Forecaster(Estimator):
         before = self._fitted()
         long, plan = read_long(df, before.reading), before.plan
         if plan.joint:
-            long = same_series(long, before.ids)
-        options, lengths = self.get_params(), np.diff(long.indptr)
-        training = make_training(options, plan, lengths, "auto", max_steps=max_steps, learning_rate=learning_rate)
+            long = channels(long, before.ids)
+        given, lengths = options.resolved(self.get_params()), np.diff(long.indptr)
+        training = make_training(given, plan, lengths, "auto", max_steps=max_steps, learning_rate=learning_rate)
         return self._take(fit(long, _frame(static_df), before.reading, plan, (), training, before))
 
     def predict(
@@ -203,12 +205,11 @@ class Forecaster(Estimator):
             DataError: if a frame does not fit.
         """
         fitted = self._fitted()
-        horizon = fitted.plan.horizon if horizon is None else horizon
-        levels = fitted.plan.levels if levels is None else list(levels)
-        long = None if df is None else read_long(df, fitted.reading)
-        kind = fitted.kind if long is None else long.kind
-        found = fitted.forecast(long, _frame(static_df), _frame(future_df), horizon, levels, list(quantiles or ()))
-        return kind.give(found)
+        horizon = fitted.plan.horizon if horizon is None else options.whole("horizon", horizon, 1, False)
+        levels = fitted.plan.levels if levels is None else options.levels(levels)
+        long, quantiles = None if df is None else read_long(df, fitted.reading), options.quantiles(quantiles)
+        found = fitted.forecast(long, _frame(static_df), _frame(future_df), horizon, levels, quantiles)
+        return (fitted.kind if long is None else long.kind).give(found)
 
     def cross_validation(
         self,
@@ -251,7 +252,8 @@ class Forecaster(Estimator):
 
         how = self._reading(id_col, time_col, target_col, weight_col)
         long, static = read_long(df, how), _frame(static_df)
-        levels, quantiles = list(self.levels or ()) if levels is None else list(levels), list(quantiles or ())
+        levels = options.levels(self.levels if levels is None else levels)
+        quantiles = options.quantiles(quantiles)
         step, n_windows = test_windows(long, self.horizon, n_windows, step_size, test_size)
 
         def learn(rows: Long) -> "Fitted":
@@ -364,10 +366,13 @@ class Forecaster(Estimator):
         from seqmix.forecasting.plan import make_plan
         from seqmix.forecasting.training import make_training
 
-        options, models = self.get_params(), choices(self.model, self.model_kwargs)
+        given, models = options.resolved(self.get_params()), choices(self.model, self.model_kwargs)
+        taken = (how.id_col, how.time_col, how.target_col, "cutoff")
+        for name in [model.name for model in models if model.name in taken]:
+            raise ConfigError(f"column {name!r} has the name of a model, whose forecasts it would hold; rename it")
         mixes, linear = any(m.cls.mixes_channels for m in models), all(m.cls.linear for m in models)
-        plan = make_plan(options, long, mixes_channels=mixes, linear=linear)
-        return fit(long, static, how, plan, models, make_training(options, plan, np.diff(long.indptr), val_size))
+        plan = make_plan(given, long, mixes_channels=mixes, linear=linear)
+        return fit(long, static, how, plan, models, make_training(given, plan, np.diff(long.indptr), val_size))
 
     def _take(self, fitted: "Fitted") -> "Forecaster":
         self.fitted_, self.plan_ = fitted, fitted.plan
@@ -396,9 +401,9 @@ class Forecaster(Estimator):
             time_col,
             target_col,
             weight_col,
-            past=self.past_covariates,
-            future=self.future_covariates,
-            static=self.static_covariates,
+            past=options.names("past_covariates", self.past_covariates),
+            future=options.names("future_covariates", self.future_covariates),
+            static=options.names("static_covariates", self.static_covariates),
             freq=self.freq,
             fill_gaps=self.fill_gaps,
             missing=self.missing,

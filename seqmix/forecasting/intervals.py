@@ -4,6 +4,8 @@ Residuals have axes ``(..., n, horizon)``: n calibration windows that the model 
 horizon judged apart; leading axes, for example series, are kept apart too. Concatenate series along n to pool them.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from seqmix.errors import ConfigError, DataError
@@ -89,17 +91,24 @@ def nest(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum.accumulate(lo, axis=0), np.maximum.accumulate(hi, axis=0)
 
 
+def check_windows(scores: np.ndarray, levels: Iterable[float]) -> None:
+    """Raise ``DataError`` if a level needs more windows than ``scores`` or residuals ``(..., n, horizon)`` hold."""
+    n = int((~np.isnan(scores)).sum(-2).min())
+    for level in levels:
+        if np.ceil((n + 1) * level / 100 - 1e-9) > n:
+            needed = int(np.ceil(level / (100 - level) - 1e-9))
+            raise DataError(
+                f"intervals of level {level} need {needed} calibration windows, got {n}; "
+                "use more windows, pool the series, or lower the level"
+            )
+
+
 def _margin(scores: np.ndarray, level: float) -> np.ndarray:
     """Score of rank ``ceil((n + 1) level / 100)`` of the n that are not NaN, ``(..., horizon)``."""
     if not 1 < level < 100:
         raise ConfigError(f"a level is a percentage between 1 and 100, got {level}; use for example 90")
+    check_windows(scores, [level])
     n = (~np.isnan(scores)).sum(-2, keepdims=True)  # (..., 1, horizon)
     # 0.95 * 20 may come out a rounding error above 19
     rank = np.ceil((n + 1) * level / 100 - 1e-9).astype(int)
-    if (rank > n).any():
-        needed = int(np.ceil(level / (100 - level) - 1e-9))
-        raise DataError(
-            f"intervals of level {level} need {needed} calibration windows, got {n.min()}; "
-            "use more windows, pool the series, or lower the level"
-        )
     return np.take_along_axis(scores, rank - 1, -2).squeeze(-2)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from seqmix.errors import DataError
-from seqmix.forecasting.clock import Clock
+from seqmix.forecasting.clock import Clock, shown
 from seqmix.forecasting.kind import Kind
 
 
@@ -49,17 +49,44 @@ def picked(long: Long, which: np.ndarray) -> Long:
     return _taken(long, rows, lengths)._replace(ids=long.ids[which], first=long.first[which])
 
 
-def same_series(long: Long, ids: pd.Index) -> Long:
-    """The series in the order of ``ids``.
+def channels(long: Long, ids: pd.Index) -> Long:
+    """The series ``ids``, in this order, as rows of the same time stamps: missing rows before those that begin later.
 
     Raises:
-        DataError: if they are not the same.
+        DataError: if they are other series, or do not end at the same time.
     """
     if set(ids) != set(long.ids):
         raise DataError(
             f"model was fitted on {len(ids)} series {named(list(ids))}; got {len(long.ids)} {named(list(long.ids))}"
         )
-    return picked(long, long.ids.get_indexer(ids))
+    long = picked(long, long.ids.get_indexer(ids))
+    last, lengths = long.last, np.diff(long.indptr)
+    odd = np.flatnonzero(last != last[0])
+    if len(odd):
+        first, other = (shown(t) for t in long.clock.column(last[[0, odd[0]]]))
+        raise DataError(
+            f"the models forecast all series together, and these end at different times: {ids[0]!r} at {first}, "
+            f"{ids[odd[0]]!r} at {other}; cut them to a common end, or fit with mode='global'"
+        )
+    if (lengths == lengths[0]).all():
+        return long
+    n, longest = len(ids), int(lengths.argmax())
+    total = n * lengths[longest]
+    at = _rows(np.arange(1, n + 1) * lengths[longest] - lengths, lengths)
+    y, present = np.full(total, np.nan), np.zeros(total, bool)
+    y[at], present[at] = long.y, long.present
+    weight = None
+    if long.weight is not None:
+        weight = np.zeros(total)
+        weight[at] = long.weight
+    return long._replace(
+        indptr=np.arange(n + 1) * lengths[longest],
+        first=np.repeat(long.first[longest], n),
+        y=y,
+        present=present,
+        weight=weight,
+        columns=long.columns.set_axis(at).reindex(range(total)),
+    )
 
 
 def named(ids: Sequence[Any], limit: int = 5) -> str:

@@ -47,15 +47,30 @@ class Member(NamedTuple):
         labels = [f"{self.name}-{side}-{level:g}" for level in levels for side in ("lo", "hi")]
         labels += [f"{self.name}_q{q:g}" for q in quantiles]
         point, found = self._run(start, known, horizon, wanted if plan.spread else ())
-        columns, scale = {self.name: point}, start.scale[:, None]
+        columns = self._bounded(plan, start.scale[:, None], point, found, levels, labels, wanted)
+        # nothing below zero, where no value ever was
+        return {label: x.clip(min=0) for label, x in columns.items()} if plan.nonnegative else columns
+
+    def _bounded(
+        self,
+        plan: Plan,
+        scale: np.ndarray,
+        point: np.ndarray,
+        found: np.ndarray,
+        levels: Sequence[float],
+        labels: Sequence[str],
+        wanted: Sequence[float],
+    ) -> dict[str, np.ndarray]:
+        """The point forecast, and the quantiles ``wanted`` under their ``labels``."""
+        columns = {self.name: point}
         if plan.spread:
             columns |= {label: found[..., i] for i, label in enumerate(labels)}
             return columns | (self._calibrated(plan, levels, columns, scale) if plan.calibrated and levels else {})
         for label, q in zip(labels, wanted, strict=True):
             # axes (N, C, horizon): errors are pooled over series
-            zero = np.zeros((len(point), point.shape[2], horizon))
+            zero = np.zeros((len(point), point.shape[2], point.shape[1]))
             level = abs(2 * q - 1) * 100
-            width = conformal_bounds(zero, self.scores[:, :horizon], round(level, 9))[1] if level else zero
+            width = conformal_bounds(zero, self.scores[:, : point.shape[1]], round(level, 9))[1] if level else zero
             columns[label] = point + math.copysign(1, q - 0.5) * width.transpose(0, 2, 1) * scale
         return columns
 
@@ -86,7 +101,7 @@ class Member(NamedTuple):
         loc, scale = start.loc[:, None], start.scale[:, None]
         points, levels = [], []
         for done in range(0, horizon, fitted):
-            rows = None if known is None else _padded(known[:, done : done + fitted], fitted)
+            rows = None if known is None else known[:, done : done + fitted]
             yhat, q = forecast(self.task, start.batches(rows, EVAL_BATCH), quantiles)
             points.append(yhat * scale + loc)
             levels.append(q * scale[..., None] + loc[..., None] if quantiles else q)
@@ -98,15 +113,21 @@ class Member(NamedTuple):
 
 def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.ndarray:
     """The ``scores`` of a member: sorted errors of the calibration windows, series and channels together."""
-    if not panel.has_val:
-        return np.zeros((len(levels), 0, panel.horizon) if levels else (0, panel.horizon))
-    batches = list(panel.test_dataloader())
-    point, found = forecast(task, batches, [q for level in levels for q in bounds(level)])
-    truth = np.concatenate([_observed(batch) for batch in batches])  # (N, horizon, C)
+    truth = calibration_rows(panel)
+    if not len(truth):
+        return np.stack([truth] * len(levels)) if levels else truth
+    point, found = forecast(task, panel.test_dataloader(), [q for level in levels for q in bounds(level)])
     if not levels:
-        return fit_conformal(_pooled(truth - point))
+        return fit_conformal(truth - _pooled(point))
     pairs = [(_pooled(found[..., 2 * i]), _pooled(found[..., 2 * i + 1])) for i in range(len(levels))]
-    return np.stack([fit_cqr(_pooled(truth), lo, hi) for lo, hi in pairs])
+    return np.stack([fit_cqr(truth, lo, hi) for lo, hi in pairs])
+
+
+def calibration_rows(panel: Panel) -> np.ndarray:
+    """The truth of the windows that intervals are calibrated on, NaN where missing, ``(m, horizon)``."""
+    if not panel.has_val:
+        return np.zeros((0, panel.horizon))
+    return np.concatenate([_pooled(_observed(batch)) for batch in panel.test_dataloader()])
 
 
 def _observed(batch: dict[str, torch.Tensor]) -> np.ndarray:
@@ -116,9 +137,3 @@ def _observed(batch: dict[str, torch.Tensor]) -> np.ndarray:
 
 def _pooled(rows: np.ndarray) -> np.ndarray:
     return rows.transpose(0, 2, 1).reshape(-1, rows.shape[1])  # (N C, horizon)
-
-
-def _padded(rows: np.ndarray, horizon: int) -> np.ndarray:
-    """Rows up to the fitted horizon: what lies beyond is cut off again, the last known row stands in for it."""
-    lack = horizon - rows.shape[1]
-    return np.concatenate([rows, np.repeat(rows[:, -1:], lack, 1)], 1) if lack else rows

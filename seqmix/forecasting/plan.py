@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seqmix.errors import ConfigError, DataError, check_choice
+from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.long import Long
 
 # losses whose forecast holds its own uncertainty
 _SPREAD = ("quantile", "normal", "student_t", "negative_binomial")
+# most series that a model gets as channels in mode "auto": weights and memory grow with their number
+_MOST_CHANNELS = 512
+_LEAST_ORIGINS = 10
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,11 @@ class Plan:
         loss: what training minimizes.
         levels: coverage of the intervals that predict gives, in percent.
         calibrated: levels whose quantiles are calibrated, rising; empty for point forecasts, whose errors serve any.
+        nonnegative: forecasts are cut off at zero.
         calendar: features of the calendar are known-future inputs.
         short: what is done about series that are shorter than a window.
         seed: seed of weights, order and dropout.
+        notes: what a user should know about how it was made.
     """
 
     horizon: int
@@ -43,9 +48,11 @@ class Plan:
     loss: Any
     levels: tuple[float, ...]
     calibrated: tuple[float, ...]
+    nonnegative: bool
     calendar: bool
     short: Literal["pad", "drop", "error"]
     seed: int
+    notes: tuple[str, ...] = ()
 
     @property
     def spread(self) -> bool:
@@ -64,16 +71,19 @@ def make_plan(options: Mapping[str, Any], long: Long, *, mixes_channels: bool, l
     """The plan for a checked frame.
 
     Args:
-        options: those of the Forecaster.
+        options: those of the Forecaster, as plain values.
         long: the frame.
         mixes_channels: a model forecasts aligned series better together.
         linear: all models are linear maps, the same for all series.
+
+    Raises:
+        ConfigError: if the season does not fit the context, or the series are no channels of one.
     """
-    horizon, loss, clock = options["horizon"], options["loss"], long.clock
-    levels = tuple(options["levels"] or ())
-    season = options["season"] or clock.season
+    loss, levels = options["loss"], options["levels"]
+    context, season, note = _lengths(options, np.diff(long.indptr), long.clock)
+    joint, crowd = _joint(long, options["mode"], mixes_channels)
     spread = isinstance(loss, str) and loss in _SPREAD
-    scaler, normalize = options["scaler"], options["normalize"]
+    scaler, normalize, nonnegative = options["scaler"], options["normalize"], options["nonnegative"]
     if loss == "negative_binomial":
         # a distribution of counts needs counts
         scaler = "none"
@@ -84,26 +94,24 @@ def make_plan(options: Mapping[str, Any], long: Long, *, mixes_channels: bool, l
         # the seasonal naive forecast would carry the effect of its covariates, and counts have no differences
         plain = options["future_covariates"] or options["calendar"] or season == 1 or loss == "negative_binomial"
         normalize = "window" if plain else "season"
+    if nonnegative == "auto":
+        nonnegative = not (long.y < 0).any()
     return Plan(
-        horizon=horizon,
-        context=options["context_length"] or default_context(np.diff(long.indptr), horizon, clock),
+        horizon=options["horizon"],
+        context=context,
         season=season,
-        joint=_joint(long, options["mode"], mixes_channels),
+        joint=joint,
         normalize=normalize,
         scaler=scaler,
         loss=loss,
         levels=levels,
         calibrated=tuple(sorted(levels)) if options["conformal"] and spread else (),
+        nonnegative=bool(nonnegative),
         calendar=options["calendar"],
         short=options["short"],
         seed=options["seed"],
+        notes=tuple(text for text in (note, crowd) if text),
     )
-
-
-def default_context(lengths: np.ndarray, horizon: int, clock: Clock) -> int:
-    """Three horizons or the cycle of the frequency, as far as half of the series are long enough."""
-    room = int(np.median(lengths)) - 2 * horizon
-    return min(max(3 * horizon, clock.cycle), max(room, horizon))
 
 
 def held_out(plan: Plan, lengths: np.ndarray, val_size: int | str | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,19 +123,22 @@ def held_out(plan: Plan, lengths: np.ndarray, val_size: int | str | np.ndarray) 
         val_size: validation rows; ``auto`` is a tenth, or what the intervals need.
 
     Raises:
-        ConfigError: if ``val_size`` is none.
+        ConfigError: if ``val_size`` is neither ``auto``, 0, nor at least the horizon.
     """
-    need = _calibration_rows(plan, len(lengths))
+    horizon, origins = plan.horizon, _origins(plan, len(lengths))
+    need = horizon - 1 + origins
     if isinstance(val_size, np.ndarray):
         n_val = val_size
     elif val_size != "auto":
-        if isinstance(val_size, str) or val_size < 0 or 0 < val_size < plan.horizon:
-            raise ConfigError(f"val_size = {val_size!r} should be 'auto', 0, or at least horizon = {plan.horizon}")
-        n_val = np.where(lengths > val_size + plan.horizon, val_size, 0)
+        if isinstance(val_size, str) or val_size < 0 or 0 < val_size < horizon:
+            raise ConfigError(f"val_size = {val_size!r} should be 'auto', 0, or at least horizon = {horizon}")
+        n_val = np.where(lengths > val_size + horizon, val_size, 0)
     else:
         want = np.maximum(lengths // 10, need)
-        roomy = lengths >= want + plan.context + plan.horizon
-        n_val = np.where(roomy, want, np.where(lengths >= plan.context + 2 * plan.horizon, plan.horizon, 0))
+        # windows of a series, with one horizon held out; short ones give up half of them at most
+        spare = lengths - plan.context - 2 * horizon + 1
+        few = np.where(spare >= 1, horizon - 1 + np.clip(spare // 2, 1, origins), 0)
+        n_val = np.where(lengths >= want + plan.context + horizon, want, few)
     # intervals are calibrated on rows that early stopping has not seen, where there are enough for both
     return n_val, np.where(n_val >= 2 * need, n_val // 2, 0)
 
@@ -137,23 +148,55 @@ def bounds(level: float) -> tuple[float, float]:
     return round(0.5 - level / 200, 9), round(0.5 + level / 200, 9)
 
 
-def _joint(long: Long, mode: str, mixes: bool) -> bool:
-    """Whether the series are forecast together, as channels."""
-    check_choice("mode", mode, ("auto", "global", "multivariate"))
+def _lengths(options: Mapping[str, Any], lengths: np.ndarray, clock: Clock) -> tuple[int, int, str]:
+    """Context, season, and a note where the season had to go.
+
+    The context is three horizons or the cycle of the frequency, and at least a season, as far as half of the series
+    are long enough; forecasts, MASE and the seasonal naive model mean the same season.
+    """
+    horizon, context, season = options["horizon"], options["context_length"], options["season"]
+    typical = int(np.median(lengths))
+    room = max(typical - 2 * horizon, horizon)
+    wanted = season or clock.season
+    if context is None:
+        context = min(max(3 * horizon, clock.cycle, wanted), room)
+        if season and context < season <= typical - horizon:
+            context = season
+    if wanted <= context:
+        return context, wanted, ""
+    if season and options["context_length"]:
+        raise ConfigError(
+            f"season = {season} is longer than context_length = {context}; use context_length={season}, or leave it out"
+        )
+    if season:
+        raise DataError(
+            f"season = {season} needs series of {season + horizon} rows, half of them have {typical} or fewer; "
+            "give longer series, or season=1"
+        )
+    return context, 1, f"no season: the models see {context} steps, and a season has {wanted}; set context_length"
+
+
+def _joint(long: Long, mode: str, mixes: bool) -> tuple[bool, str]:
+    """Whether the series are forecast together, as channels, and a note where that would be too many."""
+    n = len(long.ids)
     if mode == "multivariate" and not long.aligned:
         lengths = np.diff(long.indptr)
         odd = np.flatnonzero((lengths != lengths[0]) | (long.first != long.first[0]))
         raise DataError(
-            f"mode='multivariate' needs series with the same time stamps; {len(odd)} of {len(long.ids)} differ from "
+            f"mode='multivariate' needs series with the same time stamps; {len(odd)} of {n} differ from "
             f"{long.ids[0]!r}, first: {long.ids[odd[0]]!r}. Cut them to a common span, or use mode='global'"
         )
-    return mode == "multivariate" or (mode == "auto" and mixes and len(long.ids) > 1 and long.aligned)
+    if mode != "auto" or not mixes or n == 1 or not long.aligned:
+        return mode == "multivariate", ""
+    if n > _MOST_CHANNELS:
+        return False, f"{n} series are more than {_MOST_CHANNELS} channels: mode is global; mode='multivariate' insists"
+    return True, ""
 
 
-def _calibration_rows(plan: Plan, n_series: int) -> int:
-    """Rows of each series that intervals need: one of 90 percent takes 9 windows, of all series together."""
+def _origins(plan: Plan, n_series: int) -> int:
+    """Forecast origins that intervals are calibrated on: series of one origin may be wrong all together."""
     top = min(max(plan.levels or (90,)), 99.9)
-    windows = math.ceil(top / (100 - top) / n_series)
+    # one of 90 percent takes 9 windows, of all series together
+    origins = max(_LEAST_ORIGINS, math.ceil(top / (100 - top) / n_series))
     # hours: a week of days, the errors of a weekend are not those of a Monday
-    weekly = plan.levels and plan.season == 24
-    return plan.horizon - 1 + (max(windows, 6 * plan.season + 1) if weekly else windows)
+    return max(origins, 6 * plan.season + 1) if plan.levels and plan.season == 24 else origins

@@ -1,0 +1,119 @@
+"""Options of the Forecaster as plain values: every one is checked when it is given, before a frame is read."""
+
+import numbers
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from seqmix.errors import ConfigError, check_choice
+
+_CHOICES = {
+    "normalize": ("auto", "season", "window", "last", "none"),
+    "scaler": ("auto", "season", "standard", "none"),
+    "mode": ("auto", "global", "multivariate"),
+    "missing": ("mask", "error", "ffill"),
+    "short": ("pad", "drop", "error"),
+}
+# smallest value of each whole number, and whether None stands for a default
+_WHOLE = {
+    "horizon": (1, False),
+    "context_length": (1, True),
+    "season": (1, True),
+    "max_steps": (1, False),
+    "batch_size": (1, True),
+    "early_stopping": (1, True),
+    "seed": (0, False),
+}
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as plain numbers, lists of names and tuples of levels.
+
+    Raises:
+        ConfigError: for a value that an option cannot have.
+    """
+    for name, words in _CHOICES.items():
+        check_choice(name, options[name], words)
+    if options["nonnegative"] != "auto":
+        _check_flag("nonnegative", options["nonnegative"], "'auto', True or False")
+    for name in ("conformal", "calendar", "fill_gaps", "verbose"):
+        _check_flag(name, options[name], "True or False")
+    for name in ("model_kwargs", "trainer_kwargs"):
+        if options[name] is not None and not isinstance(options[name], Mapping):
+            raise ConfigError(f"{name} should be a dictionary of options, got {options[name]!r}")
+    rate, device, model = options["learning_rate"], options["device"], options["model"]
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 < rate < float("inf"):
+        raise ConfigError(f"learning_rate must be a positive number, got {rate!r}; use for example 5e-3")
+    if not isinstance(device, str) or not _DEVICE.fullmatch(device):
+        raise ConfigError(f"device = {device!r} is not known; use auto, cpu, cuda, cuda:<number> or mps")
+    models = list(model) if isinstance(model, list | tuple) else [model]
+    if not models or not all(each and (callable(each) or isinstance(each, str)) for each in models):
+        raise ConfigError(f"model = {model!r} should be a name, a class, a functools.partial, or a list of them")
+    return {
+        **options,
+        **{name: whole(name, options[name], *rule) for name, rule in _WHOLE.items()},
+        **{name: names(name, options[name]) for name in ("past_covariates", "future_covariates", "static_covariates")},
+        "levels": levels(options["levels"]),
+    }
+
+
+def whole(name: str, value: Any, least: int, optional: bool) -> int | None:
+    """A whole number from ``least`` up, or None where that stands for a default."""
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ConfigError(f"{name} should be a whole number{' or None' * optional}, got {value!r}")
+    if value < least:
+        raise ConfigError(f"{name} must be >= {least}, got {value}")
+    return int(value)
+
+
+def names(option: str, given: Any) -> list[str]:
+    """Names of columns: one alone, or any collection of them."""
+    found = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
+    wrong = [name for name in found if not isinstance(name, str)]
+    if wrong:
+        raise ConfigError(f"{option} should be names of columns, got {wrong[0]!r}; use for example ['price']")
+    twice = [name for i, name in enumerate(found) if name in found[:i]]
+    if twice:
+        raise ConfigError(f"{option} names {twice[0]!r} twice; name each column once")
+    return [str(name) for name in found]
+
+
+def levels(given: Any) -> tuple[float, ...]:
+    """Coverage in percent: one number alone, or any collection of them; None is none."""
+    found = _numbers("levels", given, "[80, 95]")
+    for level in found:
+        if not 1 < level < 100:
+            raise ConfigError(f"a level is a percentage between 1 and 100, got {level:g}; use for example 90")
+    return found
+
+
+def quantiles(given: Any) -> tuple[float, ...]:
+    """Levels between 0 and 1: one number alone, or any collection of them; None is none."""
+    found = _numbers("quantiles", given, "[0.1, 0.9]")
+    for q in found:
+        if not 0 < q < 1:
+            raise ConfigError(f"quantiles are levels between 0 and 1, got {q:g}; use for example [0.1, 0.9]")
+    return found
+
+
+def _numbers(option: str, given: Any, example: str) -> tuple[float, ...]:
+    if given is None:
+        return ()
+    single = isinstance(given, str | numbers.Real) or not isinstance(given, Iterable)
+    found = []
+    for value in [given] if single else list(given):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise ConfigError(f"{option} should be numbers, got {value!r}; use for example {example}")
+        # 80 stays 80 in names of columns and messages
+        found.append(int(value) if float(value).is_integer() else float(value))
+    return tuple(dict.fromkeys(found))
+
+
+def _check_flag(name: str, value: Any, words: str) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise ConfigError(f"{name} should be {words}, got {value!r}")

@@ -9,7 +9,6 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
-from seqmix.data.series.calendar import calendar_features, calendar_names
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.clock import Clock, is_number, shown
 from seqmix.forecasting.frame import Reading, stamped
@@ -174,6 +173,9 @@ def calendar_rows(clock: Clock, stamps: np.ndarray) -> np.ndarray:
     Raises:
         ConfigError: if time is counted in integers, or steps are years.
     """
+    # torch loads with this package, and is not needed to check a frame
+    from seqmix.data.series.calendar import calendar_features, calendar_names
+
     names = [] if clock.numbered else calendar_names(clock.span / 3.6e12)
     if not names:
         raise ConfigError(f"calendar=True needs dates less than a year apart, freq is {clock.freq!r}; leave it out")

@@ -29,7 +29,7 @@ from seqmix.data.images.fashion import FashionMNIST
 from seqmix.environment import environment
 from seqmix.mixers import Hydra
 from seqmix.ops import tune_allocator
-from seqmix.tasks.images import ImageClassification
+from seqmix.tasks import AdamW, ImageClassification
 from seqmix.tasks.rows import append_rows
 from seqmix.vision import Attention2d, Identity2d, MetaFormer, Pool2d, Rand2d, Raster, SepConv2d
 from seqmix.vision.affnet import AFF2d
@@ -87,7 +87,9 @@ def network(mixer: str) -> Callable[..., MetaFormer]:
 def _train(mixer: str, seed: int) -> dict[str, Any]:
     pl.seed_everything(seed, verbose=False)
     data = FashionMNIST(SETTINGS["batch_size"], n_train=SETTINGS["n_train"], seed=seed)
-    task = ImageClassification(network(mixer), data.n_classes, data.n_channels, lr=SETTINGS["lr"], warmup=0.1)
+    task = ImageClassification(
+        network(mixer), data.n_classes, data.n_channels, optim=AdamW(lr=SETTINGS["lr"], weight_decay=0.05, warmup=0.1)
+    )
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=SETTINGS["epochs"],

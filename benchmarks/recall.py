@@ -28,7 +28,7 @@ from seqmix.data import AssociativeRecall, Copying, SelectiveCopying
 from seqmix.environment import environment
 from seqmix.mixers import SepConv, list_mixers, mixer_facts
 from seqmix.ops import tune_allocator
-from seqmix.tasks import TokenPrediction
+from seqmix.tasks import AdamW, TokenPrediction
 from seqmix.tasks.rows import append_rows
 
 # data of 16 tokens, optimizer steps, learned positions: which symbol a copy asks for is told by its place alone
@@ -86,8 +86,7 @@ def _train(task: str, mixer: str, seed: int) -> dict[str, Any]:
         n_layers=2,
         channel_mixer=None,
         positions=positions,
-        lr=LR,
-        schedule="constant",
+        optim=AdamW(lr=LR, weight_decay=0.1, warmup=0.1, schedule="constant"),
     )
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -52,7 +52,9 @@ def measure(variant: int, steps: int, threads: int) -> None:
     config = yaml.safe_load(CONFIG.read_text())
     data = Benchmark(**config["data"]["init_args"], seed=0)
     model = TSM2(data.series, **config["model"]["init_args"]["model"]["init_args"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config["model"]["init_args"]["lr"], fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config["model"]["init_args"]["optim"]["init_args"]["lr"], fused=True
+    )
     batches = iter(data.train_dataloader())
     batch = next(batches)
     for _ in range(3):

@@ -148,7 +148,7 @@ def test_a_model_without_parameters_is_tested_not_trained(here, fitted, monkeypa
             "ckpt_path = 'best': no run with seed 3 in 'runs/tiny' has these settings; the newest has "
             "model.model.d_model=4; give the same, or --config {run}/config.yaml",
         ),
-        (["--model.lr", "-1"], "lr must be positive, got -1.0; use for example 5e-4"),
+        (["--model.optim.lr", "-1"], "lr must be positive, got -1.0; use for example 5e-4"),
         (
             ["--data.lag", "50"],
             "lag must be between horizon = 8 and context = 24, got 50; set data.lag",
@@ -172,8 +172,8 @@ def test_a_folder_that_cannot_be_written(here, tmp_path, capsys):
 
 def test_training_that_diverges_says_so(here, fitted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run(["fit", "--config", str(fitted / "tiny.yaml"), "--model.lr", "1e30"]) == 1
-    said = "seqmix: no validation gave a finite val_mse: training diverged; lower model.lr, then fit again\n"
+    assert run(["fit", "--config", str(fitted / "tiny.yaml"), "--model.optim.lr", "1e30"]) == 1
+    said = "seqmix: no validation gave a finite val_mse: training diverged; lower model.optim.lr, fit again\n"
     assert capsys.readouterr().err == said
 
 

@@ -10,11 +10,12 @@ from seqmix.cli import run
 from seqmix.commands.train import Train
 from seqmix.mixers import Dense, Mamba2, Mixer
 from seqmix.series import Series
-from seqmix.tasks import Forecasting
+from seqmix.tasks import AdamW, Forecasting
 
 DATA = ["--data", "Cycles", "--data.context", "24", "--data.horizon", "8", "--data.n_channels", "2"]
 DATA += ["--data.n_steps", "300", "--data.batch_size", "64", "--trainer.accelerator", "cpu"]
 SMALL = "d_model: 4, n_layers: 3, patch_len: 8, patch_stride: 8"
+OPTIM = "{class_path: AdamW, init_args: {lr: 0.1, warmup: 0.2}}"
 MODELS = {
     "short name": "DLinear",
     "nested mixer": f"{{class_path: MixerForecaster, init_args: {{{SMALL}, mixer: "
@@ -54,13 +55,16 @@ def test_saved_config_and_checkpoint(model, tmp_path):
 
 def test_flags_win_over_the_config_and_later_configs_over_earlier():
     Path("a.yaml").write_text(
-        f"model: {{class_path: Forecasting, init_args: {{lr: 0.1, model: {MODELS['nested mixer']}}}}}\n"
+        f"model: {{class_path: Forecasting, init_args: {{optim: {OPTIM}, model: {MODELS['nested mixer']}}}}}\n"
         "data: {class_path: Cycles, init_args: {context: 48, horizon: 8}}\n"
     )
-    Path("b.yaml").write_text("model: {init_args: {lr: 0.2}}\ndata: {init_args: {batch_size: 5}}\n")
+    Path("b.yaml").write_text(
+        "model: {init_args: {optim: {init_args: {lr: 0.2}}}}\ndata: {init_args: {batch_size: 5}}\n"
+    )
     argv = ["--config", "a.yaml", "--config", "b.yaml", "--model.model.mixer", "FNet", "--model.model.n_layers", "2"]
     cli = Train("fit", argv)
-    assert (cli.model.lr, cli.datamodule.batch_size, cli.datamodule.context) == (0.2, 5, 48)
+    assert type(cli.model.optim) is AdamW and (cli.model.optim.warmup, cli.model.optim.weight_decay) == (0.2, 0.01)
+    assert (cli.model.optim.lr, cli.datamodule.batch_size, cli.datamodule.context) == (0.2, 5, 48)
     mixers = [type(m).__name__ for m in cli.model.modules() if type(m).__module__.startswith("seqmix.mixers")]
     assert mixers == ["FNet", "FNet"]
     assert cli.config.name == "a"
@@ -71,13 +75,13 @@ def test_a_task_built_in_python_makes_checkpoints_of_plain_values(tmp_path):
 
     from seqmix.models import DLinear
 
-    task = Forecasting(DLinear, Series(2, 24, 8), lr=0.3)
-    assert "model" not in task.hparams and task.hparams["lr"] == 0.3
+    task = Forecasting(DLinear, Series(2, 24, 8), patience=7, optim=AdamW(lr=0.3))
+    assert not {"model", "optim"} & task.hparams.keys() and task.hparams["patience"] == 7
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", default_root_dir=tmp_path)
     trainer.strategy.connect(task)
     trainer.save_checkpoint(tmp_path / "plain.ckpt")
     loaded = Forecasting.load_from_checkpoint(tmp_path / "plain.ckpt", model=DLinear)
-    assert loaded.lr == 0.3
+    assert loaded.patience == 7
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), task.parameters(), strict=True))
 
 

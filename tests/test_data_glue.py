@@ -12,7 +12,7 @@ from seqmix.data.text.glue import _cut
 from seqmix.errors import ConfigError, DataError
 from seqmix.mixers import Hydra
 from seqmix.models import BidirectionalEncoder
-from seqmix.tasks import MaskedLM, SentenceClassification, SentenceRegression
+from seqmix.tasks import AdamW, MaskedLM, SentenceClassification, SentenceRegression
 from seqmix.tasks._bag_of_words import bag_of_words
 from seqmix.tasks.sentences import class_metrics, load_encoder, score_metrics
 
@@ -158,7 +158,7 @@ def test_starts_from_a_pre_trained_encoder(tmp_path):
         assert torch.equal(fresh.state_dict()[key], value), key
     assert torch.equal(fresh.pooler["dense"].weight, pooler)
 
-    task = SentenceClassification(ENCODER, 260, 2, 12, init_from=str(tmp_path / "mlm.ckpt"), lr=1e-9)
+    task = SentenceClassification(ENCODER, 260, 2, 12, init_from=str(tmp_path / "mlm.ckpt"), optim=AdamW(lr=1e-9))
     quiet_trainer(tmp_path, max_steps=1).fit(task, _glue(tmp_path, SST2))
     for key, value in pretrained.model.bert.state_dict().items():
         torch.testing.assert_close(task.bert.state_dict()[key], value, rtol=0, atol=1e-6)

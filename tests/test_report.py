@@ -90,7 +90,7 @@ def test_a_report_of_recorded_runs(tmp_path, monkeypatch):
     data = ["--data", "Cycles", "--data.context", "24", "--data.horizon", "8", "--data.n_steps", "300"]
     few = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--record", "true"]
     for lr in ("0.1", "0.001"):
-        argv = ["--model", "Forecasting", "--model.model", "DLinear", "--model.lr", lr, *data, *few]
+        argv = ["--model", "Forecasting", "--model.model", "DLinear", "--model.optim.lr", lr, *data, *few]
         assert run(["fit", *argv, "--name", "same"]) == 0
     assert run(["fit", *argv, "--name", "same", "--ckpt_path", "last"]) == 0
     recorded = read_rows(tmp_path / "configs" / "results" / "same.csv")

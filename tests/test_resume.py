@@ -25,8 +25,7 @@ model:
     model:
       class_path: MixerForecaster
       init_args: {mixer: Pool, d_model: 4, n_layers: 1, patch_len: 4, patch_stride: 4, dropout: 0.3}
-    lr: 0.02
-    warmup: 0.1
+    optim: {class_path: AdamW, init_args: {lr: 0.02, warmup: 0.1}}
     patience: 3
 data:
   class_path: Cycles
@@ -151,14 +150,14 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path, capsys):
 def test_the_newest_run_that_fits_is_taken(tmp_path, capsys):
     always = ["--config", "tiny.yaml", "--trainer.max_epochs", "1"]
     for lr in ("0.02", "0.01"):
-        assert run(["fit", *always, "--model.lr", lr]) == 0
+        assert run(["fit", *always, "--model.optim.lr", lr]) == 0
     first, second = sorted((tmp_path / "runs" / "tiny").iterdir())
     for lr, folder in (("0.01", second), ("0.02", first)):
         capsys.readouterr()
-        assert run(["test", *always, "--model.lr", lr, "--ckpt_path", "best"]) == 0
+        assert run(["test", *always, "--model.optim.lr", lr, "--ckpt_path", "best"]) == 0
         assert f"run folder: {folder.relative_to(tmp_path)}" in capsys.readouterr().out
-    assert run(["test", *always, "--model.lr", "0.3", "--ckpt_path", "best"]) == 1
-    assert "has these settings; the newest has model.lr=0.01; give the same, or --config" in capsys.readouterr().err
+    assert run(["test", *always, "--model.optim.lr", "0.3", "--ckpt_path", "best"]) == 1
+    assert "settings; the newest has model.optim.lr=0.01; give the same, or --config" in capsys.readouterr().err
     # the config of a run is that of its own checkpoints
     assert run(["test", "--config", str(first / "config.yaml"), "--ckpt_path", "best"]) == 0
     assert f"run folder: {first}" in capsys.readouterr().out

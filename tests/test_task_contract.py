@@ -8,13 +8,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from seqmix.commands.train import Train
 from seqmix.data import Cycles
 from seqmix.errors import ConfigError
 from seqmix.mixers import Identity, Pool
 from seqmix.models import TSM2, DLinear, MixerForecaster, SeasonalNaive, list_models, model_facts
 from seqmix.series import Series
-from seqmix.tasks import Forecasting, Task
-from seqmix.tasks._optim import lr_factor, param_groups
+from seqmix.tasks import LAMB, AdamW, Forecasting, Task
+from seqmix.tasks.optim import lr_factor, param_groups
 
 
 def quiet_trainer(folder, **options):
@@ -33,6 +34,8 @@ def _data(**options):
     return Cycles(24, 8, **{"batch_size": 64, "n_channels": 3, "n_steps": 400, **options})
 
 
+# weights that do not move in float32
+STILL = AdamW(lr=1e-12, weight_decay=0.0, schedule="constant")
 TRAINED = [n for n in list_models() if n != "SeasonalNaive"]
 
 
@@ -203,9 +206,47 @@ def test_the_schedule_ends_with_training(options, steps, tmp_path):
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warmup": 1.0}, "warmup is a fraction of all steps, 0 <= warmup < 1, got 1.0; use for example 0.1"),
+        ({"lr": 0.0}, "lr must be positive, got 0.0; use for example 5e-4"),
+        ({"lr": math.nan}, "lr must be positive, got nan; use for example 5e-4"),
+        ({"weight_decay": -1.0}, "weight_decay must not be negative, got -1.0; use for example 0.01"),
+        ({"layer_decay": 0.0}, "layer_decay is a factor, 0 < layer_decay <= 1, got 0.0; use 0.8, or 1"),
+        ({"schedule": "linear"}, "schedule = 'linear' is not known; use one of cosine, constant"),
+    ],
+)
+@pytest.mark.parametrize("optim", [AdamW, LAMB])
+def test_options_of_optimizers(optim, options, message):
+    with pytest.raises(ConfigError) as error:
+        optim(**options)
+    assert str(error.value) == message
+
+
+def test_the_command_line_changes_one_option_of_the_optimizer():
+    """Others stay those of the config, or of the task; another class starts from its own defaults."""
+    always = ["--model", "Classification", "--model.model", "SequenceClassifier", "--model.model.mixer", "Pool"]
+    always += ["--data", "ListOps", "--data.root", "."]
+    for flags, want in [
+        (["--model.optim.lr", "0.5"], (AdamW, 0.5, 0.1)),
+        (["--model.optim", "AdamW", "--model.optim.warmup", "0.5"], (AdamW, 1e-3, 0.5)),
+        (["--model.optim", "LAMB", "--model.optim.lr", "0.5"], (LAMB, 0.5, 0.0)),
+    ]:
+        optim = Train("fit", [*always, *flags]).model.optim
+        assert (type(optim), optim.lr, optim.warmup) == want
+
+
+def test_layer_decay_needs_ordered_blocks():
+    with pytest.raises(
+        ConfigError, match=r"layer_decay = 0.5 needs to know the order of the blocks, Forecasting does not"
+    ):
+        Forecasting(DLinear, Series(3, 24, 8), optim=AdamW(layer_decay=0.5))
+
+
 def test_early_stopping_counts_validations(tmp_path):
-    task = Forecasting(DLinear, Series(3, 24, 8), lr=1e-12, weight_decay=0.0, schedule="constant", patience=2)
-    # weights that do not move in float32: the first validation stays the best
+    task = Forecasting(DLinear, Series(3, 24, 8), optim=STILL, patience=2)
+    # the first validation stays the best
     trainer = quiet_trainer(tmp_path, max_epochs=9)
     trainer.fit(task, _data())
     assert trainer.current_epoch == 3
@@ -220,8 +261,6 @@ def test_early_stopping_counts_validations(tmp_path):
             "quantiles must rise between 0 and 1 and hold 0.5, whose forecast is scored, got [0.1, 0.9]; "
             "use for example [0.1, 0.5, 0.9]",
         ),
-        ({"warmup": 1.0}, "warmup is a fraction of all steps, 0 <= warmup < 1, got 1.0; use for example 0.1"),
-        ({"lr": 0.0}, "lr must be positive, got 0.0; use for example 5e-4"),
         ({"patience": 0}, "patience must be at least 1, got 0; use null to train to the end"),
     ],
 )

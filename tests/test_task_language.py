@@ -12,7 +12,7 @@ from seqmix.data import TextFiles
 from seqmix.errors import ConfigError
 from seqmix.mixers import Attention, Dense, FNet, Hydra, LongVQ, Mamba, Mamba2, PoNet
 from seqmix.models import BidirectionalEncoder, ChannelMLP, TokenModel
-from seqmix.tasks import CausalLM, MaskedLM
+from seqmix.tasks import AdamW, CausalLM, MaskedLM
 from seqmix.tasks._trigram import trigram_loss
 
 DECODER = partial(TokenModel, mixer=Mamba, d_model=8, n_layers=1)
@@ -218,7 +218,7 @@ def test_masked_loss_does_not_depend_on_the_batch_size(eval_batch_size, tmp_path
 def test_a_resumed_run_hides_the_same(tmp_path):
     def run(epochs, ckpt_path=None):
         torch.manual_seed(0)
-        task, data = MaskedLM(ENCODER, 260, 16, schedule="constant", warmup=0.0), _data(tmp_path, objective="masked")
+        task, data = MaskedLM(ENCODER, 260, 16, optim=AdamW(schedule="constant")), _data(tmp_path, objective="masked")
         trainer = quiet_trainer(tmp_path, max_epochs=epochs, limit_train_batches=3, limit_val_batches=1)
         trainer.fit(task, data, ckpt_path=ckpt_path)
         trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")

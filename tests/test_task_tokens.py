@@ -4,14 +4,14 @@ from functools import partial
 
 import pytest
 import torch
-from test_task_contract import quiet_trainer
+from test_task_contract import STILL, quiet_trainer
 from torch import nn
 from torch.nn import functional as F
 
 from seqmix.data.sequences.recall import AssociativeRecall, Copying
 from seqmix.errors import ConfigError
 from seqmix.mixers import Attention, Dense, FNet, Identity, LongVQ, Mamba, SepConv, list_mixers, mixer_facts
-from seqmix.tasks.tokens import TokenPrediction
+from seqmix.tasks import AdamW, TokenPrediction
 
 SMALL = {"d_model": 8, "n_layers": 2}
 
@@ -136,7 +136,16 @@ def test_a_causal_stack_is_a_causal_language_model():
 def test_attention_recalls_and_identity_does_not(mixer, solved, tmp_path):
     data = AssociativeRecall(16, 2, 8, n_train=4000, n_val=64, n_test=500, seed=0)
     layers = [partial(SepConv, kernel_size=3), mixer, mixer]
-    task = TokenPrediction(mixer, 16, 8, layers=layers, d_model=32, n_layers=3, channel_mixer=None, lr=0.01)
+    task = TokenPrediction(
+        mixer,
+        16,
+        8,
+        layers=layers,
+        d_model=32,
+        n_layers=3,
+        channel_mixer=None,
+        optim=AdamW(lr=0.01, weight_decay=0.1, warmup=0.1),
+    )
     trainer = quiet_trainer(tmp_path, max_epochs=4, gradient_clip_val=1.0)
     trainer.fit(task, data)
     (metrics,) = trainer.test(task, data, verbose=False)
@@ -144,13 +153,13 @@ def test_attention_recalls_and_identity_does_not(mixer, solved, tmp_path):
 
 
 def test_checkpoints_hold_plain_values(tmp_path):
-    task = TokenPrediction(Identity, 6, 11, layers=[FNet, Dense], lr=0.3, **SMALL)
-    assert not {"mixer", "layers", "channel_mixer"} & task.hparams.keys() and task.hparams["lr"] == 0.3
+    task = TokenPrediction(Identity, 6, 11, layers=[FNet, Dense], patience=7, **SMALL)
+    assert not {"mixer", "layers", "channel_mixer"} & task.hparams.keys() and task.hparams["patience"] == 7
     trainer = quiet_trainer(tmp_path)
     trainer.strategy.connect(task)
     trainer.save_checkpoint(tmp_path / "plain.ckpt")
     loaded = TokenPrediction.load_from_checkpoint(tmp_path / "plain.ckpt", mixer=Identity, layers=[FNet, Dense])
-    assert (loaded.lr, loaded.monitor) == (0.3, "val_loss")
+    assert (loaded.patience, loaded.monitor) == (7, "val_loss")
     tokens = torch.randint(6, (2, 11))
     assert torch.equal(loaded.eval()(tokens), task.eval()(tokens))
     with pytest.raises(ConfigError, match=r"the checkpoint is of another model: .* is .* in it and .* here"):
@@ -158,10 +167,10 @@ def test_checkpoints_hold_plain_values(tmp_path):
 
 
 def test_early_stopping_and_schedule(tmp_path):
-    task = TokenPrediction(Identity, 6, 11, lr=1e-12, schedule="constant", warmup=0.0, patience=2, **SMALL)
+    task = TokenPrediction(Identity, 6, 11, optim=STILL, patience=2, **SMALL)
     trainer = quiet_trainer(tmp_path, max_epochs=9)
     trainer.fit(task, _data())
-    # weights that do not move in float32: the first validation stays the best
+    # the first validation stays the best
     assert trainer.current_epoch == 3
 
     task = TokenPrediction(Identity, 6, 11, **SMALL)
@@ -184,8 +193,6 @@ def test_data_that_asks_nothing_is_refused(tmp_path):
     ("options", "message"),
     [
         ({"max_len": None}, "max_len is needed: positions = True stores one embedding per position; set max_len=512"),
-        ({"warmup": 1.0}, "warmup is a fraction of all steps, 0 <= warmup < 1, got 1.0; use for example 0.1"),
-        ({"lr": 0.0}, "lr must be positive, got 0.0; use for example 5e-4"),
         ({"patience": 0}, "patience must be at least 1, got 0; use null to train to the end"),
     ],
 )

@@ -193,7 +193,7 @@ class Train(LightningCLI):
             self.ckpt_path = self.run.kept("best")
             if self.run.folder and not self.ckpt_path:
                 if self.model.monitor in self.trainer.callback_metrics:
-                    reason = f"gave a finite {self.model.monitor}: training diverged; lower model.lr, then fit again"
+                    reason = f"gave a finite {self.model.monitor}: training diverged; lower model.optim.lr, fit again"
                 else:
                     reason = (
                         f"was due in {self.trainer.global_step} steps; raise trainer.max_steps or max_epochs, or lower "

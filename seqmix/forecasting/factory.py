@@ -13,7 +13,7 @@ from seqmix.errors import ConfigError
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.training import Training
 from seqmix.series import Series
-from seqmix.tasks import Forecasting
+from seqmix.tasks import AdamW, Forecasting
 
 
 class Choice(NamedTuple):
@@ -69,7 +69,7 @@ def make_task(choice: Choice, plan: Plan, series: Series, training: Training | N
                 loss_module=None if isinstance(plan.loss, str) else plan.loss,
                 quantiles=plan.quantiles,
                 normalize=plan.normalize,
-                **({"lr": training.learning_rate, "patience": training.patience} if training else {}),
+                **({"optim": AdamW(lr=training.learning_rate), "patience": training.patience} if training else {}),
             )
         except TypeError as e:
             raise ConfigError(f"{choice.name} cannot be built: {e}; see model_kwargs") from e

@@ -20,7 +20,7 @@ from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.member import Member, calibrate, calibration_rows
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.training import EVAL_BATCH, Training, train
-from seqmix.tasks import Forecasting
+from seqmix.tasks import AdamW, Forecasting
 
 
 def fit(
@@ -108,7 +108,7 @@ def fit(
 def _further(member: Member, training: Training) -> Forecasting:
     """A copy of a fitted task, to be trained further."""
     task = deepcopy(member.task).train()
-    task.lr = training.learning_rate
+    task.optim = AdamW(lr=training.learning_rate)
     return task
 
 

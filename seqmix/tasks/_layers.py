@@ -1,30 +1,8 @@
-"""Learning rates that fall towards the input, block by block."""
+"""Depth of the parameters of image models, for learning rates that fall towards the input, block by block."""
 
 import re
-from typing import Any
 
 from seqmix.vision import ImageModel
-
-
-def layer_groups(model: ImageModel, groups: list[dict[str, Any]], lr: float, decay: float) -> list[dict[str, Any]]:
-    """Split groups of parameters by block: ``lr`` for the head, times ``decay`` for each block before it.
-
-    Args:
-        model: the model they are of.
-        groups: groups of parameters, as an optimizer takes them.
-        lr: learning rate of the head.
-        decay: factor from one block to the block before it.
-    """
-    depths = block_depths(model)
-    depth_of = {p: depths[name] for name, p in model.named_parameters()}
-    head = max(depths.values())
-    split = []
-    for group in groups:
-        for depth in range(head + 1):
-            members = [p for p in group["params"] if depth_of.get(p, head) == depth]
-            if members:
-                split.append({**group, "params": members, "lr": lr * decay ** (head - depth)})
-    return split
 
 
 def block_depths(model: ImageModel) -> dict[str, int]:

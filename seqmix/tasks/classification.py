@@ -11,11 +11,13 @@ from seqmix.errors import ConfigError
 from seqmix.models import ClassifierFactory
 from seqmix.tasks._accuracy import label_sums
 from seqmix.tasks._baselines import majority
-from seqmix.tasks._optim import Schedule
+from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
+
+_OPTIM = default_optim(AdamW, lr=1e-3, weight_decay=0.01, warmup=0.1)
 
 
 class Classification(Task):
@@ -32,11 +34,8 @@ class Classification(Task):
         max_len: longest sequence; linked from the datamodule.
         pairs: an example is two sequences; linked from the datamodule.
         label_smoothing: share of the target that training spreads over all classes.
-        lr: peak learning rate of AdamW.
-        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
-        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
-        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
-        patience: validations without a better validation accuracy before training stops; null to train to the end.
+        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
+        patience: validations without a better first metric before training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data does not know its classes.
@@ -58,13 +57,10 @@ class Classification(Task):
         pairs: bool = False,
         *,
         label_smoothing: float = 0.0,
-        lr: float = 1e-3,
-        weight_decay: float = 0.01,
-        warmup: float = 0.1,
-        schedule: Schedule = "cosine",
+        optim: Optim = _OPTIM,
         patience: int | None = None,
     ):
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        super().__init__(optim=optim, patience=patience)
         self.save_hyperparameters(logger=False)
         self.forget_code()
         require_facts(self, vocab_size=vocab_size, n_classes=n_classes)

@@ -19,11 +19,13 @@ from seqmix.series import Series
 from seqmix.tasks._baselines import trained
 from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
 from seqmix.tasks._normalize import Normalize, WindowNorm
-from seqmix.tasks._optim import Schedule
+from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
+
+_OPTIM = default_optim(AdamW, lr=5e-4, weight_decay=0.01, warmup=0.0)
 
 
 class Forecasting(Task):
@@ -51,11 +53,8 @@ class Forecasting(Task):
             1 + their mean. ``none`` leaves the window as it is.
         normalize_affine: learn a scale and a shift per channel for normalized windows, as in RevIN.
         season: length of the season for ``season``, in time steps. Default: the season of the data.
-        lr: peak learning rate of AdamW.
-        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
-        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
-        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
-        patience: validations without a better validation MSE before training stops; null to train to the end.
+        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
+        patience: validations without a better first metric before training stops. Default: train to the end.
         densify: put a dense layer along the sequence in place of every sequence mixer of the model (JustDense).
 
     Raises:
@@ -83,14 +82,11 @@ class Forecasting(Task):
         normalize: Normalize = "window",
         normalize_affine: bool = False,
         season: int | None = None,
-        lr: float = 5e-4,
-        weight_decay: float = 0.01,
-        warmup: float = 0.0,
-        schedule: Schedule = "cosine",
+        optim: Optim = _OPTIM,
         patience: int | None = 3,
         densify: bool = False,
     ):
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        super().__init__(optim=optim, patience=patience)
         self.save_hyperparameters(logger=False)
         self.forget_code()
         require_facts(self, series=series)

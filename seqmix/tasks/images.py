@@ -11,17 +11,18 @@ from jsonargparse.typing import register_type
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqmix.errors import ConfigError, check_choice
+from seqmix.errors import ConfigError
 from seqmix.tasks._accuracy import label_sums
 from seqmix.tasks._baselines import majority
-from seqmix.tasks._lamb import Lamb
-from seqmix.tasks._layers import layer_groups
-from seqmix.tasks._optim import Schedule, param_groups
+from seqmix.tasks._layers import block_depths
+from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 from seqmix.vision import ImageModel, create_model, load_weights
 
 Batch = dict[str, Tensor]
+
+_OPTIM = default_optim(AdamW, lr=1e-3, weight_decay=0.05, warmup=0.05)
 
 if TYPE_CHECKING:
     ImageModelName = str
@@ -69,14 +70,9 @@ class ImageClassification(Task):
         class_names: names of the classes, kept in checkpoints; linked from the datamodule.
         input_cfg: size, normalization and crop of the images, kept in checkpoints; linked from the datamodule.
         label_smoothing: share of the target that training spreads over all classes.
-        optimizer: ``adamw`` or ``lamb``.
-        layer_decay: learning rate of each block over that of the block after it; 1 for the same everywhere.
         grad_checkpointing: compute blocks again in the backward pass, which takes less memory and more time.
-        lr: peak learning rate.
-        weight_decay: decay of matrices; norms, biases, scales and state-space rates are never decayed.
-        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
-        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
-        patience: validations without a better validation accuracy before training stops; null to train to the end.
+        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
+        patience: validations without a better first metric before training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data does not know its classes.
@@ -103,27 +99,19 @@ class ImageClassification(Task):
         class_names: Sequence[str] | None = None,
         input_cfg: Mapping[str, Any] | None = None,
         label_smoothing: float = 0.0,
-        optimizer: Literal["adamw", "lamb"] = "adamw",
-        layer_decay: float = 1.0,
         grad_checkpointing: bool = False,
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        warmup: float = 0.05,
-        schedule: Schedule = "cosine",
+        optim: Optim = _OPTIM,
         patience: int | None = None,
     ):
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        super().__init__(optim=optim, patience=patience)
         self.save_hyperparameters(logger=False)
         self.forget_code()
         require_facts(self, n_classes=n_classes, n_channels=n_channels)
-        check_choice("optimizer", optimizer, ("adamw", "lamb"))
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing is a share, 0 <= label_smoothing < 1, got {label_smoothing}; use 0.1")
-        if not 0 < layer_decay <= 1:
-            raise ConfigError(f"layer_decay is a factor, 0 < layer_decay <= 1, got {layer_decay}; use 0.8, or 1")
         if options and not isinstance(model, str):
             raise ConfigError(f"options = {options} go with the name of a model; write them into init_args of model")
-        self.label_smoothing, self.layer_decay, self.optimizer_name = label_smoothing, layer_decay, optimizer
+        self.label_smoothing = label_smoothing
         self.model = _build(model, n_classes, n_channels, options or {})
         self.class_names, self.input_cfg = class_names, input_cfg
         if weights is not None:
@@ -188,13 +176,9 @@ class ImageClassification(Task):
         among = scores.topk(min(5, scores.shape[-1])).indices == labels[:, None]  # (B, 5)
         self.sums += torch.stack([right, among.sum().double().cpu(), *others])
 
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW or LAMB, without decay where the model says so, with lower rates for earlier blocks."""
-        groups = param_groups(self, self.weight_decay)
-        if self.layer_decay < 1:
-            groups = layer_groups(self.model, groups, self.lr, self.layer_decay)
-        kind = Lamb if self.optimizer_name == "lamb" else torch.optim.AdamW
-        return kind(groups, lr=self.lr)
+    def depths(self) -> dict[str, int]:
+        """Number of the block of each parameter of the model."""
+        return {f"model.{name}": depth for name, depth in block_depths(self.model).items()}
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """Accuracy, that of the five likeliest classes, and negative log-likelihood in nats."""

@@ -20,12 +20,15 @@ from seqmix.models import (
 )
 from seqmix.models.positions import places
 from seqmix.tasks._accuracy import score_sums
-from seqmix.tasks._optim import Schedule
 from seqmix.tasks._trigram import trigram_loss
+from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
+
+_CAUSAL_OPTIM = default_optim(AdamW, lr=1e-3, weight_decay=0.1, warmup=0.05)
+_MASKED_OPTIM = default_optim(AdamW, lr=5e-4, weight_decay=0.01, warmup=0.06)
 
 # target of positions that ask for nothing
 UNASKED = -100
@@ -43,11 +46,8 @@ class CausalLM(Task):
         model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
         vocab_size: number of tokens; linked from the datamodule.
         max_len: longest sequence; linked from the datamodule.
-        lr: peak learning rate of AdamW.
-        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
-        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
-        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
-        patience: validations without fewer bits per byte before training stops; null to train to the end.
+        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
+        patience: validations without a better first metric before training stops. Default: train to the end.
 
     Raises:
         ConfigError: if a mixer is not causal, or options are out of range.
@@ -65,13 +65,10 @@ class CausalLM(Task):
         vocab_size: int,
         max_len: int | None = None,
         *,
-        lr: float = 1e-3,
-        weight_decay: float = 0.1,
-        warmup: float = 0.05,
-        schedule: Schedule = "cosine",
+        optim: Optim = _CAUSAL_OPTIM,
         patience: int | None = None,
     ):
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        super().__init__(optim=optim, patience=patience)
         self.save_hyperparameters(logger=False)
         self.forget_code()
         require_facts(self, vocab_size=vocab_size)
@@ -149,11 +146,8 @@ class MaskedLM(Task):
         eval_mask_rate: share that validation and test ask for.
         mask_seed: seed of what is hidden.
         sentence_order: learn the relation of two parts of a text too; needs ``data.objective: pairs``.
-        lr: peak learning rate of AdamW.
-        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
-        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
-        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
-        patience: validations without a better validation loss before training stops; null to train to the end.
+        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
+        patience: validations without a better first metric before training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, the encoder is made for shorter texts, or it has no pooler and
@@ -181,13 +175,10 @@ class MaskedLM(Task):
         eval_mask_rate: float = 0.15,
         mask_seed: int = 0,
         sentence_order: bool = False,
-        lr: float = 5e-4,
-        weight_decay: float = 0.01,
-        warmup: float = 0.06,
-        schedule: Schedule = "cosine",
+        optim: Optim = _MASKED_OPTIM,
         patience: int | None = None,
     ):
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        super().__init__(optim=optim, patience=patience)
         self.save_hyperparameters(logger=False)
         self.forget_code()
         require_facts(self, vocab_size=vocab_size)

@@ -16,12 +16,14 @@ from seqmix.mixers import zero_masked
 from seqmix.models import BidirectionalEncoder, EncoderFactory
 from seqmix.models.dropout import Dropout
 from seqmix.tasks._bag_of_words import bag_of_words
-from seqmix.tasks._optim import Schedule
 from seqmix.tasks.language import make_encoder
+from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
+
+_OPTIM = default_optim(AdamW, lr=5e-5, weight_decay=5e-6, warmup=0.06)
 
 
 class _SentenceTask(Task, ABC):
@@ -38,11 +40,8 @@ class _SentenceTask(Task, ABC):
         init_from: checkpoint of ``MaskedLM`` or of another fine-tuning, whose encoder training starts with; null to
             start with random weights.
         dropout: probability, on what the head sees.
-        lr: peak learning rate of AdamW.
-        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
-        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
-        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
-        patience: validations without a better first metric before training stops; null to train to the end.
+        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
+        patience: validations without a better first metric before training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data is of the other kind.
@@ -62,13 +61,10 @@ class _SentenceTask(Task, ABC):
         *,
         init_from: str | None = None,
         dropout: float = 0.1,
-        lr: float = 5e-5,
-        weight_decay: float = 5e-6,
-        warmup: float = 0.06,
-        schedule: Schedule = "cosine",
+        optim: Optim = _OPTIM,
         patience: int | None = None,
     ):
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        super().__init__(optim=optim, patience=patience)
         self.save_hyperparameters(logger=False)
         self.forget_code()
         require_facts(self, vocab_size=vocab_size, n_classes=n_classes)

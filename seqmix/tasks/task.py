@@ -12,20 +12,17 @@ from torch import Tensor
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss
-from seqmix.tasks._optim import Schedule, adamw, lr_factor
+from seqmix.tasks.optim import Optim
 from seqmix.tasks.score import Score, Table
 
 
 class Task(pl.LightningModule, ABC):
-    """A LightningModule that is trained with AdamW and judged by the first of its ``metrics``.
+    """A LightningModule with an optimizer, judged by the first of its ``metrics``.
 
     It logs ``val_<metric>`` and ``test_<metric>`` for each, and ``test_<counted>``, the number they are means over.
 
     Args:
-        lr: peak learning rate of AdamW.
-        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
-        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
-        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
+        optim: optimizer and learning-rate schedule.
         patience: validations without a better ``monitor`` before training stops; None to train to the end.
 
     Raises:
@@ -51,16 +48,16 @@ class Task(pl.LightningModule, ABC):
     #: sums over one pass of a loader, in float64: metrics are exact means over it, never means of batch means
     sums: Tensor
 
-    def __init__(self, *, lr: float, weight_decay: float, warmup: float, schedule: Schedule, patience: int | None):
+    def __init__(self, *, optim: Optim, patience: int | None):
         super().__init__()
-        if not 0 <= warmup < 1:
-            raise ConfigError(f"warmup is a fraction of all steps, 0 <= warmup < 1, got {warmup}; use for example 0.1")
-        if lr <= 0:
-            raise ConfigError(f"lr must be positive, got {lr}; use for example 5e-4")
+        if optim.layer_decay < 1 and type(self).depths is Task.depths:
+            raise ConfigError(
+                f"layer_decay = {optim.layer_decay} needs to know the order of the blocks, {type(self).__name__} does "
+                "not; leave it out"
+            )
         if patience is not None and patience < 1:
             raise ConfigError(f"patience must be at least 1, got {patience}; use null to train to the end")
-        self.lr, self.weight_decay, self.warmup, self.patience = lr, weight_decay, warmup, patience
-        self.schedule: Schedule = schedule
+        self.optim, self.patience = optim, patience
 
     @property
     @abstractmethod
@@ -139,24 +136,25 @@ class Task(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, with a learning rate that is set before every step."""
-        optimizer = self.make_optimizer()
-        factor = lr_factor(self.schedule, self.warmup, _total_steps(self.trainer))
+        # mixed precision needs to see the gradients between scaling and the update, the fused kernel hides them
+        fused = not str(self.trainer.precision).endswith("-mixed") and self.device.type in ("cpu", "cuda")
+        optimizer = self.optim.make(self.optim.groups(self, self.depths()), fused=fused)
+        factor = self.optim.factor(_total_steps(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW on all trainable parameters."""
-        # mixed precision needs to see the gradients between scaling and the update, the fused kernel hides them
-        fused = not str(self.trainer.precision).endswith("-mixed") and self.device.type in ("cpu", "cuda")
-        return adamw(self, self.lr, self.weight_decay, fused=fused)
+    def depths(self) -> dict[str, int] | None:
+        """Number of the block of each parameter, from the input to the head; None where blocks have no order."""
+        return None
 
     def forget_code(self) -> None:
-        """Drop factories from the hyperparameters: code, which a checkpoint of weights and plain values must not hold.
+        """Drop objects from the hyperparameters: a checkpoint holds weights and plain values only.
 
         Those of a config are plain values, and stay.
         """
         for name, value in list(self.hparams.items()):
-            if callable(value) or (isinstance(value, list) and any(callable(each) for each in value)):
+            code = isinstance(value, Optim) or callable(value)
+            if code or (isinstance(value, list) and any(callable(each) for each in value)):
                 self.hparams.pop(name)
 
     def configure_callbacks(self) -> list[Callback]:

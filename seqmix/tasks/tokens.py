@@ -11,11 +11,13 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import MixerFactory
 from seqmix.models import ChannelMLP, TokenModel
 from seqmix.tasks._accuracy import score_sums
-from seqmix.tasks._optim import Schedule
+from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Table
 from seqmix.tasks.task import Task, require_facts
 
 Batch = dict[str, Tensor]
+
+_OPTIM = default_optim(AdamW, lr=1e-3, weight_decay=0.1, warmup=0.1)
 
 # target of positions that ask for nothing
 UNASKED = -100
@@ -40,11 +42,8 @@ class TokenPrediction(Task):
         positions: learn an embedding for each of ``max_len`` positions; without it mixers blind to order stay so.
         tied: score tokens with their embeddings instead of a matrix of its own.
         dropout: probability, on the embeddings and on the output of each mixer.
-        lr: peak learning rate of AdamW.
-        weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
-        warmup: length of the linear warm-up, as a fraction of all optimizer steps.
-        schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
-        patience: validations without a better validation loss before training stops; null to train to the end.
+        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
+        patience: validations without a better first metric before training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range.
@@ -69,13 +68,10 @@ class TokenPrediction(Task):
         positions: bool = True,
         tied: bool = True,
         dropout: float = 0.0,
-        lr: float = 1e-3,
-        weight_decay: float = 0.1,
-        warmup: float = 0.1,
-        schedule: Schedule = "cosine",
+        optim: Optim = _OPTIM,
         patience: int | None = None,
     ):
-        super().__init__(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, patience=patience)
+        super().__init__(optim=optim, patience=patience)
         self.save_hyperparameters(logger=False)
         self.forget_code()
         require_facts(self, vocab_size=vocab_size)

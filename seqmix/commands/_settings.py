@@ -28,7 +28,7 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 
 def differences(settings: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    """Settings that are not those of ``base``, for example ``model.lr=0.001 data.horizon=96``."""
+    """Settings that are not those of ``base``, for example ``model.optim.lr=0.001 data.horizon=96``."""
     names = sorted(name for name in settings.keys() | base.keys() if settings.get(name) != base.get(name))
     return " ".join(f"{name}={json.dumps(settings.get(name), default=str)}" for name in names)
 

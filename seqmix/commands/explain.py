@@ -208,7 +208,7 @@ def _base(annotation: Any) -> type | None:
 
 
 def _subclasses(cls: type) -> Iterable[type]:
-    if not inspect.isabstract(cls) and not cls.__name__.startswith("_"):
+    if not inspect.isabstract(cls) and not cls.__name__.startswith(("_", "LazyInstance_")):
         yield cls
     for child in cls.__subclasses__():
         yield from _subclasses(child)

@@ -64,7 +64,7 @@ def test_conv1d_and_gradients(nan_empty, impl, padding, K, L):
 @pytest.mark.parametrize("D", [1, 5, 37])
 @ACTIVATION
 def test_native_is_the_reference(nan_empty, monkeypatch, isa, padding, L, K, D, activation):
-    monkeypatch.setattr(native_conv, "instruction_set", lambda: isa)
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
     x = {name: t.bfloat16().float() for name, t in tensors(L, K, 3, D).items()}
     want = run(x, torch.float64, impl="reference", padding=padding, activation=activation)
     for dtype in (torch.float32, torch.bfloat16):

@@ -42,7 +42,7 @@ def threads():
 @pytest.mark.parametrize("discretization", ["euler", "zoh"])
 @EITHER_WAY
 def test_native_is_the_reference(nan_empty, monkeypatch, isa, L, reverse, discretization):
-    monkeypatch.setattr(native_scan, "instruction_set", lambda: isa)
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
     x, options = tensors(L), {"reverse": reverse, "discretization": discretization}
     want = run(x, torch.float64, impl="reference", **options)
     assert_same(run(x, torch.float32, impl="native", **options), want, RATIO[torch.float32])
@@ -66,7 +66,7 @@ def test_native_is_the_reference(nan_empty, monkeypatch, isa, L, reverse, discre
 )
 @EITHER_WAY
 def test_shapes(nan_empty, monkeypatch, isa, shape, reverse):
-    monkeypatch.setattr(native_scan, "instruction_set", lambda: isa)
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
     Bt, D, N, G = shape
     x = tensors(35, Bt, D, N, G)
     want = run(x, torch.float64, impl="reference", reverse=reverse)
@@ -82,7 +82,7 @@ def test_shapes(nan_empty, monkeypatch, isa, shape, reverse):
 @pytest.mark.parametrize("lengths", [(7,), (32,), (33,), (5, 1, 33, 1)])
 @EITHER_WAY
 def test_without_states_is_from_zero_on(nan_empty, monkeypatch, isa, lengths, reverse):
-    monkeypatch.setattr(native_scan, "instruction_set", lambda: isa)
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
     check_without_states("native", lengths, reverse)
 
 
@@ -125,7 +125,7 @@ def test_extremes(rate, step, discretization):
 @compiled
 @SETS
 def test_softplus_of_steps(monkeypatch, isa):
-    monkeypatch.setattr(native_scan, "instruction_set", lambda: isa)
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
     raw = torch.cat([torch.linspace(-87, 100, 40_001), torch.tensor([-88, -1e30, -torch.inf, 1e30])]).requires_grad_()
     one = torch.ones(len(raw), 1, 1)
     y = selective_scan(one, raw.view(-1, 1, 1), -torch.ones(1, 1), one, one, dt_softplus=True, impl="native").flatten()
@@ -141,7 +141,7 @@ def test_softplus_of_steps(monkeypatch, isa):
 @compiled
 @SETS
 def test_gate(monkeypatch, isa):
-    monkeypatch.setattr(native_scan, "instruction_set", lambda: isa)
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
     z = torch.cat([torch.linspace(-80, 100, 40_001), torch.tensor([-1e30, 1e30, torch.nan])]).requires_grad_()
     one = torch.ones(len(z), 1, 1)
     y = selective_scan(one, one, -one[0], one, one, z=z.view(-1, 1, 1), impl="native").flatten()
@@ -183,7 +183,7 @@ def test_opcheck(zoh, reverse, bounds, with_all):
 @EITHER_WAY
 @pytest.mark.parametrize("lengths", [(1,), (5, 1, 33, 1), (1, 64, 2, 65)])
 def test_packed_sequences_are_separate_ones(nan_empty, monkeypatch, isa, reverse, lengths):
-    monkeypatch.setattr(native_scan, "instruction_set", lambda: isa)
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
     check_packed("native", torch.float32, RATIO[torch.float32], lengths, reverse=reverse)
 
 
@@ -197,7 +197,7 @@ def test_vmap_is_a_loop(own):
 @SETS
 @pytest.mark.parametrize("shape", [(2, 6, 4, 2), (9, 1, 3, 1), (2, 40, 5, 2)])
 def test_bfloat16_is_read_as_it_is_and_computed_in_float32(nan_empty, monkeypatch, isa, shape):
-    monkeypatch.setattr(native_scan, "instruction_set", lambda: isa)
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
     Bt, D, N, G = shape
     x = {name: t.bfloat16().float() for name, t in tensors(65, Bt, D, N, G).items()}
     want, got = run(x, torch.float64, impl="reference"), run(x, torch.bfloat16, impl="native")

@@ -52,7 +52,7 @@ def check(args, way, ratio=2e-6, **options):
 @WAYS
 @pytest.mark.parametrize(("L", "chunk"), [(1, None), (2, 1), (7, 3), (63, None), (64, None), (65, None), (200, 33)])
 def test_native_is_the_reference(nan_empty, monkeypatch, isa, way, L, chunk):
-    monkeypatch.setattr(native_ssd, "instruction_set", lambda: isa)
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
     check(operands(L, way), way, chunk=chunk)
 
 
@@ -63,7 +63,7 @@ def test_native_is_the_reference(nan_empty, monkeypatch, isa, way, L, chunk):
     "shape", [(1, 1, 1, 1, 1), (3, 2, 17, 3, 1), (1, 3, 2, 35, 3), (2, 1, 64, 64, 1), (1, 2, 33, 16, 2)]
 )
 def test_shapes(nan_empty, monkeypatch, isa, way, shape):
-    monkeypatch.setattr(native_ssd, "instruction_set", lambda: isa)
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
     batch, H, P, N, groups = shape
     check(operands(70, way, batch, H, P, N, groups), way)
 

@@ -36,9 +36,14 @@ def sequence_bounds(x: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None = 
             f"{cu_seqlens.device}; use the cumulative lengths, starting with 0"
         )
     bounds = cu_seqlens.tolist()
-    if len(bounds) < 2 or (bounds[0], bounds[-1]) != (0, x.shape[1]) or any(i >= j for i, j in pairwise(bounds)):
-        raise ValueError(f"cu_seqlens should rise from 0 to L = {x.shape[1]}, got {bounds}; drop empty sequences")
+    require_bounds(bounds, x.shape[1])
     return bounds
+
+
+def require_bounds(bounds: list[int], L: int) -> None:
+    """Raise ``ValueError`` unless ``bounds`` rise from 0 to ``L``."""
+    if len(bounds) < 2 or (bounds[0], bounds[-1]) != (0, L) or any(i >= j for i, j in pairwise(bounds)):
+        raise ValueError(f"cu_seqlens should rise from 0 to L = {L}, got {bounds}; drop empty sequences")
 
 
 def slots(bounds: list[int], *, multiple: int = 1, gap: int = 0) -> tuple[list[int], int]:

@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from seqmix.ops.conv.reference import reference
 from seqmix.ops.derivatives import differentiable
-from seqmix.ops.native import instruction_set, library
-from seqmix.ops.native.view import View, readable, view
+from seqmix.ops.native.call import View, readable, run
+from seqmix.ops.operands import require_axes, require_operands
 from seqmix.ops.vmap import map_into_channels
 
 _POINTERS = ("weight", "bias", "y", "dweight", "dbias")
-_SIZES = ("Bt", "L", "D", "K", "left", "silu")
+_SIZES = ("Bt", "L", "D", "K", "left", "silu", "back")
 
 
 class _Conv(ctypes.Structure):
@@ -33,9 +33,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, left: int, silu: bool) -> 
 
 @torch.library.custom_op("seqmix::depthwise_conv1d_native", mutates_args=())
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, left: int, silu: bool) -> Tensor:
+    _require(x, weight, bias)
     source = readable(x)
     y = torch.empty(x.shape, dtype=source.dtype)
-    _run({"weight": weight, "bias": bias, "y": y}, left, weight.shape[1], x=source, silu=silu)
+    _run({"x": source}, {"weight": weight, "bias": bias}, {"y": y}, left, weight.shape[1], silu=silu)
     return y.to(x.dtype)
 
 
@@ -44,16 +45,18 @@ def _backward(
     g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, left: int, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients to x, weight and bias; the input of SiLU is computed again."""
+    _require(x, weight, bias)
+    require_operands(x, ("g", g, x.shape))
     source, K = readable(x), weight.shape[1]
     inner = readable(g.to(source.dtype))
     if silu:
         before = torch.empty(x.shape, dtype=source.dtype)
-        _run({"weight": weight, "bias": bias, "y": before}, left, K, x=source, dy=inner, silu=True)
+        _run({"x": source, "dy": inner}, {"weight": weight, "bias": bias}, {"y": before}, left, K, silu=True)
         inner = before
     dx = torch.empty(x.shape, dtype=source.dtype)
     dweight, dbias = torch.empty(weight.shape), torch.empty(len(weight))
-    _run({"dweight": dweight, "dbias": dbias}, left, K, x=source, g=inner)
-    _run({"weight": weight.flip(-1), "y": dx}, K - 1 - left, K, x=inner)
+    _run({"x": source, "g": inner}, {}, {"dweight": dweight, "dbias": dbias}, left, K, back=True)
+    _run({"x": inner}, {"weight": weight.flip(-1)}, {"y": dx}, K - 1 - left, K)
     return dx.to(x.dtype), dweight, dbias if len(bias) else torch.empty(0)
 
 
@@ -62,28 +65,26 @@ def _definition(x: Tensor, weight: Tensor, bias: Tensor, left: int, silu: bool) 
     return (F.silu(y) if silu else y).to(x.dtype)
 
 
+def _require(x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """Raise ``ValueError`` unless the kernel can read what it will: operators can be called directly."""
+    require_axes("x", x, "B L D")
+    require_axes("weight", weight, "D K")
+    D, K = x.shape[2], weight.shape[1]
+    require_operands(x, ("weight", weight, (D, K)), ("bias", bias, (D if bias.numel() else 0,)), dtype=torch.float32)
+
+
 def _run(
-    tensors: dict[str, Tensor],
+    views: dict[str, Tensor],
+    arrays: dict[str, Tensor],
+    results: dict[str, Tensor],
     left: int,
     K: int,
     *,
-    x: Tensor,
-    g: Tensor | None = None,
-    dy: Tensor | None = None,
     silu: bool = False,
+    back: bool = False,
 ) -> None:
-    kernels = library()
-    assert kernels is not None
-    kept = {name: t.contiguous() for name, t in tensors.items()}
-    call = _Conv(
-        x=view(x),
-        g=View() if g is None else view(g),
-        dy=View() if dy is None else view(dy),
-        **{name: t.data_ptr() for name, t in kept.items()},
-        **dict(zip(_SIZES, (*x.shape, K, left, silu), strict=True)),
-    )
-    if kernels.seqmix_conv(ctypes.byref(call), instruction_set(), torch.get_num_threads()):
-        raise MemoryError("no memory for the kernels of depthwise_conv1d; use impl='torch'")
+    sizes = dict(zip(_SIZES, (*views["x"].shape, K, left, silu, back), strict=True))
+    run("conv", _Conv, views, arrays, results, **sizes)
 
 
 _convolve.register_fake(lambda x, weight, bias, left, silu: x.new_empty(x.shape))

@@ -139,7 +139,7 @@ struct Desk {
 template <class T>
 static void run_tile(const Conv& c, bool narrow, int64_t b, int64_t from, int64_t to, const Desk<T>& desk,
                      const float* taps, const vf* narrow_taps) {
-  if (c.dweight) {
+  if (c.back) {
     if (narrow) correlate_narrow<T>(c, b, from, to, desk.copies, desk.narrow_sums);
     else correlate<T>(c, b, from, to, desk.rows, desk.zeros, desk.sums);
   } else {
@@ -148,10 +148,10 @@ static void run_tile(const Conv& c, bool narrow, int64_t b, int64_t from, int64_
   }
 }
 
-// convolution, or (dweight given) its gradients to weight and bias; returns 0, or 1 when there is no memory
+// convolution, or its gradients to weight and bias; returns 0, or 1 when there is no memory
 template <class T>
 static int run_conv(const Conv& c, int threads) {
-  bool back = c.dweight != 0, narrow = c.D < 2 * LANES;
+  bool back = c.back, narrow = c.D < 2 * LANES;
   int64_t tiles = (c.L + TILE - 1) / TILE, jobs = c.Bt * tiles, size = (c.K + 1) * c.D;
   int64_t copies = (2 * TILE + c.K) * c.D + 2 * LANES, vectors_each = narrow ? size + (copies + LANES - 1) / LANES : 0;
   if (threads > jobs) threads = jobs > 0 ? (int)jobs : 1;

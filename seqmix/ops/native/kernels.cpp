@@ -25,47 +25,47 @@ struct View {
 // from before step sizes softplus(dt + bias); with skip (D), or null, y has skip u added to it; with a gate z, a view as u
 // or null, y is multiplied by SiLU(z), and `inner`, as u, is what it was before. marks (chunks, N, D), see marks() for how
 // many; null if every item has one chunk and starts from zero, or if no backward pass follows: then `inner` is null too.
-// dA is null in the forward pass.
+// `back` asks for the gradients.
 struct Scan {
   View u, dt, B, C, z, dy;
   const float *A, *bias, *skip, *h, *dlast;
   const int64_t* bounds;
   float *y, *inner, *last, *marks, *du, *ddt, *dA, *dB, *dC, *dskip, *dz, *dh;
-  int64_t items, L, D, G, N, chunk, parts, zoh, reverse;
+  int64_t items, L, D, G, N, chunk, parts, zoh, reverse, back;
 };
 
 // y[t] = SiLU(c) for c = bias + sum_k weight[:, k] x[t - left + k], or c itself without `silu`; with dy y[t] is the
-// gradient to c. With g gradients to weight and bias from that to c. x, g and dy are views (Bt, L, D) of one type, y is
+// gradient to c. With `back` gradients to weight and bias from g, that to c. x, g and dy are views (Bt, L, D) of one type, y is
 // contiguous and of that type; weight, dweight (D, K) and bias, dbias (D) are float32.
 struct Conv {
   View x, g, dy;
   const float *weight, *bias;
   void* y;
   float *dweight, *dbias;
-  int64_t Bt, L, D, K, left, silu;
+  int64_t Bt, L, D, K, left, silu, back;
 };
 
 // x, dy (rows, L, H, P), dt, a (rows, L, ways, H) and B, C (rows, L, ways, G, N) are views in float32, a the log decays,
 // the directions of B and C at strides of their own; everything else is contiguous. `bounds` (sequences + 1) cut every
 // row. y, dx as x, summed over the directions; ddt, da as dt; dB, dC (parts, rows, L, ways, G, N), to be summed over parts;
 // S, last, dlast, dS (rows, sequences, ways, H, P, N); marks (rows, chunks, ways, H, N, P), null if not wanted, see mark()
-// for how many. dy is null in the forward pass. The second direction is opposite to the first.
+// for how many. `back` asks for the gradients. The second direction is opposite to the first.
 struct Ssd {
   View x, dt, a, B, C, dy;
   const float *S, *dlast;
   const int64_t* bounds;
   float *y, *last, *marks, *dx, *ddt, *da, *dB, *dC, *dS;
-  int64_t rows, sequences, L, H, P, ways, G, N, chunk, parts, reverse, strict, B_way, C_way;
+  int64_t rows, sequences, L, H, P, ways, G, N, chunk, parts, reverse, strict, back, B_way, C_way;
 };
 
 // y = x / rms(x) weight over each of G groups of W channels, times SiLU(z) where z is not null; with `gate_first` x is
 // x SiLU(z) instead. x, z, g (Bt, L, G, W) are views in float32, the rest is contiguous: y, dx, dz as x; weight, dweight
-// (G, W), which is null in the forward pass.
+// (G, W). `back` asks for the gradients.
 struct Norm {
   View x, z, g;
   const float* weight;
   float *y, *dx, *dz, *dweight;
-  int64_t Bt, L, G, W, gate_first;
+  int64_t Bt, L, G, W, gate_first, back;
   double eps;
 };
 
@@ -133,7 +133,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 }
 
 // raised with every change of what Python calls; ABI in __init__.py follows
-extern "C" int seqmix_abi(void) { return 11; }
+extern "C" int seqmix_abi(void) { return 12; }
 
 // 0: baseline (SSE2 or NEON), 1: AVX2, 2: AVX-512
 extern "C" int seqmix_best_isa(void) {
@@ -147,8 +147,16 @@ extern "C" int seqmix_best_isa(void) {
   return 0;
 }
 
-// one pass, forward or backward; returns 0, or 1 when there is no memory
+// every size is above zero, and groups divide what is grouped
+static bool fits(std::initializer_list<int64_t> sizes) {
+  for (int64_t size : sizes)
+    if (size < 1) return false;
+  return true;
+}
+
+// one pass, forward or backward; returns 0, 1 when there is no memory, or 2 when the sizes are none
 extern "C" int seqmix_scan(const Scan* s, int isa, int threads) {
+  if (!fits({s->items, s->L, s->D, s->G, s->N, s->chunk, s->parts, threads}) || s->D % s->G) return 2;
   if (forked) threads = 1;
 #if defined(__x86_64__)
   if (isa == 2) return s->zoh ? avx512::run_scan<true>(*s, threads) : avx512::run_scan<false>(*s, threads);
@@ -157,8 +165,9 @@ extern "C" int seqmix_scan(const Scan* s, int isa, int threads) {
   return s->zoh ? baseline::run_scan<true>(*s, threads) : baseline::run_scan<false>(*s, threads);
 }
 
-// one pass, forward or backward; returns 0, or 1 when there is no memory
+// likewise
 extern "C" int seqmix_conv(const Conv* c, int isa, int threads) {
+  if (!fits({c->Bt, c->L, c->D, c->K, threads}) || c->left < 0 || c->left >= c->K) return 2;
   if (forked) threads = 1;
 #if defined(__x86_64__)
   if (isa == 2) return c->x.half ? avx512::run_conv<uint16_t>(*c, threads) : avx512::run_conv<float>(*c, threads);
@@ -167,8 +176,10 @@ extern "C" int seqmix_conv(const Conv* c, int isa, int threads) {
   return c->x.half ? baseline::run_conv<uint16_t>(*c, threads) : baseline::run_conv<float>(*c, threads);
 }
 
-// one pass, forward or backward; returns 0, or 1 when there is no memory
+// likewise
 extern "C" int seqmix_ssd(const Ssd* s, int isa, int threads) {
+  if (!fits({s->rows, s->sequences, s->L, s->H, s->P, s->G, s->N, s->chunk, s->parts, threads})) return 2;
+  if (s->H % s->G || s->ways < 1 || s->ways > 2) return 2;
   if (forked) threads = 1;
 #if defined(__x86_64__)
   if (isa == 2) return avx512::run_ssd(*s, threads);
@@ -177,8 +188,9 @@ extern "C" int seqmix_ssd(const Ssd* s, int isa, int threads) {
   return baseline::run_ssd(*s, threads);
 }
 
-// one pass, forward or backward; returns 0, or 1 when there is no memory
+// likewise
 extern "C" int seqmix_norm(const Norm* c, int isa, int threads) {
+  if (!fits({c->Bt, c->L, c->G, c->W, threads})) return 2;
   if (forked) threads = 1;
 #if defined(__x86_64__)
   if (isa == 2) return avx512::run_norm(*c, threads);

@@ -74,11 +74,11 @@ static void norm_rows(const Norm& c, int64_t from, int64_t to, float* kept, floa
     int64_t group = job % c.G * c.W, token = job / c.G, b = token / c.L, t = token % c.L, at = job * c.W;
     auto row = [&](const View& x) { return x.at ? (const float*)x.at + b * x.row + t * x.step + group : 0; };
     Row r = {row(c.x), row(c.z), row(c.g), c.weight + group, c.y + at, c.dx + at, c.dz + at, dweight + group, kept};
-    c.dweight ? norm_row_back<gate>(c.W, c.eps, r) : norm_row<gate>(c.W, c.eps, r);
+    c.back ? norm_row_back<gate>(c.W, c.eps, r) : norm_row<gate>(c.W, c.eps, r);
   }
 }
 
-// the norm, or (dweight given) its gradients; returns 0, or 1 when there is no memory
+// the norm, or its gradients; returns 0, or 1 when there is no memory
 static int run_norm(const Norm& c, int threads) {
   int64_t jobs = c.Bt * c.L * c.G, size = c.G * c.W, each = 3 * (c.W + LANES) + size;
   if (threads > jobs) threads = jobs > 0 ? (int)jobs : 1;
@@ -93,7 +93,7 @@ static int run_norm(const Norm& c, int threads) {
     else if (c.gate_first) norm_rows<BEFORE>(c, from, to, kept, dweight);
     else norm_rows<AFTER>(c, from, to, kept, dweight);
   }
-  if (c.dweight)
+  if (c.back)
     for (int64_t i = 0; i < size; ++i) {
       c.dweight[i] = 0;
       for (int thread = 0; thread < threads; ++thread) c.dweight[i] += scratch[(thread + 1) * each - size + i];

@@ -237,7 +237,7 @@ static void backward(const Scan& s, const Cut& cut, const Lanes* all, int64_t bl
 
 template <bool zoh, class M>
 static void either(const Scan& s, const Cut& cut, const Lanes* lanes, int64_t part, const Held& held, vf* scratch) {
-  if (s.dA) backward<zoh, M>(s, cut, lanes, held.blocks, part, held, scratch);
+  if (s.back) backward<zoh, M>(s, cut, lanes, held.blocks, part, held, scratch);
   else forward<zoh, M>(s, lanes, held.blocks, held, scratch);
 }
 
@@ -266,7 +266,7 @@ static void run_jobs(const Scan& s, const Cut& cut, int64_t from, int64_t to, in
 template <bool zoh>
 static int run_scan(const Scan& s, int threads) {
   const Cut cut(s);
-  bool back = s.dA != 0;
+  bool back = s.back;
   int64_t pairs = s.items * s.G, most = cut.pairs ? 1 : (cut.per_group + s.parts - 1) / s.parts;
   int64_t jobs = cut.pairs ? (pairs + cut.pairs - 1) / cut.pairs : pairs * s.parts;
   if (threads > jobs) threads = jobs > 0 ? (int)jobs : 1;

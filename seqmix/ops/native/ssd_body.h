@@ -358,7 +358,7 @@ struct Job {
   }
 
   void run() {
-    bool back = s.dy.at != 0;
+    bool back = s.back;
     int64_t chunks = (length + s.chunk - 1) / s.chunk;
     for (way = 0; way < s.ways; ++way) {
       reverse = s.reverse != way;

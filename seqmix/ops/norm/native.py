@@ -6,21 +6,20 @@ import torch
 from torch import Tensor
 
 from seqmix.ops.derivatives import differentiable
-from seqmix.ops.native import instruction_set, library
-from seqmix.ops.native.view import View, readable, view
+from seqmix.ops.native.call import View, readable, run
 from seqmix.ops.norm.reference import reference
+from seqmix.ops.operands import require_axes, require_operands
 from seqmix.ops.vmap import map_into_channels
 
-_VIEWS = ("x", "z", "g")
 _POINTERS = ("weight", "y", "dx", "dz", "dweight")
-_SIZES = ("Bt", "L", "G", "W", "gate_first")
+_SIZES = ("Bt", "L", "G", "W", "gate_first", "back")
 
 
 class _Norm(ctypes.Structure):
     """``struct Norm`` of kernels.cpp."""
 
     _fields_ = (
-        *((name, View) for name in _VIEWS),
+        *((name, View) for name in ("x", "z", "g")),
         *((name, ctypes.c_void_p) for name in _POINTERS),
         *((name, ctypes.c_int64) for name in _SIZES),
         ("eps", ctypes.c_double),
@@ -35,7 +34,7 @@ def norm(x: Tensor, weight: Tensor, z: Tensor, eps: float, gate_first: bool) -> 
 @torch.library.custom_op("seqmix::rms_norm_native", mutates_args=())
 def _norm(x: Tensor, weight: Tensor, z: Tensor, eps: float, gate_first: bool) -> Tensor:
     y = torch.empty(x.shape)
-    _run({"x": x, "weight": weight, "z": z, "y": y}, eps, gate_first)
+    _run({"x": x, "z": z}, weight, {"y": y}, eps, gate_first, back=False)
     return y
 
 
@@ -45,22 +44,23 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients to x, weight and z."""
     dx, dweight, dz = (torch.empty(t.shape) for t in (x, weight, z))
-    tensors = {"g": g, "x": x, "weight": weight, "z": z}
-    _run(tensors | {"dx": dx, "dweight": dweight, "dz": dz}, eps, gate_first)
+    results = {"dx": dx, "dweight": dweight, "dz": dz}
+    _run({"x": x, "z": z, "g": g}, weight, results, eps, gate_first, back=True)
     return dx, dweight, dz
 
 
-def _run(tensors: dict[str, Tensor], eps: float, gate_first: bool) -> None:
-    kernels = library()
-    assert kernels is not None
-    tensors = {name: readable(t) if name in _VIEWS else t.contiguous() for name, t in tensors.items()}
-    call = _Norm(
-        **{name: view(t) if name in _VIEWS else t.data_ptr() for name, t in tensors.items()},
-        **dict(zip(_SIZES, (*tensors["x"].shape, gate_first), strict=True)),
-        eps=eps,
-    )
-    if kernels.seqmix_norm(ctypes.byref(call), instruction_set(), torch.get_num_threads()):
-        raise MemoryError("no memory for the rows of rms_norm; use impl='torch'")
+def _run(
+    views: dict[str, Tensor], weight: Tensor, results: dict[str, Tensor], eps: float, gate_first: bool, *, back: bool
+) -> None:
+    x = views["x"]
+    # operators can be called directly
+    require_axes("x", x, "B L G W")
+    require_operands(x, ("weight", weight, x.shape[2:]), dtype=torch.float32)
+    like = (*x.shape[:3], x.shape[3] if views["z"].numel() else 0)
+    require_operands(x, ("z", views["z"], like), ("g", views.get("g"), x.shape))
+    views = {name: readable(t.float()) for name, t in views.items()}
+    sizes = dict(zip(_SIZES, (*x.shape, gate_first, back), strict=True))
+    run("norm", _Norm, views, {"weight": weight}, results, **sizes, eps=eps)
 
 
 _norm.register_fake(lambda x, weight, z, eps, gate_first: x.new_empty(x.shape))

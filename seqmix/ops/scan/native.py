@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from seqmix.ops.derivatives import differentiable
-from seqmix.ops.native import instruction_set, library
-from seqmix.ops.native.view import View, readable, view
+from seqmix.ops.native.call import View, readable, run
+from seqmix.ops.operands import require_axes, require_groups, require_operands
+from seqmix.ops.packed import require_bounds
 from seqmix.ops.scan.reference import reference
 from seqmix.ops.scan.rows import either_way, on_rows
 from seqmix.ops.vmap import map_into_channels
@@ -20,7 +21,7 @@ _POINTERS = (
     *("A", "bias", "skip", "h", "dlast", "bounds", "y", "inner", "last", "marks"),
     *("du", "ddt", "dA", "dB", "dC", "dskip", "dz", "dh"),
 )
-_SIZES = ("items", "L", "D", "G", "N", "chunk", "parts", "zoh", "reverse")
+_SIZES = ("items", "L", "D", "G", "N", "chunk", "parts", "zoh", "reverse", "back")
 
 
 class _Scan(ctypes.Structure):
@@ -69,10 +70,11 @@ def _scan(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return y, the last state and, if ``keep``, states for the backward pass to start from and y before the gate."""
+    _require(u, dt, A, B, C, h, bias, skip, z, bounds)
     y, last, marks, inner = _empty_results(u, dt, B, h, z, bounds, keep)
-    tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "h": h, "bias": bias, "skip": skip, "z": z}
+    views, arrays = {"u": u, "dt": dt, "B": B, "C": C, "z": z}, {"A": A, "h": h, "bias": bias, "skip": skip}
     results = {"y": y, "last": last, "marks": marks, "inner": inner}
-    _run(tensors | results, zoh, reverse, bounds, _parts(A, B, bounds))
+    _run(views, arrays, results, zoh, reverse, bounds, _parts(A, B, bounds), back=False)
     return y, last, marks, inner
 
 
@@ -97,33 +99,73 @@ def _scan_backward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients to u, dt, A, B, C, the initial state, the bias, the skip and the gate."""
+    _require(u, dt, A, B, C, h, bias, skip, z, bounds)
+    y, last, *others = _empty_results(u, dt, B, h, z, bounds, True)
+    require_operands(u, ("grad_y", grad_y, y.shape), ("grad_last", grad_last, last.shape), dtype=torch.float32)
+    require_operands(u, ("marks", marks, others[0].shape), ("inner", inner, others[1].shape), dtype=torch.float32)
     parts = _parts(A, B, bounds)
     du, ddt, dA, dh, dskip, dz = (torch.empty(x.shape) for x in (u, dt, A, grad_last, skip, z))
     dB, dC = torch.empty(parts, *B.shape), torch.empty(parts, *C.shape)
-    tensors = {"u": u, "dt": dt, "A": A, "B": B, "C": C, "bias": bias, "skip": skip, "z": z}
-    tensors |= {"dy": grad_y, "dlast": grad_last, "marks": marks, "inner": inner}
+    views, arrays = {"u": u, "dt": dt, "B": B, "C": C, "z": z, "dy": grad_y}, {"A": A, "bias": bias, "skip": skip}
+    arrays |= {"dlast": grad_last, "marks": marks, "inner": inner}
     results = {"du": du, "ddt": ddt, "dA": dA, "dB": dB, "dC": dC, "dh": dh, "dskip": dskip, "dz": dz}
-    _run(tensors | results, zoh, reverse, bounds, parts)
+    _run(views, arrays, results, zoh, reverse, bounds, parts, back=True)
     dB, dC = (x[0] if parts == 1 else x.sum(0) for x in (dB, dC))
     dbias = ddt.sum((0, 1)) if len(bias) else torch.empty(0)
     return du.to(u.dtype), ddt.to(dt.dtype), dA, dB.to(B.dtype), dC.to(C.dtype), dh, dbias, dskip, dz.to(z.dtype)
 
 
-def _run(tensors: dict[str, Tensor], zoh: bool, reverse: bool, bounds: list[int], parts: int) -> None:
-    kernels = library()
-    assert kernels is not None
-    # the results are contiguous already, so that the kernel writes into them and not into a copy
-    tensors = {name: readable(x) if name in _VIEWS else x.contiguous() for name, x in tensors.items()}
-    if _packed(bounds):
-        tensors["bounds"] = torch.tensor(bounds)
-    (Bt, L, D), (G, N) = tensors["u"].shape, tensors["B"].shape[2:]
+def _require(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    h: Tensor,
+    bias: Tensor,
+    skip: Tensor,
+    z: Tensor,
+    bounds: list[int],
+) -> None:
+    """Raise ``ValueError`` unless the kernel can read what it will: operators can be called directly."""
+    require_axes("u", u, "Bt L D")
+    require_axes("B", B, "Bt L G N")
+    (Bt, L, D), (G, N) = u.shape, B.shape[2:]
+    require_bounds(bounds, L)
     items = len(bounds) - 1 if _packed(bounds) else Bt
-    call = _Scan(
-        **{name: view(x) if name in _VIEWS else x.data_ptr() for name, x in tensors.items()},
-        **dict(zip(_SIZES, (items, L, D, G, N, _CHUNK, parts, zoh, reverse), strict=True)),
+    require_groups("D", D, G)
+    require_operands(u, ("B", B, (Bt, L, G, N)), ("C", C, B.shape), ("z", z, (Bt, L, D if z.numel() else 0)))
+    require_operands(
+        u,
+        ("dt", dt, u.shape),
+        ("A", A, (D, N)),
+        ("h", h, (items if h.numel() else 0, D, N)),
+        ("bias", bias, (D if bias.numel() else 0,)),
+        ("skip", skip, (D if skip.numel() else 0,)),
+        dtype=torch.float32,
     )
-    if kernels.seqmix_scan(ctypes.byref(call), instruction_set(), torch.get_num_threads()):
-        raise MemoryError("no memory for the states of selective_scan; use a smaller batch, or impl='torch'")
+    if _packed(bounds) and Bt != 1:
+        raise ValueError(f"packed sequences need a batch of one, got {Bt}")
+
+
+def _run(
+    views: dict[str, Tensor],
+    arrays: dict[str, Tensor],
+    results: dict[str, Tensor],
+    zoh: bool,
+    reverse: bool,
+    bounds: list[int],
+    parts: int,
+    *,
+    back: bool,
+) -> None:
+    (Bt, L, D), (G, N) = views["u"].shape, views["B"].shape[2:]
+    items = len(bounds) - 1 if _packed(bounds) else Bt
+    if _packed(bounds):
+        arrays = {**arrays, "bounds": torch.tensor(bounds)}
+    views = {name: readable(x) for name, x in views.items()}
+    sizes = dict(zip(_SIZES, (items, L, D, G, N, _CHUNK, parts, zoh, reverse, back), strict=True))
+    run("scan", _Scan, views, arrays, results, **sizes)
 
 
 def _packed(bounds: list[int]) -> bool:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from seqmix.ops.derivatives import differentiable
-from seqmix.ops.native import instruction_set, library
-from seqmix.ops.native.view import View, readable, view
+from seqmix.ops.native.call import View, readable, run
+from seqmix.ops.operands import require_axes, require_groups, require_operands
+from seqmix.ops.packed import require_bounds
 from seqmix.ops.ssd.rows import many_ways
 from seqmix.ops.vmap import map_into_batch
 
@@ -18,7 +19,10 @@ _CHUNK = 64
 # axes with strides of their own
 _VIEWS = {"x": 2, "dt": 2, "a": 2, "B": 3, "C": 3, "dy": 2}
 _POINTERS = ("S", "dlast", "bounds", "y", "last", "marks", "dx", "ddt", "da", "dB", "dC", "dS")
-_SIZES = ("rows", "sequences", "L", "H", "P", "ways", "G", "N", "chunk", "parts", "reverse", "strict", "B_way", "C_way")
+_SIZES = (
+    *("rows", "sequences", "L", "H", "P", "ways", "G", "N", "chunk", "parts"),
+    *("reverse", "strict", "back", "B_way", "C_way"),
+)
 
 
 class _Ssd(ctypes.Structure):
@@ -82,10 +86,11 @@ def _scan(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the last states and, if ``keep``, the states on entry to the chunks ``(B, c, W, H, N, P)``."""
+    _require(x, dt, a, B, C, S, bounds)
     y, last, marks = _empty_results(x, dt, a, B, C, S, bounds, chunk, reverse, strict, keep)
     results = {"y": y, "last": last, **({"marks": marks} if keep else {})}
-    tensors = {"x": x, "dt": dt, "a": a, "B": B, "C": C, "S": S}
-    _run(tensors, results, bounds, chunk, _parts(x, B, bounds), reverse, strict)
+    views = {"x": x, "dt": dt, "a": a, "B": B, "C": C}
+    _run(views, {"S": S}, results, bounds, chunk, _parts(x, B, bounds), reverse, strict, back=False)
     return y, last, marks
 
 
@@ -107,38 +112,52 @@ def _scan_backward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients to x, dt, a, B, C and the first states."""
+    _require(x, dt, a, B, C, S, bounds)
+    y, last, states = _empty_results(x, dt, a, B, C, S, bounds, chunk, reverse, strict, True)
+    require_operands(x, ("grad_y", grad_y, y.shape), ("grad_last", grad_last, last.shape), dtype=torch.float32)
+    require_operands(x, ("marks", marks, states.shape), dtype=torch.float32)
     parts = _parts(x, B, bounds)
     dx, ddt, da, dS = (torch.empty(t.shape) for t in (x, dt, a, grad_last))
     dB, dC = torch.empty(parts, *B.shape), torch.empty(parts, *C.shape)
-    tensors = {"x": x, "dt": dt, "a": a, "B": B, "C": C, "dy": grad_y, "dlast": grad_last, "marks": marks}
+    views, arrays = {"x": x, "dt": dt, "a": a, "B": B, "C": C, "dy": grad_y}, {"dlast": grad_last, "marks": marks}
     results = {"dx": dx, "ddt": ddt, "da": da, "dB": dB, "dC": dC, "dS": dS}
-    _run(tensors, results, bounds, chunk, parts, reverse, strict)
+    _run(views, arrays, results, bounds, chunk, parts, reverse, strict, back=True)
     dB, dC = (t[0] if parts == 1 else t.sum(0) for t in (dB, dC))
     return dx, ddt, da, dB, dC, dS
 
 
+def _require(x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, S: Tensor, bounds: list[int]) -> None:
+    """Raise ``ValueError`` unless the kernel can read what it will: operators can be called directly."""
+    require_axes("x", x, "B L H P")
+    require_axes("B", B, "B L W G N")
+    (Bt, L, H, P), (W, G, N) = x.shape, B.shape[2:]
+    require_bounds(bounds, L)
+    require_groups("H", H, G)
+    steps = (Bt, L, W, H)
+    require_operands(x, ("dt", dt, steps), ("a", a, steps), ("B", B, (Bt, L, W, G, N)), ("C", C, B.shape))
+    require_operands(x, ("S", S, (Bt, len(bounds) - 1, W, H, P, N)))
+    require_operands(x, *((n, t, t.shape) for n, t in (("x", x), ("dt", dt), ("S", S))), dtype=torch.float32)
+
+
 def _run(
-    tensors: dict[str, Tensor],
+    views: dict[str, Tensor],
+    arrays: dict[str, Tensor],
     results: dict[str, Tensor],
     bounds: list[int],
     chunk: int,
     parts: int,
     reverse: bool,
     strict: bool,
+    *,
+    back: bool,
 ) -> None:
-    kernels = library()
-    assert kernels is not None
-    tensors = {name: readable(t, _VIEWS[name]) if name in _VIEWS else t.contiguous() for name, t in tensors.items()}
-    tensors["bounds"] = torch.tensor(bounds)
-    (Bt, L, H, P), (W, G, N) = tensors["x"].shape, tensors["B"].shape[2:]
-    sizes = (Bt, len(bounds) - 1, L, H, P, W, G, N, chunk, parts, reverse, strict)
-    apart = (tensors["B"].stride(2), tensors["C"].stride(2))
-    call = _Ssd(
-        **{name: view(t) if name in _VIEWS else t.data_ptr() for name, t in (tensors | results).items()},
-        **dict(zip(_SIZES, sizes + apart, strict=True)),
-    )
-    if kernels.seqmix_ssd(ctypes.byref(call), instruction_set(), torch.get_num_threads()):
-        raise MemoryError("no memory for the matrices of ssd; use a smaller chunk, or impl='torch'")
+    (Bt, L, H, P), (W, G, N) = views["x"].shape, views["B"].shape[2:]
+    # vectors of bfloat16 are not for this kernel
+    views = {name: readable(t.float(), _VIEWS[name]) for name, t in views.items()}
+    sizes = (Bt, len(bounds) - 1, L, H, P, W, G, N, chunk, parts, reverse, strict, back)
+    apart = (views["B"].stride(2), views["C"].stride(2))
+    arrays = {**arrays, "bounds": torch.tensor(bounds)}
+    run("ssd", _Ssd, views, arrays, results, **dict(zip(_SIZES, sizes + apart, strict=True)))
 
 
 def _parts(x: Tensor, B: Tensor, bounds: list[int]) -> int:

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from seqmix.ops.dispatch import enter, pick
+from seqmix.ops.operands import require_at_least_one, require_axes, require_mask, require_operands, zeros_from
 from seqmix.ops.vq import torch as blocks
+from seqmix.ops.vq.codebook import require_codes
 from seqmix.ops.vq.reference import reference, weights
 from seqmix.ops.vq.scores import Kind, in_sight
-from seqmix.ops.wide import wide
 
 
 def vq_attention(
@@ -50,16 +51,25 @@ def vq_attention(
         mask: (B, L) bool, True = keep; output is zero elsewhere.
         impl: ``"reference"`` (quadratic), ``"torch"`` or ``"auto"``. Half types are computed in float32.
 
+    Raises:
+        ValueError: for an unknown kind or implementation, a negative window, or an operand of a wrong shape, type or
+            device.
+
     Source: Lingle, 2023, arXiv:2309.16354, sec. 3. Differs from the original code in: keys beyond the window never get
     a gradient, so that it does not depend on ``block``; both directions.
     """
+    _check(q, k, v, codes, z, bias, window, causal, kind, block, mask)
+    run = pick(impl, _IMPLS, q)
+    if not q.shape[0] * q.shape[1] * v.shape[2]:
+        return zeros_from(v.shape, v, *(t.to(v.dtype) for t in (q, k, bias)))
     kept = torch.ones(q.shape[:2], dtype=torch.bool, device=q.device) if mask is None else mask
+    dtype = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
-        q_, k_, v_, codes, bias = (wide(t) for t in (q, k, v, codes.detach(), bias))
+        q_, k_, v_, codes, bias = (t.to(dtype) for t in (q, k, v, codes.detach(), bias))
         v_ = v_.masked_fill(~kept.unsqueeze(-1), 0)
         if kind == "laplace":
             q_ = q_ / in_sight(kept, causal).unsqueeze(-1)
-        y = pick(impl, _IMPLS, q)(q_, k_, v_, codes, z, bias, window, causal, kind, block or max(window, 1), kept)
+        y = run(q_, k_, v_, codes, z, bias, window, causal, kind, block or max(window, 1), kept)
     return y.masked_fill(~kept.unsqueeze(-1), 0).to(v.dtype)
 
 
@@ -71,6 +81,40 @@ def vq_attention_weights(
     if kind == "laplace":
         q = q / in_sight(kept, causal).unsqueeze(-1)
     return weights(q, codes[z], codes, z, bias, window, causal, kind, kept)
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    codes: Tensor,
+    z: Tensor,
+    bias: Tensor,
+    window: int,
+    causal: bool,
+    kind: str,
+    block: int | None,
+    mask: Tensor | None,
+) -> None:
+    if kind not in ("softmax", "laplace"):
+        raise ValueError(f"kind = {kind!r} is not known; use 'softmax' or 'laplace'")
+    if window < 0:
+        raise ValueError(f"window should be 0 or more, got {window}")
+    require_at_least_one(block=block)
+    require_axes("q", q, "B L P")
+    require_axes("v", v, "B L V")
+    require_axes("codes", codes, "S P")
+    require_mask(q, mask)
+    distances = (window if causal else 2 * window) + 1
+    each = isinstance(bias, Tensor) and bias.ndim == 3
+    require_operands(
+        q,
+        ("k", k, q.shape),
+        ("v", v, (*q.shape[:2], v.shape[2])),
+        ("codes", codes, (codes.shape[0], q.shape[2])),
+        ("bias", bias, (*q.shape[:2], distances) if each else (distances,)),
+    )
+    require_codes(q, codes, z)
 
 
 # (q, k, v, codes, z, bias, window, causal, kind, block, kept) -> y

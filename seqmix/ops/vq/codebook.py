@@ -3,11 +3,14 @@
 import torch
 from torch import Tensor, distributed
 
+from seqmix.ops.operands import require_at_least_one, require_mask, require_operands
 from seqmix.ops.wide import wide
 
 
 def nearest_code(k: Tensor, codes: Tensor) -> Tensor:
     """Index of the nearest code of each key, the lowest of equally near ones: ``(..., P), (S, P) -> (...)``."""
+    require_operands(k, ("codes", codes, (*codes.shape[:1], k.shape[-1])))
+    require_at_least_one(codes=codes.shape[0])
     with torch.no_grad(), torch.autocast(k.device.type, enabled=False):
         k, codes = wide(k), wide(codes)
         # |k|^2 is the same for all codes
@@ -16,14 +19,17 @@ def nearest_code(k: Tensor, codes: Tensor) -> Tensor:
 
 def straight_through(k: Tensor, codes: Tensor, z: Tensor) -> Tensor:
     """The code of each key, with the gradient of the key: ``codes[z] + (k - stopgrad(k))``."""
+    require_codes(k, codes, z)
     return codes[z].detach() + (k - k.detach())
 
 
 def commitment_loss(k: Tensor, codes: Tensor, z: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean of ``|k - codes[z]|^2`` over the kept positions of the batch; gradient to k only."""
+    require_codes(k, codes, z)
+    require_mask(k, mask)
     squared = (wide(k) - codes[z].detach()).square().sum(-1)  # (B, L)
     if mask is None:
-        return squared.mean()
+        return squared.sum() / max(squared.numel(), 1)
     return squared.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
 
 
@@ -67,6 +73,9 @@ def update_codebook(
     the gradient of a loss; restart added.
     """
     S, P = sums.shape
+    require_operands(sums, ("counts", counts, (S,)), ("k", k, (*k.shape[:-1], P)))
+    require_codes(k, sums, z)
+    require_mask(k, mask)
     k, z = k.detach().reshape(-1, P).to(sums.dtype), z.flatten()
     kept = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.flatten()
     # the last column counts, the last row takes what is masked
@@ -86,6 +95,16 @@ def update_codebook(
         sums = torch.where(dead.unsqueeze(-1), fresh[:, :P], sums)
         counts = torch.where(dead, fresh[:, P], counts)
     return sums, counts
+
+
+def require_codes(k: Tensor, codes: Tensor, z: Tensor) -> None:
+    """Raise ``ValueError`` unless ``z`` has one integer for each key ``k: (..., P)``, and there are codes."""
+    require_at_least_one(codes=codes.shape[0])
+    if z.is_floating_point() or z.shape != k.shape[:-1] or z.device != k.device:
+        raise ValueError(
+            f"z should hold integers of shape {tuple(k.shape[:-1])} on {k.device}, "
+            f"got {z.dtype} of {tuple(z.shape)} on {z.device}"
+        )
 
 
 def _random_rows(rows: Tensor, kept: Tensor, n: int, generator: torch.Generator | None) -> Tensor:

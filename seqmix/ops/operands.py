@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Operand = tuple[str, Tensor | None, Sequence[int]]
+Operand = tuple[str, Tensor, Sequence[int]]
+Optional = tuple[str, Tensor | None, Sequence[int]]
 
 
 def require_axes(name: str, x: Tensor, axes: str) -> None:
@@ -15,17 +16,25 @@ def require_axes(name: str, x: Tensor, axes: str) -> None:
         raise ValueError(f"{name} should have the axes ({', '.join(axes.split())}), got shape {tuple(x.shape)}")
 
 
-def require_operands(like: Tensor, *operands: Operand, dtype: torch.dtype | None = None) -> None:
+def require_channels(name: str, x: Tensor) -> None:
+    """Raise ``ValueError`` unless ``x`` holds real floating-point numbers and has an axis."""
+    _require_numbers(name, x)
+    if not x.ndim:
+        raise ValueError(f"{name} should have channels on its last axis, got a single number")
+
+
+def require_operands(
+    like: Tensor, *operands: Operand, optional: Sequence[Optional] = (), dtype: torch.dtype | None = None
+) -> None:
     """Raise ``ValueError`` for the first operand that does not fit.
 
     Args:
         like: a tensor on the device where all should be.
-        operands: name, tensor or None, and the shape it should have; nothing is broadcast.
+        operands: name, tensor, and the shape it should have; nothing is broadcast.
+        optional: likewise, but the tensor may be None.
         dtype: type that all should have. Default: any real floating-point type.
     """
-    for name, x, shape in operands:
-        if x is None:
-            continue
+    for name, x, shape in (*operands, *(given for given in optional if given[1] is not None)):
         _require_numbers(name, x)
         if x.device != like.device:
             raise ValueError(f"{name} is on {x.device}, the first operand on {like.device}; move all to one device")

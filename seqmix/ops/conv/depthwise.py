@@ -49,7 +49,7 @@ def depthwise_conv1d(
     require_axes("x", x, "B L D")
     require_axes("weight", weight, "D K")
     D, K = x.shape[2], weight.shape[1]
-    require_operands(x, ("weight", weight, (D, K)), ("bias", bias, (D,)))
+    require_operands(x, ("weight", weight, (D, K)), optional=[("bias", bias, (D,))])
     if padding not in ("causal", "anticausal", "same"):
         raise ValueError(f"padding = {padding!r} is not known; use 'causal', 'anticausal' or 'same'")
     if activation not in ("silu", None):

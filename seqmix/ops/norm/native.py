@@ -57,7 +57,7 @@ def _run(
     require_axes("x", x, "B L G W")
     require_operands(x, ("weight", weight, x.shape[2:]), dtype=torch.float32)
     like = (*x.shape[:3], x.shape[3] if views["z"].numel() else 0)
-    require_operands(x, ("z", views["z"], like), ("g", views.get("g"), x.shape))
+    require_operands(x, ("z", views["z"], like), optional=[("g", views.get("g"), x.shape)])
     views = {name: readable(t.float()) for name, t in views.items()}
     sizes = dict(zip(_SIZES, (*x.shape, gate_first, back), strict=True))
     run("norm", _Norm, views, {"weight": weight}, results, **sizes, eps=eps)

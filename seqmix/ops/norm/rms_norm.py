@@ -7,7 +7,7 @@ from seqmix.ops.dispatch import enter, pick
 from seqmix.ops.norm import native
 from seqmix.ops.norm import torch as builtin
 from seqmix.ops.norm.reference import reference
-from seqmix.ops.operands import require_groups, require_operands, zeros_from
+from seqmix.ops.operands import require_channels, require_groups, require_operands, zeros_from
 
 
 def rms_norm(
@@ -43,11 +43,9 @@ def rms_norm(
     Source: Zhang and Sennrich, 2019, arXiv:1910.07467; gates as in ``RMSNormGated`` of state-spaces/mamba. Differs from
     the original code in: none.
     """
-    require_operands(x, ("x", x, x.shape), ("z", z, x.shape))
-    if not x.ndim:
-        raise ValueError("x should have the channels on its last axis, got a single number")
+    require_channels("x", x)
     D = x.shape[-1]
-    require_operands(x, ("weight", weight, (D,)))
+    require_operands(x, ("weight", weight, (D,)), optional=[("z", z, x.shape)])
     require_groups("D", D, groups)
     dtype = torch.promote_types(x.dtype, torch.float32)
     weight, run = weight.to(dtype), pick(impl, _IMPLS, x)

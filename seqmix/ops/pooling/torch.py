@@ -11,23 +11,25 @@ def segment_max(x: Tensor, segments: int | Tensor, mask: Tensor | None) -> Tenso
     """Return the maximum over the segment of each position; arguments as ``reference``."""
     if isinstance(segments, Tensor):
         return _max_by_id(x, segments)
+    L = x.shape[1]
+    length = min(segments, L)
     first = first_kept(x, mask)
     if mask is None or not first.any():
-        return _max_by_length(x, segments)
-    # rows are turned until they begin with a kept position; what goes round is masked
-    L = x.shape[1]
-    order = (torch.arange(L, device=x.device) + first) % L  # (B, L)
-    y = _max_by_length(_take(x, order), segments)
-    return _take(y, order.argsort(1))
+        return _max_by_length(x, length)
+    # rows move on until a segment begins with their first kept position
+    shift = -first % length  # (B, 1)
+    origin = torch.arange(L + length - 1, device=x.device) - shift
+    outside = (origin < 0) | (origin >= L)
+    moved = _take(x, origin.clamp(0, L - 1)).masked_fill(outside.unsqueeze(-1), float("-inf"))
+    return _take(_max_by_length(moved, length), torch.arange(L, device=x.device) + shift)
 
 
 def _take(x: Tensor, order: Tensor) -> Tensor:
-    return x.gather(1, order.unsqueeze(-1).expand_as(x))
+    return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
 
 
 def _max_by_length(x: Tensor, length: int) -> Tensor:
     L = x.shape[1]
-    length = min(length, L)
     padded = torch.nn.functional.pad(x, (0, 0, 0, -L % length), value=float("-inf"))
     top = reduce(padded, "b (s w) d -> b s d", "max", w=length)
     return repeat(top, "b s d -> b (s w) d", w=length)[:, :L]

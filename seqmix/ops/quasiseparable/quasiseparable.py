@@ -72,6 +72,7 @@ def quasiseparable(
     if hidden is not None:
         values = x.masked_fill(hidden, 0)
         B, C = (t.masked_fill(hidden.unsqueeze(-1), 0) for t in (B, C))
+        diagonal = diagonal if diagonal is None else diagonal.masked_fill(hidden.squeeze(-1), 0)
     S = first_state(x, dt, B, initial_state, bounds)
     tensors = operands(values, dt, A, B, C)
     run = pick(impl, _IMPLS, tensors[0])

@@ -35,11 +35,13 @@ def check(
         ("dt", dt, u.shape),
         ("A", A, (channels, N)),
         ("B", B, (Bt, L, B.shape[2], N) if grouped else (Bt, L, N)),
-        ("C", C, B.shape),
-        ("D", D, (channels,)),
-        ("z", z, u.shape),
-        ("dt_bias", dt_bias, (channels,)),
-        ("initial_state", state, (len(bounds) - 1 if cu_seqlens is not None else Bt, channels, N)),
+        ("C", C, (Bt, L, B.shape[2], N) if grouped else (Bt, L, N)),
+        optional=(
+            ("D", D, (channels,)),
+            ("z", z, u.shape),
+            ("dt_bias", dt_bias, (channels,)),
+            ("initial_state", state, (len(bounds) - 1 if cu_seqlens is not None else Bt, channels, N)),
+        ),
     )
     if grouped:
         require_groups("D", channels, B.shape[2])

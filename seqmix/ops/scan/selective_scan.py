@@ -157,7 +157,7 @@ def _nothing(
 ) -> tuple[Tensor, Tensor]:
     """Return what there is where an axis is empty: states as they are, and without states the skip alone."""
     u = u.to(dt.dtype)
-    y = zeros_from(u.shape, dt, u, A, B, C, h, bias)
+    y = zeros_from(u.shape, dt, u, A, B, C, h, bias, skip, z)
     return skip_and_gate(y, u, skip, z), all_states(h, u, bounds)
 
 

@@ -48,10 +48,12 @@ def check(
         ("A", A, each),
         ("B", B, (Bt, L, *ways, G, N)),
         ("C", C, (Bt, L, *ways, G, N)),
-        ("D", D, (H, P) if isinstance(D, Tensor) and D.ndim == 2 else (H,)),
-        ("z", z, x.shape),
-        ("dt_bias", bias, biases),
-        ("diagonal", diagonal, (Bt, L, H)),
+        optional=(
+            ("D", D, (H, P) if isinstance(D, Tensor) and D.ndim == 2 else (H,)),
+            ("z", z, x.shape),
+            ("dt_bias", bias, biases),
+            ("diagonal", diagonal, (Bt, L, H)),
+        ),
     )
     require_groups("H", H, G)
 

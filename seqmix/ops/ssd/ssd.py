@@ -74,6 +74,7 @@ def ssd(
     dt = step_sizes(dt, dt_bias, dt_softplus, dt_limit, mask, x.dtype)
     if mask is not None:
         x, B, C = (t.masked_fill(~mask[..., None, None], 0) for t in (x, B, C))
+        z = z if z is None else z.masked_fill(~mask[..., None, None], 0)
     S = first_state(x, dt, B, initial_state, bounds)
     values, *others = operands(x, dt, A, B, C)
     run = pick(impl, _IMPLS, values)

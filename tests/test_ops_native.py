@@ -8,6 +8,9 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 from test_ops_scan import (
     EITHER_WAY,
     RATIO,
@@ -22,6 +25,7 @@ from test_ops_scan import (
 )
 
 from seqmix.ops import explain, native, selective_scan
+from seqmix.ops.native.build import BuildKernels
 from seqmix.ops.scan import native as native_scan
 
 compiled = pytest.mark.skipif(native.problem() is not None, reason=f"the kernels are {native.problem()}")
@@ -324,6 +328,49 @@ def test_without_kernels_the_next_path_runs_and_the_reason_is_said(monkeypatch, 
         assert torch.equal(scan(x), scan(x, impl="torch"))
     finally:
         native._load.cache_clear()
+
+
+@compiled
+def test_the_build_that_fits_is_found_among_others(monkeypatch, tmp_path):
+    # of a Python that came first, of one that came last, and what both would hide
+    for name in ("_kernels.abi3.so", "_kernels.cpython-39.so", "_kernels.so"):
+        (tmp_path / name).write_bytes(b"no library")
+    (tmp_path / "_kernels.cpython-310.so").symlink_to(native.library()._name)
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
+    native._load.cache_clear()
+    try:
+        assert native.problem() is None
+    finally:
+        native._load.cache_clear()
+
+
+def test_a_failed_build_leaves_its_reason(monkeypatch, tmp_path):
+    (tmp_path / native.REASON).write_text("the C++ compiler failed (no such header)")
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
+    native._load.cache_clear()
+    try:
+        want = "not compiled: the C++ compiler failed (no such header); mend that and run pip install again"
+        assert native.problem() == want
+    finally:
+        native._load.cache_clear()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_compiler_without_openmp_is_asked_again(monkeypatch, tmp_path, broken):
+    tried = []
+
+    def compile_(self, ext):
+        tried.append((*ext.extra_compile_args, *ext.extra_link_args))
+        if broken or "-fopenmp" in tried[-1]:
+            raise CompileError("unsupported option '-fopenmp'")
+
+    monkeypatch.setattr(build_ext, "build_extension", compile_)
+    command = BuildKernels(Distribution())
+    command.get_ext_fullpath = lambda name: str(tmp_path / "_kernels.so")
+    ext = Extension("_kernels", [], extra_compile_args=["-O3", "-fopenmp"], extra_link_args=["-fopenmp"])
+    command.build_extension(ext)
+    assert tried == [("-O3", "-fopenmp", "-fopenmp"), ("-O3",)]
+    assert (tmp_path / native.REASON).exists() == broken
 
 
 class _OfAnotherVersion:

@@ -1,8 +1,14 @@
 """Every public op as the rest of PyTorch sees it: torch.compile, autocast, vmap, opcheck, second derivatives."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from seqmix import ops
 from seqmix.testing import assert_close_ratio
@@ -43,6 +49,8 @@ CASES = {
 }
 OPERATORS = ("depthwise_conv1d", "rms_norm", "selective_scan", "ssd", "quasiseparable")
 OPS = pytest.mark.parametrize("name", CASES)
+# by PyTorch itself, at the first derivative in forward mode
+FORWARD_MODE = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 
 
 def tensors(name, dtype=torch.float32):
@@ -145,6 +153,82 @@ def test_an_empty_batch_gives_its_parameters_zero(nan_empty, name, dtype):
 def test_second_derivatives(name):
     f, args = CASES[name][0], tensors(name, torch.float64)
     assert torch.autograd.gradgradcheck(f, args, fast_mode=True)
+
+
+# PyTorch checkpoints recompute the saved tensors and hand them out once
+@OPS
+def test_activation_checkpointing(name):
+    f, args = CASES[name][0], tensors(name)
+    again = lambda *args: checkpoint(f, *args, use_reentrant=False)  # noqa: E731
+    assert_same(results(again, args), results(f, args), 1e-6)
+
+
+# float32 takes the compiled kernels, float64 the portable forms
+@FORWARD_MODE
+@pytest.mark.parametrize("name", [n for n in CASES if n != "vq_attention"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_transforms_of_functions(name, dtype):
+    f, args = CASES[name][0], [t.detach() for t in tensors(name, dtype)]
+    loss = lambda *args: f(*args).square().sum()  # noqa: E731
+    everything = tuple(range(len(args)))
+    want = results(f, [t.clone().requires_grad_() for t in args])[1:]
+    want = [torch.zeros_like(t) if w is None else w for w, t in zip(want, args, strict=True)]
+    assert_same(torch.func.grad(loss, everything)(*args), want, 1e-5)
+    # a gradient for each sample, all at once
+    batch = [torch.stack([t, 2 * t]) for t in args]
+    each = torch.func.vmap(torch.func.grad(loss, everything))(*batch)
+    twice = torch.func.grad(loss, everything)(*(2 * t for t in args))
+    assert_same([g[0] for g in each], want, 1e-5)
+    assert_same([g[1] for g in each], twice, 1e-5)
+    # forward mode, and over reverse mode as for a product with a Hessian
+    tangents = [torch.randn_like(t) for t in args]
+    _, along = torch.func.jvp(loss, tuple(args), tuple(tangents))
+    assert_close_ratio("jvp", along, sum((g * t).sum() for g, t in zip(want, tangents, strict=True)), 1e-4)
+    _, hessian_vector = torch.func.jvp(torch.func.grad(loss, everything), tuple(args), tuple(tangents))
+    leaves = [t.clone().requires_grad_() for t in args]
+    first = torch.autograd.grad(loss(*leaves), leaves, create_graph=True, materialize_grads=True)
+    slope = sum((g * t).sum() for g, t in zip(first, tangents, strict=True))
+    second = torch.autograd.grad(slope, leaves, materialize_grads=True)
+    assert_same(hessian_vector, second, 1e-3 if dtype == torch.float32 else 1e-9)
+
+
+@FORWARD_MODE
+def test_forward_mode_is_refused_by_name():
+    f, args = CASES["ssd"][0], [t.detach() for t in tensors("ssd")]
+    with pytest.raises(ValueError, match="impl='torch' has no derivatives in forward mode; use impl='auto'"):
+        torch.func.jvp(lambda x: ops.ssd(x, *args[1:], impl="torch"), (args[0],), (args[0],))
+    assert torch.func.jvp(lambda x: f(x, *args[1:]), (args[0],), (args[0],))[1].isfinite().all()
+
+
+def direct_calls():
+    """Call every operator directly with an operand of each kind that does not fit; a crash ends the process."""
+    calls = {}
+    for name in OPERATORS:
+        for dtype in (torch.float32, torch.float64):
+            with _Calls() as found:
+                results(CASES[name][0], tensors(name, dtype))
+            calls |= found.found
+    refused = 0
+    for func, args in calls.values():
+        for i, t in enumerate(args):
+            if not isinstance(t, torch.Tensor):
+                continue
+            spoiled = [t.to("meta"), t.double(), t.unsqueeze(0), t.new_empty(0), t.flatten()]
+            spoiled += [t.narrow(axis, 0, 0) for axis in range(t.ndim) if t.numel()]
+            for bad in spoiled:
+                try:
+                    func(*args[:i], bad, *args[i + 1 :])
+                except Exception:
+                    refused += 1
+    assert len(calls) >= 14 and refused > 300, (len(calls), refused)
+
+
+def test_direct_calls_do_not_crash():
+    code = "import test_ops_registration; test_ops_registration.direct_calls()"
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 # a compiled kernel would read beyond what is there

@@ -13,7 +13,7 @@ def main(command: str, argv: list[str]) -> None:
 
 def show() -> None:
     """Show versions, device, threads, allocator, and for each op which kernel runs and why another does not."""
-    compiled = native.problem() or native.INSTRUCTION_SETS[native.instruction_set()]
+    compiled = native.problem() or native.describe()
     facts = {
         **environment(),
         "compiled": compiled,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 # what this version of the package calls; seqmix_abi() of the library has to agree
 ABI = 12
+# where the build leaves word of why it failed
+REASON = "_kernels.txt"
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 
 
@@ -38,16 +40,32 @@ def instruction_set() -> int:
     return 0 if kernels is None else kernels.seqmix_best_isa()
 
 
+def describe() -> str:
+    """The instruction set of the loaded kernels, and whether they use several threads."""
+    kernels = library()
+    threads = "" if kernels is None or kernels.seqmix_openmp() else ", one thread: the compiler has no OpenMP"
+    return INSTRUCTION_SETS[instruction_set()] + threads
+
+
 @cache
 def _load() -> ctypes.CDLL | str:
-    files = sorted(p for p in Path(__file__).parent.glob("_kernels*") if p.suffix in (".so", ".pyd", ".dylib"))
+    folder = Path(__file__).parent
+    files = sorted(p for p in folder.glob("_kernels*") if p.suffix in (".so", ".pyd", ".dylib"))
     if not files:
+        reason = folder / REASON
+        if reason.is_file():
+            return f"not compiled: {reason.read_text(errors='replace').strip()}; mend that and run pip install again"
         return "not compiled: install a C++ compiler (Debian: apt install g++) and run pip install again"
-    found = _open(files[0])
-    if isinstance(found, str):
-        # a library that was built and does not work is a fault to be said once; none at all is a choice
-        warnings.warn(f"the compiled kernels are not used, others run: {found}", RuntimeWarning, stacklevel=2)
-    return found
+    # builds of other versions may lie beside the one that fits
+    faults = []
+    for file in files:
+        found = _open(file)
+        if not isinstance(found, str):
+            return found
+        faults.append(found)
+    # a library that was built and does not work is a fault to be said once; none at all is a choice
+    warnings.warn(f"the compiled kernels are not used, others run: {faults[-1]}", RuntimeWarning, stacklevel=2)
+    return faults[-1]
 
 
 def _open(file: Path) -> ctypes.CDLL | str:
@@ -55,7 +73,7 @@ def _open(file: Path) -> ctypes.CDLL | str:
         kernels = ctypes.CDLL(str(file))
         for function in (kernels.seqmix_scan, kernels.seqmix_conv, kernels.seqmix_ssd, kernels.seqmix_norm):
             function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
-        kernels.seqmix_best_isa.argtypes = []
+        kernels.seqmix_best_isa.argtypes = kernels.seqmix_openmp.argtypes = []
         found = kernels.seqmix_abi()
     except (OSError, AttributeError) as error:
         return f"{file.name} cannot be loaded ({error}): delete it and run pip install again"

@@ -135,6 +135,15 @@ __attribute__((constructor)) static void watch_forks(void) {
 // raised with every change of what Python calls; ABI in __init__.py follows
 extern "C" int seqmix_abi(void) { return 12; }
 
+// whether loops are shared among threads
+extern "C" int seqmix_openmp(void) {
+#if defined(_OPENMP)
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 // 0: baseline (SSE2 or NEON), 1: AVX2, 2: AVX-512
 extern "C" int seqmix_best_isa(void) {
 #if defined(__x86_64__)

@@ -1,6 +1,6 @@
 """Print the lowest version of each direct dependency that pyproject.toml allows, as pip constraints.
 
-torch is left out: its old releases have wheels with CUDA only on the package index, gigabytes that this check does not need.
+torch is left out: the package index has its old releases with CUDA only, gigabytes that this check does not need.
 """
 
 import re

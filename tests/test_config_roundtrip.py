@@ -98,9 +98,8 @@ def test_a_new_class_starts_from_its_own_defaults(before):
     assert [p.shape for p in mixer.parameters()] == [p.shape for p in own.parameters()]
 
 
-@pytest.mark.parametrize("flag", ["--densify", "--model.densify"])
-def test_densify(flag):
-    argv = [*DATA, "--model", "Forecasting", "--model.model", f"{MODELS['nested mixer']}", flag, "true"]
+def test_densify():
+    argv = [*DATA, "--model", "Forecasting", "--model.model", f"{MODELS['nested mixer']}", "--densify", "true"]
     argv += ["--trainer.max_epochs", "1", "--baselines", "[]", "--name", "dense"]
     assert run(["fit", *argv]) == 0
     (folder,) = Path("runs/dense").iterdir()

@@ -8,11 +8,29 @@ import torch
 from torch import nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Attention, Dense, Identity, Mamba, SelectiveChannel
+from seqmix.mixers import Attention, Dense, FNet, Identity, Mamba, Mixer, SelectiveChannel
 from seqmix.mixers.matrix import MatrixMixer
-from seqmix.models import TSM2, Backbone, ChannelMLP, MixerForecaster
+from seqmix.models import (
+    TSM2,
+    Backbone,
+    BidirectionalEncoder,
+    ChannelMLP,
+    MixerForecaster,
+    SequenceClassifier,
+    TokenModel,
+)
 from seqmix.models.densify import densify
 from seqmix.series import Series
+from seqmix.tasks import (
+    CausalLM,
+    Classification,
+    Forecasting,
+    ImageClassification,
+    MaskedLM,
+    SentenceClassification,
+    TokenPrediction,
+)
+from seqmix.vision.hydra_vit import HydraViT
 
 
 class Twice(nn.Module):
@@ -99,6 +117,62 @@ def test_shared_mixers_stay_shared_and_idle_ones_are_named():
     assert [tuple(r) for r in densify(model, {"x": x}, names=["first", "again"])] == [("first", "Identity", 6, 4)]
     assert model.first is model.again and isinstance(model.first, Dense)
     assert model.training and model.first.training and not model.idle.training
+
+
+encoder = partial(BidirectionalEncoder, mixer=FNet, d_model=8, n_layers=1, max_len=9)
+TASKS = {
+    "classification": lambda: Classification(partial(SequenceClassifier, mixer=Mamba, d_model=8, n_layers=1), 7, 2, 9),
+    "pairs": lambda: Classification(partial(SequenceClassifier, mixer=FNet, d_model=8, n_layers=1), 7, 2, 9, True),
+    "tokens": lambda: TokenPrediction(FNet, 7, 9, d_model=8, n_layers=1),
+    "masked": lambda: MaskedLM(encoder, 7, 9),
+    "sentences": lambda: SentenceClassification(encoder, 7, 2, 9),
+    "forecasting": lambda: Forecasting(partial(TSM2, d_model=8, n_layers=1), Series(2, 16, 4)),
+    "images": lambda: ImageClassification(
+        partial(HydraViT, d_model=8, n_layers=1, patch_size=8, mixer=FNet), 3, 1, input_cfg={"input_size": (1, 32, 32)}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_with_sequence_mixers(name):
+    task = TASKS[name]()
+    task.densify()
+    mixers = {type(m).__name__ for m in task.modules() if isinstance(m, Mixer) and not m.pointwise}
+    assert mixers == {"Dense"} and task(**task.example()).isfinite().all()
+    # a checkpoint makes the same model again
+    checkpoint = {"state_dict": task.state_dict()}
+    task.on_save_checkpoint(checkpoint)
+    again = TASKS[name]()
+    again.on_load_checkpoint(checkpoint)
+    again.load_state_dict(checkpoint["state_dict"])
+    assert again.densified
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: TokenModel(7, 9, mixer=Mamba, d_model=8, n_layers=2),
+        lambda: CausalLM(partial(TokenModel, mixer=Mamba, d_model=8, n_layers=2), 7, 9).model,
+    ],
+)
+def test_a_causal_model_stays_causal(model):
+    model = model()
+    with pytest.raises(ConfigError) as caught:
+        densify(model, {"tokens": torch.zeros(1, 9, dtype=torch.long)})
+    names = [f"backbone.blocks.{i}.residuals.0.mixer (Mamba)" for i in range(2)]
+    assert str(caught.value) == (
+        f"a dense layer in place of {', '.join(names)} would see later positions, which a causal model must not; "
+        "densify a model of bidirectional mixers"
+    )
+    assert not any(isinstance(m, Dense) for m in model.modules())
+    task = CausalLM(partial(TokenModel, mixer=Mamba, d_model=8, n_layers=2), 7, 9)
+    with pytest.raises(ConfigError, match="would see later positions"):
+        task.densify()
+
+
+def test_without_a_length_nothing_is_densified():
+    with pytest.raises(ConfigError, match="TokenPrediction needs data that knows max_len to be densified"):
+        TokenPrediction(FNet, 7, d_model=8, n_layers=1, positions=False).densify()
 
 
 @pytest.mark.parametrize(

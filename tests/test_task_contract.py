@@ -11,7 +11,7 @@ import torch
 from seqmix.commands.train import Train
 from seqmix.data import Cycles
 from seqmix.errors import ConfigError
-from seqmix.mixers import Identity, Pool
+from seqmix.mixers import Identity, MatrixMixer, Pool, Toeplitz
 from seqmix.models import TSM2, DLinear, MixerForecaster, SeasonalNaive, list_models, model_facts
 from seqmix.series import Series
 from seqmix.tasks import LAMB, AdamW, Forecasting, Task
@@ -151,9 +151,9 @@ def test_covariates_reach_a_model_that_takes_them_and_no_other(tmp_path):
 )
 def test_all_kinds_of_covariates_reach_the_model(name, densify):
     cls, _, example = model_facts(name)
-    task = Forecasting(
-        partial(cls, **example), Series(3, 24, 8, n_future=2, n_static=1, n_past=2), normalize="window", densify=densify
-    ).eval()
+    task = Forecasting(partial(cls, **example), Series(3, 24, 8, n_future=2, n_static=1, n_past=2)).eval()
+    if densify:
+        task.densify()
     shapes = {"x": (2, 24, 3), "future": (2, 32, 2), "static": (2, 3, 1), "past": (2, 24, 2)}
     batch = {key: torch.randn(shape) for key, shape in shapes.items()}
     y = task(batch)
@@ -271,14 +271,17 @@ def test_options_out_of_range(options, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "densify", "label"),
+    ("options", "label"),
     [
-        ({"mixer": Pool}, False, "MixerForecaster (Pool)"),
-        ({"layers": [Pool, Identity]}, False, "MixerForecaster (Pool+Identity)"),
-        ({"mixer": Pool}, True, "MixerForecaster (Dense, densified)"),
+        ({"mixer": Pool}, "MixerForecaster (Pool)"),
+        ({"layers": [Pool, Identity]}, "MixerForecaster (Pool+Identity)"),
+        (
+            {"mixer": partial(MatrixMixer, matrix=Toeplitz, headdim=8)},
+            "MixerForecaster (MatrixMixer of Toeplitz)",
+        ),
     ],
 )
-def test_results_name_the_mixers(options, densify, label):
+def test_results_name_the_mixers(options, label):
     factory = partial(MixerForecaster, d_model=8, n_layers=2, patch_len=8, patch_stride=8, **options)
-    assert Forecasting(factory, Series(2, 24, 8), densify=densify).label == label
+    assert Forecasting(factory, Series(2, 24, 8)).label == label
     assert Forecasting(DLinear, Series(2, 24, 8)).label == "DLinear"

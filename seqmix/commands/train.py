@@ -141,10 +141,6 @@ class Train(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint before anything is built, and set the allocator before anything is allocated."""
         self.seed = torch.initial_seed()
-        if self.config.densify:
-            if "densify" not in self.config.model.init_args:
-                raise ConfigError(f"{self.config.model.class_path} cannot be densified; leave out --densify")
-            self.config.model.init_args.densify = True
         self.parent = Path(self.config.trainer.default_root_dir or ".") / "runs" / self.config.name
         self.given = self.config.clone()
         self.ckpt_path = self._checkpoint(self.config.ckpt_path)
@@ -160,6 +156,8 @@ class Train(LightningCLI):
             return
         try:
             super().instantiate_classes()
+            if self.config.densify:
+                self.model.densify()
         except ValueError as e:
             raise ConfigError(str(_root(e))) from e
 

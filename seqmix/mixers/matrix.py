@@ -91,6 +91,11 @@ class MatrixMixer(Mixer):
         self.norm = RMSNorm(E) if gated else None
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 
+    @property
+    def label(self) -> str:
+        """The mixer and its class of matrices."""
+        return f"MatrixMixer of {self.matrix_mixer.label}"
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, L, D)`` along L."""
         z, v, features = self._project(x, mask)

@@ -46,6 +46,11 @@ class Mixer(nn.Module, ABC):
         check_at_least(1, d_model=d_model, max_len=max_len)
         self.d_model = d_model
 
+    @property
+    def label(self) -> str:
+        """What results call the mixer."""
+        return type(self).__name__
+
     def __call__(self, x: Tensor, mask: Tensor | None = None, *args: Any, **options: Any) -> Any:
         """Check the input, once for all members, and run ``forward``; nothing comes of an empty batch or length 0."""
         name, shape = type(self).__name__, tuple(x.shape)

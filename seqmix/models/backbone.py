@@ -142,4 +142,4 @@ class Backbone(nn.Module):
     @property
     def mixer_names(self) -> list[str]:
         """The sequence mixers, each named once, in the order of their first block."""
-        return list(dict.fromkeys(type(mixer).__name__ for mixer in self.mixers))
+        return list(dict.fromkeys(mixer.label for mixer in self.mixers))

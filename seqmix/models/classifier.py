@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from einops import rearrange
@@ -23,6 +23,9 @@ class Classifier(nn.Module, ABC):
     Members are built as ``Model(vocab_size, n_classes, max_len, pairs, *, options)``; the arguments before the star are
     facts of the data and never stand in a config.
     """
+
+    #: scores may see all of a sequence, whatever the mixers do
+    causal: ClassVar[bool] = False
 
     @property
     @abstractmethod

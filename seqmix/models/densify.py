@@ -38,7 +38,8 @@ def densify(
 
     The model runs once, so that each mixer shows the length and width it mixes: the axis of a dense layer is that of
     the mixer it replaces. The lengths of the result say which axis it is, ``names`` restricts the change to one axis.
-    The model then takes no longer sequences than those in ``inputs``.
+    The model then takes no longer sequences than those in ``inputs``. A dense layer sees later positions: a model of
+    causal mixers is refused, unless it says that its outputs may see all of its input (``causal = False``).
 
     Args:
         model: any module that holds mixers; make its optimizer afterwards.
@@ -52,7 +53,8 @@ def densify(
 
     Raises:
         ConfigError: if nothing matches, if a mixer takes no part in the forward pass and its replacement would be dead
-            weight, or if ``n_heads`` does not divide a width. The model is then as it was.
+            weight, if a causal model would see later positions, or if ``n_heads`` does not divide a width. The model is
+            then as it was.
 
     Source: Park et al., 2025, arXiv:2508.09153. Differs from the original code in: no second residual unless asked for;
     no projections and norms that are counted but never reach the output.
@@ -60,6 +62,15 @@ def densify(
     places = _find(model, names, keep)
     if not places:
         raise ConfigError(f"no mixer in {type(model).__name__} matches names = {list(names)}; use names=('*',)")
+    says = getattr(model, "causal", None)
+    causal = [
+        f"{p[0]} ({mixer.label})" for mixer, p in places.items() if mixer.causal and (says or not mixer.pointwise)
+    ]
+    if causal and says is not False:
+        raise ConfigError(
+            f"a dense layer in place of {', '.join(causal)} would see later positions, which a causal model must not; "
+            "densify a model of bidirectional mixers"
+        )
     sizes = _measure(model, inputs, list(places))
     idle = [paths[0] for mixer, paths in places.items() if mixer not in sizes]
     if idle:

@@ -26,6 +26,8 @@ class ForecastModel(nn.Module, ABC):
 
     #: whether ``future``, ``static`` and ``past`` inputs are used; a model that cannot use them is not built with them
     covariates: ClassVar[Literal["used", "refused"]] = "refused"
+    #: a forecast may see all of the window, whatever its mixers do
+    causal: ClassVar[bool] = False
     #: whether channels meet, so that aligned series are better forecast together
     mixes_channels: ClassVar[bool] = False
     #: whether the forecast is a linear map of the window, which cannot tell the scales of series apart

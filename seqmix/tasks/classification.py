@@ -13,7 +13,7 @@ from seqmix.tasks._accuracy import label_sums
 from seqmix.tasks._baselines import majority
 from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
-from seqmix.tasks.task import Task, require_facts
+from seqmix.tasks.task import Task, blank_tokens, require_facts
 
 Batch = dict[str, Tensor]
 
@@ -66,7 +66,7 @@ class Classification(Task):
         require_facts(self, vocab_size=vocab_size, n_classes=n_classes)
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing is a share, 0 <= label_smoothing < 1, got {label_smoothing}; use 0.1")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.max_len, self.pairs = label_smoothing, max_len, pairs
         self.model = model(vocab_size, n_classes, max_len, pairs)
         # right answers, negative log-likelihood, examples, those of each class: sums over one pass of a loader
         self.sums = torch.zeros(3 + n_classes, dtype=torch.float64)
@@ -79,6 +79,10 @@ class Classification(Task):
     def forward(self, batch: Batch) -> Tensor:
         """Score every class of every example of a batch, ``(B, n_classes)``."""
         return self.model(batch["tokens"], batch.get("mask"))
+
+    def example(self) -> dict[str, Batch]:
+        """The longest sequence of zeros."""
+        return {"batch": {"tokens": blank_tokens(self, self.max_len, pairs=self.pairs)}}
 
     def loss_of(self, batch: Batch) -> Tensor:
         """Cross-entropy of one batch."""

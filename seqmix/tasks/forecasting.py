@@ -55,7 +55,6 @@ class Forecasting(Task):
         season: length of the season for ``season``, in time steps. Default: the season of the data.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
         patience: validations without a better first metric before training stops. Default: train to the end.
-        densify: put a dense layer along the sequence in place of every sequence mixer of the model (JustDense).
 
     Raises:
         ConfigError: if options contradict each other or are out of range.
@@ -84,7 +83,6 @@ class Forecasting(Task):
         season: int | None = None,
         optim: Optim = _OPTIM,
         patience: int | None = 3,
-        densify: bool = False,
     ):
         super().__init__(optim=optim, patience=patience)
         self.save_hyperparameters(logger=False)
@@ -102,17 +100,13 @@ class Forecasting(Task):
         self.normalize, self.season, counts = normalize, season, self.loss.counts
         self.norm = WindowNorm(normalize, series, season=season, affine=normalize_affine, counts=counts)
         self.model = built
-        self.densified = densify
-        if densify:
-            models.densify(self.model, _blank_inputs(self.series))
         # squared error, absolute error, values, windows: sums over one pass of a loader
         self.sums = torch.zeros(4, dtype=torch.float64)
 
     @property
     def label(self) -> str:
         """Class of the model, and what tells two of that class apart."""
-        notes = [note for note in (self.model.note, "densified" * self.densified) if note]
-        return type(self.model).__name__ + f" ({', '.join(notes)})" * bool(notes)
+        return type(self.model).__name__ + f" ({self.model.note})" * bool(self.model.note)
 
     def forward(self, batch: Batch) -> Tensor:
         """Forecast a batch: ``(B, horizon, C)``, or ``(B, horizon, C, K)`` with rising quantiles or parameters."""
@@ -125,6 +119,17 @@ class Forecasting(Task):
         y = y if stats is None else self.loss.rescale(y, *stats)
         # quantiles are forecast one by one and may cross: in order they are no worse at any level
         return y.sort(dim=-1).values if self.quantiles and not self.training else y
+
+    def example(self) -> dict[str, Batch]:
+        """One window of zeros, with the covariates that there are."""
+        s = self.series
+        shapes = {
+            "x": (s.context, s.n_channels),
+            "future": (s.context + s.horizon, s.n_future),
+            "static": (s.n_channels, s.n_static),
+            "past": (s.context, s.n_past),
+        }
+        return {"batch": {name: torch.zeros(1, *shape) for name, shape in shapes.items() if shape[1]}}
 
     def point(self, forecast: Tensor) -> Tensor:
         """The point forecast ``(B, horizon, C)`` in what ``forward`` returns: the median of quantiles, or the mean."""
@@ -208,15 +213,3 @@ def _truth(batch: Batch) -> tuple[Tensor, Tensor | None]:
         return y, None if mask is None else mask.to(y.dtype)
     each = weight.to(y.dtype)[:, None, None].expand_as(y)
     return y, each if mask is None else each * mask
-
-
-def _blank_inputs(series: Series) -> Batch:
-    """One window of zeros, with the covariates that there are."""
-    inputs = {"x": torch.zeros(1, series.context, series.n_channels)}
-    if series.n_future:
-        inputs["future"] = torch.zeros(1, series.context + series.horizon, series.n_future)
-    if series.n_static:
-        inputs["static"] = torch.zeros(1, series.n_channels, series.n_static)
-    if series.n_past:
-        inputs["past"] = torch.zeros(1, series.context, series.n_past)
-    return inputs

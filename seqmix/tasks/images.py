@@ -153,6 +153,12 @@ class ImageClassification(Task):
         # with `bf16-true` the parameters are narrow, and the images are not
         return self.model(batch["images"].to(self.dtype))
 
+    def example(self) -> dict[str, Batch]:
+        """One black image."""
+        if self.input_cfg is None:
+            raise ConfigError(f"{type(self).__name__} needs data that knows input_cfg to be densified")
+        return {"batch": {"images": torch.zeros(1, *self.input_cfg["input_size"])}}
+
     def loss_of(self, batch: Batch) -> Tensor:
         """Cross-entropy of one batch, with the shares of the classes where images were mixed."""
         targets = batch.get("targets", batch["labels"])

@@ -23,7 +23,7 @@ from seqmix.tasks._accuracy import score_sums
 from seqmix.tasks._trigram import trigram_loss
 from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
-from seqmix.tasks.task import Task, require_facts
+from seqmix.tasks.task import Task, blank_tokens, require_facts
 
 Batch = dict[str, Tensor]
 
@@ -57,6 +57,7 @@ class CausalLM(Task):
     counted = "tokens"
     facts = ("vocab_size", "max_len")
     extent = "{vocab_size:,} tokens, length {max_len:,}"
+    causal = True
     table = Table("language", ("max_len",), "length")
 
     def __init__(
@@ -72,7 +73,7 @@ class CausalLM(Task):
         self.save_hyperparameters(logger=False)
         self.forget_code()
         require_facts(self, vocab_size=vocab_size)
-        self.model = model(vocab_size, max_len)
+        self.model, self.max_len = model(vocab_size, max_len), max_len
         require_causal(self.model)
         # negative log-likelihood, bytes, tokens: sums over one pass of a loader
         self.sums = torch.zeros(3, dtype=torch.float64)
@@ -85,6 +86,10 @@ class CausalLM(Task):
     def forward(self, tokens: Tensor) -> Tensor:
         """Score the next token at every position, ``(B, L) -> (B, L, vocab_size)``."""
         return self.model(tokens)
+
+    def example(self) -> dict[str, Tensor]:
+        """The longest text of zeros."""
+        return {"tokens": blank_tokens(self, self.max_len)}
 
     def loss_of(self, batch: Batch) -> Tensor:
         """Cross-entropy over the tokens of one batch."""
@@ -188,7 +193,7 @@ class MaskedLM(Task):
         self.mask_rate, self.eval_mask_rate, self.mask_seed = mask_rate, eval_mask_rate, mask_seed
         made = make_encoder(encoder, vocab_size, max_len)
         self.model = BidirectionalLM(made, n_relations=3 if sentence_order else 0, gelu=gelu)
-        self.vocab_size, self.sentence_order = vocab_size, sentence_order
+        self.vocab_size, self.max_len, self.sentence_order = vocab_size, max_len, sentence_order
         # of tokens and of relations: right answers, negative log-likelihood, answers; sums over one pass of a loader
         self.sums = torch.zeros(2, 3, dtype=torch.float64)
 
@@ -200,6 +205,10 @@ class MaskedLM(Task):
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score every token at every position, ``(B, L) -> (B, L, vocab_size)``."""
         return self.model(tokens, mask)
+
+    def example(self) -> dict[str, Tensor]:
+        """The longest text of zeros."""
+        return {"tokens": blank_tokens(self, self.max_len)}
 
     def loss_of(self, batch: Batch) -> Tensor:
         """Cross-entropy over the hidden tokens of one batch, and that of relations."""

@@ -19,7 +19,7 @@ from seqmix.tasks._bag_of_words import bag_of_words
 from seqmix.tasks.language import make_encoder
 from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
-from seqmix.tasks.task import Task, require_facts
+from seqmix.tasks.task import Task, blank_tokens, require_facts
 
 Batch = dict[str, Tensor]
 
@@ -74,7 +74,7 @@ class _SentenceTask(Task, ABC):
         self.model = nn.ModuleDict({"bert": bert, "drop": Dropout(dropout), "head": nn.Linear(D, n_classes)})
         nn.init.normal_(self.model.get_parameter("head.weight"), std=0.02)
         nn.init.zeros_(self.model.get_parameter("head.bias"))
-        self.init_from = init_from
+        self.init_from, self.max_len = init_from, max_len
         self.sums = torch.zeros(0)
         self.seen: list[tuple[Tensor, Tensor]] = []
 
@@ -114,6 +114,11 @@ class _SentenceTask(Task, ABC):
         else:
             x = self.bert.pool(x, mask)
         return self.model["head"](self.model["drop"](x))
+
+    def example(self) -> dict[str, Batch]:
+        """The longest text of zeros."""
+        tokens = blank_tokens(self, self.max_len)
+        return {"batch": {"tokens": tokens, "mask": torch.ones_like(tokens).bool(), "types": tokens}}
 
     def loss_of(self, batch: Batch) -> Tensor:
         """Loss of one batch."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss
+from seqmix.models import densify
 from seqmix.tasks.optim import Optim
 from seqmix.tasks.score import Score, Table
 
@@ -45,6 +46,8 @@ class Task(pl.LightningModule, ABC):
     chooses_baselines: ClassVar[bool] = False
     #: the weights are those of a trained model: it can be tested without a checkpoint
     ready: bool = False
+    #: a prediction must not see later positions
+    causal: ClassVar[bool] = False
     #: sums over one pass of a loader, in float64: metrics are exact means over it, never means of batch means
     sums: Tensor
 
@@ -58,6 +61,7 @@ class Task(pl.LightningModule, ABC):
         if patience is not None and patience < 1:
             raise ConfigError(f"patience must be at least 1, got {patience}; use null to train to the end")
         self.optim, self.patience = optim, patience
+        self.densified = False
 
     @property
     @abstractmethod
@@ -91,6 +95,19 @@ class Task(pl.LightningModule, ABC):
         """
         return []
 
+    def example(self) -> dict[str, Any]:
+        """Arguments of ``forward`` by name, a batch of one, of the longest sequence; ``ConfigError`` if not known."""
+        raise ConfigError(f"{type(self).__name__} does not say what an input is (example()); leave out --densify")
+
+    def densify(self) -> None:
+        """Put a dense layer along the sequence in place of every sequence mixer (JustDense), before training."""
+        densify(self, self.example())
+        self.densified = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say whether the mixers of the model were replaced."""
+        checkpoint["densified"] = self.densified
+
     @final
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch in float32 or wider, with the auxiliary losses of the mixers."""
@@ -104,7 +121,9 @@ class Task(pl.LightningModule, ABC):
         found = self.trainer.callback_metrics
         parameters = sum(p.numel() for p in self.parameters() if p.requires_grad)
         metrics = {name: float(found[f"test_{name}"]) for name in self.metrics}
-        return Score(self.label, metrics, int(found[f"test_{self.counted}"]), parameters)
+        return Score(
+            self.label + ", densified" * self.densified, metrics, int(found[f"test_{self.counted}"]), parameters
+        )
 
     def on_validation_epoch_start(self) -> None:
         """Begin the sums anew."""
@@ -166,7 +185,9 @@ class Task(pl.LightningModule, ABC):
         return [EarlyStopping(self.monitor, patience=self.patience, mode=mode, check_on_train_epoch_end=False)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which weight differs when a checkpoint is of another model."""
+        """Densify the model as that of the checkpoint; say which weight differs when it is of another model."""
+        if checkpoint.get("densified") and not self.densified:
+            self.densify()
         have, want = checkpoint["state_dict"], self.state_dict()
         for name in sorted(have.keys() | want.keys()):
             ours, theirs = (tuple(d[name].shape) if name in d else "absent" for d in (want, have))
@@ -175,6 +196,13 @@ class Task(pl.LightningModule, ABC):
                     f"the checkpoint is of another model: {name} is {theirs} in it and {ours} here; "
                     "use the config.yaml beside the checkpoint"
                 )
+
+
+def blank_tokens(task: Task, max_len: int | None, *, pairs: bool = False) -> Tensor:
+    """The longest text of zeros, ``(1, L)``, or ``(1, 2, L)`` for pairs; ``ConfigError`` if no length is known."""
+    if max_len is None:
+        raise ConfigError(f"{type(task).__name__} needs data that knows max_len to be densified; leave out --densify")
+    return torch.zeros((1, 2, max_len) if pairs else (1, max_len), dtype=torch.long)
 
 
 def require_facts(task: Task, **facts: object | None) -> None:

@@ -13,7 +13,7 @@ from seqmix.models import ChannelMLP, TokenModel
 from seqmix.tasks._accuracy import score_sums
 from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Table
-from seqmix.tasks.task import Task, require_facts
+from seqmix.tasks.task import Task, blank_tokens, require_facts
 
 Batch = dict[str, Tensor]
 
@@ -53,6 +53,7 @@ class TokenPrediction(Task):
     counted = "answers"
     facts = ("vocab_size", "max_len")
     extent = "{vocab_size:,} tokens, length {max_len:,}"
+    causal = True
     table = Table("tokens", ("max_len",), "length")
 
     def __init__(
@@ -75,6 +76,7 @@ class TokenPrediction(Task):
         self.save_hyperparameters(logger=False)
         self.forget_code()
         require_facts(self, vocab_size=vocab_size)
+        self.max_len = max_len
         self.model = TokenModel(
             vocab_size,
             max_len,
@@ -98,6 +100,10 @@ class TokenPrediction(Task):
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score every token at every position, ``(B, L) -> (B, L, vocab_size)``; ``mask: (B, L)`` bool, True = keep."""
         return self.model(tokens, mask)
+
+    def example(self) -> dict[str, Tensor]:
+        """The longest text of zeros."""
+        return {"tokens": blank_tokens(self, self.max_len)}
 
     def loss_of(self, batch: Batch) -> Tensor:
         """Cross-entropy over the asked positions of one batch."""

@@ -5,7 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -95,6 +95,8 @@ class ImageModel(nn.Module, ABC):
         ConfigError: if ``global_pool`` is not known, ``in_chans`` is not positive or ``num_classes`` is negative.
     """
 
+    #: scores may see all of an image, whatever the order in which mixers read it
+    causal: ClassVar[bool] = False
     #: parts of parameter names that weight decay should spare besides everything with one axis or none
     undecayed: tuple[str, ...] = ()
     #: what published checkpoints may lack: parts of the names of parameters that then keep their initial values

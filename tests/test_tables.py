@@ -46,6 +46,8 @@ def read(tmp_path, text, *, sep=None, encoding=None, id_col=None, time_col=None,
         ("year,month,y\n2024,1,1\n2024,12,2\n", {}, [1, 2], "2024-01-01"),
         ("date,time,y\n2024-01-01,00:30,1\n2024-01-01,01:00,2\n", {}, [1, 2], "2024-01-01 00:30"),
         ("Day, Sold units \n2024-01-01 , 1\n2024-01-02, 2 \n", {}, [1, 2], "2024-01-01"),
+        ("Datum;y\n31.12.2024;1,5\n01.01.2025;7\nSumme;8,5\n", {}, [1.5, 7], "2024-12-31"),
+        ("t,y\n5,1\n6,2\n", {}, [1, 2], 5),
         ("Sales of 2024\n\nds,y\n2024-01-01,1\n2024-01-02,2\nTotal,3\n", {}, [1, 2], "2024-01-01"),
         (",ds,y\n0,2024-01-01,1\n1,2024-01-02,2\n", {}, [1, 2], "2024-01-01"),
         ("ds,y\r2024-01-01,1\r2024-01-02,2\r", {}, [1, 2], "2024-01-01"),
@@ -56,7 +58,7 @@ def read(tmp_path, text, *, sep=None, encoding=None, id_col=None, time_col=None,
 )  # fmt: skip
 def test_how_a_file_is_written_is_found(tmp_path, text, options, values, first):
     frame, roles, _ = read(tmp_path, text, **options)
-    assert frame[roles.time_col].iloc[0] == pd.Timestamp(first)
+    assert frame[roles.time_col].iloc[0] == (first if isinstance(first, int) else pd.Timestamp(first))
     np.testing.assert_array_equal(frame[roles.target_col], values)
 
 
@@ -140,6 +142,14 @@ def test_files_of_every_kind(tmp_path):
         write_table(frame, file)
         assert read_table(str(file)).frame["y"].astype(float).tolist() == [1.0, 2.0]
         assert not file.with_name(f"{file.name}.part").exists()
+
+
+def test_index_levels_with_names_are_columns(tmp_path):
+    file = tmp_path / "in.parquet"
+    pd.DataFrame({"unique_id": ["007"], "ds": [pd.Timestamp("2024-01-01")], "y": [1.0]}).set_index("ds").to_parquet(
+        file
+    )
+    assert set(read_table(str(file)).frame) == {"unique_id", "ds", "y"}
 
 
 def test_outputs_are_checked_before_work(tmp_path, monkeypatch):

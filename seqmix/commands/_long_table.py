@@ -1,5 +1,6 @@
 """The table of a file as a long frame: which column is what, by option, by name or by what it holds."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from seqmix.forecasting.cells import Cells, is_text
 
 # names of columns in lower case that need no explanation
 _IDS = ("unique_id", "id", "item_id", "series", "series_id")
-_TIMES = ("ds", "date", "datetime", "timestamp", "time", "month", "week", "quarter", "year", "day")
+_TIMES = ("ds", "date", "datetime", "timestamp", "time", "month", "week", "quarter", "year", "day", "step", "t")
 _TARGETS = ("y", "target", "value", "sales")
 # lines at the end that may be no rows: totals, sources
 _MOST_FOOTERS = 5
@@ -65,6 +66,10 @@ def find_roles(
     ids, times = split(id_col), split(time_col)
     check_columns(frame, [*ids, *times, *split(target_col), *covariates])
     kinds = {str(name): cells.kind(frame[name]) for name in frame}
+    if "time" not in kinds.values():
+        # totals and sources at the end are no times
+        rows = frame.iloc[: max(1, len(frame) - _MOST_FOOTERS)]
+        kinds |= {c: "time" for c, kind in kinds.items() if kind == "text" and cells.kind(rows[c]) == "time"}
     times = times or _time_columns(frame, kinds)
     taken = [*ids, *times, *covariates]
     numeric = [c for c, kind in kinds.items() if kind == "number" and c not in taken]
@@ -128,7 +133,9 @@ def check_columns(frame: pd.DataFrame, names: Sequence[str], option: str = "") -
     """
     for name in names:
         if name not in frame:
-            raise DataError(f"{option}column {name!r} not found; columns are {_listed(frame)}")
+            near = difflib.get_close_matches(name, _listed(frame), 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise DataError(f"{option}column {name!r} not found; {hint}columns are {_listed(frame)}")
 
 
 def split(names: str | None) -> list[str]:

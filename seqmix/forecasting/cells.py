@@ -80,10 +80,11 @@ class Cells:
             return "text"
         for kind, read in (("number", self.numbers), ("time", self.times)):
             try:
-                if read(column) is not None:
-                    return kind
+                found = read(column)
             except DataError:
                 # it can be read in two ways, which is said when the column is used
+                return kind
+            if found is not None and (kind == "number" or not pd.api.types.is_numeric_dtype(found.dtype)):
                 return kind
         return "text"
 

@@ -73,7 +73,7 @@ def to_pandas(df: Any) -> pd.DataFrame:
 
 def with_index(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The frame with the levels of its index that are asked for as columns."""
-    levels = [name for name in frame.index.names if name in names and name not in frame]
+    levels = [name for name in frame.index.names if name is not None and name in names and name not in frame]
     return frame.reset_index(level=levels) if levels else frame
 
 

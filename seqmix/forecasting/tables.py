@@ -15,6 +15,7 @@ import pandas as pd
 
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.cells import is_date_text
+from seqmix.forecasting.kind import with_index
 
 _COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _EXCEL = (".xlsx", ".xlsm", ".xls", ".ods")
@@ -56,7 +57,8 @@ def read_table(path: str, *, sep: str | None = None, encoding: str | None = None
         raise DataError(f"file {path!r} not found; give a CSV, Excel or parquet file")
     try:
         if file.suffix.lower() in _PARQUET:
-            return TableFile(pd.read_parquet(file), [])
+            frame = pd.read_parquet(file)
+            return TableFile(with_index(frame, frame.index.names), [])
         if file.suffix.lower() in _EXCEL:
             return TableFile(_excel(file), [])
         with _COMPRESSED.get(file.suffix.lower(), open)(file, "rb") as stream:

@@ -22,6 +22,7 @@ FRAMES = {
         {"shop": ["b"] * 60 + ["a"] * 60, "day": [*days(), *days()], "sold": [*wave(), *(5 + wave())]}
     ),
     "single": pd.DataFrame({"Month": days(), "#Passengers": wave()}),
+    "promo": pd.DataFrame({"ds": days(), "y": wave(), "promo": 1}),
     "holed": pd.DataFrame({"ds": days(), "y": wave()}).drop(index=5),
     "wide": pd.DataFrame({"date": days(), "OT": wave(), "HUFL": 2 + wave()}),
 }
@@ -95,13 +96,51 @@ def test_table_and_picture(here, capsys):
             "seqmix: 1 of 1 series has gaps at freq 'D': 'y' 1 missing (2024-01-06). Pass --fill_gaps true",
         ),
         ("--data holed.csv --freq h", 1, "seqmix: --freq h but the median step is 1 day; pass the freq of the data"),
+        (
+            "--data promo.csv --future promo.csv",
+            1,
+            "seqmix: --future is a file of --future_covariates; name its columns",
+        ),
+        (
+            "--data promo.csv --future_covariates promo",
+            1,
+            "seqmix: the models need the known-future columns [promo] for the horizon; pass --future FILE, one row for "
+            "each id and step",
+        ),
+        (
+            "--data promo.csv --future_covariates promo --future promo.csv",
+            1,
+            "seqmix: --future lacks 4 of 4 rows of the horizon, first: ('y', 2024-03-01), ('y', 2024-03-02), "
+            "('y', 2024-03-03); add them to the file",
+        ),
+        ("--data promo.csv --future_covariates price", 1, "seqmix: column 'price' not found"),
+        (
+            "--data long.csv --fill_value 0",
+            1,
+            "seqmix: fill_value = 0 is for inserted time steps; pass --fill_gaps true",
+        ),
+        (
+            "--data long.csv --freq W",
+            1,
+            "seqmix: --freq W but the median step is 1 day; pass the freq of the data, or leave",
+        ),
         ("--data long.csv --model DLiner", 1, "seqmix: no model or mixer 'DLiner'; did you mean 'DLinear'? there are"),
     ],
 )
-def test_errors_are_one_line(here, capsys, command, code, message):
+def test_errors_are_one_line_and_come_before_training(here, capsys, monkeypatch, command, code, message):
+    from seqmix.forecasting import fitting
+
+    monkeypatch.setattr(fitting, "train", lambda *_, **__: pytest.fail("trained"))
     assert cli.run(["forecast", *command.split(), *FAST]) == code
     error = capsys.readouterr().err
     assert error.startswith(message) and error.count("\n") == 1
+
+
+def test_known_future_columns_without_ids_count_for_every_series(here):
+    pd.concat([FRAMES["promo"].assign(shop=i) for i in "ab"]).to_csv("two.csv", index=False)
+    pd.DataFrame({"ds": pd.date_range("2024-03-01", periods=4).strftime("%d.%m.%Y"), "promo": 0}).to_csv("f.csv")
+    command = "forecast --data two.csv --model DLinear --future_covariates promo --future f.csv"
+    assert cli.run([*command.split(), *FAST]) == 0 and len(pd.read_csv("forecast.csv")) == 8
 
 
 def test_fitted_models_are_saved_and_loaded(here, capsys):

@@ -99,7 +99,12 @@ TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
             "df.groupby(['unique_id', 'ds'], as_index=False, sort=False).mean()",
         ),
         (panel(), {"freq": "h"}, "freq='h' but the median step is 1 day; pass the freq of the data, or None"),
-        (panel(), {"freq": "W"}, "freq='W' but the median step is 1 day; pass the freq of the data, or None"),
+        (
+            panel(),
+            {"freq": "W"},
+            "freq='W' but the median step is 1 day; pass the freq of the data, or None, or resample the rows with "
+            "aggregate='sum'",
+        ),
         (
             changed("ds", 99, pd.Timestamp("2024-04-09 05:30")),
             {"freq": "D"},
@@ -283,6 +288,17 @@ def test_gaps_become_missing_values():
     assert np.array_equal(long.y[kept], whole.y[kept]) and np.array_equal(long.indptr, whole.indptr)
     assert long.weight[[49, 50, 53]].tolist() == [1, 0, 1] and long.columns["k"].isna().sum() == 3
     assert np.array_equal(read(GAP, fill_gaps=True, missing="ffill").y[50:53], whole.y[[49] * 3])
+
+
+def test_gaps_are_filled_with_a_value():
+    long = read(GAP.assign(k=2.0), fill_gaps=True, fill_value=0.0, weight_col="k")
+    assert long.y[49:54].tolist()[1:4] == [0, 0, 0] and not np.isnan(long.y).any() and set(long.weight) == {2.0}
+
+
+def test_rows_finer_than_the_frequency_are_aggregated():
+    long = read(panel(), freq="W", aggregate="mean")
+    assert np.diff(long.indptr).tolist() == [14, 14] and long.clock.freq == "W"
+    assert long.y[0] == pytest.approx(np.sin(np.arange(7) / 3).mean())
 
 
 def test_ffill_stays_inside_a_series():

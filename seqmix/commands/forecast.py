@@ -14,16 +14,22 @@ from seqmix.commands.tables import print_table
 from seqmix.errors import ConfigError, SeqmixError
 from seqmix.forecasting import Forecaster
 from seqmix.forecasting.cells import Cells
+from seqmix.forecasting.covariates import future_rows
+from seqmix.forecasting.frame import Reading, read_frame
 from seqmix.forecasting.plot import PICTURES
 from seqmix.forecasting.tables import OUTPUTS, TableFile, check_folder, check_output, read_table, write_table
 
 # endings of exported graphs
 EXPORTS = (".pt2", ".onnx")
-# options that a fitted Forecaster no longer takes
-_FITTING = (
-    *("model", "cv", "conformal", "loss", "freq", "future_covariates", "past_covariates", "static_covariates"),
-    *("calendar", "context_length", "season", "fill_gaps", "mode", "normalize", "scaler", "max_steps", "learning_rate"),
-    *("seed", "save"),
+# options that a fitted Forecaster takes as well
+_FITTED = ("horizon", "levels", "device", "verbose")
+# words of messages that no shell knows
+_SHELL = (
+    ("the freq of the data, or None", "the freq of the data, or leave --freq out"),
+    ("one row for each row of make_future_dataframe()", "one row for each id and step"),
+    ("get_missing_future(future_df) lists them", "add them to the file"),
+    ("future_df=...", "--future FILE"),
+    ("future_df", "--future"),
 )
 
 
@@ -50,6 +56,7 @@ def forecast(
     loss: Literal["mse", "mae", "huber", "quantile", "normal", "student_t", "negative_binomial"] = "mae",
     mode: Literal["auto", "global", "multivariate"] = "auto",
     normalize: Literal["auto", "season", "window", "last", "none"] = "auto",
+    nonnegative: bool | Literal["auto"] = "auto",
     scaler: Literal["auto", "season", "standard", "none"] = "auto",
     freq: str | None = None,
     id_col: str | None = None,
@@ -69,6 +76,8 @@ def forecast(
     context_length: int | None = None,
     season: int | None = None,
     fill_gaps: bool = False,
+    fill_value: float | None = None,
+    aggregate: Literal["sum", "mean", "median", "min", "max", "first", "last"] | None = None,
     max_steps: int = 1000,
     learning_rate: float = 5e-3,
     seed: int = 0,
@@ -94,8 +103,9 @@ def forecast(
             intervals of point forecasts always are.
         loss: what training minimizes.
         mode: ``global`` trains one model on windows of one series at a time, ``multivariate`` on all series at once.
-        normalize: how windows are normalized: ``window`` to zero mean and unit variance, ``season`` by subtracting the
-            seasonal naive forecast.
+        normalize: how windows are normalized: ``window`` to zero mean and unit variance, ``last`` by subtracting the
+            last value, ``season`` by subtracting the seasonal naive forecast.
+        nonnegative: cut forecasts off at zero; ``auto`` does if no value is below zero.
         scaler: how each series is scaled: ``season`` by the error of the seasonal naive forecast, ``standard`` by its
             standard deviation.
         freq: step between rows, for example ``h``, ``D``, ``MS``. Default: inferred.
@@ -116,6 +126,8 @@ def forecast(
         context_length: steps that a model sees. Default: from the horizon and the frequency.
         season: steps of the season. Default: that of the frequency.
         fill_gaps: insert missing time steps as missing values.
+        fill_value: value of inserted time steps, for example 0 for days without sales. Default: missing.
+        aggregate: what the values of a step become where rows are finer than ``freq``, for example ``sum``.
         max_steps: most optimizer steps of each fit.
         learning_rate: peak learning rate.
         seed: of weights and order.
@@ -129,6 +141,8 @@ def forecast(
         _check_fitted(locals())
     elif horizon is None:
         raise ConfigError("--horizon is needed; give the number of steps to forecast")
+    if future and not (future_covariates or load):
+        raise ConfigError("--future is a file of --future_covariates; name its columns there, with commas between them")
     names, percent = split(model), [_level(part) for part in split(levels)]
     if not names:
         raise ConfigError("--model is empty; give a name, for example --model TSM2")
@@ -151,6 +165,7 @@ def forecast(
             conformal=conformal,
             mode=mode,
             normalize=normalize,
+            nonnegative=nonnegative,
             scaler=scaler,
             freq=int(freq) if freq and freq.isdigit() else freq,
             past_covariates=split(past_covariates),
@@ -160,6 +175,8 @@ def forecast(
             context_length=context_length,
             season=season,
             fill_gaps=fill_gaps,
+            fill_value=fill_value,
+            aggregate=aggregate,
             max_steps=max_steps,
             learning_rate=learning_rate,
             seed=seed,
@@ -181,6 +198,8 @@ def forecast(
         renamed = dict(zip(columns.values(), (how.id_col, how.time_col, how.target_col), strict=True))
         frame = frame.rename(columns=renamed)
     ahead = None if known is None else _ahead(known, cells, roles, forecaster, frame)
+    if forecaster.future_covariates and not load:
+        _check_ahead(forecaster, frame, ahead, columns)
     tested = _tested(forecaster, frame, columns, cv) if cv else None
     if not load:
         forecaster.fit(frame, **columns)
@@ -188,9 +207,8 @@ def forecast(
     if tested is not None:
         _print_errors(forecaster, tested, cv)
     found = forecaster.predict(frame if load else None, future_df=ahead, horizon=horizon, levels=percent or None)
-    if load:
-        found = found.rename(columns={new: old for old, new in renamed.items()})
-    write_table(with_id_columns(found, table.frame, roles), Path(out))
+    named = found.rename(columns={new: old for old, new in renamed.items()}) if load else found
+    write_table(with_id_columns(named, table.frame, roles), Path(out))
     print(f"forecasts: {out}")
     if save is not None:
         forecaster.save(save)
@@ -206,7 +224,8 @@ def forecast(
 def _check_fitted(given: dict[str, Any]) -> None:
     """Refuse options of fitting beside fitted models."""
     parameters = inspect.signature(forecast).parameters
-    useless = [name for name in _FITTING if given[name] != parameters[name].default]
+    fitting = [name for name in (*inspect.signature(Forecaster).parameters, "cv", "save") if name not in _FITTED]
+    useless = [name for name in fitting if name in given and given[name] != parameters[name].default]
     if useless:
         raise ConfigError(f"--{useless[0]} is for fitting, and --load takes fitted models; leave one of the two out")
 
@@ -221,6 +240,22 @@ def _ahead(table: TableFile, cells: Cells, roles: Roles, forecaster: Forecaster,
     if roles.id_col in rows or roles.id_col not in frame:
         return rows
     return rows.merge(frame[[roles.id_col]].drop_duplicates(), how="cross")
+
+
+def _check_ahead(
+    forecaster: Forecaster, frame: pd.DataFrame, ahead: pd.DataFrame | None, columns: dict[str, Any]
+) -> None:
+    """Refuse known-future covariates that do not cover the horizon, before models are trained."""
+    how = Reading(
+        **columns,
+        future=forecaster.future_covariates,
+        freq=forecaster.freq,
+        fill_gaps=forecaster.fill_gaps,
+        fill_value=forecaster.fill_value,
+        aggregate=forecaster.aggregate,
+    )
+    long, steps = read_frame(frame, how), forecaster.horizon
+    future_rows(how, long.clock, long.ids, long.last, steps, steps, ahead)
 
 
 def _tested(forecaster: Forecaster, frame: pd.DataFrame, columns: dict[str, Any], cv: int) -> pd.DataFrame:
@@ -263,7 +298,9 @@ def _in_words_of_the_shell(message: str) -> str:
     """``fill_gaps=True`` as ``--fill_gaps true`` and ``freq='D'`` as ``--freq D``."""
     options = "|".join(inspect.signature(forecast).parameters)
     found = re.sub(rf"\b({options})=(?:'([^']*)'|\[([\d., ]*)\]|([\w.-]+))", _option, message)
-    return found.replace("future_df=...", "--future FILE").replace("future_df", "--future")
+    for python, shell in _SHELL:
+        found = found.replace(python, shell)
+    return found
 
 
 def _option(match: re.Match) -> str:

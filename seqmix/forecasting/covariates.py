@@ -114,13 +114,61 @@ def ahead(
     """
     rows = None
     if inputs.future:
-        rows = encode(_looked_up(how, clock, ids, last, horizon, steps, future_df), inputs.future, ids, joint=joint)
+        rows = encode(future_rows(how, clock, ids, last, horizon, steps, future_df), inputs.future, ids, joint=joint)
     if inputs.calendar:
         # the dates of aligned series are those of the first
         stamps = clock.after((last[:1] if joint else last)[:, None], np.arange(1, steps + 1))
         dates = calendar_rows(clock, stamps.ravel())
         rows = dates if rows is None else np.concatenate([rows, dates], 1)
     return None if rows is None else rows.reshape(-1, steps, rows.shape[1])
+
+
+def future_rows(
+    how: Reading,
+    clock: Clock,
+    ids: pd.Index,
+    last: np.ndarray,
+    horizon: int,
+    steps: int,
+    future_df: pd.DataFrame | None,
+) -> pd.DataFrame:
+    """The known-future columns of the horizon, one row for each of the ``ids`` and ``steps``, of which ``future_df``
+    must have ``horizon``.
+
+    Raises:
+        DataError: if a column, a row or a value is not there.
+    """
+    names = list(how.future)
+    if future_df is None:
+        raise DataError(
+            f"the models need the known-future columns {named(names)} for the horizon; pass future_df=..., one row for "
+            "each row of make_future_dataframe()"
+        )
+    expected: Any = stamped(how, clock, ids, last, steps)
+    absent = [name for name in names if name not in future_df]
+    if absent:
+        raise DataError(f"future_df has no column {absent[0]!r}; columns are {[str(c) for c in future_df]}")
+    given = _keyed(future_df, expected, how)[[*expected, *names]].drop_duplicates()
+    _check_single(given, [*expected], "future_df")
+    at = pd.MultiIndex.from_frame(given[[*expected]]).get_indexer(pd.MultiIndex.from_frame(expected))
+    lacking = at < 0
+    rows = given[names].iloc[np.where(lacking, 0, at)].reset_index(drop=True)
+    lacking |= rows.isna().any(axis=1).to_numpy()
+    needed = np.tile(np.arange(steps) < horizon, len(ids))
+    if (lacking & needed).any():
+        some = expected[lacking & needed]
+        first = ", ".join(f"({i!r}, {shown(t)})" for i, t in some.head(3).itertuples(index=False))
+        raise DataError(
+            f"future_df lacks {len(some)} of {int(needed.sum())} rows of the horizon, first: {first}; "
+            "get_missing_future(future_df) lists them"
+        )
+    if lacking.any():
+        warnings.warn(
+            f"the models see {steps} steps of known-future columns, and future_df has not all of them: the last row "
+            f"stands for those after step {horizon}",
+            stacklevel=6,
+        )
+    return rows.iloc[np.maximum.accumulate(np.where(lacking, 0, np.arange(len(rows))))].reset_index(drop=True)
 
 
 def missing_rows(expected: pd.DataFrame, future_df: pd.DataFrame, how: Reading) -> pd.DataFrame:
@@ -240,48 +288,6 @@ def _finite(numbers: pd.Series, name: str) -> np.ndarray:
     if np.isinf(values).any():
         raise DataError(f"column {name!r} holds infinite values; make them numbers, or NaN for missing")
     return values
-
-
-def _looked_up(
-    how: Reading,
-    clock: Clock,
-    ids: pd.Index,
-    last: np.ndarray,
-    horizon: int,
-    steps: int,
-    future_df: pd.DataFrame | None,
-) -> pd.DataFrame:
-    names = list(how.future)
-    if future_df is None:
-        raise DataError(
-            f"the models need the known-future columns {named(names)} for the horizon; pass future_df=..., one row for "
-            "each row of make_future_dataframe()"
-        )
-    expected: Any = stamped(how, clock, ids, last, steps)
-    absent = [name for name in names if name not in future_df]
-    if absent:
-        raise DataError(f"future_df has no column {absent[0]!r}; columns are {[str(c) for c in future_df]}")
-    given = _keyed(future_df, expected, how)[[*expected, *names]].drop_duplicates()
-    _check_single(given, [*expected], "future_df")
-    at = pd.MultiIndex.from_frame(given[[*expected]]).get_indexer(pd.MultiIndex.from_frame(expected))
-    lacking = at < 0
-    rows = given[names].iloc[np.where(lacking, 0, at)].reset_index(drop=True)
-    lacking |= rows.isna().any(axis=1).to_numpy()
-    needed = np.tile(np.arange(steps) < horizon, len(ids))
-    if (lacking & needed).any():
-        some = expected[lacking & needed]
-        first = ", ".join(f"({i!r}, {shown(t)})" for i, t in some.head(3).itertuples(index=False))
-        raise DataError(
-            f"future_df lacks {len(some)} of {int(needed.sum())} rows of the horizon, first: {first}; "
-            "get_missing_future(future_df) lists them"
-        )
-    if lacking.any():
-        warnings.warn(
-            f"the models see {steps} steps of known-future columns, and future_df has not all of them: the last row "
-            f"stands for those after step {horizon}",
-            stacklevel=6,
-        )
-    return rows.iloc[np.maximum.accumulate(np.where(lacking, 0, np.arange(len(rows))))].reset_index(drop=True)
 
 
 def _keyed(future_df: pd.DataFrame, expected: pd.DataFrame, how: Reading) -> pd.DataFrame:

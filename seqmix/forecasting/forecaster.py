@@ -57,7 +57,11 @@ class Forecaster(Estimator):
         static_covariates: columns that do not change within a series.
         calendar: hour, weekday and so on as known-future inputs.
         missing: what a missing value is: ``mask`` leaves it out, ``error`` refuses it, ``ffill`` repeats the last one.
-        fill_gaps: take steps that are left out for missing values.
+        fill_gaps: insert missing time steps as missing values.
+        fill_value: value of the time steps that ``fill_gaps`` inserts, for example 0 for days without sales. Default:
+            missing.
+        aggregate: what the values of a step become where rows are finer than ``freq``: ``sum``, ``mean``, ``last`` and
+            so on, see ``seqmix.resample``. Default: such rows are refused.
         nonnegative: cut forecasts off at zero; ``auto`` does if no value is below zero.
         short: series too short for a window: ``pad`` puts missing rows before them, ``drop`` leaves them out of
             training, ``error`` refuses them.
@@ -101,6 +105,8 @@ class Forecaster(Estimator):
         calendar: bool = False,
         missing: Literal["mask", "error", "ffill"] = "mask",
         fill_gaps: bool = False,
+        fill_value: float | None = None,
+        aggregate: str | None = None,
         short: Literal["pad", "drop", "error"] = "pad",
         nonnegative: bool | Literal["auto"] = "auto",
         max_steps: int = 1000,
@@ -118,6 +124,7 @@ class Forecaster(Estimator):
         self.normalize, self.scaler, self.mode = normalize, scaler, mode
         self.past_covariates, self.future_covariates = past_covariates, future_covariates
         self.static_covariates, self.calendar, self.missing = static_covariates, calendar, missing
+        self.fill_value, self.aggregate = fill_value, aggregate
         self.fill_gaps, self.short, self.max_steps, self.batch_size = fill_gaps, short, max_steps, batch_size
         self.learning_rate, self.early_stopping, self.seed = learning_rate, early_stopping, seed
         self.device, self.verbose, self.model_kwargs = device, verbose, model_kwargs
@@ -406,6 +413,8 @@ class Forecaster(Estimator):
             static=options.names("static_covariates", self.static_covariates),
             freq=self.freq,
             fill_gaps=self.fill_gaps,
+            fill_value=self.fill_value,
+            aggregate=self.aggregate,
             missing=self.missing,
         )
 

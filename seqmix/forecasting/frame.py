@@ -12,6 +12,7 @@ from seqmix.errors import DataError, check_choice
 from seqmix.forecasting.clock import Clock, duration, infer_freq, is_number, shown
 from seqmix.forecasting.kind import kind_of, to_pandas, with_index
 from seqmix.forecasting.long import Long, named
+from seqmix.forecasting.resampling import resample
 from seqmix.forecasting.times import is_dated, parse_times
 
 Missing = Literal["mask", "error", "ffill"]
@@ -30,7 +31,9 @@ class Reading:
         future: columns known for the horizon as well.
         static: columns that do not change within a series; those that the frame lacks come from a frame of their own.
         freq: the step between rows; None infers it.
-        fill_gaps: put rows without a value where steps are left out.
+        fill_gaps: insert rows where steps are left out.
+        fill_value: value of inserted rows. Default: missing.
+        aggregate: what the values of a step become where rows are finer than ``freq``. Default: such rows are refused.
         missing: what a value that is not there is: ``mask`` leaves it out of input and loss, ``error`` refuses it,
             ``ffill`` repeats the value before it.
     """
@@ -44,6 +47,8 @@ class Reading:
     static: Sequence[str] = ()
     freq: str | int | None = None
     fill_gaps: bool = False
+    fill_value: float | None = None
+    aggregate: str | None = None
     missing: Missing = "mask"
 
     def again(self, freq: str | int) -> "Reading":
@@ -69,6 +74,8 @@ def read_frame(df: Any, how: Reading) -> Long:
     covariates = [*how.past, *how.future, *(name for name in how.static if name in frame)]
     needed = [time_col, *([target_col] if target_col else []), *([weight_col] if weight_col else []), *covariates]
     _check_columns(frame, needed, id_col, time_col, target_col)
+    if how.aggregate is not None:
+        frame = _resampled(frame, how)
     alone = id_col not in frame
     codes, ids = (np.zeros(len(frame), int), pd.Index([target_col or time_col])) if alone else _codes(frame, id_col)
     times = parse_times(frame[time_col], time_col)
@@ -101,7 +108,13 @@ def read_frame(df: Any, how: Reading) -> Long:
         at = np.arange(len(frame)) + np.cumsum(steps - 1)
         total = int(at[-1]) + 1
         indptr = np.r_[at[starts], total]
-        y, weight = _spread(y, at, total, np.nan), None if weight is None else _spread(weight, at, total, 0.0)
+        filled = how.fill_value is not None
+        y = _spread(y, at, total, how.fill_value if filled else np.nan)
+        if weight is not None:
+            # a row with a value weighs as much as the row before it
+            weight = (
+                weight[np.searchsorted(at, np.arange(total), "right") - 1] if filled else _spread(weight, at, total, 0)
+            )
         present = np.isin(np.arange(total), at)
         columns = columns.set_axis(at).reindex(range(total))
     if how.missing != "mask" and np.isnan(y).any():
@@ -168,6 +181,8 @@ def long_from_wide(df: Any, time_col: str = "date", *, id_col: str = "unique_id"
 
 def with_ids(frame: Any, how: Reading) -> pd.DataFrame:
     """A frame for pictures: a single series gets the name of its values, times are times."""
+    frame = with_index(frame, (how.id_col, how.time_col))
+    frame = frame if how.aggregate is None else _resampled(frame, how)
     if how.id_col not in frame:
         frame = frame.assign(**{how.id_col: how.target_col})
     return frame.assign(**{how.time_col: parse_times(frame[how.time_col], how.time_col)})
@@ -202,6 +217,11 @@ def numbers(
             "make them numbers, or NaN for missing"
         )
     return values
+
+
+def _resampled(frame: pd.DataFrame, how: Reading) -> Any:
+    columns = {"id_col": how.id_col, "time_col": how.time_col, "target_col": how.target_col or ""}
+    return resample(frame, str(how.freq), str(how.aggregate), **columns)
 
 
 def _check_columns(
@@ -285,8 +305,11 @@ def _steps(stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: Clock, f
     typical = float(np.median(np.diff(stamps, prepend=stamps[0])[same])) if same.any() else float(clock.span)
     if off.any() or (typical > 1.5 * clock.span and not fill_gaps):
         if not 0.67 < typical / clock.span < 1.5:
+            remedy = "" if clock.numbered or typical > clock.span else ", or resample the rows with aggregate='sum'"
             found = f"{typical:g}" if clock.numbered else duration(typical)
-            raise DataError(f"freq={clock.freq!r} but the median step is {found}; pass the freq of the data, or None")
+            raise DataError(
+                f"freq={clock.freq!r} but the median step is {found}; pass the freq of the data, or None{remedy}"
+            )
         row = int(off.argmax())
         raise DataError(
             f"{int(off.sum())} time stamps are off the grid of freq {clock.freq!r}, first: id {ids[codes[row]]!r} at "

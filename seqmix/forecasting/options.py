@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqmix.errors import ConfigError, check_choice
+from seqmix.forecasting.resampling import AGGREGATES
 
 _CHOICES = {
     "normalize": ("auto", "season", "window", "last", "none"),
@@ -41,6 +42,15 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
         _check_flag("nonnegative", options["nonnegative"], "'auto', True or False")
     for name in ("conformal", "calendar", "fill_gaps", "verbose"):
         _check_flag(name, options[name], "True or False")
+    fill, word = options["fill_value"], options["aggregate"]
+    if fill is not None and (isinstance(fill, bool) or not isinstance(fill, numbers.Real) or not np.isfinite(fill)):
+        raise ConfigError(f"fill_value should be a number, got {fill!r}; use for example 0.0")
+    if fill is not None and not options["fill_gaps"]:
+        raise ConfigError(f"fill_value = {fill:g} is for inserted time steps; pass fill_gaps=True as well")
+    if word is not None:
+        check_choice("aggregate", word, AGGREGATES)
+        if options["freq"] is None:
+            raise ConfigError(f"aggregate = {word!r} needs a frequency; pass for example freq='W'")
     for name in ("model_kwargs", "trainer_kwargs"):
         if options[name] is not None and not isinstance(options[name], Mapping):
             raise ConfigError(f"{name} should be a dictionary of options, got {options[name]!r}")

@@ -89,7 +89,7 @@ def test_table_and_picture(here, capsys):
         ("--data long.csv --plot f.txt", 1, "seqmix: --plot 'f.txt' ends in '.txt'; use one of .png,"),
         ("--data long.csv --export f.txt", 1, "seqmix: --export 'f.txt' ends in '.txt'; use one of .pt2, .onnx"),
         ("--data long.csv --model ,", 1, "seqmix: --model is empty; give a name, for example --model TSM2"),
-        ("--data long.csv --load m --loss mse", 1, "seqmix: --loss is for fitting, and --load takes fitted models"),
+        ("--data long.csv --load m", 1, "seqmix: --context_length is for fitting, and --load takes fitted models"),
         (
             "--data holed.csv",
             1,

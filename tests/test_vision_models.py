@@ -2,20 +2,49 @@
 
 import inspect
 import re
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from seqmix.errors import ConfigError
-from seqmix.vision import FeaturePyramid, FFNet, ImageModel, MetaFormer, Pool2d, create_model, list_models, model_facts
+from seqmix.mixers import Hydra, LongVQ, auxiliary_loss
+from seqmix.vision import (
+    FeaturePyramid,
+    FFNet,
+    HydraViT,
+    ImageModel,
+    MetaFormer,
+    Pool2d,
+    RaftMLP,
+    Raster,
+    ViM2,
+    create_model,
+    list_models,
+    model_facts,
+)
 from seqmix.vision.image_model import stage_indices
 
 # transforms have no shapes without data in this torch: these run on small images
 NOT_ON_META = ("affnet", "hydra_vit")
 SMALL = ("poolformer_s12", "caformer_s18", "raftmlp_s", "ffnet_1", "iformer_small", "affnet_et", "vim2_tiny")
 SLOW = ("raftmlp_s", "vim2_tiny", "hydra_vit_base")
+# the slow ones have a small twin
+TWINS = {
+    "vim2": partial(ViM2, dims=(4, 6), depths=(2, 4), channel_widths=(6, 8)),
+    "vmamba": partial(ViM2, dims=(4, 6), depths=(2, 2), channel_widths=None),
+    "hydra_vit": partial(HydraViT, d_model=8, n_layers=2, patch_size=4, mixer=partial(Hydra, d_state=4, headdim=4)),
+    "raftmlp": partial(RaftMLP, dims=(4, 8), depths=(2, 1), patch_sizes=(4, 2), kernels=((4, 8), (2, 4)), img_size=32),
+    "longvq": partial(
+        MetaFormer,
+        depths=(1, 1),
+        dims=(8, 8),
+        mixers=[partial(Raster, mixer=partial(LongVQ, d_qk=8, d_state=2, n_codes=4, window=4))],
+    ),
+}
 FAMILIES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else []) for n in dict.fromkeys(SMALL + SLOW)]
+FAMILIES += TWINS
 
 
 def _meta(name, **options):
@@ -27,12 +56,14 @@ def _meta(name, **options):
 def small(request):
     """A model with 42 classes, its parameters off their initial values, and two small images."""
     torch.manual_seed(0)
-    model = create_model(request.param, num_classes=42).eval()
+    name = request.param
+    model = (TWINS[name](num_classes=42) if name in TWINS else create_model(name, num_classes=42)).eval()
     with torch.no_grad():
         for p in model.parameters():
             p += 0.02 * torch.randn_like(p)
-    # two cells in the last map: of one, all pools are the same
-    return model, torch.randn(2, 3, model.min_size, 2 * model.min_size)
+    # two cells in the last map: of one, all pools are the same, and two patches of Hydra-ViT meet no decay
+    side = max(model.min_size, 32)
+    return model, torch.randn(2, 3, side, 2 * side)
 
 
 def _tiny(**options):
@@ -151,7 +182,7 @@ def test_gradients_and_checkpointing(small):
 def test_checkpointing_is_on_where_it_is_asked_for(monkeypatch):
     model = _tiny()
     calls = []
-    monkeypatch.setattr("seqmix.vision.stage.checkpoint", lambda block, x, **k: calls.append(k) or block(x))
+    monkeypatch.setattr("seqmix.models.recompute.checkpoint", lambda block, x, **k: calls.append(k) or block(x))
     model.set_grad_checkpointing()
     model(torch.randn(1, 3, 32, 32))
     assert [call["use_reentrant"] for call in calls] == [False] * 3
@@ -245,19 +276,31 @@ def _normed(**options):
     return FFNet(dims=(8, 16), depths=(1, 1), token_kernels=(3, 3), num_classes=4, **options)
 
 
-def test_statistics_count_a_batch_once():
-    """A pass that is computed again leaves the running statistics alone."""
-    x, states = torch.randn(3, 3, 16, 16), []
+@pytest.mark.parametrize(
+    ("build", "compiled"),
+    [
+        (_normed, False),
+        pytest.param(_normed, True, marks=pytest.mark.slow),
+        (TWINS["longvq"], False),
+    ],
+)
+def test_buffers_count_a_batch_once(build, compiled):
+    """A pass that is computed again leaves running statistics and codebooks alone, and sees them as they were."""
+    x, states, grads = torch.randn(3, 3, 16, 16), [], []
     for enable in (False, True):
         torch.manual_seed(0)
-        model = _normed()
+        model = build()
         model.set_grad_checkpointing(enable)
-        model(x).sum().backward()
-        model(x).sum().backward()
-        states.append({key: t for key, t in model.state_dict().items() if "running" in key or "num_batches" in key})
-    assert states[0].keys() == states[1].keys() and len(states[0]) > 10
+        run = torch.compile(model, backend="aot_eager") if compiled and enable else model
+        for _ in range(2):
+            (run(x).square().sum() + auxiliary_loss(model)).backward()
+        states.append(dict(model.named_buffers()))
+        grads.append({n: p.grad for n, p in model.named_parameters()})
+    assert states[0].keys() == states[1].keys() and len(states[0]) > 5
     for key, tensor in states[0].items():
-        torch.testing.assert_close(states[1][key], tensor)
+        torch.testing.assert_close(states[1][key], tensor, msg=key)
+    for key, tensor in grads[0].items():
+        torch.testing.assert_close(grads[1][key], tensor, rtol=1e-3, atol=1e-4, msg=key)
 
 
 def test_frozen_parts_stay_as_they_are():

@@ -2,13 +2,12 @@
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory, zero_masked
 from seqmix.models.block import NORMS, Block, ChannelMLP, DropPath, Norm
+from seqmix.models.recompute import recomputed
 
 
 class Backbone(nn.Module):
@@ -112,10 +111,7 @@ class Backbone(nn.Module):
         after = []
         for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
             how = {"cu_seqlens": cu_seqlens, "state": before, "return_state": return_state or state is not None}
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask, **how, use_reentrant=False)
-            else:
-                x = block(x, mask, **how)
+            x = recomputed(block, x, mask, enable=self.checkpointing, **how)
             if how["return_state"]:
                 x, now = x
                 after.append(now)

@@ -15,12 +15,12 @@ from typing_extensions import Unpack
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Raft
 from seqmix.models.block import DropPath
+from seqmix.models.recompute import recomputed
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.mixers2d import Pointwise, require_grid
-from seqmix.vision.stage import recomputed
 
 Mixing = Literal["raft", "full"]
 
@@ -208,7 +208,7 @@ class _Level(nn.Module):
         """Mix a map of patches."""
         x = x.permute(0, 2, 3, 1)
         for block in self.fn[2:]:
-            x = recomputed(block, x, self.grad_checkpointing)
+            x = recomputed(block, x, enable=self.grad_checkpointing)
         return x.permute(0, 3, 1, 2)
 
 

@@ -4,17 +4,16 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from typing_extensions import Unpack
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, SelectiveChannel
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.block import DropPath
+from seqmix.models.recompute import recomputed
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory, Raster
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
@@ -150,15 +149,12 @@ class _Stage(nn.Module):
         self.blocks, self.grad_checkpointing = blocks, False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self._mix, x, use_reentrant=False)
-        return self._mix(x)
-
-    def _mix(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
         tokens, channels = [x], [x]
         for block in self.blocks:
-            token, channel = block(tokens, channels)
+            # copies: the lists grow before the backward pass
+            earlier = tuple(tokens), tuple(channels)
+            token, channel = recomputed(block, *earlier, enable=self.grad_checkpointing)
             tokens.append(token)
             channels.append(channel)
         return channels[-1].permute(0, 3, 1, 2)

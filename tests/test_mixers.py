@@ -340,6 +340,8 @@ def test_state_spaces_are_spared_weight_decay_and_stay_wide():
     names = {"A_log", "A_b_log", "D", "D_b", "dt_proj.bias", "dt_proj_b.bias"}
     assert spared_parameters(SelectiveToken(8, bidirectional=True)) == names
     assert spared_parameters(Mamba2(8, headdim=4)) == {"A_log", "D", "dt_bias"}
+    # Mega, the source of EMA, decays every matrix of it
+    assert spared_parameters(EMA(8)) == set()
     # inside another mixer, and in a copy
     block = deepcopy(Block(8, mixer=partial(LongVQ, d_qk=4, n_codes=4, window=2, ssm="s4d")))
     spared = {f"residuals.0.mixer.move.{n}" for n in ("log_dt", "log_A_real", "A_imag", "C", "D")}

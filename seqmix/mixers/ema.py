@@ -49,6 +49,10 @@ class EMA(Mixer):
         self.gamma = nn.Parameter(torch.randn(E, d_state))
         self.omega = nn.Parameter(torch.randn(d_model))
 
+    def no_weight_decay(self) -> set[str]:
+        """Nothing: the original code decays every matrix of it."""
+        return set()
+
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, state: Tensor | None = None, return_state: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:

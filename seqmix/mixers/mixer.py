@@ -37,8 +37,8 @@ class Mixer(nn.Module, ABC):
     pure: bool = False
     #: positions do not meet: what ``forward`` gives at a position depends on that position alone
     pointwise: bool = False
-    #: parameters that define a state space (rates, steps, skips); weight decay spares them, and they stay in float32
-    #: at least when the module is converted to a half type
+    #: parameters that define a state space (rates, steps, skips); they stay in float32 at least when the module is
+    #: converted to a half type, and weight decay spares them where the original code does
     state_space: tuple[str, ...] = ()
 
     def __init__(self, d_model: int | None = None, max_len: int | None = None):
@@ -96,7 +96,7 @@ class Mixer(nn.Module, ABC):
         return {name for name, _ in self.named_parameters() if name in self.state_space}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Mixer":
-        with stay_wide(self, self.no_weight_decay()):
+        with stay_wide(self, {name for name, _ in self.named_parameters() if name in self.state_space}):
             return super()._apply(fn, recurse)
 
 

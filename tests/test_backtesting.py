@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from daily_panel import panel, small
 
+from seqmix.errors import ConfigError, DataError
+
 
 def test_a_spike_in_the_future_moves_nothing_before_it():
     """Cross-validation: a value after a cutoff changes neither scaling nor weights nor forecasts up to that cutoff."""
@@ -48,7 +50,7 @@ def test_errors_by_hand():
     assert found.round(9).to_dict() == {"mse": 5.0, "mae": 2.0, "bias": -1.0}
     apart = fitted.evaluate(cv, ("mae",), by="unique_id")
     assert apart.set_index("unique_id")["value"].round(9).to_dict() == {"a": 1.0, "b": 3.0}
-    train = panel().groupby("unique_id").head(85)
+    train = panel().groupby("unique_id").head(88)
     naive = train.groupby("unique_id")["y"].apply(lambda y: y.diff(5).abs().mean())
     mase = fitted.evaluate(cv, ("mase",), by="unique_id").set_index("unique_id")["value"]
     np.testing.assert_allclose(mase, np.array([1.0, 3.0]) / naive, rtol=1e-6)
@@ -56,3 +58,70 @@ def test_errors_by_hand():
     standard = fitted.evaluate(cv, ("mae",), by="unique_id", standardized=True).set_index("unique_id")["value"]
     np.testing.assert_allclose(standard, np.array([1.0, 3.0]) / scale, rtol=1e-6)
     assert fitted.evaluate(panel(), ("mae",))["value"].notna().all()
+
+
+def test_series_too_short_for_a_test_are_left_out_of_it():
+    df = pd.concat([panel(), panel(("new",), 5)], ignore_index=True)
+    with pytest.warns(UserWarning) as warned:
+        cv = small().cross_validation(df)
+    assert str(warned[0].message) == ("1 of 3 series are too short for a test of 6 rows and are left out: [new (5)]")
+    pd.testing.assert_frame_equal(cv, small().cross_validation(panel()))
+
+
+def test_a_test_is_measured_without_a_fit():
+    """Scales come from the rows before the first cutoff: those of the test, or given ones, never later ones."""
+    df = panel().assign(y=lambda df: df["y"] + np.random.default_rng(0).normal(size=200))
+    fc = small()
+    cv = fc.cross_validation(df, n_windows=2)
+    found = fc.evaluate(cv, "mase", by="unique_id").set_index("unique_id")["value"]
+    train = df.groupby("unique_id").head(88)
+    naive = train.groupby("unique_id")["y"].apply(lambda y: y.diff(7).abs().mean())
+    error = (cv["y"] - cv["DLinear"]).abs().groupby(cv["unique_id"]).mean()
+    np.testing.assert_allclose(found, error / naive, rtol=1e-6)
+    other = small()
+    again = other.evaluate(cv, "mase", by="unique_id", train_df=df).set_index("unique_id")["value"]
+    np.testing.assert_allclose(again, found, rtol=1e-6)
+    assert other.evaluate(cv.drop(columns="unique_id"), "mae")["value"].notna().all()
+    late = small().fit(df, val_size=0)
+    with pytest.raises(DataError) as raised:
+        late.evaluate(cv, "mase")
+    assert str(raised.value) == (
+        "mase need the rows before the first cutoff of each series, which this Forecaster has not seen by themselves; "
+        "pass train_df=..., or leave them out of the metrics"
+    )
+
+
+def test_errors_of_intervals_and_of_functions_by_hand():
+    fc = small(levels=[80])
+    df = panel().assign(y=lambda df: df["y"] + np.arange(200) % 3)
+    cv = fc.cross_validation(df)
+    cv["DLinear"], cv["DLinear-lo-80"], cv["DLinear-hi-80"] = cv["y"] + 1, cv["y"] - 2, cv["y"] + 4
+    cv.loc[cv["unique_id"] == "b", "DLinear-hi-80"] = cv["y"] - 1
+    cv.loc[cv["unique_id"] == "b", "DLinear"] = cv["y"] - 1.5
+
+    def worst(y, yhat):
+        return np.abs(y - yhat).max()
+
+    metrics = ["coverage", "msis", "pinball", "crps", "wape", "rmsse", worst]
+    found = fc.evaluate(cv, metrics, by="unique_id").pivot(index="metric", columns="unique_id", values="value")
+    groups = df.groupby("unique_id").head(94).groupby("unique_id")["y"]
+    naive, rms = groups.apply(lambda y: y.diff(7).abs().mean()), groups.apply(lambda y: (y.diff(7) ** 2).mean() ** 0.5)
+    size = cv["y"].abs().groupby(cv["unique_id"]).mean()
+    # pinball of the quantiles 0.1, 0.5 and 0.9
+    pinball = np.array([(0.1 * 2 + 0.5 * 1 + 0.1 * 4) / 3, (0.1 * 2 + 0.5 * 1.5 + 0.9 * 1) / 3])
+    expected = {
+        "coverage-80": [1, 0],
+        "msis-80": np.array([6, 1 + 10 * 1]) / naive,
+        "pinball": pinball,
+        "crps": 2 * pinball,
+        "wape": np.array([1, 1.5]) / size,
+        "rmsse": np.array([1, 1.5]) / rms,
+        "worst": [1, 1.5],
+    }
+    assert set(found.index) == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found.loc[name], values, rtol=1e-6, err_msg=name)
+    with pytest.raises(ConfigError, match="metrics = 'mea' is not known; use mse, mae"):
+        fc.evaluate(cv, "mea")
+    with pytest.raises(DataError, match="coverage needs intervals of every model"):
+        fc.evaluate(cv[["unique_id", "ds", "cutoff", "y", "DLinear"]], "coverage")

@@ -369,7 +369,7 @@ def test_a_series_weighs_as_in_mase():
     deviation = df["y"].groupby(df["unique_id"]).apply(lambda y: y[:105].std(ddof=0))
     # 'a' repeats itself exactly: its deviation has to do
     np.testing.assert_allclose(fc.fitted_.scale[:, 0], [deviation["a"], error["b"]], rtol=1e-6)
-    np.testing.assert_allclose(fc.fitted_.deviation, deviation, rtol=1e-6)
+    np.testing.assert_allclose(fc.fitted_.scales.deviation, deviation, rtol=1e-6)
     # models that tell series apart are free of that weight
     short = partial(MixerForecaster, mixer=Pool, patch_len=7)
     for options in ({"scaler": "standard"}, {"model": short}, {"model": ["DLinear", short]}):

@@ -1,6 +1,11 @@
 """A fitted Forecaster in files: saved, loaded, exported."""
 
+import importlib
+import json
+import os
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -91,3 +96,98 @@ def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):
         "'seqmix/nothing-here' is no folder, and the hub gives no such repository (LocalEntryNotFoundError); check "
         "name and connection, or give a folder that Forecaster.save wrote"
     )
+
+
+def test_files_have_the_usual_mode_and_name_versions(tmp_path, fitted):
+    before = os.umask(0o027)
+    try:
+        fitted.save(tmp_path / "kept")
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode & 0o777) for file in (tmp_path / "kept").iterdir()} == {"0o640"}
+    facts = json.loads((tmp_path / "kept/forecaster.json").read_text())
+    assert facts["versions"].keys() == {"seqmix", "torch", "python"}
+
+
+def test_an_interrupted_save_is_never_read_as_a_whole(tmp_path, fitted, monkeypatch):
+    """New weights beside the facts of the old ones: refused, and no part is left."""
+    fitted.save(tmp_path)
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda part, to: replace(part, to) if "weights" in to.name else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        small(seed=5).fit(panel(("q", "r"))).save(tmp_path)
+    monkeypatch.undo()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["forecaster.json", "weights.safetensors"]
+    with pytest.raises(DataError, match="it is damaged, or a save was interrupted"):
+        Forecaster.load(tmp_path)
+
+
+def _flip(at):
+    def change(content):
+        content[at] ^= 4
+        return content
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("weights.safetensors", _flip(-5)),
+        ("weights.safetensors", lambda content: content[:-100]),
+        ("weights.safetensors", lambda content: b""),
+        ("forecaster.json", lambda content: content[: len(content) // 2]),
+        ("forecaster.json", lambda content: b"[]"),
+        ("forecaster.json", lambda content: b"\xff" + content),
+        ("forecaster.json", lambda content: content.replace(b'"context": 14', b'"context": 15')),
+        ("forecaster.json", lambda content: content.replace(b'"facts"', b'"fact"')),
+        ("forecaster.json", lambda content: content.replace(b'"horizon": 6', b'"horizont": 6')),
+    ],
+)
+def test_damaged_files_are_said(tmp_path, fitted, file, change):
+    fitted.save(tmp_path)
+    path = tmp_path / file
+    path.write_bytes(change(bytearray(path.read_bytes())))
+    with pytest.raises(DataError, match=r"(is damaged|was changed after it was saved|was saved with).*again"):
+        Forecaster.load(tmp_path)
+
+
+def test_a_folder_imports_no_module_of_its_own(tmp_path, fitted, monkeypatch):
+    """A module that only the saved folder names does not run."""
+    fitted.save(tmp_path / "kept")
+    (tmp_path / "canary_model.py").write_text(
+        "import pathlib\nfrom seqmix.models import DLinear\n\n\nclass Mine(DLinear):\n    pass\n\n\n"
+        f"pathlib.Path({str(tmp_path / 'sang')!r}).touch()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "kept" / "forecaster.json"
+    text = file.read_text().replace('"model": "DLinear"', '"model": {"class": "canary_model:Mine"}')
+    file.write_text(text)
+    with pytest.raises(DataError) as error:
+        Forecaster.load(tmp_path / "kept")
+    assert str(error.value) == (
+        "the Forecaster needs 'Mine' of the module 'canary_model', which was not imported; import it first, or pass "
+        "trusted=['canary_model'] if you know what is in it"
+    )
+    assert not (tmp_path / "sang").exists()
+
+
+def test_models_of_ones_own_are_trusted_by_name(tmp_path, monkeypatch):
+    (tmp_path / "own_model.py").write_text("from seqmix.models import DLinear\n\n\nclass Mine(DLinear):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    fc = small(importlib.import_module("own_model").Mine).fit(panel())
+    fc.save(tmp_path / "kept")
+    sys.modules.pop("own_model")
+    with pytest.raises(DataError, match=r"pass trusted=\['own_model'\]"):
+        Forecaster.load(tmp_path / "kept")
+    twin = Forecaster.load(tmp_path / "kept", trusted="own_model")
+    pd.testing.assert_frame_equal(twin.predict(), fc.predict())
+    sys.modules.pop("own_model")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    fc = small().fit(panel())
+    next(fc.tasks_["DLinear"].parameters()).data[0] = float("nan")
+    fc.save(tmp_path)
+    with pytest.raises(DataError, match=r"weights of DLinear in .* are not finite; fit again"):
+        Forecaster.load(tmp_path)

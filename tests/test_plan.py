@@ -48,7 +48,7 @@ def test_a_season_that_does_not_fit_is_left_out_or_refused():
         "no season: the models see 44 steps, and a season has 52; set context_length"
     )
     assert fc.predict()["SeasonalNaive"].tolist() == [df["y"].iloc[-1]] * 8
-    np.testing.assert_allclose(fc.fitted_.naive, df["y"][: -len(df) + 60 - 8].diff().abs().mean(), rtol=0.3)
+    np.testing.assert_allclose(fc.fitted_.scales.naive, df["y"][: -len(df) + 60 - 8].diff().abs().mean(), rtol=0.3)
     with pytest.raises(DataError) as error:
         Forecaster("DLinear", 8, season=55, device="cpu").fit(df)
     assert str(error.value) == (

@@ -259,11 +259,11 @@ def _check_ahead(
 
 
 def _tested(forecaster: Forecaster, frame: pd.DataFrame, columns: dict[str, Any], cv: int) -> pd.DataFrame:
-    """Forecasts of the end of each series by the models, and by the seasonal naive forecast."""
+    """Errors of forecasts of the end of each series by the models, and by the seasonal naive forecast."""
     models = forecaster.model if isinstance(forecaster.model, list) else [forecaster.model]
     rivals = [*models, *(["SeasonalNaive"] if "SeasonalNaive" not in models else [])]
     judge = forecaster.clone().set_params(model=rivals, levels=None)
-    return judge.cross_validation(frame, n_windows=cv, **columns)
+    return judge.evaluate(judge.cross_validation(frame, n_windows=cv, **columns), ("mae", "mase", "smape"))
 
 
 def _print_fit(data: str, forecaster: Forecaster, notes: list[str]) -> None:
@@ -276,8 +276,7 @@ def _print_fit(data: str, forecaster: Forecaster, notes: list[str]) -> None:
         print(f"  {note}")
 
 
-def _print_errors(forecaster: Forecaster, tested: pd.DataFrame, cv: int) -> None:
-    errors = forecaster.evaluate(tested, ("mae", "mase", "smape"))
+def _print_errors(forecaster: Forecaster, errors: pd.DataFrame, cv: int) -> None:
     table = errors.pivot(index="model", columns="metric", values="value").sort_values("mae")
     rows = [{"model": str(name), **{str(k): float(v) for k, v in row.items()}} for name, row in table.iterrows()]
     steps = forecaster.horizon

@@ -1,5 +1,6 @@
 """Cross-validation: the end of each series forecast as if it were not known yet."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -7,7 +8,8 @@ import pandas as pd
 
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.fitted import Fitted
-from seqmix.forecasting.long import Long, head, named
+from seqmix.forecasting.long import Long, head, named, picked
+from seqmix.forecasting.scales import Tested, measure
 
 
 def cross_validate(
@@ -20,33 +22,36 @@ def cross_validate(
     step: int,
     n_windows: int,
     refit: int,
-) -> pd.DataFrame:
-    """Forecasts of the end of each series by what ``learn`` makes of the rows before; series by series.
+) -> tuple[pd.DataFrame, Tested]:
+    """Forecasts of the end of each series by what ``learn`` makes of the rows before; and what to measure them by.
 
     ``n_windows`` cutoffs are ``step`` rows apart; it learns at the first, and with ``refit`` at every so many.
     """
     before = horizon + step * (n_windows - 1)  # rows after the first cutoff
     every = refit or n_windows
-    parts = []
+    parts, tested = [], None
     for first in range(0, n_windows, every):
         rows = before - step * np.arange(first, min(first + every, n_windows))  # after each cutoff
-        fitted = learn(head(long, np.diff(long.indptr) - rows[0]))
+        seen = head(long, np.diff(long.indptr) - rows[0])
+        fitted = learn(seen)
+        if tested is None:
+            scales = measure(seen, seen.y[:, None], seen.indptr, np.diff(seen.indptr), fitted.plan.season)
+            tested = Tested(fitted.reading, fitted.clock, scales)
         parts.append(fitted.backtest(long, static, rows, levels, quantiles))
     frame = pd.concat(parts, ignore_index=True)
-    if len(parts) == 1:
-        return frame
-    order = np.argsort(long.ids.get_indexer(pd.Index(frame[fitted.reading.id_col])), kind="stable")
-    return frame.iloc[order].reset_index(drop=True)
+    assert tested is not None
+    order = np.argsort(long.ids.get_indexer(pd.Index(frame[tested.reading.id_col])), kind="stable")
+    return frame.iloc[order].reset_index(drop=True), tested
 
 
 def test_windows(
     long: Long, horizon: int, n_windows: int, step_size: int | None, test_size: int | None
-) -> tuple[int, int]:
-    """Steps between two cutoffs of a test, and the number of cutoffs.
+) -> tuple[Long, int, int]:
+    """The series that are long enough for a test, steps between two of its cutoffs, and the number of cutoffs.
 
     Raises:
         ConfigError: if the sizes do not fit together.
-        DataError: if a series is too short for them.
+        DataError: if no series is long enough.
     """
     step = horizon if step_size is None else step_size
     if step < 1 or n_windows < 1:
@@ -58,9 +63,16 @@ def test_windows(
     need = horizon + step * (n_windows - 1)
     lengths = np.diff(long.indptr)
     few = np.flatnonzero(lengths <= need + horizon)
-    if len(few):
+    shown = named([f"{long.ids[i]} ({lengths[i]})" for i in few])
+    if len(few) == len(lengths):
         raise DataError(
-            f"{len(few)} of {len(long.ids)} series are too short for a test of {need} rows: "
-            f"{named([f'{long.ids[i]} ({lengths[i]})' for i in few])}; use fewer windows, or leave them out"
+            f"{len(few)} of {len(lengths)} series are too short for a test of {need} rows: {shown}; use fewer windows, "
+            "or leave them out"
         )
-    return step, n_windows
+    if len(few):
+        warnings.warn(
+            f"{len(few)} of {len(lengths)} series are too short for a test of {need} rows and are left out: {shown}",
+            stacklevel=3,
+        )
+        long = picked(long, np.flatnonzero(lengths > need + horizon))
+    return long, step, n_windows

@@ -18,6 +18,7 @@ from seqmix.forecasting.kind import Kind
 from seqmix.forecasting.long import Long, channels, named
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
+from seqmix.forecasting.scales import Scales
 
 
 @dataclass
@@ -33,8 +34,7 @@ class Fitted:
         inputs: how covariates become numbers.
         loc: mean of the training rows, ``(n, C)``.
         scale: what they are divided by, ``(n, C)``.
-        deviation: standard deviation of the training rows, one for each id.
-        naive: mean absolute error of the seasonal naive forecast on the training rows, for MASE, one for each id.
+        scales: units of errors, from the training rows.
         ends: the last rows of each series.
         last: stamp of the last row of each series, one for each id.
         members: the fitted models.
@@ -51,8 +51,7 @@ class Fitted:
     inputs: Inputs
     loc: np.ndarray
     scale: np.ndarray
-    deviation: np.ndarray
-    naive: np.ndarray
+    scales: Scales
     ends: Ends
     last: np.ndarray
     members: list[Member] = field(default_factory=list)

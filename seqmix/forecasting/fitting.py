@@ -8,7 +8,7 @@ from copy import deepcopy
 import numpy as np
 import pandas as pd
 
-from seqmix.data.series.panel import Panel, moments, season_error
+from seqmix.data.series.panel import Panel
 from seqmix.forecasting.arrange import arrange, ends
 from seqmix.forecasting.covariates import learn_inputs, static_rows
 from seqmix.forecasting.factory import Choice, make_task
@@ -19,6 +19,7 @@ from seqmix.forecasting.intervals import check_windows
 from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.member import Member, calibrate, calibration_rows
 from seqmix.forecasting.plan import Plan
+from seqmix.forecasting.scales import measure
 from seqmix.forecasting.training import EVAL_BATCH, Training, train
 from seqmix.tasks import AdamW, Forecasting
 
@@ -80,9 +81,7 @@ def fit(
         inputs=inputs,
         loc=panel.loc,
         scale=panel.scale,
-        # an id is a series, or a channel of the only one
-        deviation=moments(arrays.values, arrays.indptr, panel.n_train)[1].ravel(),
-        naive=season_error(arrays.values, arrays.indptr, panel.n_train, plan.season).ravel(),
+        scales=measure(long, arrays.values, arrays.indptr, panel.n_train, plan.season),
         ends=ends(arrays, np.arange(n_series), arrays.indptr[1:], plan.context, panel.loc, panel.scale),
         last=long.last,
         notes=_notes(long, reading, plan, panel, training),

@@ -238,7 +238,7 @@ class Forecaster(Estimator):
         """Forecast the end of each series as if it were not known yet: the forecasts with ``cutoff`` and truth.
 
         Everything is learned from the rows up to the first cutoff, scaling included; with ``refit`` again at every one.
-        The Forecaster itself is not changed.
+        The fitted models are not changed. Series that are too short for the test are left out, with a warning.
 
         Args:
             df: long frame.
@@ -261,12 +261,13 @@ class Forecaster(Estimator):
         long, static = read_long(df, how), _frame(static_df)
         levels = options.levels(self.levels if levels is None else levels)
         quantiles = options.quantiles(quantiles)
-        step, n_windows = test_windows(long, self.horizon, n_windows, step_size, test_size)
+        long, step, n_windows = test_windows(long, self.horizon, n_windows, step_size, test_size)
 
         def learn(rows: Long) -> "Fitted":
             return self._learn(rows, static, how, val_size)
 
-        found = cross_validate(learn, long, static, levels, quantiles, self.horizon, step, n_windows, int(refit))
+        sizes = (self.horizon, step, n_windows, int(refit))
+        found, self.tested_ = cross_validate(learn, long, static, levels, quantiles, *sizes)
         return long.kind.give(found)
 
     def evaluate(
@@ -277,24 +278,40 @@ class Forecaster(Estimator):
         by: str | None = None,
         standardized: bool = False,
         static_df: Any = None,
+        train_df: Any = None,
     ) -> Any:
         """Errors of forecasts: a frame with columns ``metric``, ``model``, ``value``.
 
+        MASE, RMSSE and MSIS are in units of the seasonal naive forecast on the rows before the first cutoff.
+
         Args:
             df: result of ``cross_validation``, or a long frame whose last horizon the fitted models then forecast.
-            metrics: ``mse``, ``mae``, ``rmse``, ``mape``, ``smape``, ``mase``, ``bias``.
+            metrics: ``mse``, ``mae``, ``rmse``, ``mape``, ``smape``, ``wape``, ``bias``, ``mase``, ``rmsse``; of
+                intervals ``coverage`` and ``msis``, of quantiles ``pinball`` and ``crps``; or functions of the truth
+                and the forecast of a series.
             by: column to have errors apart by, ``cutoff`` for example; None: the mean over the series.
             standardized: divide by the deviation of the training rows, as in the tables of the benchmarks.
             static_df: static covariates, for a long frame.
-        """
-        from seqmix.forecasting.scoring import errors
+            train_df: rows before the first cutoff, for forecasts that this Forecaster did not make.
 
-        fitted, how = self._fitted(), self._fitted().reading
+        Raises:
+            NotFittedError: for a long frame, if nothing was fitted.
+            DataError: if columns or the rows before a cutoff are not there.
+        """
+        from seqmix.forecasting.scoring import check_metrics, errors, scales_for
+
+        metrics = check_metrics(metrics)
         frame = None if isinstance(df, str | Path) else to_pandas(df)
         if frame is None or "cutoff" not in frame:
-            long = read_long(df, how)
-            frame = fitted.backtest(long, _frame(static_df), np.array([fitted.plan.horizon]), [], [])
-        found = errors(frame, fitted, metrics, by=by, standardized=standardized)
+            fitted = self._fitted()
+            long, how, scales = read_long(df, fitted.reading), fitted.reading, fitted.scales
+            frame = fitted.backtest(long, _frame(static_df), np.array([fitted.plan.horizon]), fitted.plan.levels, [])
+        else:
+            known: Any = [getattr(self, name) for name in ("tested_", "fitted_") if hasattr(self, name)]
+            how = known[0].reading if known else self._reading("unique_id", "ds", "y", None)
+            train = None if train_df is None else read_long(train_df, how)
+            scales = scales_for(frame, how, known, train, self.season, metrics, standardized=standardized)
+        found = errors(frame, how, scales, metrics, by=by, standardized=standardized)
         return kind_of(df, how.id_col, how.time_col).give(found)
 
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
@@ -312,25 +329,28 @@ class Forecaster(Estimator):
 
     def save(self, path: str | Path) -> None:
         """Write options and weights to a folder: ``forecaster.json`` and ``weights.safetensors``."""
-        from seqmix.forecasting.saving import save
+        from seqmix.forecasting.saving import save_forecaster
 
-        save(self.get_params(), self._fitted(), Path(path))
+        save_forecaster(self.get_params(), self._fitted(), Path(path))
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto") -> "Forecaster":
+    def load(cls, path: str | Path, *, device: str = "auto", trusted: Sequence[str] = ()) -> "Forecaster":
         """A fitted Forecaster from a folder that ``save`` wrote, or a repository of the Hugging Face Hub.
 
         Args:
             path: the folder, or ``owner/name`` of the repository.
             device: where it is trained further.
+            trusted: modules of your own models, which may be imported; those of seqmix, of torch, and what the program
+                has imported already always may.
 
         Raises:
-            DataError: if there is none, it is of another version, or the hub cannot be reached.
+            DataError: if there is none, it is damaged, of another version, or of a module that is not trusted, or the
+                hub cannot be reached.
         """
-        from seqmix.forecasting.saving import load
+        from seqmix.forecasting.saving import load_forecaster
 
-        options, fitted = load(path)
-        return cls(**{**options, "device": device})._take(fitted)
+        params, fitted = load_forecaster(path, options.names("trusted", trusted))
+        return cls(**{**params, "device": device})._take(fitted)
 
     def export(self, path: str | Path, *, model: str | None = None) -> None:
         """Write a fitted model as one graph, normalization and scaling included, to ``.pt2`` or ``.onnx``.

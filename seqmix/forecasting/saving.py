@@ -1,21 +1,28 @@
 """A fitted Forecaster in a folder: options and facts as JSON, weights and last rows as safetensors. No pickle."""
 
+import hashlib
 import json
+import os
+import platform
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError, DataError
+import seqmix
+from seqmix.errors import ConfigError, DataError, SeqmixError
 from seqmix.forecasting.arrange import Ends
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Inputs
@@ -25,23 +32,39 @@ from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.kind import Kind, dtype_name, dtype_of
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
+from seqmix.forecasting.scales import Scales
 from seqmix.series import Series
 
-_FORMAT = 4
+_FORMAT = 5
 # owner/name, as the hub names what it holds
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_ARRAYS = ("loc", "scale", "deviation", "naive", "last")
+_ARRAYS = ("loc", "scale", "last")
+# what reading a damaged file may raise
+_DAMAGES = (
+    *(OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError),
+    *(MemoryError, SafetensorError),
+)
 
 
-def save(options: Mapping[str, Any], fitted: Fitted, folder: Path) -> None:
-    """Write ``forecaster.json`` and ``weights.safetensors``, each whole or not at all.
+def save_forecaster(options: Mapping[str, Any], fitted: Fitted, folder: Path) -> None:
+    """Write ``forecaster.json`` and ``weights.safetensors``, each whole or not at all, and tied by a fingerprint.
 
     Raises:
-        ConfigError: if an option has no plain form, for example a function.
+        ConfigError: if an option has no plain form, for example a function, or the folder cannot be written.
     """
+    if [choice.name for choice in choices(options["model"], options["model_kwargs"])] != [
+        m.name for m in fitted.members
+    ]:
+        raise ConfigError("model was set after the fit, so that the weights are of another one; fit again")
+    arrays = {name: getattr(fitted, name) for name in _ARRAYS}
+    arrays |= {f"ends.{name}": x for name, x in fitted.ends._asdict().items() if x is not None}
+    arrays |= {f"scales.{name}": x for name, x in fitted.scales._asdict().items() if name != "ids"}
+    arrays |= {f"scores.{k}": m.scores for k, m in enumerate(fitted.members)}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
+    for k, member in enumerate(fitted.members):
+        tensors |= {f"task.{k}.{name}": x.contiguous() for name, x in member.task.state_dict().items()}
+    weights = save(tensors)
     facts = {
-        "format": _FORMAT,
-        "options": {name: _plain(value, name) for name, value in options.items()},
         "reading": asdict(fitted.reading),
         "time": {"freq": fitted.clock.freq, "dtype": dtype_name(fitted.clock.dtype)},
         "kind": fitted.kind,
@@ -51,53 +74,79 @@ def save(options: Mapping[str, Any], fitted: Fitted, folder: Path) -> None:
         "members": {m.name: asdict(m.task.series) for m in fitted.members},
         "report": fitted.report,
         "notes": fitted.notes,
+        "weights": hashlib.sha256(weights).hexdigest(),
     }
     try:
-        text = json.dumps(facts, indent=1, default=str if fitted.ids.dtype.kind == "M" else None)
+        plain = json.loads(json.dumps(facts, default=str if fitted.ids.dtype.kind == "M" else None))
     except TypeError as e:
         raise ConfigError(
             f"the Forecaster cannot be saved: {e}; give ids and categories that are text or numbers"
         ) from e
-    arrays = {name: getattr(fitted, name) for name in _ARRAYS}
-    arrays |= {f"ends.{name}": x for name, x in fitted.ends._asdict().items() if x is not None}
-    arrays |= {f"scores.{k}": m.scores for k, m in enumerate(fitted.members)}
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
-    for k, member in enumerate(fitted.members):
-        tensors |= {f"task.{k}.{name}": x.contiguous() for name, x in member.task.state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "weights.safetensors.part"
-    save_file(tensors, part)
-    part.replace(folder / "weights.safetensors")
-    part = folder / "forecaster.json.part"
-    part.write_text(text + "\n")
-    part.replace(folder / "forecaster.json")
+    text = {
+        "format": _FORMAT,
+        "versions": {"seqmix": seqmix.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "options": {name: _plain(value, name) for name, value in options.items()},
+        "facts": plain,
+        "fingerprint": _fingerprint(plain),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "weights.safetensors", weights)
+        _write(folder / "forecaster.json", (json.dumps(text, indent=1) + "\n").encode())
+    except OSError as e:
+        raise ConfigError(f"{str(folder)!r} cannot be written ({e.strerror}); give another folder") from e
 
 
-def load(source: str | Path) -> tuple[dict[str, Any], Fitted]:
+def load_forecaster(source: str | Path, trusted: Sequence[str]) -> tuple[dict[str, Any], Fitted]:
     """Options and what was learned, from a folder or a repository of the hub.
 
     Raises:
-        DataError: if there is none, or one of another version of the format.
+        DataError: if there is none, it is damaged, of another format, or needs code that is not trusted.
     """
     folder = _folder(source)
+    try:
+        return _loaded(folder, trusted)
+    except SeqmixError:
+        raise
+    except _DAMAGES as e:
+        why = " ".join(str(e).split())[:120]
+        raise DataError(
+            f"the Forecaster in {str(folder)!r} is damaged ({type(e).__name__}: {why}); copy the folder again, or save "
+            "again"
+        ) from e
+
+
+def _loaded(folder: Path, trusted: Sequence[str]) -> tuple[dict[str, Any], Fitted]:
     path = folder / "forecaster.json"
-    facts = json.loads(path.read_text())
-    if facts.get("format") != _FORMAT:
-        raise DataError(f"{str(path)!r} has format {facts.get('format')!r}, this version reads {_FORMAT}; fit again")
-    options = {name: _live(value) for name, value in facts["options"].items()}
-    tensors = load_file(folder / "weights.safetensors")
-    time = facts["time"]
-    plan = facts["plan"]
+    text = json.loads(path.read_text(encoding="utf-8"))
+    if text.get("format") != _FORMAT:
+        wrote = text.get("versions", {}).get("seqmix", "an earlier version")
+        raise DataError(
+            f"{str(path)!r} has format {text.get('format')!r} (seqmix {wrote}), this version reads {_FORMAT}; fit again"
+        )
+    facts, weights = text["facts"], (folder / "weights.safetensors").read_bytes()
+    if text["fingerprint"] != _fingerprint(facts):
+        raise DataError(f"{str(path)!r} was changed after it was saved; copy the folder again, or save again")
+    if facts["weights"] != hashlib.sha256(weights).hexdigest():
+        raise DataError(
+            f"weights.safetensors in {str(folder)!r} is not what forecaster.json was saved with: it is damaged, or a "
+            "save was interrupted; copy the folder again, or save again"
+        )
+    options = {name: _live(value, trusted) for name, value in text["options"].items()}
+    tensors = load(weights)
+    plan, time = facts["plan"], facts["time"]
+    ids = pd.Index(facts["ids"]["values"]).astype(dtype_of(facts["ids"]["dtype"]))
+    tuples = {name: tuple(plan[name]) for name in ("levels", "calibrated", "notes")}
     arrays: dict[str, Any] = {name: tensors[name].numpy() for name in _ARRAYS}
-    levels = {name: tuple(plan[name]) for name in ("levels", "calibrated")}
     fitted = Fitted(
         reading=Reading(**facts["reading"]),
-        plan=Plan(**{**plan, **levels, "loss": options["loss"]}),
+        plan=Plan(**{**plan, **tuples, "loss": options["loss"]}),
         clock=Clock(time["freq"], dtype_of(time["dtype"])),
         kind=Kind(*facts["kind"]),
-        ids=pd.Index(facts["ids"]["values"]).astype(dtype_of(facts["ids"]["dtype"])),
+        ids=ids,
         inputs=Inputs(**facts["inputs"]),
         ends=Ends(**{name: _array(tensors, f"ends.{name}") for name in Ends._fields}),
+        scales=Scales(ids, *(_array(tensors, f"scales.{name}") for name in Scales._fields[1:])),
         report=facts["report"],
         notes=facts["notes"],
         **arrays,
@@ -106,8 +155,27 @@ def load(source: str | Path) -> tuple[dict[str, Any], Fitted]:
         task = make_task(choice, fitted.plan, Series(**facts["members"][choice.name]))
         prefix = f"task.{k}."
         task.load_state_dict({n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)})
+        if not all(bool(x.isfinite().all()) for x in task.state_dict().values() if x.is_floating_point()):
+            raise DataError(f"weights of {choice.name} in {str(folder)!r} are not finite; fit again")
         fitted.members.append(Member(choice.name, task.eval(), tensors[f"scores.{k}"].numpy()))
     return options, fitted
+
+
+def _fingerprint(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, by a name that no other save has."""
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _folder(source: str | Path) -> Path:
@@ -138,6 +206,8 @@ def _array(tensors: dict[str, Tensor], name: str) -> Any:
 
 def _plain(value: Any, name: str) -> Any:
     """A value in JSON: classes by their dotted path, a ``partial`` with its options."""
+    if isinstance(value, np.generic | np.ndarray | pd.Index):
+        value = value.tolist()
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, list):
@@ -153,20 +223,28 @@ def _plain(value: Any, name: str) -> Any:
     raise ConfigError(f"{name} = {value!r} cannot be saved; use a name, a class of a module, or a functools.partial")
 
 
-def _live(value: Any) -> Any:
+def _live(value: Any, trusted: Sequence[str]) -> Any:
     if isinstance(value, list):
-        return [_live(v) for v in value]
+        return [_live(v, trusted) for v in value]
     if not isinstance(value, dict):
         return value
     if "tuple" in value:
-        return tuple(_live(v) for v in value["tuple"])
+        return tuple(_live(v, trusted) for v in value["tuple"])
     if "dict" in value:
-        return {k: _live(v) for k, v in value["dict"].items()}
+        return {k: _live(v, trusted) for k, v in value["dict"].items()}
     if "partial" in value:
-        return partial(_live(value["partial"]), **{k: _live(v) for k, v in value["options"].items()})
+        options = {k: _live(v, trusted) for k, v in value["options"].items()}
+        return partial(_live(value["partial"], trusted), **options)
     module, _, name = value["class"].partition(":")
-    found = getattr(import_module(module), name, None)
-    # a folder names what is built, and must not name just anything
+    # a folder names what is built, and must not make a module run that nobody else named
+    if module not in sys.modules:
+        if module.partition(".")[0] not in ("seqmix", "torch", *trusted) and module not in trusted:
+            raise DataError(
+                f"the Forecaster needs {name!r} of the module {module!r}, which was not imported; import it first, or "
+                f"pass trusted=[{module!r}] if you know what is in it"
+            )
+        import_module(module)
+    found = getattr(sys.modules[module], name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise DataError(f"{value['class']!r} is no module of torch; use the folder of a Forecaster you trust")
     return found

@@ -1,4 +1,4 @@
-"""Errors of forecasts by the losses of utilsforecast."""
+"""Errors of forecasts, by the losses of utilsforecast where it has them."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,40 +8,62 @@ import numpy as np
 import pandas as pd
 from utilsforecast import losses
 
-from seqmix.errors import DataError, check_choice
-from seqmix.forecasting.fitted import Fitted
+from seqmix.errors import ConfigError, DataError
+from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.long import Long
+from seqmix.forecasting.plan import bounds
+from seqmix.forecasting.scales import Measured, Scales, measure_before
+from seqmix.forecasting.times import parse_times
+
+Metric = str | Callable[[np.ndarray, np.ndarray], float]
 
 # columns of intervals and quantiles
-_BOUND = re.compile(r"-(lo|hi)-|_q0?\.")
-_LOSSES: dict[str, Callable[..., Any]] = {
+_INTERVAL = re.compile(r"(.+)-(lo|hi)-(\d+(?:\.\d+)?)")
+_QUANTILE = re.compile(r"(.+)_q(0?\.\d+)")
+_POINT: dict[str, Callable[..., Any]] = {
     "mse": losses.mse,
     "mae": losses.mae,
     "rmse": losses.rmse,
     "mape": losses.mape,
     "smape": losses.smape,
+    "wape": losses.nd,
     "bias": losses.bias,
-    # of errors in units of those that the season before makes
+    # of errors in units of those that the seasonal naive forecast makes
     "mase": losses.mae,
+    "rmsse": losses.rmse,
 }
+# a line for each level of the intervals
+_LEVELS = ("coverage", "msis")
+# of all quantiles that there are
+_QUANTILES = ("pinball", "crps")
+_SCALED = ("mase", "rmsse", "msis")
 
 
 def errors(
-    frame: pd.DataFrame, fitted: Fitted, metrics: Sequence[str], *, by: str | None, standardized: bool
+    frame: pd.DataFrame,
+    how: Reading,
+    scales: Scales | None,
+    metrics: Sequence[Metric],
+    *,
+    by: str | None,
+    standardized: bool,
 ) -> pd.DataFrame:
     """A row for each metric and model, of the mean over the series, or of each value of ``by``.
 
     Args:
         frame: forecasts beside the truth, with ``cutoff``; rows without a truth do not count.
-        fitted: what was learned, for scales and names.
-        metrics: names of metrics.
+        how: names of the columns.
+        scales: units of errors; None where no metric needs them.
+        metrics: names of metrics, or functions of truth and forecast of a series.
         by: column to have errors apart by.
         standardized: errors in units of the deviation of the training rows.
     """
-    for metric in metrics:
-        check_choice("metrics", metric, tuple(_LOSSES))
-    key, target = fitted.reading.id_col, str(fitted.reading.target_col)
-    facts = (key, fitted.reading.time_col, target, "cutoff")
-    models = [str(c) for c in frame if c not in facts and not _BOUND.search(str(c))]
+    key, target = how.id_col, str(how.target_col)
+    if key not in frame:
+        # a single series has the name of its values
+        frame = frame.assign(**{key: target})
+    facts = (key, how.time_col, target, "cutoff")
+    models = [str(c) for c in frame if c not in facts and not _INTERVAL.match(str(c)) and not _QUANTILE.match(str(c))]
     if not models or target not in frame or (by is not None and by not in frame):
         raise DataError(
             f"columns are {[str(c) for c in frame]}; evaluate needs {target!r}, a column for each model"
@@ -49,19 +71,136 @@ def errors(
         )
     # the losses would tell cutoffs apart
     known: Any = frame[frame[target].notna()].reset_index(drop=True).drop(columns=[] if by == "cutoff" else "cutoff")
-    at = fitted.ids.get_indexer(pd.Index(known[key]))
-    scale = fitted.deviation[at] if standardized else np.ones(len(at))
-    if (at < 0).any() and (standardized or "mase" in metrics):
-        raise DataError(f"series {known[key].iloc[int((at < 0).argmax())]!r} was not fitted: it has no scale, no MASE")
+    unit = None if scales is None else scales.ids.get_indexer(pd.Index(known[key]))
+    columns = [str(c) for c in known if c not in (key, how.time_col, "cutoff")]
     parts = []
     for metric in metrics:
-        unit = fitted.naive[at] if metric == "mase" else scale
-        scaled = known.assign(**{name: known[name] / unit for name in (*models, target)})
-        found = _LOSSES[metric](scaled, models=models, id_col=by or key, target_col=target)
-        if by is None:
-            values = found[models].mean()
-            parts.append(pd.DataFrame({"metric": metric, "model": models, "value": values.to_numpy()}))
-        else:
-            long = found.melt(id_vars=by, value_vars=models, var_name="model", value_name="value")
-            parts.append(long.assign(metric=metric)[["metric", "model", by, "value"]])
+        scale = np.ones(len(known))
+        if scales is not None and unit is not None:
+            each = {"mase": scales.naive, "msis": scales.naive, "rmsse": scales.naive_rms}
+            found = each.get(str(metric), scales.deviation if standardized else None)
+            scale = scale if found is None else found[unit]
+        scaled = known.assign(**{name: known[name] / scale for name in columns if name != by})
+        for name, part in _measured(scaled, metric, models, by or key, target):
+            if by is None:
+                values = part[models].mean().to_numpy()
+                parts.append(pd.DataFrame({"metric": name, "model": models, "value": values}))
+            else:
+                long = part.melt(id_vars=by, value_vars=models, var_name="model", value_name="value")
+                parts.append(long.assign(metric=name)[["metric", "model", by, "value"]])
     return pd.concat(parts, ignore_index=True)
+
+
+def check_metrics(metrics: Any) -> list[Metric]:
+    """Names and functions, one alone or a collection of them.
+
+    Raises:
+        ConfigError: if one is unknown.
+    """
+    found = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
+    known = (*_POINT, *_LEVELS, *_QUANTILES)
+    for metric in found:
+        if not callable(metric) and metric not in known:
+            raise ConfigError(f"metrics = {metric!r} is not known; use {', '.join(known)}, or a function")
+    return found
+
+
+def scales_for(
+    frame: pd.DataFrame,
+    how: Reading,
+    known: Sequence[Measured],
+    train: Long | None,
+    season: int | None,
+    metrics: Sequence[Metric],
+    *,
+    standardized: bool,
+) -> Scales | None:
+    """Scales that hold no row after the first cutoff of a series; None where no metric needs them.
+
+    Args:
+        frame: forecasts with ``cutoff``.
+        how: names of the columns.
+        known: tests and fits that may have them; the first that fits is taken.
+        train: rows to find them in, instead.
+        season: steps of the season for ``train``. Default: that of the frequency.
+        metrics: what is measured.
+        standardized: errors are in units of the deviation.
+
+    Raises:
+        DataError: if they are not known.
+    """
+    wanting = [metric for metric in metrics if metric in _SCALED] + ["standardized errors"] * standardized
+    if not wanting:
+        return None
+    ids = frame[how.id_col] if how.id_col in frame else pd.Series(how.target_col, index=frame.index)
+    times = parse_times(frame["cutoff"], "cutoff")
+    if train is not None:
+        first = pd.Series(train.clock.stamps(times)).groupby(ids.to_numpy()).min()
+        return measure_before(train, first, season or train.clock.season)
+    for each in known:
+        first = pd.Series(each.clock.stamps(times)).groupby(ids.to_numpy()).min()
+        at = each.scales.ids.get_indexer(first.index)
+        if (at >= 0).all() and (each.scales.until[at] <= first.to_numpy()).all():
+            return each.scales
+    raise DataError(
+        f"{wanting[0]} need the rows before the first cutoff of each series, which this Forecaster has not seen by "
+        "themselves; pass train_df=..., or leave them out of the metrics"
+    )
+
+
+def _measured(
+    frame: pd.DataFrame, metric: Metric, models: list[str], key: str, target: str
+) -> list[tuple[str, pd.DataFrame]]:
+    """Frames of one metric, a row for each value of ``key`` and a column for each model, under the name of a line."""
+    if callable(metric):
+        name = getattr(metric, "__name__", type(metric).__name__)
+        groups = frame.groupby(key, sort=False)
+        values = {m: [metric(g[target].to_numpy(), g[m].to_numpy()) for _, g in groups] for m in models}
+        return [(name, pd.DataFrame({key: [k for k, _ in groups], **values}))]
+    if metric in _POINT:
+        return [(metric, _POINT[metric](frame, models=models, id_col=key, target_col=target))]
+    if metric in _LEVELS:
+        found = [m for c in frame if (m := _INTERVAL.fullmatch(str(c)))]
+        levels = _common([{float(m[3]) for m in found if m[1] == name} for name in models])
+        if not levels:
+            raise DataError(f"{metric} needs intervals of every model; forecast with levels=[80], for example")
+        score = losses.coverage if metric == "coverage" else _msis
+        return [(f"{metric}-{level:g}", score(frame, models, _plain(level), key, target)) for level in levels]
+    columns = [_quantile_columns(frame, name) for name in models]
+    quantiles = _common([set(each) for each in columns])
+    if not quantiles:
+        raise DataError(f"{metric} needs quantiles of every model; forecast with levels=[80], or quantiles=[0.1, 0.9]")
+    given = {name: [each[q] for q in quantiles] for name, each in zip(models, columns, strict=True)}
+    found = losses.mqloss(frame, given, np.array(quantiles), id_col=key, target_col=target)
+    # the mean over levels of twice the pinball loss tends to the CRPS
+    return [(metric, found.assign(**{m: found[m] * (2 if metric == "crps" else 1) for m in models}))]
+
+
+def _quantile_columns(frame: pd.DataFrame, model: str) -> dict[float, str]:
+    """Columns of the quantiles of a model; the point forecast is the median where that is not there."""
+    found = {}
+    for column in map(str, frame):
+        interval, quantile = _INTERVAL.fullmatch(column), _QUANTILE.fullmatch(column)
+        if interval and interval[1] == model:
+            found[bounds(float(interval[3]))[interval[2] == "hi"]] = column
+        elif quantile and quantile[1] == model:
+            found[float(quantile[2])] = column
+    return {0.5: model, **found} if found else {}
+
+
+def _msis(frame: pd.DataFrame, models: list[str], level: float, key: str, target: str) -> pd.DataFrame:
+    """Mean interval score of a frame in units of the seasonal naive error (Gneiting and Raftery, 2007)."""
+    alpha, y = 1 - level / 100, frame[target]
+    scores = {}
+    for name in models:
+        lo, hi = frame[f"{name}-lo-{level:g}"], frame[f"{name}-hi-{level:g}"]
+        scores[name] = hi - lo + 2 / alpha * ((lo - y).clip(lower=0) + (y - hi).clip(lower=0))
+    return pd.DataFrame(scores).groupby(frame[key], sort=False).mean().reset_index()
+
+
+def _common(found: list[set[float]]) -> list[float]:
+    return sorted(set.intersection(*found))
+
+
+def _plain(level: float) -> float:
+    return int(level) if level.is_integer() else level

@@ -199,7 +199,9 @@ def moments(values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray) -> tupl
     return loc, scale
 
 
-def season_error(values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray, season: int) -> np.ndarray:
+def season_error(
+    values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray, season: int, *, squared: bool = False
+) -> np.ndarray:
     """Mean absolute error of repeating the season before, over the first ``n_train`` rows of each series.
 
     ``(n_series, C)``; NaN where there is none to tell, or the cycle is perfect.
@@ -212,7 +214,8 @@ def season_error(values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray, se
         error = np.abs(block - np.roll(block, season, 0))
         ours = ((at >= season) & (at < np.repeat(n_train[a:b], lengths)))[:, None] & ~np.isnan(error)
         count = np.add.reduceat(ours, starts, dtype=np.float64).clip(min=1)
-        mean = np.add.reduceat(np.where(ours, error, 0.0), starts) / count
+        mean = np.add.reduceat(np.where(ours, error**2 if squared else error, 0.0), starts) / count
+        mean = np.sqrt(mean) if squared else mean
         size = np.add.reduceat(np.where(ours, np.abs(block), 0.0), starts) / count
         # a perfect cycle leaves rounding errors, which are no unit
         found[a:b] = np.where(mean > 1e-9 * size, mean, np.nan)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Attention, FNet, Hydra, Mamba, Mamba2, PoNet, Pool, Toeplitz
+from seqmix.mixers import Attention, FNet, Hydra, Mamba, Mamba2, PoNet, Pool, Toeplitz, segments_between
 from seqmix.mixers.hybrid import hybrid_layers
 from seqmix.models import ChannelMLP, TokenModel
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, load_published
@@ -138,6 +138,13 @@ def test_segments_reach_the_mixers_that_pool_over_them():
     got = model(ids, mask, segments=segments, special=special)
     torch.testing.assert_close(got[mask], want[mask])
     assert not torch.allclose(got[mask], model(ids, mask)[mask])
+    # without segments the text between two special tokens is one; packed texts have their own
+    between = segments_between(special)
+    want = model(ids, mask, segments=between, special=special)
+    assert torch.equal(model(ids, mask, special=special), want)
+    row, bounds = mask.flatten(), torch.tensor([0, 9, 15])
+    packed = model(ids.flatten()[row][None], special=special.flatten()[row][None], cu_seqlens=bounds)
+    torch.testing.assert_close(packed[0], want[mask])
 
 
 def test_gated_channel_mixer_written_out():

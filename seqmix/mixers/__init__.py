@@ -31,7 +31,7 @@ from seqmix.mixers.mixer import (
     spared_parameters,
     zero_masked,
 )
-from seqmix.mixers.ponet import PoNet, segments_from_ids
+from seqmix.mixers.ponet import PoNet, segments_between, segments_from_ids
 from seqmix.mixers.pool import Pool
 from seqmix.mixers.quasiseparable import Quasiseparable
 from seqmix.mixers.raft import Raft
@@ -88,6 +88,7 @@ __all__ = [
     "list_mixers",
     "mixer_facts",
     "register",
+    "segments_between",
     "segments_from_ids",
     "spared_parameters",
     "zero_masked",

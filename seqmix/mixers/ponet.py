@@ -141,12 +141,17 @@ class PoNet(Mixer):
 
 
 def segments_from_ids(input_ids: Tensor, *, cls_id: int, sep_id: int) -> tuple[Tensor, Tensor]:
-    """Segment ids and special tokens of ``input_ids: (B, L)``: each [CLS] and [SEP] alone, the text between together.
-
-    ``e = [id = CLS] + [id = SEP]``, ``segment[t] = cumsum(e[t] + e[t-1]) - 1``, at least 0.
-    """
+    """Segment ids and special tokens of ``input_ids: (B, L)``, as ``segments_between`` has them."""
     special = (input_ids == cls_id) | (input_ids == sep_id)
+    return segments_between(special), special
+
+
+def segments_between(special: Tensor) -> Tensor:
+    """Segment ids ``(B, L)``: each special token alone, the text between two of them together.
+
+    ``segment[t] = cumsum(e[t] + e[t-1]) - 1``, at least 0, with e = 1 at special tokens ``(B, L)`` bool.
+    """
     e = special.long()
     before = nn.functional.pad(e, (1, 0))[:, :-1]
     # text before the first special token would be in segment -1
-    return ((e + before).cumsum(1) - 1).clamp(min=0), special
+    return ((e + before).cumsum(1) - 1).clamp(min=0)

@@ -66,10 +66,10 @@ def detach_state(state: Any) -> Any:
 
 
 def unpack(x: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-    """Sequences packed into ``x: (1, L, D)``, each in a row of its own ``(S, longest, D)``, and their mask."""
+    """Sequences packed into ``x: (1, L, ...)``, each in a row of its own ``(S, longest, ...)``, and their mask."""
     lengths = cu_seqlens.diff()
     mask = torch.arange(int(lengths.max()), device=x.device) < lengths.unsqueeze(1)  # (S, longest)
-    rows = x.new_zeros(*mask.shape, x.shape[-1])
+    rows = x.new_zeros(*mask.shape, *x.shape[2:])
     rows[mask] = x[0]
     return rows, mask
 

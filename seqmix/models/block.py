@@ -1,7 +1,7 @@
 """The block every backbone stacks: a sequence mixer and a channel mixer, each with norm and residual."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, cast
 
@@ -220,18 +220,27 @@ class DropPath(nn.Module):
         return x * (keep / (1 - self.p))
 
 
-def mix(mixer: Mixer, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
+def mix(
+    mixer: Mixer,
+    x: Tensor,
+    mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    beside: Mapping[str, Tensor | None] | None = None,
+) -> Tensor:
     """Call ``mixer``; nothing crosses the bounds ``cu_seqlens`` of packed sequences.
 
-    A mixer without an argument for bounds sees each sequence in a row of its own.
+    A mixer without an argument for bounds sees each sequence in a row of its own. ``beside`` holds further arguments,
+    each with a value per position ``(B, L)``, for mixers that have one of that name.
     """
+    given = {name: t for name, t in (beside or {}).items() if t is not None and takes(mixer, name)}
     if cu_seqlens is None or mixer.pointwise:
-        return mixer(x, mask)
+        return mixer(x, mask, **given)
     if takes(mixer, "cu_seqlens"):
-        return mixer(x, mask, cu_seqlens=cu_seqlens)
+        return mixer(x, mask, cu_seqlens=cu_seqlens, **given)
     sequence_bounds(x, cu_seqlens, mask)
     rows, kept = unpack(x, cu_seqlens)
-    return mixer(rows, kept)[kept].unsqueeze(0)
+    given = {name: unpack(t, cu_seqlens)[0] for name, t in given.items()}
+    return mixer(rows, kept, **given)[kept].unsqueeze(0)
 
 
 def resume(mixer: Mixer, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: Any) -> tuple[Tensor, Any]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Mixer, MixerFactory, spared_parameters, zero_masked
-from seqmix.models.block import mix, takes
+from seqmix.mixers import Mixer, MixerFactory, segments_between, spared_parameters, zero_masked
+from seqmix.models.block import mix
 from seqmix.models.dropout import Dropout
 from seqmix.models.positions import look_up, places
 
@@ -173,12 +173,15 @@ class BidirectionalEncoder(nn.Module):
             mask: positions to keep ``(B, L)`` bool.
             types: number of the sentence that each token is in ``(B, L)``, all 0 if None.
             cu_seqlens: bounds ``(S + 1,)`` of texts packed into one row, B = 1, without a mask; nothing crosses them.
-            segments: segment of each token ``(B, L)``, for mixers that pool over segments.
+            segments: segment of each token ``(B, L)``, for mixers that pool over segments. Default: the text between
+                two special tokens, where those are given.
             special: [CLS] and [SEP] ``(B, L)`` bool, for the same mixers.
 
         Raises:
             ConfigError: if there are bounds and a mixer does not take them.
         """
+        if segments is None and special is not None:
+            segments = segments_between(special)
         tables = self.embeddings
         x = tables["word_embeddings"](ids)
         x = x + tables["token_type_embeddings"](torch.zeros_like(ids) if types is None else types)
@@ -240,10 +243,7 @@ class _Residual(nn.Module):
         special: Tensor | None,
     ) -> Tensor:
         inside = self.norm(x) if self.pre_norm else x
-        if segments is not None and cu_seqlens is None and takes(self.mixer, "segment_index"):
-            y = self.mixer(inside, mask, segment_index=segments, special=special)
-        else:
-            y = mix(self.mixer, inside, mask, cu_seqlens)
+        y = mix(self.mixer, inside, mask, cu_seqlens, {"segment_index": segments, "special": special})
         return x + y if self.pre_norm else self.norm(x + y)
 
 

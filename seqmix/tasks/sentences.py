@@ -108,7 +108,7 @@ class _SentenceTask(Task, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """Score every class of every example of a batch, ``(B, n_classes)``."""
         mask = batch["mask"]
-        x = self.bert(batch["tokens"], mask, batch["types"])
+        x = self.bert(batch["tokens"], mask, batch["types"], special=batch["special"])
         if self.bert.pooler is None:
             x = zero_masked(x, mask).sum(1) / mask.sum(1, keepdim=True)
         else:

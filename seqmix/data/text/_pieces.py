@@ -18,8 +18,8 @@ class Pieces:
     """Pieces of documents by number, for ``WindowLoader``; no piece has text of two documents.
 
     Causal: ``{"tokens": (B, L), "targets": (B, L), "bytes": (B,)}``, each token of a document once a target, -100 where
-    shorter pieces end. Masked: ``{"tokens": (B, L), "mask": (B, L), "text": (B, L), "index": (B,), "mask_id": ()}``,
-    each piece between [CLS] and [SEP], ``text`` True where a token is of the text. L is the longest of the batch.
+    shorter pieces end. Masked: ``{"tokens": (B, L), "mask": (B, L), "text": (B, L), "special": (B, L), "index": (B,),
+    "mask_id": ()}``, each piece between [CLS] and [SEP], which are ``special``, ``text`` True where a token is of it. L is the longest of the batch.
 
     Packed, the B pieces lie one after another in one row ``(1, L)``, without padding and mask, L is the sum of their
     lengths, and ``"cu_seqlens": (B + 1,)`` says where each begins and where the last ends.
@@ -77,6 +77,7 @@ class Pieces:
         mask = place <= length
         batch["tokens"] = tokens.masked_fill(~mask, self.pad)
         batch["text"] = (place >= 0) & (place < length)
+        batch["special"] = mask & ~batch["text"]
         batch["index"], batch["mask_id"] = index, torch.tensor(self.mask_id)
         # a packed row has no padding, and mixers take either bounds or a mask
         return batch if self.packed else {**batch, "mask": mask}

@@ -56,7 +56,7 @@ class GLUE(Served):
     loaded as ``nyu-mll/glue`` through ``datasets``. The labels of its test sets are not public: the development set is
     the test set here, and a tenth of the training set is held out for validation.
 
-    A batch is ``{"tokens": (B, L), "mask": (B, L), "types": (B, L), "labels": (B,)}``: ``[CLS] a [SEP]``, or
+    A batch is ``{"tokens": (B, L), "mask": (B, L), "types": (B, L), "special": (B, L), "labels": (B,)}``: ``[CLS] a [SEP]``, or
     ``[CLS] a [SEP] b [SEP]`` with type 1 for b; L is the longest of the batch.
 
     Args:
@@ -158,7 +158,7 @@ class Sentences:
     """
 
     def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, max_len: int, classes: bool):
-        self.pad = tokenizer.pad
+        self.pad, self.cls, self.sep = tokenizer.pad, tokenizer.cls, tokenizer.sep
         width = len(examples[0][0])
         columns = [tokenizer.encode([texts[k] for texts, _ in examples]) for k in range(width)]
         # type + 1 of each token; 0 is padding
@@ -191,6 +191,7 @@ class Sentences:
             "tokens": tokens,
             "mask": kinds > 0,
             "types": (kinds - 1).clamp(min=0),
+            "special": (kinds > 0) & ((tokens == self.cls) | (tokens == self.sep)),
             "labels": self.labels[index],
         }
 

@@ -63,7 +63,7 @@ def test_batches(tmp_path):
         for left, right in [("abc", "d"), ("e", "fghijk")]
     ]
     assert batch["tokens"].tolist() == [letters[0] + [0] * 3, letters[1]]
-    assert batch["special"][0].tolist() == [t in (data.tokenizer.cls, data.tokenizer.sep) for t in batch["tokens"][0]]
+    assert batch["special"][0].tolist() == [t in (1, 2) for t in batch["tokens"][0]]
     assert batch["types"].tolist() == [[0] * 5 + [1] * 2 + [0] * 3, [0] * 3 + [1] * 7]
     assert batch["mask"].sum(1).tolist() == [7, 10] and batch["labels"].tolist() == [5, 0.5]
     assert (data.n_classes, data.name) == (1, "STS-B (validated on test)")

@@ -56,8 +56,8 @@ class GLUE(Served):
     loaded as ``nyu-mll/glue`` through ``datasets``. The labels of its test sets are not public: the development set is
     the test set here, and a tenth of the training set is held out for validation.
 
-    A batch is ``{"tokens": (B, L), "mask": (B, L), "types": (B, L), "special": (B, L), "labels": (B,)}``: ``[CLS] a [SEP]``, or
-    ``[CLS] a [SEP] b [SEP]`` with type 1 for b; L is the longest of the batch.
+    A batch is ``{"tokens": (B, L), "mask": (B, L), "types": (B, L), "special": (B, L), "labels": (B,)}``:
+    ``[CLS] a [SEP]``, or ``[CLS] a [SEP] b [SEP]`` with type 1 for b; L is the longest of the batch.
 
     Args:
         task: which one; ``mnli-mm`` is MNLI with the mismatched development set.

@@ -26,6 +26,13 @@ def check_at_least(minimum: float, **options: float | None) -> None:
             raise ConfigError(f"{name} = {value} is below {minimum}; use {name}={minimum} or more")
 
 
+def check_fraction(**options: float) -> None:
+    """Raise ``ConfigError`` unless each option is at least 0 and below 1."""
+    for name, value in options.items():
+        if not 0 <= value < 1:
+            raise ConfigError(f"{name} = {value} is not a fraction; use 0 or more, and less than 1")
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ``ConfigError`` unless ``value``, given for the option ``name``, is one of ``choices``."""
     if value not in choices:

@@ -114,7 +114,7 @@ def test_long_sequences_and_saturated_decays_stay_finite():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: EMA(4, d_state=0), "d_state = 0 leaves nothing to average; use 1 or more"),
+        (lambda: EMA(4, d_state=0), "d_state = 0 is below 1; use d_state=1 or more"),
         (lambda: S4D(4, d_state=3), "d_state = 3 does not make complex modes; use a positive even number"),
         (lambda: S4D(4, dt_min=0.2), "dt_min = 0.2 and dt_max = 0.1 are not 0 < dt_min <= dt_max; change them"),
     ],

@@ -138,7 +138,7 @@ def test_segments_reach_the_mixers_that_pool_over_them():
     got = model(ids, mask, segments=segments, special=special)
     torch.testing.assert_close(got[mask], want[mask])
     assert not torch.allclose(got[mask], model(ids, mask)[mask])
-    # texts begin with a special token; without segments the text between two special tokens is one; packed texts have their own
+    # without segments the text between two special tokens is one, the first of which stands before each text
     special[:, 0] = True
     between = segments_between(special)
     want = model(ids, mask, segments=between, special=special)

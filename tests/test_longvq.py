@@ -186,7 +186,7 @@ def test_counts_stay_wide_in_a_half_precision_model():
     [
         ({"ssm": "s5"}, "there is no ssm = 's5'; use 'ema' or 's4d'"),
         ({"norm": "rms"}, "there is no norm = 'rms'; use 'none' or 'layer' or 'scale' or 'batch'"),
-        ({"n_codes": 0}, "d_qk = 4, n_codes = 0 and block = None should be 1 or more, and window = 3 0 or more"),
+        ({"n_codes": 0}, "n_codes = 0 is below 1; use n_codes=1 or more"),
     ],
 )
 def test_errors(options, message):

@@ -1,12 +1,15 @@
 """Every registered mixer keeps the contract, and mixers that break it are caught by the right check."""
 
+import inspect
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from seqmix.mixers import Mixer, Pool, list_mixers, mixer_facts, zero_masked
+from seqmix.errors import ConfigError
+from seqmix.mixers import Attention, Hydra, LongVQ, Mamba, Mamba2, Mixer, Pool, list_mixers, mixer_facts, zero_masked
+from seqmix.models import Backbone, ChannelMLP, TokenModel
 from seqmix.testing import CHECKS, assert_close_ratio, check_compile, check_mixer
 
 # compiling takes seconds: further examples than the plainest of a mixer are left to the slow suite
@@ -26,6 +29,38 @@ CASES = [
 @pytest.mark.parametrize(("factory", "check"), CASES)
 def test_contract(factory, check):
     check(factory)
+
+
+@pytest.mark.parametrize("name", list_mixers())
+def test_sizes_below_one_are_refused(name):
+    """Every option that is a number of something, and the width and the length."""
+    facts = mixer_facts(name)
+    for option, p in inspect.signature(facts.cls).parameters.items():
+        if "int" not in str(p.annotation) or option == "window":
+            continue
+        # the option alone decides: not one that another option rules out
+        options = {"max_len": 16, **facts.examples[0], option: 0}
+        with pytest.raises(ConfigError, match=rf"{option} = 0 (is below 1|has no middle|does not make complex modes)"):
+            facts.cls(**{"d_model": 8, **options})
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (partial(Mamba, 8, dt_min=0.1, dt_max=0.01), "dt_min = 0.1 and dt_max = 0.01 are not 0 < dt_min <= dt_max"),
+        (partial(Hydra, 8, headdim=4, dt_limit=(2.0, 1.0)), r"dt_limit = \(2.0, 1.0\) is not 0 <= smallest <= largest"),
+        (partial(Mamba2, 8, headdim=4, A_init_range=(0, 1)), r"A_init_range = \(0, 1\) is not 0 < slowest <= fastest"),
+        (partial(Attention, 8, dropout=1.0), "dropout = 1.0 is not a fraction; use 0 or more, and less than 1"),
+        (partial(LongVQ, 8, window=-1), "window = -1 is below 0; use window=0 or more"),
+        (partial(ChannelMLP, 8, expand=0), "expand = 0 of d_model = 8 leaves no inner width; use expand=4"),
+        (partial(Backbone, 8, 2, mixer=Pool, drop_path=1.0), "drop_path = 1.0 should be at least 0 and below 1"),
+        (partial(Backbone, 8, 2, mixer=Pool, dropout=-0.1), "dropout = -0.1 is no probability; use 0 to 1"),
+        (partial(TokenModel, 0, mixer=Pool), "vocab_size = 0 is below 1; use vocab_size=1 or more"),
+    ],
+)
+def test_ranges_are_checked(build, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        build()
 
 
 class Sound(Mixer):

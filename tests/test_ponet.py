@@ -219,8 +219,8 @@ def test_operations_grow_with_the_length_exactly():
     [
         ({"n_heads": 3}, "d_model = 8 is not a multiple of n_heads = 3; change one of them"),
         ({"variant": "big"}, "there is no variant 'big' of PoNet; use 'base' or 'lra'"),
-        ({"segment_len": 0}, "segment_len = 0 is less than one position; raise it"),
-        ({"n_segments": 0}, "n_segments = 0 cuts nothing; use 1 or more"),
+        ({"segment_len": 0}, "segment_len = 0 is below 1; use segment_len=1 or more"),
+        ({"n_segments": 0}, "n_segments = 0 is below 1; use n_segments=1 or more"),
         ({"original_padding": True}, "original_padding = True says what the LRA code does; set variant='lra' too"),
     ],
 )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mask import mix_by_length
 from seqmix.mixers.mixer import Mixer, register
 from seqmix.ops.spectral import adaptive_filter
@@ -46,6 +46,8 @@ class AFF(Mixer):
         residual: bool = True,
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, n_blocks=n_blocks)
+        check_at_least(0, threshold=threshold)
         if d_model % n_blocks:
             raise ConfigError(f"d_model = {d_model} is not a multiple of n_blocks = {n_blocks}; change one of them")
         self.act, self.threshold, self.residual = activation(), threshold, residual

@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least, check_fraction
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.state import mix_onward
 from seqmix.ops.packed import sequence_bounds
@@ -76,6 +76,8 @@ class Attention(Mixer):
         dropout: float = 0.0,
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, n_heads=n_heads, head_dim=head_dim, rope_base=rope_base)
+        check_fraction(dropout=dropout)
         if head_dim is None and d_model % n_heads:
             raise ConfigError(
                 f"d_model = {d_model} is not a multiple of n_heads = {n_heads}; change one, or set head_dim"

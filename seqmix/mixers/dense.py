@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mask import mix_aligned
 from seqmix.mixers.mixer import Mixer, check_length, register, require_max_len
 
@@ -52,6 +52,7 @@ class Dense(Mixer):
         hidden: bool = False,
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, n_heads=n_heads)
         self.max_len = require_max_len(self, max_len, "an L x L matrix")
         if d_model % n_heads:
             raise ConfigError(f"d_model = {d_model} is not a multiple of n_heads = {n_heads}; change one of them")

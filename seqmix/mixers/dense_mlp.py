@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from seqmix.errors import check_at_least
 from seqmix.mixers.mask import mix_aligned
 from seqmix.mixers.mixer import Mixer, check_length, register, require_max_len
 
@@ -29,6 +30,7 @@ class DenseMLP(Mixer):
 
     def __init__(self, d_model: int, max_len: int | None = None, *, hidden: int | None = None):
         super().__init__(d_model, max_len)
+        check_at_least(1, hidden=hidden)
         self.max_len = require_max_len(self, max_len, "layers as wide as the sequence")
         hidden = hidden or 2 * self.max_len
         self.fc1 = nn.Linear(self.max_len, hidden)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seqmix.errors import check_choice
+from seqmix.errors import check_at_least, check_choice
 from seqmix.mixers.mixer import register, require_max_len
 from seqmix.mixers.structured import (
     StructuredMixer,
@@ -58,6 +58,7 @@ class DFT(StructuredMixer):
         project: bool = True,
         compat: Literal["hydra-release"] | None = None,
     ):
+        check_at_least(1, headdim=headdim, qk_dim=qk_dim)
         refuse_data_dependence("DFT", data_dependent)
         if compat is not None:
             check_choice("compat", compat, ["hydra-release"])

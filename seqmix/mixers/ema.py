@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import check_at_least
 from seqmix.mixers.decay import decay_matrix, decay_mix, decay_onward, decay_state
 from seqmix.mixers.mixer import Mixer, register
 from seqmix.mixers.state import mix_onward
@@ -37,8 +37,7 @@ class EMA(Mixer):
 
     def __init__(self, d_model: int, max_len: int | None = None, *, d_state: int = 16, causal: bool = True):
         super().__init__(d_model, max_len)
-        if d_state < 1:
-            raise ConfigError(f"d_state = {d_state} leaves nothing to average; use 1 or more")
+        check_at_least(1, d_state=d_state)
         self.causal = causal
         E = d_model if causal else 2 * d_model
         signs = torch.ones(d_state, 1)

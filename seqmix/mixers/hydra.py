@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mamba2 import inner_sizes
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
-from seqmix.mixers.ssm import dt_bias, rates
+from seqmix.mixers.ssm import check_steps, dt_bias, rates
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes
@@ -79,6 +79,10 @@ class Hydra(Mixer):
         chunk_size: int | None = None,
     ):
         super().__init__(d_model, max_len)
+        check_at_least(
+            1, d_state=d_state, d_conv=d_conv, expand=expand, headdim=headdim, ngroups=ngroups, chunk_size=chunk_size
+        )
+        check_steps(dt_min, dt_max, dt_limit)
         E, H = inner_sizes(d_model, expand, headdim, ngroups)
         if d_conv % 2 == 0:
             raise ConfigError(f"d_conv = {d_conv} is even and has no center; use {d_conv - 1} or {d_conv + 1}")

@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.conv import convolve, require_odd
 from seqmix.mixers.mask import mix_aligned
 from seqmix.mixers.mixer import Mixer, register
@@ -46,6 +46,7 @@ class InceptionMixer(Mixer):
         kernel_size: int = 3,
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, n_heads=n_heads, head_dim=head_dim, stride=stride)
         low = n_heads * head_dim
         high = d_model - low
         if high <= 0 or high % 2:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Variable
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least, check_fraction
 from seqmix.mixers.codebook import Codebook
 from seqmix.mixers.ema import EMA
 from seqmix.mixers.mixer import Mixer, register, zero_masked
@@ -122,16 +122,14 @@ class LongVQ(Mixer):
         causal: bool = False,
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, d_qk=d_qk, d_value=d_value, n_codes=n_codes, block=block)
+        check_at_least(0, window=window, commitment=commitment, restart=restart, smoothing=smoothing)
+        check_fraction(dropout=dropout, decay=decay)
         _check_option("ssm", ssm, ("ema", "s4d"))
         _check_option("attention", attention, ("softmax", "laplace"))
         _check_option("local_bias", local_bias, ("table", "sinusoid"))
         _check_option("codebook_init", codebook_init, ("data", "normal"))
         _check_option("norm", norm, tuple(_NORMS))
-        if min(d_qk, n_codes) < 1 or window < 0 or (block is not None and block < 1):
-            raise ConfigError(
-                f"d_qk = {d_qk}, n_codes = {n_codes} and block = {block} should be 1 or more, and window = {window} "
-                "0 or more; raise them"
-            )
         V = 2 * d_model if d_value is None else d_value
         self.causal, self.attention, self.window, self.block = causal, attention, window, block
         self.commitment = commitment

@@ -6,13 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import check_choice
+from seqmix.errors import check_at_least, check_choice
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.ssm import (
     Branch,
     BranchState,
     Discretization,
     branch_matrix,
+    check_steps,
     empty_state,
     make_branch,
     resume_branch,
@@ -79,6 +80,8 @@ class Mamba(Mixer):
         discretization: Discretization = "euler",
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank)
+        check_steps(dt_min, dt_max)
         check_choice("discretization", discretization, ("euler", "zoh"))
         check_choice("dt_init", dt_init, ("random", "constant"))
         self.discretization: Discretization = discretization

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
-from seqmix.mixers.ssm import dt_bias, rates
+from seqmix.mixers.ssm import check_steps, dt_bias, rates
 from seqmix.mixers.state import last_inputs, mix_onward
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
@@ -95,6 +95,19 @@ class Mamba2(Mixer):
         chunk_size: int | None = None,
     ):
         super().__init__(d_model, max_len)
+        check_at_least(
+            1,
+            d_state=d_state,
+            d_conv=d_conv,
+            expand=expand,
+            headdim=headdim,
+            d_ssm=d_ssm,
+            ngroups=ngroups,
+            chunk_size=chunk_size,
+        )
+        check_steps(dt_min, dt_max, dt_limit)
+        if not 0 < A_init_range[0] <= A_init_range[1]:
+            raise ConfigError(f"A_init_range = {A_init_range} is not 0 < slowest <= fastest; use (1, 16)")
         E, H = inner_sizes(d_model, expand, headdim, ngroups, d_ssm)
         S = H * headdim
         self.headdim, self.ngroups, self.dt_limit, self.chunk_size = headdim, ngroups, dt_limit, chunk_size
@@ -227,7 +240,7 @@ def inner_sizes(d_model: int, expand: int, headdim: int, ngroups: int, d_ssm: in
             f"expand * d_model = {E} is not a multiple of headdim = {headdim}; "
             f"use a headdim that divides {E}, or another d_model"
         )
-    if d_ssm is not None and (d_ssm % headdim or not 0 < d_ssm <= E):
+    if d_ssm is not None and (d_ssm % headdim or d_ssm > E):
         raise ConfigError(f"d_ssm = {d_ssm} is not a multiple of headdim = {headdim} up to {E}; use d_ssm={headdim}")
     H = (d_ssm or E) // headdim
     if H % ngroups:

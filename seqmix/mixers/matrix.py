@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import check_at_least
 from seqmix.mixers.conv import convolve, require_odd
 from seqmix.mixers.dft import DFT
 from seqmix.mixers.mixer import Mixer, register, zero_masked
@@ -77,6 +78,7 @@ class MatrixMixer(Mixer):
         gated: bool = True,
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, qk_dim=qk_dim, headdim=headdim, expand=expand)
         require_odd("d_conv", d_conv)
         E = expand * d_model
         self.matrix_mixer = matrix(

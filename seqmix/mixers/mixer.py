@@ -29,6 +29,10 @@ class Mixer(nn.Module, ABC):
     Args:
         d_model: width D, to check inputs against. Default: any width.
         max_len: longest sequence, for mixers that store something per position.
+
+    Raises:
+        ConfigError: for sizes below 1, in the constructor of every member.
+        ValueError: for an input of another rank or width, or a mask that does not go with it.
     """
 
     #: position i sees only positions 0..i; ``init_state`` and ``step`` are then expected too
@@ -210,6 +214,7 @@ def require_max_len(mixer: Mixer, max_len: int | None, stored: str) -> int:
         raise ConfigError(
             f"max_len is needed: {type(mixer).__name__} stores {stored}; set it in the backbone (max_len: 96)"
         )
+    check_at_least(1, max_len=max_len)
     return max_len
 
 

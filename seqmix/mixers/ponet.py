@@ -5,7 +5,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.ops.pooling import MASKED, global_attention, local_max, segment_max
 
@@ -70,14 +70,11 @@ class PoNet(Mixer):
         original_padding: bool = False,
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, n_heads=n_heads, n_segments=n_segments, segment_len=segment_len)
         if variant not in _KEYS:
             raise ConfigError(f"there is no variant {variant!r} of PoNet; use 'base' or 'lra'")
         if d_model % n_heads:
             raise ConfigError(f"d_model = {d_model} is not a multiple of n_heads = {n_heads}; change one of them")
-        if n_segments < 1:
-            raise ConfigError(f"n_segments = {n_segments} cuts nothing; use 1 or more")
-        if segment_len is not None and segment_len < 1:
-            raise ConfigError(f"segment_len = {segment_len} is less than one position; raise it")
         if original_padding and variant == "base":
             raise ConfigError("original_padding = True says what the LRA code does; set variant='lra' too, or leave it")
         self.max_len, self.n_heads = max_len, n_heads

@@ -4,8 +4,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from seqmix.errors import check_at_least
 from seqmix.mixers.mixer import register, require_max_len
-from seqmix.mixers.ssm import dt_bias, rates
+from seqmix.mixers.ssm import check_steps, dt_bias, rates
 from seqmix.mixers.structured import StructuredMixer, count_heads
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes
@@ -58,6 +59,8 @@ class Quasiseparable(StructuredMixer):
         dt_limit: tuple[float, float] = (0.0, float("inf")),
         chunk_size: int | None = None,
     ):
+        check_at_least(1, max_len=max_len, headdim=headdim, qk_dim=qk_dim, chunk_size=chunk_size)
+        check_steps(dt_min, dt_max, dt_limit)
         free = 0 if data_dependent else require_max_len(self, max_len, "B and C per position")
         H = count_heads(d_model, headdim or d_model)
         N = H * qk_dim

@@ -3,7 +3,7 @@
 from einops import rearrange
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mask import mix_aligned
 from seqmix.mixers.mixer import Mixer, check_length, register, require_max_len
 
@@ -32,6 +32,7 @@ class Raft(Mixer):
 
     def __init__(self, d_model: int, max_len: int | None = None, *, n_rafts: int = 2, expand: int = 2):
         super().__init__(d_model, max_len)
+        check_at_least(1, n_rafts=n_rafts, expand=expand)
         self.max_len, self.n_rafts = require_max_len(self, max_len, "layers as wide as the sequence"), n_rafts
         if d_model % n_rafts:
             raise ConfigError(f"d_model = {d_model} is not a multiple of n_rafts = {n_rafts}; change one of them")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError
 from seqmix.mixers.decay import decay_matrix, decay_mix, decay_onward, decay_state
 from seqmix.mixers.mixer import Mixer, register
+from seqmix.mixers.ssm import check_steps
 from seqmix.mixers.state import mix_onward
 from seqmix.ops.wide import wide
 
@@ -51,8 +52,7 @@ class S4D(Mixer):
         super().__init__(d_model, max_len)
         if d_state < 2 or d_state % 2:
             raise ConfigError(f"d_state = {d_state} does not make complex modes; use a positive even number")
-        if not 0 < dt_min <= dt_max:
-            raise ConfigError(f"dt_min = {dt_min} and dt_max = {dt_max} are not 0 < dt_min <= dt_max; change them")
+        check_steps(dt_min, dt_max)
         self.causal = causal
         E, N = d_model if causal else 2 * d_model, d_state // 2
         self.log_dt = nn.Parameter(torch.empty(E).uniform_(math.log(dt_min), math.log(dt_max)))

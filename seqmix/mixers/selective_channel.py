@@ -6,7 +6,7 @@ from typing import Literal
 from einops import rearrange
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError, check_choice
+from seqmix.errors import ConfigError, check_at_least, check_choice
 from seqmix.mixers.mask import mix_aligned
 from seqmix.mixers.mixer import Mixer, check_length, register, require_max_len, zero_masked
 from seqmix.mixers.ssm import (
@@ -73,6 +73,7 @@ class SelectiveChannel(Mixer):
         discretization: Discretization = "euler",
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, width=width, group=group, d_state=d_state, d_conv=d_conv)
         check_choice("reading", reading, ("dense", "lifted", "transposed"))
         check_choice("merge", merge, ("sum", "mean"))
         check_choice("discretization", discretization, ("euler", "zoh"))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from seqmix.errors import check_choice
+from seqmix.errors import check_at_least, check_choice
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.ssm import (
     Branch,
@@ -75,6 +75,7 @@ class SelectiveToken(Mixer):
         discretization: Discretization = "euler",
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank)
         check_choice("bcdt_from", bcdt_from, ("conv", "input"))
         check_choice("merge", merge, ("sum", "mean"))
         check_choice("discretization", discretization, ("euler", "zoh"))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import check_at_least
 from seqmix.mixers.conv import convolve, require_odd
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 
@@ -41,6 +42,7 @@ class SepConv(Mixer):
         star_bias: float = -0.4472,
     ):
         super().__init__(d_model, max_len)
+        check_at_least(1, expand=expand)
         require_odd("kernel_size", kernel_size)
         E = expand * d_model
         self.pwconv1 = nn.Linear(d_model, E, bias=False)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import check_at_least
 from seqmix.mixers.mixer import register, require_max_len
 from seqmix.mixers.structured import (
     StructuredMixer,
@@ -48,6 +49,7 @@ class Softmax(StructuredMixer):
         qk_dim: int = 16,
         project: bool = True,
     ):
+        check_at_least(1, max_len=max_len, headdim=headdim, qk_dim=qk_dim)
         free = 0 if data_dependent else require_max_len(self, max_len, "a query and a key per position")
         H = count_heads(d_model, headdim or d_model)
         super().__init__(

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import ConfigError
 from seqmix.mixers.mixer import zero_masked
 from seqmix.mixers.state import last_inputs
 from seqmix.ops import scan_matrix, selective_scan
@@ -54,6 +55,14 @@ def make_branch(
     # S4D-real: every channel starts with the decay rates 1 ... N
     A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(width, 1))  # (E, N)
     return Branch(conv1d, x_proj, dt_proj, A_log, nn.Parameter(torch.ones(width)))
+
+
+def check_steps(dt_min: float, dt_max: float, dt_limit: tuple[float, float] = (0.0, math.inf)) -> None:
+    """Raise ``ConfigError`` unless steps at initialization, and the range they are clamped to, rise from 0."""
+    if not 0 < dt_min <= dt_max:
+        raise ConfigError(f"dt_min = {dt_min} and dt_max = {dt_max} are not 0 < dt_min <= dt_max; change them")
+    if not 0 <= dt_limit[0] <= dt_limit[1]:
+        raise ConfigError(f"dt_limit = {dt_limit} is not 0 <= smallest <= largest step; use (0, .inf) for no limit")
 
 
 def dt_bias(width: int, dt_min: float, dt_max: float, floor: float) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import check_choice
+from seqmix.errors import check_at_least, check_choice
 from seqmix.mixers.mixer import register, require_max_len
 from seqmix.mixers.structured import (
     StructuredMixer,
@@ -59,6 +59,7 @@ class Toeplitz(StructuredMixer):
         project: bool = True,
         compat: Literal["hydra-release"] | None = None,
     ):
+        check_at_least(1, headdim=headdim, qk_dim=qk_dim)
         if compat is not None:
             check_choice("compat", compat, ["hydra-release"])
         size = require_max_len(self, max_len, "a scale and taps for max_len positions")

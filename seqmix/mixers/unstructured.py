@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import check_at_least
 from seqmix.mixers.mixer import register, require_max_len
 from seqmix.mixers.structured import (
     StructuredMixer,
@@ -48,6 +49,7 @@ class Unstructured(StructuredMixer):
         qk_dim: int = 16,
         project: bool = True,
     ):
+        check_at_least(1, headdim=headdim, qk_dim=qk_dim)
         refuse_data_dependence("Unstructured", data_dependent)
         size = require_max_len(self, max_len, "an L x L matrix")
         super().__init__(d_model, headdim or d_model, project=project, max_len=size)

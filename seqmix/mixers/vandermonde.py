@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import check_at_least
 from seqmix.mixers.mixer import register, require_max_len
 from seqmix.mixers.structured import (
     StructuredMixer,
@@ -53,6 +54,7 @@ class Vandermonde(StructuredMixer):
         qk_dim: int = 16,
         project: bool = True,
     ):
+        check_at_least(1, headdim=headdim, qk_dim=qk_dim)
         size = require_max_len(self, max_len, "a scale and angles for max_len positions")
         H = count_heads(d_model, headdim or d_model)
         super().__init__(

@@ -54,6 +54,8 @@ class ChannelMLP(Mixer):
     ):
         super().__init__(d_model, max_len)
         inner = int(expand * d_model)
+        if inner < 1:
+            raise ConfigError(f"expand = {expand} of d_model = {d_model} leaves no inner width; use expand=4")
         self.gated = gated
         self.up = nn.Linear(d_model, 2 * inner if gated else inner, bias=not gated)
         self.act = activation()

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError, check_choice
+from seqmix.errors import ConfigError, check_at_least, check_choice
 from seqmix.mixers import MixerFactory, zero_masked
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP, Norm
@@ -115,6 +115,7 @@ class SequenceClassifier(Classifier):
         check_choice("pool", pool, ("mean", "cls", "last"))
         if positions != "none" and max_len is None:
             raise ConfigError(f"max_len is needed: positions = {positions!r} keeps one vector per position; set it")
+        check_at_least(1, vocab_size=vocab_size, n_classes=n_classes, max_len=max_len, d_model=d_model)
         self.pairs, self.pool = pairs, pool
         scalar = _Scalar(vocab_size, d_model, scalar_mean, scalar_std)
         self.embed = scalar if embed == "scalar" else nn.Embedding(vocab_size, d_model)

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers import Mixer, MixerFactory, segments_between, spared_parameters, zero_masked
 from seqmix.models.block import mix
 from seqmix.models.dropout import Dropout
@@ -131,6 +131,7 @@ class BidirectionalEncoder(nn.Module):
             raise ConfigError("max_len is needed: positions = True stores one embedding per position; set max_len=512")
         if layers == []:
             raise ConfigError("layers is an empty list; name at least one mixer, or leave it out to use mixer")
+        check_at_least(1, vocab_size=vocab_size, d_model=d_model, n_layers=n_layers, max_len=max_len, n_types=n_types)
         tables = {
             "word_embeddings": nn.Embedding(vocab_size, d_model, padding_idx=pad_id),
             "token_type_embeddings": nn.Embedding(n_types, d_model),

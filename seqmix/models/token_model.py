@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers import MixerFactory
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP, Norm
@@ -67,6 +67,7 @@ class TokenModel(nn.Module):
         super().__init__()
         if positions and max_len is None:
             raise ConfigError("max_len is needed: positions = True stores one embedding per position; set max_len=512")
+        check_at_least(1, vocab_size=vocab_size, max_len=max_len, d_model=d_model)
         self.embed = nn.Embedding(vocab_size, d_model)
         self.place = nn.Embedding(max_len, d_model) if positions and max_len is not None else None
         self.drop = Dropout(dropout)

@@ -19,7 +19,8 @@ class Pieces:
 
     Causal: ``{"tokens": (B, L), "targets": (B, L), "bytes": (B,)}``, each token of a document once a target, -100 where
     shorter pieces end. Masked: ``{"tokens": (B, L), "mask": (B, L), "text": (B, L), "special": (B, L), "index": (B,),
-    "mask_id": ()}``, each piece between [CLS] and [SEP], which are ``special``, ``text`` True where a token is of it. L is the longest of the batch.
+    "mask_id": ()}``, each piece between [CLS] and [SEP], which are ``special``, ``text`` True where a token is of it. L
+    is the longest of the batch.
 
     Packed, the B pieces lie one after another in one row ``(1, L)``, without padding and mask, L is the sum of their
     lengths, and ``"cu_seqlens": (B + 1,)`` says where each begins and where the last ends.

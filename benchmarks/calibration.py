@@ -29,8 +29,10 @@ from seqmix.environment import environment
 from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, nest
 from seqmix.mixers import Identity
 from seqmix.models import DLinear, MixerForecaster
+from seqmix.models.norm import window_moments
 from seqmix.series import Series
 from seqmix.tasks import Forecasting
+from seqmix.tasks.optim import AdamW
 from seqmix.tasks.rows import append_rows
 
 CONTEXT, HORIZON, HELD_OUT = 168, 48, 192
@@ -90,7 +92,8 @@ def measure(series: list[np.ndarray], model: str, loss: str, seed: int, steps: i
         "loss": loss,
         "quantiles": quantiles,
         "normalize": "window",
-        "lr": 5e-3,
+        "normalize_affine": model == "patches",
+        "optim": AdamW(lr=5e-3),
         "patience": None,
     }
     task = Forecasting(MODELS[model], Series(1, CONTEXT, HORIZON), **options)
@@ -149,7 +152,7 @@ def _train(task: Forecasting, windows: Windows, seed: int, steps: int) -> None:
 def _forecast(task: Forecasting, windows: Windows, loss: str) -> dict[str, np.ndarray]:
     """Truth ``y (n, horizon)``, and point ``yhat`` or quantiles ``q (n, horizon, K)``, in deviations of the window."""
     batch = windows.gather(torch.arange(len(windows)))
-    mean, std = (m.squeeze(1).numpy() for m in task.loss.moments(batch["x"], None))  # (n, 1)
+    mean, std = (m.squeeze(1).numpy() for m in window_moments(batch["x"]))  # (n, 1)
     found = {"y": (batch["y"].squeeze(2).numpy() - mean) / std}
     if loss == "mse":
         return {**found, "yhat": (task(batch).squeeze(2).numpy() - mean) / std}

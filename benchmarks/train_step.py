@@ -32,6 +32,7 @@ def measure(variant: int, steps: int, threads: int) -> None:
     from seqmix.data import Benchmark
     from seqmix.models import TSM2
     from seqmix.ops import depthwise_conv1d, packed, selective_scan, tune_allocator
+    from seqmix.tasks import Forecasting
 
     torch.set_num_threads(threads)
     clock = time.process_time if threads == 1 else time.perf_counter
@@ -43,15 +44,15 @@ def measure(variant: int, steps: int, threads: int) -> None:
         tune_allocator()
 
     def _step() -> None:
-        x, y = (batch[k] for k in ("x", "y"))
         optimizer.zero_grad()
-        F.mse_loss(model(x), y).backward()
+        F.mse_loss(model(batch), batch["y"]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
     config = yaml.safe_load(CONFIG.read_text())
     data = Benchmark(**config["data"]["init_args"], seed=0)
-    model = TSM2(data.series, **config["model"]["init_args"]["model"]["init_args"])
+    build = partial(TSM2, **config["model"]["init_args"]["model"]["init_args"])
+    model = Forecasting(build, data.series, normalize="window", normalize_affine=True)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config["model"]["init_args"]["optim"]["init_args"]["lr"], fused=True
     )

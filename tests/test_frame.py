@@ -1,5 +1,6 @@
 """Frames in: what is accepted, what comes out as it went in, and the message for everything that is wrong."""
 
+import datetime
 import json
 import re
 from decimal import Decimal
@@ -133,6 +134,22 @@ TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
             "column 'price' not found; columns are ['unique_id', 'ds', 'y']; add it, or leave it out of the covariates",
         ),
         (
+            panel().assign(y=1j),
+            {},
+            "column 'y' should hold numbers, got complex128, first np.complex128(1j) in row 0; convert it with "
+            "pd.to_numeric(df['y'])",
+        ),
+        (
+            panel().assign(unique_id=[["a"]] * 200),
+            {},
+            "column 'unique_id' holds list, not ids; give texts",
+        ),
+        (
+            panel().assign(ds=pd.Series([1, "2024-01-01"] * 100, dtype=object)),
+            {},
+            "column 'ds' mixes texts, numbers or dates; convert it with pd.to_datetime",
+        ),
+        (
             panel().assign(w=0.0),
             {"weight_col": "w"},
             "column 'w' holds no weight above 0; leave weight_col out to train on every row",
@@ -226,7 +243,13 @@ def test_index_levels_that_are_named_are_columns():
 
 @pytest.mark.parametrize(
     "values",
-    [[1.5, None, 3.0], [Decimal("1.5"), None, Decimal(3)], [1.5, pd.NA, 3], pd.array([1.5, None, 3], "Float64")],
+    [
+        [1.5, None, 3.0],
+        [Decimal("1.5"), None, Decimal(3)],
+        [1.5, pd.NA, 3],
+        pd.array([1.5, None, 3], "Float64"),
+        pd.Categorical([1.5, None, 3]),
+    ],
 )
 def test_objects_that_are_numbers_are_read(values):
     df = pd.DataFrame({"ds": range(3), "y": pd.Series(values, dtype=getattr(values, "dtype", object))})
@@ -362,6 +385,18 @@ def test_integer_time_of_any_step():
     assert len(read(pd.DataFrame({"ds": seconds, "y": 1.0}), fill_gaps=True).y) == 50
     with pytest.raises(DataError, match="freq=1 but the median step is 2; pass the freq of the data"):
         read(pd.DataFrame({"ds": t, "y": 1.0}), freq=1)
+
+
+def test_integers_of_few_bits_do_not_begin_again():
+    long = read(pd.DataFrame({"ds": np.arange(236, 256, dtype="uint8"), "y": 1.0}))
+    assert long.clock.column(long.clock.after(long.last, np.arange(1, 3))).tolist() == [256, 257]
+    assert read(pd.DataFrame({"ds": pd.Series(range(20), dtype=object), "y": 1.0})).clock.freq == 1
+
+
+@pytest.mark.parametrize("freq", [pd.offsets.Day(), pd.Timedelta(days=1), datetime.timedelta(days=1)])
+def test_a_frequency_may_be_an_offset_or_a_timedelta(freq):
+    clock = Clock(freq, np.dtype("datetime64[ns]"))
+    assert clock.freq in ("D", "24h") and clock.season == 7
 
 
 def test_series_of_two_months_may_begin_in_odd_and_even_ones():

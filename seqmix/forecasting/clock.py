@@ -5,6 +5,7 @@ for steps below a day, in local time for days and longer, so that a day stays a 
 """
 
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class Clock:
         self.numbered = is_number(dtype)
         if isinstance(freq, np.integer):
             self.freq = freq = int(freq)
+        elif isinstance(freq, pd.offsets.BaseOffset | timedelta):
+            self.freq = freq = to_offset(freq).freqstr
         if isinstance(freq, int) != self.numbered:
             column, remedy = ("integers", "freq=1") if self.numbered else ("dates", "freq='D'")
             raise ConfigError(f"freq = {freq!r} does not go with a time column of {column}; use for example {remedy}")
@@ -127,7 +130,9 @@ class Clock:
     def column(self, stamps: np.ndarray) -> pd.Index:
         """Stamps as a column of the type that came in."""
         if self.numbered:
-            return pd.Index(stamps).astype(self.dtype)
+            # 255 of eight bits is followed by 256, not by 0
+            count = pd.Index(stamps).astype(self.dtype)
+            return count if (count == stamps).all() else pd.Index(stamps)
         index = pd.DatetimeIndex(stamps)
         if self.zone is not None and self.local:
             index = index.tz_localize(self.zone, ambiguous=True, nonexistent="shift_forward")

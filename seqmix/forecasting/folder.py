@@ -19,7 +19,10 @@ _PARTITION = re.compile(r"([^/=]+)=([^/=]+)")
 
 def read_long(df: Any, how: Reading) -> Long:
     """A frame, or a folder of them, checked."""
-    return read_folder(Path(df), how) if isinstance(df, str | Path) else read_frame(df, how)
+    long = read_folder(Path(df), how) if isinstance(df, str | Path) else read_frame(df, how)
+    if np.isnan(long.y).all():
+        raise DataError(f"column {how.target_col!r} holds no value; give numbers, and NaN only where they are missing")
+    return long
 
 
 def read_folder(path: Path, how: Reading) -> Long:

@@ -192,21 +192,10 @@ def numbers(
     column: pd.Series, name: str, codes: np.ndarray, ids: pd.Index, clock: Clock, stamps: np.ndarray
 ) -> np.ndarray:
     """A column as float64 with NaN where missing; text and infinite values are refused."""
-    if not pd.api.types.is_numeric_dtype(column.dtype):
-        parsed: Any = pd.to_numeric(column, errors="coerce")
-        wrong = (parsed.isna() & column.notna()).to_numpy(copy=True)
-        # text that looks like numbers is refused: the user sees what becomes of it
-        if not pd.api.types.is_object_dtype(column.dtype):
-            wrong |= column.notna().to_numpy()
-        else:
-            wrong |= column.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
-        if wrong.any():
-            bad = column.iloc[int(wrong.argmax())]
-            raise DataError(
-                f"column {name!r} should hold numbers, got {column.dtype}, first {bad!r} in row "
-                f"{column.index[int(wrong.argmax())]}; convert it with pd.to_numeric(df[{name!r}])"
-            )
-        column = parsed
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    if not pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_complex_dtype(column.dtype):
+        column = _objects_as_numbers(column, name)
     values = column.to_numpy(dtype="float64", na_value=np.nan)
     infinite = np.isinf(values)
     if infinite.any():
@@ -217,6 +206,23 @@ def numbers(
             "make them numbers, or NaN for missing"
         )
     return values
+
+
+def _objects_as_numbers(column: pd.Series, name: str) -> pd.Series:
+    """Objects among which numbers and missing values are; text that looks like numbers is refused with the remedy."""
+    parsed: Any = pd.to_numeric(column, errors="coerce")
+    wrong = (parsed.isna() & column.notna()).to_numpy(copy=True)
+    if not pd.api.types.is_object_dtype(column.dtype):
+        wrong |= column.notna().to_numpy()
+    else:
+        wrong |= column.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"column {name!r} should hold numbers, got {column.dtype}, first {column.iloc[row]!r} in row "
+            f"{column.index[row]}; convert it with pd.to_numeric(df[{name!r}])"
+        )
+    return parsed
 
 
 def _resampled(frame: pd.DataFrame, how: Reading) -> Any:
@@ -263,7 +269,10 @@ def _check_columns(
 
 
 def _codes(frame: pd.DataFrame, id_col: str) -> tuple[np.ndarray, pd.Index]:
-    codes, ids = pd.factorize(frame[id_col])
+    try:
+        codes, ids = pd.factorize(frame[id_col])
+    except TypeError as e:
+        raise DataError(f"column {id_col!r} holds {type(frame[id_col].iloc[0]).__name__}, not ids; give texts") from e
     if (codes < 0).any():
         count = int((codes < 0).sum())
         raise DataError(f"column {id_col!r} has {count} row{'s' * (count > 1)} without an id; name or drop them")

@@ -16,6 +16,8 @@ def parse_times(times: pd.Series, time_col: str) -> pd.Series:
         )
     if isinstance(times.dtype, pd.CategoricalDtype):
         times = times.astype(times.cat.categories.dtype)
+    if pd.api.types.is_object_dtype(times.dtype) and pd.api.types.infer_dtype(times) == "integer":
+        times = times.astype("int64")
     kind = times.dtype
     if isinstance(kind, pd.PeriodDtype):
         times = times.dt.to_timestamp()
@@ -50,6 +52,8 @@ def _parsed(times: pd.Series, time_col: str) -> pd.Series:
     kind = times.dtype
     if not (pd.api.types.is_string_dtype(kind) or pd.api.types.is_object_dtype(kind)):
         raise DataError(f"column {time_col!r} holds {kind}, not times; give dates, ISO text or integers")
+    if "mixed" in pd.api.types.infer_dtype(times):
+        raise DataError(f"column {time_col!r} mixes texts, numbers or dates; convert it with pd.to_datetime")
     try:
         parsed = pd.to_datetime(times, format="ISO8601", errors="coerce")
     except ValueError as e:

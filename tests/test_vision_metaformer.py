@@ -254,7 +254,7 @@ def test_drop_path():
 
 def test_errors():
     for options, message in (
-        ({"dims": (8,)}, "2 depths and 1 dims; give one of each per stage"),
+        ({"dims": (8,)}, "2 depths, 1 dims for the stages; give one of each per stage"),
         ({"norm": "batch"}, "norm = 'batch' is not known; use one of layer, joint"),
         ({"global_pool": "mean"}, "global_pool = 'mean' is not known; use one of avg, max, avgmax, "),
         ({"num_classes": -1}, "num_classes = -1 is negative; use 0 for a model without a classifier"),

@@ -11,19 +11,27 @@ from torch import nn
 from seqmix.errors import ConfigError
 from seqmix.mixers import Hydra, LongVQ, auxiliary_loss
 from seqmix.vision import (
+    SS2D,
+    AFF2d,
+    Attention2d,
     FeaturePyramid,
     FFNet,
+    FFNetSegHead,
+    FFNetSR,
     HydraViT,
     ImageModel,
+    Inception2d,
     MetaFormer,
     Pool2d,
     RaftMLP,
     Raster,
+    SepConv2d,
     ViM2,
     create_model,
     list_models,
     model_facts,
 )
+from seqmix.vision.batch_norm import BatchNorm2d
 from seqmix.vision.image_model import stage_indices
 
 # transforms have no shapes without data in this torch: these run on small images
@@ -364,6 +372,60 @@ def test_names_and_options():
 def test_errors_of_create_model(call, message):
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: create_model("caformer_s18", in_chans=0), "in_chans = 0 is below 1; use in_chans=1 or more"),
+        (lambda: create_model("caformer_s18", num_classes=-1), "num_classes = -1 is negative"),
+        *(
+            (lambda name=name: create_model(name, drop_path_rate=1.0), "1.0 should be at least 0 and below 1")
+            for name in (*SMALL, "hydra_vit_base")
+        ),
+        (lambda: _tiny(drop_path_rate=-0.1), "drop_path_rate = -0.1 should be at least 0 and below 1"),
+        (lambda: create_model("raftmlp_s", img_size=16), "img_size = 16 is below 32"),
+        (lambda: MetaFormer(depths=(1,), dims=(8, 8), mixers=[Pool2d]), "1 depths, 2 dims for the stages"),
+        (lambda: MetaFormer(depths=(1, 0), dims=(8, 8), mixers=[Pool2d]), r"depths\[1\] = 0 is below 1"),
+        (lambda: MetaFormer(depths=(1,), dims=(8,), mixers=[]), "mixers is an empty list"),
+        (lambda: FFNet(dims=(8,), depths=(1,), token_kernels=(4,)), r"token_kernels\[0\] = 4 has no middle"),
+        (lambda: HydraViT(patch_size=0), "patch_size = 0 is below 1"),
+        (lambda: ViM2(dims=(8,), depths=(2,), channel_widths=(8, 8)), "1 dims, 1 depths, 2 channel_widths for"),
+        (lambda: RaftMLP(dims=(8,), depths=(1,), patch_sizes=(4,), n_rafts=0), "n_rafts = 0 is below 1"),
+        (lambda: Attention2d(8, head_dim=0), "head_dim = 0 is below 1"),
+        (lambda: SepConv2d(8, expand=0), "expand = 0 is below 1"),
+        (lambda: Inception2d(8, stride=0), "stride = 0 is below 1"),
+        (lambda: AFF2d(8, n_blocks=0), "n_blocks = 0 is below 1"),
+        (lambda: SS2D(8, d_state=0), "d_state = 0 is below 1"),
+        (lambda: SS2D(8, d_conv=4), "d_conv = 4 has no middle"),
+        (lambda: FFNetSegHead(num_classes=0), "num_classes = 0 is below 1"),
+        (lambda: FFNetSR(scale=0), "scale = 0 is below 1"),
+    ],
+)
+def test_options_out_of_range(build, message):
+    with torch.device("meta"), pytest.raises(ConfigError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("name", ["ffnet_1", "affnet_et", "iformer_small"])
+def test_a_last_batch_of_one(name):
+    """One value per channel has no variance: the running statistics stand in for it."""
+    model = create_model(name, num_classes=3).train()
+    model(torch.randn(1, 3, 32, 32)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    norm = BatchNorm2d(2)
+    with torch.no_grad():
+        norm.running_mean += 1
+    x = torch.randn(1, 2, 1, 1)
+    torch.testing.assert_close(norm(x), (x - 1) / (1 + norm.eps) ** 0.5)
+    assert norm.num_batches_tracked == 0 and norm.running_mean.eq(1).all()
+
+
+def test_segmentation_of_other_sizes():
+    """Strides round sides up: maps that are not halves of each other meet on the finest grid."""
+    head = FFNetSegHead(in_dims=(4, 6, 8), num_classes=3, d_model=8, n_layers=1).eval()
+    maps = [torch.randn(1, C, *size) for C, size in ((4, (10, 8)), (6, (5, 4)), (8, (3, 2)))]
+    assert head(maps).shape == (1, 3, 10, 8)
 
 
 @pytest.mark.parametrize(

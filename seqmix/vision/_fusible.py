@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqmix.vision.batch_norm import BatchNorm2d
+
 
 class Fusible(nn.Module, ABC):
     """A module that ``fuse_all`` replaces by the one convolution it is in evaluation."""
@@ -41,7 +43,7 @@ class ConvBN(Fusible):
         rows, columns = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         padding = (rows // 2, columns // 2)
         self.c = nn.Conv2d(d_in, d_out, (rows, columns), stride, padding, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(d_out)
+        self.bn = BatchNorm2d(d_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve and normalize ``x: (B, C, H, W)``."""
@@ -108,7 +110,7 @@ class NormedSkip(Fusible):
     def __init__(self, d_model: int):
         super().__init__()
         convolution = nn.Conv2d(d_model, d_model, 1, bias=False)
-        self.conv = nn.ModuleDict({"bn": nn.BatchNorm2d(d_model), "c": convolution})
+        self.conv = nn.ModuleDict({"bn": BatchNorm2d(d_model), "c": convolution})
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform ``x: (B, C, H, W)``."""

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.models.block import DropPath
 from seqmix.ops.spectral import adaptive_filter
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
-from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
+from seqmix.vision.batch_norm import BatchNorm2d
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates
 from seqmix.vision.stage import Stage
 
@@ -53,6 +54,7 @@ class AFF2d(GridMixer):
         threshold: float = 0.01,
     ):
         super().__init__()
+        check_at_least(1, n_blocks=n_blocks)
         if d_model % n_blocks:
             raise ConfigError(f"d_model = {d_model} is not a multiple of n_blocks = {n_blocks}; change one of them")
         self.act, self.threshold = activation(), threshold
@@ -115,6 +117,10 @@ class AFFNet(ImageModel):
         drop_rate: float = 0.1,
         global_pool: GlobalPool = "avg",
     ):
+        check_stages(dims=dims, depths=depths)
+        check_at_least(1, expand=expand)
+        if len(dims) != 5 or len(fuse) != 3:
+            raise ConfigError(f"{len(dims)} dims and {len(fuse)} entries of fuse; AFFNet has 5 levels, and fuses 3")
         if output_stride not in (8, 16, 32):
             raise ConfigError(f"output_stride = {output_stride} is not known; use one of 8, 16, 32")
         width = min(4 * dims[-1], 960)
@@ -190,7 +196,7 @@ class _ConvNorm(nn.Module):
         super().__init__()
         padding = dilation * (kernel_size // 2)
         conv = nn.Conv2d(d_in, d_out, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False)
-        self.block = nn.ModuleDict({"conv": conv, "norm": nn.BatchNorm2d(d_out)})
+        self.block = nn.ModuleDict({"conv": conv, "norm": BatchNorm2d(d_out)})
         self.act = nn.Identity() if act is None else act()
 
     def forward(self, x: Tensor) -> Tensor:

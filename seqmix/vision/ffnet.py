@@ -15,7 +15,8 @@ from seqmix.vision._ffnet_block import FFNetBlock, LayerNorm2d
 from seqmix.vision._fusible import ConvBN, DepthwiseSum, NormedSkip, fuse_all
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer, zero_masked_grid
-from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
+from seqmix.vision.batch_norm import BatchNorm2d
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.stage import Stage
 
@@ -62,6 +63,10 @@ class FFNet(ImageModel):
         drop_rate: float = 0.0,
         global_pool: GlobalPool = "avg",
     ):
+        check_stages(dims=dims, depths=depths, token_kernels=token_kernels)
+        for i, kernel in enumerate(token_kernels):
+            require_odd(f"token_kernels[{i}]", kernel)
+        require_odd("channel_kernel", channel_kernel)
         super().__init__(
             stages=[(C, 4 * 2**i, f"stages.{i}") for i, C in enumerate(dims)],
             before=[["patch_embed"], *([] for _ in dims[1:])],
@@ -93,7 +98,7 @@ class FFNet(ImageModel):
         self.feature_norms = feature_norms
         for i, C in enumerate(dims if feature_norms else ()):
             self.add_module(f"norm{i}", LayerNorm2d(C))
-        self.norm = nn.BatchNorm2d(dims[-1])
+        self.norm = BatchNorm2d(dims[-1])
         self.dropout = nn.Dropout(drop_rate)
         self.head = linear_classifier(dims[-1], num_classes)
         self.apply(init_weights)

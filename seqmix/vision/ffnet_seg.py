@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self, Unpack
 
+from seqmix.errors import check_at_least
+from seqmix.mixers.conv import require_odd
 from seqmix.vision._ffnet_block import FFNetBlock
 from seqmix.vision._fusible import ConvBN, fuse_all
 from seqmix.vision._registry import register_model
-from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.stage import Stage
 
@@ -57,6 +59,10 @@ class FFNetSeg(ImageModel):
         drop_rate: float = 0.0,
         global_pool: GlobalPool = "avg",
     ):
+        check_stages(dims=dims, depths=depths, token_kernels=token_kernels)
+        check_at_least(1, expand=expand)
+        for i, kernel in enumerate(token_kernels):
+            require_odd(f"token_kernels[{i}]", kernel)
         super().__init__(
             stages=[(C, 4 * 2**i, f"stages.{i}") for i, C in enumerate(dims)],
             before=[["patch_embed"], *([] for _ in dims[1:])],
@@ -154,6 +160,9 @@ class FFNetSegHead(nn.Module):
         drop_rate: float = 0.1,
     ):
         super().__init__()
+        check_at_least(1, num_classes=num_classes, d_model=d_model, n_layers=n_layers, expand=expand)
+        check_at_least(1, align_expand=align_expand)
+        require_odd("kernel_size", kernel_size)
         width = sum(in_dims)
         self.squeeze = nn.Sequential(ConvBN(width, width), nn.GELU(), ConvBN(width, d_model))
         unit: Literal["four"] = "four"

@@ -4,8 +4,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from seqmix.errors import check_choice
+from seqmix.errors import check_at_least, check_choice
 from seqmix.vision._ffnet_block import LayerNorm2d
+from seqmix.vision.batch_norm import BatchNorm2d
 
 
 class FFNetSR(nn.Module):
@@ -39,6 +40,7 @@ class FFNetSR(nn.Module):
         norm: Literal["none", "layer", "batch"] = "none",
     ):
         super().__init__()
+        check_at_least(1, scale=scale, d_model=d_model, n_layers=n_layers, expand=expand)
         check_choice("norm", norm, ("none", "layer", "batch"))
         self.scale = scale
         self.proj = nn.Conv2d(3, d_model, 3, padding=1)
@@ -60,7 +62,7 @@ class _Block(nn.Module):
 
         def mixer(first: nn.Conv2d, *others: nn.Module) -> nn.Sequential:
             before = [LayerNorm2d(d_model)] if norm == "layer" else []
-            after = [nn.BatchNorm2d(d_model)] if norm == "batch" else []
+            after = [BatchNorm2d(d_model)] if norm == "batch" else []
             return nn.Sequential(*before, first, *after, *others)
 
         self.token_mixer = mixer(nn.Conv2d(d_model, d_model, 1), depthwise(), nn.GELU(), depthwise())

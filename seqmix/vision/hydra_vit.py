@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from seqmix.errors import check_at_least
 from seqmix.mixers import Hydra, MixerFactory
 from seqmix.models.block import DropPath
 from seqmix.vision._registry import register_model
@@ -53,6 +54,7 @@ class HydraViT(ImageModel):
         drop_rate: float = 0.0,
         global_pool: GlobalPool = "avg",
     ):
+        check_at_least(1, d_model=d_model, n_layers=n_layers, patch_size=patch_size)
         super().__init__(
             stages=[(d_model, patch_size, "layers")],
             before=[["patch_embed"]],

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.models.block import DropPath
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
-from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
+from seqmix.vision.batch_norm import BatchNorm2d
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.mixers2d import Pointwise
 from seqmix.vision.stage import Stage
@@ -50,6 +51,7 @@ class Inception2d(GridMixer):
         self, d_model: int, grid: Grid | None = None, *, n_heads: int = 1, head_dim: int = 32, stride: int = 1
     ):
         super().__init__()
+        check_at_least(1, n_heads=n_heads, head_dim=head_dim, stride=stride)
         low = n_heads * head_dim
         high = d_model - low
         if high <= 0 or high % 2:
@@ -155,6 +157,8 @@ class IFormer(ImageModel):
         drop_rate: float = 0.0,
         global_pool: GlobalPool = "avg",
     ):
+        check_stages(dims=dims, depths=depths, heads=heads, strides=strides)
+        check_at_least(1, mlp_ratio=mlp_ratio)
         if len(attention_heads) != sum(depths):
             raise ConfigError(
                 f"attention_heads has {len(attention_heads)} entries for {sum(depths)} blocks; give one per block"
@@ -218,9 +222,9 @@ class _Stem(nn.Module):
     def __init__(self, d_in: int, d_out: int):
         super().__init__()
         self.proj1 = nn.Conv2d(d_in, d_out // 2, 3, stride=2, padding=1)
-        self.norm1 = nn.BatchNorm2d(d_out // 2)
+        self.norm1 = BatchNorm2d(d_out // 2)
         self.proj2 = nn.Conv2d(d_out // 2, d_out, 3, stride=2, padding=1)
-        self.norm2 = nn.BatchNorm2d(d_out)
+        self.norm2 = BatchNorm2d(d_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm2(self.proj2(F.gelu(self.norm1(self.proj1(x)))))
@@ -230,7 +234,7 @@ class _Downsampling(nn.Module):
     def __init__(self, d_in: int, d_out: int):
         super().__init__()
         self.proj = nn.Conv2d(d_in, d_out, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(d_out)
+        self.norm = BatchNorm2d(d_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.proj(x))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
-from seqmix.errors import ConfigError, check_choice
+from seqmix.errors import ConfigError, check_at_least, check_choice
 from seqmix.vision.adapters import GridMixer
 
 GlobalPool = Literal["avg", "max", "avgmax", ""]
@@ -125,8 +125,7 @@ class ImageModel(nn.Module, ABC):
     ):
         super().__init__()
         check_choice("global_pool", global_pool, tuple(_POOLS))
-        if in_chans < 1:
-            raise ConfigError(f"in_chans = {in_chans} must be at least 1; use 3 for RGB images, 1 for gray ones")
+        check_at_least(1, in_chans=in_chans)
         self.feature_info = FeatureInfo({"num_chs": C, "reduction": s, "module": name} for C, s, name in stages)
         self.out_indices = tuple(range(len(stages)))
         self.before, self.head_names = tuple(map(tuple, before)), tuple(head)
@@ -135,10 +134,12 @@ class ImageModel(nn.Module, ABC):
         self.global_pool: GlobalPool = global_pool
         self.num_features = num_features or stages[-1][0]
         self.min_size = min_size or stages[-1][1]
+        self.input_size = (img_size, img_size) if isinstance(img_size, int) else img_size
+        if self.input_size is not None:
+            check_at_least(self.min_size, img_size=min(self.input_size))
         self.absent: tuple[str, ...] = ()
         self._frozen: tuple[str, ...] = ()
         self.pretrained_cfg = {}
-        self.input_size = (img_size, img_size) if isinstance(img_size, int) else img_size
 
     @abstractmethod
     def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
@@ -338,6 +339,16 @@ def _starts(name: str) -> str:
 def _of_channels(values: Sequence[float], n: int) -> tuple[float, ...]:
     """Values of three channels for ``n`` of them: their mean for one, else in turn."""
     return (sum(values) / len(values),) if n == 1 else tuple(values[i % len(values)] for i in range(n))
+
+
+def check_stages(**options: Sequence[int]) -> None:
+    """Raise ``ConfigError`` unless every option has one value for each stage, and all are at least 1."""
+    lengths = {name: len(values) for name, values in options.items()}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        listed = ", ".join(f"{n} {name}" for name, n in lengths.items())
+        raise ConfigError(f"{listed} for the stages; give one of each per stage")
+    for name, values in options.items():
+        check_at_least(1, **{f"{name}[{i}]": value for i, value in enumerate(values)})
 
 
 def pool_map(x: Tensor, kind: GlobalPool) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqmix.errors import ConfigError, check_choice
+from seqmix.errors import ConfigError, check_at_least, check_choice
 from seqmix.models import DropPath, LayerScale
 from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
-from seqmix.vision.image_model import GlobalPool, ImageModel, linear_classifier, pool_map
+from seqmix.vision.image_model import GlobalPool, ImageModel, check_stages, linear_classifier, pool_map
 from seqmix.vision.mixers2d import Pointwise, StarReLU
 from seqmix.vision.stage import Stage
 
@@ -72,8 +72,9 @@ class MetaFormer(ImageModel):
         drop_rate: float = 0.0,
         global_pool: GlobalPool = "avg",
     ):
-        if len(depths) != len(dims):
-            raise ConfigError(f"{len(depths)} depths and {len(dims)} dims; give one of each per stage")
+        check_stages(depths=depths, dims=dims)
+        if not mixers:
+            raise ConfigError("mixers is an empty list; give at least one grid mixer")
         check_choice("norm", norm, tuple(NORMS))
         width = dims[-1]
         super().__init__(
@@ -178,6 +179,7 @@ class StarMLP(nn.Module):
 
     def __init__(self, d_model: int, *, expand: int = 4):
         super().__init__()
+        check_at_least(1, expand=expand)
         self.fc1 = Pointwise(d_model, expand * d_model, bias=False)
         self.act = StarReLU()
         self.fc2 = Pointwise(expand * d_model, d_model, bias=False)
@@ -274,7 +276,13 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": _layer_norm, "joint": J
 
 
 def drop_path_rates(rate: float, n_blocks: int) -> list[float]:
-    """Rates that rise linearly from 0 in the first block to ``rate`` in the last."""
+    """Rates that rise linearly from 0 in the first block to ``rate`` in the last.
+
+    Raises:
+        ConfigError: if ``rate`` is out of range.
+    """
+    if not 0 <= rate < 1:
+        raise ConfigError(f"drop_path_rate = {rate} should be at least 0 and below 1; use for example 0.1")
     return [rate * k / max(n_blocks - 1, 1) for k in range(n_blocks)]
 
 

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.conv import require_odd
 from seqmix.vision.adapters import Grid, GridMixer, zero_masked_grid
 
@@ -136,6 +136,7 @@ class SepConv2d(GridMixer):
 
     def __init__(self, d_model: int, grid: Grid | None = None, *, expand: int = 2, kernel_size: int = 7):
         super().__init__()
+        check_at_least(1, expand=expand)
         require_odd("kernel_size", kernel_size)
         E = expand * d_model
         self.pwconv1 = Pointwise(d_model, E, bias=False)
@@ -173,6 +174,7 @@ class Attention2d(GridMixer):
 
     def __init__(self, d_model: int, grid: Grid | None = None, *, head_dim: int = 32, bias: bool = False):
         super().__init__()
+        check_at_least(1, head_dim=head_dim)
         if d_model % head_dim:
             raise ConfigError(f"d_model = {d_model} is not a multiple of head_dim = {head_dim}; change one")
         self.n_heads = d_model // head_dim

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from seqmix.errors import check_choice
+from seqmix.errors import ConfigError, check_choice
 from seqmix.models import DropPath, Norm2D
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
-from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights, stage_grids
 from seqmix.vision.mixers2d import Attention2d, Dense2d, Identity2d, Pool2d, check_grid, pointwise, require_grid
 from seqmix.vision.stage import Stage
@@ -89,6 +89,9 @@ class PoolFormer(ImageModel):
         drop_rate: float = 0.0,
         global_pool: GlobalPool = "avg",
     ):
+        check_stages(depths=depths, dims=dims)
+        if len(mixers) != len(dims):
+            raise ConfigError(f"{len(mixers)} mixers for {len(dims)} stages; give one per stage")
         check_choice("norm", norm, tuple(_NORMS))
         check_choice("head_order", head_order, ("norm_pool", "pool_norm"))
         # positions stand in the list of modules, and shift the names of what follows

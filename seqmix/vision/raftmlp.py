@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from seqmix.errors import ConfigError, check_choice
+from seqmix.errors import ConfigError, check_at_least, check_choice
 from seqmix.mixers import Raft
 from seqmix.models.block import DropPath
 from seqmix.models.recompute import recomputed
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer
-from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.mixers2d import Pointwise, require_grid
 
 Mixing = Literal["raft", "full"]
@@ -87,6 +87,8 @@ class RaftMLP(ImageModel):
         drop_rate: float = 0.0,
         global_pool: GlobalPool = "avg",
     ):
+        check_stages(dims=dims, depths=depths, patch_sizes=patch_sizes)
+        check_at_least(1, n_rafts=n_rafts, token_expand=token_expand, channel_expand=channel_expand)
         check_choice("mixing", mixing, ("raft", "full"))
         check_choice("first_map", first_map, ("level", "embedding"))
         strides = [math.prod(patch_sizes[: i + 1]) for i in range(len(dims))]
@@ -170,6 +172,7 @@ class Raft2d(GridMixer):
 
     def __init__(self, d_model: int, grid: Grid | None = None, *, n_rafts: int = 2, expand: int = 2):
         super().__init__()
+        check_at_least(1, n_rafts=n_rafts, expand=expand)
         self.height, self.width = require_grid(self, grid)
         self.vertical = Raft(d_model, self.height, n_rafts=n_rafts, expand=expand)
         self.horizontal = Raft(d_model, self.width, n_rafts=n_rafts, expand=expand)

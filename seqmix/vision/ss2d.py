@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqmix.errors import check_choice
+from seqmix.errors import check_at_least, check_choice
+from seqmix.mixers.conv import require_odd
 from seqmix.mixers.mixer import stay_wide
 from seqmix.mixers.ssm import Discretization, dt_bias, rates
 from seqmix.ops import selective_scan
@@ -55,6 +56,8 @@ class SS2D(GridMixer):
         discretization: Discretization = "euler",
     ):
         super().__init__()
+        check_at_least(1, d_state=d_state, expand=expand, dt_rank=dt_rank)
+        require_odd("d_conv", d_conv)
         check_choice("bcdt_from", bcdt_from, ("conv", "input"))
         check_choice("merge", merge, ("sum", "mean"))
         check_choice("discretization", discretization, ("euler", "zoh"))

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers import Mixer, SelectiveChannel
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.block import DropPath
 from seqmix.models.recompute import recomputed
 from seqmix.vision._registry import register_model
 from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory, Raster
-from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
+from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.ss2d import SS2D
 from seqmix.vision.stage import Stage
@@ -82,6 +82,9 @@ class ViM2(ImageModel):
         drop_rate: float = 0.0,
         global_pool: GlobalPool = "avg",
     ):
+        widths = {} if channel_widths is None else {"channel_widths": channel_widths}
+        check_stages(dims=dims, depths=depths, **widths)
+        check_at_least(1, tokens_per_block=tokens_per_block)
         super().__init__(
             stages=[(D, 4 * 2**i, f"stages.{i}") for i, D in enumerate(dims)],
             before=[["stem"], *([f"downsampling.{i}"] for i in range(len(dims) - 1))],

@@ -80,14 +80,19 @@ def differentiable(
                 saved[0].new_zeros(shape, dtype=dtype) if g is None else g
                 for g, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
             ]
-            return *Gradients.apply(*given, *saved, *ctx.fixed), *[None] * len(ctx.fixed)
+            first = Gradients.apply if _transformed() else gradients
+            return *first(*given, *saved, *ctx.fixed), *[None] * len(ctx.fixed)
 
-    # for compiled graphs, which then have one node, and for direct calls; ``torch.func`` needs the functions themselves
+    # ``torch.func`` needs the functions; everything else takes the operators, one node each and less work around them
     op.register_autograd(Differentiable.backward, setup_context=Differentiable.setup_context)
     gradients.register_autograd(Gradients.backward, setup_context=Gradients.setup_context)
 
     def call(*args: Any) -> Any:
-        by_function = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return Differentiable.apply(*args) if by_function else op(*args)
+        return Differentiable.apply(*args) if _transformed() else op(*args)
 
     return call
+
+
+def _transformed() -> bool:
+    """Whether a transform of ``torch.func`` is at work, as ``torch.autograd.Function.apply`` asks itself."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

@@ -26,7 +26,12 @@ def readable(x: Tensor, axes: int = 2) -> Tensor:
     The first ``axes`` may have any strides, the others lie one after another.
     """
     x = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
-    return x if x.numel() and x[(0,) * axes].is_contiguous() else x.contiguous()
+    expected = 1
+    for size, stride in zip(x.shape[: axes - 1 : -1], x.stride()[: axes - 1 : -1], strict=True):
+        if size != 1 and stride != expected:
+            return x.contiguous()
+        expected *= size
+    return x
 
 
 def run(

@@ -100,9 +100,9 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients to u, dt, A, B, C, the initial state, the bias, the skip and the gate."""
     _require(u, dt, A, B, C, h, bias, skip, z, bounds)
-    y, last, *others = _empty_results(u, dt, B, h, z, bounds, True)
-    require_operands(u, ("grad_y", grad_y, y.shape), ("grad_last", grad_last, last.shape), dtype=torch.float32)
-    require_operands(u, ("marks", marks, others[0].shape), ("inner", inner, others[1].shape), dtype=torch.float32)
+    of_marks, of_inner = _kept(u, B, h, z, bounds, True)
+    require_operands(u, ("grad_y", grad_y, u.shape), ("grad_last", grad_last, h.shape), dtype=torch.float32)
+    require_operands(u, ("marks", marks, of_marks), ("inner", inner, of_inner), dtype=torch.float32)
     parts = _parts(A, B, bounds)
     du, ddt, dA, dh, dskip, dz = (torch.empty(x.shape) for x in (u, dt, A, grad_last, skip, z))
     dB, dC = torch.empty(parts, *B.shape), torch.empty(parts, *C.shape)
@@ -179,20 +179,26 @@ def _parts(A: Tensor, B: Tensor, bounds: list[int]) -> int:
     return max(1, min(threads, A.shape[0] // G // 16)) if jobs % threads and jobs < 4 * threads else 1
 
 
+def _kept(
+    u: Tensor, B: Tensor, h: Tensor, z: Tensor, bounds: list[int], keep: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the states for the backward pass to start from, and of y before the gate."""
+    (Bt, L, D), N = u.shape, B.shape[3]
+    if not keep:
+        return (0, N, D), (Bt, L, 0)
+    if _packed(bounds):
+        return (L // _CHUNK + len(bounds) - 1, N, D), z.shape
+    # one chunk without states starts from zero
+    return (Bt * -(-L // _CHUNK) if len(h) or L > _CHUNK else 0, N, D), z.shape
+
+
 def _empty_results(
     u: Tensor, dt: Tensor, B: Tensor, h: Tensor, z: Tensor, bounds: list[int], keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    Bt, L, D = u.shape
-    if not keep:
-        marks = h.new_empty(0, B.shape[3], D)
-    elif _packed(bounds):
-        # chunks do not cross bounds, and where they do not fill their places these hold zero
-        marks = h.new_zeros(L // _CHUNK + len(bounds) - 1, B.shape[3], D)
-    else:
-        # one chunk without states starts from zero
-        chunks = -(-L // _CHUNK) if len(h) or L > _CHUNK else 0
-        marks = h.new_empty(Bt * chunks, B.shape[3], D)
-    return dt.new_empty(u.shape), h.new_empty(h.shape), marks, dt.new_empty(z.shape if keep else (Bt, L, 0))
+    marks, inner = _kept(u, B, h, z, bounds, keep)
+    # packed chunks do not cross bounds, and where they do not fill their places these hold zero
+    new = h.new_zeros if _packed(bounds) else h.new_empty
+    return dt.new_empty(u.shape), h.new_empty(h.shape), new(marks), dt.new_empty(inner)
 
 
 def _definition(*args: Any) -> tuple[Tensor, Tensor]:

@@ -113,9 +113,8 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients to x, dt, a, B, C and the first states."""
     _require(x, dt, a, B, C, S, bounds)
-    y, last, states = _empty_results(x, dt, a, B, C, S, bounds, chunk, reverse, strict, True)
-    require_operands(x, ("grad_y", grad_y, y.shape), ("grad_last", grad_last, last.shape), dtype=torch.float32)
-    require_operands(x, ("marks", marks, states.shape), dtype=torch.float32)
+    require_operands(x, ("grad_y", grad_y, x.shape), ("grad_last", grad_last, S.shape), dtype=torch.float32)
+    require_operands(x, ("marks", marks, _kept(x, B, bounds, chunk)), dtype=torch.float32)
     parts = _parts(x, B, bounds)
     dx, ddt, da, dS = (torch.empty(t.shape) for t in (x, dt, a, grad_last))
     dB, dC = torch.empty(parts, *B.shape), torch.empty(parts, *C.shape)
@@ -167,6 +166,13 @@ def _parts(x: Tensor, B: Tensor, bounds: list[int]) -> int:
     return min(threads, x.shape[2] // G) if jobs % threads and jobs < 4 * threads else 1
 
 
+def _kept(x: Tensor, B: Tensor, bounds: list[int], chunk: int) -> tuple[int, ...]:
+    """Shape of the states on entry to the chunks, which do not cross bounds."""
+    (Bt, L, H, P), (W, _, N) = x.shape, B.shape[2:]
+    chunks = L // chunk + len(bounds) - 1 if len(bounds) > 2 else -(-L // chunk)
+    return Bt, chunks, W, H, N, P
+
+
 def _empty_results(
     x: Tensor,
     dt: Tensor,
@@ -180,12 +186,10 @@ def _empty_results(
     strict: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    (Bt, L, H, P), (W, _, N) = x.shape, B.shape[2:]
-    # chunks do not cross bounds, and where they do not fill their places these hold zero
-    packed = len(bounds) > 2
-    chunks = (L // chunk + len(bounds) - 1 if packed else -(-L // chunk)) if keep else 0
-    marks = (dt.new_zeros if packed else dt.new_empty)((Bt, chunks, W, H, N, P))
-    return dt.new_empty(x.shape), dt.new_empty(S.shape), marks
+    # where packed chunks do not fill their places these hold zero
+    new = dt.new_zeros if len(bounds) > 2 else dt.new_empty
+    Bt, chunks, *state = _kept(x, B, bounds, chunk)
+    return dt.new_empty(x.shape), dt.new_empty(S.shape), new((Bt, chunks if keep else 0, *state))
 
 
 def _definition(

@@ -1,6 +1,7 @@
 """Every public op as the rest of PyTorch sees it: torch.compile, autocast, vmap, opcheck, second derivatives."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -231,20 +232,55 @@ def test_direct_calls_do_not_crash():
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-# a compiled kernel would read beyond what is there
-@pytest.mark.parametrize("name", ["depthwise_conv1d", "rms_norm", "selective_scan"])
-def test_operands_of_other_shapes_are_refused(name):
-    f, shapes = CASES[name]
-    for i, shape in enumerate(shapes[1:], 1):
-        args = [torch.randn(s) for s in shapes]
-        args[i] = torch.randn(*shape[:-1], shape[-1] - 1)
-        # of kernels every length is right
-        if (name, i) != ("depthwise_conv1d", 1):
-            with pytest.raises(ValueError, match="should have shape"):
-                f(*args)
-        args[i] = torch.randn(shape[0] - 1, *shape[1:])
-        with pytest.raises(ValueError, match="should have shape"):
-            f(*args)
+X, W = torch.ones(B, L, D), torch.ones(D, 3)
+HEADS, CODES = torch.ones(B, L, H, P), torch.ones(B, L, 1, N)
+
+
+def _ssd(**options):
+    return ops.ssd(HEADS, HEADS[..., 0], -torch.ones(H), CODES, CODES, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: _ssd(chunk=0), "chunk should be at least 1, got 0"),
+        (lambda: _ssd(chunk=-3), "chunk should be at least 1, got -3"),
+        (lambda: _ssd(dt_limit=(1, 0)), r"dt_limit should be (lowest, highest), got (1, 0)"),
+        (lambda: _ssd(mask=torch.ones(B, L)), "mask should be a boolean tensor, True = keep, got torch.float32"),
+        (lambda: _ssd(mask=torch.ones(L, dtype=torch.bool)), "mask should have shape (2, 7), got (7,)"),
+        (lambda: _ssd(z=HEADS.to("meta")), "z is on meta, the first operand on cpu; move all to one device"),
+        (lambda: ops.depthwise_conv1d(X, W[:, :0]), "weight of shape (4, 0) has no taps; use a kernel of at least one"),
+        (lambda: ops.depthwise_conv1d(X, W[:3]), "weight should have shape (4, 3), got (3, 3); nothing is broadcast"),
+        (lambda: ops.depthwise_conv1d(X[0], W), "x should have the axes (B, L, D), got shape (7, 4)"),
+        (
+            lambda: ops.depthwise_conv1d(X.long(), W),
+            "x should be a tensor of real floating-point numbers, got torch.int",
+        ),
+        (lambda: ops.rms_norm(X, W[:, 0], groups=3), "D = 4 does not divide into 3 groups; use a divisor of 4"),
+        (lambda: ops.local_max(X, 2), "window should be odd and at least 1, got 2"),
+        (lambda: ops.segment_max(X, 0), "segments should be at least 1, got 0"),
+        (
+            lambda: ops.segment_max(X, torch.ones(B, L)),
+            "segments should be integers, one id per position, got torch.float",
+        ),
+        (lambda: ops.global_attention(X, X, X, n_heads=3), "D = 4 does not divide into 3 groups"),
+        (lambda: ops.nearest_code(X, X[0, :0]), "codes should be at least 1, got 0"),
+    ],
+)
+def test_what_makes_no_sense_is_named(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+# float64 parameters beside float32 values, as a mixer converted by half has them
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operands_of_several_types(name):
+    f, args = CASES[name][0], [t.detach() for t in tensors(name)]
+    want = f(*args)
+    for i in range(1, len(args)):
+        y = f(*args[:i], args[i].double(), *args[i + 1 :])
+        assert y.dtype == torch.float32
+        assert_close_ratio(name, y, want, 1e-6)
 
 
 def test_both_directions_of_both_maps_are_wanted():

@@ -84,7 +84,7 @@ def backtest(peer: Peer | None) -> Iterator[Row]:
 
     long = read_frame(sets.etth1(), Reading())
     fc = Forecaster("DLinear", 96, context_length=96, max_steps=10, device="cpu")
-    fitted = fc._learn(head(long, np.full(7, 11520)), None, Reading(), 2880)
+    fitted = fc._learn(head(long, np.full(7, 11520)), None, Reading(), 2880, "fit")
     rows = 2880 - np.arange(2785)
 
     def ours() -> float:

@@ -123,5 +123,7 @@ def test_errors_of_intervals_and_of_functions_by_hand():
         np.testing.assert_allclose(found.loc[name], values, rtol=1e-6, err_msg=name)
     with pytest.raises(ConfigError, match="metrics = 'mea' is not known; use mse, mae"):
         fc.evaluate(cv, "mea")
+    with pytest.raises(DataError, match="series 'q' was not fitted: it has no scale, no MASE"):
+        fc.fit(df).evaluate(panel(("q", "a")))
     with pytest.raises(DataError, match="coverage needs intervals of every model"):
         fc.evaluate(cv[["unique_id", "ds", "cutoff", "y", "DLinear"]], "coverage")

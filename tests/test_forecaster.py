@@ -1,8 +1,11 @@
 """The Forecaster: frames out, every mode, options, and no word on the happy path."""
 
+import io
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from seqmix import Forecaster
 from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError, DataError, NotFittedError
+from seqmix.forecasting.progress import Progress
 from seqmix.mixers import Identity, Pool
 from seqmix.models import DLinear, ForecastModel, MixerForecaster, list_models
 from seqmix.series import Series
@@ -462,3 +466,68 @@ def test_options_set_on_the_side_change_no_fitted_model(fitted):
     fc.horizon, fc.levels, fc.normalize, fc.scaler, fc.freq, fc.conformal = 3, [50], "none", "none", "h", True
     pd.testing.assert_frame_equal(fc.predict(panel()), fitted.predict(panel()))
     pd.testing.assert_frame_equal(fc.evaluate(panel()), fitted.evaluate(panel()))
+
+
+def test_progress_names_model_and_stage(capsys):
+    """On a pipe a line for each validation, that counts to the end."""
+    fc = small(["DLinear", "SeasonalNaive"], max_steps=20, early_stopping=None, verbose=True).fit(panel())
+    lines = capsys.readouterr().err.splitlines()
+    steps = [f"DLinear, fit: {k}/20 steps, val_mse " for k in (*range(2, 21, 2), 20)]
+    assert [line.startswith(step) for line, step in zip(lines, steps, strict=True)] == [True] * 11
+    fc.set_params(verbose=False).cross_validation(panel())
+    assert capsys.readouterr().err == ""
+
+
+class Terminal(io.StringIO):
+    """Pretends to be one."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_bar_on_a_terminal_reaches_its_end():
+    out = Terminal()
+    small(max_steps=4, trainer_kwargs={"callbacks": [Progress("DLinear, fit", 4, out)]}).fit(panel())
+    last = out.getvalue().rpartition("\r")[2]
+    assert last.startswith(f"\x1b[K[{'#' * 24}] DLinear, fit: 4/4 steps, val_mse ") and last.endswith("\n")
+
+
+class Signal(Callback):
+    """Sends a signal to this process in a step of training."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def on_train_batch_start(self, *_):
+        os.kill(os.getpid(), self.number)
+
+
+def test_signals_in_a_fit_mean_what_they_mean_elsewhere():
+    """Ctrl-C is a KeyboardInterrupt that leaves the Forecaster as it was; SIGTERM calls the handler of the program."""
+    fc = small(trainer_kwargs={"callbacks": [Signal(signal.SIGINT)]})
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fc.fit(panel())
+    assert signal.getsignal(signal.SIGINT) is before and not hasattr(fc, "fitted_")
+    seen, term = [], signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    try:
+        small(trainer_kwargs={"callbacks": [Signal(signal.SIGTERM)]}).fit(panel()).predict()
+    finally:
+        signal.signal(signal.SIGTERM, term)
+    assert seen == [1] * 3
+
+
+def test_fits_in_threads_are_those_of_one(fitted):
+    """Random numbers of one fit do not reach another."""
+    dropped = partial(MixerForecaster, mixer=Pool, patch_len=7, d_model=8)
+    seeds = [0, 1, 2, 3]
+    fit = lambda seed: small(dropped, seed=seed, freq="D").fit(panel()).predict()["MixerForecaster"].tolist()  # noqa: E731
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(fit, seeds))
+    assert together == [fit(seed) for seed in seeds]
+
+
+def test_a_device_that_is_not_there_is_refused_before_training():
+    with pytest.raises(ConfigError) as error:
+        small(device="cuda:99").fit(panel())
+    assert str(error.value) == "device = 'cuda:99' is not on this machine; use device='auto' or 'cpu'"

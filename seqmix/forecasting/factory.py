@@ -6,12 +6,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
-
 from seqmix import mixers, models
 from seqmix.errors import ConfigError
 from seqmix.forecasting.plan import Plan
-from seqmix.forecasting.training import Training
+from seqmix.forecasting.training import Training, seeded
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Forecasting
 
@@ -59,8 +57,7 @@ def make_task(choice: Choice, plan: Plan, series: Series, training: Training | N
     """
     series = replace(series, season=min(plan.season, plan.context))
     loss: Any = plan.loss if isinstance(plan.loss, str) else "mse"
-    with torch.random.fork_rng():
-        torch.manual_seed(plan.seed)
+    with seeded(plan.seed):
         try:
             return Forecasting(
                 choice.factory,

@@ -2,52 +2,100 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from seqmix.data.series.panel import Panel
+from seqmix.errors import ConfigError
 from seqmix.forecasting.arrange import arrange, ends
-from seqmix.forecasting.covariates import learn_inputs, static_rows
-from seqmix.forecasting.factory import Choice, make_task
+from seqmix.forecasting.covariates import Inputs, learn_inputs, static_rows
+from seqmix.forecasting.factory import Choice, choices, make_task
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.folder import mapped
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.intervals import check_windows
-from seqmix.forecasting.long import Long, named
+from seqmix.forecasting.long import Long, channels, named
 from seqmix.forecasting.member import Member, calibrate, calibration_rows
-from seqmix.forecasting.plan import Plan
+from seqmix.forecasting.options import whole
+from seqmix.forecasting.plan import Plan, make_plan
 from seqmix.forecasting.scales import measure
-from seqmix.forecasting.training import EVAL_BATCH, Training, train
+from seqmix.forecasting.training import EVAL_BATCH, Training, make_training, train
 from seqmix.tasks import AdamW, Forecasting
 
 
 def fit(
     long: Long,
-    static_df: pd.DataFrame | None,
+    static: pd.DataFrame | None,
     reading: Reading,
-    plan: Plan,
-    models: Sequence[Choice],
-    training: Training,
-    before: Fitted | None = None,
+    options: Mapping[str, Any],
+    val_size: int | str | np.ndarray,
+    stage: str,
 ) -> Fitted:
     """Fit models on a checked frame.
 
     Args:
         long: the frame.
-        static_df: static covariates of its series; None takes them from the frame.
+        static: static covariates of its series; None takes them from the frame.
         reading: how the frame was read.
-        plan: what to fit.
-        models: the models; with ``before`` its own are trained further.
-        training: how to train.
-        before: what was learned before: the weights, and how covariates become numbers.
+        options: those of the Forecaster, as plain values.
+        val_size: validation rows: a number, ``auto``, or those of each series.
+        stage: what the fit is for; progress says it.
+
+    Raises:
+        ConfigError: if a column of the frame has the name of a model, whose forecasts it would hold.
     """
+    models = choices(options["model"], options["model_kwargs"])
+    taken = (reading.id_col, reading.time_col, reading.target_col, "cutoff")
+    for name in [model.name for model in models if model.name in taken]:
+        raise ConfigError(f"column {name!r} has the name of a model, whose forecasts it would hold; rename it")
+    mixes, linear = any(m.cls.mixes_channels for m in models), all(m.cls.linear for m in models)
+    plan = make_plan(options, long, mixes_channels=mixes, linear=linear)
+    training = make_training(options, plan, np.diff(long.indptr), val_size, stage)
+    return _fit(long, static, reading, plan, models, training, None)
+
+
+def fit_more(
+    before: Fitted,
+    long: Long,
+    static: pd.DataFrame | None,
+    options: Mapping[str, Any],
+    max_steps: int,
+    learning_rate: float | None,
+) -> Fitted:
+    """Train copies of fitted models further: plan and inputs are those of the fit, scales are those of the frame.
+
+    Args:
+        before: what was learned.
+        long: the frame, of the same series where they are channels.
+        static: static covariates of its series; None takes them from the frame.
+        options: those of the Forecaster, as plain values.
+        max_steps: most further steps.
+        learning_rate: peak learning rate. Default: the same again.
+    """
+    long = channels(long, before.ids) if before.plan.joint else long
+    given = {**options, "max_steps": whole("max_steps", max_steps, 1, False)}
+    given["learning_rate"] = learning_rate or options["learning_rate"]
+    training = make_training(given, before.plan, np.diff(long.indptr), "auto", "further")
+    return _fit(long, static, before.reading, before.plan, before.members, training, before.inputs)
+
+
+def _fit(
+    long: Long,
+    static_df: pd.DataFrame | None,
+    reading: Reading,
+    plan: Plan,
+    models: Sequence[Choice | Member],
+    training: Training,
+    inputs: Inputs | None,
+) -> Fitted:
     started = time.perf_counter()
     n_val, joint = training.n_val, plan.joint
     static = static_rows(long, reading.static, static_df, reading.id_col)
-    inputs = before.inputs if before else learn_inputs(reading, long, static, np.diff(long.indptr) - n_val, plan)
+    inputs = inputs or learn_inputs(reading, long, static, np.diff(long.indptr) - n_val, plan)
     arrays = arrange(long, inputs, static, joint=joint)
     panel = Panel(
         arrays.values,
@@ -87,11 +135,11 @@ def fit(
         notes=_notes(long, reading, plan, panel, training),
     )
     lines = []
-    for model in before.members if before else models:
+    for model in models:
         task = (
             _further(model, training) if isinstance(model, Member) else make_task(model, plan, panel.series, training)
         )
-        lines.append(train(task, panel, training, plan.seed).assign(model=model.name))
+        lines.append(train(model.name, task, panel, training, plan.seed).assign(model=model.name))
         fitted.members.append(Member(model.name, task.eval(), calibrate(task, panel, plan.calibrated)))
     fitted.history = pd.concat(lines, ignore_index=True)
     fitted.report = {

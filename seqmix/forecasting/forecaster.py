@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from seqmix.errors import ConfigError, NotFittedError
+from seqmix.errors import NotFittedError
 from seqmix.forecasting import options
 from seqmix.forecasting._estimator import Estimator
 from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading, followed, stamped, with_ids
 from seqmix.forecasting.kind import Kind, kind_of, to_pandas
-from seqmix.forecasting.long import Long, channels
+from seqmix.forecasting.long import Long
 
 # torch, lightning and matplotlib load with the first call that needs them, not with the name
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Forecaster(Estimator):
         long, rows = read_long(df, how), val_size
         if val_df is not None:
             long, rows = followed(df, long, to_pandas(val_df), how)
-        return self._take(self._learn(long, _frame(static_df), how, rows))
+        return self._take(self._learn(long, _frame(static_df), how, rows, "fit"))
 
     def fit_more(
         self, df: Any, *, static_df: Any = None, max_steps: int = 200, learning_rate: float | None = None
@@ -176,16 +176,11 @@ class Forecaster(Estimator):
             max_steps: most further steps.
             learning_rate: peak learning rate; None: the same again.
         """
-        from seqmix.forecasting.fitting import fit
-        from seqmix.forecasting.training import make_training
+        from seqmix.forecasting.fitting import fit_more
 
-        before = self._fitted()
-        long, plan = read_long(df, before.reading), before.plan
-        if plan.joint:
-            long = channels(long, before.ids)
-        given, lengths = options.resolved(self.get_params()), np.diff(long.indptr)
-        training = make_training(given, plan, lengths, "auto", max_steps=max_steps, learning_rate=learning_rate)
-        return self._take(fit(long, _frame(static_df), before.reading, plan, (), training, before))
+        before, given = self._fitted(), options.resolved(self.get_params())
+        long = read_long(df, before.reading)
+        return self._take(fit_more(before, long, _frame(static_df), given, max_steps, learning_rate))
 
     def predict(
         self,
@@ -264,7 +259,7 @@ class Forecaster(Estimator):
         long, step, n_windows = test_windows(long, self.horizon, n_windows, step_size, test_size)
 
         def learn(rows: Long) -> "Fitted":
-            return self._learn(rows, static, how, val_size)
+            return self._learn(rows, static, how, val_size, "cross-validation")
 
         sizes = (self.horizon, step, n_windows, int(refit))
         found, self.tested_ = cross_validate(learn, long, static, levels, quantiles, *sizes)
@@ -300,7 +295,7 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.scoring import check_metrics, errors, scales_for
 
-        metrics = check_metrics(metrics)
+        wanted = check_metrics(metrics)
         frame = None if isinstance(df, str | Path) else to_pandas(df)
         if frame is None or "cutoff" not in frame:
             fitted = self._fitted()
@@ -310,8 +305,8 @@ class Forecaster(Estimator):
             known: Any = [getattr(self, name) for name in ("tested_", "fitted_") if hasattr(self, name)]
             how = known[0].reading if known else self._reading("unique_id", "ds", "y", None)
             train = None if train_df is None else read_long(train_df, how)
-            scales = scales_for(frame, how, known, train, self.season, metrics, standardized=standardized)
-        found = errors(frame, how, scales, metrics, by=by, standardized=standardized)
+            scales = scales_for(frame, how, known, train, self.season, wanted, standardized=standardized)
+        found = errors(frame, how, scales, wanted, by=by, standardized=standardized)
         return kind_of(df, how.id_col, how.time_col).give(found)
 
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
@@ -387,19 +382,10 @@ class Forecaster(Estimator):
         names: Any = {"id_col": how.id_col, "time_col": how.time_col, "target_col": how.target_col}
         return draw(with_ids(to_pandas(df), how), to_pandas(found), ids=ids, **names)
 
-    def _learn(self, long: Long, static: pd.DataFrame | None, how: Reading, val_size: Any) -> "Fitted":
-        from seqmix.forecasting.factory import choices
+    def _learn(self, long: Long, static: pd.DataFrame | None, how: Reading, val_size: Any, stage: str) -> "Fitted":
         from seqmix.forecasting.fitting import fit
-        from seqmix.forecasting.plan import make_plan
-        from seqmix.forecasting.training import make_training
 
-        given, models = options.resolved(self.get_params()), choices(self.model, self.model_kwargs)
-        taken = (how.id_col, how.time_col, how.target_col, "cutoff")
-        for name in [model.name for model in models if model.name in taken]:
-            raise ConfigError(f"column {name!r} has the name of a model, whose forecasts it would hold; rename it")
-        mixes, linear = any(m.cls.mixes_channels for m in models), all(m.cls.linear for m in models)
-        plan = make_plan(given, long, mixes_channels=mixes, linear=linear)
-        return fit(long, static, how, plan, models, make_training(given, plan, np.diff(long.indptr), val_size))
+        return fit(long, static, how, options.resolved(self.get_params()), val_size, stage)
 
     def _take(self, fitted: "Fitted") -> "Forecaster":
         self.fitted_, self.plan_ = fitted, fitted.plan

@@ -1,5 +1,6 @@
 """Options of the Forecaster as plain values: every one is checked when it is given, before a frame is read."""
 
+import math
 import numbers
 import re
 from collections.abc import Iterable, Mapping
@@ -55,11 +56,11 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
         if options[name] is not None and not isinstance(options[name], Mapping):
             raise ConfigError(f"{name} should be a dictionary of options, got {options[name]!r}")
     rate, device, model = options["learning_rate"], options["device"], options["model"]
-    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 < rate < float("inf"):
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 < float(rate) < math.inf:
         raise ConfigError(f"learning_rate must be a positive number, got {rate!r}; use for example 5e-3")
     if not isinstance(device, str) or not _DEVICE.fullmatch(device):
         raise ConfigError(f"device = {device!r} is not known; use auto, cpu, cuda, cuda:<number> or mps")
-    models = list(model) if isinstance(model, list | tuple) else [model]
+    models: list[Any] = list(model) if isinstance(model, list | tuple) else [model]
     if not models or not all(each and (callable(each) or isinstance(each, str)) for each in models):
         raise ConfigError(f"model = {model!r} should be a name, a class, a functools.partial, or a list of them")
     return {
@@ -70,7 +71,7 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def whole(name: str, value: Any, least: int, optional: bool) -> int | None:
+def whole(name: str, value: Any, least: int, optional: bool) -> Any:
     """A whole number from ``least`` up, or None where that stands for a default."""
     if value is None and optional:
         return None
@@ -115,12 +116,14 @@ def _numbers(option: str, given: Any, example: str) -> tuple[float, ...]:
     if given is None:
         return ()
     single = isinstance(given, str | numbers.Real) or not isinstance(given, Iterable)
-    found = []
-    for value in [given] if single else list(given):
+    found: list[float] = []
+    values: list[Any] = [given] if single else list(given)
+    for value in values:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ConfigError(f"{option} should be numbers, got {value!r}; use for example {example}")
         # 80 stays 80 in names of columns and messages
-        found.append(int(value) if float(value).is_integer() else float(value))
+        number = float(value)
+        found.append(int(number) if number.is_integer() else number)
     return tuple(dict.fromkeys(found))
 
 

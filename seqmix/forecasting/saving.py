@@ -34,6 +34,7 @@ from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.scales import Scales
 from seqmix.series import Series
+from seqmix.trusted import trusted_modules
 
 _FORMAT = 5
 # owner/name, as the hub names what it holds
@@ -238,7 +239,7 @@ def _live(value: Any, trusted: Sequence[str]) -> Any:
     module, _, name = value["class"].partition(":")
     # a folder names what is built, and must not make a module run that nobody else named
     if module not in sys.modules:
-        if module.partition(".")[0] not in ("seqmix", "torch", *trusted) and module not in trusted:
+        if not {module, module.partition(".")[0]} & {"seqmix", "torch", *trusted, *trusted_modules()}:
             raise DataError(
                 f"the Forecaster needs {name!r} of the module {module!r}, which was not imported; import it first, or "
                 f"pass trusted=[{module!r}] if you know what is in it"

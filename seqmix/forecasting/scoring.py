@@ -71,15 +71,17 @@ def errors(
         )
     # the losses would tell cutoffs apart
     known: Any = frame[frame[target].notna()].reset_index(drop=True).drop(columns=[] if by == "cutoff" else "cutoff")
-    unit = None if scales is None else scales.ids.get_indexer(pd.Index(known[key]))
+    at = None if scales is None else scales.ids.get_indexer(pd.Index(known[key]))
     columns = [str(c) for c in known if c not in (key, how.time_col, "cutoff")]
     parts = []
     for metric in metrics:
         scale = np.ones(len(known))
-        if scales is not None and unit is not None:
-            each = {"mase": scales.naive, "msis": scales.naive, "rmsse": scales.naive_rms}
-            found = each.get(str(metric), scales.deviation if standardized else None)
-            scale = scale if found is None else found[unit]
+        if scales is not None and at is not None and (standardized or metric in _SCALED):
+            if (at < 0).any():
+                absent = known[key].iloc[int((at < 0).argmax())]
+                raise DataError(f"series {absent!r} was not fitted: it has no scale, no MASE")
+            units = {"mase": scales.naive, "msis": scales.naive, "rmsse": scales.naive_rms}
+            scale = (units[metric] if metric in _SCALED else scales.deviation)[at]
         scaled = known.assign(**{name: known[name] / scale for name in columns if name != by})
         for name, part in _measured(scaled, metric, models, by or key, target):
             if by is None:
@@ -91,7 +93,7 @@ def errors(
     return pd.concat(parts, ignore_index=True)
 
 
-def check_metrics(metrics: Any) -> list[Metric]:
+def check_metrics(metrics: Any) -> list[Any]:
     """Names and functions, one alone or a collection of them.
 
     Raises:
@@ -135,10 +137,10 @@ def scales_for(
     ids = frame[how.id_col] if how.id_col in frame else pd.Series(how.target_col, index=frame.index)
     times = parse_times(frame["cutoff"], "cutoff")
     if train is not None:
-        first = pd.Series(train.clock.stamps(times)).groupby(ids.to_numpy()).min()
+        first: Any = pd.Series(train.clock.stamps(times)).groupby(ids.to_numpy()).min()
         return measure_before(train, first, season or train.clock.season)
     for each in known:
-        first = pd.Series(each.clock.stamps(times)).groupby(ids.to_numpy()).min()
+        first: Any = pd.Series(each.clock.stamps(times)).groupby(ids.to_numpy()).min()
         at = each.scales.ids.get_indexer(first.index)
         if (at >= 0).all() and (each.scales.until[at] <= first.to_numpy()).all():
             return each.scales
@@ -195,12 +197,13 @@ def _msis(frame: pd.DataFrame, models: list[str], level: float, key: str, target
     for name in models:
         lo, hi = frame[f"{name}-lo-{level:g}"], frame[f"{name}-hi-{level:g}"]
         scores[name] = hi - lo + 2 / alpha * ((lo - y).clip(lower=0) + (y - hi).clip(lower=0))
-    return pd.DataFrame(scores).groupby(frame[key], sort=False).mean().reset_index()
+    means: Any = pd.DataFrame(scores).groupby(frame[key], sort=False).mean()
+    return means.reset_index()
 
 
 def _common(found: list[set[float]]) -> list[float]:
     return sorted(set.intersection(*found))
 
 
-def _plain(level: float) -> float:
+def _plain(level: float) -> Any:
     return int(level) if level.is_integer() else level

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import signal
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +20,14 @@ from torch import Tensor
 from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError
 from seqmix.forecasting.plan import Plan, held_out
+from seqmix.forecasting.progress import Progress
 from seqmix.tasks import Forecasting
 
 Batch = dict[str, Tensor]
 
 # windows that are forecast at a time
 EVAL_BATCH = 1024
+_TURN = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,9 @@ class Training:
         batch_size: windows per step.
         learning_rate: peak learning rate.
         patience: validations without a better one before training stops; None trains to the end.
-        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
-        progress: show a progress bar.
+        accelerator: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        devices: the number of a device, or that there is one.
+        stage: what the training is for; progress says it. Default: show no progress.
         trainer_kwargs: options of the Lightning Trainer, above ours.
     """
 
@@ -48,8 +53,9 @@ class Training:
     batch_size: int
     learning_rate: float
     patience: int | None
-    device: str
-    progress: bool
+    accelerator: str
+    devices: int | list[int]
+    stage: str | None
     trainer_kwargs: Mapping[str, Any]
 
 
@@ -58,34 +64,51 @@ def make_training(
     plan: Plan,
     lengths: np.ndarray,
     val_size: int | str | np.ndarray,
-    *,
-    max_steps: int | None = None,
-    learning_rate: float | None = None,
+    stage: str,
 ) -> Training:
-    """How to train on series of these ``lengths``, by the options of the Forecaster, unless given anew."""
+    """How to train on series of these ``lengths``, by the options of the Forecaster.
+
+    Raises:
+        ConfigError: if this machine has no such device.
+    """
     n_val, n_test = held_out(plan, lengths, val_size)
+    accelerator, _, number = options["device"].partition(":")
+    available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(accelerator, 1)
+    if int(number or 0) >= available:
+        raise ConfigError(f"device = {options['device']!r} is not on this machine; use device='auto' or 'cpu'")
+    given = dict(options["trainer_kwargs"] or {})
+    progress = given.pop("enable_progress_bar", options["verbose"])
     return Training(
         n_val=n_val,
         n_test=n_test,
-        max_steps=max_steps or options["max_steps"],
+        max_steps=options["max_steps"],
         batch_size=options["batch_size"] or (32 if plan.joint else 256),
-        learning_rate=learning_rate or options["learning_rate"],
+        learning_rate=options["learning_rate"],
         patience=options["early_stopping"],
-        device=options["device"],
-        progress=options["verbose"],
-        trainer_kwargs=options["trainer_kwargs"] or {},
+        accelerator=accelerator,
+        devices=[int(number)] if number else 1,
+        stage=stage if progress else None,
+        trainer_kwargs=given,
     )
 
 
-def train(task: Forecasting, panel: Panel, how: Training, seed: int) -> pd.DataFrame:
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers from ``seed`` alone; torch has one generator, so that threads take turns."""
+    with _TURN, torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def train(name: str, task: Forecasting, panel: Panel, how: Training, seed: int) -> pd.DataFrame:
     """Train the task and put its best weights back; what each validation found."""
     best = _Best()
     if not any(p.requires_grad for p in task.parameters()):
         return best.frame()
     period = max(1, min(50, how.max_steps // 10))
     options: dict[str, Any] = {
-        "accelerator": how.device,
-        "devices": 1,
+        "accelerator": how.accelerator,
+        "devices": how.devices,
         "max_epochs": -1,
         "max_steps": how.max_steps,
         "val_check_interval": period,
@@ -94,16 +117,17 @@ def train(task: Forecasting, panel: Panel, how: Training, seed: int) -> pd.DataF
         "gradient_clip_val": 1.0,
         "logger": False,
         "enable_checkpointing": False,
-        "enable_progress_bar": how.progress,
+        "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
     given = dict(how.trainer_kwargs)
     callbacks = [best, *given.pop("callbacks", [])]
-    with _quiet(), torch.random.fork_rng():
-        torch.manual_seed(seed)
+    callbacks += [Progress(f"{name}, {how.stage}", how.max_steps)] if how.stage else []
+    with seeded(seed), _quiet():
         trainer = pl.Trainer(**{**options, **given, "callbacks": callbacks})
-        trainer.fit(task, panel)
+        with _signals_left_alone(trainer):
+            trainer.fit(task, panel)
     # the trainer holds the panel, which nothing needs any more
     task.trainer = None
     best.restore(task)
@@ -170,6 +194,25 @@ class _Best(Callback):
 
 def _finite(task: Forecasting) -> bool:
     return all(bool(p.isfinite().all()) for p in task.parameters())
+
+
+@contextmanager
+def _signals_left_alone(trainer: pl.Trainer) -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt, and SIGTERM does what the program has set, as anywhere else.
+
+    Lightning makes them a SystemExit, ignores Ctrl-C from then on, and has a handler of its own for SIGTERM.
+    """
+    interrupt = signal.getsignal(signal.SIGINT)
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    try:
+        yield
+    except SystemExit as e:
+        if not isinstance(e.__context__, KeyboardInterrupt):
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread() and interrupt is not None:
+            signal.signal(signal.SIGINT, interrupt)
 
 
 @contextmanager

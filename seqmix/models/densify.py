@@ -48,7 +48,7 @@ def densify(
         keep: classes that stay. Default: mixers of channels, in which positions do not meet.
         n_heads: matrices per mixer, each for an equal group of channels; the study has up to half the width.
         residual: add the input inside the dense layer too, as the study does on top of the residual of the block.
-        scale: factor on the matrices; 1 / sqrt(length) if not given.
+        scale: factor on the matrices. Default: 1 / sqrt(length).
         bias: add a learned number per head and position.
 
     Raises:

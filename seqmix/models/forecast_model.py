@@ -11,7 +11,7 @@ from seqmix.series import Series
 
 
 class ForecastModel(nn.Module, ABC):
-    """A module from a look-back window to its future: ``(B, context, C) -> (B, horizon, C)``.
+    """Forecasting model: from a lookback window to the horizon after it, ``(B, context, C) -> (B, horizon, C)``.
 
     Members are built as ``Model(series, *, options)``; ``series`` holds facts of the data, which never stand in a
     config. With ``n_outputs`` K > 1 (quantiles, parameters of a distribution) the result is ``(B, horizon, C, K)``,
@@ -81,10 +81,10 @@ class ForecastModel(nn.Module, ABC):
         """Forecast.
 
         Args:
-            x: look-back window ``(B, context, C)``.
+            x: lookback window ``(B, context, C)``.
             future: inputs known for the window and the horizon ``(B, context + horizon, F)``.
             static: inputs that do not change with time ``(B, C, S)``.
-            past: inputs known for the window alone ``(B, context, P)``.
+            past: inputs known for the window only ``(B, context, P)``.
         """
 
     def given(self, name: str, value: Tensor | None) -> Tensor:
@@ -96,7 +96,7 @@ class ForecastModel(nn.Module, ABC):
 
 
 class ForecastModelFactory(Protocol):
-    """Whatever makes a forecasting model from the facts of the data."""
+    """What makes a forecasting model from the facts of the data: a class, a ``functools.partial``, a config entry."""
 
     def __call__(self, series: Series) -> ForecastModel:
         """Build a model from the facts of the data."""

@@ -1,4 +1,4 @@
-"""Forecasters around any mixer, and the baselines every table starts with."""
+"""MixerForecaster, a forecasting model around any mixer, and the baselines DLinear and SeasonalNaive."""
 
 import math
 from typing import Literal
@@ -18,11 +18,11 @@ from seqmix.series import Series
 
 @register_model(paper="arXiv:2211.14730", d_model=8, n_layers=1, patch_len=4, patch_stride=2)
 class MixerForecaster(ForecastModel):
-    """A time series in patches, each channel a sequence of tokens for a backbone with any mixer.
+    """Forecasting model of patches, a backbone with any mixer, and one linear head, each channel on its own.
 
-    Patches, backbone, one linear head; all weights are shared by the channels, which do not meet. Patches of the
-    covariates are added to the tokens of the window; those of the horizon are tokens after them, and known-future
-    inputs also reach the forecast of their own step by a linear map. Static inputs are added to all tokens.
+    The channels share all weights and do not meet. Patches of the covariates are added to the tokens of the window;
+    those of the horizon are tokens after them, and known-future inputs also reach the forecast of their own step by a
+    linear map. Static inputs are added to all tokens.
 
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)`` for ``n_outputs`` K > 1.
     Cost: that of the backbone on B C sequences of N patches.
@@ -30,7 +30,7 @@ class MixerForecaster(ForecastModel):
     Args:
         mixer: makes the sequence mixer of every block.
         layers: sequence mixers of successive blocks, cycled; replaces ``mixer``.
-        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
+        channel_mixer: makes the channel mixer of every block; None builds blocks of one residual.
         d_model: width of a token.
         n_layers: number of blocks.
         patch_len: patch length, in time steps. Default: 16, or the context where that is shorter.
@@ -128,7 +128,7 @@ class MixerForecaster(ForecastModel):
 
 @register_model(paper="arXiv:2205.13504", kernel_size=5)
 class DLinear(ForecastModel):
-    """Trend and remainder of the window, each mapped to the horizon by one linear layer, and added.
+    """DLinear: one linear map of the trend of the window, one of the remainder, and their sum.
 
     The trend is a moving average over ``kernel_size`` steps with the first and last value repeated at the ends. It is
     computed from a running sum of the window less its first value: rounding error about 1e-6 of the window's range.
@@ -142,7 +142,7 @@ class DLinear(ForecastModel):
     Args:
         kernel_size: length of the moving average, in time steps, odd; 25 in the paper.
         individual: separate layers for each channel; those of covariates stay shared.
-        init: ``default`` is PyTorch's; ``mean`` starts every weight at 1 / context, an alternative in the code.
+        init: ``default`` is that of PyTorch; ``mean`` starts every weight at 1 / context, as the original code can.
 
     Raises:
         ConfigError: if ``kernel_size`` is even, or ``init`` is not known.
@@ -201,7 +201,7 @@ class DLinear(ForecastModel):
 
 @register_model(paper="none: the last season again", season=7)
 class SeasonalNaive(ForecastModel):
-    """The last season of the window, repeated over the horizon. It has no parameters and is not trained.
+    """Seasonal naive forecast: the last season of the window, repeated over the horizon. It is not trained.
 
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)``, all K equal. Cost: a copy.
 

@@ -32,7 +32,7 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 @register_model(paper="arXiv:2403.19888", d_model=8, n_layers=2, patch_len=4, patch_stride=2, d_state=4)
 class TSM2(ForecastModel):
-    """Selective state spaces over time, then over variates, with weighted averaging of earlier outputs.
+    """TSM2: selective state spaces over time, then over variates, with weighted averaging of earlier outputs.
 
     Patches of each variate, n layers of a causal time mixer and a bidirectional variate mixer, norm, one linear
     head shared by the variates. The scan over variates depends on their order: keep the columns in one order.
@@ -52,7 +52,7 @@ class TSM2(ForecastModel):
         head_dropout: probability, on the input of the head.
         norm: statistics over ``(C, N, D)`` of a sample (``joint``), over D (``layer``: the only one that keeps time
             causal), over ``(C, N)`` per feature (``tsmixer``), or over the batch per feature (``batch``).
-        averaging: feed each mixer a learned weighted sum of all earlier outputs, not the latest alone.
+        averaging: feed each mixer a learned weighted sum of all earlier outputs, not only the latest.
         init_avg: initial weights: ``residual`` is a plain residual stack, ``mean`` the mean of all earlier outputs.
         residual: add the input of each mixer to its output.
         variate_mixer: mix over variates; without it they are forecast independently.
@@ -63,7 +63,7 @@ class TSM2(ForecastModel):
 
     Raises:
         ConfigError: if a patch is longer than the context, there is no layer, ``norm`` or ``init_avg`` is not known, or
-            past inputs have no variate mixer to be heard through.
+            past inputs have no variate mixer to reach the forecast.
         ValueError: if covariates are missing that the model was built for.
 
     Source: Behrouz et al., 2024, arXiv:2403.19888, sec. 5, eq. 21-24. Differs from the original code in: none was

@@ -1,4 +1,4 @@
-"""What the outputs of a forecasting model mean: a point, quantiles, or the parameters of a distribution.
+"""Losses of forecasts, and how outputs of a model become points, quantiles or parameters of a distribution.
 
 A parameter other than the location is read from its difference to the location: a model that moves and stretches all of
 its outputs with the window then moves the location, and stretches the scale.
@@ -20,7 +20,7 @@ LossFactory = Callable[[], nn.Module]
 
 
 class Loss(nn.Module, ABC):
-    """Reads forecasts from the outputs of a model, and scores them.
+    """Loss of a forecast, and the reading of forecasts from the outputs of a model.
 
     Both are ``(B, horizon, C)``, or ``(B, horizon, C, K)`` for K > 1: quantiles or parameters of a distribution.
     """
@@ -89,19 +89,19 @@ class PointLoss(Loss):
         self.module = module
 
     def read(self, outputs: Tensor) -> Tensor:
-        """As it is."""
+        """Return it unchanged."""
         return outputs
 
     def score(self, forecast: Tensor, y: Tensor) -> Tensor:
-        """What the module says."""
+        """Loss of each value, by the module."""
         return self.module(forecast, y)
 
     def point(self, forecast: Tensor) -> Tensor:
-        """As it is."""
+        """Return it unchanged."""
         return forecast
 
     def quantiles(self, forecast: Tensor, levels: Sequence[float]) -> Tensor:
-        """There are none."""
+        """Refuse: a point forecast has no quantiles."""
         raise ConfigError(
             f"a point forecast has no quantiles, got quantiles = {list(levels)}; train with loss='quantile', 'normal', "
             "'student_t' or 'negative_binomial', or put conformal intervals around it"

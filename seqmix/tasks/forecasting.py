@@ -40,13 +40,13 @@ class Forecasting(Task):
     batch means. They score the median with ``quantile`` loss and the mean of a distribution.
 
     Args:
-        model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
+        model: model class, ``functools.partial`` or config entry, called with the facts of the data.
         series: the facts of the data, linked from the datamodule; a checkpoint holds them as a dict.
         loss: what training minimizes; ``huber`` has its corner at 1 channel std, ``quantile`` is the pinball loss,
             ``normal``, ``student_t`` and ``negative_binomial`` (of unscaled counts) are negative log-likelihoods.
         loss_module: makes a module from point forecast and truth to a loss for each value, for example
             ``partial(nn.SmoothL1Loss, reduction="none")``; replaces ``loss``.
-        quantiles: levels forecast with ``quantile`` loss, rising, 0.5 among them; 0.1, 0.5 and 0.9 if not given.
+        quantiles: levels forecast with ``quantile`` loss, rising, 0.5 among them. Default: 0.1, 0.5 and 0.9.
         normalize: ``window`` removes mean and standard deviation of the observed values of each window before the model
             and puts them back into the forecast; ``last`` removes the last value in place of the mean. ``season`` adds
             the seasonal naive forecast in place of the mean: the model predicts the residual. Counts are divided by
@@ -205,7 +205,7 @@ class Forecasting(Task):
 
 
 def _truth(batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """What is to be forecast, 0 where it was not observed, and what each of its values counts; None: the same."""
+    """Truth, 0 where it was not observed, and the weight of each value; None where all count the same."""
     y, mask, weight = batch["y"].float(), batch.get("y_mask"), batch.get("weight")
     if mask is not None:
         y = y.masked_fill(~mask, 0)

@@ -30,24 +30,24 @@ class Panel(Served):
     Args:
         values: all series one after another, NaN where missing, ``(T, C)``.
         indptr: first row of each series, then T; ``(n_series + 1,)``.
-        context: look-back length, in rows.
+        context: lookback length, in rows.
         horizon: forecast length, in rows.
         batch_size: windows per training batch.
         n_val: validation rows of each series, ``(n_series,)``.
-        n_test: how many of them are for test windows, ``(n_series,)``; None: 0.
+        n_test: how many of them are for test windows, ``(n_series,)``. Default: 0.
         past: inputs known for the context, ``(T, P)``.
         future: inputs known for context and horizon, ``(T, F)``.
         static: inputs that do not change with time, ``(n_series, C, S)``.
         weight: sample weight of each row, ``(T,)``.
-        scaler: ``standard`` takes away the mean and divides by the deviation, ``season`` divides by the mean absolute
-            error of the season before, so that series weigh as in MASE; ``none`` leaves the values as they are.
+        scaler: ``standard`` removes the mean and divides by the deviation, ``season`` divides by the mean absolute
+            error of the seasonal naive forecast, so that series weigh as in MASE; ``none`` leaves values as they are.
         season: steps of the season.
         short: what to do about series with too few training rows for a window: ``pad`` puts missing rows before those
             with more rows than the horizon and leaves out the rest, ``drop`` leaves them out, ``error`` refuses them.
         ids: names of the series, for messages.
-        eval_batch_size: windows per validation batch; None: the same as in training.
+        eval_batch_size: windows per validation batch. Default: that of training.
         max_val: most validation and most test windows that are used, evenly spread.
-        out: float32 array ``(T, C)`` for the scaled values, a mapped file where memory is short; None makes one.
+        out: float32 array ``(T, C)`` for the scaled values, a mapped file where memory is short. Default: a new array.
         seed: starting point of the shuffles.
 
     Raises:
@@ -202,7 +202,7 @@ def moments(values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray) -> tupl
 def season_error(
     values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray, season: int, *, squared: bool = False
 ) -> np.ndarray:
-    """Mean absolute error of repeating the season before, over the first ``n_train`` rows of each series.
+    """Mean absolute error of the seasonal naive forecast over the first ``n_train`` rows of each series.
 
     ``(n_series, C)``; NaN where there is none to tell, or the cycle is perfect.
     """

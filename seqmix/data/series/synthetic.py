@@ -22,7 +22,7 @@ class Cycles(ForecastData):
     in its own: a model that mixes channels can find it, one that treats them apart cannot.
 
     Args:
-        context: look-back length, in hours; it has to cover ``lag``.
+        context: lookback length, in hours; it has to cover ``lag``.
         n_channels: number of channels C; the first one drives the others.
         n_steps: length of the series, in hours; 70 / 10 / 20 % training, validation, test.
         lag: hours by which the others follow.

@@ -22,17 +22,17 @@ class Windows:
     Args:
         values: all series, ``(T_total, C)``.
         indptr: first row of each series, then ``T_total``; ``(n_series + 1,)``.
-        context: look-back length, in rows.
+        context: lookback length, in rows.
         horizon: forecast length, in rows.
         stride: rows between the starts of two windows of a series.
         targets: first and last + 1 row that a horizon may cover, counted from the start of its series,
-            ``(n_series, 2)``; the context may reach back before it. None: the whole series.
-        mask: True where a value was observed, ``(T_total, C)``; None: everywhere.
-        past: inputs known for the context alone, ``(T_total, P)``.
+            ``(n_series, 2)``; the context may reach back before it. Default: the whole series.
+        mask: True where a value was observed, ``(T_total, C)``. Default: everywhere.
+        past: inputs known for the context only, ``(T_total, P)``.
         future: inputs known for context and horizon, ``(T_total, F)``.
         weight: weight of each row, ``(T_total,)``; that of a window is the mean over its horizon.
         static: inputs that do not change with time, ``(n_series, C, S)``.
-        ids: names of the series, for messages; None counts from 0.
+        ids: names of the series, for messages. Default: their numbers.
         short: what to do about series too short for one window, "error" or "drop".
 
     Raises:

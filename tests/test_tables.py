@@ -98,6 +98,18 @@ def test_ids_are_text(tmp_path):
     assert roles.ids == ["id"] and frame["id"].tolist() == ["007"] * 3 + ["NA"] * 3
 
 
+def test_a_column_is_judged_by_all_its_cells(tmp_path):
+    """Codes among numbers, in a column of which a sample would say that it holds numbers."""
+    days = pd.date_range("2024-01-01", periods=3000).strftime("%Y-%m-%d")
+    for odd, kind in (("007", "text"), ("A1", "text"), ("8", "number"), ("", "number")):
+        column = pd.Series(["7"] * 1501 + [odd] + ["7"] * 1498, dtype="str")
+        assert Cells().kind(column) == kind
+    assert Cells().kind(pd.Series([*days], dtype="str")) == "time"
+    assert Cells().kind(pd.Series([""] * 10, dtype="str")) == "text"
+    mixed = pd.Series([1.5, "n/a", None, 2], dtype=object, name="y")
+    assert Cells().numbers(mixed).tolist()[::3] == [1.5, 2] and Cells().numbers(mixed).isna().sum() == 2
+
+
 def test_several_columns_are_one_id_and_come_back(tmp_path):
     days = [f"2024-01-{d:02}" for d in range(1, 5)]
     text = "store,product,day,sold\n" + "".join(f"{s},{p},{d},1\n" for s in ("1", "02") for p in "xy" for d in days)

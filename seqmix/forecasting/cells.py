@@ -59,6 +59,7 @@ class Cells:
         if thousands and decimal == thousands:
             raise ConfigError(f"--decimal and --thousands are both {decimal!r}; give two different signs")
         self.missing = {*_MISSING, *(cell.lower() for cell in missing)}
+        self._plain = decimal != "," and thousands is None and not missing
         self.thousands, self.date_format = thousands, date_format
         self.decimal = decimal or (None if thousands not in (".", ",") else "." if thousands == "," else ",")
         self._unclear: tuple[str, ...] = ("?,",)
@@ -68,24 +69,29 @@ class Cells:
         # between semicolons 1.234 may be 1234, and a comma between commas is no decimal sign
         self._unclear = ("?,", "?.") if sep == ";" else () if sep == "," else ("?,",)
         if self.decimal is None:
-            signs = {_evidence(self._cells(frame[name])) for name in frame if is_text(frame[name])} & {".", ","}
+            columns = [frame[name] for name in frame if is_text(frame[name])]
+            # between commas a point is the decimal sign unless a column says otherwise
+            columns = [c for c in columns if sep != "," or c.astype(str).str.contains(",", regex=False).any()]
+            signs = {_evidence(self._cells(column)) for column in columns} & {".", ","}
             self.decimal = signs.pop() if len(signs) == 1 else None
 
     def kind(self, column: pd.Series) -> str:
         """What a column holds: ``number``, ``time`` or ``text``."""
         if not is_text(column):
             return "number" if pd.api.types.is_numeric_dtype(column.dtype) else "time"
-        # codes such as 007 are no numbers
-        if column.astype(str).str.fullmatch(r"0\d+").any():
-            return "text"
+        cells = column.iloc[np.unique(np.linspace(0, len(column) - 1, _SAMPLE).astype(int))]
+        cells = cells[cells.ne("")] if cells.ne("").any() else column
         for kind, read in (("number", self.numbers), ("time", self.times)):
             try:
-                found = read(column)
+                found = read(cells)
             except DataError:
                 # it can be read in two ways, which is said when the column is used
                 return kind
-            if found is not None and (kind == "number" or not pd.api.types.is_numeric_dtype(found.dtype)):
+            if kind == "time" and found is not None and not pd.api.types.is_numeric_dtype(found.dtype):
                 return kind
+            # codes such as 007 are no numbers
+            if kind == "number" and found is not None and not column.astype(str).str.fullmatch(r"0\d+").any():
+                return kind if self.numbers(column) is not None else "text"
         return "text"
 
     def numbers(self, column: pd.Series) -> pd.Series | None:
@@ -96,6 +102,11 @@ class Cells:
         """
         if not is_text(column):
             return column if pd.api.types.is_numeric_dtype(column.dtype) else None
+        if self._plain and self.decimal != "," and "?." not in self._unclear:
+            # most files are written as programs write numbers
+            plain: Any = pd.to_numeric(column, errors="coerce")
+            if np.isfinite(plain).all():
+                return plain.astype("float64")
         numbers, wrong = self._parsed(column)
         return None if wrong.any() or numbers.isna().all() else numbers
 
@@ -110,7 +121,12 @@ class Cells:
         Raises:
             DataError: if a date can be read in two ways.
         """
-        return _read_times(column.astype(str).str.strip(), self.date_format) if is_text(column) else column
+        if not is_text(column):
+            return column
+        # each date is there once for each series
+        codes, cells = pd.factorize(column.astype(str).str.strip())
+        times = _read_times(pd.Series(cells, name=column.name), self.date_format)
+        return None if times is None else times.take(codes).set_axis(column.index)
 
     def _parsed(self, column: pd.Series) -> tuple[pd.Series, pd.Series]:
         absent = column.isna() | column.astype(str).str.strip().str.lower().isin(self.missing)

@@ -19,6 +19,7 @@ LAYERS = {
     "tasks": {"ops", "mixers", "models", "vision"},
     "commands": {"ops", "mixers", "models", "vision", "tasks", "data", "forecasting"},
     "forecasting": {"ops", "mixers", "models", "tasks", "data"},
+    "testing": {"mixers", "models", "vision", "tasks", "data"},
 }
 # modules at the top of the package that every layer may import
 SHARED = {"errors", "environment", "series", "trusted"}
@@ -36,22 +37,50 @@ def _imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-            yield node.module
+
+
+def _module(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def _layer(path):
     return path.relative_to(ROOT / "seqmix").parts[0]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if _layer(p) in LAYERS], ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path):
-    layer = _layer(path)
-    for name in _imports(path):
-        package, _, rest = name.partition(".")
-        if package == "seqmix" and rest:
-            target = rest.partition(".")[0]
-            assert target in LAYERS[layer] | {layer} | SHARED, f"{layer} imports {name}"
-        assert layer not in LIGHT or package not in HEAVY, f"{layer} imports {name}"
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_go_one_way(layer):
+    wrong = []
+    for path in (p for p in FILES if _layer(p) == layer):
+        for name in _imports(path):
+            package, _, rest = name.partition(".")
+            upward = package == "seqmix" and rest and rest.partition(".")[0] not in LAYERS[layer] | {layer} | SHARED
+            if upward or (layer in LIGHT and package in HEAVY):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_a_module_with_an_underscore_is_imported_from_its_own_folder():
+    outside = [p for folder in ("benchmarks", "notebooks") for p in (ROOT / folder).glob("*.py")]
+    wrong = []
+    for path in [*FILES, *outside]:
+        for name in _imports(path):
+            folder, found, _ = name.partition("._")
+            own = ".".join(path.parent.relative_to(ROOT).parts)
+            if name.startswith("seqmix.") and found and folder != own:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_modules_of_the_package_import_in_no_circle():
+    modules = {_module(path): path for path in FILES}
+    arrows = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in _imports(path)} & modules.keys()
+        for module, path in modules.items()
+    }
+    # what imports nothing that is left is taken away, until only circles are left
+    while free := {module for module, names in arrows.items() if not names & arrows.keys()}:
+        arrows = {module: names for module, names in arrows.items() if module not in free}
+    assert not arrows, f"in a circle or above one: {sorted(arrows)}"
 
 
 def test_every_folder_has_its_place():

@@ -2,13 +2,16 @@
 
 import inspect
 import re
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from seqmix.errors import ConfigError
 from seqmix.models import ForecastModel, list_models, model_facts
 from seqmix.series import Series
+from seqmix.testing import check_model
 
 CONTEXT, HORIZON, C = 21, 5, 3
 
@@ -28,11 +31,9 @@ def test_every_model_is_listed():
     assert list_models() == ["DLinear", "FFNetTS", "MixerForecaster", "SeasonalNaive", "TSM2"]
 
 
-@pytest.mark.parametrize("batch,channels,outputs", [(1, 1, 1), (3, 2, 1), (2, 3, 3)])
-def test_shape(name, batch, channels, outputs):
-    model = make(name, n_channels=channels, n_outputs=outputs)
-    y = model(torch.randn(batch, CONTEXT, channels))
-    assert y.shape == ((batch, HORIZON, channels) if outputs == 1 else (batch, HORIZON, channels, outputs))
+def test_contract(name):
+    cls, _, example = model_facts(name)
+    check_model(partial(cls, **example))
 
 
 def test_facts_are_kept(name):
@@ -51,42 +52,6 @@ def test_gradients_are_finite_and_reach_every_parameter(name, window):
         assert p.grad is not None and p.grad.isfinite().all(), key
         # a constant window leaves nothing to scale
         assert p.grad.any() or window == "constant", key
-
-
-def test_samples_do_not_mix_and_nothing_is_remembered(name):
-    model, x, other = make(name), torch.randn(3, CONTEXT, C), torch.randn(3, CONTEXT, C)
-    before, y = x.clone(), model(x)
-    other[1] = x[1]
-    assert torch.equal(model(other)[1], y[1])
-    assert torch.equal(model(x), y)
-    assert torch.equal(x, before)
-    torch.testing.assert_close(model(x[1:2]), y[1:2])
-
-
-def test_a_view_of_channel_major_windows_gives_the_same(name):
-    model, x = make(name), torch.randn(2, CONTEXT, C)
-    view = x.transpose(1, 2).contiguous().transpose(1, 2)
-    torch.testing.assert_close(model(view), model(x))
-
-
-def test_state_dict_round_trip(name):
-    model, x = make(name), torch.randn(2, CONTEXT, C)
-    for p in model.parameters():
-        p.data += 0.1 * torch.randn_like(p)
-    twin = make(name)
-    twin.load_state_dict(model.state_dict())
-    assert torch.equal(twin(x), model(x))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_dtypes(name, dtype):
-    model, x = make(name), torch.randn(2, CONTEXT, C)
-    y = model(x)
-    low = model.to(dtype)(x.to(dtype))
-    assert low.dtype == dtype
-    # bfloat16 keeps eight bits, and a dozen roundings follow each other
-    tolerance = 1e-5 if dtype == torch.float64 else 0.05
-    assert (low.float() - y).norm() <= tolerance * y.norm()
 
 
 def test_compiles_to_one_graph(name):
@@ -192,18 +157,6 @@ def test_covariates_are_used_or_refused(name, kinds, outputs):
             model(x, **{**others, kind: covariates[kind][..., :1]})
 
 
-@pytest.mark.parametrize("kind", SHAPES)
-@pytest.mark.parametrize("name", [n for n in list_models() if model_facts(n)[0].covariates == "used"])
-def test_covariates_of_a_sample_stay_with_it(name, kind):
-    model, x = make(name, **{f"n_{kind}": 2}), torch.randn(2, CONTEXT, C)
-    covariate = torch.randn(SHAPES[kind])
-    y = model(x, **{kind: covariate})
-    covariate[1] += 1
-    z = model(x, **{kind: covariate})
-    assert torch.equal(z[0], y[0])
-    assert not torch.equal(z[1], y[1])
-
-
 def test_an_own_model_refuses_covariates_unless_it_says_otherwise():
     class Last(ForecastModel):
         def forward(self, x, *, future=None, static=None, past=None):
@@ -241,3 +194,69 @@ def test_facts_out_of_range(facts, message):
     assert str(error.value) == message
     series = Series(C, CONTEXT, HORIZON, n_future=2, n_past=1)
     assert series.covariates == {"future": 2, "past": 1} and series.without_covariates() == Series(C, CONTEXT, HORIZON)
+
+
+class Mean(ForecastModel):
+    """The mean of the window, times a learned weight: keeps the contract.
+
+    Args:
+        start: the weight at first.
+    """
+
+    def __init__(self, series: Series, *, start: float = 1.0):
+        super().__init__(series)
+        self.weight = nn.Parameter(torch.full((series.n_outputs,), start))
+
+    def forward(self, x, *, future=None, static=None, past=None):
+        y = (self.center(x).unsqueeze(-1) * self.weight).expand(-1, self.series.horizon, -1, -1)
+        return y if self.series.n_outputs > 1 else y.squeeze(-1)
+
+    def center(self, x):
+        return x.mean(1, keepdim=True)
+
+
+class OverTheBatch(Mean):
+    def center(self, x):
+        return x.mean((0, 1), keepdim=True).expand(len(x), 1, -1)
+
+
+class Idle(Mean):
+    def __init__(self, series: Series, *, start: float = 1.0):
+        super().__init__(series, start=start)
+        self.idle = nn.Parameter(torch.zeros(2))
+
+
+class Wide(Mean):
+    def center(self, x):
+        return super().center(x.double())
+
+
+class Deaf(Mean):
+    covariates = "used"
+
+
+class Short(Mean):
+    def forward(self, x, **covariates):
+        return super().forward(x)[:, 1:]
+
+
+class Unsaid(Mean):
+    def __init__(self, series: Series, *, start: float = 1.0, offset: float = 0.0):
+        super().__init__(series, start=start)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (OverTheBatch, "batch: OverTheBatch mixes the windows of a batch; compute each by itself"),
+        (Idle, "gradients: idle of Idle gets no gradient; use it in forward, or remove it"),
+        (Wide, "dtypes: Wide makes torch.float64 of torch.float32; cast its buffers and constants to x.dtype"),
+        (Deaf, "covariates: Deaf ignores future; use it, or set covariates = 'refused'"),
+        (Short, "shapes: Short makes (1, 4, 1) of 1 windows with n_outputs = 1, not (1, 5, 1); return (B, horizon, C)"),
+        (Unsaid, "signature: the docstring of Unsaid has no line for offset; add it to Args"),
+    ],
+)
+def test_a_broken_model_is_caught(broken, message):
+    check_model(Mean)
+    with pytest.raises(AssertionError, match=re.escape(message)):
+        check_model(broken)

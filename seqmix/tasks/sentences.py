@@ -195,14 +195,14 @@ class SentenceRegression(_SentenceTask):
 
 
 def class_metrics(labels: Tensor, predicted: Tensor, n_classes: int) -> dict[str, float]:
-    """Accuracy, F1 and Matthews correlation of predicted classes."""
+    """Accuracy, F1 and Matthews correlation of predicted classes, the last 0 where there is one class only."""
     truth, guess = labels.numpy(), predicted.numpy()
     average = "binary" if n_classes == 2 else "macro"
     return {
         "accuracy": float(accuracy_score(truth, guess)),
         # the stubs know the choice by name only
         "f1": float(f1_score(truth, guess, average=average, zero_division=0.0)),  # pyright: ignore[reportArgumentType]
-        "matthews": float(matthews_corrcoef(truth, guess)),
+        "matthews": float(matthews_corrcoef(truth, guess)) if {*truth} != {*guess} or len({*truth}) > 1 else 0.0,
     }
 
 

@@ -1,0 +1,61 @@
+"""The contract of every kind of member, as functions: a broken promise raises an ``AssertionError`` with the remedy.
+
+``check_mixer(MyMixer)``, ``check_grid_mixer(MyGridMixer)``, ``check_model(MyModel)``, ``check_task(task, data)`` and
+``check_data(data)``. The tests of seqmix run them on its own members.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from seqmix.testing.closeness import assert_close_ratio
+from seqmix.testing.grid_mixer import check_grid_mixer
+from seqmix.testing.mixer import (
+    CHECKS,
+    check_batch,
+    check_causality,
+    check_compile,
+    check_determinism,
+    check_dtypes,
+    check_gradients,
+    check_lengths,
+    check_mask,
+    check_matrix,
+    check_mixer,
+    check_signature,
+    check_state,
+    check_state_dict,
+    check_step,
+)
+from seqmix.testing.model import check_model
+
+__all__ = [
+    "CHECKS",
+    "assert_close_ratio",
+    "check_batch",
+    "check_causality",
+    "check_compile",
+    "check_data",
+    "check_determinism",
+    "check_dtypes",
+    "check_gradients",
+    "check_grid_mixer",
+    "check_lengths",
+    "check_mask",
+    "check_matrix",
+    "check_mixer",
+    "check_model",
+    "check_signature",
+    "check_state",
+    "check_state_dict",
+    "check_step",
+    "check_task",
+]
+
+# these import lightning, which a check of a mixer does not need
+_LATER = {"check_data": "seqmix.testing.data", "check_task": "seqmix.testing.task"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'seqmix.testing' has no attribute {name!r}")

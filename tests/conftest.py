@@ -1,6 +1,8 @@
 """One seed per test, one thread, no network; poisoned memory for tests of operators."""
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +34,19 @@ def original_rates(monkeypatch):
     monkeypatch.setattr("seqmix.mixers.ssm.wide", torch.Tensor.float)
     for name in ("ssm", "mamba2", "hydra", "quasiseparable"):
         monkeypatch.setattr(f"seqmix.mixers.{name}.rates", lambda A_log: -A_log.float().exp())
+
+
+@pytest.fixture
+def real_data():
+    """The folder of a real data set in ``$SEQMIX_DATA``, which may hold some sets and not others."""
+
+    def folder(name: str) -> Path:
+        found = Path(os.environ.get("SEQMIX_DATA", ""), name)
+        if "SEQMIX_DATA" not in os.environ or not found.exists():
+            pytest.skip(f"needs {name} in the folder $SEQMIX_DATA")
+        return found
+
+    return folder
 
 
 @pytest.fixture

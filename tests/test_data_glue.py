@@ -1,6 +1,5 @@
 """GLUE: files as they are, labels checked, batches, fine-tuning from a checkpoint, metrics, the bag of words."""
 
-import os
 from functools import partial
 
 import pytest
@@ -192,9 +191,8 @@ def test_bag_of_words():
     assert predicted[0] < 2 < predicted[1] and size == 4 + 1
 
 
-def test_sizes():
-    if "SEQMIX_DATA" not in os.environ:
-        pytest.skip("SEQMIX_DATA is not set: no real files")
+def test_sizes(real_data):
+    real_data("glue")
     sizes = {"sst2": (67349, 872), "cola": (8551, 1043), "mrpc": (3668, 408), "rte": (2490, 277), "stsb": (5749, 1500)}
     for task, want in sizes.items():
         assert tuple(len(GLUE(task).examples(split)) for split in ("train", "test")) == want

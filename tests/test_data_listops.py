@@ -1,6 +1,5 @@
 """ListOps: the grammar, the values, the statistics of the benchmark, and a generator that can be interrupted."""
 
-import os
 from collections import Counter
 from functools import partial
 from itertools import pairwise
@@ -61,10 +60,9 @@ def _statistics(expressions, values):
     return lengths, symbols / symbols.sum(), np.bincount(values, minlength=10) / len(values)
 
 
-@pytest.mark.skipif("SEQMIX_DATA" not in os.environ, reason="needs lra_listops in $SEQMIX_DATA")
-def test_statistics_of_the_benchmark():
+def test_statistics_of_the_benchmark(real_data):
     """Labels, lengths and symbols of the released grammar, from 2,000 real rows against 1,500 of ours."""
-    data = ListOps(path=str(Path(os.environ["SEQMIX_DATA"]) / "lra_listops"))
+    data = ListOps(path=str(real_data("lra_listops")))
     real = data._read(Path(data.path), "test")
     tokens, offsets = real.tokens.numpy().tobytes(), real.offsets.tolist()
     theirs = [tokens[a:b] for a, b in pairwise(offsets)]

@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,17 +201,16 @@ def test_images_in_archives(tmp_path):
         LRAImage(root=str(tmp_path)).setup()
 
 
-@pytest.mark.skipif("SEQMIX_DATA" not in os.environ, reason="needs imdb in $SEQMIX_DATA")
-def test_the_real_reviews():
+def test_the_real_reviews(real_data):
+    real_data("imdb")
     data = LRAText(1024)
     texts, labels = data._read("test")
     assert len(texts) == 25000 and sum(labels) == 12500 and max(map(len, texts)) == 1024
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("SEQMIX_DATA" not in os.environ, reason="needs cifar10_jpeg in $SEQMIX_DATA")
-def test_the_real_images():
-    pixels, labels = LRAImage(root=str(Path(os.environ["SEQMIX_DATA"])))._read("test")
+def test_the_real_images(real_data):
+    pixels, labels = LRAImage(root=str(real_data("cifar10_jpeg").parent))._read("test")
     assert len(pixels) == 10000 and np.bincount(labels).tolist() == [1000] * 10
     # the mean of the gray images that S4 normalizes by, in steps of 1 / 255
     assert np.frombuffer(b"".join(pixels), np.uint8).mean() == pytest.approx(122.6, abs=1.5)

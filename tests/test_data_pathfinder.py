@@ -1,8 +1,6 @@
 """Pathfinder: the dots decide the class, dashes keep clear, pictures are those of their seed and look like a sample."""
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,10 +119,9 @@ def _measures(pictures):
     return np.concatenate(rows, 1)
 
 
-@pytest.mark.skipif("SEQMIX_DATA" not in os.environ, reason="needs lra_pathfinder32_sample in $SEQMIX_DATA")
-def test_statistics_of_a_sample(overshooting):
+def test_statistics_of_a_sample(overshooting, real_data):
     """Means of both classes within the sampling error of a sample made by a port of the original code."""
-    file = Path(os.environ["SEQMIX_DATA"]) / "lra_pathfinder32_sample" / "pathfinder32_hard.npz"
+    file = real_data("lra_pathfinder32_sample/pathfinder32_hard.npz")
     with np.load(file) as sample:
         theirs, their_labels = sample["images"], sample["labels"]
     ours, labels = _pictures(400)

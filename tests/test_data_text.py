@@ -1,7 +1,6 @@
 """Corpora: no token lost, doubled or mixed with another document; tokens and back; pairs; files; bad input."""
 
 import gzip
-import os
 
 import numpy as np
 import pytest
@@ -255,10 +254,9 @@ def test_bad_input(tmp_path):
         _corpus(tmp_path / "one", objective="pairs", sentence="#").setup()
 
 
-def test_wikitext(tmp_path):
-    if "SEQMIX_DATA" not in os.environ:
-        pytest.skip("SEQMIX_DATA is not set: no real text")
+def test_wikitext(tmp_path, real_data):
     name = "wikitext2/wiki.valid.tokens"
+    real_data("wikitext2")
     data = TextFiles(name, name, name, "^ = [^=]", cache=str(tmp_path))
     documents = data.documents("val")
     # 60 articles in the paper of the data set, arXiv:1609.07843, table 1

@@ -1,8 +1,5 @@
 """Intervals of the Forecaster: nested, calibrated, and those of distributions."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -75,11 +72,10 @@ def test_intervals_come_from_rows_that_early_stopping_has_not_seen(n, apart, mon
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("SEQMIX_DATA" not in os.environ, reason="needs M4 in $SEQMIX_DATA")
 @pytest.mark.parametrize("options", [{}, {"loss": "quantile", "conformal": True}])
-def test_coverage_on_m4_hourly(options):
+def test_coverage_on_m4_hourly(options, real_data):
     """Intervals of 80 and 95 percent hold that share of the test hours, within 5 points over the series."""
-    folder = Path(os.environ["SEQMIX_DATA"]) / "m4"
+    folder = real_data("m4")
     parts = [pd.read_csv(folder / f"Hourly-{name}.csv.gz", index_col=0) for name in ("train", "test")]
     df = pd.concat([part.stack().dropna() for part in parts]).rename("y").rename_axis(["unique_id", "ds"])
     df = df.reset_index().assign(ds=lambda df: df.groupby("unique_id").cumcount())

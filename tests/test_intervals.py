@@ -1,6 +1,5 @@
 """Split-conformal intervals: ranks by hand, coverage by simulation, nesting, messages."""
 
-import os
 import runpy
 import warnings
 from itertools import pairwise
@@ -93,10 +92,9 @@ def test_levels_are_percentages(level):
 @pytest.mark.parametrize(
     ("model", "loss"), [("DLinear", "mse"), ("DLinear", "quantile"), ("patches", "student_t")], ids=lambda v: v
 )
-def test_intervals_hold_on_data_never_seen(model, loss):
+def test_intervals_hold_on_data_never_seen(model, loss, real_data):
     """M4 Hourly, 80 and 95 percent to within 5 points, averaged over the series; 300 steps of training."""
-    if "SEQMIX_DATA" not in os.environ:
-        pytest.skip("needs M4 Hourly: set SEQMIX_DATA to the folder of the data")
+    real_data("m4")
     file = Path(__file__).parents[1] / "benchmarks" / "calibration.py"
     calibration = runpy.run_path(str(file))
     with warnings.catch_warnings():

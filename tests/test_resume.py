@@ -177,7 +177,7 @@ def test_a_real_ctrl_c_ends_the_process_with_130(tmp_path):
             if "epoch 2/" in line:
                 break
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 130, err

@@ -16,6 +16,9 @@ _ELSEWHERE = {
     *(f"trainer.{name}" for name in ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")),
 }
 
+# options that the weights of a run depend on begin with
+_MODEL = ("model", "data", "densify")
+
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted name, without seed, places, devices and display."""
@@ -36,7 +39,7 @@ def differences(settings: Mapping[str, Any], base: Mapping[str, Any]) -> str:
 def misfit(saved: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Settings of model and data in a saved config that are not those of ``config``; none if its weights fit."""
     parts = [
-        {n: v for n, v in flat(c).items() if n.startswith(("model", "data")) and not n.endswith("batch_size")}
+        {n: v for n, v in flat(c).items() if n.startswith(_MODEL) and not n.endswith("batch_size")}
         for c in (saved, config)
     ]
     return differences(*parts)

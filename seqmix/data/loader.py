@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from copy import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,28 +13,35 @@ from typing_extensions import Self
 from seqmix.errors import ConfigError
 
 
-class Gathered(Protocol):
-    """What ``WindowLoader`` serves: examples by number."""
+class Gathered(ABC):
+    """Numbered examples that lie in the tensors of this object, and are served by ``WindowLoader``."""
 
-    def __len__(self) -> int: ...
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of examples."""
 
+    @abstractmethod
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the examples with these numbers ``(B,)``."""
-        ...
+        """Batch of the examples with these numbers ``(B,)``, which have to be on ``device``."""
 
     @property
     def device(self) -> torch.device:
         """Where the examples are."""
-        ...
+        return next(iter(self._tensors().values())).device
 
     @property
     def nbytes(self) -> int:
         """Bytes of the examples."""
-        ...
+        return sum(tensor.nbytes for tensor in self._tensors().values())
 
-    def to(self, device: torch.device | str) -> "Gathered":
-        """The same examples on ``device``."""
-        ...
+    def to(self, device: torch.device | str) -> Self:
+        """The same examples on ``device``, where batches are then made."""
+        moved = copy(self)
+        vars(moved).update({name: tensor.to(device) for name, tensor in self._tensors().items()})
+        return moved
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
 class ResumableLoader(ABC):

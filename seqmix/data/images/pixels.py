@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from seqmix.data.loader import Gathered
 from seqmix.errors import ConfigError, DataError
 
 # channels of an image to PIL's name of it
@@ -19,7 +20,7 @@ RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling
 _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-class LabeledImages:
+class LabeledImages(Gathered):
     """Labeled images of one size by number, for ``WindowLoader``: kept and served as bytes.
 
     A batch is ``{"images": (B, C, H, W), "labels": (B,)}``, uint8 and int64.
@@ -42,20 +43,6 @@ class LabeledImages:
     def gather(self, index: Tensor) -> dict[str, Tensor]:
         """Batch of the images with these numbers ``(B,)``."""
         return {"images": self.pixels[index], "labels": self.labels[index].long()}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images are; numbers given to ``gather`` have to be there too."""
-        return self.pixels.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the images."""
-        return self.pixels.nbytes + self.labels.nbytes
-
-    def to(self, device: torch.device | str) -> "LabeledImages":
-        """The same images on ``device``."""
-        return LabeledImages(self.pixels.to(device), self.labels.to(device))
 
 
 def read_image(path: Path, n_channels: int = 3) -> Image.Image:

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqmix.data.loader import Gathered
 from seqmix.data.served import Served, Split
 
 PAD = 0
 
 
-class LabeledBytes:
+class LabeledBytes(Gathered):
     """Labeled sequences by number, for ``WindowLoader``: kept as bytes, possibly in a mapped file.
 
     A batch is ``{"tokens": (B, L), "labels": (B,)}``, int64, with ``"mask": (B, L)`` bool, True = keep, where
@@ -70,23 +71,6 @@ class LabeledBytes:
     def label_counts(self, n_classes: int) -> Tensor:
         """How many examples each class has, ``(n_classes,)``."""
         return torch.bincount(self.labels[self.rows].long(), minlength=n_classes)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the sequences are; numbers given to ``gather`` have to be there too."""
-        return self.tokens.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the sequences."""
-        return self.tokens.nbytes + self.offsets.nbytes + self.labels.nbytes
-
-    def to(self, device: torch.device | str) -> "LabeledBytes":
-        """The same examples on ``device``."""
-        moved = copy(self)
-        for name in ("tokens", "offsets", "labels", "rows"):
-            setattr(moved, name, getattr(self, name).to(device))
-        return moved
 
 
 class LabeledData(Served, ABC):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqmix.data.loader import Gathered
 from seqmix.data.served import Served, Split, check_positive
 from seqmix.errors import ConfigError
 
@@ -290,7 +291,7 @@ class AssociativeRecall(Recall):
         return tokens, targets
 
 
-class Examples:
+class Examples(Gathered):
     """Sequences by number, for ``WindowLoader``; kept in 32 bits, widened in the batch.
 
     Args:
@@ -308,22 +309,6 @@ class Examples:
         """Batch of the sequences with these numbers ``(B,)``."""
         tokens, targets = self.pair[index].long().unbind(1)
         return {"tokens": tokens, "targets": targets}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the sequences are; numbers given to ``gather`` have to be there too."""
-        return self.pair.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the sequences."""
-        return self.pair.nbytes
-
-    def to(self, device: torch.device | str) -> "Examples":
-        """The same sequences on ``device``."""
-        moved = Examples.__new__(Examples)
-        moved.pair = self.pair.to(device)
-        return moved
 
 
 def _symbols(generator: np.random.Generator, n: int, count: int, n_symbols: int) -> np.ndarray:

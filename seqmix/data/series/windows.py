@@ -1,16 +1,16 @@
 """The window engine: every window of any number of series, gathered in one indexing operation."""
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from seqmix.data.loader import Gathered
 from seqmix.errors import DataError
 
 
-class Windows:
+class Windows(Gathered):
     """Every window of many series, by number: nothing is stored or looped over per window.
 
     The series lie one after another in ``values``; series ``i`` is rows ``indptr[i]`` to ``indptr[i + 1]``. Windows are
@@ -109,24 +109,6 @@ class Windows:
         if self.static is not None:
             batch["static"] = self.static[series]
         return batch
-
-    @property
-    def device(self) -> torch.device:
-        """Where the series are; numbers given to ``gather`` have to be there too."""
-        return self.values.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the series and their covariates."""
-        return sum(x.nbytes for x in vars(self).values() if isinstance(x, Tensor))
-
-    def to(self, device: torch.device | str) -> "Windows":
-        """The same windows with all tensors on ``device``, where batches are then made."""
-        moved = copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(moved, name, value.to(device))
-        return moved
 
 
 def _apart(rows: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 """Pairs of text for the sentence structural objective of PoNet (Tan et al., 2021, arXiv:2110.02442, sec. 3.3)."""
 
-from copy import copy
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqmix.data.loader import Gathered
 from seqmix.data.text._token_file import Documents
 from seqmix.data.text.tokenizer import Tokenizer
 from seqmix.errors import DataError
@@ -15,7 +14,7 @@ from seqmix.errors import DataError
 _SHORT = 0.1
 
 
-class Pairs:
+class Pairs(Gathered):
     """Two parts of a document by number, in order or not, for ``WindowLoader``.
 
     Documents are cut into chunks of whole sentences, a chunk at a random border into A and B. With equal chances the
@@ -81,23 +80,6 @@ class Pairs:
             "index": index,
             "mask_id": torch.tensor(self.mask_id),
         }
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tokens are; numbers given to ``gather`` have to be there too."""
-        return self.tokens.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of tokens, borders of sentences and pairs."""
-        return sum(t.nbytes for t in (self.tokens, self.borders, self.parts))
-
-    def to(self, device: torch.device | str) -> "Pairs":
-        """The same pairs on ``device``."""
-        moved = copy(self)
-        for name in ("tokens", "borders", "parts"):
-            setattr(moved, name, getattr(self, name).to(device))
-        return moved
 
 
 def keep_of_first(a: np.ndarray, b: np.ndarray, room: int) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Pieces of documents by number: what causal and masked language models are trained on."""
 
-from copy import copy
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqmix.data.loader import Gathered
 from seqmix.data.text._token_file import Documents
 from seqmix.data.text.tokenizer import Tokenizer
 
@@ -14,7 +14,7 @@ Objective = Literal["causal", "masked", "pairs"]
 Packing = Literal["padded", "documents"]
 
 
-class Pieces:
+class Pieces(Gathered):
     """Pieces of documents by number, for ``WindowLoader``; no piece has text of two documents.
 
     Causal: ``{"tokens": (B, L), "targets": (B, L), "bytes": (B,)}``, each token of a document once a target, -100 where
@@ -85,20 +85,3 @@ class Pieces:
 
     def _at(self, place: Tensor) -> Tensor:
         return self.tokens[place.clamp(0, len(self.tokens) - 1)].long()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tokens are; numbers given to ``gather`` have to be there too."""
-        return self.tokens.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of tokens and bounds."""
-        return sum(t.nbytes for t in (self.tokens, self.start, self.length, self.n_bytes))
-
-    def to(self, device: torch.device | str) -> "Pieces":
-        """The same pieces on ``device``."""
-        moved = copy(self)
-        for name in ("tokens", "start", "length", "n_bytes"):
-            setattr(moved, name, getattr(self, name).to(device))
-        return moved

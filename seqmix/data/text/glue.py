@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from seqmix.data.files import data_folder, read_file
+from seqmix.data.loader import Gathered
 from seqmix.data.served import Served, Split, check_positive, parts
 from seqmix.data.text.tokenizer import Bytes, Tokenizer, read_vocabulary
 from seqmix.errors import ConfigError, DataError, check_choice
@@ -147,7 +148,7 @@ class GLUE(Served):
         return tokenizer
 
 
-class Sentences:
+class Sentences(Gathered):
     """Labeled sentences, or pairs, by number, for ``WindowLoader``.
 
     Args:
@@ -180,7 +181,9 @@ class Sentences:
 
     def take(self, rows: Tensor) -> "Sentences":
         """The examples with these numbers ``(n,)``."""
-        return self._each(lambda t: t[rows])
+        part = copy(self)
+        part.tokens, part.kinds, part.labels = self.tokens[rows], self.kinds[rows], self.labels[rows]
+        return part
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
         """Batch of the examples with these numbers ``(B,)``."""
@@ -194,26 +197,6 @@ class Sentences:
             "special": (kinds > 0) & ((tokens == self.cls) | (tokens == self.sep)),
             "labels": self.labels[index],
         }
-
-    @property
-    def device(self) -> torch.device:
-        """Where the sentences are; numbers given to ``gather`` have to be there too."""
-        return self.tokens.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the sentences."""
-        return self.tokens.nbytes + self.kinds.nbytes + self.labels.nbytes
-
-    def to(self, device: torch.device | str) -> "Sentences":
-        """The same examples on ``device``."""
-        return self._each(lambda t: t.to(device))
-
-    def _each(self, change: Any) -> "Sentences":
-        changed = copy(self)
-        for name in ("tokens", "kinds", "labels"):
-            setattr(changed, name, change(getattr(self, name)))
-        return changed
 
 
 def _cut(sentences: list[list[int]], room: int) -> list[list[int]]:

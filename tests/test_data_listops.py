@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seqmix.data import ListOps
-from seqmix.data.sequences import _generated
+from seqmix.data.sequences import _generated, listops
 from seqmix.data.sequences._generated import generated
 from seqmix.data.sequences.listops import SYMBOLS, draw_expression, evaluate
 from seqmix.errors import ConfigError, DataError
@@ -126,16 +126,18 @@ def test_an_interrupted_generator_resumes(tmp_path, monkeypatch):
         generated("some", {}, draw, 30, root=str(tmp_path), workers=1)
     (chunks,) = (tmp_path / "some").iterdir()
     assert sorted(p.name for p in chunks.iterdir()) == ["0.npz", "8.npz"]
+    # half of a chunk, as a full disk leaves it, is drawn again
+    (chunks / "8.npz").write_bytes((chunks / "8.npz").read_bytes()[:100])
     tokens, offsets, labels = generated("some", {}, partial(draw, stop=False), 30, root=str(tmp_path), workers=1)
     # 16 to 19 were in a chunk that was not whole
-    assert drawn == [*range(20), *range(16, 30)]
+    assert drawn == [*range(20), *range(16, 30), *range(8, 16)]
     assert tokens.tolist() == [b for i in range(30) for b in (i, 1 + i % 3)]
     assert offsets.tolist() == list(range(0, 62, 2)) and labels.tolist() == [i % 2 for i in range(30)]
     assert [p.suffix for p in (tmp_path / "some").iterdir()] == [".safetensors"]
     # a second time nothing is drawn; another recipe is another file
     generated("some", {}, draw, 30, root=str(tmp_path), workers=1)
     generated("some", {"a": 1}, partial(draw, stop=False), 9, root=str(tmp_path), workers=1)
-    assert len(drawn) == 34 + 9 and len(list((tmp_path / "some").iterdir())) == 2
+    assert len(drawn) == 42 + 9 and len(list((tmp_path / "some").iterdir())) == 2
 
 
 def test_repetitions_are_replaced(tmp_path):
@@ -204,3 +206,11 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be written into .*; free it, or set data.root"):
         _data(tmp_path / "file").setup()
+
+
+def test_expressions_that_are_hardly_ever_drawn_are_refused(monkeypatch):
+    with pytest.raises(ConfigError, match=r"max_depth = 60 and max_args = 10 have \de\+\d\d tokens on average"):
+        ListOps(max_depth=60)
+    monkeypatch.setattr(listops, "_TRIES", 20)
+    with pytest.raises(ConfigError, match="none of 20 expressions of max_depth = 3 and max_args = 2 has 10 to 10"):
+        [draw_expression(i, seed=0, min_length=10, max_length=10, max_depth=3, max_args=2) for i in range(200)]

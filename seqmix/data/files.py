@@ -1,20 +1,18 @@
 """Find a published file in the data folder, or fetch it once: checksum, progress bar, nothing half-written."""
 
 import errno
+import glob
 import gzip
 import hashlib
-import http.client
 import os
-import urllib.error
-import urllib.request
+import platform
+import sys
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seqmix.errors import DataError
 
@@ -102,56 +100,74 @@ def _find(source: Source, folder: Path) -> Path | None:
     return None
 
 
-def _download(source: Source, path: Path) -> None:
-    """Fetch into a temporary file beside ``path`` and rename; on any failure the folder is as it was before."""
-    made = [folder for folder in path.parents if not folder.exists()]
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside ``path``, which takes its place when the block ends without an error.
+
+    Whatever happens, no temporary file is left; those of killed processes of this machine are removed first.
+    """
+    host = platform.node() or "here"
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(host)}.*.part"):
+        if not _alive(int(left.name.split(".")[-2])):
+            left.unlink(missing_ok=True)
+    part = path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = _stream(source, part)
-        if found != source.sha256:
-            raise _failure(source, path, f"its sha256 is {found}, not {source.sha256}")
+        yield part
         os.replace(part, path)
-    except (OSError, http.client.HTTPException) as error:
-        raise _failure(source, path, _reason(error)) from error
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # it is somebody else's
+        return True
+    return True
+
+
+def _download(source: Source, path: Path) -> None:
+    """Fetch a file; on any failure the folder is as it was before."""
+    # they take a tenth of a second to import, and most have the files
+    from pooch import HTTPDownloader, file_hash
+    from requests import ConnectionError, RequestException, Timeout
+
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as part:
+            HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)(source.url, part, None)
+            found = file_hash(part)
+            if found != source.sha256:
+                raise _failure(source, path, f"its sha256 is {found}, not {source.sha256}")
+    except RequestException as error:
+        if error.response is not None:
+            reason = f"the server answered {error.response.status_code} {error.response.reason}"
+            error.response.close()
+        else:
+            reason = "no connection" if isinstance(error, ConnectionError | Timeout) else "the connection broke off"
+        raise _failure(source, path, reason) from error
+    except OSError as error:
+        raise _failure(source, path, _WRITING.get(error.errno, f"it cannot be written ({error})")) from error
+    finally:
         for folder in made:
             # fails, as it should, where the file has arrived
             with suppress(OSError):
                 folder.rmdir()
 
 
-def _stream(source: Source, part: Path) -> str:
-    digest = hashlib.sha256()
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with (
-        urllib.request.urlopen(source.url, timeout=30) as response,
-        part.open("wb") as file,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
-        bar = progress.add_task(Path(source.paths[0]).name, total=source.size)
-        while chunk := response.read(1 << 16):
-            file.write(chunk)
-            digest.update(chunk)
-            progress.advance(bar, len(chunk))
-    return digest.hexdigest()
-
-
-def _reason(error: OSError | http.client.HTTPException) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        # it is an open response too
-        error.close()
-        return f"the server answered {error.code} {error.reason}"
-    if isinstance(error, urllib.error.URLError):
-        return f"no connection ({error.reason})"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full"
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "the folder cannot be written to"
-    return f"the connection broke off ({error})"
+# why a file cannot be written
+_WRITING = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full",
+    errno.EACCES: "the folder cannot be written to",
+    errno.EPERM: "the folder cannot be written to",
+    errno.EROFS: "the folder cannot be written to",
+}
 
 
 def _failure(source: Source, path: Path, reason: str) -> DataError:

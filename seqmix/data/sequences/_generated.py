@@ -1,7 +1,4 @@
-"""Generated examples in one memory-mapped file: drawn in parallel, each from its own number, resumed when interrupted.
-
-The file is in the safetensors format. It appears whole or not at all; its name is a fingerprint of what it was made by.
-"""
+"""Generated examples in one memory-mapped file: drawn in parallel, each by its number, resumed when interrupted."""
 
 import hashlib
 import json
@@ -9,6 +6,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -18,16 +17,15 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from seqmix.data.files import whole
+from seqmix.data.tensor_file import fingerprinted, open_tensors, write_tensors
 from seqmix.errors import ConfigError, DataError
 
 Example = tuple[bytes, int]
 # examples drawn by one task of the pool, and kept in one file until all are there
 CHUNK = 500
-# room for the header of the file, a multiple of the 8 bytes of an offset
-_HEADER = 1024
 
 
 def generated(
@@ -55,7 +53,7 @@ def generated(
     """
     text = json.dumps({**recipe, "total": total}, sort_keys=True)
     folder = Path(root or "data").resolve() / name
-    path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+    path = fingerprinted(folder, name, text)
     chunks = path.with_suffix(".chunks")
     if not path.exists():
         try:
@@ -70,7 +68,9 @@ def generated(
             raise DataError(
                 f"{path.name} cannot be written into {folder}: {error.strerror}; free it, or set data.root"
             ) from error
-    return _open(path)
+    tokens, offsets, labels = open_tensors(path, ("tokens", "offsets", "labels")).values()
+    # zeros may follow the last sequence
+    return tokens[: int(offsets[-1])], offsets, labels
 
 
 def _draw_all(draw: Callable[[int], Example], total: int, chunks: Path, workers: int) -> None:
@@ -98,42 +98,41 @@ def _draw_all(draw: Callable[[int], Example], total: int, chunks: Path, workers:
 
 def _draw_chunk(draw: Callable[[int], Example], total: int, chunks: Path, first: int) -> None:
     sequences, labels = zip(*map(draw, range(first, min(first + CHUNK, total))), strict=True)
-    part = chunks / f"{first}.{os.getpid()}.part"
-    with part.open("wb") as file:
-        tokens = np.frombuffer(b"".join(sequences), np.uint8)
-        np.savez(file, tokens=tokens, lengths=np.array([len(s) for s in sequences]), labels=np.array(labels, np.uint8))
-    os.replace(part, _chunk(chunks, first))
+    tokens, lengths = np.frombuffer(b"".join(sequences), np.uint8), np.array([len(s) for s in sequences])
+    with whole(_chunk(chunks, first)) as part, part.open("wb") as file:
+        np.savez(file, tokens=tokens, lengths=lengths, labels=np.array(labels, np.uint8))
 
 
 def _assemble(path: Path, chunks: Path, draw: Callable[[int], Example], total: int, recipe: str) -> None:
-    """Write the chunks one after another; the header and the offsets, known last, come first in the file."""
-    lengths, labels = np.zeros(total, np.int64), np.zeros(total, np.uint8)
-    digest = hashlib.sha256()
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.seek(8 + _HEADER + 8 * (total + 1) + total)
-            for i, (sequence, label) in enumerate(_different(_stored(chunks, total), draw, total)):
-                file.write(sequence)
-                digest.update(sequence)
-                lengths[i], labels[i] = len(sequence), label
-            offsets = np.concatenate([[0], lengths.cumsum()])
-            digest.update(offsets.tobytes() + labels.tobytes())
-            file.seek(0)
-            file.write(_header(total, int(offsets[-1]), {"recipe": recipe, "sha256": digest.hexdigest()}))
-            file.write(offsets.tobytes() + labels.tobytes())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write the chunks one after another into the file."""
+    lengths, labels = np.zeros(total + 1, np.int64), np.zeros(total, np.uint8)
+
+    def sequences() -> Iterator[np.ndarray]:
+        for i, (sequence, label) in enumerate(_different(_stored(draw, chunks, total), draw, total)):
+            lengths[i + 1], labels[i] = len(sequence), label
+            yield np.frombuffer(sequence, np.uint8)
+
+    def others() -> dict[str, np.ndarray]:
+        return {"offsets": lengths.cumsum(), "labels": labels}
+
+    write_tensors(path, "tokens", np.uint8, sequences(), others, recipe)
 
 
-def _stored(chunks: Path, total: int) -> Iterator[Example]:
+def _stored(draw: Callable[[int], Example], chunks: Path, total: int) -> Iterator[Example]:
     for first in range(0, total, CHUNK):
-        with np.load(_chunk(chunks, first)) as chunk:
-            tokens, labels = chunk["tokens"].tobytes(), chunk["labels"].tolist()
-            ends = np.cumsum(chunk["lengths"]).tolist()
+        try:
+            tokens, ends, labels = _read_chunk(chunks, first)
+        except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError):
+            # damaged, by a full disk for example: it is drawn again
+            _draw_chunk(draw, total, chunks, first)
+            tokens, ends, labels = _read_chunk(chunks, first)
         for start, end, label in zip([0, *ends], ends, labels, strict=False):
             yield tokens[start:end], label
+
+
+def _read_chunk(chunks: Path, first: int) -> tuple[bytes, list[int], list[int]]:
+    with np.load(_chunk(chunks, first)) as chunk:
+        return chunk["tokens"].tobytes(), np.cumsum(chunk["lengths"]).tolist(), chunk["labels"].tolist()
 
 
 def _different(examples: Iterator[Example], draw: Callable[[int], Example], total: int) -> Iterator[Example]:
@@ -150,31 +149,6 @@ def _different(examples: Iterator[Example], draw: Callable[[int], Example], tota
             example, spare = draw(spare), spare + 1
         seen.add(key)
         yield example
-
-
-def _open(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    try:
-        with safe_open(path, "pt") as file:
-            tokens, offsets, labels = (file.get_tensor(name) for name in ("tokens", "offsets", "labels"))
-            want = (file.metadata() or {}).get("sha256")
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it, to have it made again") from error
-    digest = hashlib.sha256(tokens.numpy())
-    digest.update(offsets.numpy().tobytes() + labels.numpy().tobytes())
-    if digest.hexdigest() != want:
-        raise DataError(f"{path} is damaged: its sha256 is not the one it was written with; delete it, to have it made")
-    return tokens, offsets, labels
-
-
-def _header(total: int, size: int, metadata: Mapping[str, str]) -> bytes:
-    ends = np.cumsum([0, 8 * (total + 1), total, size]).tolist()
-    kinds = {"offsets": ("I64", total + 1), "labels": ("U8", total), "tokens": ("U8", size)}
-    entries = {
-        name: {"dtype": dtype, "shape": [count], "data_offsets": [start, end]}
-        for (name, (dtype, count)), start, end in zip(kinds.items(), ends, ends[1:], strict=False)
-    }
-    text = json.dumps({"__metadata__": metadata, **entries}).encode()
-    return _HEADER.to_bytes(8, "little") + text.ljust(_HEADER)
 
 
 def _chunk(chunks: Path, first: int) -> Path:

@@ -86,6 +86,11 @@ class ListOps(LabeledData):
                 f"no expression of max_depth = {max_depth} and max_args = {max_args} has min_length = {min_length} to "
                 f"max_length = {max_length} tokens; the shortest has 4, the longest {_longest(max_depth, max_args):,}"
             )
+        if (mean := _mean_length(max_depth, max_args)) > 100 * max_length:
+            raise ConfigError(
+                f"expressions of max_depth = {max_depth} and max_args = {max_args} have {mean:.0e} tokens on average, "
+                f"hardly one has max_length = {max_length} or fewer; lower max_depth or max_args"
+            )
         if data_seed < 0:
             raise ConfigError(f"data_seed must not be negative, got {data_seed}; set data.data_seed to 0 or more")
         self.min_length, self.max_depth, self.max_args = min_length, max_depth, max_args
@@ -136,6 +141,8 @@ class ListOps(LabeledData):
         return expression
 
 
+# expressions drawn until one has a length that was asked for
+_TRIES = 100_000
 _NUMBER = {symbol: i for i, symbol in enumerate(SYMBOLS)}
 
 
@@ -172,12 +179,16 @@ def draw_expression(
         tokens.append(_END)
         return evaluate(operator, values) if len(tokens) <= max_length else -1
 
-    while True:
+    for _ in range(_TRIES):
         tokens = bytearray()
         # a digit alone is never long enough: the root is an operation
         value = operation(1)
         if value >= 0 and len(tokens) >= min_length:
             return bytes(tokens), value
+    raise ConfigError(
+        f"none of {_TRIES:,} expressions of max_depth = {max_depth} and max_args = {max_args} has {min_length} to "
+        f"{max_length} tokens; allow other lengths, or raise max_depth or max_args"
+    )
 
 
 def evaluate(operator: int, values: list[int]) -> int:
@@ -196,4 +207,12 @@ def _longest(max_depth: int, max_args: int) -> int:
     length = 1
     for _ in range(max_depth - 1):
         length = 2 + max_args * length
+    return length
+
+
+def _mean_length(max_depth: int, max_args: int) -> float:
+    """Mean number of tokens, as far as it is below 1e12."""
+    length, arguments = 1.0, (2 + max_args) / 2
+    for _ in range(max_depth - 1):
+        length = min(2 + arguments * (0.75 + 0.25 * length), 1e12)
     return length

@@ -50,10 +50,10 @@ def differentiable(
             fixed = ctx.fixed
 
             def by_definition(*args: Tensor) -> tuple[Tensor, ...]:
-                _, pull = torch.func.vjp(lambda *x: definition(*x, *fixed), *args[results:])
+                pull = torch.func.vjp(lambda *x: definition(*x, *fixed), *args[results:])[1]
                 return pull(args[0] if results == 1 else args[:results])
 
-            _, pull = torch.func.vjp(by_definition, *ctx.saved_tensors)
+            pull = torch.func.vjp(by_definition, *ctx.saved_tensors)[1]
             return *pull(cotangents), *[None] * (len(kept) + len(fixed))
 
     class Differentiable(torch.autograd.Function):

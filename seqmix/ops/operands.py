@@ -34,7 +34,8 @@ def require_operands(
         optional: likewise, but the tensor may be None.
         dtype: type that all should have. Default: any real floating-point type.
     """
-    for name, x, shape in (*operands, *(given for given in optional if given[1] is not None)):
+    given = [(name, x, shape) for name, x, shape in optional if x is not None]
+    for name, x, shape in (*operands, *given):
         _require_numbers(name, x)
         if x.device != like.device:
             raise ValueError(f"{name} is on {x.device}, the first operand on {like.device}; move all to one device")
@@ -77,7 +78,7 @@ def zeros_from(shape: Sequence[int], *operands: Tensor) -> Tensor:
     return operands[0].new_zeros(shape) + total.where(torch.zeros_like(total, dtype=torch.bool), 0.0)
 
 
-def _require_numbers(name: str, x: Tensor) -> None:
+def _require_numbers(name: str, x: object) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise ValueError(f"{name} should be a tensor of real floating-point numbers, got {_kind(x)}")
 

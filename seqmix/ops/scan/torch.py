@@ -4,6 +4,8 @@ A state is laid out as ``(rows, G, N, P)`` with the channels of a group last, so
 states of a chunk, ``(rows, T, G, N, P)``, live in a buffer that fits into a cache; only the one that enters is stored.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -167,7 +169,7 @@ def _empty_results(u: Tensor, dt: Tensor, B: Tensor, h: Tensor) -> tuple[Tensor,
     return u.new_empty(u.shape), u.new_empty(h.shape), u.new_empty(-(-L // _CHUNK), Bt, G, N, D // G)
 
 
-def _empty_gradients(_: Tensor, __: Tensor, *inputs: Tensor | bool) -> tuple[Tensor, ...]:
+def _empty_gradients(_: Tensor, __: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(x.shape) for x in inputs[:6])
 
 

@@ -20,7 +20,8 @@ def one_way(
         # rows end in steps of size zero, through which a state passes unchanged in either direction
         along = [spread(t, bounds, starts, length).unflatten(1, (-1, L)).flatten(0, 1) for t in along]
     along = [t.flip(1) for t in along] if reverse else along
-    y, S = reference(*along, S)
+    x, dt, a, B, C = along
+    y, S = reference(x, dt, a, B, C, S)
     y = y.flip(1) if reverse else y
     return gather(y.unflatten(0, (-1, len(starts))).flatten(1, 2), bounds, starts) if len(starts) > 1 else y, S
 
@@ -43,8 +44,9 @@ def many_ways(
     the C of that.
     """
     ys, ends = [], []
-    for i, way in enumerate(zip(*(t.unbind(2) for t in (dt, a, B, C)), S.unbind(1), strict=True)):
-        y, end = one_way(x, *way, bounds, backward := reverse != bool(i))
+    for i in range(dt.shape[2]):
+        backward = reverse != bool(i)
+        y, end = one_way(x, dt[:, :, i], a[:, :, i], B[:, :, i], C[:, :, i], S[:, i], bounds, backward)
         ys.append(shift_within(y, bounds, reverse=backward) if strict else y)
         ends.append(end)
     return sum(ys[1:], ys[0]), torch.stack(ends, 1)

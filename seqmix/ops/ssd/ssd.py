@@ -76,12 +76,12 @@ def ssd(
         x, B, C = (t.masked_fill(~mask[..., None, None], 0) for t in (x, B, C))
         z = z if z is None else z.masked_fill(~mask[..., None, None], 0)
     S = first_state(x, dt, B, initial_state, bounds)
-    values, *others = operands(x, dt, A, B, C)
+    values, dt, a, B, C = operands(x, dt, A, B, C)
     run = pick(impl, _IMPLS, values)
     run = _nothing if 0 in (*x.shape, B.shape[3]) else run
     # the caller chose the precision: products in the dtype of x, decays and states in that of dt
     with torch.autocast(x.device.type, enabled=False):
-        y, state = run(values, *others, S, bounds, reverse, chunk)
+        y, state = run(values, dt, a, B, C, S, bounds, reverse, chunk)
     if D is not None:
         y = y + x * (D if D.ndim == 2 else D.unsqueeze(-1)).to(y.dtype)
     if z is not None:

@@ -14,8 +14,8 @@ def init_vq_state(batch_size: int, *, window: int, codes: Tensor, d_value: int) 
     """State before the first position: the last ``window`` keys, and values and counts per code of older ones."""
     S, P = codes.shape
     recent = torch.full((batch_size, window), S, device=codes.device)  # (B, W)
-    near = (codes.new_zeros(batch_size, window, n) for n in (P, d_value))
-    return recent, *near, codes.new_zeros(batch_size, S + 1, d_value + 1)
+    keys, values = codes.new_zeros(batch_size, window, P), codes.new_zeros(batch_size, window, d_value)
+    return recent, keys, values, codes.new_zeros(batch_size, S + 1, d_value + 1)
 
 
 def vq_attention_resume(

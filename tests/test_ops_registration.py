@@ -272,6 +272,36 @@ def test_what_makes_no_sense_is_named(call, message):
         call()
 
 
+NOTHING = {
+    "fft_conv": lambda B, L, D, N: ops.fft_conv(torch.ones(B, L, D), torch.ones(D, N)),
+    "global_attention": lambda B, L, D, N: ops.global_attention(*[torch.ones(B, L, D)] * 3, n_heads=1)[0],
+    "local_max": lambda B, L, D, N: ops.local_max(torch.ones(B, L, D)),
+    "masked_mean": lambda B, L, D, N: ops.masked_mean(torch.ones(B, L, D)),
+    "quasiseparable_matrix": lambda B, L, D, N: ops.quasiseparable_matrix(
+        torch.ones(B, L, 2, D), torch.ones(D), *[torch.ones(B, L, 2, 1, N)] * 2, torch.ones(B, L, D)
+    ),
+    "scan_matrix": lambda B, L, D, N: ops.scan_matrix(torch.ones(B, L, D), torch.ones(D, N), *torch.ones(2, B, L, N)),
+    "segment_max": lambda B, L, D, N: ops.segment_max(torch.ones(B, L, D), torch.ones(B, L, dtype=torch.long)),
+    "selective_scan_step": lambda B, L, D, N: ops.selective_scan_step(
+        torch.ones(B, D, N), *torch.ones(2, B, D), torch.ones(D, N), *torch.ones(2, B, N)
+    )[0],
+    "ssd_matrix": lambda B, L, D, N: ops.ssd_matrix(
+        torch.ones(B, L, D), torch.ones(D), *torch.ones(2, B, L, 1, N), torch.ones(D), reverse=True
+    ),
+    "update_codebook": lambda B, L, D, N: ops.update_codebook(
+        torch.ones(4, N), torch.ones(4), torch.ones(B, L, N), torch.ones(B, L).long(), decay=0.9, restart=2.0
+    )[0],
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+@pytest.mark.parametrize("axis", range(4))
+def test_an_empty_axis_is_no_fault(name, axis):
+    sizes = [2, 5, 2, 3]
+    sizes[axis] = 0
+    assert NOTHING[name](*sizes).isfinite().all()
+
+
 # float64 parameters beside float32 values, as a mixer converted by half has them
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operands_of_several_types(name):

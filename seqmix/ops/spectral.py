@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqmix.ops.operands import require_axes, require_groups, require_operands
+
 
 def adaptive_filter(
     U: Tensor,
@@ -35,6 +37,15 @@ def adaptive_filter(
 
     Source: Huang et al., 2023, arXiv:2307.14008, eq. 4 to 6. Differs from the original code in: nothing.
     """
+    if not U.is_complex():
+        raise ValueError(f"U should be a spectrum of complex numbers, got {U.dtype}")
+    require_axes("w1", w1, "2 G D D")
+    G, D = w1.shape[1], U.shape[-1]
+    require_groups("D", D, G)
+    layer, bias = (2, G, D // G, D // G), (2, G, D // G)
+    require_operands(U, ("w1", w1, layer), ("b1", b1, bias), ("w2", w2, layer), ("b2", b2, bias))
+    if not U.numel():
+        return U.clone()
     h = _layer(U.unflatten(-1, (w1.shape[1], -1)), w1, b1)
     h = torch.complex(activation(h.real), activation(h.imag))
     M = _layer(h, w2, b2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqmix.ops.dispatch import enter, pick
-from seqmix.ops.operands import zeros_from
+from seqmix.ops.operands import require_axes, zeros_from
 from seqmix.ops.packed import sequence_bounds
 from seqmix.ops.quasiseparable import native
 from seqmix.ops.quasiseparable import torch as chunked
@@ -99,6 +99,8 @@ def quasiseparable_matrix(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, diagonal:
         C: what is read ``(B, L, 2, G, N)``.
         diagonal: the diagonal ``(B, L, H)``, zero if None.
     """
+    require_axes("dt", dt, "B L 2 H")
+    check(dt[:, :, 0].unsqueeze(-1), dt, A, B, C, None, (0.0, float("inf")), None, None, ways=(2,), diagonal=diagonal)
     A = A.expand(2, -1)
     lower, upper = (
         ssd_matrix(dt[:, :, i], A[i], B[:, :, i], C[:, :, i], reverse=bool(i), strict=True) for i in range(2)

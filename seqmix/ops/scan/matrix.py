@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from seqmix.ops.operands import require_axes
+from seqmix.ops.operands import require_axes, zeros_from
 from seqmix.ops.scan.prepare import check, prepare
 from seqmix.ops.scan.rows import step_sizes
 from seqmix.ops.scan.selective_scan import Discretization
@@ -30,9 +30,13 @@ def scan_matrix(
 
     Shapes: ``dt (Bt, L, D) -> (Bt, D, L, L)``, in float32 or, for a float64 ``dt``, float64.
     """
-    dtype = torch.promote_types(dt.dtype, torch.float32)
     require_axes("dt", dt, "Bt L D")
     check(dt, dt, A, B, C, D, None, dt_bias, None, discretization, mask, None)
+    dtype = torch.promote_types(dt.dtype, torch.float32)
+    if not dt.numel():
+        return zeros_from(
+            (dt.shape[0], dt.shape[2], dt.shape[1], dt.shape[1]), dt.to(dtype), *(t.to(dtype) for t in (A, B, C))
+        )
     dt, bias, B, C = prepare(dt, B, C, dt_bias, dt_softplus, mask, torch.float64)
     dt = step_sizes(dt, bias)
     A, B, C = (x.to(torch.float64) for x in (A, B, C))

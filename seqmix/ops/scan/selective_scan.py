@@ -8,7 +8,7 @@ from typing import Literal, overload
 from torch import Tensor
 
 from seqmix.ops.dispatch import enter, pick
-from seqmix.ops.operands import zeros_from
+from seqmix.ops.operands import require_axes, require_operands, zeros_from
 from seqmix.ops.scan import native
 from seqmix.ops.scan import torch as chunked
 from seqmix.ops.scan.prepare import check, keep, prepare
@@ -123,6 +123,9 @@ def selective_scan_step(
 
     Shapes: ``state (Bt, D, N)``; ``u, dt, z (Bt, D)``; ``B, C (Bt, N)`` or ``(Bt, G, N)`` -> ``y (Bt, D)``, state.
     """
+    require_axes("u", u, "Bt D")
+    require_axes("A", A, "D N")
+    require_operands(u, ("dt", dt, u.shape), ("state", state, (*u.shape, A.shape[1])), optional=[("z", z, u.shape)])
     y, state = selective_scan(
         u.unsqueeze(1),
         dt.unsqueeze(1),

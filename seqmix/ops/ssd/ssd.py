@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqmix.ops.dispatch import enter, pick
-from seqmix.ops.operands import zeros_from
+from seqmix.ops.operands import require_axes, zeros_from
 from seqmix.ops.packed import sequence_bounds
 from seqmix.ops.ssd import native
 from seqmix.ops.ssd import torch as chunked
@@ -108,6 +108,10 @@ def ssd_matrix(
         reverse: upper triangle, from the last position to the first.
         strict: the output is shifted by one step, so that position i reads ``S_{i-1} C_{i-1}``; no diagonal.
     """
+    require_axes("dt", dt, "B L H")
+    check(dt.unsqueeze(-1), dt, A, B, C, None, (0.0, float("inf")), None, None, D=D)
+    if not dt.shape[1]:
+        return zeros_from((dt.shape[0], dt.shape[2], 0, 0), dt, A, B, C)
     if strict:
         C = shift(C, reverse, 1)
     H, G = dt.shape[2], B.shape[2]

@@ -76,7 +76,7 @@ def update_codebook(
     require_operands(sums, ("counts", counts, (S,)), ("k", k, (*k.shape[:-1], P)))
     require_codes(k, sums, z)
     require_mask(k, mask)
-    k, z = k.detach().reshape(-1, P).to(sums.dtype), z.flatten()
+    k, z = k.detach().flatten(0, -2).to(sums.dtype), z.flatten()
     kept = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.flatten()
     # the last column counts, the last row takes what is masked
     rows = torch.cat([k.masked_fill(~kept.unsqueeze(-1), 0), kept.unsqueeze(-1).to(k.dtype)], -1)
@@ -109,6 +109,8 @@ def require_codes(k: Tensor, codes: Tensor, z: Tensor) -> None:
 
 def _random_rows(rows: Tensor, kept: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     """``n`` different kept rows, beginning anew where there are fewer."""
+    if not len(rows):
+        return rows.new_zeros(n, rows.shape[1])
     chance = torch.rand(len(rows), generator=generator).to(rows.device).masked_fill(~kept, -1)
     order = chance.argsort(descending=True, stable=True)
     return rows[order[torch.arange(n, device=rows.device) % kept.sum().clamp(min=1)]]

@@ -84,6 +84,7 @@ def test_table_and_picture(here, capsys):
             "seqmix: column 'y' not found; columns are ['shop', 'day', 'sold']",
         ),
         ("--data long.csv --levels 80,120", 1, "seqmix: levels should be between 0 and 100 percent, got 120"),
+        ("--data long.csv --horizon 0", 1, "seqmix: horizon must be >= 1, got 0"),
         ("--data . --model DLinear", 1, "seqmix: '.' is a folder; give one CSV, Excel or parquet file"),
         ("--data long.csv --out f.txt", 1, "seqmix: --out 'f.txt' ends in '.txt'; use one of .csv, .tsv,"),
         ("--data long.csv --plot f.txt", 1, "seqmix: --plot 'f.txt' ends in '.txt'; use one of .png,"),
@@ -131,7 +132,7 @@ def test_errors_are_one_line_and_come_before_training(here, capsys, monkeypatch,
     from seqmix.forecasting import fitting
 
     monkeypatch.setattr(fitting, "train", lambda *_, **__: pytest.fail("trained"))
-    assert cli.run(["forecast", *command.split(), *FAST]) == code
+    assert cli.run(["forecast", *FAST, *command.split()]) == code
     error = capsys.readouterr().err
     assert error.startswith(message) and error.count("\n") == 1
 

@@ -159,7 +159,7 @@ def forecast(
         if load
         else Forecaster(
             names if len(names) > 1 else names[0],
-            horizon or 1,
+            1 if horizon is None else horizon,
             loss=loss,
             levels=percent or None,
             conformal=conformal,

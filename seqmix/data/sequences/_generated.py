@@ -131,7 +131,7 @@ def _stored(draw: Callable[[int], Example], chunks: Path, total: int) -> Iterato
 
 
 def _read_chunk(chunks: Path, first: int) -> tuple[bytes, list[int], list[int]]:
-    with np.load(_chunk(chunks, first)) as chunk:
+    with _chunk(chunks, first).open("rb") as file, np.load(file) as chunk:
         return chunk["tokens"].tobytes(), np.cumsum(chunk["lengths"]).tolist(), chunk["labels"].tolist()
 
 

@@ -2,11 +2,16 @@
 
 import difflib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any, NoReturn
 
 import seqmix
-from seqmix.errors import SeqmixError
+from seqmix.errors import SeqmixError, Terminated
 from seqmix.trusted import named_in, take_option, trusting
 
 COMMANDS = {
@@ -38,7 +43,10 @@ def main() -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run one command and return its exit code: 0, 1 for a user's error, 2 for wrong options, 130 after Ctrl-C."""
+    """Run one command and return its exit code.
+
+    It is 0, 1 for a user's error, 2 for wrong options, 130 after Ctrl-C, and 143 after SIGTERM.
+    """
     command, *rest = argv or ["--help"]
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -58,15 +66,33 @@ def run(argv: list[str]) -> int:
         modules += named_in(options)
         if modules:
             _find_modules_here()
-        with trusting(modules):
+        with trusting(modules), _terminable():
             import_module(f"seqmix.commands.{_module(command, options)}").main(command, options)
     except SeqmixError as e:
         print(f"seqmix: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as e:
-        print("; ".join(["seqmix: interrupted", *e.args]), file=sys.stderr)
-        return 130
+        ended = isinstance(e, Terminated)
+        print("; ".join(["seqmix: terminated" if ended else "seqmix: interrupted", *e.args]), file=sys.stderr)
+        return 143 if ended else 130
     return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise ``Terminated`` on SIGTERM: without it, the process ends without a word, or Lightning ends it as done."""
+
+    def end(*_: Any) -> NoReturn:
+        raise Terminated
+
+    # only the main thread may set handlers
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _find_modules_here() -> None:

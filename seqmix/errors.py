@@ -15,6 +15,10 @@ class ConfigError(SeqmixError, ValueError):
     """Options that do not fit together; the message names the option, its value and what to set instead."""
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM): it stops as after Ctrl-C."""
+
+
 class NotFittedError(SeqmixError, RuntimeError):
     """A result was asked of a model that has not been trained yet."""
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -173,15 +174,103 @@ def test_a_folder_that_cannot_be_written(here, tmp_path, capsys):
 def test_training_that_diverges_says_so(here, fitted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(["fit", "--config", str(fitted / "tiny.yaml"), "--model.optim.lr", "1e30"]) == 1
-    said = "seqmix: no validation gave a finite val_mse: training diverged; lower model.optim.lr, fit again\n"
-    assert capsys.readouterr().err == said
+    said = r"seqmix: training diverged at step \d: .*(nan|inf|finite); lower model.optim.lr, then fit again\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
+    # nothing was kept, so there is no folder
+    assert list(tmp_path.rglob("runs/*/*")) == []
 
 
-def test_training_that_ends_before_a_validation_says_so(here, fitted, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["max_steps", "1"],
+        ["max_steps", "3", "check_val_every_n_epoch", "9"],
+        ["max_steps", "1", "val_check_interval", "2"],
+    ],
+)
+def test_training_that_ends_before_a_validation_has_one_at_its_end(options, here, fitted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run(["fit", "--config", str(fitted / "tiny.yaml"), "--trainer.max_steps", "1"]) == 1
-    said = "seqmix: no validation was due in 1 steps; raise trainer.max_steps or max_epochs, or lower "
-    assert capsys.readouterr().err == f"{said}trainer.val_check_interval\n"
+    flags = [word if i % 2 else f"--trainer.{word}" for i, word in enumerate(options)]
+    argv = ["--config", str(fitted / "tiny.yaml"), *flags, "--trainer.max_epochs", "99", "--baselines", "[]"]
+    assert run(["fit", *argv]) == 0
+    (metrics,) = tmp_path.rglob("metrics.csv")
+    assert int(_rows(metrics)[0]["step"]) <= int(options[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.accelerator", "tpu"], "trainer: "),
+        (
+            ["--trainer.devices", "0"],
+            "trainer: `Trainer(devices='0')` value is not a valid input using cpu accelerator.",
+        ),
+        (["--trainer.max_time", "1h"], "trainer: `Timer(duration='1h')` is not a valid duration. Expected a string in"),
+        (
+            ["--trainer.val_check_interval", "5000"],
+            "trainer: `val_check_interval` (5000) must be less than or equal to",
+        ),
+        (
+            ["--trainer.val_check_interval", "0"],
+            "trainer.val_check_interval = 0 leaves `seqmix fit` nothing to do; raise",
+        ),
+        (
+            ["--trainer.limit_test_batches", "0"],
+            "trainer.limit_test_batches = 0 leaves `seqmix fit` nothing to do; raise",
+        ),
+        (
+            ["--trainer.accumulate_grad_batches", "0"],
+            "trainer.accumulate_grad_batches must be at least 1, got 0; leave",
+        ),
+        (
+            ["--trainer.check_val_every_n_epoch", "3"],
+            "no validation is due in 2 epochs: trainer.check_val_every_n_epoch",
+        ),
+        (["--seed_everything", "-1"], "seed_everything must be between 0 and 4294967295, got -1; use for example 0"),
+        (["--record", "true"], "--record writes to 'configs/results/tiny.csv', which cannot be written"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_said_before_training(options, message, fitted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").write_text("a file")
+    assert run(["fit", "--config", str(fitted / "tiny.yaml"), *options]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"seqmix: {message}") and said.err.count("\n") <= 2 and "epoch" not in said.out
+    assert [p.name for p in tmp_path.iterdir()] == ["configs"]
+
+
+def test_the_printed_loss_is_that_of_a_batch(fitted, tmp_path, monkeypatch):
+    """However many batches share a step."""
+    monkeypatch.chdir(tmp_path)
+    losses = []
+    for shared in ("1", "2"):
+        argv = ["--config", str(fitted / "tiny.yaml"), "--trainer.max_epochs", "1", "--model.optim.lr", "1e-9"]
+        argv += ["--trainer.accumulate_grad_batches", shared, "--name", shared, "--test", "false"]
+        assert run(["fit", *argv, "--model.model.dropout", "0", "--model.model.head_dropout", "0"]) == 0
+        losses += [float(row["train_loss"]) for row in _rows(next(tmp_path.glob(f"runs/{shared}/*/metrics.csv")))]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_damaged_checkpoints(here, fitted, tmp_path, capsys):
+    """A flipped bit, a part, weights that are not finite, and files of something else: one line each."""
+    whole = (here / "best.ckpt").read_bytes()
+    content = torch.load(here / "best.ckpt", weights_only=True)
+    name = next(iter(content["state_dict"]))
+    files = {
+        "flipped": whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :],
+        "part": whole[: len(whole) // 2],
+        "nothing": {},
+        "list": [1],
+        "weights": {"state_dict": [torch.ones(1)]},
+        "nan": {**content, "state_dict": {**content["state_dict"], name: content["state_dict"][name] * float("nan")}},
+    }
+    for kind, made in files.items():
+        path = tmp_path / f"{kind}.ckpt"
+        path.write_bytes(made) if isinstance(made, bytes) else torch.save(made, path)
+        assert run(["test", "--config", "tiny.yaml", "--ckpt_path", str(path)]) == 1, kind
+        said = capsys.readouterr().err
+        what = f"has weights that are not finite ({name})" if kind == "nan" else "is damaged or no checkpoint"
+        assert said.startswith(f"seqmix: checkpoint '{path}' {what}") and said.count("\n") == 1, kind
 
 
 def test_two_runs_in_one_second_do_not_meet(tmp_path, monkeypatch):

@@ -90,15 +90,24 @@ def _crash():
 
 
 # between two validations, before one, at the end of an epoch
-@pytest.mark.parametrize("step", [5, 10, 14])
-def test_after_ctrl_c(step, uninterrupted, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("step", "number", "code", "word"),
+    [
+        (5, signal.SIGINT, 130, "interrupted"),
+        (10, signal.SIGINT, 130, "interrupted"),
+        (14, signal.SIGTERM, 143, "terminated"),
+    ],
+)
+def test_after_ctrl_c(step, number, code, word, uninterrupted, monkeypatch, capsys, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        _stop_at(patch, step, lambda: signal.raise_signal(signal.SIGINT))
-        assert run(["fit", "--config", "tiny.yaml"]) == 130
+        _stop_at(patch, step, lambda: signal.raise_signal(number))
+        assert run(["fit", "--config", "tiny.yaml"]) == code
+    assert signal.getsignal(signal.SIGTERM) == before
     (last,) = tmp_path.glob("runs/tiny/*/last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == step
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith("seqmix: interrupted; kept last.ckpt")
+    assert said.startswith(f"seqmix: {word}; kept last.ckpt")
     assert said.endswith("resume with: seqmix fit --config tiny.yaml --ckpt_path last")
 
     assert run(["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
@@ -163,7 +172,28 @@ def test_the_newest_run_that_fits_is_taken(tmp_path, capsys):
     assert f"run folder: {first}" in capsys.readouterr().out
 
 
-def test_a_real_ctrl_c_ends_the_process_with_130(tmp_path):
+def test_training_stops_at_the_first_loss_that_is_not_finite(monkeypatch, tmp_path, capsys):
+    """Weights of before are kept, and can be tested; resuming meets the same."""
+    loss_of, done = Forecasting.loss_of, []
+
+    def nan_at_ten(self, batch):
+        done.append(batch)
+        return loss_of(self, batch) * (float("nan") if len(done) == 10 else 1)
+
+    monkeypatch.setattr(Forecasting, "loss_of", nan_at_ten)
+    assert run(["fit", "--config", "tiny.yaml"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "seqmix: training diverged at step 10: the loss is nan; lower model.optim.lr, then fit again"
+    )
+    assert "best.ckpt and last.ckpt in runs/tiny/" in said
+    for path in tmp_path.glob("runs/tiny/*/*.ckpt"):
+        assert all(bool(w.isfinite().all()) for w in torch.load(path, weights_only=True)["state_dict"].values())
+    assert len(done) == 10 and run(["test", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [(2, 130, "interrupted"), (15, 143, "terminated")])
+def test_a_real_signal_ends_the_process_with_its_code(number, code, word, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "seqmix", "fit", "--config", "tiny.yaml", "--trainer.max_epochs", "10000"],
         stdout=subprocess.PIPE,
@@ -176,12 +206,12 @@ def test_a_real_ctrl_c_ends_the_process_with_130(tmp_path):
         for line in process.stdout:
             if "epoch 2/" in line:
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=600)
     finally:
         process.kill()
-    assert process.returncode == 130, err
-    assert err.startswith("seqmix: interrupted; kept last.ckpt and best.ckpt in runs/tiny/"), err
+    assert process.returncode == code, err
+    assert err.startswith(f"seqmix: {word}; kept last.ckpt and best.ckpt in runs/tiny/"), err
     (run_folder,) = (tmp_path / "runs" / "tiny").iterdir()
     assert sorted(p.name for p in run_folder.iterdir()) == [
         *("best.ckpt", "config.yaml", "env.json", "last.ckpt", "metrics.csv"),

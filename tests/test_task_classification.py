@@ -214,7 +214,7 @@ def test_the_best_checkpoint_is_the_most_accurate(tmp_path, monkeypatch):
     with (next(Path("runs").glob("c/*")) / "results.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     best = torch.load(next(Path("runs").glob("c/*/best.ckpt")), weights_only=False)
-    assert best["epoch"] == 1 and best["run"]["best"] == pytest.approx(-0.7)
+    assert best["epoch"] == 1 and best["run"]["best"] == pytest.approx([-0.7, 2.0])
     assert [row["model"] for row in rows] == ["Identity", "Majority"]
     assert (rows[0]["n_classes"], rows[0]["max_len"], rows[0]["examples"]) == ("10", "30", "8")
 

@@ -37,8 +37,8 @@ def main(command: str, argv: list[str]) -> None:
     """Run the command."""
     try:
         call(forecast, command, argv)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("no forecasts were written") from None
+    except KeyboardInterrupt as e:
+        raise type(e)("no forecasts were written") from None
     except SeqmixError as e:
         raise type(e)(_in_words_of_the_shell(str(e))) from e
 

@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 import warnings
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +18,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 
 import seqmix.data  # noqa: F401  configs name classes that have been imported
+from seqmix.commands._checkpoint import read_checkpoint
 from seqmix.commands._classes import prepare_parser
-from seqmix.commands._results import print_rows, rows_of, write_predictions
+from seqmix.commands._results import check_writable, print_rows, rows_of, write_predictions
 from seqmix.commands._settings import MOMENTARY, differences, digest, flat, misfit
+from seqmix.commands._trainer import check_trainer, is_of_trainer, said_briefly
 from seqmix.commands.configs import with_paths
 from seqmix.commands.explain import Explained
 from seqmix.errors import ConfigError, SeqmixError
@@ -60,8 +61,13 @@ def main(command: str, argv: list[str]) -> None:
         getattr(cli, command)()
     except (KeyboardInterrupt, SystemExit) as e:
         # Lightning makes an exit of Ctrl-C
-        if isinstance(e, KeyboardInterrupt) or isinstance(e.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt(*cli.kept()) from None
+        stopped = e if isinstance(e, KeyboardInterrupt) else e.__context__
+        if isinstance(stopped, KeyboardInterrupt):
+            raise type(stopped)(*cli.kept()) from None
+        raise
+    except Exception as e:
+        if is_of_trainer(e):
+            raise ConfigError(f"trainer: {said_briefly(e)}") from e
         raise
     finally:
         cli.run.release()
@@ -132,6 +138,7 @@ class Train(LightningCLI):
             raise ConfigError(
                 f"name = {self.config.name!r} should be the name of one folder in runs/; use for example --name first"
             )
+        check_trainer(self.command, self.config)
         # jsonargparse would take the fact of the data without a word
         given = self.config.model.get("init_args", {})
         for fact in LINKED:
@@ -143,6 +150,7 @@ class Train(LightningCLI):
         self.seed = torch.initial_seed()
         self.parent = Path(self.config.trainer.default_root_dir or ".") / "runs" / self.config.name
         self.given = self.config.clone()
+        self.recorded = Path("configs/results") / f"{self.config.name}.csv"
         self.ckpt_path = self._checkpoint(self.config.ckpt_path)
         if self.ckpt_path and "weights" in self.config.model.init_args:
             # the checkpoint has them: the file they came from may be gone
@@ -159,7 +167,11 @@ class Train(LightningCLI):
             if self.config.densify:
                 self.model.densify()
         except ValueError as e:
-            raise ConfigError(str(_root(e))) from e
+            raise ConfigError(f"trainer: {said_briefly(e)}" if is_of_trainer(e) else str(_root(e))) from e
+        except Exception as e:
+            if is_of_trainer(e):
+                raise ConfigError(f"trainer: {said_briefly(e)}") from e
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with the run's folder; a progress bar on a terminal, plain lines elsewhere."""
@@ -177,6 +189,10 @@ class Train(LightningCLI):
             return
         if self.config.baselines and not self.model.chooses_baselines:
             raise ConfigError(f"baselines are forecasters, {type(self.model).__name__} has none; leave --baselines out")
+        if self.config.get("record"):
+            check_writable("record", self.recorded)
+        if self.config.get("out"):
+            check_writable("out", Path(self.config.out))
         self.trainable = any(p.requires_grad for p in self.model.parameters())
         if self.command != "fit" and self.trainable and self.ckpt_path is None and not self.model.ready:
             raise ConfigError(
@@ -187,17 +203,14 @@ class Train(LightningCLI):
     def fit(self) -> None:
         """Train, then test the best weights."""
         if self.trainable:
+            for logger in self.trainer.loggers:
+                logger.log_hyperparams(flat(yaml.safe_load(self._config_text())))
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path)
             self.ckpt_path = self.run.kept("best")
             if self.run.folder and not self.ckpt_path:
-                if self.model.monitor in self.trainer.callback_metrics:
-                    reason = f"gave a finite {self.model.monitor}: training diverged; lower model.optim.lr, fit again"
-                else:
-                    reason = (
-                        f"was due in {self.trainer.global_step} steps; raise trainer.max_steps or max_epochs, or lower "
-                        "trainer.val_check_interval"
-                    )
-                raise ConfigError(f"no validation {reason}")
+                raise ConfigError(
+                    f"no validation gave a finite {self.model.monitor}; lower model.optim.lr, or look at the data"
+                )
         if self.config.test:
             self.test()
 
@@ -224,7 +237,7 @@ class Train(LightningCLI):
             append_rows(self.run.folder / "results.csv", rows, key=key)
             print(f"run folder: {self.run.folder}")
             if self.config.record:
-                append_rows(Path("configs/results") / f"{self.config.name}.csv", rows, key=key)
+                append_rows(self.recorded, rows, key=key)
 
     def predict(self) -> None:
         """Write the forecasts of the test windows."""
@@ -256,8 +269,7 @@ class Train(LightningCLI):
             path = self._fitting_run(value) / f"{value}.ckpt"
         if not path.is_file():
             raise ConfigError(f"checkpoint {str(path)!r} not found; give the path of a .ckpt file, best or last")
-        if not zipfile.is_zipfile(path):
-            raise ConfigError(f"checkpoint {str(path)!r} is damaged or no checkpoint; use another one")
+        read_checkpoint(path)
         return path
 
     def _fitting_run(self, value: str) -> Path:

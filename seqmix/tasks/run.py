@@ -7,13 +7,14 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from seqmix.environment import environment
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, Terminated
 from seqmix.tasks.lock import locked
 from seqmix.tasks.rows import append_rows, keep_rows, write
 from seqmix.tasks.task import Task
@@ -30,9 +31,10 @@ from seqmix.tasks.task import Task
 class Run(Checkpoint):
     """Own the folder of one run: make it when training or testing begins, and keep everything of the run in it.
 
-    ``best.ckpt`` has the best value of the task's ``monitor``. ``last.ckpt`` is where to resume: the latest of the
-    last validation, the last epoch, and the step after Ctrl-C. It holds the state of every random generator, so that a
-    resumed run ends in the weights of an uninterrupted one, bit for bit on a CPU.
+    ``best.ckpt`` has the best value of the task's ``monitor``; of equal values that of the lower loss, else the later.
+    ``last.ckpt`` is where to resume: the latest of the last validation, the last epoch, and the step after Ctrl-C or
+    SIGTERM. It holds the state of every random generator, so that a resumed run ends in the weights of an uninterrupted
+    one, bit for bit on a CPU. Training stops before the first step whose loss is not finite.
 
     Args:
         parent: folder of all runs of this configuration, ``runs/<name>``.
@@ -44,11 +46,13 @@ class Run(Checkpoint):
 
     def __init__(self, parent: Path, seed: int, config: str, *, folder: Path | None = None, lines: bool = False):
         self.parent, self.seed, self.config, self.folder, self.lines = parent, seed, config, folder, lines
-        self.best, self.seconds = float("inf"), 0.0
+        # score and loss of the best validation, lower is better
+        self.best, self.seconds = (math.inf, math.inf), 0.0
         self._started: float | None = None
         self._losses: list[torch.Tensor] = []
-        self._stop = False
-        self._handler: Any = None
+        self._stop: type[KeyboardInterrupt] | None = None
+        self._handlers: dict[int, Any] = {}
+        self._new = False
         self._lock = ExitStack()
 
     def kept(self, name: str) -> Path | None:
@@ -67,6 +71,7 @@ class Run(Checkpoint):
             return
         facts = {**environment(), "device": device_name(trainer)}
         try:
+            self._new = self.folder is None
             self.folder = self.folder or _new_folder(self.parent, self.seed)
             if stage == "fit":
                 self._lock.enter_context(locked(self.folder / "lock", wait=False))
@@ -88,16 +93,24 @@ class Run(Checkpoint):
         self._lock.close()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over Ctrl-C, so that it waits for the end of a step."""
+        """Take over Ctrl-C and SIGTERM, so that they wait for the end of a step; see that a validation is due."""
         self._started = time.perf_counter()
+        self._plan_validation(trainer)
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._interrupt)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        """Stop while the weights are finite if the loss is not."""
+        if not bool(loss.isfinite()):
+            self._diverge(trainer, f"the loss is {float(loss.detach())}")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop here after Ctrl-C, unless a validation or the end of the epoch is next: then stop after that."""
-        self._losses.append(outputs["loss"].detach())
+        # Lightning divides the loss of a batch that shares its step
+        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         period = trainer.val_check_batch
         validates = trainer.is_last_batch or (isinstance(period, int) and (batch_idx + 1) % period == 0)
         if self._stop and not validates and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
@@ -108,12 +121,14 @@ class Run(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         task = cast(Task, pl_module)
-        scores = [float(trainer.callback_metrics[f"val_{name}"]) for name in task.metrics]
-        # an accuracy is finite even where the loss is not
-        score = (scores[0] if task.better == "lower" else -scores[0]) if all(map(math.isfinite, scores)) else math.nan
-        better = score < self.best
+        scores = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in task.metrics}
+        first = scores[task.metrics[0]] * (1 if task.better == "lower" else -1)
+        now = (first, scores.get("loss", first))
+        # an accuracy is finite even where the loss is not; of validations that are alike the later is taken
+        better = all(map(math.isfinite, scores.values())) and now <= self.best
+        self._check_weights(trainer, task)
         if better:
-            self.best = score
+            self.best = now
             self._save(trainer, "best")
         self._record(trainer, task, better)
         if not trainer.is_last_batch:
@@ -123,25 +138,34 @@ class Run(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the end of the epoch the place to resume from."""
+        self._check_weights(trainer, pl_module)
         if self._stop:
             self._halt(trainer)
         self._save(trainer, "last")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock, give Ctrl-C back."""
+        """Stop the clock, give the signals back."""
         self.seconds, self._started = self.elapsed(), None
         self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give Ctrl-C back."""
+        """Give the signals back; a run that was refused leaves no folder."""
         self._release()
+        if self._new and self.folder and not any(self.folder.glob("*.ckpt")):
+            self.release()
+            shutil.rmtree(self.folder)
+            self.folder = None
+            # the folders above it too, if they hold nothing else
+            with suppress(OSError):
+                self.parent.rmdir()
+                self.parent.parent.rmdir()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what Lightning leaves out: random generators, best score, time spent, whether training is over."""
         checkpoint["run"] = {
-            "best": self.best,
+            "best": list(self.best),
             "seconds": self.elapsed(),
             "over": trainer.should_stop,
             "random": random_state(),
@@ -156,7 +180,7 @@ class Run(Checkpoint):
         if "run" not in checkpoint:
             raise ConfigError("the checkpoint was not written by `seqmix fit`: it can be tested, but not resumed")
         state = checkpoint["run"]
-        self.best, self.seconds = state["best"], state["seconds"]
+        self.best, self.seconds = tuple(state["best"]), state["seconds"]
         if self.folder:
             # what came after the checkpoint is done again
             keep_rows(self.folder / "metrics.csv", lambda row: int(row["step"]) <= checkpoint["global_step"])
@@ -192,21 +216,54 @@ class Run(Checkpoint):
                 flush=True,
             )
 
-    def _interrupt(self, *_: Any) -> None:
-        self._stop = True
-        # a second Ctrl-C stops at once
+    def _plan_validation(self, trainer: pl.Trainer) -> None:
+        """Validate at the last step of a training that ends before its first validation."""
+        batches, epochs = trainer.num_training_batches, trainer.check_val_every_n_epoch
+        if trainer.max_epochs is not None and epochs is not None and 0 <= trainer.max_epochs < epochs:
+            raise ConfigError(
+                f"no validation is due in {trainer.max_epochs} epochs: trainer.check_val_every_n_epoch = {epochs}; "
+                "lower it"
+            )
+        first = (
+            trainer.val_check_batch
+            if epochs is None
+            else batches * (epochs - 1) + min(batches, trainer.val_check_batch)
+        )
+        last = trainer.max_steps * trainer.accumulate_grad_batches
+        if trainer.max_steps > 0 and not trainer.global_step and last < first:
+            trainer.check_val_every_n_epoch = epochs and 1
+            if epochs is None or last <= batches:
+                trainer.val_check_batch = last
+
+    def _check_weights(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        unusable = next((name for name, p in task.named_parameters() if not bool(p.isfinite().all())), None)
+        if unusable:
+            self._diverge(trainer, f"{unusable} is not finite")
+
+    def _diverge(self, trainer: pl.Trainer, what: str) -> NoReturn:
+        kept = [f"{name}.ckpt" for name in ("best", "last") if self.kept(name)]
+        raise ConfigError(
+            f"training diverged at step {trainer.global_step + 1}: {what}; lower model.optim.lr, then fit again"
+            + (f"; {' and '.join(kept)} in {self.folder} are of before" if kept else "")
+        )
+
+    def _interrupt(self, number: int, _: Any) -> None:
+        self._stop = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        # the second time stops at once
         self._release()
+        again = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
         # not print: it may be the one that was interrupted, and refuses to begin again inside itself
-        os.write(1, b"\nstopping after this step; Ctrl-C again stops at once\n")
+        os.write(1, f"\nstopping after this step; {again} again stops at once\n".encode())
 
     def _halt(self, trainer: pl.Trainer) -> None:
         self._save(trainer, "last")
-        raise KeyboardInterrupt
+        assert self._stop is not None
+        raise self._stop
 
     def _release(self) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
 
 
 def run_folders(parent: Path, seed: int) -> list[Path]:

@@ -1,0 +1,58 @@
+"""Options of the trainer that cannot work: found before data is read, or Lightning's error in two lines."""
+
+import re
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from seqmix.errors import ConfigError
+
+_LIGHTNING = Path(pl.__file__).parents[1]
+# the least value of each; what Lightning does not check, or finds in the middle of training
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "num_sanity_val_steps": -1,
+}
+# a command needs some batches of these
+_NEEDED = {
+    "fit": ("max_epochs", "max_steps", "val_check_interval", "limit_train_batches", "limit_val_batches"),
+    "validate": ("limit_val_batches",),
+    "test": ("limit_test_batches",),
+    "predict": ("limit_predict_batches",),
+}
+
+
+def check_trainer(command: str, config: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` if the seed or an option of the trainer leaves nothing to do, or cannot be meant."""
+    seed, trainer = config["seed_everything"], config["trainer"]
+    if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+        raise ConfigError(f"seed_everything must be between 0 and {2**32 - 1}, got {seed}; use for example 0")
+    for name, least in _LEAST.items():
+        value = trainer.get(name)
+        if isinstance(value, int | float) and value < least:
+            raise ConfigError(f"trainer.{name} must be at least {least}, got {value}; leave it out for the default")
+    needed = _NEEDED[command] + (("limit_test_batches",) if command == "fit" and config["test"] else ())
+    for name in needed:
+        # of a limit 1.0 is all
+        if trainer.get(name) == 0:
+            raise ConfigError(f"trainer.{name} = 0 leaves `seqmix {command}` nothing to do; raise it, or leave it out")
+
+
+def is_of_trainer(e: Exception) -> bool:
+    """Whether Lightning itself raised an error about its options, not the code that it calls."""
+    frames = list(traceback.walk_tb(e.__traceback__))
+    return bool(frames) and _LIGHTNING in Path(frames[-1][0].f_code.co_filename).parents
+
+
+def said_briefly(e: Exception) -> str:
+    """What an error of Lightning says, without the sentences that go into details, and where its options are set."""
+    said, *more = re.split(r"(?<=[.!?]) (?=[A-Z`])", " ".join(str(e).split()))
+    said += "".join(f" {sentence}" for sentence in more[:1] if len(said) + len(sentence) < 150)
+    where = "Set it as trainer: {...} in the config or as --trainer.<name>; `seqmix info` lists the devices here"
+    return f"{said}\n  {where}"

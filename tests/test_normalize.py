@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from seqmix.errors import ConfigError
-from seqmix.models import TSM2, FFNetTS, ForecastModel, MixerForecaster
+from seqmix.models import TSM2, DLinear, FFNetTS, ForecastModel, MixerForecaster
 from seqmix.series import Series
 from seqmix.tasks import Forecasting
 
@@ -96,6 +96,24 @@ def test_constant_windows_a_zero_scale_and_gradients(kind):
     z[:, 0].sum().backward()
     torch.testing.assert_close(x.grad[:, :1], 1 / scale)
     assert not x.grad[:, 1:].any()
+
+
+class Masked(nn.Module):
+    def __init__(self, task):
+        super().__init__()
+        self.task = task
+
+    def forward(self, x, mask):
+        return self.task({"x": x, "x_mask": mask})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exported_with_a_mask_and_a_free_batch_size(kind):
+    graph, batch = Masked(make(DLinear, normalize=kind).float().eval()), torch.export.Dim("batch")
+    x, mask = torch.randn(7, 20, 3), torch.rand(7, 20, 3) > 0.2
+    with torch.no_grad():
+        program = torch.export.export(graph, (x[:4], mask[:4]), dynamic_shapes=({0: batch}, {0: batch}))
+        torch.testing.assert_close(program.module()(x, mask), graph(x, mask), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

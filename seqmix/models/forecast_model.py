@@ -64,7 +64,8 @@ class ForecastModel(nn.Module, ABC):
         for key, (value, shape) in shapes.items():
             if value is None:
                 continue
-            if value.ndim != 3 or value.shape[1:] != shape or len(value) != len(x) or not value.is_floating_point():
+            fits = value.ndim == 3 and value.shape[1:] == shape and value.shape[0] == x.shape[0]
+            if not fits or not value.is_floating_point():
                 want, got = ", ".join(map(str, shape)), f"{value.dtype} {tuple(value.shape)}"
                 raise ValueError(f"{name} was built for real {key} of shape (B, {want}), got {got}; build it for that")
         return super().__call__(x, future=future, static=static, past=past)

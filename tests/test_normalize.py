@@ -120,6 +120,7 @@ def test_exported_with_a_mask_and_a_free_batch_size(kind):
     ("options", "message"),
     [
         ({"normalize": "batch"}, "normalize = 'batch' is not known; use one of none, window, last, season"),
+        ({"season": 0}, "season = 0 is below 1; use season=1 or more"),
         ({"normalize": "season", "season": 21}, "season = 21 does not fit context = 20; use a season of 1 to 20"),
         (
             {"normalize": "none", "normalize_affine": True},

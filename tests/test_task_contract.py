@@ -285,3 +285,6 @@ def test_results_name_the_mixers(options, label):
     factory = partial(MixerForecaster, d_model=8, n_layers=2, patch_len=8, patch_stride=8, **options)
     assert Forecasting(factory, Series(2, 24, 8)).label == label
     assert Forecasting(DLinear, Series(2, 24, 8)).label == "DLinear"
+    # a season that is not that of the data is said
+    naive = [Forecasting(partial(SeasonalNaive, season=s), Series(2, 24, 8, season=24)).label for s in (24, 1)]
+    assert naive == ["SeasonalNaive", "SeasonalNaive (season 1)"]

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError, check_choice
+from seqmix.errors import ConfigError, check_at_least, check_choice
 from seqmix.models.forecasters import repeat_season
 from seqmix.models.norm import window_moments
 from seqmix.series import Series
@@ -39,6 +39,7 @@ class WindowNorm(nn.Module):
     def __init__(self, kind: Normalize, series: Series, *, season: int, affine: bool, counts: bool):
         super().__init__()
         check_choice("normalize", kind, ("none", "window", "last", "season"))
+        check_at_least(1, season=season)
         if affine and kind == "none":
             raise ConfigError("normalize_affine = True goes with normalized windows, got normalize = 'none'; drop one")
         if counts and kind in ("last", "season"):
@@ -46,7 +47,7 @@ class WindowNorm(nn.Module):
                 f"normalize = {kind!r} forecasts differences, and counts have none (loss = 'negative_binomial'); "
                 "use normalize='window'"
             )
-        if kind == "season" and not 1 <= season <= series.context:
+        if kind == "season" and season > series.context:
             raise ConfigError(
                 f"season = {season} does not fit context = {series.context}; use a season of 1 to {series.context}"
             )

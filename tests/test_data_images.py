@@ -257,9 +257,10 @@ def test_a_trainer_resumes(noise):
 def test_one_device(noise):
     data = ImageFolder("noise", 8, 3, root=str(noise), n_workers=0)
     data.trainer = SimpleNamespace(world_size=2, overfit_batches=0)
-    for part in ("train", "val", "test", "predict"):
+    # before a run has a folder, and again where a loader is asked for
+    for ask in (data.setup, data.train_dataloader, data.val_dataloader, data.test_dataloader, data.predict_dataloader):
         with pytest.raises(ConfigError, match=r"noise is served to one device, got 2; set trainer\.devices: 1"):
-            getattr(data, f"{part}_dataloader")()
+            ask()
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])

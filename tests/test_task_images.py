@@ -186,8 +186,9 @@ def test_saved_config_makes_the_same_model(path, tmp_path, monkeypatch):
 
 def test_a_checkpoint_knows_its_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fashion = next(p for p in IMAGES if p.stem == "pool_fashion")
-    argv = ["--config", str(fashion), "--trainer.accelerator", "cpu"]
+    fill_folder(tmp_path / "pets", {part: {"cat": 1, "dog": 1} for part in ("train", "val")})
+    argv = ["--model", "ImageClassification", "--data", "ImageFolder", "--data.path", "pets", "--data.root", "."]
+    argv += ["--data.n_channels", "1", "--data.img_size", "32", "--trainer.accelerator", "cpu"]
     cli = Train("fit", [*argv, "--model.model", "affnet_et", "--model.options", "{drop_rate: 0.2}"])
     cli.trainer.strategy.connect(cli.model)
     cli.trainer.save_checkpoint("saved.ckpt", weights_only=True)
@@ -231,17 +232,15 @@ def test_what_is_frozen():
 
 
 @pytest.mark.parametrize("size", [20, 40])
-def test_images_that_do_not_fit_are_refused_first(size, tmp_path):
+def test_images_that_do_not_fit_are_refused_first(size):
     """The grid of a model is that of its img_size, and strides need pixels."""
-    options = {"model": partial(MetaFormer, depths=(1,), dims=(8,), mixers=[Dense2d], img_size=32), "n_classes": 10}
-    task = ImageClassification(
-        **options, n_channels=1, input_cfg={**FashionMNIST().input_cfg, "input_size": (1, size, size)}
-    )
+    cfg = {**FashionMNIST().input_cfg, "input_size": (1, size, size)}
+    flat = partial(MetaFormer, depths=(1,), dims=(8,), mixers=[Dense2d], img_size=32)
     with pytest.raises(ConfigError, match=r"MetaFormer \(Dense2d\) cannot take the images of the data: a grid of"):
-        _trainer(tmp_path, max_epochs=1).fit(task, _data())
-    deep = ImageClassification("caformer_s18", 10, 1, input_cfg=FashionMNIST().input_cfg)
+        ImageClassification(flat, 10, 1, input_cfg=cfg)
     with pytest.raises(ConfigError, match="caformer_s18 cannot take the images of the data: images of 28 x 28 pixels"):
-        _trainer(tmp_path, max_epochs=1).fit(deep, _data())
+        ImageClassification("caformer_s18", 10, 1, input_cfg=FashionMNIST().input_cfg)
+    assert ImageClassification(flat, 10, 1, input_cfg={**cfg, "input_size": (1, 32, 32)}).model.training
 
 
 def test_labels():

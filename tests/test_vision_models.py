@@ -327,7 +327,7 @@ def test_frozen_parts_stay_as_they_are():
     assert {n for n, p in pos.named_parameters() if p.requires_grad} == {
         "norm.weight", "norm.bias", "head.weight", "head.bias",
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="5 stages of 4; use a number from 0 to 4"):
+    with pytest.raises(ConfigError, match="the model has 4 stages, 5 are to be frozen; use 0 to 4"):
         pos.stage_names(5)
 
 
@@ -367,6 +367,8 @@ def test_names_and_options():
             "randformer_s12 has no option 'image_size'; did you mean 'img_size'\\? It takes img_size, num_classes",
         ),
         (lambda: create_model("caformer_s18", qqq=1), "caformer_s18 has no option 'qqq'; It takes num_classes"),
+        (lambda: create_model("affnet_et", activation="torch.nn.ReLU"), "activation = 'torch.nn.ReLU' is no class"),
+        (lambda: create_model("hydra_vit_base", mixer="Mamba"), "mixer = 'Mamba' is no class; pass a class, or in"),
     ],
 )
 def test_errors_of_create_model(call, message):

@@ -53,17 +53,14 @@ class SplitData(LightningDataModule, ABC):
             self._shuffle_seed = torch.initial_seed()
         # the trainer has this attribute, but not in its class
         shuffle = self.trainer is None or self.trainer.overfit_batches == 0  # pyright: ignore[reportAttributeAccessIssue]
-        self._check_devices()
         return self._loader("train", self.batch_size, shuffle=shuffle, seed=self._shuffle_seed)
 
     def val_dataloader(self) -> ResumableLoader:
         """Every validation example, in order."""
-        self._check_devices()
         return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> ResumableLoader:
         """Every test example, in order."""
-        self._check_devices()
         return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> ResumableLoader:
@@ -100,6 +97,7 @@ class Served(SplitData, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Make the examples; does nothing the second time."""
+        self._check_devices()
         if not self._splits:
             self._splits = self._make()
 

@@ -114,6 +114,8 @@ class ImageClassification(Task):
         self.label_smoothing = label_smoothing
         self.model = _build(model, n_classes, n_channels, options or {})
         self.class_names, self.input_cfg = class_names, input_cfg
+        if input_cfg is not None:
+            _try_images(self.model, input_cfg["input_size"])
         if weights is not None:
             # a checkpoint of this task has the weights
             self.hparams.pop("weights")
@@ -134,19 +136,6 @@ class ImageClassification(Task):
     def label(self) -> str:
         """Name of the model, or of its class and mixers."""
         return self.model.label
-
-    def setup(self, stage: str) -> None:
-        """Refuse images that the model cannot take, before the first step."""
-        if self.input_cfg is None:
-            return
-        like, was_training = next(self.model.parameters()), self.model.training
-        try:
-            with torch.no_grad():
-                self.model.eval()(torch.zeros(1, *self.input_cfg["input_size"], device=like.device, dtype=like.dtype))
-        except ValueError as error:
-            raise ConfigError(f"{self.label} cannot take the images of the data: {error}") from error
-        finally:
-            self.model.train(was_training)
 
     def forward(self, batch: Batch) -> Tensor:
         """Score every class of every image of a batch, ``(B, K)``."""
@@ -203,6 +192,20 @@ def _build(
             "derived from it, and leave features_only out of options"
         )
     return built
+
+
+def _try_images(model: ImageModel, size: Sequence[int]) -> None:
+    """Refuse images that the model cannot take, before anything else is done."""
+    like, was_training = next(model.parameters()), model.training
+    if like.is_meta:
+        return
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
+    except ValueError as error:
+        raise ConfigError(f"{model.label} cannot take the images of the data: {error}") from error
+    finally:
+        model.train(was_training)
 
 
 def _compare_inputs(expected: Mapping[str, Any], given: Mapping[str, Any] | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import wraps
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from seqmix.errors import ConfigError
 from seqmix.vision.image_model import DEFAULT_CFG, ImageModel, ImageOptions, stage_indices
@@ -110,7 +110,12 @@ def create_model(
     """
     facts = model_facts(name)
     known = _options(facts.build)
-    for option in options:
+    for option, value in options.items():
+        if option in known and _is_factory(known[option]) and not callable(value):
+            raise ConfigError(
+                f"{option} = {value!r} is no class; pass a class, or in a config name the class of the model and write "
+                f"{option} into its init_args"
+            )
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
@@ -126,16 +131,20 @@ def create_model(
     return built
 
 
-def _options(build: Callable[..., ImageModel]) -> list[str]:
-    """Names a model function takes: its parameters, and the keys of the typed dict behind ``**options``."""
-    names: list[str] = []
+def _options(build: Callable[..., ImageModel]) -> dict[str, Any]:
+    """Options of a model function with their types: its parameters, and the typed dict behind ``**options``."""
+    types: dict[str, Any] = {}
     for parameter in inspect.signature(build).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             typed = get_args(parameter.annotation)
-            names += get_type_hints(typed[0] if typed else ImageOptions)
+            types |= get_type_hints(typed[0] if typed else ImageOptions)
         else:
-            names.append(parameter.name)
-    return names
+            types[parameter.name] = parameter.annotation
+    return types
+
+
+def _is_factory(annotation: Any) -> bool:
+    return getattr(annotation, "_is_protocol", False) or get_origin(annotation) is Callable
 
 
 def _configured(function: Callable[..., ImageModel], cfg: Mapping[str, Any]) -> Callable[..., ImageModel]:

@@ -291,7 +291,7 @@ class ImageModel(nn.Module, ABC):
         """Names of everything up to the end of stage ``n``, counted from 1: for ``freeze``."""
         names = self.feature_info.module_name()
         if not 0 <= n <= len(names):
-            raise ConfigError(f"{n} stages of {len(names)}; use a number from 0 to {len(names)}")
+            raise ConfigError(f"the model has {len(names)} stages, {n} are to be frozen; use 0 to {len(names)}")
         return [part for i in range(n) for part in (*self.before[i], names[i])]
 
     def train(self, mode: bool = True) -> Self:

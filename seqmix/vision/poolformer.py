@@ -115,7 +115,7 @@ class PoolFormer(ImageModel):
             if i > 0:
                 self.network.append(_Convolution(dims[i - 1], D, 3, 2, 1))
             if i == positions:
-                self.network.append(_Positions(D, grids[i]))
+                self.network.append(Positions(D, grids[i]))
             self.network.append(
                 Stage(
                     *(
@@ -226,7 +226,7 @@ class _Convolution(nn.Module):
         return self.proj(x)
 
 
-class _Positions(nn.Module):
+class Positions(nn.Module):
     """A learned vector per token, added to ``(B, D, H, W)``."""
 
     def __init__(self, d_model: int, grid: Grid | None):
@@ -236,6 +236,7 @@ class _Positions(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the vectors to ``x: (B, D, H, W)``."""
         height, width = self.pos_embed.shape[2:]
         check_grid(self, x.permute(0, 2, 3, 1), (height, width))
         return x + self.pos_embed

@@ -212,10 +212,13 @@ def direct_calls():
     refused = 0
     for func, args in calls.values():
         for i, t in enumerate(args):
-            if not isinstance(t, torch.Tensor):
-                continue
-            spoiled = [t.to("meta"), t.double(), t.unsqueeze(0), t.new_empty(0), t.flatten()]
-            spoiled += [t.narrow(axis, 0, 0) for axis in range(t.ndim) if t.numel()]
+            if isinstance(t, torch.Tensor):
+                spoiled = [t.to("meta"), t.double(), t.unsqueeze(0), t.new_empty(0), t.flatten()]
+                spoiled += [t.narrow(axis, 0, 0) for axis in range(t.ndim) if t.numel()]
+            elif isinstance(t, list):
+                spoiled = [[], [0], [0, L + 1], [0, 5, 3, L], [-1, L], [0, 3, 3, L], [0, 3, L]]
+            else:
+                spoiled = [0, -1, 2**40] if type(t) is int else []
             for bad in spoiled:
                 try:
                     func(*args[:i], bad, *args[i + 1 :])

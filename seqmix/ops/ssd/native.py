@@ -86,7 +86,7 @@ def _scan(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the last states and, if ``keep``, the states on entry to the chunks ``(B, c, W, H, N, P)``."""
-    _require(x, dt, a, B, C, S, bounds)
+    _require(x, dt, a, B, C, S, bounds, chunk)
     y, last, marks = _empty_results(x, dt, a, B, C, S, bounds, chunk, reverse, strict, keep)
     results = {"y": y, "last": last, **({"marks": marks} if keep else {})}
     views = {"x": x, "dt": dt, "a": a, "B": B, "C": C}
@@ -112,7 +112,7 @@ def _scan_backward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients to x, dt, a, B, C and the first states."""
-    _require(x, dt, a, B, C, S, bounds)
+    _require(x, dt, a, B, C, S, bounds, chunk)
     require_operands(x, ("grad_y", grad_y, x.shape), ("grad_last", grad_last, S.shape), dtype=torch.float32)
     require_operands(x, ("marks", marks, _kept(x, B, bounds, chunk)), dtype=torch.float32)
     parts = _parts(x, B, bounds)
@@ -125,13 +125,15 @@ def _scan_backward(
     return dx, ddt, da, dB, dC, dS
 
 
-def _require(x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, S: Tensor, bounds: list[int]) -> None:
+def _require(x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, S: Tensor, bounds: list[int], chunk: int) -> None:
     """Raise ``ValueError`` unless the kernel can read what it will: operators can be called directly."""
     require_axes("x", x, "B L H P")
     require_axes("B", B, "B L W G N")
     (Bt, L, H, P), (W, G, N) = x.shape, B.shape[2:]
     require_bounds(bounds, L)
     require_groups("H", H, G)
+    if not 1 <= chunk <= L:
+        raise ValueError(f"chunk should be from 1 to L = {L}, got {chunk}")
     steps = (Bt, L, W, H)
     require_operands(x, ("dt", dt, steps), ("a", a, steps), ("B", B, (Bt, L, W, G, N)), ("C", C, B.shape))
     require_operands(x, ("S", S, (Bt, len(bounds) - 1, W, H, P, N)))

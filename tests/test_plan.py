@@ -60,7 +60,7 @@ def test_a_season_that_does_not_fit_is_left_out_or_refused():
 def test_rows_are_held_out_for_ten_origins(rows, held):
     """Horizon 6 and context 14: a tenth, or ten origins, or what short series can give, or nothing."""
     plan = small().fit(panel()).plan_
-    n_val, _ = held_out(plan, np.array([rows, rows]), "auto")
+    n_val, _ = held_out(plan, np.array([rows, rows]), np.array([0, 0]), "auto")
     assert n_val.tolist() == [held, held]
 
 
@@ -72,3 +72,20 @@ def test_many_series_are_no_channels(monkeypatch):
     assert fc.mode_ == "global"
     assert fc.notes_[0] == "3 series are more than 2 channels: mode is global; mode='multivariate' insists"
     assert small("TSM2", mode="multivariate", **options).fit(panel(("a", "b", "c"))).mode_ == "multivariate"
+
+
+@pytest.mark.parametrize("mode", ["global", "multivariate"])
+@pytest.mark.parametrize("absent", ["value", "weight"])
+def test_validation_is_on_rows_that_were_observed(mode, absent):
+    """Series that end in missing values, or in rows of no weight: the rows before them are held out."""
+    late = np.tile(np.arange(100) >= 70, 2)
+    df = panel().assign(w=np.where(late & (absent == "weight"), 0.0, 1.0))
+    df["y"] = df["y"].mask(late & (absent == "value"))
+    fc = small(mode=mode, levels=[80]).fit(df, weight_col="w")
+    assert fc.history_["val_mse"].notna().any() and fc.fitted_.scales.until[0] == pd.Timestamp("2024-02-24").value
+    with pytest.raises(DataError) as error:
+        small(mode=mode).fit(df, weight_col="w", val_size=12)
+    assert str(error.value) == (
+        "no value is observed in the validation rows, the last 12 of each series; pass another val_size, val_df=..., "
+        "or val_size=0"
+    )

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from seqmix.data.series.panel import Panel
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.arrange import arrange, ends
 from seqmix.forecasting.covariates import Inputs, learn_inputs, static_rows
 from seqmix.forecasting.factory import Choice, choices, make_task
@@ -54,7 +56,7 @@ def fit(
         raise ConfigError(f"column {name!r} has the name of a model, whose forecasts it would hold; rename it")
     mixes, linear = any(m.cls.mixes_channels for m in models), all(m.cls.linear for m in models)
     plan = make_plan(options, long, mixes_channels=mixes, linear=linear)
-    training = make_training(options, plan, np.diff(long.indptr), val_size, stage)
+    training = make_training(options, plan, long, val_size, stage)
     return _fit(long, static, reading, plan, models, training, None)
 
 
@@ -79,7 +81,7 @@ def fit_more(
     long = channels(long, before.ids) if before.plan.joint else long
     given = {**options, "max_steps": whole("max_steps", max_steps, 1, False)}
     given["learning_rate"] = learning_rate or options["learning_rate"]
-    training = make_training(given, before.plan, np.diff(long.indptr), "auto", "further")
+    training = make_training(given, before.plan, long, "auto", "further")
     return _fit(long, static, before.reading, before.plan, before.members, training, before.inputs)
 
 
@@ -117,6 +119,11 @@ def _fit(
         out=mapped(arrays.values.shape) if isinstance(long.y, np.memmap) else None,
         seed=plan.seed,
     )
+    if panel.has_val and not any(_counts(batch) for batch in panel.val_dataloader()):
+        raise DataError(
+            f"no value is observed in the validation rows, the last {int(n_val.max())} of each series; pass another "
+            "val_size, val_df=..., or val_size=0"
+        )
     if plan.levels and (plan.calibrated or not plan.spread):
         check_windows(calibration_rows(panel), plan.levels)
     n_series = len(arrays.indptr) - 1
@@ -150,6 +157,12 @@ def _fit(
         "seconds": round(time.perf_counter() - started, 2),
     }
     return fitted
+
+
+def _counts(batch: Mapping[str, Tensor]) -> bool:
+    """Whether anything of a batch was observed, with a weight."""
+    seen = batch["y_mask"].flatten(1).any(1) if "y_mask" in batch else torch.ones(len(batch["y"]), dtype=torch.bool)
+    return bool((seen & (batch["weight"] > 0) if "weight" in batch else seen).any())
 
 
 def _further(member: Member, training: Training) -> Forecasting:

@@ -114,19 +114,22 @@ def make_plan(options: Mapping[str, Any], long: Long, *, mixes_channels: bool, l
     )
 
 
-def held_out(plan: Plan, lengths: np.ndarray, val_size: int | str | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def held_out(
+    plan: Plan, lengths: np.ndarray, tail: np.ndarray, val_size: int | str | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Validation rows of each series, 0 where it is too short, and how many of them only calibrate intervals.
 
     Args:
         plan: the plan.
         lengths: rows of each series.
+        tail: rows at its end that nothing was observed in; ``auto`` counts from before them.
         val_size: validation rows; ``auto`` is a tenth, or what the intervals need.
 
     Raises:
         ConfigError: if ``val_size`` is neither ``auto``, 0, nor at least the horizon.
     """
     horizon, origins = plan.horizon, _origins(plan, len(lengths))
-    need = horizon - 1 + origins
+    need, shift = horizon - 1 + origins, np.zeros_like(lengths)
     if isinstance(val_size, np.ndarray):
         n_val = val_size
     elif val_size != "auto":
@@ -134,13 +137,16 @@ def held_out(plan: Plan, lengths: np.ndarray, val_size: int | str | np.ndarray) 
             raise ConfigError(f"val_size = {val_size!r} should be 'auto', 0, or at least horizon = {horizon}")
         n_val = np.where(lengths > val_size + horizon, val_size, 0)
     else:
+        shift = shift + (tail.min() if plan.joint else tail)
+        lengths = lengths - shift
         want = np.maximum(lengths // 10, need)
         # windows of a series, with one horizon held out; short ones give up half of them at most
         spare = lengths - plan.context - 2 * horizon + 1
         few = np.where(spare >= 1, horizon - 1 + np.clip(spare // 2, 1, origins), 0)
         n_val = np.where(lengths >= want + plan.context + horizon, want, few)
     # intervals are calibrated on rows that early stopping has not seen, where there are enough for both
-    return n_val, np.where(n_val >= 2 * need, n_val // 2, 0)
+    n_test = np.where(n_val >= 2 * need, n_val // 2, 0)
+    return np.where(n_val > 0, n_val + shift, 0), np.where(n_test > 0, n_test + shift, 0)
 
 
 def bounds(level: float) -> tuple[float, float]:

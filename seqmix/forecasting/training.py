@@ -19,6 +19,7 @@ from torch import Tensor
 
 from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError
+from seqmix.forecasting.long import Long, unobserved_tail
 from seqmix.forecasting.plan import Plan, held_out
 from seqmix.forecasting.progress import Progress
 from seqmix.tasks import Forecasting
@@ -62,16 +63,16 @@ class Training:
 def make_training(
     options: Mapping[str, Any],
     plan: Plan,
-    lengths: np.ndarray,
+    long: Long,
     val_size: int | str | np.ndarray,
     stage: str,
 ) -> Training:
-    """How to train on series of these ``lengths``, by the options of the Forecaster.
+    """How to train on a checked frame, by the options of the Forecaster.
 
     Raises:
         ConfigError: if this machine has no such device.
     """
-    n_val, n_test = held_out(plan, lengths, val_size)
+    n_val, n_test = held_out(plan, np.diff(long.indptr), unobserved_tail(long), val_size)
     accelerator, _, number = options["device"].partition(":")
     available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(accelerator, 1)
     if int(number or 0) >= available:

@@ -27,63 +27,62 @@ if TYPE_CHECKING:
 
 
 class Forecaster(Estimator):
-    """Forecasts of many series from a long DataFrame, by any model of seqmix, or any mixer in one.
+    """Forecasts of many series from a long DataFrame, by any model of seqmix or any mixer.
 
-    ``Forecaster("TSM2", horizon=24).fit(df).predict()``. *Global* models see each series as a sample. Where series have
-    the same time stamps TSM2 forecasts them together, *multivariate*; ``mode_`` says which it was. Each series is
-    scaled by its own training rows, and the last rows of each are kept for early stopping and for intervals.
+    ``Forecaster("TSM2", horizon=24).fit(df).predict()``. In *global* mode one model is trained on all series, one
+    window of one series at a time. In *multivariate* mode the series are channels of one; models that mix channels
+    (TSM2) use it for series with the same time stamps. ``mode_`` says which it was, ``plan_`` what all options came to,
+    ``notes_`` what else there is to know.
 
     Args:
         model: name of a model or mixer (``TSM2``, ``DLinear``, ``Hydra``), a class, a ``functools.partial``, or a list
-            of them, which gives a column each.
-        horizon: steps to forecast.
-        context_length: steps that a model sees; None: three horizons, or what is usual for the frequency, two weeks of
-            hours for example, if that is longer.
-        freq: step between rows, an alias of pandas or an integer; None infers it.
-        season: steps of the season for SeasonalNaive and MASE; None: that of the frequency.
+            of them; each has a column in the results.
+        horizon: number of steps to forecast.
+        context_length: lookback of the models in steps. Default: three horizons, one season, or what is usual for the
+            frequency (two weeks of hours), whichever is longest and as far as the series are long enough.
+        freq: step between rows, an alias of pandas or an integer. Default: inferred.
+        season: length of the season in steps, for the seasonal naive forecast and MASE. Default: that of the frequency,
+            1 if the context is shorter.
         loss: what training minimizes: ``mse``, ``mae``, ``huber``, ``quantile``, ``normal``, ``student_t``,
-            ``negative_binomial``, or what makes a module.
-        levels: coverage in percent of the intervals that predict gives, for example ``[80, 95]``.
-        conformal: move the intervals of quantiles and distributions too until they hold the validation rows as often as
-            they should, at ``levels``; those of point forecasts always are made from them.
-        normalize: ``window``, ``last``, ``season`` or ``none``, as in the Forecasting task; ``auto`` is ``season``, or
-            ``window`` with known-future inputs or without a season.
-        scaler: how training rows scale each series: ``season`` by the mean absolute error of the season before, so that
-            series weigh as in MASE, ``standard`` by the deviation, ``none`` not at all; ``auto`` is ``season`` for
-            DLinear alone, ``standard`` for models that tell series apart; counts are never scaled.
+            ``negative_binomial``, or a factory of a module.
+        levels: coverage of the intervals in percent, for example ``[80, 95]``. Default: no intervals.
+        conformal: calibrate quantile and distribution forecasts on the validation rows (conformal prediction); the
+            intervals of point forecasts always are.
+        normalize: how windows are normalized: ``window``, ``last``, ``season`` or ``none``, as in the Forecasting task.
+            ``auto`` is ``season``, or ``window`` with known-future inputs or without a season.
+        scaler: how each series is scaled by its training rows: ``season`` by the mean absolute error of the seasonal
+            naive forecast, so that series weigh as in MASE, ``standard`` by the standard deviation, ``none`` not at
+            all. ``auto`` is ``season`` for linear models, ``standard`` for others; counts are never scaled.
         mode: ``global``, ``multivariate``, or ``auto``.
         past_covariates: columns known up to the last row.
         future_covariates: columns known for the horizon as well.
         static_covariates: columns that do not change within a series.
-        calendar: hour, weekday and so on as known-future inputs.
-        missing: what a missing value is: ``mask`` leaves it out, ``error`` refuses it, ``ffill`` repeats the last one.
+        calendar: add hour, weekday and so on to the known-future inputs.
+        missing: what is done about missing values: ``mask`` ignores them in input and loss, ``error`` raises, ``ffill``
+            repeats the last value.
         fill_gaps: insert missing time steps as missing values.
         fill_value: value of the time steps that ``fill_gaps`` inserts, for example 0 for days without sales. Default:
             missing.
         aggregate: what the values of a step become where rows are finer than ``freq``: ``sum``, ``mean``, ``last`` and
             so on, see ``seqmix.resample``. Default: such rows are refused.
-        nonnegative: cut forecasts off at zero; ``auto`` does if no value is below zero.
-        short: series too short for a window: ``pad`` puts missing rows before them, ``drop`` leaves them out of
-            training, ``error`` refuses them.
+        short: what is done about series shorter than a window: ``pad`` inserts missing rows before them, ``drop``
+            leaves them out of training, ``error`` raises.
+        nonnegative: clip forecasts at zero. ``auto`` does if no value is negative.
         max_steps: most optimizer steps.
-        batch_size: windows per step; None: 256 where series are samples, 32 where they are channels.
+        batch_size: windows per step. Default: 256 in global, 32 in multivariate mode.
         learning_rate: peak learning rate of AdamW.
-        early_stopping: validations without a better one before training stops; None trains to the end.
-        seed: of weights, order and dropout; the generators of the program are left alone.
-        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
-        verbose: show progress and what was found.
-        model_kwargs: options of the model, where there is one.
-        trainer_kwargs: options of the Lightning Trainer, above ours.
+        early_stopping: validations without a better one before training stops; None trains to ``max_steps``.
+        seed: seed of weights, order and dropout; generators of the program keep their state.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        verbose: print what was found, and progress: a bar on a terminal, a line per validation elsewhere.
+        model_kwargs: options of the model, if there is one.
+        trainer_kwargs: options of the Lightning Trainer; they override ours.
 
     Raises:
         ConfigError: if an option cannot have its value.
     """
 
     fitted_: "Fitted"
-    normalize: Literal["auto", "season", "window", "last", "none"]
-    scaler: Literal["auto", "season", "standard", "none"]
-    missing: Literal["mask", "error", "ffill"]
-    short: Literal["pad", "drop", "error"]
 
     def __init__(
         self,
@@ -129,7 +128,7 @@ class Forecaster(Estimator):
         self.learning_rate, self.early_stopping, self.seed = learning_rate, early_stopping, seed
         self.device, self.verbose, self.model_kwargs = device, verbose, model_kwargs
         self.nonnegative, self.trainer_kwargs = nonnegative, trainer_kwargs
-        options.resolved(self.get_params())
+        self._options()
 
     def fit(
         self,
@@ -143,21 +142,19 @@ class Forecaster(Estimator):
         target_col: str = "y",
         weight_col: str | None = None,
     ) -> "Forecaster":
-        """Fit the models, and return the Forecaster.
+        """Fit the models and return the Forecaster; whatever was fitted before is forgotten.
 
         Args:
-            df: long frame, one row for each series and time: pandas, polars or Arrow; or a folder of parquet files,
-                each with whole series, whose values are not kept in memory.
-            static_df: static covariates, one row for each series; None takes them from ``df``.
-            val_size: last rows of each series that are for validation; ``auto`` is a tenth or the horizon, 0 is none.
-            val_df: frame that goes on where ``df`` ends, for validation; replaces ``val_size``.
+            df: long frame, one row per series and time: pandas, polars or Arrow; or a folder of parquet files with
+                whole series, whose values are not kept in memory.
+            static_df: static covariates, one row per series. Default: columns of ``df``.
+            val_size: last rows of each series that are for validation; ``auto`` is a tenth, or ten forecast origins;
+                0 is none.
+            val_df: validation rows that follow those of ``df``; replaces ``val_size``.
             id_col: column that names the series; a frame without it is one series.
             time_col: column of dates or integers.
             target_col: column of the values.
             weight_col: column of sample weights.
-
-        Raises:
-            DataError: for whatever is wrong with the frame.
         """
         how = self._reading(id_col, time_col, target_col, weight_col)
         long, rows = read_long(df, how), val_size
@@ -171,14 +168,14 @@ class Forecaster(Estimator):
         """Train the fitted models further, on the same or other series; covariates keep their meaning.
 
         Args:
-            df: long frame with the columns of the first.
-            static_df: static covariates, one row for each series.
+            df: long frame with the same columns.
+            static_df: static covariates of its series.
             max_steps: most further steps.
-            learning_rate: peak learning rate; None: the same again.
+            learning_rate: peak learning rate. Default: the same again.
         """
         from seqmix.forecasting.fitting import fit_more
 
-        before, given = self._fitted(), options.resolved(self.get_params())
+        before, given = self._fitted(), self._options()
         long = read_long(df, before.reading)
         return self._take(fit_more(before, long, _frame(static_df), given, max_steps, learning_rate))
 
@@ -195,22 +192,18 @@ class Forecaster(Estimator):
         """Forecast the steps after the last row of each series, in a long frame.
 
         Args:
-            df: history to forecast from, of any series; None goes on from the frame of ``fit``.
+            df: history of any series. Default: the frame of ``fit``.
             future_df: known-future covariates of the horizon; see ``make_future_dataframe``.
-            static_df: static covariates of the series in ``df``; None takes them from there.
-            horizon: steps to forecast; more than were fitted are forecast from forecasts.
-            levels: coverage in percent of the intervals; None: those of the Forecaster.
+            static_df: static covariates of its series. Default: columns of ``df``.
+            horizon: steps to forecast; beyond the fitted horizon forecasts are made from forecasts.
+            levels: coverage of the intervals in percent. Default: those of the fit.
             quantiles: levels between 0 and 1, a column ``<Model>_q<level>`` each.
-
-        Raises:
-            NotFittedError: if nothing was fitted.
-            DataError: if a frame does not fit.
         """
         fitted = self._fitted()
-        horizon = fitted.plan.horizon if horizon is None else options.whole("horizon", horizon, 1, False)
+        steps: Any = fitted.plan.horizon if horizon is None else options.whole("horizon", horizon, 1, False)
         levels = fitted.plan.levels if levels is None else options.levels(levels)
         long, quantiles = None if df is None else read_long(df, fitted.reading), options.quantiles(quantiles)
-        found = fitted.forecast(long, _frame(static_df), _frame(future_df), horizon, levels, quantiles)
+        found = fitted.forecast(long, _frame(static_df), _frame(future_df), steps, levels, quantiles)
         return (fitted.kind if long is None else long.kind).give(found)
 
     def cross_validation(
@@ -230,32 +223,25 @@ class Forecaster(Estimator):
         target_col: str = "y",
         weight_col: str | None = None,
     ) -> Any:
-        """Forecast the end of each series as if it were not known yet: the forecasts with ``cutoff`` and truth.
+        """Forecast the end of each series from the rows before it: forecasts with ``cutoff`` and truth.
 
-        Everything is learned from the rows up to the first cutoff, scaling included; with ``refit`` again at every one.
-        The fitted models are not changed. Series that are too short for the test are left out, with a warning.
+        Everything, scaling included, is learned from the rows up to the first cutoff, or with ``refit`` anew at later
+        ones. The fitted models stay. Series that are too short for the test are left out, with a warning. Arguments
+        that are not listed are those of ``fit``.
 
         Args:
-            df: long frame.
-            n_windows: forecasts of each series.
-            step_size: steps between two cutoffs; None: the horizon.
+            n_windows: forecasts per series.
+            step_size: steps between two cutoffs. Default: the horizon.
             test_size: last steps that are forecast; replaces ``n_windows``.
-            refit: fit at each cutoff, or at every so many, not at the first alone.
-            static_df: static covariates.
-            val_size: last rows before the cutoff that are for validation.
-            levels: coverage of the intervals in percent; None: those of the Forecaster.
+            refit: fit at every cutoff, or at every so many of them, and not only at the first.
+            levels: coverage of the intervals in percent. Default: those of the Forecaster.
             quantiles: levels between 0 and 1.
-            id_col: column that names the series.
-            time_col: column of dates or integers.
-            target_col: column of the values.
-            weight_col: column of sample weights.
         """
         from seqmix.forecasting.backtesting import cross_validate, test_windows
 
         how = self._reading(id_col, time_col, target_col, weight_col)
         long, static = read_long(df, how), _frame(static_df)
-        levels = options.levels(self.levels if levels is None else levels)
-        quantiles = options.quantiles(quantiles)
+        levels, quantiles = options.levels(self.levels if levels is None else levels), options.quantiles(quantiles)
         long, step, n_windows = test_windows(long, self.horizon, n_windows, step_size, test_size)
 
         def learn(rows: Long) -> "Fitted":
@@ -284,14 +270,10 @@ class Forecaster(Estimator):
             metrics: ``mse``, ``mae``, ``rmse``, ``mape``, ``smape``, ``wape``, ``bias``, ``mase``, ``rmsse``; of
                 intervals ``coverage`` and ``msis``, of quantiles ``pinball`` and ``crps``; or functions of the truth
                 and the forecast of a series.
-            by: column to have errors apart by, ``cutoff`` for example; None: the mean over the series.
-            standardized: divide by the deviation of the training rows, as in the tables of the benchmarks.
+            by: column to group errors by, for example ``cutoff``. Default: the mean over the series.
+            standardized: errors in standard deviations of the training rows, as in the tables of the benchmarks.
             static_df: static covariates, for a long frame.
-            train_df: rows before the first cutoff, for forecasts that this Forecaster did not make.
-
-        Raises:
-            NotFittedError: for a long frame, if nothing was fitted.
-            DataError: if columns or the rows before a cutoff are not there.
+            train_df: rows before the first cutoff, for forecasts that were not made by this Forecaster.
         """
         from seqmix.forecasting.scoring import check_metrics, errors, scales_for
 
@@ -310,7 +292,7 @@ class Forecaster(Estimator):
         return kind_of(df, how.id_col, how.time_col).give(found)
 
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
-        """Ids and times of the horizon, to be joined with covariates; after the frame of ``fit``, or after ``df``."""
+        """Ids and times of the horizon after ``df``, or after the frame of ``fit``, to be joined with covariates."""
         kind, frame = self._horizon_of(df, horizon)
         return kind.give(frame)
 
@@ -318,9 +300,8 @@ class Forecaster(Estimator):
         """Ids and times of the horizon that ``future_df`` has no row for."""
         from seqmix.forecasting.covariates import missing_rows
 
-        how = self._fitted().reading
-        missing = missing_rows(self._horizon_of(df, horizon)[1], to_pandas(future_df), how)
-        return kind_of(future_df, how.id_col, how.time_col).give(missing)
+        how, (_, expected) = self._fitted().reading, self._horizon_of(df, horizon)
+        return kind_of(future_df, how.id_col, how.time_col).give(missing_rows(expected, to_pandas(future_df), how))
 
     def save(self, path: str | Path) -> None:
         """Write options and weights to a folder: ``forecaster.json`` and ``weights.safetensors``."""
@@ -330,17 +311,13 @@ class Forecaster(Estimator):
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", trusted: Sequence[str] = ()) -> "Forecaster":
-        """A fitted Forecaster from a folder that ``save`` wrote, or a repository of the Hugging Face Hub.
+        """Load a fitted Forecaster from a folder that ``save`` wrote, or a repository of the Hugging Face Hub.
 
         Args:
             path: the folder, or ``owner/name`` of the repository.
             device: where it is trained further.
-            trusted: modules of your own models, which may be imported; those of seqmix, of torch, and what the program
-                has imported already always may.
-
-        Raises:
-            DataError: if there is none, it is damaged, of another version, or of a module that is not trusted, or the
-                hub cannot be reached.
+            trusted: modules of your own models, to be imported; modules of seqmix and torch, and those that are already
+                imported, need not be named.
         """
         from seqmix.forecasting.saving import load_forecaster
 
@@ -348,11 +325,11 @@ class Forecaster(Estimator):
         return cls(**{**params, "device": device})._take(fitted)
 
     def export(self, path: str | Path, *, model: str | None = None) -> None:
-        """Write a fitted model as one graph, normalization and scaling included, to ``.pt2`` or ``.onnx``.
+        """Write a fitted model as one graph, with normalization and scaling.
 
         Args:
-            path: the file; its ending says what it becomes.
-            model: column name of the model; None: the first.
+            path: file that ends in ``.pt2`` or ``.onnx``.
+            model: column name of the model. Default: the first.
         """
         from seqmix.forecasting.exporting import export
 
@@ -370,22 +347,22 @@ class Forecaster(Estimator):
 
         Args:
             df: long frame of the history.
-            forecast_df: result of ``predict`` or ``cross_validation``; None forecasts ``df``.
-            ids: series to draw; None: the first few.
-            levels: coverage of the intervals in percent, those of the Forecaster if not given.
+            forecast_df: result of ``predict`` or ``cross_validation``. Default: forecasts after ``df``.
+            ids: series to draw. Default: the first few.
+            levels: coverage of the intervals in percent. Default: those of the fit.
         """
         from seqmix.forecasting.plot import plot_cross_validation, plot_forecast
 
         how = self._fitted().reading
-        found = self.predict(df, levels=levels) if forecast_df is None else forecast_df
+        found = to_pandas(self.predict(df, levels=levels) if forecast_df is None else forecast_df)
         draw = plot_cross_validation if "cutoff" in found else plot_forecast
         names: Any = {"id_col": how.id_col, "time_col": how.time_col, "target_col": how.target_col}
-        return draw(with_ids(to_pandas(df), how), to_pandas(found), ids=ids, **names)
+        return draw(with_ids(to_pandas(df), how), found, ids=ids, **names)
 
     def _learn(self, long: Long, static: pd.DataFrame | None, how: Reading, val_size: Any, stage: str) -> "Fitted":
         from seqmix.forecasting.fitting import fit
 
-        return fit(long, static, how, options.resolved(self.get_params()), val_size, stage)
+        return fit(long, static, how, self._options(), val_size, stage)
 
     def _take(self, fitted: "Fitted") -> "Forecaster":
         self.fitted_, self.plan_ = fitted, fitted.plan
@@ -408,21 +385,14 @@ class Forecaster(Estimator):
         rows: Any = fitted if df is None else read_long(df, fitted.reading)
         return rows.kind, stamped(fitted.reading, fitted.clock, rows.ids, rows.last, horizon or fitted.plan.horizon)
 
+    def _options(self) -> dict[str, Any]:
+        return options.resolved(self.get_params())
+
     def _reading(self, id_col: str, time_col: str, target_col: str, weight_col: str | None) -> Reading:
-        return Reading(
-            id_col,
-            time_col,
-            target_col,
-            weight_col,
-            past=options.names("past_covariates", self.past_covariates),
-            future=options.names("future_covariates", self.future_covariates),
-            static=options.names("static_covariates", self.static_covariates),
-            freq=self.freq,
-            fill_gaps=self.fill_gaps,
-            fill_value=self.fill_value,
-            aggregate=self.aggregate,
-            missing=self.missing,
-        )
+        given = self._options()
+        same = {name: given[name] for name in ("freq", "fill_gaps", "fill_value", "aggregate", "missing")}
+        columns = {kind: given[f"{kind}_covariates"] for kind in ("past", "future", "static")}
+        return Reading(id_col, time_col, target_col, weight_col, **same, **columns)
 
 
 def _frame(df: Any) -> pd.DataFrame | None:

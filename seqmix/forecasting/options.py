@@ -55,6 +55,7 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("model_kwargs", "trainer_kwargs"):
         if options[name] is not None and not isinstance(options[name], Mapping):
             raise ConfigError(f"{name} should be a dictionary of options, got {options[name]!r}")
+    rate: Any
     rate, device, model = options["learning_rate"], options["device"], options["model"]
     if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 < float(rate) < math.inf:
         raise ConfigError(f"learning_rate must be a positive number, got {rate!r}; use for example 5e-3")
@@ -115,9 +116,9 @@ def quantiles(given: Any) -> tuple[float, ...]:
 def _numbers(option: str, given: Any, example: str) -> tuple[float, ...]:
     if given is None:
         return ()
-    single = isinstance(given, str | numbers.Real) or not isinstance(given, Iterable)
+    given = given.tolist() if isinstance(given, np.ndarray) else given
+    values: Any = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
     found: list[float] = []
-    values: list[Any] = [given] if single else list(given)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ConfigError(f"{option} should be numbers, got {value!r}; use for example {example}")

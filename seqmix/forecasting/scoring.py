@@ -81,7 +81,7 @@ def errors(
                 absent = known[key].iloc[int((at < 0).argmax())]
                 raise DataError(f"series {absent!r} was not fitted: it has no scale, no MASE")
             units = {"mase": scales.naive, "msis": scales.naive, "rmsse": scales.naive_rms}
-            scale = (units[metric] if metric in _SCALED else scales.deviation)[at]
+            scale = units.get(str(metric), scales.deviation)[at]
         scaled = known.assign(**{name: known[name] / scale for name in columns if name != by})
         for name, part in _measured(scaled, metric, models, by or key, target):
             if by is None:

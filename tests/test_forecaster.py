@@ -330,7 +330,7 @@ def test_a_folder_of_parquet_files_is_a_frame(tmp_path, partitioned):
     with pytest.raises(DataError) as error:
         fc.predict(tmp_path)
     assert str(error.value) == f"1 series are in more than one file: [{order[0]}]; put each in one file"
-    with pytest.raises(DataError, match=r"no .parquet file in '.*'; give a folder of parquet files"):
+    with pytest.raises(DataError, match=r"folder '.*' not found; give a DataFrame, or a folder of parquet files"):
         fc.predict(tmp_path / "nothing")
 
 

@@ -51,6 +51,7 @@ def test_results_are_of_the_kind_of_the_frame(kind, tmp_path):
     assert [types(result) for result in results] == [types(frame)] * 7
     assert type(fitted.evaluate(frame)) is type(frame)
     assert len(results[-2]) == 5
+    assert len(fitted.plot(frame, results[-1]).axes) == len(fitted.plot(frame).axes) == 2
 
 
 def test_rare_categories_are_learned_from_all_rows_and_unknown_ones_count_as_none():
@@ -126,3 +127,39 @@ def test_validation_frames_go_on_where_the_frame_ends():
         forecaster().fit(first, val_df=last.replace({"unique_id": {"b": "c"}}))
     with pytest.raises(DataError, match="val_df holds rows that are not after those of df, first: id 'a'; give later"):
         forecaster().fit(last, val_df=first)
+
+
+def test_time_zones_stay_those_of_the_fit():
+    frame = panel(["a"])
+    zoned = frame.assign(ds=frame["ds"].dt.tz_localize("UTC"))
+    with pytest.raises(
+        DataError, match=r"times of df have UTC time zone, those before no; use \.dt\.tz_localize\(None\)"
+    ):
+        forecaster().fit(frame).predict(zoned)
+    fitted = forecaster().fit(zoned)
+    with pytest.raises(
+        DataError, match=r"times of df have no time zone, those before UTC; use \.dt\.tz_localize\('UTC'\)"
+    ):
+        fitted.evaluate(frame)
+    assert fitted.predict(zoned.astype({"ds": "datetime64[ms, UTC]"}))["ds"].dtype == "datetime64[ms, UTC]"
+
+
+def test_folders_name_the_file_that_is_wrong(tmp_path, monkeypatch):
+    for name in "ab":
+        panel([name]).to_parquet(tmp_path / f"{name}.parquet")
+    (tmp_path / "._a.parquet").write_text("left by a system")
+    assert len(forecaster().fit(tmp_path).predict()) == 8
+    assert len(forecaster().fit(tmp_path / "a.parquet").predict()) == 4
+    with pytest.raises(DataError, match="folder 'nowhere' not found; give a DataFrame"):
+        forecaster().fit("nowhere")
+    frame = panel(["b"])
+    frame.assign(ds=frame["ds"].dt.tz_localize("UTC")).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet': times of the file have UTC time zone, those before no"):
+        forecaster().fit(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(DataError, match=r"no room in a temporary folder .No space left on device.; set TMPDIR"):
+        forecaster().fit(tmp_path)

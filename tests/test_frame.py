@@ -134,6 +134,11 @@ TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
             "column 'price' not found; columns are ['unique_id', 'ds', 'y']; add it, or leave it out of the covariates",
         ),
         (
+            panel(),
+            {"future": ["y"]},
+            "column 'y' is the target; leave it out of the covariates",
+        ),
+        (
             panel().assign(y=1j),
             {},
             "column 'y' should hold numbers, got complex128, first np.complex128(1j) in row 0; convert it with "
@@ -434,6 +439,9 @@ def test_long_from_wide_keeps_the_order_of_columns():
     long = long_from_wide(WIDE)
     assert long.columns.tolist() == ["unique_id", "ds", "y"] and read(long).ids.tolist() == ["OT", "HUFL"]
     assert long["y"].tolist() == [1.0] * 50 + [2.0] * 50
+    polars = pytest.importorskip("polars")
+    dates = polars.from_pandas(WIDE).with_columns(polars.col("date").cast(polars.Date))
+    assert long_from_wide(dates).schema["ds"] == polars.Date
     with pytest.raises(DataError, match=r"column 'day' not found; df has \['date', 'OT', 'HUFL'\]"):
         long_from_wide(WIDE, "day")
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from seqmix.errors import DataError
 from seqmix.forecasting.cells import Cells, is_text
+from seqmix.forecasting.clock import is_number
 
 # names of columns in lower case that need no explanation
 _IDS = ("unique_id", "id", "item_id", "series", "series_id")
@@ -149,6 +150,8 @@ def _time_columns(frame: pd.DataFrame, kinds: dict[str, str]) -> list[str]:
         return [lower[part] for part in ("year", "month", "day") if part in lower]
     if {"date", "time"} <= set(lower) and frame[lower["time"]].astype(str).str.match(r"\d{1,2}:\d{2}").all():
         return [lower["date"], lower["time"]]
+    if {"date", "hour"} <= set(lower) and kinds[lower["hour"]] == "number":
+        return [lower["date"], lower["hour"]]
     dated = [c for c, kind in kinds.items() if kind == "time"]
     found = _pick(_TIMES, dated) or _pick(_TIMES, list(kinds)) or next(iter(dated), None)
     if found is None:
@@ -175,32 +178,37 @@ def _id_columns(frame: pd.DataFrame, kinds: dict[str, str], times: list[str], ta
 
 def _with_times(frame: pd.DataFrame, cells: Cells, roles: Roles) -> tuple[pd.DataFrame, pd.Series, list[str]]:
     """The rows of the table, their times, and a note of lines at the end that are no rows."""
-    column = frame[roles.times[0]]
-    if len(roles.times) > 1:
-        parts = [frame[part].astype(str).str.strip() for part in roles.times]
-        clock = parts[1].str.match(r"\d{1,2}:\d{2}").all()
-        column = parts[0].str.cat(
-            parts[1:] if clock else [part.str.zfill(2) for part in parts[1:]], " " if clock else "-"
-        )
-        column = column.rename(", ".join(roles.times))
+    column = _joined([frame[name] for name in roles.times], cells)
     for last in range(min(_MOST_FOOTERS, len(column) - 1) + 1):
-        kept = column.iloc[: len(column) - last]
-        times = cells.times(kept)
-        if times is not None:
-            line = " ".join(str(cell) for cell in frame.iloc[len(kept)] if str(cell)) if last else ""
-            notes = (
-                [f"{last} line{'s' * (last > 1)} at the end without a time ignored, first: {line[:60]!r}"]
-                if last
-                else []
-            )
-            return frame.iloc[: len(kept)], times, notes
-    first = next(
-        (cell for i, cell in enumerate(column.head(2000)) if cells.times(column.iloc[[i]]) is None), column.iloc[0]
+        times = cells.times(column.iloc[: len(column) - last])
+        if times is None:
+            continue
+        notes = []
+        if last:
+            line = " ".join(str(cell) for cell in frame.iloc[-last] if str(cell))
+            notes = [f"{last} line{'s' * (last > 1)} at the end without a time ignored, first: {line[:60]!r}"]
+        return frame.iloc[: len(times)], times, notes
+    wrong = (cell for i, cell in enumerate(column.head(2000)) if cells.times(column.iloc[[i]]) is None)
+    what = f"is not written as {cells.date_format!r}" if cells.date_format else "is no date that is recognized"
+    raise DataError(
+        f"column {str(column.name)!r} holds {next(wrong, column.iloc[0])!r}, which {what}; "
+        "pass --date_format, for example %d.%m.%Y"
     )
-    what = (
-        f"which is not written as {cells.date_format!r}" if cells.date_format else "which is no date that is recognized"
-    )
-    raise DataError(f"column {str(column.name)!r} holds {first!r}, {what}; pass --date_format, for example %d.%m.%Y")
+
+
+def _joined(columns: list[pd.Series], cells: Cells) -> pd.Series:
+    """Columns that are a time together as one: date and time of day, date and hour, or year, month and day."""
+    if len(columns) == 1:
+        return columns[0]
+    first, *rest = (column.astype(str).str.strip() for column in columns)
+    name = ", ".join(str(column.name) for column in columns)
+    if rest[0].str.match(r"\d{1,2}:\d{2}").all():
+        return first.str.cat(rest, " ").rename(name)
+    days = cells.times(first)
+    if days is not None and not is_number(days.dtype) and rest[0].str.fullmatch(r"\d{1,2}").all():
+        # hours from 0 to 23, or from 1 to 24
+        return (days + pd.to_timedelta(rest[0].astype(int), unit="h")).rename(name)
+    return first.str.cat([part.str.zfill(2) for part in rest], "-").rename(name)
 
 
 def _numbers(column: pd.Series, cells: Cells) -> pd.Series:

@@ -238,7 +238,7 @@ def _iso(cells: pd.Series) -> Any:
 
 def _counted(cells: pd.Series) -> pd.Series:
     """Integers as dates where each is one, ``20240131`` or ``202401``, and as they are elsewhere."""
-    for width, form in ((8, "%Y%m%d"), (6, "%Y%m")):
+    for width, form in ((14, "%Y%m%d%H%M%S"), (12, "%Y%m%d%H%M"), (10, "%Y%m%d%H"), (8, "%Y%m%d"), (6, "%Y%m")):
         if cells.str.fullmatch(rf"(?:19|20)\d{{{width - 2}}}").all():
             times = pd.to_datetime(cells, format=form, errors="coerce")
             if times.notna().all():

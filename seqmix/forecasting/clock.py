@@ -101,6 +101,20 @@ class Clock:
         """Typical length of a step: nanoseconds of dates, the step itself of integer time."""
         return _typical_step(self.offset) if self.step is None else self.step
 
+    def check_zone(self, other: "Clock", name: str) -> None:
+        """Refuse a frame called ``name`` whose stamps are in another time zone than those of this clock.
+
+        Raises:
+            DataError: if one has no zone, or days begin at other times.
+        """
+        ours, theirs = (str(clock.zone or "no") for clock in (self, other))
+        if ours != theirs and ("no" in (ours, theirs) or self.local):
+            way = "tz_convert" if "no" not in (ours, theirs) else "tz_localize"
+            raise DataError(
+                f"times of {name} have {theirs} time zone, those before {ours}; use "
+                f".dt.{way}({'None' if ours == 'no' else repr(ours)})"
+            )
+
     def stamps(self, times: pd.Series) -> np.ndarray:
         """A column of times as int64 stamps ``(T,)``."""
         if self.numbered:

@@ -76,9 +76,11 @@ class Fitted:
             ids, last, start = long.ids, long.last, self._last_windows(long, static)
         # models see the whole of their horizon, whatever part of the forecast is wanted
         steps = -(-horizon // self.plan.horizon) * self.plan.horizon
-        where = (self.reading, self.clock, ids, last, horizon, steps)
+        clock = self.clock if long is None else long.clock
+        self.clock.check_zone(clock, "df")
+        where = (self.reading, clock, ids, last, horizon, steps)
         known = ahead(self.inputs, *where, future, joint=self.plan.joint)
-        frame = stamped(self.reading, self.clock, ids, last, horizon)
+        frame = stamped(self.reading, clock, ids, last, horizon)
         return frame.assign(**self._columns(start, known, horizon, levels, quantiles, 1))
 
     def backtest(
@@ -99,7 +101,8 @@ class Fitted:
         start = ends(arrays, series, end, self.plan.context, *self._scales(long, arrays))
         last = long.indptr[1:, None] - rows  # (ids, K)
         cutoff = long.clock.after(long.first[:, None], np.diff(long.indptr)[:, None] - rows - 1).ravel()
-        frame = stamped(self.reading, self.clock, long.ids.repeat(K), cutoff, H)
+        self.clock.check_zone(long.clock, "df")
+        frame = stamped(self.reading, long.clock, long.ids.repeat(K), cutoff, H)
         frame["cutoff"] = long.clock.column(np.repeat(cutoff, H))
         frame[self.reading.target_col] = long.y[last[..., None] + np.arange(H)].ravel()
         return frame.assign(**self._columns(start, known, H, levels, quantiles, K))

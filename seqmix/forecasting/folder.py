@@ -2,6 +2,8 @@
 
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seqmix.errors import DataError
+from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.frame import Reading, read_frame
 from seqmix.forecasting.long import Long, named
 
@@ -26,7 +28,7 @@ def read_long(df: Any, how: Reading) -> Long:
 
 
 def read_folder(path: Path, how: Reading) -> Long:
-    """All parquet files under ``path``, each with whole series.
+    """All parquet files under the folder ``path``, each with whole series, or one such file.
 
     What stays in memory is an id, two numbers and the covariates of each series; the values are float32 in a file of
     the system's temporary folder that ends with the process.
@@ -38,13 +40,20 @@ def read_folder(path: Path, how: Reading) -> Long:
     Raises:
         DataError: if there are no files, or a series is in two of them.
     """
-    files = sorted(path.rglob("*.parquet"))
+    if not path.exists():
+        raise DataError(f"folder {str(path)!r} not found; give a DataFrame, or a folder of parquet files")
+    # systems leave hidden files beside others
+    files = [path] if path.suffix == ".parquet" and path.is_file() else sorted(path.rglob("[!.]*.parquet"))
     if not files:
         raise DataError(f"no .parquet file in {str(path)!r}; give a folder of parquet files, each with whole series")
     parts: list[Long] = []
-    with tempfile.TemporaryFile() as values:
+    with _temporary() as values:
         for file in files:
-            part = read_frame(_frame(file, path), how)
+            try:
+                part = read_frame(_frame(file, path), how)
+                (parts or [part])[0].clock.check_zone(part.clock, "the file")
+            except (ConfigError, DataError) as e:
+                raise type(e)(f"{str(file)!r}: {e}") from e
             how = replace(how, freq=part.clock.freq)
             values.write(part.y.astype(np.float32).tobytes())
             parts.append(part._replace(y=np.zeros(0), present=np.zeros(0, bool)))
@@ -69,8 +78,17 @@ def read_folder(path: Path, how: Reading) -> Long:
 
 def mapped(shape: tuple[int, ...]) -> np.ndarray:
     """A float32 array in a file of the system's temporary folder, which ends with it."""
-    with tempfile.TemporaryFile() as file:
+    with _temporary() as file:
         return np.memmap(file, np.float32, "w+", shape=shape)
+
+
+@contextmanager
+def _temporary() -> Iterator[Any]:
+    try:
+        with tempfile.TemporaryFile() as file:
+            yield file
+    except OSError as e:
+        raise DataError(f"no room in a temporary folder ({e.strerror or e}); set TMPDIR to a folder with room") from e
 
 
 def _frame(file: Path, path: Path) -> pd.DataFrame:
@@ -79,5 +97,5 @@ def _frame(file: Path, path: Path) -> pd.DataFrame:
         frame = pd.read_parquet(file, partitioning=None)
     except (OSError, ValueError) as e:
         raise DataError(f"{str(file)!r} is no parquet file ({e}); take it out of the folder") from e
-    found = _PARTITION.findall(str(file.parent.relative_to(path)))
+    found = _PARTITION.findall(str(file.parent.relative_to(path))) if file != path else []
     return frame.assign(**{name: value for name, value in found if name not in frame})

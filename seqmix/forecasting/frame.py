@@ -74,6 +74,8 @@ def read_frame(df: Any, how: Reading) -> Long:
     covariates = [*how.past, *how.future, *(name for name in how.static if name in frame)]
     needed = [time_col, *([target_col] if target_col else []), *([weight_col] if weight_col else []), *covariates]
     _check_columns(frame, needed, id_col, time_col, target_col)
+    if target_col in covariates:
+        raise DataError(f"column {target_col!r} is the target; leave it out of the covariates")
     if how.aggregate is not None:
         frame = _resampled(frame, how)
     alone = id_col not in frame
@@ -176,16 +178,17 @@ def long_from_wide(df: Any, time_col: str = "date", *, id_col: str = "unique_id"
             target_col: np.concatenate([frame[name].to_numpy() for name in names]),
         }
     )
-    return kind_of(df, time_col, time_col).give(long)
+    kind = kind_of(df, id_col, time_col)
+    return kind._replace(types={"ds": kind.types[time_col]} if time_col in kind.types else {}).give(long)
 
 
 def with_ids(frame: Any, how: Reading) -> pd.DataFrame:
-    """A frame for pictures: a single series gets the name of its values, times are times."""
+    """A frame for pictures: as it is read, with ids; a single series gets the name of its values."""
     frame = with_index(frame, (how.id_col, how.time_col))
     frame = frame if how.aggregate is None else _resampled(frame, how)
     if how.id_col not in frame:
         frame = frame.assign(**{how.id_col: how.target_col})
-    return frame.assign(**{how.time_col: parse_times(frame[how.time_col], how.time_col)})
+    return frame
 
 
 def numbers(

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from seqmix.errors import DataError
-from seqmix.forecasting.kind import names_of
+from seqmix.forecasting.kind import names_of, to_pandas
+from seqmix.forecasting.times import parse_times
 
 #: endings of the files that a figure can be saved to
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
@@ -24,8 +25,8 @@ _INK, _GREY, _LIGHT = "#222222", "#8A8A8A", "#E6E6E6"
 
 
 def plot_forecast(
-    history: pd.DataFrame,
-    forecast: pd.DataFrame,
+    history: Any,
+    forecast: Any,
     *,
     ids: Sequence[Any] | None = None,
     levels: Sequence[float] | None = None,
@@ -59,8 +60,8 @@ def plot_forecast(
 
 
 def plot_cross_validation(
-    history: pd.DataFrame,
-    cv: pd.DataFrame,
+    history: Any,
+    cv: Any,
     *,
     ids: Sequence[Any] | None = None,
     levels: Sequence[float] | None = None,
@@ -94,7 +95,7 @@ def plot_cross_validation(
 
 
 def plot_horizon_error(
-    cv: pd.DataFrame,
+    cv: Any,
     *,
     metric: Literal["mae", "rmse"] = "mae",
     id_col: str = "unique_id",
@@ -110,6 +111,7 @@ def plot_horizon_error(
         time_col: column of the time stamps.
         target_col: column of the truth.
     """
+    cv = to_pandas(cv)
     step = cv.groupby([id_col, "cutoff"], sort=False)[time_col].rank().astype(int)
     figure, (axes,) = _figure(1, 1, (7, 3.6))
     lines = []
@@ -159,8 +161,8 @@ def plot_training(history: pd.DataFrame, *, step_col: str = "step", model_col: s
 
 
 def _panels(
-    history: pd.DataFrame,
-    forecast: pd.DataFrame,
+    history: Any,
+    forecast: Any,
     ids: Sequence[Any] | None,
     levels: Sequence[float] | None,
     max_series: int,
@@ -170,6 +172,10 @@ def _panels(
     columns: int = 2,
 ) -> Figure:
     id_col, time_col, _ = names
+    history, forecast = (
+        frame.assign(**{time_col: parse_times(frame[time_col], time_col)})
+        for frame in (to_pandas(history), to_pandas(forecast))
+    )
     known = list(pd.unique(forecast[id_col]))
     notes = [f"{max_series} of {len(known)} series"] if ids is None and max_series < len(known) else []
     ids = known[:max_series] if ids is None else names_of(ids)
@@ -270,8 +276,6 @@ def _times(column: pd.Series) -> np.ndarray:
     """Time stamps to draw, those of a zone as its clocks show them; other columns as they are."""
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         column = column.dt.tz_localize(None)
-    if isinstance(column.dtype, pd.PeriodDtype):
-        column = column.dt.to_timestamp()
     return column.to_numpy()
 
 

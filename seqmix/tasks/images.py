@@ -52,7 +52,7 @@ class ImageModelFactory(Protocol):
 
 
 class ImageClassification(Task):
-    """Tell what an image shows.
+    """Image classification.
 
     A batch is ``{"images": (B, C, H, W), "labels": (B,)}``, in training with ``"targets": (B, K)``, the share of each
     class, where images were mixed. Validation and test accuracy and loss are sums over every image divided by their

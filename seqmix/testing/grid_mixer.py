@@ -5,7 +5,7 @@ from torch import Tensor
 
 from seqmix.errors import ConfigError
 from seqmix.testing.closeness import assert_close_ratio
-from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
+from seqmix.vision.grid_mixer import Grid, GridMixer, GridMixerFactory
 
 
 def check_grid_mixer(factory: GridMixerFactory, *, d_model: int = 8, grid: Grid = (3, 4)) -> None:

@@ -2,11 +2,12 @@
 
 from seqmix.vision import affnet, baselines, ffnet, ffnet_seg, hydra_vit, iformer, poolformer, raftmlp, vim2
 from seqmix.vision._registry import ImageModelFacts, create_model, list_models, model_facts, register_model
-from seqmix.vision.adapters import Axial, CrossScan, GridMixer, GridMixerFactory, Raster
+from seqmix.vision.adapters import Axial, CrossScan, Raster
 from seqmix.vision.affnet import AFF2d, AFFNet
 from seqmix.vision.ffnet import FFNet, FFNifiedAttention2d
 from seqmix.vision.ffnet_seg import FFNetSeg, FFNetSegHead
 from seqmix.vision.ffnet_sr import FFNetSR
+from seqmix.vision.grid_mixer import GridMixer, GridMixerFactory
 from seqmix.vision.hydra_vit import HydraViT
 from seqmix.vision.iformer import IFormer, Inception2d
 from seqmix.vision.image_model import FeatureInfo, ImageModel, ImageOptions

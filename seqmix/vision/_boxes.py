@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from seqmix.vision.adapters import zero_masked_grid
+from seqmix.vision.grid_mixer import zero_masked_grid
 
 
 def mix_boxes(mix: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, mask: Tensor | None) -> Tensor:

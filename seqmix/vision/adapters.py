@@ -1,7 +1,6 @@
-"""Mixers on a grid of tokens, and the adapters that make one of any sequence mixer: Raster, Axial, CrossScan."""
+"""Adapters that make a grid mixer of any sequence mixer: Raster, Axial, CrossScan."""
 
-from abc import ABC, abstractmethod
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,34 +8,7 @@ from torch import Tensor, nn
 from seqmix.errors import check_choice
 from seqmix.mixers import Mixer, MixerFactory
 from seqmix.mixers.mask import mix_aligned
-
-Grid = tuple[int, int]
-
-
-class GridMixer(nn.Module, ABC):
-    """A module that mixes the tokens of a grid: ``(B, H, W, D) -> (B, H, W, D)``.
-
-    Members are built as ``GridMixer(d_model, grid=None, *, options)`` and are final; ``grid`` is the height and the
-    width, in tokens, for mixers that store something per position. ``mask`` is ``(B, H, W)`` bool, True where a token
-    is real. Masked tokens contribute nothing and their output is zero.
-    """
-
-    @property
-    def label(self) -> str:
-        """What results call the mixer: its class, with the sequence mixer inside for adapters."""
-        return type(self).__name__
-
-    @abstractmethod
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, H, W, D)`` over H and W; ``mask: (B, H, W)`` bool, True = keep."""
-
-
-class GridMixerFactory(Protocol):
-    """Whatever makes a grid mixer from a width and a grid: a class, a ``functools.partial``, an entry of a config."""
-
-    def __call__(self, d_model: int, grid: Grid | None = None) -> GridMixer:
-        """Make one."""
-        ...
+from seqmix.vision.grid_mixer import Grid, GridMixer, check_grid_mask
 
 
 class Raster(GridMixer):
@@ -160,22 +132,6 @@ def cross_merge(scans: list[Tensor], H: int, W: int) -> Tensor:
     rows = scans[0] + scans[2].flip(1)
     columns = scans[1] + scans[3].flip(1)
     return rows.unflatten(1, (H, W)) + columns.unflatten(1, (W, H)).transpose(1, 2)
-
-
-def check_grid_mask(x: Tensor, mask: Tensor) -> None:
-    """Raise ``ValueError`` unless ``mask`` is bool of shape ``(B, H, W)`` for ``x: (B, H, W, D)``."""
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask should be bool (True = keep), got {mask.dtype}; use mask.bool()")
-    if mask.shape != x.shape[:3]:
-        raise ValueError(f"mask should be (B, H, W) = {tuple(x.shape[:3])} to go with x, got {tuple(mask.shape)}")
-
-
-def zero_masked_grid(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Set masked tokens of ``x: (B, H, W, D)`` to zero, whatever they held, NaN included."""
-    if mask is None:
-        return x
-    check_grid_mask(x, mask)
-    return x.masked_fill(~mask.unsqueeze(-1), 0)
 
 
 def _mix_kept(mixer: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -15,8 +15,8 @@ from seqmix.models.block import DropPath
 from seqmix.ops.spectral import adaptive_filter
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
-from seqmix.vision.adapters import Grid, GridMixer
 from seqmix.vision.batch_norm import BatchNorm2d
+from seqmix.vision.grid_mixer import Grid, GridMixer
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates
 from seqmix.vision.stage import Stage
@@ -77,7 +77,7 @@ class AFF2d(GridMixer):
 
 
 class AFFNet(ImageModel):
-    """Adaptive frequency filters as efficient global token mixers.
+    """AFFNet: inverted residuals and adaptive frequency filters, which mix all tokens.
 
     Inverted residuals down to stride 32; from stride 8 on each level adds blocks ``x + AFF(norm(IR(norm(x))))`` and
     fuses their output with their input.

@@ -14,15 +14,15 @@ from seqmix.mixers.conv import require_odd
 from seqmix.vision._ffnet_block import FFNetBlock, LayerNorm2d
 from seqmix.vision._fusible import ConvBN, DepthwiseSum, NormedSkip, fuse_all
 from seqmix.vision._registry import register_model
-from seqmix.vision.adapters import Grid, GridMixer, zero_masked_grid
 from seqmix.vision.batch_norm import BatchNorm2d
+from seqmix.vision.grid_mixer import Grid, GridMixer, zero_masked_grid
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.stage import Stage
 
 
 class FFNet(ImageModel):
-    """MetaMixer-based efficient convolutional mixer design.
+    """FFNet: a convolutional network of FFN-ified attention.
 
     Four stages of blocks ``x + V * gelu(K * W_q x)`` and a channel MLP with a depthwise convolution (sec. 3). Batch
     norms and small kernels beside large ones serve training; ``reparameterize`` folds them into single convolutions.

@@ -10,7 +10,7 @@ from seqmix.vision.batch_norm import BatchNorm2d
 
 
 class FFNetSR(nn.Module):
-    """MetaMixer for super-resolution: blocks of FFN-ified attention on the small image, and pixels shuffled at the end.
+    """FFNet for super-resolution: blocks of FFN-ified attention on the small image, and pixels shuffled at the end.
 
     ``y = shuffle(W_up body(W_in x) + repeat(x))``; the repeated input is nearest-neighbor enlargement.
 

@@ -10,7 +10,8 @@ from seqmix.errors import check_at_least
 from seqmix.mixers import Hydra, MixerFactory
 from seqmix.models.block import DropPath
 from seqmix.vision._registry import register_model
-from seqmix.vision.adapters import Grid, Raster
+from seqmix.vision.adapters import Raster
+from seqmix.vision.grid_mixer import Grid
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.stage import Stage

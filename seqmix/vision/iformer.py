@@ -16,8 +16,8 @@ from seqmix.errors import ConfigError, check_at_least
 from seqmix.models.block import DropPath
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
-from seqmix.vision.adapters import Grid, GridMixer
 from seqmix.vision.batch_norm import BatchNorm2d
+from seqmix.vision.grid_mixer import Grid, GridMixer
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.mixers2d import Pointwise

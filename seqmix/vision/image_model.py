@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
 from seqmix.errors import ConfigError, check_at_least, check_choice
-from seqmix.vision.adapters import GridMixer
+from seqmix.vision.grid_mixer import GridMixer
 
 GlobalPool = Literal["avg", "max", "avgmax", ""]
 _POOLS: dict[str, Callable[[Tensor], Tensor]] = {

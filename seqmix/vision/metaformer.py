@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_at_least, check_choice
 from seqmix.models import DropPath, LayerScale
-from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
+from seqmix.vision.grid_mixer import Grid, GridMixer, GridMixerFactory
 from seqmix.vision.image_model import GlobalPool, ImageModel, check_stages, linear_classifier, pool_map
 from seqmix.vision.mixers2d import Pointwise, StarReLU
 from seqmix.vision.stage import Stage

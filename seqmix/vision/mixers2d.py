@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.conv import require_odd
-from seqmix.vision.adapters import Grid, GridMixer, zero_masked_grid
+from seqmix.vision.grid_mixer import Grid, GridMixer, zero_masked_grid
 
 
 class Identity2d(GridMixer):

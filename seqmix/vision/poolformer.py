@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from seqmix.errors import ConfigError, check_choice
 from seqmix.models import DropPath, Norm2D
 from seqmix.vision._registry import register_model
-from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory
+from seqmix.vision.grid_mixer import Grid, GridMixer, GridMixerFactory
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights, stage_grids
 from seqmix.vision.mixers2d import Attention2d, Dense2d, Identity2d, Pool2d, check_grid, pointwise, require_grid

@@ -18,7 +18,7 @@ from seqmix.models.block import DropPath
 from seqmix.models.recompute import recomputed
 from seqmix.vision._boxes import mix_boxes
 from seqmix.vision._registry import register_model
-from seqmix.vision.adapters import Grid, GridMixer
+from seqmix.vision.grid_mixer import Grid, GridMixer
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.mixers2d import Pointwise, require_grid
 
@@ -31,7 +31,7 @@ _FULL = ("b h w (g j)", "b j (g h w)")
 
 
 class RaftMLP(ImageModel):
-    """Is a cheap MLP-based model competitive when channels and positions mix in rafts?
+    """RaftMLP: MLPs over rows and columns, in rafts of channels, and over channels.
 
     Each level embeds patches, also of several sizes at once, and mixes columns, rows and channels (sec. 3). An image of
     another size than ``img_size`` is stretched to the grid of each level before the token MLPs, and back after them.

@@ -14,7 +14,7 @@ from seqmix.mixers.mixer import stay_wide
 from seqmix.mixers.ssm import Discretization, dt_bias, rates
 from seqmix.ops import selective_scan
 from seqmix.ops.wide import wide
-from seqmix.vision.adapters import Grid, GridMixer, zero_masked_grid
+from seqmix.vision.grid_mixer import Grid, GridMixer, zero_masked_grid
 
 
 class SS2D(GridMixer):

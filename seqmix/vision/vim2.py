@@ -15,7 +15,8 @@ from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.block import DropPath
 from seqmix.models.recompute import recomputed
 from seqmix.vision._registry import register_model
-from seqmix.vision.adapters import Grid, GridMixer, GridMixerFactory, Raster
+from seqmix.vision.adapters import Raster
+from seqmix.vision.grid_mixer import Grid, GridMixer, GridMixerFactory
 from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, check_stages, linear_classifier, pool_map
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.ss2d import SS2D

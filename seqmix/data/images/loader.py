@@ -109,7 +109,7 @@ class ImageLoader(ResumableLoader):
 
     def _serve(self, batches: Iterable[Tensor]) -> Iterable[Batch]:
         seeds = np.random.default_rng([self.seed, self.epoch, 1]).integers(2**62, size=self.n)
-        self._asked.batches = [[(i, int(seeds[i])) for i in batch.tolist()] for batch in batches]
+        self._asked.batches = ([(i, int(seeds[i])) for i in batch.tolist()] for batch in batches)
         for batch in self._reader:
             if isinstance(batch, DataError):
                 raise batch
@@ -120,13 +120,10 @@ class _Asked:
     """Batches that the workers are to read next."""
 
     def __init__(self) -> None:
-        self.batches: list[list[Item]] = []
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        self.batches: Iterator[list[Item]] = iter(())
 
     def __iter__(self) -> Iterator[list[Item]]:
-        return iter(self.batches)
+        return self.batches
 
 
 def _collate(items: Sequence[Any]) -> Batch | DataError:

@@ -101,3 +101,17 @@ assert not sys.modules.keys() & {HEAVY}
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
+
+
+def test_mixers_bring_torch_and_little_more():
+    """Not the compiler of torch, which a decorator can import and which is as large as the rest of it."""
+    code = """
+import sys, torch
+before = set(sys.modules)
+import seqmix.mixers, seqmix.models
+print(*sorted({name.partition(".")[0] for name in sys.modules.keys() - before}))
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= {"einops", "seqmix"}

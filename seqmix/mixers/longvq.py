@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+# `torch.compiler.disable`, but that imports the compiler, as large as the rest of torch, at the first call only
+from torch._compile import _disable_dynamo
 from torch.autograd import Variable
 
 from seqmix.errors import ConfigError, check_at_least, check_fraction
@@ -300,7 +303,7 @@ def _unit(x: Tensor) -> Tensor:
     return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * P**-0.25
 
 
-@torch.compiler.disable()
+@_disable_dynamo
 def _after_backward(loss: Tensor, act: Any) -> None:
     """Call ``act`` at the end of the backward pass that reaches ``loss``.
 
@@ -310,7 +313,7 @@ def _after_backward(loss: Tensor, act: Any) -> None:
         loss.register_hook(lambda _: Variable._execution_engine.queue_callback(act))
 
 
-@torch.compiler.disable()
+@_disable_dynamo
 def _in_backward(y: Tensor, act: Callable[[], None]) -> None:
     """Call ``act`` when a backward pass reaches ``y``."""
     if y.requires_grad:

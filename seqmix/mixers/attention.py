@@ -147,7 +147,7 @@ class Attention(Mixer):
         at = seen.sum(1, keepdim=True) + i  # (B, L)
         q, k, v = self._project(x, at)
         keys, values = torch.cat([keys.to(k.dtype), k], 2), torch.cat([values.to(v.dtype), v], 2)
-        seen = torch.cat([seen, seen.new_ones(len(x), L) if kept is None else kept], 1)  # (B, T)
+        seen = torch.cat([seen, seen.new_ones(x.shape[0], L) if kept is None else kept], 1)  # (B, T)
         bias = None
         if before or kept is not None or self.slopes is not None:
             ahead = torch.arange(before + L, device=x.device) - (before + i).unsqueeze(1)  # (L, T)

@@ -5,6 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.mixers.mixer import Mixer, zero_masked
+from seqmix.ops import fft_conv
 from seqmix.ops.wide import wide
 
 # positions summed by one product; longer reaches go through the state, so that cost is linear in the length
@@ -23,6 +24,9 @@ def decay_scan(x: Tensor, log_decay: Tensor, weight: Tensor) -> Tensor:
     Cost: O(L D (N + chunk)) time, O(L D (1 + N / chunk)) memory.
     """
     L = x.shape[1]
+    if isinstance(L, torch.SymInt):
+        # a graph for every length has no loop over chunks
+        return fft_conv(x, decay_kernel(log_decay, weight, L))
     if L > _CHUNK:
         x = nn.functional.pad(x, (0, 0, 0, -L % _CHUNK))
     return _scan_chunks(x, log_decay, weight, None)[0][:, :L]

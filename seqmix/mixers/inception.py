@@ -67,9 +67,9 @@ class InceptionMixer(Mixer):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix ``x: (B, L, D)`` along L."""
         L = x.shape[1]
-        lengths = torch.full((x.shape[0],), L, device=x.device) if mask is None else mask.sum(1)
         # cells are counted from the first position kept, so those are moved to the front
-        kept = (torch.arange(L, device=x.device) < lengths[:, None]).unsqueeze(-1)  # (B, L, 1)
+        lengths = L if mask is None else mask.sum(1, keepdim=True)
+        kept = (torch.arange(L, device=x.device) < lengths).expand(x.shape[0], -1).unsqueeze(-1)  # (B, L, 1)
         return mix_aligned(lambda x: self._mix(x, kept), x, mask)
 
     def _mix(self, x: Tensor, kept: Tensor) -> Tensor:
@@ -81,9 +81,10 @@ class InceptionMixer(Mixer):
         return self.proj(u + convolve(self.conv_fuse, u))
 
     def _max_pool(self, x: Tensor, kept: Tensor) -> Tensor:
-        x = x.masked_fill(~kept, -torch.inf).transpose(1, 2)
-        y = nn.functional.max_pool1d(x, self.kernel_size, stride=1, padding=self.kernel_size // 2)
-        return y.transpose(1, 2).masked_fill(~kept, 0)
+        x = x.masked_fill(~kept, -torch.inf).transpose(1, 2).unsqueeze(2)  # (B, D, 1, L)
+        # of an image: exported, `max_pool1d` is for one length only
+        y = nn.functional.max_pool2d(x, (1, self.kernel_size), stride=1, padding=(0, self.kernel_size // 2))
+        return y.squeeze(2).transpose(1, 2).masked_fill(~kept, 0)
 
     def _attend(self, x: Tensor, kept: Tensor) -> Tensor:
         L = x.shape[1]

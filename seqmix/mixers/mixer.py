@@ -68,7 +68,7 @@ class Mixer(nn.Module, ABC):
             return super().__call__(x, mask, *args, **options)
         state = options.get("state")
         if options.get("return_state"):
-            return x.clone(), self.init_state(len(x)) if state is None else state
+            return x.clone(), self.init_state(x.shape[0]) if state is None else state
         return x.clone()
 
     @abstractmethod

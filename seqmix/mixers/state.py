@@ -41,7 +41,7 @@ def mix_onward(
         sequence_bounds(x, cu_seqlens, mask)
         x, mask = unpack(x, cu_seqlens)
     if state is None or not mixer.causal:
-        state = mixer.init_state(len(x))
+        state = mixer.init_state(x.shape[0])
     if mask is None:
         y, state = advance(x, None, state)
     else:

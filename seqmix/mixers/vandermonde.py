@@ -90,7 +90,8 @@ def _cosines(angle: Tensor) -> Tensor:
     With ``j = m J + r`` the addition theorem makes it one product of two factors with sqrt(L) columns for each row i.
     """
     L = angle.shape[2]
-    m = math.isqrt(L - 1) + 1
+    # a graph for every length has no number to take the root of
+    m = L if isinstance(L, torch.SymInt) else math.isqrt(L - 1) + 1
     turn = 2 * math.pi * angle.unsqueeze(-1)  # (B, H, L, d, 1)
     steps = torch.arange(m, dtype=angle.dtype, device=angle.device)
     fine, coarse = turn * steps, turn * (m * steps[: -(-L // m)])

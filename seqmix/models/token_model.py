@@ -139,7 +139,7 @@ class TokenModel(nn.Module):
             state: the state to go on from. Default: that before the first token.
         """
         x, state = self._read(tokens, mask, None, state, True)
-        last = x[:, -1] if mask is None else x[torch.arange(len(x), device=x.device), _last_kept(mask)]
+        last = x[:, -1] if mask is None else x[torch.arange(x.shape[0], device=x.device), _last_kept(mask)]
         return self.head(last), state
 
     def init_state(self, batch_size: int) -> State:

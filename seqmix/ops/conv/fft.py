@@ -27,7 +27,12 @@ def fft_conv(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def smooth_length(n: int) -> int:
-    """Smallest 2^a 3^b 5^c that is at least ``n``: FFTs of other lengths take up to three times as long."""
+    """Smallest 2^a 3^b 5^c that is at least ``n``: FFTs of other lengths take up to three times as long.
+
+    A symbolic ``n``, in a graph for every length, stays as it is.
+    """
+    if isinstance(n, torch.SymInt):
+        return n
     best = 1 << max(n - 1, 0).bit_length()
     five = 1
     while five < best:

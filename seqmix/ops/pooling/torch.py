@@ -9,9 +9,13 @@ from seqmix.ops.pooling.reference import first_kept
 
 def segment_max(x: Tensor, segments: int | Tensor, mask: Tensor | None) -> Tensor:
     """Return the maximum over the segment of each position; arguments as ``reference``."""
+    L = x.shape[1]
+    if isinstance(L, torch.SymInt):
+        if not isinstance(segments, Tensor):
+            segments = (torch.arange(L, device=x.device) - first_kept(x, mask)).div(segments, rounding_mode="floor")
+        return _max_of_any_length(x, segments)
     if isinstance(segments, Tensor):
         return _max_by_id(x, segments)
-    L = x.shape[1]
     length = min(segments, L)
     first = first_kept(x, mask)
     if mask is None or not first.any():
@@ -44,6 +48,12 @@ def _max_by_id(x: Tensor, ids: Tensor) -> Tensor:
     order = group.argsort(stable=True)
     top = _max_of_groups(x.flatten(0, 1)[order], group[order])  # (S, D)
     return top[group].unflatten(0, (B, L))
+
+
+def _max_of_any_length(x: Tensor, ids: Tensor) -> Tensor:
+    """The same for ids that differ by less than L, in a graph for every length: one scatter, slow on a CPU."""
+    index = (ids - ids.amin(1, keepdim=True)).unsqueeze(-1).expand_as(x)
+    return torch.full_like(x, float("-inf")).scatter_reduce(1, index, x, "amax").gather(1, index)
 
 
 def _max_of_groups(x: Tensor, group: Tensor) -> Tensor:

@@ -65,7 +65,10 @@ def scan_ways(
     Returns:
         ``(B, L, H, P)``, and the last states, shaped like ``S``.
     """
-    chunk = min(chunk or _CHUNK, max(j - i for i, j in pairwise(bounds)))
+    chunk = chunk or _CHUNK
+    # a graph for every length does not look which is smaller
+    if not isinstance(x.shape[1], torch.SymInt):
+        chunk = min(chunk, _longest(bounds))
     S = S.unflatten(0, (x.shape[0], len(bounds) - 1))  # (B, sequences, W, H, P, N)
     y, S, _ = _differentiable(x, dt, a, B, C, S, bounds, chunk, reverse, strict, torch.is_grad_enabled())
     return y, S.flatten(0, 1)
@@ -153,12 +156,17 @@ def _run(
     back: bool,
 ) -> None:
     (Bt, L, H, P), (W, G, N) = views["x"].shape, views["B"].shape[2:]
+    chunk = min(chunk, _longest(bounds))
     # vectors of bfloat16 are not for this kernel
     views = {name: readable(t.float(), _VIEWS[name]) for name, t in views.items()}
     sizes = (Bt, len(bounds) - 1, L, H, P, W, G, N, chunk, parts, reverse, strict, back)
     apart = (views["B"].stride(2), views["C"].stride(2))
     arrays = {**arrays, "bounds": torch.tensor(bounds)}
     run("ssd", _Ssd, views, arrays, results, **dict(zip(_SIZES, sizes + apart, strict=True)))
+
+
+def _longest(bounds: list[int]) -> int:
+    return max(j - i for i, j in pairwise(bounds))
 
 
 def _parts(x: Tensor, B: Tensor, bounds: list[int]) -> int:

@@ -27,8 +27,9 @@ def attention(
     """Keys around a block of queries one by one, the others through a table per block: counts and sums per code."""
     L = q.shape[1]
     behind, ahead = window, 0 if causal else window
-    if behind + block + ahead + len(codes) >= L:
-        # a query would score as many keys and codes as there are positions, with tables to make beside
+    if isinstance(L, torch.SymInt) or behind + block + ahead + len(codes) >= L:
+        # a query would score as many keys and codes as there are positions, with tables to make beside; and the number
+        # of tables of a symbolic length, in a graph for every length, is not known
         return reference(q, k, v, codes, z, bias, window, causal, kind, block, kept)
     n = -(-L // block)
     table = _tables(v, z.where(kept, len(codes)), len(codes), block, n, behind, None if causal else ahead)

@@ -5,15 +5,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jsonargparse import Namespace
 
 from seqmix.commands.train import LINKED, Parser, Train
+from seqmix.data.text.corpora import Corpus
+from seqmix.data.text.tokenizer import Tokenizer
 from seqmix.errors import ConfigError
-from seqmix.tasks import ImageClassification, Task
+from seqmix.models import TokenModel
+from seqmix.tasks import CausalLM, ImageClassification, Task
 from seqmix.vision import ImageModel
 
 
-def trained_task(config: str | None, ckpt_path: str | None) -> Task:
-    """Task of a config with the weights of a checkpoint; the facts of its data are those in the checkpoint.
+def trained_task(config: str | None, ckpt_path: str | None) -> tuple[Task, Namespace]:
+    """Task of a config with the weights of a checkpoint, and the config; nothing else that it names is made.
+
+    The facts of the data are those in the checkpoint.
 
     Args:
         config: config of the run. Default: the ``config.yaml`` beside the checkpoint.
@@ -38,14 +44,27 @@ def trained_task(config: str | None, ckpt_path: str | None) -> Task:
     task = parser.instantiate_classes(given).model
     task.on_load_checkpoint(state)
     task.load_state_dict(state["state_dict"])
-    return task
+    return task.eval(), cli.config
+
+
+def trained_language_model(config: str | None, ckpt_path: str | None) -> tuple[TokenModel, Tokenizer]:
+    """A trained causal language model, and what makes its tokens."""
+    task, settings = trained_task(config, ckpt_path)
+    if not isinstance(task, CausalLM):
+        raise ConfigError(
+            f"`seqmix generate` needs a causal language model, {type(task).__name__} is none; fit CausalLM"
+        )
+    parser = Parser(prog="seqmix generate")
+    parser.add_subclass_arguments(Corpus, "data")
+    data = parser.instantiate_classes(parser.parse_object({"data": settings.data.as_dict()})).data
+    return task.model, data.tokenizer
 
 
 def trained_image_model(
     config: str | None, ckpt_path: str | None
 ) -> tuple[ImageModel, Mapping[str, Any], Sequence[str]]:
     """A trained image model, what it expects of images, and the names of its classes."""
-    task = trained_task(config, ckpt_path)
+    task, _ = trained_task(config, ckpt_path)
     if not isinstance(task, ImageClassification):
         raise ConfigError(f"{type(task).__name__} has no images to classify; leave out --images")
     if task.input_cfg is None:

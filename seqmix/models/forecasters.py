@@ -199,7 +199,7 @@ class DLinear(ForecastModel):
         return y
 
 
-@register_model(paper="none: the last season again", season=7)
+@register_model(paper="none: the last season, repeated", season=7)
 class SeasonalNaive(ForecastModel):
     """Seasonal naive forecast: the last season of the window, repeated over the horizon. It is not trained.
 

@@ -1,5 +1,7 @@
 """What a wrong option says, verbatim, and the same for a flag as for a key in a config."""
 
+import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -269,3 +271,33 @@ def test_a_missing_file_of_your_own(capsys):
 def test_data_of_another_task(data, task, message, capsys):
     assert run(["fit", "--data", data, "--model", *task]) == 1
     assert capsys.readouterr().err.startswith(f"seqmix: {message}")
+
+
+@pytest.mark.parametrize(
+    ("task", "line"),
+    [
+        (["Classification"], "seqmix: model.model must be given"),
+        (
+            ["CausalLM", "--model.model", "TokenModel", "--model.model.mixer", "Pool"],
+            "seqmix: CausalLM needs data that ",
+        ),
+        (["Forecasting", "--model.model", "DLinear", "--model.lr", "1"], "seqmix: unknown option 'lr' in model "),
+    ],
+)
+def test_another_task_than_that_of_the_config(task, line, capsys):
+    with suppress(SystemExit):
+        assert run(["fit", "--config", "c.yaml", "--model", *task]) == 1
+    assert capsys.readouterr().err.startswith(line)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError])
+def test_an_error_in_code_of_the_user_keeps_type_and_place(error, monkeypatch):
+    monkeypatch.syspath_prepend(Path.cwd())
+    name = f"own_{error.__name__}"
+    Path(f"{name}.py").write_text(
+        "from seqmix.data import Cycles\n\n\nclass Mine(Cycles):\n    def __init__(self):\n"
+        f"        raise {error.__name__}()\n"
+    )
+    with pytest.raises(error) as found:
+        run(["fit", "--config", "c.yaml", "--data", f"{name}.Mine"])
+    assert Path(traceback.extract_tb(found.tb)[-1].filename).name == f"{name}.py"

@@ -48,5 +48,4 @@ def _check_factory(callable_type: Any, spec: Any) -> Any:
 def _discard(parser: Any, before: Any, now: Any) -> None:
     """Forget the options of the class before: Hydra in place of Mamba would get Mamba's ``d_conv``, never asked for."""
     if before and "init_args" in before and before["class_path"] != now["class_path"]:
-        for name in list(before["init_args"].keys()):
-            before["init_args"].pop(name)
+        before["init_args"] = jsonargparse.Namespace()

@@ -4,6 +4,7 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -167,7 +168,10 @@ class Train(LightningCLI):
             if self.config.densify:
                 self.model.densify()
         except ValueError as e:
-            raise ConfigError(f"trainer: {said_briefly(e)}" if is_of_trainer(e) else str(_root(e))) from e
+            error = _root(e)
+            if _passed_through(error, trusted_modules()):
+                raise error from None
+            raise ConfigError(f"trainer: {said_briefly(e)}" if is_of_trainer(e) else str(error)) from e
         except Exception as e:
             if is_of_trainer(e):
                 raise ConfigError(f"trainer: {said_briefly(e)}") from e
@@ -317,6 +321,12 @@ class Train(LightningCLI):
 def _root(e: BaseException) -> BaseException:
     """What was wrong in the user's terms: our own error if there is one in the chain, else its beginning."""
     return _root(e.__cause__) if e.__cause__ and not isinstance(e, SeqmixError) else e
+
+
+def _passed_through(error: BaseException, modules: tuple[str, ...]) -> bool:
+    """Whether a module of the user has part in the error, whose type and place then tell more than our words."""
+    names = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return not isinstance(error, SeqmixError) and bool(names.intersection(modules))
 
 
 def _quiet() -> None:

@@ -297,7 +297,7 @@ def test_list(capsys, here):
     assert [mamba[c] for c in ("causal", "matrix", "step")] == ["yes", "yes", "yes"]
     assert [conv[c] for c in ("causal", "matrix", "step")] == ["-", "-", "-"]
     assert {"TSM2", "DLinear", "Benchmark", "Cycles", "WideCSV"} <= lines.keys()
-    assert not {"ForecastData", "Benchmark", "Windows"} & lines.keys()
+    assert not {"ForecastData", "Windows"} & lines.keys()
     assert run(["list", "models"]) == 0
     assert "Mamba" not in capsys.readouterr().out
 

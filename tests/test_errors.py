@@ -296,7 +296,7 @@ def test_an_error_in_code_of_the_user_keeps_type_and_place(error, monkeypatch):
     name = f"own_{error.__name__}"
     Path(f"{name}.py").write_text(
         "from seqmix.data import Cycles\n\n\nclass Mine(Cycles):\n    def __init__(self):\n"
-        f"        raise {error.__name__}()\n"
+        f"        raise {error.__name__}('mine')\n"
     )
     with pytest.raises(error) as found:
         run(["fit", "--config", "c.yaml", "--data", f"{name}.Mine"])

@@ -1,11 +1,8 @@
 """The Forecaster: frames out, every mode, options, and no word on the happy path."""
 
-import io
 import os
-import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -14,14 +11,11 @@ import pandas as pd
 import pytest
 import torch
 from daily_panel import panel, small
-from lightning.pytorch.callbacks import Callback
 
 from seqmix import Forecaster
-from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError, DataError, NotFittedError
-from seqmix.forecasting.progress import Progress
 from seqmix.mixers import Identity, Pool
-from seqmix.models import DLinear, ForecastModel, MixerForecaster, list_models
+from seqmix.models import DLinear, ForecastModel, MixerForecaster
 from seqmix.series import Series
 from seqmix.tasks import Forecasting
 
@@ -49,36 +43,6 @@ def test_a_fit_learns_and_says_nothing(capfd, tmp_path, monkeypatch):
     assert np.abs(forecast["DLinear"] - truth).max() < 0.15
     assert fc.history_.columns.tolist() == ["step", "train_loss", "val_mse", "val_mae", "model"]
     assert fc.report_["series"] == 2 and fc.mode_ == "global" and fc.freq_ == "D" and fc.season_ == 7
-
-
-class Wreck(Callback):
-    """Spoils the weights half way."""
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if trainer.global_step == 20:
-            for p in module.parameters():
-                p.data.mul_(100)
-
-
-def test_best_weights_come_back():
-    df = panel()
-    fc = small(max_steps=30, early_stopping=None, trainer_kwargs={"callbacks": [Wreck()]}).fit(df)
-    errors = fc.history_["val_mse"].dropna()
-    assert len(errors) == 10 and errors.iloc[-1] > 100 * errors.min() and errors.idxmin() <= 6
-    rows = Panel(
-        df["y"].to_numpy()[:, None], np.array([0, 100, 200]), 14, 6, 8, n_val=np.array([15, 15]), eval_batch_size=99
-    )
-    batch = next(iter(rows.val_dataloader()))
-    (task,) = fc.tasks_.values()
-    with torch.no_grad():
-        error = (task.predict_step(batch, 0)["yhat"] - batch["y"]).square().mean()
-    assert float(error) == pytest.approx(errors.min(), rel=1e-5)
-
-
-def test_the_same_seed_gives_the_same_forecast(fitted):
-    again = small().fit(panel())
-    pd.testing.assert_frame_equal(again.predict(), fitted.predict())
-    assert not small(seed=1).fit(panel()).predict()["DLinear"].equals(fitted.predict()["DLinear"])
 
 
 @pytest.mark.parametrize(
@@ -138,120 +102,6 @@ def test_a_longer_horizon_is_forecast_from_forecasts(fitted):
     np.testing.assert_allclose(longer["DLinear"], expected["DLinear"], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("run", "kind", "message"),
-    [
-        (lambda fc: small().predict(), NotFittedError, "this Forecaster is not fitted; call fit() or load()"),
-        (lambda fc: Forecaster("DLinear", 0), ConfigError, "horizon must be >= 1, got 0"),
-        (lambda fc: Forecaster("DLinear", "7"), ConfigError, "horizon should be a whole number, got '7'"),
-        (lambda fc: Forecaster("DLinear", 7.0), ConfigError, "horizon should be a whole number, got 7.0"),
-        (lambda fc: small(seed=None), ConfigError, "seed should be a whole number, got None"),
-        (lambda fc: small(season=0), ConfigError, "season must be >= 1, got 0"),
-        (lambda fc: small(batch_size=-1), ConfigError, "batch_size must be >= 1, got -1"),
-        (
-            lambda fc: small(device="gpu"),
-            ConfigError,
-            "device = 'gpu' is not known; use auto, cpu, cuda, cuda:<number> or mps",
-        ),
-        (
-            lambda fc: fc.clone().set_params(scaler="robust"),
-            ConfigError,
-            "scaler = 'robust' is not known; use one of auto, season, standard, none",
-        ),
-        (
-            lambda fc: small(levels=["80"]),
-            ConfigError,
-            "levels should be numbers, got '80'; use for example [80, 95]",
-        ),
-        (
-            lambda fc: small(levels=0.8),
-            ConfigError,
-            "a level is a percentage between 1 and 100, got 0.8; use for example 90",
-        ),
-        (
-            lambda fc: small(past_covariates=[1]),
-            ConfigError,
-            "past_covariates should be names of columns, got 1; use for example ['price']",
-        ),
-        (
-            lambda fc: small(""),
-            ConfigError,
-            "model = '' should be a name, a class, a functools.partial, or a list of them",
-        ),
-        (
-            lambda fc: small().fit(panel().rename(columns={"y": "DLinear"}), target_col="DLinear"),
-            ConfigError,
-            "column 'DLinear' has the name of a model, whose forecasts it would hold; rename it",
-        ),
-        (
-            lambda fc: small(season=15).fit(panel()),
-            ConfigError,
-            "season = 15 is longer than context_length = 14; use context_length=15, or leave it out",
-        ),
-        (lambda fc: fc.predict(horizon=0), ConfigError, "horizon must be >= 1, got 0"),
-        (
-            lambda fc: fc.predict(horizon=7, levels=[80]),
-            ConfigError,
-            "intervals are known up to the fitted horizon 6, got 7; fit with that horizon",
-        ),
-        (
-            lambda fc: small("dlinear").fit(panel()),
-            ConfigError,
-            "no model or mixer 'dlinear'; did you mean 'DLinear'? there are "
-            + ", ".join(list_models())
-            + ", and every mixer",
-        ),
-        (
-            lambda fc: fc.set_params(horizn=3),
-            ConfigError,
-            "Forecaster has no option 'horizn'; it has " + ", ".join(Forecaster("DLinear", 1).get_params()),
-        ),
-        (
-            lambda fc: small(short="error").fit(pd.concat([panel(), panel(("c",), 9)])),
-            DataError,
-            "1 of 3 series have fewer than context + horizon = 20 rows, first: 'c' (9); give longer series, a smaller "
-            "context or horizon, or leave them out with short='drop'",
-        ),
-        (
-            lambda fc: fc.cross_validation(panel(), n_windows=20),
-            DataError,
-            "2 of 2 series are too short for a test of 120 rows: [a (100), b (100)]; use fewer windows, or leave them "
-            "out",
-        ),
-        (
-            lambda fc: small(mode="multivariate").fit(pd.concat([panel(), panel(("c",), 90)])),
-            DataError,
-            "mode='multivariate' needs series with the same time stamps; 1 of 3 differ from 'a', first: 'c'. "
-            "Cut them to a common span, or use mode='global'",
-        ),
-        (
-            lambda fc: small(calendar=True).fit(panel().assign(ds=np.tile(np.arange(100), 2))),
-            ConfigError,
-            "calendar=True needs dates less than a year apart, freq is 1; leave it out",
-        ),
-        (
-            lambda fc: small(past_covariates=["y2"]).fit(panel().assign(y2=1.0)).predict(horizon=9),
-            ConfigError,
-            "past covariates [y2] are not known beyond the fitted horizon 6, got 9; fit with that horizon",
-        ),
-        (
-            lambda fc: fc.fit(panel(), val_size=3),
-            ConfigError,
-            "val_size = 3 should be 'auto', 0, or at least horizon = 6",
-        ),
-        (
-            lambda fc: fc.export("model.bin"),
-            ConfigError,
-            "path = 'model.bin' should end in .pt2 (torch.export) or .onnx",
-        ),
-    ],
-)
-def test_what_cannot_be_is_said(fitted, run, kind, message):
-    with pytest.raises(kind) as error:
-        run(fitted.clone().fit(panel()) if "fc.fit" in message else fitted)
-    assert str(error.value) == message
-
-
 def test_several_models_have_a_column_each():
     models = ["DLinear", partial(DLinear, kernel_size=3), "SeasonalNaive", "Pool", Identity, partial(Pool, pool_size=3)]
     fc = small(models, context_length=16).fit(panel())
@@ -286,18 +136,6 @@ def test_what_is_missing_does_not_count():
     assert fc.notes_[1] == "4 missing values are left out of input and loss: a 3, b 1"
     np.testing.assert_allclose(fc.fitted_.loc[0], df["y"][:85].mean())
     assert fc.predict()["DLinear"].abs().max() < 20
-
-
-def test_weights_and_validation_rows():
-    df = panel().assign(w=lambda df: (df["unique_id"] == "a").astype(float))
-    weighted = small(max_steps=30).fit(df, weight_col="w", val_size=0)
-    alone = small(max_steps=30, batch_size=128).fit(df[df["unique_id"] == "a"], val_size=0)
-    assert weighted.history_["val_mse"].isna().all() and "no series is long enough" in weighted.notes_[-1]
-    assert weighted.report_["windows"] == 2 * 81 and alone.report_["windows"] == 81
-    held = small().fit(panel(n=80), val_df=panel()[lambda df: df["ds"] >= pd.Timestamp("2024-03-21")])
-    same = small().fit(panel(), val_size=20)
-    assert held.report_["windows"] == same.report_["windows"] == 2 * 61
-    pd.testing.assert_frame_equal(held.predict(), same.predict())
 
 
 @pytest.mark.parametrize("short", ["pad", "drop"])
@@ -344,13 +182,6 @@ def test_options_are_stored_and_shown(fitted):
     assert fc.set_params(seed=4) is fc and fc.seed == 4
     sklearn = pytest.importorskip("sklearn.base")
     assert sklearn.clone(fitted).get_params() == fitted.get_params() and not hasattr(sklearn.clone(fitted), "fitted_")
-
-
-def test_fit_more_goes_on_from_the_weights(fitted):
-    start = small().fit(panel())
-    more = start.clone().fit(panel()).fit_more(panel(), max_steps=1, learning_rate=1e-12)
-    np.testing.assert_allclose(more.predict()["DLinear"], start.predict()["DLinear"], rtol=1e-4)
-    assert more.fit_more(panel(("q",)), max_steps=2).predict()["unique_id"].unique().tolist() == ["q"]
 
 
 def test_importing_the_name_is_light():
@@ -466,68 +297,3 @@ def test_options_set_on_the_side_change_no_fitted_model(fitted):
     fc.horizon, fc.levels, fc.normalize, fc.scaler, fc.freq, fc.conformal = 3, [50], "none", "none", "h", True
     pd.testing.assert_frame_equal(fc.predict(panel()), fitted.predict(panel()))
     pd.testing.assert_frame_equal(fc.evaluate(panel()), fitted.evaluate(panel()))
-
-
-def test_progress_names_model_and_stage(capsys):
-    """On a pipe a line for each validation, that counts to the end."""
-    fc = small(["DLinear", "SeasonalNaive"], max_steps=20, early_stopping=None, verbose=True).fit(panel())
-    lines = capsys.readouterr().err.splitlines()
-    steps = [f"DLinear, fit: {k}/20 steps, val_mse " for k in (*range(2, 21, 2), 20)]
-    assert [line.startswith(step) for line, step in zip(lines, steps, strict=True)] == [True] * 11
-    fc.set_params(verbose=False).cross_validation(panel())
-    assert capsys.readouterr().err == ""
-
-
-class Terminal(io.StringIO):
-    """Pretends to be one."""
-
-    def isatty(self):
-        return True
-
-
-def test_a_bar_on_a_terminal_reaches_its_end():
-    out = Terminal()
-    small(max_steps=4, trainer_kwargs={"callbacks": [Progress("DLinear, fit", 4, out)]}).fit(panel())
-    last = out.getvalue().rpartition("\r")[2]
-    assert last.startswith(f"\x1b[K[{'#' * 24}] DLinear, fit: 4/4 steps, val_mse ") and last.endswith("\n")
-
-
-class Signal(Callback):
-    """Sends a signal to this process in a step of training."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def on_train_batch_start(self, *_):
-        os.kill(os.getpid(), self.number)
-
-
-def test_signals_in_a_fit_mean_what_they_mean_elsewhere():
-    """Ctrl-C is a KeyboardInterrupt that leaves the Forecaster as it was; SIGTERM calls the handler of the program."""
-    fc = small(trainer_kwargs={"callbacks": [Signal(signal.SIGINT)]})
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        fc.fit(panel())
-    assert signal.getsignal(signal.SIGINT) is before and not hasattr(fc, "fitted_")
-    seen, term = [], signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
-    try:
-        small(trainer_kwargs={"callbacks": [Signal(signal.SIGTERM)]}).fit(panel()).predict()
-    finally:
-        signal.signal(signal.SIGTERM, term)
-    assert seen == [1] * 3
-
-
-def test_fits_in_threads_are_those_of_one(fitted):
-    """Random numbers of one fit do not reach another."""
-    dropped = partial(MixerForecaster, mixer=Pool, patch_len=7, d_model=8)
-    seeds = [0, 1, 2, 3]
-    fit = lambda seed: small(dropped, seed=seed, freq="D").fit(panel()).predict()["MixerForecaster"].tolist()  # noqa: E731
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(fit, seeds))
-    assert together == [fit(seed) for seed in seeds]
-
-
-def test_a_device_that_is_not_there_is_refused_before_training():
-    with pytest.raises(ConfigError) as error:
-        small(device="cuda:99").fit(panel())
-    assert str(error.value) == "device = 'cuda:99' is not on this machine; use device='auto' or 'cpu'"

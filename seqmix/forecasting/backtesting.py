@@ -9,6 +9,7 @@ import pandas as pd
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.long import Long, head, named, picked
+from seqmix.forecasting.options import whole
 from seqmix.forecasting.scales import Tested, measure
 
 
@@ -53,10 +54,8 @@ def test_windows(
         ConfigError: if the sizes do not fit together.
         DataError: if no series is long enough.
     """
-    step = horizon if step_size is None else step_size
-    if step < 1 or n_windows < 1:
-        raise ConfigError(f"n_windows and step_size must be >= 1, got {n_windows} and {step}")
-    if test_size is not None:
+    n_windows, step = whole("n_windows", n_windows, 1, False), whole("step_size", step_size, 1, True) or horizon
+    if whole("test_size", test_size, 1, True) is not None:
         if test_size < horizon or (test_size - horizon) % step:
             raise ConfigError(f"test_size = {test_size} should be horizon + k * step_size = {horizon} + k * {step}")
         n_windows = (test_size - horizon) // step + 1

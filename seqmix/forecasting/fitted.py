@@ -120,6 +120,7 @@ class Fitted:
         if levels or quantiles:
             raise ConfigError(
                 f"intervals are known up to the fitted horizon {plan.horizon}, got {horizon}; fit with that horizon"
+                ", or pass levels=[]"
             )
         if past:
             raise ConfigError(

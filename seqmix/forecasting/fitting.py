@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError, DataError
-from seqmix.forecasting.arrange import arrange, ends
+from seqmix.forecasting.arrange import Arrays, arrange, ends
 from seqmix.forecasting.covariates import Inputs, learn_inputs, static_rows
 from seqmix.forecasting.factory import Choice, choices, make_task
 from seqmix.forecasting.fitted import Fitted
@@ -95,37 +95,12 @@ def _fit(
     inputs: Inputs | None,
 ) -> Fitted:
     started = time.perf_counter()
-    n_val, joint = training.n_val, plan.joint
+    n_val = training.n_val
     static = static_rows(long, reading.static, static_df, reading.id_col)
     inputs = inputs or learn_inputs(reading, long, static, np.diff(long.indptr) - n_val, plan)
-    arrays = arrange(long, inputs, static, joint=joint)
-    panel = Panel(
-        arrays.values,
-        arrays.indptr,
-        plan.context,
-        plan.horizon,
-        training.batch_size,
-        n_val=n_val[:1] if joint else n_val,
-        n_test=training.n_test[:1] if joint else training.n_test,
-        past=arrays.past,
-        future=arrays.future,
-        static=arrays.static,
-        weight=None if arrays.weight is None else arrays.weight.astype(np.float32),
-        scaler=plan.scaler,
-        season=plan.season,
-        short=plan.short,
-        ids=[str(i) for i in (long.ids[:1] if joint else long.ids)],
-        eval_batch_size=EVAL_BATCH,
-        out=mapped(arrays.values.shape) if isinstance(long.y, np.memmap) else None,
-        seed=plan.seed,
-    )
-    if panel.has_val and not any(_counts(batch) for batch in panel.val_dataloader()):
-        raise DataError(
-            f"no value is observed in the validation rows, the last {int(n_val.max())} of each series; pass another "
-            "val_size, val_df=..., or val_size=0"
-        )
-    if plan.levels and (plan.calibrated or not plan.spread):
-        check_windows(calibration_rows(panel), plan.levels)
+    arrays = arrange(long, inputs, static, joint=plan.joint)
+    panel = _panel(long, arrays, plan, training)
+    _check_panel(panel, long, plan, n_val)
     n_series = len(arrays.indptr) - 1
     fitted = Fitted(
         reading=reading.again(long.clock.freq),
@@ -157,6 +132,46 @@ def _fit(
         "seconds": round(time.perf_counter() - started, 2),
     }
     return fitted
+
+
+def _panel(long: Long, arrays: Arrays, plan: Plan, training: Training) -> Panel:
+    n_val, n_test = (rows[:1] if plan.joint else rows for rows in (training.n_val, training.n_test))
+    # values too large to be scaled are refused by their scale
+    with np.errstate(over="ignore"):
+        return Panel(
+            arrays.values,
+            arrays.indptr,
+            plan.context,
+            plan.horizon,
+            training.batch_size,
+            n_val=n_val,
+            n_test=n_test,
+            past=arrays.past,
+            future=arrays.future,
+            static=arrays.static,
+            weight=None if arrays.weight is None else arrays.weight.astype(np.float32),
+            scaler=plan.scaler,
+            season=plan.season,
+            short=plan.short,
+            ids=[str(i) for i in (long.ids[:1] if plan.joint else long.ids)],
+            eval_batch_size=EVAL_BATCH,
+            out=mapped(arrays.values.shape) if isinstance(long.y, np.memmap) else None,
+            seed=plan.seed,
+        )
+
+
+def _check_panel(panel: Panel, long: Long, plan: Plan, n_val: np.ndarray) -> None:
+    """Refuse what would fail in training, or after it."""
+    large = np.flatnonzero(~np.isfinite(panel.scale).all(1))
+    if len(large):
+        raise DataError(f"values of {long.ids[large[0]]!r} are too large to be scaled; divide them by a power of ten")
+    if panel.has_val and not any(_counts(batch) for batch in panel.val_dataloader()):
+        raise DataError(
+            f"no value is observed in the validation rows, the last {int(n_val.max())} of each series; pass another "
+            "val_size, val_df=..., or val_size=0"
+        )
+    if plan.levels and (plan.calibrated or not plan.spread):
+        check_windows(calibration_rows(panel), plan.levels)
 
 
 def _counts(batch: Mapping[str, Tensor]) -> bool:

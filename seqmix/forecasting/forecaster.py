@@ -200,11 +200,11 @@ class Forecaster(Estimator):
             quantiles: levels between 0 and 1, a column ``<Model>_q<level>`` each.
         """
         fitted = self._fitted()
-        steps: Any = fitted.plan.horizon if horizon is None else options.whole("horizon", horizon, 1, False)
+        steps = options.whole("horizon", horizon, 1, True) or fitted.plan.horizon
         levels = fitted.plan.levels if levels is None else options.levels(levels)
         long, quantiles = None if df is None else read_long(df, fitted.reading), options.quantiles(quantiles)
         found = fitted.forecast(long, _frame(static_df), _frame(future_df), steps, levels, quantiles)
-        return (fitted.kind if long is None else long.kind).give(found)
+        return (long or fitted).kind.give(found)
 
     def cross_validation(
         self,
@@ -247,7 +247,7 @@ class Forecaster(Estimator):
         def learn(rows: Long) -> "Fitted":
             return self._learn(rows, static, how, val_size, "cross-validation")
 
-        sizes = (self.horizon, step, n_windows, int(refit))
+        sizes = (self.horizon, step, n_windows, options.whole("refit", 1 if refit is True else refit or 0, 0, False))
         found, self.tested_ = cross_validate(learn, long, static, levels, quantiles, *sizes)
         return long.kind.give(found)
 
@@ -383,7 +383,8 @@ class Forecaster(Estimator):
     def _horizon_of(self, df: Any, horizon: int | None) -> tuple[Kind, pd.DataFrame]:
         fitted = self._fitted()
         rows: Any = fitted if df is None else read_long(df, fitted.reading)
-        return rows.kind, stamped(fitted.reading, fitted.clock, rows.ids, rows.last, horizon or fitted.plan.horizon)
+        steps = options.whole("horizon", horizon, 1, True) or fitted.plan.horizon
+        return rows.kind, stamped(fitted.reading, fitted.clock, rows.ids, rows.last, steps)
 
     def _options(self) -> dict[str, Any]:
         return options.resolved(self.get_params())

@@ -52,6 +52,10 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
         check_choice("aggregate", word, AGGREGATES)
         if options["freq"] is None:
             raise ConfigError(f"aggregate = {word!r} needs a frequency; pass for example freq='W'")
+    if not (isinstance(options["loss"], str) or callable(options["loss"])):
+        raise ConfigError(f"loss = {options['loss']!r} should be a name, for example 'mae', or a factory of a module")
+    if options["freq"] is not None and not isinstance(options["freq"], str | numbers.Integral):
+        raise ConfigError(f"freq should be an alias of pandas or a whole number, got {options['freq']!r}; use 'D' or 1")
     for name in ("model_kwargs", "trainer_kwargs"):
         if options[name] is not None and not isinstance(options[name], Mapping):
             raise ConfigError(f"{name} should be a dictionary of options, got {options[name]!r}")

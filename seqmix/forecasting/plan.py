@@ -133,9 +133,13 @@ def held_out(
     if isinstance(val_size, np.ndarray):
         n_val = val_size
     elif val_size != "auto":
-        if isinstance(val_size, str) or val_size < 0 or 0 < val_size < horizon:
+        if not isinstance(val_size, int | np.integer) or val_size < 0 or 0 < val_size < horizon:
             raise ConfigError(f"val_size = {val_size!r} should be 'auto', 0, or at least horizon = {horizon}")
         n_val = np.where(lengths > val_size + horizon, val_size, 0)
+        if val_size and not n_val.any():
+            raise DataError(
+                f"val_size = {val_size} leaves no series rows to train on, the longest has {lengths.max()}; use fewer"
+            )
     else:
         shift = shift + (tail.min() if plan.joint else tail)
         lengths = lengths - shift

@@ -34,6 +34,7 @@ from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.scales import Scales
 from seqmix.series import Series
+from seqmix.tasks.lock import locked
 from seqmix.trusted import trusted_modules
 
 _FORMAT = 5
@@ -92,8 +93,10 @@ def save_forecaster(options: Mapping[str, Any], fitted: Fitted, folder: Path) ->
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "weights.safetensors", weights)
-        _write(folder / "forecaster.json", (json.dumps(text, indent=1) + "\n").encode())
+        # two saves at once leave the files of one
+        with locked(folder / ".saving"):
+            _write(folder / "weights.safetensors", weights)
+            _write(folder / "forecaster.json", (json.dumps(text, indent=1) + "\n").encode())
     except OSError as e:
         raise ConfigError(f"{str(folder)!r} cannot be written ({e.strerror}); give another folder") from e
 

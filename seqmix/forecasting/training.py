@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import lightning.pytorch as pl
@@ -78,6 +79,9 @@ def make_training(
     if int(number or 0) >= available:
         raise ConfigError(f"device = {options['device']!r} is not on this machine; use device='auto' or 'cpu'")
     given = dict(options["trainer_kwargs"] or {})
+    unknown = [name for name in given if name not in signature(pl.Trainer).parameters]
+    if unknown:
+        raise ConfigError(f"trainer_kwargs: the Trainer of Lightning has no option {unknown[0]!r}; leave it out")
     progress = given.pop("enable_progress_bar", options["verbose"])
     return Training(
         n_val=n_val,

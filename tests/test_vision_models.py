@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import Hydra, LongVQ, auxiliary_loss
@@ -458,6 +458,17 @@ def test_fresh_classifier_follows_the_model(dtype):
     y = model(torch.randn(1, 3, 32, 32, dtype=dtype))
     assert y.dtype == dtype and y.shape == (1, 3)
     assert abs(model.head.weight.std() - 0.02) < 0.01 and not model.head.bias.any()
+
+
+@pytest.mark.parametrize("name", ["caformer_s18", "poolformer_s12", "ffnet_1", "iformer_small"])
+def test_fx_follows(name):
+    model, x = create_model(name, num_classes=3).eval(), torch.randn(1, 3, 32, 64)
+    traced = fx.symbolic_trace(model)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(x), model(x))
+    # the names of stages are in the graph: their maps can be taken out of it
+    places = {str(node.meta.get("nn_module_stack", "")) for node in traced.graph.nodes}
+    assert all(any(name in place for place in places) for name in model.feature_info.module_name())
 
 
 def test_compiles_to_one_graph():

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
@@ -22,6 +22,8 @@ from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, chec
 from seqmix.vision.metaformer import drop_path_rates, init_weights
 from seqmix.vision.mixers2d import Pointwise
 from seqmix.vision.stage import Stage
+
+fx.wrap("rearrange")
 
 
 class Inception2d(GridMixer):
@@ -89,7 +91,7 @@ class Inception2d(GridMixer):
         return self.proj(u + self.conv_fuse(u)).permute(0, 2, 3, 1)
 
     def _attend(self, x: Tensor, kept: Tensor | None) -> Tensor:
-        *_, H, W = x.shape
+        H, W = x.shape[2], x.shape[3]
         cells, seen = x, None
         if self.stride > 1:
             cells = F.avg_pool2d(x, self.stride, ceil_mode=True, count_include_pad=False)
@@ -97,7 +99,7 @@ class Inception2d(GridMixer):
             share = F.avg_pool2d(kept.to(x.dtype), self.stride, ceil_mode=True, count_include_pad=False)
             cells = cells / share.where(share > 0, 1)
             seen = (share > 0).flatten(2).unsqueeze(1)  # (B, 1, 1, M)
-        h, w = cells.shape[2:]
+        h, w = cells.shape[2], cells.shape[3]
         qkv = self.low_mixer["qkv"](cells.permute(0, 2, 3, 1))
         q, k, v = rearrange(qkv, "b h w (three g p) -> three b g (h w) p", three=3, g=self.n_heads)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
@@ -208,7 +210,7 @@ class IFormer(ImageModel):
         """Yield the map of each stage."""
         for n in range(1, len(self.feature_info) + 1):
             x = self.get_submodule("patch_embed" if n == 1 else f"patch_embed{n}")(x)
-            position = _resize(self.get_parameter(f"pos_embed{n}"), x.shape[2], x.shape[3])
+            position = _resize(getattr(self, f"pos_embed{n}"), x.shape[2], x.shape[3])
             x = self.get_submodule(f"blocks{n}")(x + position.permute(0, 3, 1, 2))
             yield x
 
@@ -280,6 +282,7 @@ def _max_pool(x: Tensor, kept: Tensor | None) -> Tensor:
     return F.max_pool2d(x.masked_fill(~kept, -torch.inf), 3, stride=1, padding=1).masked_fill(~kept, 0)
 
 
+@fx.wrap
 def _resize(position: Tensor, H: int, W: int) -> Tensor:
     if position.shape[1:3] == (H, W):
         return position

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Literal, TypedDict
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
@@ -157,7 +157,7 @@ class ImageModel(nn.Module, ABC):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Last map, not pooled: ``(B, num_features, H / 32, W / 32)``."""
-        self._check_images(x)
+        check_images(x, self.in_chans, self.min_size)
         *_, last = self.stage_maps(x)
         return last
 
@@ -166,7 +166,7 @@ class ImageModel(nn.Module, ABC):
         y = self.pre_logits(x)
         if not pre_logits:
             y = self.get_classifier()(y)
-        return y if y.ndim == 2 else y.permute(0, 3, 1, 2)
+        return y if self.global_pool else y.permute(0, 3, 1, 2)
 
     def forward_intermediates(
         self,
@@ -185,7 +185,7 @@ class ImageModel(nn.Module, ABC):
             intermediates_only: return the list of maps alone.
         """
         chosen = stage_indices(indices, len(self.feature_info))
-        self._check_images(x)
+        check_images(x, self.in_chans, self.min_size)
         maps = list(islice(self.stage_maps(x), max(chosen) + 1 if stop_early and intermediates_only else None))
         intermediates = [maps[i] for i in chosen]
         return intermediates if intermediates_only else (maps[-1], intermediates)
@@ -303,19 +303,22 @@ class ImageModel(nn.Module, ABC):
                 modules[name].eval()
         return self
 
-    def _check_images(self, x: Tensor) -> None:
-        if x.ndim != 4:
-            raise ValueError(f"x should be (B, C, H, W), got {tuple(x.shape)}; add an axis with x.unsqueeze(0)")
-        if x.shape[1] != self.in_chans:
-            raise ValueError(
-                f"x has {x.shape[1]} channels, the model was built for in_chans = {self.in_chans}; "
-                f"convert the images, or build it with in_chans={x.shape[1]}"
-            )
-        if min(x.shape[2:]) < self.min_size:
-            raise ValueError(
-                f"images of {x.shape[2]} x {x.shape[3]} pixels are too small for the strides of this model; "
-                f"resize them to at least {self.min_size} x {self.min_size}"
-            )
+
+@fx.wrap
+def check_images(x: Tensor, in_chans: int, min_size: int) -> None:
+    """Raise ``ValueError`` unless ``x`` is ``(B, in_chans, H, W)`` with sides of at least ``min_size`` pixels."""
+    if x.ndim != 4:
+        raise ValueError(f"x should be (B, C, H, W), got {tuple(x.shape)}; add an axis with x.unsqueeze(0)")
+    if x.shape[1] != in_chans:
+        raise ValueError(
+            f"x has {x.shape[1]} channels, the model was built for in_chans = {in_chans}; "
+            f"convert the images, or build it with in_chans={x.shape[1]}"
+        )
+    if min(x.shape[2:]) < min_size:
+        raise ValueError(
+            f"images of {x.shape[2]} x {x.shape[3]} pixels are too small for the strides of this model; "
+            f"resize them to at least {min_size} x {min_size}"
+        )
 
 
 def stage_indices(out_indices: int | Sequence[int] | None, n_stages: int) -> tuple[int, ...]:

@@ -5,12 +5,15 @@ From arXiv:2111.11418 (pooling, attention, fully connected) and arXiv:2210.13452
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.conv import require_odd
 from seqmix.vision.grid_mixer import Grid, GridMixer, zero_masked_grid
+
+# torch.fx cannot follow conditions on shapes: functions that have some are leaves
+fx.wrap("rearrange")
 
 
 class Identity2d(GridMixer):
@@ -83,6 +86,7 @@ class Pointwise(nn.Linear):
         return pointwise(input, self.weight, self.bias)
 
 
+@fx.wrap
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Map the features of ``x: (..., D)`` by ``weight: (E, D)``.
 
@@ -269,6 +273,7 @@ def require_grid(mixer: nn.Module, grid: Grid | None) -> Grid:
     return grid
 
 
+@fx.wrap
 def check_grid(mixer: nn.Module, x: Tensor, grid: Grid) -> None:
     """Raise ``ValueError`` if ``x: (B, H, W, D)`` has another grid than the one ``mixer`` stores something for."""
     if tuple(x.shape[1:3]) != grid:

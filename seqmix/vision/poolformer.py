@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
@@ -18,6 +18,9 @@ from seqmix.vision.image_model import GlobalPool, ImageModel, ImageOptions, chec
 from seqmix.vision.metaformer import drop_path_rates, init_weights, stage_grids
 from seqmix.vision.mixers2d import Attention2d, Dense2d, Identity2d, Pool2d, check_grid, pointwise, require_grid
 from seqmix.vision.stage import Stage
+
+fx.wrap("pointwise")
+fx.wrap("check_grid")
 
 _PAPER = "arXiv:2111.11418"
 _S12 = (2, 2, 6, 2)

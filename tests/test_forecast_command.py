@@ -1,5 +1,8 @@
 """``seqmix forecast``: a file in, forecasts, a table and a picture out; columns found or named."""
 
+import os
+import signal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -165,12 +168,12 @@ def test_models_are_trained_once_unless_they_are_measured(here, monkeypatch):
     assert cli.run(["forecast", "--data", "single.csv", "--model", "DLinear", *FAST]) == 0 and fitted == [1]
 
 
-def test_interruption_says_that_nothing_was_written(here, monkeypatch, capsys):
-    from seqmix.forecasting import Forecaster
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_training_says_that_nothing_was_written(here, monkeypatch, capsys, number, code):
+    from seqmix.tasks import Forecasting
 
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Forecaster, "fit", interrupted)
-    assert cli.run(["forecast", "--data", "single.csv", *FAST]) == 130
-    assert capsys.readouterr().err == "seqmix: interrupted; no forecasts were written\n"
+    monkeypatch.setattr(Forecasting, "on_train_batch_end", lambda *_: os.kill(os.getpid(), number), raising=False)
+    before = signal.getsignal(number)
+    assert cli.run(["forecast", "--data", "single.csv", "--model", "DLinear", *FAST]) == code
+    assert capsys.readouterr().err.endswith("ed; no forecasts were written\n")
+    assert signal.getsignal(number) is before and not (here / "forecast.csv").exists()

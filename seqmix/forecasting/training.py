@@ -214,7 +214,7 @@ def _signals_left_alone(trainer: pl.Trainer) -> Iterator[None]:
     except SystemExit as e:
         if not isinstance(e.__context__, KeyboardInterrupt):
             raise
-        raise KeyboardInterrupt from None
+        raise type(e.__context__) from None
     finally:
         if threading.current_thread() is threading.main_thread() and interrupt is not None:
             signal.signal(signal.SIGINT, interrupt)

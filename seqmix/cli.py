@@ -1,6 +1,7 @@
 """``seqmix <command>``: find the command, then import what it needs, and no sooner."""
 
 import difflib
+import io
 import os
 import signal
 import sys
@@ -39,6 +40,10 @@ HELP = f"""usage: seqmix <command> [options]
 
 def main() -> None:
     """Run the command in ``sys.argv``, and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # an arrow or a bar that the encoding of a terminal or a pipe lacks ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
 
 

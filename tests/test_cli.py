@@ -111,11 +111,14 @@ def test_test_repeats_the_numbers_from_the_saved_config(here, capsys):
 def test_predict_writes_every_step_in_the_units_of_the_data(here):
     assert run(["predict", "--config", "tiny.yaml", "--ckpt_path", "best"]) == 0
     frame = pd.read_csv(here / "predictions.csv")
-    assert list(frame) == ["window", "step", "channel", "y", "yhat"]
+    assert list(frame) == ["window", "step", "ds", "channel", "y", "yhat"]
     assert len(frame) == 113 * 8 * 3 and frame["step"].min() == 1
     first = _rows(here / "results.csv")[0]
     data = seqmix.data.Cycles(24, 8, 256, n_channels=3, n_steps=600)
     data.setup()
+    # 120 test rows after 420 for training and 60 for validation, hours from 2024
+    late = pd.to_datetime(frame["ds"]) - pd.to_timedelta(frame["window"] + frame["step"] - 1, "h")
+    assert (late == pd.Timestamp("2024-01-01") + pd.Timedelta(480, "h")).all()
     error = (frame["yhat"] - frame["y"]) / data.std.numpy()[frame["channel"]]
     assert (error**2).mean() == pytest.approx(float(first["mse"]), rel=1e-4)
 

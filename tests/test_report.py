@@ -1,8 +1,11 @@
 """The tables of results: mean and deviation over seeds, beside baselines and published numbers; and their picture."""
 
+import io
+import sys
+
 import pytest
 
-from seqmix.cli import run
+from seqmix.cli import main, run
 from seqmix.commands import report
 from seqmix.commands.report import summary
 from seqmix.errors import ConfigError
@@ -122,3 +125,15 @@ def test_a_report_of_recorded_runs(tmp_path, monkeypatch):
     assert {p.name for p in (tmp_path / "configs" / "results").iterdir()} == {
         *("same.csv", "Forecasting-Cycles.csv", "Classification-ListOps.csv")
     }
+
+
+def test_a_terminal_without_arrows(results, published, monkeypatch):
+    """Windows' cp1252 has no arrow: it is printed as a question mark."""
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "argv", ["seqmix", "report", f"--folder={results}", f"--published={published}"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    shown.flush()
+    assert "512 ? 96" in shown.buffer.getvalue().decode("cp1252")

@@ -1,12 +1,11 @@
 """What comes out of a run: test metrics, the table beside the baselines, forecasts as a file."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import pandas as pd
 from torch import Tensor
 
 from seqmix.commands.tables import print_table
@@ -69,27 +68,13 @@ def print_rows(rows: Sequence[Row], task: Task, data: Any) -> None:
     )
 
 
-def write_predictions(path: Path, batches: Sequence[Mapping[str, Tensor]], data: Any) -> None:
-    """Write forecasts as a long table: window, step, channel, y, yhat, in the units of the data.
-
-    With quantile loss ``yhat`` is the median and there is one more column for each quantile.
-    """
+def write_predictions(path: Path, batches: Sequence[dict[str, Tensor]], task: Task, data: Any) -> None:
+    """Write predictions as a long table, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     first = 0
     for batch in batches:
-        frame = _long(batch, first, data)
+        frame = task.prediction_rows(batch, first, data)
         frame.to_csv(part, mode="a" if first else "w", header=not first, index=False)
         first += len(batch["y"])
     os.replace(part, path)
-
-
-def _long(batch: Mapping[str, Tensor], first: int, data: Any) -> pd.DataFrame:
-    B, horizon, C = batch["y"].shape
-    index = pd.MultiIndex.from_product(
-        [range(first, first + B), range(1, horizon + 1), range(C)], names=["window", "step", "channel"]
-    )
-    columns = {}
-    for name, values in batch.items():
-        columns[name] = (values.cpu() * data.std + data.mean).flatten().numpy()
-    return pd.DataFrame(columns, index=index).reset_index()

@@ -29,7 +29,7 @@ from seqmix.commands.explain import Explained
 from seqmix.errors import ConfigError, SeqmixError
 from seqmix.models import ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
-from seqmix.tasks import Forecasting, Task
+from seqmix.tasks import Task
 from seqmix.tasks.rows import append_rows
 from seqmix.tasks.run import Run, run_folders
 from seqmix.trusted import trusted_modules
@@ -245,13 +245,13 @@ class Train(LightningCLI):
 
     def predict(self) -> None:
         """Write the forecasts of the test windows."""
-        if not isinstance(self.model, Forecasting):
+        if type(self.model).prediction_rows is Task.prediction_rows:
             raise ConfigError(f"`seqmix predict` writes forecasts, {type(self.model).__name__} makes none; use test")
         out = self.config.out or (self.run.folder and self.run.folder / "predictions.csv")
         if not out:
             raise ConfigError("no run folder to write forecasts to; pass --out forecasts.csv, or --ckpt_path best")
         batches = self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path)
-        write_predictions(Path(out), cast(list[dict[str, Tensor]], batches), self.datamodule)
+        write_predictions(Path(out), cast(list[dict[str, Tensor]], batches), self.model, self.datamodule)
         print(f"forecasts: {out}")
 
     def kept(self) -> list[str]:

@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -186,6 +188,21 @@ class Forecasting(Task):
         forecast = self(batch).float()
         levels = {f"yhat-{q}": forecast[..., k] for k, q in enumerate(self.quantiles)}
         return {"y": batch["y"], "yhat": self.point(forecast), **levels}
+
+    def prediction_rows(self, batch: Batch, first: int, data: Any) -> pd.DataFrame:
+        """A row for each window, step and channel, in the units of the data.
+
+        With quantile loss ``yhat`` is the median and there is one more column for each quantile.
+        """
+        B, horizon, C = batch["y"].shape
+        window, step = np.arange(first, first + B), np.arange(horizon)
+        times = data.test_times[(window[:, None] + step).ravel()]
+        index = pd.MultiIndex.from_product([window, step + 1, data.channels], names=["window", "step", "channel"])
+        frame = pd.DataFrame(index=index).reset_index()
+        frame.insert(2, "ds", times.repeat(C))
+        for name, values in batch.items():
+            frame[name] = (values.cpu() * data.std + data.mean).flatten().numpy()
+        return frame
 
     def add_batch(self, batch: Batch) -> None:
         """Add squared error, absolute error, values and windows of one batch; a window of weight 0 is none."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, final
 
 import lightning.pytorch as pl
+import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
@@ -107,6 +108,16 @@ class Task(pl.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say whether the mixers of the model were replaced."""
         checkpoint["densified"] = self.densified
+
+    def prediction_rows(self, batch: dict[str, Tensor], first: int, data: Any) -> pd.DataFrame:
+        """Rows of a file of predictions, for tasks that make some.
+
+        Args:
+            batch: what ``predict_step`` returned.
+            first: number of its first example.
+            data: datamodule of the run.
+        """
+        raise TypeError(f"{type(self).__name__} makes no file of predictions")
 
     @final
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

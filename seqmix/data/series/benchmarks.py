@@ -82,13 +82,13 @@ class Benchmark(ForecastData):
 
     def _load(self) -> Table:
         facts = self.facts
-        values, times = read_wide(read_published(facts.source, self.root), facts.name)
+        values, times, channels = read_wide(read_published(facts.source, self.root), facts.name)
         if values.shape != (facts.n_rows, facts.n_channels):
             raise DataError(
                 f"{facts.name} has {values.shape[0]} rows of {values.shape[1]} channels, the published file "
                 f"{facts.n_rows} of {facts.n_channels}; get it from {facts.source.url}"
             )
-        return Table(values, times, facts.split)
+        return Table(values, times, facts.split, channels)
 
 
 _HUB = "https://huggingface.co/datasets/pkr7098/time-series-forecasting-datasets/resolve/main"

@@ -1,7 +1,7 @@
 """What a forecasting datamodule promises to tasks: its facts, chronological splits, scaling, loaders."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +17,12 @@ from seqmix.series import Series
 
 
 class Table(NamedTuple):
-    """A multivariate series with its time stamps, and how many of its rows each split takes."""
+    """A multivariate series with its time stamps, how many of its rows each split takes, and names of the channels."""
 
     values: np.ndarray  # (T, C)
     times: pd.Index  # (T,)
     split: tuple[int, int, int]
+    channels: Sequence[str] | None = None  # numbers if None
 
 
 class ForecastData(Served, ABC):
@@ -52,6 +53,10 @@ class ForecastData(Served, ABC):
 
     mean: Tensor
     std: Tensor
+    #: time stamps of the test rows: horizon k of the test begins at number k; there after ``setup``
+    test_times: pd.Index
+    #: names of the channels; there after ``setup``
+    channels: list[str]
 
     def __init__(
         self,
@@ -88,11 +93,13 @@ class ForecastData(Served, ABC):
 
     def _make(self) -> Mapping[Split, Windows]:
         """Read, scale and index the series."""
-        values, times, split = self._load()
+        values, times, split, channels = self._load()
         self._check_rows(split)
         n_train, n_val, n_test = split
         used = n_train + n_val + n_test
         values, times = values[:used], times[:used]
+        self.test_times = times[n_train + n_val :]
+        self.channels = list(map(str, range(self.n_channels))) if channels is None else list(channels)
         mean, std = _moments(values[:n_train]) if self.scale else (np.zeros(self.n_channels), np.ones(self.n_channels))
         self.mean, self.std = torch.from_numpy(mean).float(), torch.from_numpy(std).float()
         # channels apart in memory, as the windows keep them, so that the three splits share one copy

@@ -63,7 +63,7 @@ class WideCSV(ForecastData):
         self.path, self.columns, self.time_col, self.time_format = path, columns, time_col, time_format
         self.split, self.allow_gaps = split, allow_gaps
         # the first lines are enough for the facts that a model is built from
-        values, times = self._read(lines=100)
+        values, times, _ = self._read(lines=100)
         step = None
         if isinstance(times, pd.DatetimeIndex):
             nanoseconds = int(np.median(np.diff(times.as_unit("ns").asi8)))
@@ -85,15 +85,15 @@ class WideCSV(ForecastData):
         )
 
     def _load(self) -> Table:
-        values, times = self._read()
+        values, times, channels = self._read()
         # as in the published protocol: what rounding leaves over is validated on
         n_train, n_test = int(self.split[0] * len(values)), int(self.split[2] * len(values))
-        return Table(values, times, (n_train, len(values) - n_train - n_test, n_test))
+        return Table(values, times, (n_train, len(values) - n_train - n_test, n_test), channels)
 
-    def _read(self, lines: int | None = None) -> tuple[np.ndarray, pd.Index]:
+    def _read(self, lines: int | None = None) -> tuple[np.ndarray, pd.Index, list[str]]:
         path = Path(self.path)
         content = read_file(path, lines)
-        values, times = read_wide(
+        values, times, channels = read_wide(
             content,
             path.name,
             columns=self.columns,
@@ -101,7 +101,7 @@ class WideCSV(ForecastData):
             time_format=self.time_format,
         )
         _check_times(times, content, path.name, self.allow_gaps)
-        return values, times
+        return values, times, channels
 
 
 def read_wide(
@@ -111,8 +111,8 @@ def read_wide(
     columns: list[str] | None = None,
     time_col: str | None = None,
     time_format: str | None = None,
-) -> tuple[np.ndarray, pd.Index]:
-    """Channels ``(T, C)`` and time stamps ``(T,)`` of a wide CSV.
+) -> tuple[np.ndarray, pd.Index, list[str]]:
+    """Channels ``(T, C)``, time stamps ``(T,)`` and names of the channels of a wide CSV.
 
     Args:
         content: the file, as bytes.
@@ -135,7 +135,7 @@ def read_wide(
     if len(frame) < 2:
         _fail(file, f"has {len(frame)} rows of data", "give a header and at least two rows")
     values = np.stack([_numbers(frame, name, file, text) for name in channels], 1)
-    return values, _times(frame, time_col, time_format, file, text)
+    return values, _times(frame, time_col, time_format, file, text), channels
 
 
 def names_of(columns: Sequence[str]) -> list[str]:

@@ -118,7 +118,8 @@ class _SentenceTask(Task, ABC):
     def example(self) -> dict[str, Batch]:
         """The longest text of zeros."""
         tokens = blank_tokens(self, self.max_len)
-        return {"batch": {"tokens": tokens, "mask": torch.ones_like(tokens).bool(), "types": tokens}}
+        mask = torch.ones_like(tokens).bool()
+        return {"batch": {"tokens": tokens, "mask": mask, "types": tokens, "special": ~mask}}
 
     def loss_of(self, batch: Batch) -> Tensor:
         """Loss of one batch."""

@@ -109,6 +109,16 @@ def test_a_mixer_that_only_steps():
         model.prefill(tokens, torch.ones_like(tokens).bool())
 
 
+def test_a_model_made_on_the_meta_device_is_drawn_as_another():
+    build = partial(TokenModel, 300, 40, mixer=Mamba, d_model=32, n_layers=2, positions=True, norm="rms")
+    with torch.device("meta"):
+        model = build()
+    model.to_empty(device="cpu").reset_parameters()
+    for (name, p), q in zip(model.named_parameters(), build().parameters(), strict=True):
+        assert abs(p.mean() - q.mean()) <= 0.2 * q.abs().mean(), name
+        assert p.numel() == 1 or 0.8 * q.std() <= p.std() <= 1.25 * q.std(), name
+
+
 def test_refusals():
     x = torch.randn(1, 5, 8)
     with pytest.raises(TypeError, match=r"Attention with causal=False has no step\(\)"):

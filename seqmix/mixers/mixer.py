@@ -44,6 +44,13 @@ class Mixer(nn.Module, ABC):
     #: parameters that define a state space (rates, steps, skips); they stay in float32 at least when the module is
     #: converted to a half type, and weight decay spares them where the original code does
     state_space: tuple[str, ...] = ()
+    _built_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **options: Any) -> "Mixer":
+        """Remember the arguments of the constructor, for ``reset_parameters``."""
+        mixer = super().__new__(cls)
+        mixer.__dict__["_built_with"] = (args, options)
+        return mixer
 
     def __init__(self, d_model: int | None = None, max_len: int | None = None):
         super().__init__()
@@ -94,6 +101,19 @@ class Mixer(nn.Module, ABC):
         if self.pointwise:
             return self(x.unsqueeze(1)).squeeze(1), None
         raise TypeError(f"{type(self).__name__} has no step(); `seqmix list` shows the mixers that have one")
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all parameters and buffers anew, as the constructor does, where they are: after ``to_empty``.
+
+        Those of the modules inside are drawn too: in a loop over modules call it after theirs.
+        """
+        own = self.state_dict()
+        args, options = self._built_with
+        with next(iter(own.values()), torch.empty(0)).device:
+            fresh = type(self)(*args, **options)
+        for name, tensor in fresh.state_dict().items():
+            own[name].copy_(tensor)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay would pull away from their meaning."""

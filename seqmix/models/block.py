@@ -189,7 +189,12 @@ class LayerScale(nn.Module):
 
     def __init__(self, d_model: int, init: float):
         super().__init__()
+        self.init = init
         self.scale = nn.Parameter(torch.full((d_model,), init))  # (D,)
+
+    def reset_parameters(self) -> None:
+        """Set the scale to its initial value."""
+        nn.init.constant_(self.scale, self.init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale ``x: (..., D)``."""

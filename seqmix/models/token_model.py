@@ -86,9 +86,7 @@ class TokenModel(nn.Module):
             checkpointing=checkpointing,
         )
         self.head = nn.Linear(d_model, vocab_size, bias=False)
-        for table in (self.embed, self.place, self.head):
-            if table is not None:
-                nn.init.normal_(table.weight, std=0.02)
+        self._draw_tables()
         if tied:
             self.head.weight = self.embed.weight
 
@@ -141,6 +139,19 @@ class TokenModel(nn.Module):
         x, state = self._read(tokens, mask, None, state, True)
         last = x[:, -1] if mask is None else x[torch.arange(x.shape[0], device=x.device), _last_kept(mask)]
         return self.head(last), state
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as the constructor does, where they are: after ``to_empty``."""
+        # modules inside others first: a mixer has its own way for some of them
+        for module in reversed([*self.modules()][1:]):
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        self._draw_tables()
+
+    def _draw_tables(self) -> None:
+        for table in (self.embed, self.place, self.head):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.02)
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token: how many each text has read, and the states of the blocks."""

@@ -267,6 +267,13 @@ def check_state_dict(factory: MixerFactory, *, d_model: int = 8, max_len: int = 
     fresh = fresh.double().eval().to_empty(device="cpu")
     fresh.load_state_dict(state, strict=True)
     assert_close_ratio(f"state_dict: {name} made on the meta device does not load all it has", fresh(x), want, _EXACT)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = factory(d_model, max_len).double().state_dict()
+        torch.manual_seed(0)
+        fresh.reset_parameters()
+    for key, tensor in fresh.state_dict().items():
+        assert_close_ratio(f"state_dict: reset_parameters of {name} draws another {key}", tensor, built[key], 0)
 
 
 def check_lengths(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:

@@ -15,9 +15,10 @@ from seqmix.ops import native
 
 FIRST_SEED = 20_261_129
 HALF = (torch.bfloat16, torch.float16)
-# rounding of the arithmetic and of the result, with room for sums of either sign; in bfloat16 the gradient of a rate is
-# what is left of hundreds of products of 8 bits
-RATIO = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 0.15}
+# rounding of the arithmetic and of the result, with room for sums of either sign
+RATIO = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# in bfloat16 their gradients are what is left of hundreds of products of numbers of 8 bits
+SUMMED = ("A", "dt_bias")
 
 
 class Draw:
@@ -194,6 +195,7 @@ def check(name, seed):
             continue
         for n, got, w in zip(names, results(f, operands, options | {"impl": impl}), want, strict=True):
             ratio = max(RATIO[d.dtype], RATIO[got.dtype])
+            ratio *= 10 if n in SUMMED and d.dtype == torch.bfloat16 else 1
             error = (got.double() - w).square().mean().sqrt() if w.numel() else 0.0
             size = w.square().mean().sqrt() if w.numel() else 0.0
             shapes = {k: (tuple(t.shape), t.stride(), t.dtype) for k, t in operands.items()}

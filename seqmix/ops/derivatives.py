@@ -83,6 +83,7 @@ def differentiable(
             first = Gradients.apply if _transformed() else gradients
             return *first(*given, *saved, *ctx.fixed), *[None] * len(ctx.fixed)
 
+    gradients.register_fake(lambda *args: tuple(x.new_empty(x.shape) for x in args[results : results + tensors]))
     # ``torch.func`` needs the functions; everything else takes the operators, one node each and less work around them
     op.register_autograd(Differentiable.backward, setup_context=Differentiable.setup_context)
     gradients.register_autograd(Gradients.backward, setup_context=Gradients.setup_context)

@@ -207,14 +207,9 @@ def _definition(*args: Any) -> tuple[Tensor, Tensor]:
     return y, h[: len(args[5])]
 
 
-def _empty_gradients(_: Tensor, __: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape) for x in inputs[:9])
-
-
 _scan.register_fake(
     lambda u, dt, A, B, C, h, bias, skip, z, zoh, reverse, bounds, keep: _empty_results(u, dt, B, h, z, bounds, keep)
 )
-_scan_backward.register_fake(_empty_gradients)
 map_into_channels(_scan, (2, 2, 0, 2, 2, 1, 0, 0, 2), (2, 1, 2, 2))
 map_into_channels(_scan_backward, (2, 1, 2, 2, 0, 2, 2, 1, 0, 0, 2, 2, 2), (2, 2, 0, 2, 2, 1, 0, 0, 2))
 _differentiable = differentiable(_scan, _scan_backward, _definition, tensors=9, results=2, kept=(2, 3))

@@ -4,8 +4,6 @@ A state is laid out as ``(rows, G, N, P)`` with the channels of a group last, so
 states of a chunk, ``(rows, T, G, N, P)``, live in a buffer that fits into a cache; only the one that enters is stored.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -169,12 +167,7 @@ def _empty_results(u: Tensor, dt: Tensor, B: Tensor, h: Tensor) -> tuple[Tensor,
     return u.new_empty(u.shape), u.new_empty(h.shape), u.new_empty(-(-L // _CHUNK), Bt, G, N, D // G)
 
 
-def _empty_gradients(_: Tensor, __: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape) for x in inputs[:6])
-
-
 _scan.register_fake(lambda u, dt, A, B, C, h, zoh, reverse: _empty_results(u, dt, B, h))
-_scan_backward.register_fake(_empty_gradients)
 map_into_channels(_scan, (2, 2, 0, 2, 2, 1), (2, 1, 2))
 map_into_channels(_scan_backward, (2, 1, 2, 2, 0, 2, 2, 1, 2), (2, 2, 0, 2, 2, 1))
 _differentiable = differentiable(_scan, _scan_backward, either_way(reference), tensors=6, results=2, kept=(2,))

@@ -291,12 +291,7 @@ def _definition(
     return on_rows(either_way(reference))(u, dt, A, B, C, h, *absent, zoh, reverse, bounds)
 
 
-def _empty_gradients(_: Tensor, __: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape) for x in inputs[:6])
-
-
 _scan.register_fake(lambda u, dt, A, B, C, h, zoh, reverse, bounds: _empty_results(u, dt, B, h, bounds))
-_scan_backward.register_fake(_empty_gradients)
 map_into_channels(_scan, (2, 2, 0, 2, 2, 1), (2, 1, 2))
 map_into_channels(_scan_backward, (2, 1, 2, 2, 0, 2, 2, 1, 2), (2, 2, 0, 2, 2, 1))
 _differentiable = differentiable(_scan, _scan_backward, _definition, tensors=6, results=2, kept=(2,))

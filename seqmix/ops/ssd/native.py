@@ -35,6 +35,23 @@ class _Ssd(ctypes.Structure):
     )
 
 
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    S: Tensor,
+    bounds: list[int],
+    reverse: bool,
+    chunk: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the result and the last states; arguments as ``rows.one_way``, and the size of a chunk."""
+    dt, a, B, C = (t.unsqueeze(2) for t in (dt, a, B, C))
+    y, S = scan_ways(x, dt, a, B, C, S.unsqueeze(1), bounds, chunk=chunk, reverse=reverse, strict=False)
+    return y, S.squeeze(1)
+
+
 def scan_ways(
     x: Tensor,
     dt: Tensor,
@@ -202,29 +219,13 @@ def _empty_results(
     return dt.new_empty(x.shape), dt.new_empty(S.shape), new((Bt, chunks if keep else 0, *state))
 
 
-def _definition(
-    x: Tensor,
-    dt: Tensor,
-    a: Tensor,
-    B: Tensor,
-    C: Tensor,
-    S: Tensor,
-    bounds: list[int],
-    chunk: int,
-    reverse: bool,
-    strict: bool,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:
+def _definition(*args: Any) -> tuple[Tensor, Tensor]:
+    x, dt, a, B, C, S, bounds, _, reverse, strict, _ = args
     y, last = many_ways(x, dt, a, B, C, S.flatten(0, 1), bounds, reverse=reverse, strict=strict)
     return y, last.view(S.shape)
 
 
-def _empty_gradients(_: Tensor, __: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in inputs[:6])
-
-
 _scan.register_fake(_empty_results)
-_scan_backward.register_fake(_empty_gradients)
 map_into_batch(_scan)
 map_into_batch(_scan_backward)
 _differentiable = differentiable(_scan, _scan_backward, _definition, tensors=6, results=2, kept=(2,))

@@ -3,6 +3,8 @@
 Dao and Gu, 2024, arXiv:2405.21060. The decay is one number per head and step, so that a chunk is a matrix product.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -121,67 +123,18 @@ def ssd_matrix(
     return M if D is None else M + torch.diag_embed(D.unsqueeze(-1).expand(-1, M.shape[-1]))
 
 
-def _nothing(
-    x: Tensor,
-    dt: Tensor,
-    a: Tensor,
-    B: Tensor,
-    C: Tensor,
-    S: Tensor,
-    bounds: list[int],
-    reverse: bool,
-    chunk: int | None,
-) -> tuple[Tensor, Tensor]:
+def _nothing(x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, S: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     """Return what there is where an axis is empty: zeros, and the states as they are."""
     return zeros_from(x.shape, dt, x, a, B, C, S), S
-
-
-def _reference(
-    x: Tensor,
-    dt: Tensor,
-    a: Tensor,
-    B: Tensor,
-    C: Tensor,
-    S: Tensor,
-    bounds: list[int],
-    reverse: bool,
-    chunk: int | None,
-) -> tuple[Tensor, Tensor]:
-    return one_way(x, dt, a, B, C, S, bounds, reverse)
-
-
-def _chunked(
-    x: Tensor,
-    dt: Tensor,
-    a: Tensor,
-    B: Tensor,
-    C: Tensor,
-    S: Tensor,
-    bounds: list[int],
-    reverse: bool,
-    chunk: int | None,
-) -> tuple[Tensor, Tensor]:
-    return chunked.scan_chunks(x, dt, a, B, C, S, bounds, chunk=chunk, reverse=reverse)
-
-
-def _native(
-    x: Tensor,
-    dt: Tensor,
-    a: Tensor,
-    B: Tensor,
-    C: Tensor,
-    S: Tensor,
-    bounds: list[int],
-    reverse: bool,
-    chunk: int | None,
-) -> tuple[Tensor, Tensor]:
-    dt, a, B, C = (t.unsqueeze(2) for t in (dt, a, B, C))
-    y, S = native.scan_ways(x, dt, a, B, C, S.unsqueeze(1), bounds, chunk=chunk, reverse=reverse, strict=False)
-    return y, S.squeeze(1)
 
 
 # (x, dt, a, B, C, S, bounds, reverse, chunk) -> y and the last states, in the dtype of dt
 _IMPLS = enter(
     "ssd",
-    {"reference": _reference, "torch": _chunked, "native": _native, "triton": "seqmix.ops.ssd.triton:ssd"},
+    {
+        "reference": lambda *args: one_way(*args[:-1]),
+        "torch": lambda *args: chunked.scan_chunks(*args[:-2], reverse=args[-2], chunk=args[-1]),
+        "native": native.ssd,
+        "triton": "seqmix.ops.ssd.triton:ssd",
+    },
 )

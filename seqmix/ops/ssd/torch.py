@@ -221,30 +221,14 @@ def _empty_results(
     return dt.new_empty(x.shape), dt.new_empty(S.shape), marks
 
 
-def _definition(
-    x: Tensor,
-    dt: Tensor,
-    a: Tensor,
-    B: Tensor,
-    C: Tensor,
-    S: Tensor,
-    bounds: list[int],
-    chunk: int,
-    reverse: bool,
-    strict: bool,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:
+def _definition(*args: Any) -> tuple[Tensor, Tensor]:
+    x, dt, a, B, C, S, bounds, _, reverse, strict, _ = args
     C = shift_within(C, bounds, reverse=not reverse) if strict else C
     y, last = one_way(x, dt, a, B, C, S.flatten(0, 1), bounds, reverse)
     return shift_within(y, bounds, reverse=reverse) if strict else y, last.view(S.shape)
 
 
-def _empty_gradients(_: Tensor, __: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in inputs[:6])
-
-
 _scan.register_fake(_empty_results)
-_scan_backward.register_fake(_empty_gradients)
 map_into_batch(_scan)
 map_into_batch(_scan_backward)
 _differentiable = differentiable(_scan, _scan_backward, _definition, tensors=6, results=2, kept=(0, 1, 2))

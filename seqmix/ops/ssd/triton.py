@@ -9,7 +9,6 @@ Decays and what they are differentiated by are small and are kept padded to whol
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -224,12 +223,7 @@ def _definition(
     return y, last.unflatten(0, S.shape[:2]).transpose(1, 2)
 
 
-def _empty_gradients(_: Tensor, __: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in inputs[:6])
-
-
 _scan.register_fake(_empty_results)
-_scan_backward.register_fake(_empty_gradients)
 map_into_batch(_scan)
 map_into_batch(_scan_backward)
 _differentiable = differentiable(_scan, _scan_backward, _definition, tensors=6, results=2, kept=(0, 1, 2))

@@ -115,8 +115,8 @@ def test_a_model_made_on_the_meta_device_is_drawn_as_another():
         model = build()
     model.to_empty(device="cpu").reset_parameters()
     for (name, p), q in zip(model.named_parameters(), build().parameters(), strict=True):
-        assert abs(p.mean() - q.mean()) <= 0.2 * q.abs().mean(), name
-        assert p.numel() == 1 or 0.8 * q.std() <= p.std() <= 1.25 * q.std(), name
+        # the smallest tensors have 64 numbers; steps and rates would be off by orders of magnitude
+        assert 0.75 * q.abs().mean() <= p.abs().mean() <= 1.3 * q.abs().mean(), name
 
 
 def test_refusals():

@@ -75,6 +75,18 @@ def test_the_command_names_a_table_and_draws_it(results, published, tmp_path, ca
         report.main("report", ["nonsense"])
 
 
+@pytest.mark.parametrize(("table", "drawn"), [("forecasts", True), ("lra", False)])
+def test_published_figures_of_another_task_are_not_drawn(table, drawn, results, published, tmp_path, monkeypatch):
+    labels = []
+
+    def savefig(figure, *args, **options):
+        labels.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    report.draw(results, published, table, tmp_path / "x.png")
+    assert "seqmix" in labels and ("published" in labels) == drawn
+
+
 def test_runs_of_other_settings_are_not_averaged(tmp_path):
     told = [(0.1, "aaaaaaaa,"), (0.3, "aaaaaaaa,"), (0.5, "bbbbbbbb,model.lr=0.1"), (0.7, "bbbbbbbb,"), (0.9, ",")]
     lines = [f"c,{i % 2},model,TSM2,E,512,96,9,{x},0.5,10,1,Forecasting,{end}" for i, (x, end) in enumerate(told)]

@@ -92,12 +92,10 @@ def draw(folder: Path, published: Path, table: str, path: Path) -> None:
         for i, (name, runs) in enumerate(line.beside.items()):
             known = [float(run[metric]) for run in runs]
             axes.scatter(known, [y] * len(known), marker="|", s=120, color=f"C{i + 1}", label=name)
-        if line.published is not None:
+        # a figure of another task or another choice of the model stands in the table only, which says which
+        if line.published is not None and not line.published.get("protocol"):
             value = float(line.published[metric])
-            # of another task or another choice of the model: the table says which
-            other = bool(line.published.get("protocol"))
-            label, color = ("published, measured otherwise", "0.75") if other else ("published", "0.2")
-            axes.scatter([value], [y], s=80, facecolors="none", edgecolors=color, label=label)
+            axes.scatter([value], [y], s=80, facecolors="none", edgecolors="0.2", label="published")
     names = ["  ".join((line.cell[1], " → ".join(line.cell[2:]), line.cell[0])) for line in lines]
     axes.set_yticks(range(len(lines)), names)
     axes.set_ylim(len(lines) - 0.5, -0.5)

@@ -86,8 +86,8 @@ def test_a_test_is_measured_without_a_fit():
     with pytest.raises(DataError) as raised:
         late.evaluate(cv, "mase")
     assert str(raised.value) == (
-        "mase need the rows before the first cutoff of each series, which this Forecaster has not seen by themselves; "
-        "pass train_df=..., or leave them out of the metrics"
+        "metric 'mase' needs the rows before the first cutoff of each series, and this Forecaster has not "
+        "measured them; pass train_df=..., or leave it out"
     )
 
 

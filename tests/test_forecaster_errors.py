@@ -39,6 +39,12 @@ def fitted():
             "freq should be an alias of pandas or a whole number, got 1.5; use 'D' or 1",
         ),
         (
+            lambda fc: small(trainer_kwargs={"max_time": "1h"}).fit(panel()),
+            ConfigError,
+            "trainer_kwargs = {'max_time': '1h'} do not make a Trainer: `Timer(duration='1h')` is not a valid "
+            "duration. Expected a string in the format DD:HH:MM:SS.",
+        ),
+        (
             lambda fc: small(trainer_kwargs={"steps": 3}).fit(panel()),
             ConfigError,
             "trainer_kwargs: the Trainer of Lightning has no option 'steps'; leave it out",

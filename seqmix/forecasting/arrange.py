@@ -1,4 +1,4 @@
-"""Checked frames as the arrays that windows are cut from: one row of channels for each step, covariates beside them."""
+"""From a checked frame to the arrays that windows are cut from."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from seqmix.forecasting.long import Long
 
 
 class Arrays(NamedTuple):
-    """Series one after another, or, where they are forecast together, one series with a channel for each."""
+    """All series one after another, or, in multivariate mode, one series with a channel for each."""
 
     values: np.ndarray  # (T, C), NaN where missing
     indptr: np.ndarray  # (n + 1,)
@@ -25,7 +25,7 @@ class Arrays(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """The last rows of windows, from which forecasts begin: what a model sees, before scaling."""
+    """The windows that forecasts are made from, before scaling."""
 
     values: np.ndarray  # (N, context, C), NaN where missing
     past: np.ndarray | None  # (N, context, P)
@@ -56,7 +56,7 @@ class Ends(NamedTuple):
             }
 
     def moved(self, yhat: np.ndarray, ahead: np.ndarray | None) -> "Ends":
-        """The windows a forecast later: ``yhat (N, horizon, C)`` taken for what was observed."""
+        """The windows one forecast later: ``yhat (N, horizon, C)`` stands for the observed values."""
         context = self.values.shape[1]
         values = np.concatenate([self.values, yhat], 1)[:, -context:]
         future = None if ahead is None else np.concatenate([_given(self.future), ahead], 1)[:, -context:]

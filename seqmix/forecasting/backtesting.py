@@ -1,4 +1,4 @@
-"""Cross-validation: the end of each series forecast as if it were not known yet."""
+"""Cross-validation: forecasts of the end of each series from the rows before."""
 
 import warnings
 from collections.abc import Callable, Sequence

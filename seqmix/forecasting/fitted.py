@@ -1,4 +1,4 @@
-"""What a Forecaster has learned, with all that it needs to forecast."""
+"""A fitted Forecaster's state: everything that forecasts and tests need."""
 
 import warnings
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from seqmix.forecasting.scales import Scales
 
 @dataclass
 class Fitted:
-    """Everything that was learned, and what it needs to go on from the last row it saw.
+    """Everything that was learned, with the last rows of the series.
 
     Args:
         reading: how frames are read.

@@ -1,4 +1,4 @@
-"""Fitting: windows from a checked frame, a trained task for each model, its errors kept for intervals."""
+"""Fitting: windows from a checked frame, a trained task for each model, calibration errors for intervals."""
 
 import math
 import time

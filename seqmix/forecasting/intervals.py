@@ -1,7 +1,8 @@
-"""Split-conformal intervals around any forecast, in numpy: what past errors say about the next one.
+"""Split-conformal intervals around any forecast, in numpy.
 
-Residuals have axes ``(..., n, horizon)``: n calibration windows that the model was not fitted on, each step of the
-horizon judged apart; leading axes, for example series, are kept apart too. Concatenate series along n to pool them.
+Residuals have axes ``(..., n, horizon)``: n calibration windows that the model was not fitted on. Every step of the
+horizon is calibrated by itself, and so is every index of the leading axes, for example series; concatenate series along
+n to pool them.
 """
 
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ def fit_conformal(residuals: np.ndarray) -> np.ndarray:
 
 
 def fit_cqr(y: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
-    """Scores of conformalised quantile regression: how far the truth lies outside of two forecast quantiles.
+    """Scores of conformalized quantile regression: how far the truth lies outside of two forecast quantiles.
 
     ``max(lo - y, y - hi)``, negative inside, sorted along the windows. With ``lo = hi`` these are those of
     ``fit_conformal``.
@@ -63,9 +64,9 @@ def conformal_bounds(yhat: np.ndarray, scores: np.ndarray, level: float) -> tupl
 
 
 def cqr_bounds(lo: np.ndarray, hi: np.ndarray, scores: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two forecast quantiles moved apart, or together, until they hold the truth ``level`` percent of the time.
+    """Calibrated interval: two forecast quantiles, moved until they hold the truth ``level`` percent of the time.
 
-    Moved together beyond their middle they stay there. ``nest`` the results of several levels.
+    Bounds that would cross stay at their mean. Use ``nest`` for the results of several levels.
 
     Shapes: two ``(..., horizon)``, ``scores (..., n, horizon)`` -> two ``(..., horizon)``. Cost: O(1) for each value.
 
@@ -84,9 +85,9 @@ def cqr_bounds(lo: np.ndarray, hi: np.ndarray, scores: np.ndarray, level: float)
 
 
 def nest(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals of rising levels, each widened to hold those before it: ``(K, ...)`` twice, K levels.
+    """Widen intervals of K rising levels, ``(K, ...)`` twice, until each holds those before it.
 
-    Coverage can only grow.
+    Coverage never falls.
     """
     return np.minimum.accumulate(lo, axis=0), np.maximum.accumulate(hi, axis=0)
 
@@ -98,7 +99,7 @@ def check_windows(scores: np.ndarray, levels: Iterable[float]) -> None:
         if np.ceil((n + 1) * level / 100 - 1e-9) > n:
             needed = int(np.ceil(level / (100 - level) - 1e-9))
             raise DataError(
-                f"intervals of level {level} need {needed} calibration windows, got {n}; "
+                f"intervals of level {level:g} need {needed} calibration windows, got {n}; "
                 "use more windows, pool the series, or lower the level"
             )
 

@@ -1,4 +1,4 @@
-"""One fitted model: its task, its errors on rows that it was not trained on, and its columns of a forecast."""
+"""One fitted model: its task, its calibration errors, and its columns of a forecast."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,6 @@ class Member(NamedTuple):
         labels += [f"{self.name}_q{q:g}" for q in quantiles]
         point, found = self._run(start, known, horizon, wanted if plan.spread else ())
         columns = self._bounded(plan, start.scale[:, None], point, found, levels, labels, wanted)
-        # nothing below zero, where no value ever was
         return {label: x.clip(min=0) for label, x in columns.items()} if plan.nonnegative else columns
 
     def _bounded(
@@ -77,7 +76,7 @@ class Member(NamedTuple):
     def _calibrated(
         self, plan: Plan, levels: Sequence[float], columns: Mapping[str, np.ndarray], scale: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Bounds moved until they hold the truth as often as they should; a wider interval holds the next one."""
+        """Bounds calibrated on the validation rows; wider intervals hold narrower ones."""
         rising = sorted(levels)
         found = []
         for level in rising:
@@ -112,7 +111,7 @@ class Member(NamedTuple):
 
 
 def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.ndarray:
-    """The ``scores`` of a member: sorted errors of the calibration windows, series and channels together."""
+    """The ``scores`` of a member: sorted errors of the calibration windows, pooled over series and channels."""
     truth = calibration_rows(panel)
     if not len(truth):
         return np.stack([truth] * len(levels)) if levels else truth
@@ -124,7 +123,7 @@ def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.nd
 
 
 def calibration_rows(panel: Panel) -> np.ndarray:
-    """The truth of the windows that intervals are calibrated on, NaN where missing, ``(m, horizon)``."""
+    """True values of the calibration windows, NaN where missing, ``(m, horizon)``."""
     if not panel.has_val:
         return np.zeros((0, panel.horizon))
     return np.concatenate([_pooled(_observed(batch)) for batch in panel.test_dataloader()])

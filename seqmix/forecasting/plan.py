@@ -1,4 +1,4 @@
-"""The plan of a fit: what the options come to for the data at hand, by pure functions of lengths, clock and options."""
+"""The plan of a fit: options resolved for the data, by pure functions of lengths, clock and options."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _LEAST_ORIGINS = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """What is fitted, without "auto" and without None; ``forecaster.plan_`` shows it.
+    """Resolved options, without "auto" and without None; public as ``forecaster.plan_``.
 
     Args:
         horizon: steps that are forecast at once.
@@ -32,7 +32,7 @@ class Plan:
         loss: what training minimizes.
         levels: coverage of the intervals that predict gives, in percent.
         calibrated: levels whose quantiles are calibrated, rising; empty for point forecasts, whose errors serve any.
-        nonnegative: forecasts are cut off at zero.
+        nonnegative: forecasts are clipped at zero.
         calendar: features of the calendar are known-future inputs.
         short: what is done about series that are shorter than a window.
         seed: seed of weights, order and dropout.
@@ -154,7 +154,7 @@ def held_out(
 
 
 def bounds(level: float) -> tuple[float, float]:
-    """The quantiles that an interval is between."""
+    """The quantiles that bound an interval."""
     return round(0.5 - level / 200, 9), round(0.5 + level / 200, 9)
 
 

@@ -24,7 +24,7 @@ class Progress(Callback):
     def __init__(self, title: str, max_steps: int, out: TextIO | None = None):
         self.title, self.max_steps = title, max_steps
         self._out = sys.stderr if out is None else out
-        self._terminal, self._drawn, self._found = self._out.isatty(), 0.0, ""
+        self._terminal, self._drawn, self._last, self._found = self._out.isatty(), 0.0, 0, ""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Draw the bar anew, ten times a second at most."""
@@ -42,14 +42,17 @@ class Progress(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Say where training ended."""
-        early = trainer.global_step < self.max_steps
-        self._found += ", no longer better: stopped" * early
+        if trainer.global_step < self.max_steps:
+            self._found += ", stopped: no longer better"
+        elif self._last == trainer.global_step and not self._terminal:
+            return
         self._draw(trainer.global_step, "\n")
 
     def _draw(self, step: int, end: str) -> None:
         text = f"{self.title}: {step}/{self.max_steps} steps{self._found}"
         if self._terminal:
             done = _WIDTH * step // self.max_steps
-            # carriage return, and an erased line under the new one
+            # a carriage return, and an erased line under the new one
             text = f"\r\x1b[K[{'#' * done}{' ' * (_WIDTH - done)}] {text}"
+        self._last = step
         print(text, end=end, file=self._out, flush=True)

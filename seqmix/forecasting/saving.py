@@ -1,4 +1,4 @@
-"""A fitted Forecaster in a folder: options and facts as JSON, weights and last rows as safetensors. No pickle."""
+"""Saving a fitted Forecaster: options and facts as JSON, weights and last rows as safetensors, no pickle."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Units of errors: how much each series varies, and how far the seasonal naive forecast is off, before a test."""
+"""Units of errors: deviation and seasonal naive error of each series before a test."""
 
 from typing import NamedTuple, Protocol
 

@@ -145,8 +145,8 @@ def scales_for(
         if (at >= 0).all() and (each.scales.until[at] <= first.to_numpy()).all():
             return each.scales
     raise DataError(
-        f"{wanting[0]} need the rows before the first cutoff of each series, which this Forecaster has not seen by "
-        "themselves; pass train_df=..., or leave them out of the metrics"
+        f"metric {wanting[0]!r} needs the rows before the first cutoff of each series, and this Forecaster has not "
+        "measured them; pass train_df=..., or leave it out"
     )
 
 

@@ -1,4 +1,4 @@
-"""Training and running a forecasting task on panels: the part that needs lightning."""
+"""Training a forecasting task on a panel, and running it: the part that needs Lightning."""
 
 import logging
 import math
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from seqmix.data.series.panel import Panel
@@ -130,7 +131,10 @@ def train(name: str, task: Forecasting, panel: Panel, how: Training, seed: int) 
     callbacks = [best, *given.pop("callbacks", [])]
     callbacks += [Progress(f"{name}, {how.stage}", how.max_steps)] if how.stage else []
     with seeded(seed), _quiet():
-        trainer = pl.Trainer(**{**options, **given, "callbacks": callbacks})
+        try:
+            trainer = pl.Trainer(**{**options, **given, "callbacks": callbacks})
+        except (MisconfigurationException, ValueError, TypeError) as e:
+            raise ConfigError(f"trainer_kwargs = {given} do not make a Trainer: {' '.join(str(e).split())}") from e
         with _signals_left_alone(trainer):
             trainer.fit(task, panel)
     # the trainer holds the panel, which nothing needs any more
@@ -155,7 +159,7 @@ def forecast(
 
 
 class _Best(Callback):
-    """Keep in memory the weights of the lowest validation error, and a line for each validation."""
+    """Keeps the weights with the lowest validation error in memory, and a line of the history per validation."""
 
     def __init__(self):
         self.score, self.weights, self.lines = math.inf, None, []
@@ -222,7 +226,7 @@ def _signals_left_alone(trainer: pl.Trainer) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what Lightning says about itself; what concerns the user is said by us."""
+    """Silence what Lightning says about itself."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():

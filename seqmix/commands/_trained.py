@@ -39,9 +39,9 @@ def trained_task(config: str | None, ckpt_path: str | None) -> tuple[Task, Names
     facts = {name: known[name] for name in LINKED if name in known}
     parser = Parser(prog="seqmix predict")
     parser.add_subclass_arguments(Task, "model")
-    model = cli.config.model.as_dict()
+    model = cli.config["model"].as_dict()
     given = parser.parse_object({"model": {**model, "init_args": {**model["init_args"], **facts}}})
-    task = parser.instantiate_classes(given).model
+    task = parser.instantiate_classes(given)["model"]
     task.on_load_checkpoint(state)
     task.load_state_dict(state["state_dict"])
     return task.eval(), cli.config
@@ -56,7 +56,7 @@ def trained_language_model(config: str | None, ckpt_path: str | None) -> tuple[T
         )
     parser = Parser(prog="seqmix generate")
     parser.add_subclass_arguments(Corpus, "data")
-    data = parser.instantiate_classes(parser.parse_object({"data": settings.data.as_dict()})).data
+    data = parser.instantiate_classes(parser.parse_object({"data": settings["data"].as_dict()}))["data"]
     return task.model, data.tokenizer
 
 

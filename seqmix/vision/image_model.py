@@ -239,7 +239,7 @@ class ImageModel(nn.Module, ABC):
         """Trade time for memory: blocks are computed again in the backward pass, with the same running statistics."""
         for name in self.feature_info.module_name():
             if name not in self.absent:
-                self.get_submodule(name).grad_checkpointing = enable
+                setattr(self.get_submodule(name), "grad_checkpointing", enable)  # noqa: B010
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should spare: norms, biases, scales and ``undecayed``."""

@@ -85,7 +85,9 @@ class ImageData(SplitData, ABC):
         if augment is not None and augment.needs_color and n_channels == 1:
             raise ConfigError("rand_augment and color_jitter need three channels, n_channels is 1; set both to 0")
         self.class_names, self.n_classes, self.n_channels = list(class_names), len(class_names), n_channels
-        self.img_size, self.crop, self.crop_pct, self.interpolation = img_size, crop, crop_pct, interpolation
+        self.img_size, self.crop_pct = img_size, crop_pct
+        self.crop: Crop = crop
+        self.interpolation: Interpolation = interpolation
         self.augment, self.val_share, self.n_workers = augment, val_share, n_workers
         self._parts: dict[Split, tuple[Source, Tensor]] = {}
 

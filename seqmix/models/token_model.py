@@ -86,9 +86,8 @@ class TokenModel(nn.Module):
             checkpointing=checkpointing,
         )
         self.head = nn.Linear(d_model, vocab_size, bias=False)
+        self.tied = tied
         self._draw_tables()
-        if tied:
-            self.head.weight = self.embed.weight
 
     @property
     def label(self) -> str:
@@ -152,6 +151,9 @@ class TokenModel(nn.Module):
         for table in (self.embed, self.place, self.head):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.02)
+        # again after `to_empty`, which parts them
+        if self.tied:
+            self.head.weight = self.embed.weight
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token: how many each text has read, and the states of the blocks."""

@@ -20,7 +20,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation windows",
     "test": "evaluate a checkpoint on every test window, beside the baselines",
     "predict": "write the forecasts of a checkpoint; with --images, name what images show",
-    "forecast": "forecast every series of a CSV file, beside the season before",
+    "forecast": "forecast every series of a CSV, Excel or parquet file",
     "generate": "continue a text with a causal language model",
     "list": "mixers, models, datasets and configs",
     "info": "versions, device, and which kernels run",

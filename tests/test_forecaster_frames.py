@@ -52,6 +52,7 @@ def test_results_are_of_the_kind_of_the_frame(kind, tmp_path):
     assert type(fitted.evaluate(frame)) is type(frame)
     assert len(results[-2]) == 5
     assert len(fitted.plot(frame, results[-1]).axes) == len(fitted.plot(frame).axes) == 2
+    assert fitted.plot(frame, levels=[50], unit="MW").axes[0].get_ylabel() == "MW"
 
 
 def test_rare_categories_are_learned_from_all_rows_and_unknown_ones_count_as_none():

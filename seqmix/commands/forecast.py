@@ -195,7 +195,7 @@ def forecast(
     if load:
         # the names that the models were fitted with
         how = forecaster.fitted_.reading
-        renamed = dict(zip(columns.values(), (how.id_col, how.time_col, how.target_col), strict=True))
+        renamed = dict(zip(columns.values(), how.names.values(), strict=True))
         frame = frame.rename(columns=renamed)
     ahead = None if known is None else _ahead(known, cells, roles, forecaster, frame)
     if forecaster.future_covariates and not load:

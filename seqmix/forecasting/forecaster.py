@@ -61,8 +61,7 @@ class Forecaster(Estimator):
         missing: what is done about missing values: ``mask`` ignores them in input and loss, ``error`` raises, ``ffill``
             repeats the last value.
         fill_gaps: insert missing time steps as missing values.
-        fill_value: value of the time steps that ``fill_gaps`` inserts, for example 0 for days without sales. Default:
-            missing.
+        fill_value: value of the time steps that ``fill_gaps`` inserts, for example 0. Default: missing.
         aggregate: what the values of a step become where rows are finer than ``freq``: ``sum``, ``mean``, ``last`` and
             so on, see ``seqmix.resample``. Default: such rows are refused.
         short: what is done about series shorter than a window: ``pad`` inserts missing rows before them, ``drop``
@@ -342,6 +341,7 @@ class Forecaster(Estimator):
         *,
         ids: Sequence[Any] | None = None,
         levels: Sequence[float] | None = None,
+        unit: str | None = None,
     ) -> "Figure":
         """History and forecasts in one picture.
 
@@ -350,14 +350,14 @@ class Forecaster(Estimator):
             forecast_df: result of ``predict`` or ``cross_validation``. Default: forecasts after ``df``.
             ids: series to draw. Default: the first few.
             levels: coverage of the intervals in percent. Default: those of the fit.
+            unit: unit of the values, for the axis. Default: the name of the target column.
         """
         from seqmix.forecasting.plot import plot_cross_validation, plot_forecast
 
         how = self._fitted().reading
         found = to_pandas(self.predict(df, levels=levels) if forecast_df is None else forecast_df)
         draw = plot_cross_validation if "cutoff" in found else plot_forecast
-        names: Any = {"id_col": how.id_col, "time_col": how.time_col, "target_col": how.target_col}
-        return draw(with_ids(to_pandas(df), how), found, ids=ids, **names)
+        return draw(with_ids(to_pandas(df), how), found, ids=ids, levels=levels, unit=unit, **how.names)
 
     def _learn(self, long: Long, static: pd.DataFrame | None, how: Reading, val_size: Any, stage: str) -> "Fitted":
         from seqmix.forecasting.fitting import fit

@@ -51,6 +51,11 @@ class Reading:
     aggregate: str | None = None
     missing: Missing = "mask"
 
+    @property
+    def names(self) -> dict[str, Any]:
+        """The names of id, time and target as arguments of functions."""
+        return {"id_col": self.id_col, "time_col": self.time_col, "target_col": self.target_col}
+
     def again(self, freq: str | int) -> "Reading":
         """How later frames are read: of the frequency that was found, without weights."""
         return replace(self, freq=freq, weight_col=None)
@@ -229,8 +234,7 @@ def _objects_as_numbers(column: pd.Series, name: str) -> pd.Series:
 
 
 def _resampled(frame: pd.DataFrame, how: Reading) -> Any:
-    columns = {"id_col": how.id_col, "time_col": how.time_col, "target_col": how.target_col or ""}
-    return resample(frame, str(how.freq), str(how.aggregate), **columns)
+    return resample(frame, str(how.freq), str(how.aggregate), **how.names)
 
 
 def _check_columns(

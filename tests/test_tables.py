@@ -130,6 +130,12 @@ def test_several_columns_are_one_id_and_come_back(tmp_path):
     }
 
 
+def test_joined_ids_are_unique(tmp_path):
+    text = "a,b,ds,y\n" + "".join(f"{a},{b},2024-01-0{d},1\n" for a, b in (("x/y", "z"), ("x", "y/z")) for d in (1, 2))
+    with pytest.raises(DataError, match="ids of a, b joined by '/' are not unique; write '/' in them otherwise"):
+        read(tmp_path, text, id_col="a,b")
+
+
 def test_wide_tables_keep_their_covariates(tmp_path):
     frame, roles, _ = read(tmp_path, "date,1,2,promo\n2024-01-01,5,6,0\n2024-01-02,7,8,1\n", inputs=["promo"])
     assert roles.series == ["1", "2"]

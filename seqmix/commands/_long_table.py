@@ -102,6 +102,8 @@ def long_frame(
     if roles.ids and set(roles.ids) <= set(frame):
         parts = [_as_text(frame[name]) for name in roles.ids]
         columns[roles.id_col] = parts[0] if len(parts) == 1 else parts[0].str.cat(parts[1:], sep="/")
+        if columns[roles.id_col].nunique() < len(pd.concat(parts, axis=1).drop_duplicates()):
+            raise DataError(f"ids of {', '.join(roles.ids)} joined by '/' are not unique; write '/' in them otherwise")
     columns[roles.time_col] = times
     if values and roles.target:
         columns[roles.target] = _numbers(frame[roles.target], cells)
@@ -113,7 +115,8 @@ def long_frame(
         return long, notes
     wide = {name: _numbers(frame[name], cells).to_numpy() for name in roles.series}
     each = [long.assign(**{roles.id_col: name, roles.target_col: column}) for name, column in wide.items()]
-    return pd.concat(each, ignore_index=True)[[roles.id_col, roles.time_col, roles.target_col, *covariates]], notes
+    order = [roles.id_col, roles.time_col, roles.target_col, *covariates]
+    return pd.concat(each, ignore_index=True).reindex(columns=order), notes
 
 
 def with_id_columns(forecasts: pd.DataFrame, table: pd.DataFrame, roles: Roles) -> pd.DataFrame:
@@ -123,7 +126,7 @@ def with_id_columns(forecasts: pd.DataFrame, table: pd.DataFrame, roles: Roles) 
     parts = pd.DataFrame({name: _as_text(table[name]) for name in roles.ids}).drop_duplicates()
     parts[roles.id_col] = parts[roles.ids[0]].str.cat([parts[name] for name in roles.ids[1:]], sep="/")
     rows = forecasts.merge(parts, on=roles.id_col, how="left", sort=False)
-    return rows[[*roles.ids, *forecasts.columns.drop(roles.id_col)]]
+    return rows.reindex(columns=[*roles.ids, *forecasts.columns.drop(roles.id_col)])
 
 
 def check_columns(frame: pd.DataFrame, names: Sequence[str], option: str = "") -> None:

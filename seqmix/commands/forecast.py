@@ -191,7 +191,7 @@ def forecast(
         table.frame, cells, id_col=id_col, time_col=time_col, target_col=target_col, covariates=covariates
     )
     frame, notes = long_frame(table.frame, cells, roles, covariates)
-    columns = {"id_col": roles.id_col, "time_col": roles.time_col, "target_col": roles.target_col}
+    columns: dict[str, Any] = {"id_col": roles.id_col, "time_col": roles.time_col, "target_col": roles.target_col}
     if load:
         # the names that the models were fitted with
         how = forecaster.fitted_.reading

@@ -112,7 +112,7 @@ class Cells:
 
     def first_wrong(self, column: pd.Series) -> str:
         """The first cell that is neither a number nor missing."""
-        wrong = column[self._parsed(column)[1]]
+        wrong: Any = column[self._parsed(column)[1]]
         return str(wrong.iloc[0]) if len(wrong) else ""
 
     def times(self, column: pd.Series) -> pd.Series | None:
@@ -133,7 +133,8 @@ class Cells:
         cells = self._cells(column)
         sign = _evidence(cells)
         if sign in self._unclear and self.decimal is None:
-            unclear = cells[cells.str.contains(sign[1], regex=False)].iloc[0]
+            marked: Any = cells[cells.str.contains(sign[1], regex=False)]
+            unclear = marked.iloc[0]
             raise DataError(
                 f"column {str(column.name)!r} holds {unclear!r}, which can be read in two ways; "
                 f"pass --decimal {sign[1]} or --thousands {sign[1]}"
@@ -144,8 +145,8 @@ class Cells:
         # 1.5 is no number where commas are decimal signs: groups have three digits
         right = cells.str.fullmatch(rf"[+-]?(?:\d{{1,3}}(?:{group}\d{{3}})+|\d*)(?:{mark}\d*)?(?:[eE][+-]?\d+)?")
         plain = cells.str.replace(thousands, "", regex=False).str.replace(decimal, ".", regex=False)
-        numbers: Any = pd.to_numeric(plain.where(right & ~absent, None), errors="coerce").astype("float64")
-        return numbers, numbers.isna() & ~absent
+        numbers: Any = pd.to_numeric(plain.where(right & ~absent, None), errors="coerce")
+        return numbers.astype("float64"), numbers.isna() & ~absent
 
     def _cells(self, column: pd.Series) -> pd.Series:
         """Cells without units, with spaces and apostrophes between groups of digits left out; empty where missing."""
@@ -160,7 +161,7 @@ class Cells:
 
 def _evidence(cells: pd.Series) -> str:
     """The decimal sign that a column shows, ``?,`` or ``?.`` where it may be between thousands; empty without signs."""
-    numbers = cells[cells.str.fullmatch(r"[+-]?[\d.,]+(?:[eE][+-]?\d+)?")]
+    numbers: Any = cells[cells.str.fullmatch(r"[+-]?[\d.,]+(?:[eE][+-]?\d+)?")]
     for sign, other in ((",", "."), (".", ",")):
         here, there = re.escape(sign), re.escape(other)
         # a group of other than three digits, or signs of two kinds, or the other sign twice

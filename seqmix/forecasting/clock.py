@@ -79,7 +79,8 @@ class Clock:
         if self.offset is None:
             return 1
         if isinstance(self.offset, pd.offsets.BusinessHour):
-            seconds = sum(map(_seconds, self.offset.end)) - sum(map(_seconds, self.offset.start))
+            hours: Any = self.offset
+            seconds = sum(map(_seconds, hours.end)) - sum(map(_seconds, hours.start))
             return divided_season(seconds // 3600, self.offset.n)
         if isinstance(self.offset, pd.offsets.BusinessDay):
             return divided_season(5, self.offset.n)

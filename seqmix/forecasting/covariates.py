@@ -148,7 +148,7 @@ def future_rows(
     absent = [name for name in names if name not in future_df]
     if absent:
         raise DataError(f"future_df has no column {absent[0]!r}; columns are {[str(c) for c in future_df]}")
-    given = _keyed(future_df, expected, how)[[*expected, *names]].drop_duplicates()
+    given: Any = _keyed(future_df, expected, how)[[*expected, *names]].drop_duplicates()
     _check_single(given, [*expected], "future_df")
     at = pd.MultiIndex.from_frame(given[[*expected]]).get_indexer(pd.MultiIndex.from_frame(expected))
     lacking = at < 0
@@ -174,7 +174,7 @@ def future_rows(
 def missing_rows(expected: pd.DataFrame, future_df: pd.DataFrame, how: Reading) -> pd.DataFrame:
     """Ids and times of ``expected`` that ``future_df`` has no row for."""
     known = pd.MultiIndex.from_frame(expected)
-    given = pd.MultiIndex.from_frame(_keyed(future_df, expected, how)[[*expected]])
+    given = pd.MultiIndex.from_frame(_keyed(future_df, expected, how).reindex(columns=[*expected]))
     return pd.DataFrame(expected[~known.isin(given)].reset_index(drop=True))
 
 
@@ -206,7 +206,7 @@ def static_rows(long: Long, names: Sequence[str], static_df: pd.DataFrame | None
     absent = [name for name in (id_col, *names) if name not in static_df]
     if absent:
         raise DataError(f"column {absent[0]!r} not found in static_df; columns are {[str(c) for c in static_df]}")
-    found = static_df[[id_col, *names]].drop_duplicates()
+    found = static_df.reindex(columns=[id_col, *names]).drop_duplicates()
     _check_single(found, [id_col], "static_df")
     found = found.set_index(id_col)
     unknown = long.ids[~long.ids.isin(found.index)]
@@ -262,8 +262,9 @@ def _encoded(column: pd.Series, code: Code) -> np.ndarray:
     at = pd.Index(categories).get_indexer(pd.Index(column))
     unknown = (at < 0) & column.notna().to_numpy()
     if unknown.any():
+        values = pd.unique(column.to_numpy()[unknown]).tolist()
         warnings.warn(
-            f"column {code['name']!r} holds {named(column[unknown].unique().tolist())} in {int(unknown.sum())} rows, "
+            f"column {code['name']!r} holds {named(values)} in {int(unknown.sum())} rows, "
             f"which the model was not fitted on; they count as none of {named(categories)}",
             stacklevel=2,
         )
@@ -277,10 +278,11 @@ def _numeric(column: pd.Series) -> pd.Series | None:
     if pd.api.types.is_numeric_dtype(column.dtype):
         return column
     present = column.dropna()
-    numbers = pd.api.types.is_object_dtype(column.dtype) and len(present)
-    if not numbers or any(isinstance(value, bool | str) or not isinstance(value, Number) for value in present):
+    objects = pd.api.types.is_object_dtype(column.dtype) and len(present)
+    if not objects or any(isinstance(value, bool | str) or not isinstance(value, Number) for value in present):
         return None
-    return pd.to_numeric(column.where(column.notna(), None))
+    numbers: Any = pd.to_numeric(column.where(column.notna(), None))
+    return numbers
 
 
 def _finite(numbers: pd.Series, name: str) -> np.ndarray:

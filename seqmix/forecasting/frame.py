@@ -116,7 +116,7 @@ def read_frame(df: Any, how: Reading) -> Long:
         total = int(at[-1]) + 1
         indptr = np.r_[at[starts], total]
         filled = how.fill_value is not None
-        y = _spread(y, at, total, how.fill_value if filled else np.nan)
+        y = _spread(y, at, total, np.nan if how.fill_value is None else how.fill_value)
         if weight is not None:
             # a row with a value weighs as much as the row before it
             weight = (

@@ -98,8 +98,8 @@ def _narwhals_type(text: str) -> Any:
     import narwhals
 
     tree: Any = ast.parse(text, mode="eval").body
-    name, options = (tree.func.id, tree.keywords) if isinstance(tree, ast.Call) else (tree.id, [])
-    return getattr(narwhals, name)(**{option.arg: ast.literal_eval(option.value) for option in options})
+    call: Any = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
+    return getattr(narwhals, call.func.id)(**{str(o.arg): ast.literal_eval(o.value) for o in call.keywords})
 
 
 def names_of(value: str | Sequence[str] | pd.Index) -> list[str]:

@@ -44,7 +44,9 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("conformal", "calendar", "fill_gaps", "verbose"):
         _check_flag(name, options[name], "True or False")
     fill, word = options["fill_value"], options["aggregate"]
-    if fill is not None and (isinstance(fill, bool) or not isinstance(fill, numbers.Real) or not np.isfinite(fill)):
+    if fill is not None and (
+        isinstance(fill, bool) or not isinstance(fill, numbers.Real) or not math.isfinite(float(fill))
+    ):
         raise ConfigError(f"fill_value should be a number, got {fill!r}; use for example 0.0")
     if fill is not None and not options["fill_gaps"]:
         raise ConfigError(f"fill_value = {fill:g} is for inserted time steps; pass fill_gaps=True as well")

@@ -73,7 +73,7 @@ def resample(
         index = index.tz_localize(times.dtype.tz, ambiguous=True, nonexistent="shift_forward")
     result.insert(0, time_col, index.astype(times.dtype))
     if ids is not None:
-        result.insert(0, id_col, ids[series])
+        result.insert(0, id_col, ids.take(series.to_numpy()))
     return kind_of(df, id_col, time_col).give(result.reset_index(drop=True))
 
 
@@ -100,7 +100,8 @@ def _steps(times: pd.Series, codes: np.ndarray, freq: str, time_col: str) -> tup
     grid = pd.date_range(before[0], local.max() + 2 * coarse, freq=fine).union(local.unique()).sort_values()
     # steps of several days begin with the first row, weeks and months where the calendar says
     plain = isinstance(coarse, pd.offsets.Tick | pd.offsets.Day)
-    options: Any = {"rule": pd.Timedelta(spans[1]), "origin": local.min().normalize()} if plain else {"rule": freq}
+    first: Any = local.min()
+    options: Any = {"rule": pd.Timedelta(spans[1]), "origin": first.normalize()} if plain else {"rule": freq}
     counts = pd.Series(0, grid).resample(**options).count()
     step = np.repeat(np.arange(len(counts)), counts)  # of each row of the grid
     edges = np.searchsorted(step, np.arange(len(counts) + 1))

@@ -266,6 +266,23 @@ def test_depths_of_blocks(name):
     assert kept == {n for n in names if f"{n}.".startswith(first)}
 
 
+@pytest.mark.parametrize(
+    ("build", "out_indices"),
+    [
+        *((partial(create_model, name), (1,)) for name in ("affnet_et", "ffnet_1", "iformer_small", "caformer_s18")),
+        *((TWINS[name], None) for name in ("vim2", "vmamba", "hydra_vit", "raftmlp")),
+        *((TWINS[name], (0,)) for name in ("vim2", "vmamba", "raftmlp")),
+        (partial(create_model, "poolformer_s12", feature_norms=(0, 1, 2, 3)), (1,)),
+        (partial(FFNet, dims=(8, 16), depths=(1, 1), token_kernels=(3, 3), feature_norms=True), (1,)),
+    ],
+)
+def test_a_pyramid_trains_all_that_it_has(build, out_indices):
+    pyramid = FeaturePyramid(build(num_classes=3), out_indices=out_indices)
+    maps = pyramid(torch.randn(2, 3, 32, 64))
+    sum(x.square().sum() for x in maps).backward()
+    assert [n for n, p in pyramid.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
 def test_config_of_the_model():
     """``default_cfg`` is what the model takes, ``pretrained_cfg`` what published weights expect."""
     model = _meta("metaformer_ppaa_s12_224", num_classes=7, in_chans=1, img_size=160)

@@ -95,9 +95,9 @@ class FFNet(ImageModel):
             ]
             downsampling = [_Downsampling(dims[i - 1], C)] if i else []
             self.stages.append(Stage(*downsampling, *blocks, channels_last=False))
-        self.feature_norms = feature_norms
-        for i, C in enumerate(dims if feature_norms else ()):
-            self.add_module(f"norm{i}", LayerNorm2d(C))
+        self.map_norms = {i: f"norm{i}" for i in range(len(dims))} if feature_norms else {}
+        for i, name in self.map_norms.items():
+            self.add_module(name, LayerNorm2d(dims[i]))
         self.norm = BatchNorm2d(dims[-1])
         self.dropout = nn.Dropout(drop_rate)
         self.head = linear_classifier(dims[-1], num_classes)
@@ -108,8 +108,8 @@ class FFNet(ImageModel):
         x = self.patch_embed(x)
         for i, stage in enumerate(self.stages):
             x = stage(x)
-            yield self.get_submodule(f"norm{i}")(x) if self.feature_norms else x
-        if self.feature_norms:
+            yield self.get_submodule(self.map_norms[i])(x) if self.map_norms else x
+        if self.map_norms:
             yield x
 
     def pre_logits(self, x: Tensor) -> Tensor:

@@ -137,6 +137,8 @@ class ImageModel(nn.Module, ABC):
         self.input_size = (img_size, img_size) if isinstance(img_size, int) else img_size
         if self.input_size is not None:
             check_at_least(self.min_size, img_size=min(self.input_size))
+        #: names of the norms that maps get in ``features``, by stage
+        self.map_norms: dict[int, str] = {}
         self.absent: tuple[str, ...] = ()
         self._frozen: tuple[str, ...] = ()
         self.pretrained_cfg = {}

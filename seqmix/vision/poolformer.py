@@ -135,8 +135,8 @@ class PoolFormer(ImageModel):
                     channels_last=True,
                 )
             )
-        self.feature_norms = {i: f"norm{places[i]}" for i in feature_norms}
-        for i, name in self.feature_norms.items():
+        self.map_norms = {i: f"norm{places[i]}" for i in feature_norms}
+        for i, name in self.map_norms.items():
             self.add_module(name, Norm2D(dims[i]))
         self.head_order = head_order
         self.norm = _NORMS[norm](dims[-1])
@@ -150,9 +150,9 @@ class PoolFormer(ImageModel):
         for i, module in enumerate(self.network):
             x = module(x)
             if (name := f"network.{i}") in stages:
-                norm = self.feature_norms.get(stages.index(name))
+                norm = self.map_norms.get(stages.index(name))
                 yield x if norm is None else self.get_submodule(norm)(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        if len(stages) - 1 in self.feature_norms:
+        if len(stages) - 1 in self.map_norms:
             yield x
 
     def pre_logits(self, x: Tensor) -> Tensor:

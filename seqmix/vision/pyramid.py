@@ -27,6 +27,7 @@ class FeaturePyramid(nn.Module):
         stages = model.feature_info.module_name()
         later = range(max(model.out_indices) + 1, len(stages))
         names = [*model.head_names, *(name for i in later for name in (*model.before[i], stages[i]))]
+        names += [norm for i, norm in model.map_norms.items() if i not in model.out_indices]
         for name in names:
             _take_off(model, name)
         model.absent += tuple(names)

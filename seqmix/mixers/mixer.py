@@ -46,10 +46,10 @@ class Mixer(nn.Module, ABC):
     state_space: tuple[str, ...] = ()
     _built_with: tuple[tuple[Any, ...], dict[str, Any]]
 
-    def __new__(cls, *args: Any, **options: Any) -> "Mixer":
+    def __new__(cls, *args: Any, **options: Any) -> Any:
         """Remember the arguments of the constructor, for ``reset_parameters``."""
         mixer = super().__new__(cls)
-        mixer.__dict__["_built_with"] = (args, options)
+        object.__setattr__(mixer, "_built_with", (args, options))
         return mixer
 
     def __init__(self, d_model: int | None = None, max_len: int | None = None):

@@ -122,9 +122,10 @@ class Block(nn.Module):
         super().__init__()
         check_choice("norm", norm, tuple(NORMS))
         check_choice("channel_norm", channel_norm or norm, tuple(NORMS))
+        parts: list[tuple[MixerFactory | None, Norm]] = [(mixer, norm), (channel_mixer, channel_norm or norm)]
         self.residuals = nn.ModuleList(
             _Residual(make(d_model, max_len), d_model, kind, dropout, drop_path, layer_scale, res_scale, post_norm)
-            for make, kind in ((mixer, norm), (channel_mixer, channel_norm or norm))
+            for make, kind in parts
             if make is not None
         )
 

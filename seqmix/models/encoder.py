@@ -5,7 +5,7 @@ of goombalab/hydra, so that its published masked language models load unchanged.
 """
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +187,9 @@ class BidirectionalEncoder(nn.Module):
         x = tables["word_embeddings"](ids)
         x = x + tables["token_type_embeddings"](torch.zeros_like(ids) if types is None else types)
         if "position_embeddings" in tables:
-            x = x + look_up(tables["position_embeddings"], places(ids, mask, cu_seqlens), ids.shape[1])
+            x = x + look_up(
+                cast(nn.Embedding, tables["position_embeddings"]), places(ids, mask, cu_seqlens), ids.shape[1]
+            )
         x = tables["LayerNorm"](x)
         x = self.dropout(tables["projection"](x) if "projection" in tables else x)
         for layer in self.encoder["layer"].children():

@@ -117,9 +117,9 @@ class TokenModel(nn.Module):
             TypeError: if a state is given or asked for and a mixer sees later positions.
             ValueError: if a text is longer than the positions that the model has learned.
         """
-        x, state = self._read(tokens, mask, cu_seqlens, state, return_state)
+        x, after = self._read(tokens, mask, cu_seqlens, state, return_state)
         scores = self.head(x)
-        return (scores, state) if return_state else scores
+        return (scores, after) if return_state else scores
 
     def encode(self, tokens: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
         """Features that ``head`` scores, ``(B, L) -> (B, L, D)``; arguments as those of ``forward``."""
@@ -135,9 +135,9 @@ class TokenModel(nn.Module):
             mask: positions to keep ``(B, L)`` bool; padding may stand on either side.
             state: the state to go on from. Default: that before the first token.
         """
-        x, state = self._read(tokens, mask, None, state, True)
+        x, after = self._read(tokens, mask, None, state, True)
         last = x[:, -1] if mask is None else x[torch.arange(x.shape[0], device=x.device), _last_kept(mask)]
-        return self.head(last), state
+        return self.head(last), after
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as the constructor does, where they are: after ``to_empty``."""

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import seqmix
+from seqmix.commands.short_help import short_help
 from seqmix.errors import SeqmixError, Terminated
 from seqmix.trusted import named_in, take_option, trusting
 
@@ -64,10 +65,13 @@ def run(argv: list[str]) -> int:
         hint = f"Did you mean {near[0]!r}? " if near else ""
         print(f"seqmix: unknown command {command!r}. {hint}Run `seqmix --help`.", file=sys.stderr)
         return 2
+    if command in TRAINER_COMMANDS and rest in (["--help"], ["-h"]):
+        print(short_help(command, COMMANDS[command]), end="")
+        return 0
     # threads of torch and of our kernels sleep between two operations: spinning halves the speed of a busy machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        options, modules = take_option(rest)
+        options, modules = take_option(rest[:1] if rest == ["--help", "all"] else rest)
         modules += named_in(options)
         if modules:
             _find_modules_here()

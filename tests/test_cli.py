@@ -59,6 +59,34 @@ def test_help_and_version(capsys):
     assert capsys.readouterr().out == f"seqmix {seqmix.__version__}\n"
 
 
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_short_help(command, capsys):
+    """An example first, and no option that the command does not have."""
+    assert run([command, "--help"]) == 0
+    short = capsys.readouterr().out
+    assert len(short.splitlines()) < 25 and short.splitlines()[2].startswith(f"  seqmix {command} --config ")
+    with pytest.raises(SystemExit) as end:
+        run([command, "--help", "all"])
+    everything = capsys.readouterr().out
+    assert end.value.code == 0 and len(everything) > 5 * len(short)
+    named = set(re.findall(r"^  --([\w.]+)", short, re.MULTILINE)) - {"model.model"}
+    assert named and all(f"--{name}" in everything for name in named)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["fit", "--model", "Forecasting", "--model.model.help", "DLinear"], ["matrix", "--mixer.help=Pool"]],
+)
+def test_help_of_a_class_has_the_options_as_they_are_typed(argv, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["seqmix", *argv])
+    with pytest.raises(SystemExit):
+        run(argv)
+    out = capsys.readouterr().out
+    options = set(re.findall(r"^  --([\w.]+)", out, re.MULTILINE))
+    prefix = "model.model." if argv[0] == "fit" else "mixer."
+    assert options and all(option.startswith(prefix) for option in options) and "usage" not in out
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

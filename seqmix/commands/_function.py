@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 
 from seqmix.commands._classes import prepare_parser
 from seqmix.commands.explain import Explained
+from seqmix.commands.short_help import EXAMPLES
 
 
 class Parser(Explained, ArgumentParser):
@@ -18,7 +19,7 @@ def call(function: Callable[..., None], command: str, argv: list[str]) -> None:
     """Call ``function`` with the options in ``argv``."""
     prepare_parser()
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    parser = Parser(prog=f"seqmix {command}", description=summary, allow_abbrev=False)
+    parser = Parser(prog=f"seqmix {command}", usage=EXAMPLES[command], description=summary, allow_abbrev=False)
     parser.add_function_arguments(function, as_group=False, as_positional=False)
     given = parser.parse_args(list(_with_values(function, argv)))
     function(**parser.instantiate(given).as_dict())

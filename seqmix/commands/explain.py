@@ -33,6 +33,15 @@ class Explained:
         print(f"seqmix: {explain(message, self)}", file=sys.stderr)
         sys.exit(2)
 
+    def format_help(self) -> str:
+        """Help; that of a class has the options as they are typed, with their whole prefix, and no usage."""
+        text = super().format_help()  # pyright: ignore[reportAttributeAccessIssue]
+        asked = [word[2:].partition(".help")[0] for word in sys.argv if re.match(r"--[\w.]+\.help(=|$)", word)]
+        if not asked or not str(getattr(self, "description", "")).startswith("Help for --"):
+            return text
+        own = asked[-1].rpartition(".")[2]
+        return re.sub(rf"--{own}\.", f"--{asked[-1]}.", text.partition("\n\n")[2])
+
 
 def explain(message: str, parser: Any) -> str:
     """Turn an error message of ``parser`` into one or two lines."""

@@ -23,7 +23,7 @@ from seqmix.vision import ImageModel, create_model
 
 def main(command: str, argv: list[str]) -> None:
     """Run the command."""
-    call(predict_images, command, argv)
+    call(predict_images, f"{command} --images", argv)
 
 
 def predict_images(

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -281,6 +282,11 @@ def test_weights_are_tested_as_they_are(tmp_path, monkeypatch, capsys):
     Path("seven.pth").unlink()
     assert run(["test", *argv, "seven.pth", "--ckpt_path", str(folder / "best.ckpt"), "--name", "tuned"]) == 0
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]["weights"] == "seven.pth"
+    saved = ["--config", str(folder / "config.yaml"), "--ckpt_path", "best", "--out", "classes.csv"]
+    assert run(["predict", *saved]) == 0
+    table = pd.read_csv("classes.csv")
+    assert list(table["image"]) == list(range(17)) and list(table["class"]) == sorted(table["class"])
+    assert set(table["predicted"]) <= counts.keys() and table["probability"].between(1 / 7, 1).all()
     task = ImageClassification.load_from_checkpoint(folder / "best.ckpt")
     assert task.class_names == sorted(counts) and task.input_cfg["input_size"] == (3, 32, 32)
     with pytest.warns(UserWarning, match=r"the weights expect images with std = .*; set data.std"):

@@ -76,5 +76,5 @@ def write_predictions(path: Path, batches: Sequence[dict[str, Tensor]], task: Ta
     for batch in batches:
         frame = task.prediction_rows(batch, first, data)
         frame.to_csv(part, mode="a" if first else "w", header=not first, index=False)
-        first += len(batch["y"])
+        first += len(next(iter(batch.values())))
     os.replace(part, path)

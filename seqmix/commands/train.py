@@ -244,12 +244,12 @@ class Train(LightningCLI):
                 append_rows(self.recorded, rows, key=key)
 
     def predict(self) -> None:
-        """Write the forecasts of the test windows."""
+        """Write the predictions for the test set."""
         if type(self.model).prediction_rows is Task.prediction_rows:
-            raise ConfigError(f"`seqmix predict` writes forecasts, {type(self.model).__name__} makes none; use test")
+            raise ConfigError(f"{type(self.model).__name__} makes no file of predictions; use `seqmix test`")
         out = self.config.out or (self.run.folder and self.run.folder / "predictions.csv")
         if not out:
-            raise ConfigError("no run folder to write forecasts to; pass --out forecasts.csv, or --ckpt_path best")
+            raise ConfigError("no run folder to write predictions to; pass --out predictions.csv, or --ckpt_path best")
         batches = self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path)
         write_predictions(Path(out), cast(list[dict[str, Tensor]], batches), self.model, self.datamodule)
         print(f"forecasts: {out}")

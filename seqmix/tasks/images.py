@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
+import pandas as pd
 import torch
 from jsonargparse.typing import register_type
 from torch import Tensor
@@ -161,8 +163,22 @@ class ImageClassification(Task):
         return [replace(found, metrics={**found.metrics, "top5": top5})]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
-        """Truth ``labels`` and the likeliest class ``predicted``, each ``(B,)``."""
-        return {"labels": batch["labels"], "predicted": self(batch).argmax(-1)}
+        """Truth ``labels``, the most likely class ``predicted`` and its ``probability``, each ``(B,)``."""
+        probability, predicted = self(batch).float().softmax(-1).max(-1)
+        return {"labels": batch["labels"], "predicted": predicted, "probability": probability}
+
+    def prediction_rows(self, batch: Batch, first: int, data: Any) -> pd.DataFrame:
+        """A row for each test image: its number, its class and the predicted one by name, the probability of that."""
+        label, predicted, probability = (values.cpu().numpy() for values in batch.values())
+        names = np.asarray(data.class_names)
+        return pd.DataFrame(
+            {
+                "image": np.arange(first, first + len(label)),
+                "class": names[label],
+                "predicted": names[predicted],
+                "probability": probability,
+            }
+        )
 
     def add_batch(self, batch: Batch) -> None:
         """Add right answers, those among the five likeliest, negative log-likelihood and images of one batch."""

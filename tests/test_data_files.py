@@ -264,5 +264,5 @@ def test_file_that_is_not_there_or_is_a_folder(tmp_path):
 def test_ways_to_write_a_date(tmp_path, dates, time_format, second):
     path = _write(tmp_path, ["date,a", *(f"{date},1" for date in dates)])
     data = WideCSV(path, 1, 1, time_format=time_format)
-    _, times, _ = data._load()
+    times = data._load().times
     assert times[1] == np.datetime64(second)

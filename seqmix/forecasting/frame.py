@@ -30,7 +30,7 @@ class Reading:
         past: columns known up to the last row.
         future: columns known for the horizon as well.
         static: columns that do not change within a series; those that the frame lacks come from a frame of their own.
-        freq: the step between rows; None infers it.
+        freq: step between rows. Default: inferred.
         fill_gaps: insert rows where steps are left out.
         fill_value: value of inserted rows. Default: missing.
         aggregate: what the values of a step become where rows are finer than ``freq``. Default: such rows are refused.
@@ -69,7 +69,7 @@ def read_frame(df: Any, how: Reading) -> Long:
         how: names and options.
 
     Raises:
-        DataError: for whatever is wrong with the frame; the message names ids, times and remedy.
+        DataError: if the frame cannot be used; the message names ids, times and remedy.
     """
     check_choice("missing", how.missing, ("mask", "error", "ffill"))
     id_col, time_col, target_col, weight_col, freq = how.id_col, how.time_col, how.target_col, how.weight_col, how.freq

@@ -22,7 +22,7 @@ class Long(NamedTuple):
     weight: np.ndarray | None  # (T,)
     columns: pd.DataFrame  # covariates, T rows
     present: np.ndarray  # (T,), False for steps that the frame leaves out
-    ignored: list[str]  # columns that nobody asked for
+    ignored: list[str]  # columns that are not used
     kind: Kind  # library and types of the frame
 
     @property

@@ -1,7 +1,7 @@
 """Pictures of forecasts: history and intervals, backtests, error by step, training curves.
 
-Every function returns a matplotlib ``Figure`` that belongs to nobody: show it in a notebook, or ``savefig`` it. Colors
-are those of Okabe and Ito, told apart by every kind of color vision; lines are named where they end, not in a legend.
+Every function returns a matplotlib ``Figure`` outside of pyplot: show it in a notebook, or ``savefig`` it. Colors are
+those of Okabe and Ito, which every kind of color vision tells apart; lines are labeled where they end, not in a legend.
 """
 
 from collections.abc import Iterable, Sequence

@@ -67,7 +67,7 @@ def check_frame(
         weight_col: column of sample weights. Default: none.
 
     Raises:
-        DataError: for whatever is wrong, gaps excepted: those are counted.
+        DataError: if ``fit`` would refuse the frame, except for gaps, which are counted.
     """
     past, future, static = (names_of(names) for names in (past_covariates, future_covariates, static_covariates))
     how = Reading(id_col, time_col, target_col, weight_col, past, future, static, freq=freq, fill_gaps=True)

@@ -25,9 +25,9 @@ class WideCSV(ForecastData):
 
     Args:
         path: the file.
-        columns: the channels; None: every column but the time column.
-        time_col: column of time stamps; None: the first.
-        time_format: how dates are written, in the letters of ``strptime``; None: recognized. Times with an offset
+        columns: the channels. Default: every column but the time column.
+        time_col: column of time stamps. Default: the first.
+        time_format: how dates are written, in the letters of ``strptime``. Default: recognized. Times with an offset
             become UTC; numbers count rows and are no dates.
         split: shares of training, validation and test rows.
         season: length of the season, in rows. Default: an hour for rows of seconds, a day for minutes and hours, a

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -142,6 +143,7 @@ def _flip(at):
         ("forecaster.json", lambda content: content.replace(b'"context": 14', b'"context": 15')),
         ("forecaster.json", lambda content: content.replace(b'"facts"', b'"fact"')),
         ("forecaster.json", lambda content: content.replace(b'"horizon": 6', b'"horizont": 6')),
+        ("forecaster.json", lambda content: content.replace(b'"horizon": 6', b'"horizont": 6', 1)),
     ],
 )
 def test_damaged_files_are_said(tmp_path, fitted, file, change):
@@ -191,3 +193,14 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     fc.save(tmp_path)
     with pytest.raises(DataError, match=r"weights of DLinear in .* are not finite; fit again"):
         Forecaster.load(tmp_path)
+
+
+def test_saves_at_once_leave_the_files_of_one(tmp_path, fitted):
+    """Two threads write to one folder again and again: it always holds one of the two."""
+    both = [fitted, small(seed=5).fit(panel(("q", "r")))]
+    forecasts = [fc.predict() for fc in both]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda fc: [fc.save(tmp_path) for _ in range(10)], both))
+    found = Forecaster.load(tmp_path).predict()
+    assert any(found.equals(forecast) for forecast in forecasts)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["forecaster.json", "weights.safetensors"]

@@ -320,7 +320,7 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.saving import load_forecaster
 
-        params, fitted = load_forecaster(path, options.names("trusted", trusted))
+        params, fitted = load_forecaster(path, options.names("trusted", trusted), cls._names())
         return cls(**{**params, "device": device})._take(fitted)
 
     def export(self, path: str | Path, *, model: str | None = None) -> None:

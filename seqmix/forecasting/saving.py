@@ -101,15 +101,20 @@ def save_forecaster(options: Mapping[str, Any], fitted: Fitted, folder: Path) ->
         raise ConfigError(f"{str(folder)!r} cannot be written ({e.strerror}); give another folder") from e
 
 
-def load_forecaster(source: str | Path, trusted: Sequence[str]) -> tuple[dict[str, Any], Fitted]:
+def load_forecaster(source: str | Path, trusted: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Any], Fitted]:
     """Options and what was learned, from a folder or a repository of the hub.
+
+    Args:
+        source: the folder, or ``owner/name``.
+        trusted: modules that may be imported.
+        names: the options there are.
 
     Raises:
         DataError: if there is none, it is damaged, of another format, or needs code that is not trusted.
     """
     folder = _folder(source)
     try:
-        return _loaded(folder, trusted)
+        return _loaded(folder, trusted, names)
     except SeqmixError:
         raise
     except _DAMAGES as e:
@@ -120,7 +125,7 @@ def load_forecaster(source: str | Path, trusted: Sequence[str]) -> tuple[dict[st
         ) from e
 
 
-def _loaded(folder: Path, trusted: Sequence[str]) -> tuple[dict[str, Any], Fitted]:
+def _loaded(folder: Path, trusted: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Any], Fitted]:
     path = folder / "forecaster.json"
     text = json.loads(path.read_text(encoding="utf-8"))
     if text.get("format") != _FORMAT:
@@ -136,7 +141,7 @@ def _loaded(folder: Path, trusted: Sequence[str]) -> tuple[dict[str, Any], Fitte
             f"weights.safetensors in {str(folder)!r} is not what forecaster.json was saved with: it is damaged, or a "
             "save was interrupted; copy the folder again, or save again"
         )
-    options = {name: _live(value, trusted) for name, value in text["options"].items()}
+    options = {name: _live(text["options"][name], trusted) for name in names}
     tensors = load(weights)
     plan, time = facts["plan"], facts["time"]
     ids = pd.Index(facts["ids"]["values"]).astype(dtype_of(facts["ids"]["dtype"]))

@@ -79,12 +79,14 @@ def step(peer: Peer | None) -> Iterator[Row]:
 def backtest(peer: Peer | None) -> Iterator[Row]:
     """Forecasts of every test window of ETTh1, as a frame: 1.87 million rows; the fit before it is left out."""
     from seqmix import Forecaster
+    from seqmix.forecasting.fitting import fit
     from seqmix.forecasting.frame import Reading, read_frame
     from seqmix.forecasting.long import head
+    from seqmix.forecasting.options import resolved
 
     long = read_frame(sets.etth1(), Reading())
     fc = Forecaster("DLinear", 96, context_length=96, max_steps=10, device="cpu")
-    fitted = fc._learn(head(long, np.full(7, 11520)), None, Reading(), 2880, "fit")
+    fitted = fit(head(long, np.full(7, 11520)), None, Reading(), resolved(fc.get_params()), 2880, "fit")
     rows = 2880 - np.arange(2785)
 
     def ours() -> float:

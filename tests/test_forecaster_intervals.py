@@ -114,6 +114,8 @@ def test_levels_without_enough_windows_are_refused_before_training(options):
     fc = small(levels=[80, 99.5], trainer_kwargs={"callbacks": [counter]}, **options)
     with pytest.raises(DataError) as error:
         fc.fit(panel(("a",)))
+    with pytest.raises(DataError):
+        fc.set_params(levels=None).cross_validation(panel(("a",)), levels=[99.5])
     assert str(error.value) == (
         "intervals of level 99.5 need 199 calibration windows, got 37; use more windows, pool the series, or lower the "
         "level"

@@ -155,11 +155,13 @@ class Forecaster(Estimator):
             target_col: column of the values.
             weight_col: column of sample weights.
         """
+        from seqmix.forecasting.fitting import fit
+
         how = self._reading(id_col, time_col, target_col, weight_col)
         long, rows = read_long(df, how), val_size
         if val_df is not None:
             long, rows = followed(df, long, to_pandas(val_df), how)
-        return self._take(self._learn(long, _frame(static_df), how, rows, "fit"))
+        return self._take(fit(long, _frame(static_df), how, self._options(), rows, "fit"))
 
     def fit_more(
         self, df: Any, *, static_df: Any = None, max_steps: int = 200, learning_rate: float | None = None
@@ -237,14 +239,17 @@ class Forecaster(Estimator):
             quantiles: levels between 0 and 1.
         """
         from seqmix.forecasting.backtesting import cross_validate, test_windows
+        from seqmix.forecasting.fitting import fit
 
         how = self._reading(id_col, time_col, target_col, weight_col)
         long, static = read_long(df, how), _frame(static_df)
         levels, quantiles = options.levels(self.levels if levels is None else levels), options.quantiles(quantiles)
         long, step, n_windows = test_windows(long, self.horizon, n_windows, step_size, test_size)
 
+        given = {**self._options(), "levels": levels}
+
         def learn(rows: Long) -> "Fitted":
-            return self._learn(rows, static, how, val_size, "cross-validation")
+            return fit(rows, static, how, given, val_size, "cross-validation")
 
         sizes = (self.horizon, step, n_windows, options.whole("refit", 1 if refit is True else refit or 0, 0, False))
         found, self.tested_ = cross_validate(learn, long, static, levels, quantiles, *sizes)
@@ -358,11 +363,6 @@ class Forecaster(Estimator):
         found = to_pandas(self.predict(df, levels=levels) if forecast_df is None else forecast_df)
         draw = plot_cross_validation if "cutoff" in found else plot_forecast
         return draw(with_ids(to_pandas(df), how), found, ids=ids, levels=levels, unit=unit, **how.names)
-
-    def _learn(self, long: Long, static: pd.DataFrame | None, how: Reading, val_size: Any, stage: str) -> "Fitted":
-        from seqmix.forecasting.fitting import fit
-
-        return fit(long, static, how, self._options(), val_size, stage)
 
     def _take(self, fitted: "Fitted") -> "Forecaster":
         self.fitted_, self.plan_ = fitted, fitted.plan

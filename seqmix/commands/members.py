@@ -22,7 +22,8 @@ def mixer_rows() -> list[dict[str, Any]]:
         facts = mixer_facts(name)
         cls = facts.cls
         # 16 positions and features hold every example
-        causal = {cls(16, 16, **example).causal for example in facts.examples}
+        built = [cls(16, 16, **example) for example in facts.examples]
+        causal = {mixer.causal for mixer in built}
         rows.append(
             {
                 "name": name,
@@ -30,7 +31,7 @@ def mixer_rows() -> list[dict[str, Any]]:
                 "causal": True in causal,
                 "bidirectional": False in causal,
                 "matrix": cls.matrix is not Mixer.matrix,
-                "step": cls.step is not Mixer.step or cls.pointwise,
+                "step": cls.step is not Mixer.step or any(mixer.pointwise for mixer in built),
                 "packed": "cu_seqlens" in inspect.signature(cls.forward).parameters,
                 "cost": facts.cost,
             }

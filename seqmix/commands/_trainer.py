@@ -2,7 +2,6 @@
 
 import re
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ _NEEDED = {
 }
 
 
-def check_trainer(command: str, config: Mapping[str, Any]) -> None:
+def check_trainer(command: str, config: Any) -> None:
     """Raise ``ConfigError`` if the seed or an option of the trainer leaves nothing to do, or cannot be meant."""
     seed, trainer = config["seed_everything"], config["trainer"]
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:

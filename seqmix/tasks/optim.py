@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from jsonargparse import lazy_instance
+from jsonargparse import lazy_instance  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
 from seqmix.errors import ConfigError, check_choice

@@ -219,16 +219,14 @@ class Run(Checkpoint):
     def _plan_validation(self, trainer: pl.Trainer) -> None:
         """Validate at the last step of a training that ends before its first validation."""
         batches, epochs = trainer.num_training_batches, trainer.check_val_every_n_epoch
+        # unset where validations go by time
+        period = math.inf if trainer.val_check_batch is None else trainer.val_check_batch
         if trainer.max_epochs is not None and epochs is not None and 0 <= trainer.max_epochs < epochs:
             raise ConfigError(
                 f"no validation is due in {trainer.max_epochs} epochs: trainer.check_val_every_n_epoch = {epochs}; "
                 "lower it"
             )
-        first = (
-            trainer.val_check_batch
-            if epochs is None
-            else batches * (epochs - 1) + min(batches, trainer.val_check_batch)
-        )
+        first = period if epochs is None else batches * (epochs - 1) + min(batches, period)
         last = trainer.max_steps * trainer.accumulate_grad_batches
         if trainer.max_steps > 0 and not trainer.global_step and last < first:
             trainer.check_val_every_n_epoch = epochs and 1

@@ -26,6 +26,7 @@ COMMANDS = {
     "list": "mixers, models, datasets and configs",
     "info": "versions, device, and which kernels run",
     "matrix": "draw the mixing matrix of a mixer",
+    "runs": "the runs of a folder: what was trained and changed, and what it reached",
     "report": "the recorded results, as Markdown tables and pictures",
     "bench": "time and memory of a mixer over lengths, beside attention",
 }

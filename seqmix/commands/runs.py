@@ -1,0 +1,52 @@
+"""``seqmix runs``: the runs of a folder beside each other, the newest last."""
+
+from pathlib import Path
+from typing import Any
+
+from seqmix.commands._function import call
+from seqmix.commands.tables import print_table
+from seqmix.errors import DataError
+from seqmix.tasks.rows import read_rows
+
+
+def main(command: str, argv: list[str]) -> None:
+    """Run the command."""
+    call(runs, command, argv)
+
+
+def runs(*, folder: str = "runs", name: str | None = None) -> None:
+    """List the runs of a folder: what was trained, how far, and what it reached in validation and test.
+
+    Args:
+        folder: folder of all runs.
+        name: list the runs of this config only, ``runs/<name>``.
+    """
+    rows = run_rows(Path(folder), name)
+    if not rows:
+        raise DataError(f"no runs in {str(Path(folder) / (name or ''))!r}; make one with `seqmix fit --config demo`")
+    print_table(f"{len(rows)} runs in {folder}", rows)
+
+
+def run_rows(folder: Path, name: str | None) -> list[dict[str, Any]]:
+    """One row for each run, by config and time; empty where a run has not come so far."""
+    found = []
+    for env in sorted(folder.glob(f"{name or '*'}/*/env.json")):
+        path = env.parent
+        tests = [row for row in read_rows(path / "results.csv") if row["role"] == "model"]
+        last, validations = tests[-1] if tests else {}, read_rows(path / "metrics.csv")
+        monitors = [column for column in (validations or [{}])[0] if column.startswith("val_")]
+        metric = monitors[0].removeprefix("val_") if monitors else ""
+        found.append(
+            {
+                "config": path.parent.name,
+                "run": path.name,
+                "model": last.get("model", ""),
+                "data": last.get("data", ""),
+                "steps": validations[-1]["step"] if validations else "",
+                "last validation": f"{metric} {float(validations[-1][monitors[0]]):.4f}" if metric else "",
+                "test": f"{metric} {float(last[metric]):.4f}" if metric in last else "",
+                "settings": last.get("settings", "")[:6],
+                "changed": last.get("changed", ""),
+            }
+        )
+    return found

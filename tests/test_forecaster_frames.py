@@ -130,6 +130,16 @@ def test_validation_frames_go_on_where_the_frame_ends():
         forecaster().fit(last, val_df=first)
 
 
+def test_rows_to_train_on_have_a_value_and_a_weight():
+    frame = panel(["a"])
+    late = frame["ds"] >= frame["ds"].iloc[55]
+    with pytest.raises(DataError, match="no training row has a value and a weight above 0, before the last "):
+        forecaster().fit(frame.assign(w=late.astype(float)), weight_col="w")
+    with pytest.raises(DataError, match=r"give earlier rows, or pass val_size=0"):
+        forecaster().fit(frame.assign(y=frame["y"].where(late)))
+    assert len(forecaster().fit(frame.assign(y=frame["y"].where(late)), val_size=0).predict()) == 4
+
+
 def test_time_zones_stay_those_of_the_fit():
     frame = panel(["a"])
     zoned = frame.assign(ds=frame["ds"].dt.tz_localize("UTC"))

@@ -20,7 +20,7 @@ from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.folder import mapped
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.intervals import check_windows
-from seqmix.forecasting.long import Long, channels, named
+from seqmix.forecasting.long import Long, channels, named, observed
 from seqmix.forecasting.member import Member, calibrate, calibration_rows
 from seqmix.forecasting.options import whole
 from seqmix.forecasting.plan import Plan, make_plan
@@ -165,6 +165,13 @@ def _check_panel(panel: Panel, long: Long, plan: Plan, n_val: np.ndarray) -> Non
     large = np.flatnonzero(~np.isfinite(panel.scale).all(1))
     if len(large):
         raise DataError(f"values of {long.ids[large[0]]!r} are too large to be scaled; divide them by a power of ten")
+    lengths = np.diff(long.indptr)
+    ours = np.arange(len(long.y)) - np.repeat(long.indptr[:-1], lengths) < np.repeat(lengths - n_val, lengths)
+    if not (observed(long) & ours).any():
+        raise DataError(
+            f"no training row has a value and a weight above 0, before the last {int(n_val.max())} rows, which are for "
+            "validation; give earlier rows, or pass val_size=0"
+        )
     if panel.has_val and not any(_counts(batch) for batch in panel.val_dataloader()):
         raise DataError(
             f"no value is observed in the validation rows, the last {int(n_val.max())} of each series; pass another "

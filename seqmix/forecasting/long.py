@@ -49,9 +49,14 @@ def picked(long: Long, which: np.ndarray) -> Long:
     return _taken(long, rows, lengths)._replace(ids=long.ids[which], first=long.first[which])
 
 
+def observed(long: Long) -> np.ndarray:
+    """Which rows have a value and a weight above 0, ``(T,)``."""
+    return ~np.isnan(long.y) if long.weight is None else ~np.isnan(long.y) & (long.weight > 0)
+
+
 def unobserved_tail(long: Long) -> np.ndarray:
     """How many rows at the end of each series have no value, or no weight, ``(n,)``."""
-    seen = ~np.isnan(long.y) if long.weight is None else ~np.isnan(long.y) & (long.weight > 0)
+    seen = observed(long)
     at = np.where(seen, np.arange(1, len(seen) + 1), 0)
     return long.indptr[1:] - np.maximum(np.maximum.reduceat(at, long.indptr[:-1]), long.indptr[:-1])
 

@@ -121,6 +121,10 @@ def test_errors_of_intervals_and_of_functions_by_hand():
     assert set(found.index) == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(found.loc[name], values, rtol=1e-6, err_msg=name)
+    apart = fc.evaluate(fc.cross_validation(df, n_windows=2), metrics[:-1], by="cutoff")
+    assert apart.columns.tolist() == ["metric", "model", "cutoff", "value"] and apart["cutoff"].nunique() == 2
+    shops = fc.evaluate(cv.assign(shop="x", town="y"), "wape", by="shop")
+    assert shops[["model", "shop"]].to_numpy().tolist() == [["DLinear", "x"]]
     with pytest.raises(ConfigError, match="metrics = 'mea' is not known; use mse, mae"):
         fc.evaluate(cv, "mea")
     with pytest.raises(DataError, match="series 'q' was not fitted: it has no scale, no MASE"):

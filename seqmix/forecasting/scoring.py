@@ -62,17 +62,20 @@ def errors(
     if key not in frame:
         # a single series has the name of its values
         frame = frame.assign(**{key: target})
-    facts = (key, how.time_col, target, "cutoff")
-    models = [str(c) for c in frame if c not in facts and not _INTERVAL.match(str(c)) and not _QUANTILE.match(str(c))]
+    facts = (key, how.time_col, target, "cutoff", by)
+    # other columns may be there to group by
+    given = [str(c) for c in frame if c not in facts and pd.api.types.is_numeric_dtype(frame[c].dtype)]
+    models = [name for name in given if not _INTERVAL.match(name) and not _QUANTILE.match(name)]
     if not models or target not in frame or (by is not None and by not in frame):
         raise DataError(
             f"columns are {[str(c) for c in frame]}; evaluate needs {target!r}, a column for each model"
             f"{'' if by is None else f', and {by!r}'}"
         )
-    # the losses would tell cutoffs apart
-    known: Any = frame[frame[target].notna()].reset_index(drop=True).drop(columns=[] if by == "cutoff" else "cutoff")
+    # the losses take a column of this name for one of their own, and would tell cutoffs apart
+    known: Any = frame[frame[target].notna()].reset_index(drop=True).rename(columns={"cutoff": "origin"})
+    by = "origin" if by == "cutoff" else by
     at = None if scales is None else scales.ids.get_indexer(pd.Index(known[key]))
-    columns = [str(c) for c in known if c not in (key, how.time_col, "cutoff")]
+    columns = [target, *given]
     parts = []
     for metric in metrics:
         scale = np.ones(len(known))
@@ -82,7 +85,7 @@ def errors(
                 raise DataError(f"series {absent!r} was not fitted: it has no scale, no MASE")
             units = {"mase": scales.naive, "msis": scales.naive, "rmsse": scales.naive_rms}
             scale = units.get(str(metric), scales.deviation)[at]
-        scaled = known.assign(**{name: known[name] / scale for name in columns if name != by})
+        scaled = known.assign(**{name: known[name] / scale for name in columns})
         for name, part in _measured(scaled, metric, models, by or key, target):
             if by is None:
                 values = part[models].mean().to_numpy()
@@ -90,7 +93,7 @@ def errors(
             else:
                 long = part.melt(id_vars=by, value_vars=models, var_name="model", value_name="value")
                 parts.append(long.assign(metric=name)[["metric", "model", by, "value"]])
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True).rename(columns={"origin": "cutoff"})
 
 
 def check_metrics(metrics: Any) -> list[Any]:

@@ -167,6 +167,9 @@ def test_starts_from_a_pre_trained_encoder(tmp_path):
         load_encoder(ENCODER(300), str(tmp_path / "mlm.ckpt"))
     with pytest.raises(ConfigError, match=r"encoder.layer.1.* is absent in it"):
         load_encoder(partial(ENCODER, n_layers=2)(260), str(tmp_path / "mlm.ckpt"))
+    (tmp_path / "part.ckpt").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ConfigError, match=r"init_from = .*part.ckpt' cannot be read .*damaged or no checkpoint"):
+        load_encoder(torch.nn.Linear(1, 1), str(tmp_path / "part.ckpt"))
     with pytest.raises(ConfigError, match=r"init_from = 'gone' cannot be read .*; give a checkpoint of MaskedLM"):
         load_encoder(fresh, "gone")
 

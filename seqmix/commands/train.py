@@ -19,7 +19,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 
 import seqmix.data  # noqa: F401  configs name classes that have been imported
-from seqmix.commands._checkpoint import read_checkpoint
 from seqmix.commands._classes import prepare_parser
 from seqmix.commands._results import check_writable, print_rows, rows_of, write_predictions
 from seqmix.commands._settings import MOMENTARY, differences, digest, flat, misfit
@@ -30,6 +29,7 @@ from seqmix.errors import ConfigError, SeqmixError
 from seqmix.models import ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
 from seqmix.tasks import Task
+from seqmix.tasks.checkpoint import read_checkpoint
 from seqmix.tasks.rows import append_rows
 from seqmix.tasks.run import Run, run_folders
 from seqmix.trusted import trusted_modules

@@ -3,6 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from seqmix.mixers import zero_masked
 from seqmix.models import BidirectionalEncoder, EncoderFactory
 from seqmix.models.dropout import Dropout
 from seqmix.tasks._bag_of_words import bag_of_words
+from seqmix.tasks.checkpoint import read_checkpoint
 from seqmix.tasks.language import make_encoder
 from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
@@ -224,8 +226,8 @@ def load_encoder(encoder: nn.Module, path: str) -> None:
         ConfigError: if it is no checkpoint, or of an encoder of other sizes.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (OSError, RuntimeError, KeyError, EOFError) as error:
+        state = read_checkpoint(Path(path))["state_dict"]
+    except ConfigError as error:
         raise ConfigError(f"init_from = {path!r} cannot be read ({error}); give a checkpoint of MaskedLM") from error
     prefix = "model.bert."
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

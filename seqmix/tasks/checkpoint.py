@@ -17,6 +17,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if it is no checkpoint, a byte of it has changed, or a weight is not finite.
     """
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {str(path)!r} not found; give the path of a .ckpt file")
     damaged = f"checkpoint {str(path)!r} is damaged or no checkpoint"
     try:
         with zipfile.ZipFile(path) as file:

@@ -159,7 +159,7 @@ data:
   class_path: Cycles
   init_args: {context: 96, horizon: 24}
 """)
-seqmix("fit --config smoothing.yaml --trainer.fast_dev_run true")
+seqmix("fit --config smoothing.yaml --trust smoothing --trainer.fast_dev_run true")
 
 # %% [markdown]
 # ## In Python

@@ -1,93 +1,202 @@
-"""A fitted model as one graph, from values in the units of the data to forecasts in them."""
+"""A fitted model as one self-contained graph, from values in the units of the data to forecasts in them."""
 
+import io
+import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from seqmix import __version__
 from seqmix.errors import ConfigError
 from seqmix.forecasting.fitted import Fitted
-from seqmix.tasks import Forecasting
+from seqmix.forecasting.intervals import margins
+from seqmix.forecasting.member import Member
+from seqmix.forecasting.plan import bounds
 
 
 class Graph(nn.Module):
-    """Scaling, window normalization and model: ``(B, context, C) -> (B, horizon, C)``, in the units of the data.
+    """Scaling, window normalization, model and intervals, in the units of the data.
+
+    Results are the point forecast, then lower and upper bound of each level, each ``(B, horizon, C)``. One series, or
+    several that are channels, are scaled as they were in the fit. Where series are samples their scale follows from the
+    window, as ``predict`` does for a series that was not fitted.
 
     Args:
-        task: the fitted task.
-        loc: what scaling takes away, ``(C,)``; None where it differs between series and is an input.
-        scale: what scaling divides by, ``(C,)``.
+        fitted: what was learned.
+        member: the model.
+
+    Raises:
+        ConfigError: if the loss has levels that are no tensor operations.
     """
 
-    loc: Tensor
-    scale: Tensor
+    loc: Tensor | None
+    scale: Tensor | None
 
-    def __init__(self, task: Forecasting, loc: Tensor | None, scale: Tensor | None):
+    def __init__(self, fitted: Fitted, member: Member):
         super().__init__()
-        self.task = task
-        self.register_buffer("loc", loc)
-        self.register_buffer("scale", scale)
+        self.task, self.plan, self.levels = member.task, fitted.plan, sorted(fitted.plan.levels)
+        if self.levels and self.plan.spread and not self.task.loss.exportable:
+            raise ConfigError(
+                f"levels of loss = {self.plan.loss!r} cannot be part of a graph; fit with levels=None, or with "
+                "loss='quantile' or 'normal'"
+            )
+        for name, values in (("loc", fitted.loc), ("scale", fitted.scale)):
+            self.register_buffer(name, torch.from_numpy(values[0]) if len(values) == 1 else None)
+        own, calibrated = member.scores, self.plan.calibrated
+        rows = [own[calibrated.index(level)] if calibrated else own for level in self.levels]
+        plain = self.plan.spread and not calibrated
+        each = [] if plain else [margins(scores, level) for scores, level in zip(rows, self.levels, strict=True)]
+        self.margins = [torch.from_numpy(margin)[:, None] for margin in each]  # (horizon, 1)
 
     def forward(
         self,
         x: Tensor,
-        loc: Tensor | None = None,
-        scale: Tensor | None = None,
+        mask: Tensor,
         past: Tensor | None = None,
         future: Tensor | None = None,
         static: Tensor | None = None,
-    ) -> Tensor:
-        """Forecast from ``x``; ``loc`` and ``scale`` of the series, ``(B, C)``, where the graph has none."""
-        shift, unit = (self.loc, self.scale) if loc is None or scale is None else (loc[:, None], scale[:, None])
-        batch = {"x": (x - shift) / unit}
+    ) -> tuple[Tensor, ...]:
+        """Forecast from ``x: (B, context, C)``; ``mask``, of that shape, is True where a value was observed."""
+        loc, scale = self._scaling(x.double(), mask)
+        batch = {"x": ((x - loc) / scale).float().masked_fill(~mask, 0), "x_mask": mask}
         for name, given in (("past", past), ("future", future), ("static", static)):
             if given is not None:
                 batch[name] = given
-        return self.task.point(self.task(batch)) * unit + shift
+        forecast = self.task(batch)
+        point = self.task.point(forecast).double()
+        found = [y * scale + loc for y in (point, *self._bounds(forecast, point))]
+        # nothing below zero, where no value ever was
+        return tuple((y.clamp(min=0) if self.plan.nonnegative else y).float() for y in found)
 
+    def _bounds(self, forecast: Tensor, point: Tensor) -> list[Tensor]:
+        """Lower and upper bound of each level, rising, in scaled units."""
+        if not (self.levels and self.plan.spread):
+            return [point + sign * margin for margin in self.margins for sign in (-1, 1)]
+        n = len(self.levels)
+        sides = self.task.loss.quantiles(forecast, sorted(q for level in self.levels for q in bounds(level))).double()
+        lows, highs = [sides[..., n - 1 - i] for i in range(n)], [sides[..., n + i] for i in range(n)]
+        found: list[Tensor] = []
+        for i in range(n):
+            lo, hi = lows[i], highs[i]
+            if self.margins:
+                margin = torch.maximum(self.margins[i].expand_as(lo), (lo - hi) / 2)
+                lo, hi = lo - margin, hi + margin
+                # a wider interval holds the next one
+                lo, hi = (torch.minimum(lo, found[-2]), torch.maximum(hi, found[-1])) if found else (lo, hi)
+            found += [lo, hi]
+        return found
 
-def graph_of(fitted: Fitted, k: int) -> Graph:
-    """The graph of model ``k``; with one series, or several as channels, the scaling is part of it."""
-    one = len(fitted.loc) == 1
-    numbers = [torch.from_numpy(x[0]).float() if one else None for x in (fitted.loc, fitted.scale)]
-    return Graph(fitted.members[k].task, *numbers).eval()
+    def _scaling(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What is taken from ``x`` and what it is divided by, ``(B, 1, C)``, or ``(C,)``."""
+        if self.loc is not None and self.scale is not None:
+            return self.loc, self.scale
+        if self.plan.scaler == "none":
+            return x.new_zeros(1), x.new_ones(1)
+        count = mask.double().sum(1, keepdim=True).clamp(min=1)
+        loc = x.masked_fill(~mask, 0).sum(1, keepdim=True) / count
+        deviation = ((x - loc).masked_fill(~mask, 0).square().sum(1, keepdim=True) / count).sqrt()
+        scale = torch.where(deviation > 1e-9 * loc.abs(), deviation, torch.ones_like(deviation))
+        season = self.plan.season
+        if self.plan.scaler == "season" and season < x.shape[1]:
+            both = mask[:, season:] & mask[:, :-season]
+            pairs = both.double().sum(1, keepdim=True)
+            error = (x[:, season:] - x[:, :-season]).abs().masked_fill(~both, 0).sum(1, keepdim=True)
+            error = error / pairs.clamp(min=1)
+            scale = torch.where(error > 0, torch.maximum(error, 0.01 * scale), scale)
+        return loc, scale
 
 
 def export(fitted: Fitted, model: str | None, path: Path) -> None:
     """Write the graph of a model, the first if None, with a free batch size to ``path``, ``.pt2`` or ``.onnx``.
 
-    The inputs are ``x``, then ``loc`` and ``scale`` where there is more than one series to a model, then the covariates
-    there are, as numbers. Missing values are to be filled before.
+    The file needs neither this package nor another file. Its metadata, JSON under ``seqmix``, say what the inputs and
+    outputs are, and how covariates become numbers.
 
     Raises:
-        ConfigError: if there is no such model, the ending is another one, or ONNX is not installed.
+        ConfigError: if there is no such model, the ending is another one, ONNX is not installed, or lacks an operator.
     """
     names = [member.name for member in fitted.members]
     if model is not None and model not in names:
         raise ConfigError(f"model = {model!r} was not fitted; use one of {', '.join(names)}")
-    k = 0 if model is None else names.index(model)
     if path.suffix not in (".pt2", ".onnx"):
         raise ConfigError(f"path = {str(path)!r} should end in .pt2 (torch.export) or .onnx")
-    series, one, graph = fitted.members[k].task.series, len(fitted.loc) == 1, graph_of(fitted, k)
-    C, context, width = series.n_channels, series.context, series.context + series.horizon
-    inputs = {"x": torch.randn(2, context, C)}
-    if not one:
-        inputs |= {"loc": torch.zeros(2, C), "scale": torch.ones(2, C)}
-    shapes = {"past": (2, context, series.n_past), "future": (2, width, series.n_future)}
-    shapes["static"] = (2, C, series.n_static)
-    inputs |= {name: torch.randn(shape) for name, shape in shapes.items() if shape[-1]}
+    lacking = [name for name in ("onnx", "onnxscript") if path.suffix == ".onnx" and find_spec(name) is None]
+    if lacking:
+        raise ConfigError(f"ONNX needs the package {lacking[0]!r}; pip install 'seqmix[export]'")
+    member = fitted.members[0 if model is None else names.index(model)]
+    graph, inputs = Graph(fitted, member).eval(), _inputs(member)
+    facts = json.dumps(_facts(fitted, member, graph, inputs))
     free = {name: {0: torch.export.Dim("batch")} for name in inputs}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings(), torch.no_grad():
-        # what exporters say about themselves
-        warnings.simplefilter("ignore")
-        if path.suffix == ".pt2":
-            torch.export.save(torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=free), path)
-            return
-        try:
-            torch.onnx.export(
-                graph, (), path, kwargs=inputs, dynamic_shapes=free, dynamo=True, verbose=False, output_names=["y"]
-            )
-        except ModuleNotFoundError as e:
-            raise ConfigError(f"ONNX needs the package {e.name!r}; pip install onnx onnxscript") from e
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=free)
+            if path.suffix == ".pt2":
+                torch.export.save(program, part, extra_files={"seqmix": facts})
+            else:
+                _write_onnx(program, part, facts, inputs)
+        part.replace(path)
+    except torch.onnx.OnnxExporterError as error:
+        raise ConfigError(
+            f"{member.name} cannot be written as ONNX: it has an operation that ONNX lacks ({error.__cause__ or error})"
+            "; write it as .pt2"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, facts: str, inputs: dict[str, Tensor]) -> None:
+    names = json.loads(facts)["outputs"]
+    converted = torch.onnx.export(program, (), kwargs=inputs, dynamo=True, verbose=False, output_names=names)
+    assert converted is not None
+    converted.model.metadata_props["seqmix"] = facts
+    converted.save(path, external_data=False)
+
+
+def _inputs(member: Member) -> dict[str, Tensor]:
+    """Two windows of the inputs that the model takes."""
+    (batch,) = member.task.example().values()
+    inputs = {name: torch.randn(2, *rows.shape[1:]) for name, rows in batch.items()}
+    x = inputs.pop("x")
+    return {"x": x, "mask": torch.ones_like(x, dtype=torch.bool), **inputs}
+
+
+def _facts(fitted: Fitted, member: Member, graph: Graph, inputs: dict[str, Tensor]) -> dict[str, object]:
+    """What a program that runs the graph has to know."""
+    plan, reading, series = fitted.plan, fitted.reading, member.task.series
+    codes = {name: list(getattr(fitted.inputs, name)) for name in ("past", "future", "static")}
+    return {
+        "seqmix": __version__,
+        "model": member.name,
+        "context": series.context,
+        "horizon": series.horizon,
+        "freq": fitted.clock.freq,
+        "season": plan.season,
+        "columns": {"id": reading.id_col, "time": reading.time_col, "target": reading.target_col},
+        "channels": [str(each) for each in fitted.ids] if plan.joint else 1,
+        "inputs": {name: ["batch", *rows.shape[1:]] for name, rows in inputs.items()},
+        "outputs": ["y", *(f"{side}-{level:g}" for level in graph.levels for side in ("lo", "hi"))],
+        # future rows are those of the context, then those of the horizon
+        "covariates": {name: each for name, each in codes.items() if each},
+        "calendar": fitted.inputs.calendar,
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what exporters say about themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

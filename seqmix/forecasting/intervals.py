@@ -80,7 +80,7 @@ def cqr_bounds(lo: np.ndarray, hi: np.ndarray, scores: np.ndarray, level: float)
         ConfigError: if the level is no percentage.
         DataError: if there are too few calibration windows for the level.
     """
-    margin = np.maximum(_margin(scores, level), (lo - hi) / 2)
+    margin = np.maximum(margins(scores, level), (lo - hi) / 2)
     return lo - margin, hi + margin
 
 
@@ -104,7 +104,7 @@ def check_windows(scores: np.ndarray, levels: Iterable[float]) -> None:
             )
 
 
-def _margin(scores: np.ndarray, level: float) -> np.ndarray:
+def margins(scores: np.ndarray, level: float) -> np.ndarray:
     """Score of rank ``ceil((n + 1) level / 100)`` of the n that are not NaN, ``(..., horizon)``."""
     if not 1 < level < 100:
         raise ConfigError(f"a level is a percentage between 1 and 100, got {level}; use for example 90")

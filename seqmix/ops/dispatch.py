@@ -39,7 +39,8 @@ def enter(op: str, impls: Impls) -> Impls:
 def pick(impl: str, impls: Impls, x: Tensor) -> Callable[..., Any]:
     """Return the implementation called ``impl``; ``"auto"`` chooses by the device and the dtype of ``x``.
 
-    Inside of ``torch.func.jvp`` and its kin it chooses the reference, which alone has derivatives in forward mode.
+    In ``torch.export`` it chooses the portable path. Inside of ``torch.func.jvp`` and its kin it chooses the reference,
+    which alone has derivatives in forward mode.
 
     Raises:
         ValueError: if there is no implementation of that name, or it cannot run on ``x``.
@@ -77,6 +78,9 @@ def explain() -> list[dict[str, str]]:
 
 
 def _fastest(impls: Impls, device: str, dtype: torch.dtype) -> str:
+    if torch.compiler.is_exporting():
+        # a graph in a file knows the operators of PyTorch alone
+        return "torch"
     order = _ORDER.get(device, ("torch",))
     return next(name for name in order if name in impls and _obstacle(name, device, dtype) is None)
 

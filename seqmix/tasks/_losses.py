@@ -6,8 +6,10 @@ its outputs with the window then moves the location, and stretches the scale.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import NegativeBinomial, Normal, StudentT
@@ -29,6 +31,8 @@ class Loss(nn.Module, ABC):
     n_outputs: int = 1
     #: values are counts: windows are divided, never shifted
     counts: ClassVar[bool] = False
+    #: quantiles are tensor operations, which an exported graph can hold
+    exportable: ClassVar[bool] = True
 
     @abstractmethod
     def read(self, outputs: Tensor) -> Tensor:
@@ -147,12 +151,12 @@ class QuantileLoss(Loss):
                 f"quantiles = {list(levels)} reach beyond those trained, {self.levels}; train with quantiles that hold "
                 "them, or use loss='student_t'"
             )
-        known, wanted = torch.tensor(self.levels, dtype=torch.float64), torch.tensor(levels, dtype=torch.float64)
-        above = torch.searchsorted(known, wanted)
-        below = (above - (known[above] != wanted).long()).clamp(min=0)
-        gap = (known[above] - known[below]).clamp(min=torch.finfo(known.dtype).tiny)
-        part = ((wanted - known[below]) / gap).to(forecast)
-        return torch.lerp(forecast[..., below], forecast[..., above], part)
+        known, wanted = np.array(self.levels), np.array(levels)
+        above = np.searchsorted(known, wanted)
+        below = np.maximum(above - (known[above] != wanted), 0)
+        gap = np.maximum(known[above] - known[below], np.finfo(np.float64).tiny)
+        part = forecast.new_tensor(((wanted - known[below]) / gap).tolist())
+        return torch.lerp(forecast[..., below.tolist()], forecast[..., above.tolist()], part)
 
 
 class NormalLoss(Loss):
@@ -185,7 +189,7 @@ class NormalLoss(Loss):
     def quantiles(self, forecast: Tensor, levels: Sequence[float]) -> Tensor:
         """Exact."""
         location, scale = forecast.unsqueeze(-2).unbind(-1)
-        return location + scale * torch.special.ndtri(forecast.new_tensor(levels))
+        return location + scale * forecast.new_tensor([NormalDist().inv_cdf(level) for level in levels])
 
 
 class StudentTLoss(Loss):
@@ -196,6 +200,7 @@ class StudentTLoss(Loss):
     """
 
     n_outputs = 3
+    exportable = False
 
     def read(self, outputs: Tensor) -> Tensor:
         """Location, scale and degrees of freedom."""
@@ -235,6 +240,7 @@ class NegativeBinomialLoss(Loss):
 
     n_outputs = 2
     counts = True
+    exportable = False
 
     def read(self, outputs: Tensor) -> Tensor:
         """Mean and dispersion."""

@@ -1,4 +1,4 @@
-"""A fitted Forecaster in files: saved, loaded, exported."""
+"""A fitted Forecaster in files: saved and loaded."""
 
 import importlib
 import json
@@ -8,16 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-import torch
 from daily_panel import panel, small
 
 from seqmix import Forecaster
 from seqmix.errors import ConfigError, DataError
-from seqmix.forecasting.covariates import ahead
-from seqmix.forecasting.exporting import graph_of
 from seqmix.mixers import Pool
 from seqmix.models import DLinear, MixerForecaster
 
@@ -53,39 +49,6 @@ def test_what_cannot_be_saved_or_loaded(tmp_path, fitted):
     file.write_text(file.read_text().replace('"model": "DLinear"', '"model": {"class": "os:system"}'))
     with pytest.raises(DataError, match="'os:system' is no module of torch"):
         Forecaster.load(tmp_path)
-
-
-@pytest.mark.parametrize("options", [{}, {"mode": "multivariate"}, {"calendar": True, "loss": "quantile"}])
-@pytest.mark.parametrize("exported", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_exported_graph_gives_the_same_numbers(tmp_path, options, exported):
-    fc = small(**options).fit(panel())
-    graph = graph_of(fc.fitted_, 0)
-    if exported:
-        fc.export(tmp_path / "model.pt2")
-        graph = torch.export.load(tmp_path / "model.pt2").module()
-    ends = fc.fitted_.ends
-    inputs = {"x": ends.values}
-    if fc.mode_ == "global":
-        inputs |= {"loc": ends.loc, "scale": ends.scale}
-    if fc.calendar:
-        f = fc.fitted_
-        known = ahead(f.inputs, f.reading, f.clock, f.ids, f.last, 6, 6, None, joint=f.plan.joint)
-        inputs["future"] = np.concatenate([ends.future, known], 1)
-    y = graph(**{name: torch.from_numpy(x).float() for name, x in inputs.items()})
-    expected = fc.predict()["DLinear"].to_numpy().reshape(2, 6)
-    found = y.detach().numpy()[0].T if fc.mode_ == "multivariate" else y.detach().numpy()[..., 0]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_onnx_gives_the_same_numbers(tmp_path):
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
-    fc = small().fit(panel(("a",)))
-    fc.export(tmp_path / "model.onnx")
-    x = fc.fitted_.ends.values.astype(np.float32)
-    (y,) = runtime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": np.repeat(x, 3, 0)})
-    np.testing.assert_allclose(y[2, :, 0], fc.predict()["DLinear"], rtol=1e-5)
 
 
 def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):

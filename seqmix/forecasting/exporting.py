@@ -18,6 +18,7 @@ from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.intervals import margins
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import bounds
+from seqmix.ops.dispatch import plain
 
 
 class Graph(nn.Module):
@@ -108,7 +109,8 @@ class Graph(nn.Module):
             pairs = both.double().sum(1, keepdim=True)
             error = (x[:, season:] - x[:, :-season]).abs().masked_fill(~both, 0).sum(1, keepdim=True)
             error = error / pairs.clamp(min=1)
-            scale = torch.where(error > 0, torch.maximum(error, 0.01 * scale), scale)
+            # a perfect cycle, but for rounding, has no error to divide by
+            scale = torch.where(error > 1e-6 * scale, torch.maximum(error, 0.01 * scale), scale)
         return loc, scale
 
 
@@ -136,13 +138,17 @@ def export(fitted: Fitted, model: str | None, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), plain(), torch.no_grad():
             program = torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=free)
             if path.suffix == ".pt2":
                 torch.export.save(program, part, extra_files={"seqmix": facts})
             else:
                 _write_onnx(program, part, facts, inputs)
         part.replace(path)
+    except torch._dynamo.exc.UserError as error:
+        raise ConfigError(
+            f"{member.name} cannot be exported: its operations depend on the number of series in a batch"
+        ) from error
     except torch.onnx.OnnxExporterError as error:
         raise ConfigError(
             f"{member.name} cannot be written as ONNX: it has an operation that ONNX lacks ({error.__cause__ or error})"

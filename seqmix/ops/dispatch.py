@@ -5,7 +5,9 @@ CUDA kernel.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,6 +22,7 @@ from seqmix.ops import native
 Impls = Mapping[str, Callable[..., Any] | str]
 
 _OPS: dict[str, Impls] = {}
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 # fastest first; every op has "torch", which runs on any device
 _ORDER = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}
@@ -39,13 +42,15 @@ def enter(op: str, impls: Impls) -> Impls:
 def pick(impl: str, impls: Impls, x: Tensor) -> Callable[..., Any]:
     """Return the implementation called ``impl``; ``"auto"`` chooses by the device and the dtype of ``x``.
 
-    In ``torch.export`` it chooses the portable path. Inside of ``torch.func.jvp`` and its kin it chooses the reference,
-    which alone has derivatives in forward mode.
+    Inside of ``plain``, ``torch.func.jvp`` and its kin it chooses the reference, which is made of PyTorch's operators
+    and alone has derivatives in forward mode.
 
     Raises:
         ValueError: if there is no implementation of that name, or it cannot run on ``x``.
     """
     name = _fastest(impls, x.device.type, x.dtype) if impl == "auto" else impl
+    if impl == "auto" and _plain.get() and "reference" in impls:
+        name = "reference"
     if forward_ad._current_level >= 0 and "reference" in impls:
         if impl not in ("auto", "reference"):
             raise ValueError(f"impl={impl!r} has no derivatives in forward mode; use impl='auto'")
@@ -63,6 +68,16 @@ def pick(impl: str, impls: Impls, x: Tensor) -> Callable[..., Any]:
     return getattr(import_module(module), function)
 
 
+@contextmanager
+def plain() -> Iterator[None]:
+    """Let ``impl="auto"`` choose the reference, for graphs that are to run without this package."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
 def explain() -> list[dict[str, str]]:
     """Say for each op which implementation ``impl="auto"`` takes here for float32, and why not the others.
 
@@ -78,9 +93,6 @@ def explain() -> list[dict[str, str]]:
 
 
 def _fastest(impls: Impls, device: str, dtype: torch.dtype) -> str:
-    if torch.compiler.is_exporting():
-        # a graph in a file knows the operators of PyTorch alone
-        return "torch"
     order = _ORDER.get(device, ("torch",))
     return next(name for name in order if name in impls and _obstacle(name, device, dtype) is None)
 

@@ -19,7 +19,10 @@ def step_sizes(dt: Tensor, bias: Tensor) -> Tensor:
 
 def all_states(h: Tensor, u: Tensor, bounds: list[int]) -> Tensor:
     """Return the first states, zero for each sequence in ``u`` if ``h: (items, D, N)`` has no items."""
-    return h if len(h) or not len(u) else h.new_zeros(len(bounds) - 1 if len(bounds) > 2 else len(u), *h.shape[1:])
+    # shape, not len: in an exported graph the number of rows is a symbol
+    if h.shape[0] > 0 or u.shape[0] == 0:
+        return h
+    return h.new_zeros(len(bounds) - 1 if len(bounds) > 2 else u.shape[0], *h.shape[1:])
 
 
 def skip_and_gate(y: Tensor, u: Tensor, skip: Tensor, z: Tensor) -> Tensor:

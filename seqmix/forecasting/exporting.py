@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from seqmix import __version__
+import seqmix
 from seqmix.errors import ConfigError
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.intervals import margins
@@ -179,7 +179,7 @@ def _facts(fitted: Fitted, member: Member, graph: Graph, inputs: dict[str, Tenso
     plan, reading, series = fitted.plan, fitted.reading, member.task.series
     codes = {name: list(getattr(fitted.inputs, name)) for name in ("past", "future", "static")}
     return {
-        "seqmix": __version__,
+        "seqmix": seqmix.__version__,
         "model": member.name,
         "context": series.context,
         "horizon": series.horizon,

@@ -56,7 +56,7 @@ class Forecasting(Task):
         normalize_affine: learn a scale and a shift per channel for normalized windows, as in RevIN.
         season: length of the season for ``season``, in time steps. Default: the season of the data.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better first metric before training stops. Default: train to the end.
+        patience: validations without a better MSE before training stops; null to train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range.

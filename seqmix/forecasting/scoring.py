@@ -72,7 +72,8 @@ def errors(
             f"{'' if by is None else f', and {by!r}'}"
         )
     # the losses take a column of this name for one of their own, and would tell cutoffs apart
-    known: Any = frame[frame[target].notna()].reset_index(drop=True).rename(columns={"cutoff": "origin"})
+    known: Any = frame[frame[target].notna()]
+    known = known.reset_index(drop=True).rename(columns={"cutoff": "origin"})
     by = "origin" if by == "cutoff" else by
     at = None if scales is None else scales.ids.get_indexer(pd.Index(known[key]))
     columns = [target, *given]

@@ -31,8 +31,7 @@ from seqmix.mixers import Identity
 from seqmix.models import DLinear, MixerForecaster
 from seqmix.models.norm import window_moments
 from seqmix.series import Series
-from seqmix.tasks import Forecasting
-from seqmix.tasks.optim import AdamW
+from seqmix.tasks import AdamW, Forecasting
 from seqmix.tasks.rows import append_rows
 
 CONTEXT, HORIZON, HELD_OUT = 168, 48, 192

@@ -15,7 +15,7 @@ from seqmix.mixers import Identity, MatrixMixer, Pool, Toeplitz
 from seqmix.models import TSM2, DLinear, MixerForecaster, SeasonalNaive, list_models, model_facts
 from seqmix.series import Series
 from seqmix.tasks import LAMB, AdamW, Forecasting, Task
-from seqmix.tasks.optim import lr_factor, param_groups
+from seqmix.tasks._optim import lr_factor, param_groups
 
 
 def quiet_trainer(folder, **options):

@@ -152,7 +152,7 @@ def _download(source: Source, path: Path) -> None:
             reason = "no connection" if isinstance(error, ConnectionError | Timeout) else "the connection broke off"
         raise _failure(source, path, reason) from error
     except OSError as error:
-        raise _failure(source, path, _WRITING.get(error.errno, f"it cannot be written ({error})")) from error
+        raise _failure(source, path, _WRITING.get(error.errno or 0, f"it cannot be written ({error})")) from error
     finally:
         for folder in made:
             # fails, as it should, where the file has arrived

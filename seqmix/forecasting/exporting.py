@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import UserError
 
 import seqmix
 from seqmix.errors import ConfigError
@@ -145,7 +146,7 @@ def export(fitted: Fitted, model: str | None, path: Path) -> None:
             else:
                 _write_onnx(program, part, facts, inputs)
         part.replace(path)
-    except torch._dynamo.exc.UserError as error:
+    except UserError as error:
         raise ConfigError(
             f"{member.name} cannot be exported: its operations depend on the number of series in a batch"
         ) from error

@@ -1,10 +1,10 @@
 """Tasks: a model with its loss, metrics and optimizer, as LightningModules."""
 
+from seqmix.tasks._optim import LAMB, AdamW, Optim
 from seqmix.tasks.classification import Classification
 from seqmix.tasks.forecasting import Forecasting
 from seqmix.tasks.images import ImageClassification
 from seqmix.tasks.language import CausalLM, MaskedLM
-from seqmix.tasks.optim import LAMB, AdamW, Optim
 from seqmix.tasks.sentences import SentenceClassification, SentenceRegression
 from seqmix.tasks.task import Task
 from seqmix.tasks.tokens import TokenPrediction

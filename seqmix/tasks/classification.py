@@ -11,7 +11,7 @@ from seqmix.errors import ConfigError
 from seqmix.models import ClassifierFactory
 from seqmix.tasks._accuracy import label_sums
 from seqmix.tasks._baselines import majority
-from seqmix.tasks.optim import AdamW, Optim, default_optim
+from seqmix.tasks._optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, blank_tokens, require_facts
 

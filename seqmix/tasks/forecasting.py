@@ -21,7 +21,7 @@ from seqmix.series import Series
 from seqmix.tasks._baselines import trained
 from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
 from seqmix.tasks._normalize import Normalize, WindowNorm
-from seqmix.tasks.optim import AdamW, Optim, default_optim
+from seqmix.tasks._optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 

@@ -17,7 +17,7 @@ from seqmix.errors import ConfigError
 from seqmix.tasks._accuracy import label_sums
 from seqmix.tasks._baselines import majority
 from seqmix.tasks._layers import block_depths
-from seqmix.tasks.optim import AdamW, Optim, default_optim
+from seqmix.tasks._optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
 from seqmix.vision import ImageModel, create_model, load_weights

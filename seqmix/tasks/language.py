@@ -20,8 +20,8 @@ from seqmix.models import (
 )
 from seqmix.models.positions import places
 from seqmix.tasks._accuracy import score_sums
+from seqmix.tasks._optim import AdamW, Optim, default_optim
 from seqmix.tasks._trigram import trigram_loss
-from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, blank_tokens, require_facts
 

@@ -17,9 +17,9 @@ from seqmix.mixers import zero_masked
 from seqmix.models import BidirectionalEncoder, EncoderFactory
 from seqmix.models.dropout import Dropout
 from seqmix.tasks._bag_of_words import bag_of_words
+from seqmix.tasks._optim import AdamW, Optim, default_optim
 from seqmix.tasks.checkpoint import read_checkpoint
 from seqmix.tasks.language import make_encoder
-from seqmix.tasks.optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, blank_tokens, require_facts
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss
 from seqmix.models import densify
-from seqmix.tasks.optim import Optim
+from seqmix.tasks._optim import Optim
 from seqmix.tasks.score import Score, Table
 
 

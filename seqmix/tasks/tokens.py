@@ -11,7 +11,7 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import MixerFactory
 from seqmix.models import ChannelMLP, TokenModel
 from seqmix.tasks._accuracy import score_sums
-from seqmix.tasks.optim import AdamW, Optim, default_optim
+from seqmix.tasks._optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Table
 from seqmix.tasks.task import Task, blank_tokens, require_facts
 

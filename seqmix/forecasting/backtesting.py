@@ -55,10 +55,11 @@ def test_windows(
         DataError: if no series is long enough.
     """
     n_windows, step = whole("n_windows", n_windows, 1, False), whole("step_size", step_size, 1, True) or horizon
-    if whole("test_size", test_size, 1, True) is not None:
-        if test_size < horizon or (test_size - horizon) % step:
-            raise ConfigError(f"test_size = {test_size} should be horizon + k * step_size = {horizon} + k * {step}")
-        n_windows = (test_size - horizon) // step + 1
+    size = whole("test_size", test_size, 1, True)
+    if size is not None:
+        if size < horizon or (size - horizon) % step:
+            raise ConfigError(f"test_size = {size} should be horizon + k * step_size = {horizon} + k * {step}")
+        n_windows = (size - horizon) // step + 1
     need = horizon + step * (n_windows - 1)
     lengths = np.diff(long.indptr)
     few = np.flatnonzero(lengths <= need + horizon)

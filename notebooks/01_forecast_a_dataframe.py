@@ -10,7 +10,7 @@
 #
 # A long frame, one row for each series and time, columns `unique_id, ds, y`; forecasts come back in the same form. Real
 # data is taken from the folder in `$SEQMIX_DATA` where there is one: the airline passengers of Box and Jenkins.
-# Elsewhere a series of the same make takes their place.
+# Elsewhere a generated series with trend and season is used.
 
 # %%
 import os
@@ -57,7 +57,7 @@ print(forecast.head())
 # ## Would it have worked?
 #
 # Cross-validation forecasts the last years as if they were not known: everything is learned before the first cutoff,
-# the scaling too. MASE below 1 is better than the season before on the training rows.
+# the scaling too. MASE below 1 is better than the seasonal naive forecast on the training rows.
 
 # %%
 cv = fc.cross_validation(df, n_windows=2)

@@ -1,4 +1,4 @@
-"""seqmix: one contract for sequence mixers, every task on top.
+"""seqmix: sequence mixers under one contract, and models, tasks and data that use them.
 
 Public names load on first use, so that ``import seqmix`` costs nothing.
 """

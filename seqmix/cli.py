@@ -17,25 +17,25 @@ from seqmix.errors import SeqmixError, Terminated
 from seqmix.trusted import named_in, take_option, trusting
 
 COMMANDS = {
-    "fit": "train a model, test its best weights, print them beside the baselines",
-    "validate": "evaluate a checkpoint on the validation windows",
-    "test": "evaluate a checkpoint on every test window, beside the baselines",
-    "predict": "write the forecasts of a checkpoint; with --images, name what images show",
+    "fit": "train a model, then test its best weights and print them with the baselines",
+    "validate": "evaluate a checkpoint on the validation set",
+    "test": "evaluate a checkpoint on the test set, with the baselines",
+    "predict": "write the forecasts of a checkpoint; with --images, classify image files",
     "forecast": "forecast every series of a CSV, Excel or parquet file",
     "generate": "continue a text with a causal language model",
-    "list": "mixers, models, datasets and configs",
-    "info": "versions, device, and which kernels run",
+    "list": "list mixers, models, data sets and configs",
+    "info": "show versions, device, and which kernels run",
     "matrix": "draw the mixing matrix of a mixer",
-    "runs": "the runs of a folder: what was trained and changed, and what it reached",
-    "report": "the recorded results, as Markdown tables and pictures",
-    "bench": "time and memory of a mixer over lengths, beside attention",
+    "runs": "list the runs of a folder: what was trained, what was changed, and the results",
+    "report": "print the recorded results as Markdown tables, or draw them",
+    "bench": "measure time and memory of a mixer at several lengths, and of attention",
 }
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 HELP = f"""usage: seqmix <command> [options]
 
 {chr(10).join(f"  {name:10}{text}" for name, text in COMMANDS.items())}
 
-`seqmix <command> --help` shows the options. A start that needs no download:
+`seqmix <command> --help` shows the options. To start, without a download:
   seqmix fit --config configs/demo.yaml
 """
 

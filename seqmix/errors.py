@@ -24,7 +24,7 @@ class NotFittedError(SeqmixError, RuntimeError):
 
 
 def check_at_least(minimum: float, **options: float | None) -> None:
-    """Raise ``ConfigError`` if an option is below ``minimum``; None is left to its default."""
+    """Raise ``ConfigError`` if an option is below ``minimum``; options that are None are not checked."""
     for name, value in options.items():
         if value is not None and not value >= minimum:
             raise ConfigError(f"{name} = {value} is below {minimum}; use {name}={minimum} or more")

@@ -1,4 +1,4 @@
-"""``seqmix bench``: time and memory of a mixer over lengths, beside attention of the same width."""
+"""``seqmix bench``: time and memory of a mixer at several lengths, and of attention of the same width."""
 
 import csv
 import statistics

@@ -1,7 +1,7 @@
 """Wrong options explained in two lines: what is wrong, and what would be accepted.
 
 jsonargparse reports everything it tried; one line of that is the cause. It is found here by its wording, which
-``tests/test_errors.py`` holds fast, and completed from the signatures.
+``tests/test_errors.py`` checks, and completed from the signatures.
 """
 
 import difflib

@@ -25,7 +25,7 @@ class Source(NamedTuple):
     paths: tuple[str, ...]  # a download goes to the first
     url: str
     size: int | None  # bytes, unpacked
-    sha256: str | None  # of the unpacked file; None: no verified copy is known, so it is not fetched
+    sha256: str | None  # of the unpacked file; None where no verified copy is known, which is then not fetched
 
 
 def read_published(source: Source, root: str | None) -> bytes:
@@ -33,7 +33,7 @@ def read_published(source: Source, root: str | None) -> bytes:
 
     Args:
         source: the file.
-        root: the data folder; None: ``$SEQMIX_DATA``, else ``./data``.
+        root: the data folder. Default: ``$SEQMIX_DATA``, or ``./data``.
 
     Raises:
         DataError: if it can be neither found nor fetched, or is not the published file.
@@ -71,7 +71,7 @@ def read_file(path: Path, lines: int | None = None) -> bytes:
 
     Args:
         path: the file.
-        lines: how many lines from its beginning; None for all.
+        lines: how many lines to read. Default: all.
 
     Raises:
         DataError: if it cannot be read or unpacked.

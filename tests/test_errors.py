@@ -251,6 +251,24 @@ def test_lengths_that_are_none(capsys):
     assert capsys.readouterr().err == message
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("bench --mixer Pool --repeats 0", "repeats = 0 is below 1; use repeats=1 or more"),
+        ("bench --mixer Pool --batch_size 0", "batch_size = 0 is below 1; use batch_size=1 or more"),
+        ("bench --mixer Pool --device gpu", "device = 'gpu' is not there; use --device cpu, or cuda on a machine with"),
+        ("bench --mixer Pool --out c.yaml/x.csv", "--out writes to 'c.yaml/x.csv', which cannot be written: "),
+        ("matrix --mixer Pool --out x.xyz", "--out 'x.xyz' has no ending of a picture; use one of avif, "),
+        ("matrix --mixer Pool --out c.yaml/x.png", "--out writes to 'c.yaml/x.png', which cannot be written: "),
+        ("report --plot x.xyz", "--plot 'x.xyz' has no ending of a picture; use one of avif, "),
+    ],
+)
+def test_what_a_command_cannot_do_is_said_before_it_works(argv, message, capsys):
+    assert run(argv.split()) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith(f"seqmix: {message}")
+
+
 def test_a_missing_file_of_your_own(capsys):
     argv = ["fit", "--data", "WideCSV", "--data.path", "none.csv", "--data.context", "4", "--data.horizon", "2"]
     assert run([*argv, "--model", "Forecasting", "--model.model", "DLinear"]) == 1

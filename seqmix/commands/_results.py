@@ -10,7 +10,6 @@ from torch import Tensor
 
 from seqmix.commands.tables import print_table
 from seqmix.environment import environment
-from seqmix.errors import ConfigError
 from seqmix.tasks import Task
 from seqmix.tasks.run import device_name
 from seqmix.tasks.score import Score
@@ -38,17 +37,6 @@ def rows_of(scores: Sequence[Score], task: Task, data: Any, trainer: pl.Trainer)
         }
         for i, score in enumerate(scores)
     ]
-
-
-def check_writable(option: str, path: Path) -> None:
-    """Raise ``ConfigError`` if the file of an option cannot be written; nothing is made."""
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    usable = above.is_dir() and os.access(above, os.W_OK) and (os.access(path, os.W_OK) or not path.exists())
-    if not usable or path.is_dir():
-        reason = "it is a folder" if path.is_dir() else f"{str(above)!r} does not let it"
-        raise ConfigError(
-            f"--{option} writes to {str(path)!r}, which cannot be written: {reason}; choose another place"
-        )
 
 
 def print_rows(rows: Sequence[Row], task: Task, data: Any) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from seqmix.commands._function import call
+from seqmix.commands.outputs import check_writable
 from seqmix.commands.tables import print_table
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers import Attention, Mixer, MixerFactory
 from seqmix.ops import tune_allocator
 
@@ -50,8 +51,11 @@ def bench(
         repeats: measurements of each time, after one that does not count.
         out: CSV file for the rows.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device = {device!r} is not there; use --device cpu")
+    check_at_least(1, d_model=d_model, batch_size=batch_size, repeats=repeats)
+    if device.partition(":")[0] not in ("cpu", "cuda") or (device != "cpu" and not torch.cuda.is_available()):
+        raise ConfigError(f"device = {device!r} is not there; use --device cpu, or cuda on a machine with a GPU")
+    if out:
+        check_writable("out", Path(out))
     tune_allocator()
     rows = []
     for L in _numbers(lengths):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seqmix.commands._function import call
+from seqmix.commands.outputs import check_picture
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory
 
@@ -36,6 +37,7 @@ def draw(
         seed: seed of the weights and of the input.
         out: file of the picture; its ending chooses the format.
     """
+    check_picture("out", Path(out))
     torch.manual_seed(seed)
     module = mixer(d_model, length).double().eval()
     name = type(module).__name__

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from seqmix.commands._function import call
+from seqmix.commands.outputs import check_picture
 from seqmix.commands.tables import markdown
 from seqmix.errors import DataError, check_choice
 from seqmix.tasks import Task
@@ -40,6 +41,8 @@ def report(
         published: folder of published numbers, a CSV file for each table; they are printed beside ours.
         plot: file of a picture of the same; its ending chooses the format.
     """
+    if plot is not None:
+        check_picture("plot", Path(plot))
     rows = summary(Path(folder), Path(published), table)
     if not rows:
         raise DataError(

@@ -20,11 +20,12 @@ from torch import Tensor
 
 import seqmix.data  # noqa: F401  configs name classes that have been imported
 from seqmix.commands._classes import prepare_parser
-from seqmix.commands._results import check_writable, print_rows, rows_of, write_predictions
+from seqmix.commands._results import print_rows, rows_of, write_predictions
 from seqmix.commands._settings import MOMENTARY, differences, digest, flat, misfit
 from seqmix.commands._trainer import check_trainer, is_of_trainer, said_briefly
 from seqmix.commands.configs import with_paths
 from seqmix.commands.explain import Explained
+from seqmix.commands.outputs import check_writable
 from seqmix.errors import ConfigError, SeqmixError
 from seqmix.models import ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator

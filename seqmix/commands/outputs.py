@@ -1,0 +1,27 @@
+"""Checks of the files that a command is to write, before it works."""
+
+import os
+from pathlib import Path
+
+from seqmix.errors import ConfigError
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raise ``ConfigError`` if the file of an option cannot be written; nothing is made."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    usable = above.is_dir() and os.access(above, os.W_OK) and (os.access(path, os.W_OK) or not path.exists())
+    if not usable or path.is_dir():
+        reason = "it is a folder" if path.is_dir() else f"{str(above)!r} does not let it"
+        raise ConfigError(
+            f"--{option} writes to {str(path)!r}, which cannot be written: {reason}; choose another place"
+        )
+
+
+def check_picture(option: str, path: Path) -> None:
+    """Raise ``ConfigError`` if the file of an option cannot be written, or its ending names no format of pictures."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = sorted(FigureCanvasBase.filetypes)
+    if path.suffix[1:].lower() not in formats:
+        raise ConfigError(f"--{option} {str(path)!r} has no ending of a picture; use one of {', '.join(formats)}")
+    check_writable(option, path)

@@ -13,6 +13,7 @@ import yaml
 
 import seqmix
 from seqmix.cli import run
+from seqmix.commands.short_help import EXAMPLES
 
 CONFIG = """
 # a model with dropout, covariates, and fewer test windows than a batch
@@ -55,6 +56,8 @@ def test_help_and_version(capsys):
     assert run(["--help"]) == run([]) == 0
     out = capsys.readouterr().out
     assert all(f"\n  {name} " in out for name in seqmix.cli.COMMANDS)
+    # a command without an example cannot show its help
+    assert seqmix.cli.COMMANDS.keys() <= EXAMPLES.keys()
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"seqmix {seqmix.__version__}\n"
 

@@ -7,7 +7,6 @@ CUDA kernel.
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,7 +21,8 @@ from seqmix.ops import native
 Impls = Mapping[str, Callable[..., Any] | str]
 
 _OPS: dict[str, Impls] = {}
-_plain: ContextVar[bool] = ContextVar("plain", default=False)
+# not a ContextVar, which torch.compile cannot trace
+_plain = False
 
 # fastest first; every op has "torch", which runs on any device
 _ORDER = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}
@@ -49,7 +49,7 @@ def pick(impl: str, impls: Impls, x: Tensor) -> Callable[..., Any]:
         ValueError: if there is no implementation of that name, or it cannot run on ``x``.
     """
     name = _fastest(impls, x.device.type, x.dtype) if impl == "auto" else impl
-    if impl == "auto" and _plain.get() and "reference" in impls:
+    if impl == "auto" and _plain and "reference" in impls:
         name = "reference"
     if forward_ad._current_level >= 0 and "reference" in impls:
         if impl not in ("auto", "reference"):
@@ -71,11 +71,12 @@ def pick(impl: str, impls: Impls, x: Tensor) -> Callable[..., Any]:
 @contextmanager
 def plain() -> Iterator[None]:
     """Let ``impl="auto"`` choose the reference, for graphs that are to run without this package."""
-    token = _plain.set(True)
+    global _plain
+    before, _plain = _plain, True
     try:
         yield
     finally:
-        _plain.reset(token)
+        _plain = before
 
 
 def explain() -> list[dict[str, str]]:

@@ -170,7 +170,7 @@ def test_the_current_folder_stands_for_no_module_of_python(start, names, tmp_pat
     assert not Path("canary").exists()
 
 
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..", "a/b", ""])
+@pytest.mark.parametrize("name", ["../../x", "/x", "..", "a/b", ""])
 def test_a_run_stays_in_its_folder(name, capsys):
     Path("config.yaml").write_text(CONFIG)
     before = sorted(Path().rglob("*"))

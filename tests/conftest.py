@@ -1,6 +1,7 @@
 """One seed per test, one thread, no network; poisoned memory for tests of operators."""
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# a shell starts background jobs with Ctrl-C ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

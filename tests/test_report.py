@@ -9,6 +9,7 @@ from seqmix.cli import main, run
 from seqmix.commands import report
 from seqmix.commands.report import summary
 from seqmix.errors import ConfigError
+from seqmix.tasks import Forecasting
 from seqmix.tasks.rows import read_rows
 
 HEAD = "config,seed,role,model,data,context,horizon,windows,mse,mae,parameters,seconds\n"
@@ -64,6 +65,16 @@ def test_a_baseline_never_stands_for_the_model(tmp_path):
     (tmp_path / "d.csv").write_text(HEAD + "\n".join(lines))
     (row,) = summary(tmp_path, tmp_path / "none")
     assert (row["model"], row["test MSE"], row["DLinear"]) == ("DLinear", "0.600", "0.700")
+
+
+def test_results_of_a_derived_task_stand_in_its_table(tmp_path):
+    class Derived(Forecasting):
+        """A task of one's own."""
+
+    lines = [f"e,{i},model,TSM2,E,512,96,9,0.{i},0.5,10,1,{name}" for i, name in enumerate(("Forecasting", "Derived"))]
+    (tmp_path / "e.csv").write_text(HEAD.replace("\n", ",task\n") + "\n".join(lines))
+    (row,) = summary(tmp_path, tmp_path / "none")
+    assert (row["seeds"], Derived.table) == (2, Forecasting.table)
 
 
 def test_the_command_names_a_table_and_draws_it(results, published, tmp_path, capsys):

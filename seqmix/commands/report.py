@@ -61,7 +61,7 @@ def summary(folder: Path, published: Path, table: str = "forecasts") -> list[dic
 
     The baselines that were trained in the same runs have columns of their own.
     """
-    task = _task(table)
+    task = _tasks(table)[0]
     first, *others = task.metrics
     return [
         {
@@ -84,7 +84,7 @@ def summary(folder: Path, published: Path, table: str = "forecasts") -> list[dic
 
 def draw(folder: Path, published: Path, table: str, path: Path) -> None:
     """Draw the first metric: ours as dots with their deviation, baselines as bars, published values as rings."""
-    metric = _task(table).metrics[0]
+    metric = _tasks(table)[0].metrics[0]
     lines = sorted(_lines(folder, published, table), key=lambda line: line.cell[1])
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(lines)), layout="constrained")
     axes = figure.subplots()
@@ -122,9 +122,11 @@ _ROLES = ("model", "baseline")
 _TITLES = {"mse": "MSE", "mae": "MAE", "bits_per_byte": "bits per byte", "f1": "F1"}
 
 
-def _task(table: str) -> type[Task]:
-    """The task whose results stand in a table."""
-    found = {task.table.name: task for task in _concrete(Task)}
+def _tasks(table: str) -> list[type[Task]]:
+    """The tasks whose results stand in a table, a task before those that derive from it."""
+    found: dict[str, list[type[Task]]] = defaultdict(list)
+    for task in _concrete(Task):
+        found[task.table.name].append(task)
     check_choice("table", table, tuple(found))
     return found[table]
 
@@ -138,12 +140,12 @@ def _concrete(cls: type[Task]) -> Iterator[type[Task]]:
 
 def _lines(folder: Path, published: Path, table: str) -> list[_Line]:
     """One line for each config, settings, model and data: runs of other settings are never averaged."""
-    task, known = _task(table), read_rows(published / f"{table}.csv")
-    lines = []
+    tasks, known = _tasks(table), read_rows(published / f"{table}.csv")
+    task, lines = tasks[0], []
     for file in sorted(folder.glob("*.csv")):
         roles: dict[str, dict[tuple[str, ...], dict[str, Run]]] = {role: defaultdict(dict) for role in _ROLES}
         for run in read_rows(file):
-            if _stands_in(run, task):
+            if _stands_in(run, tasks):
                 same = tuple(run.get(name, "") for name in ("settings", "data", *task.table.facts, task.counted))
                 # of a seed the newest run counts
                 roles[run.get("role") or "model"][(run["model"], *same)][run["seed"]] = run
@@ -161,11 +163,12 @@ def _lines(folder: Path, published: Path, table: str) -> list[_Line]:
     return [line._replace(beside={name: line.beside.get(name, []) for name in names}) for line in lines]
 
 
-def _stands_in(run: Run, task: type[Task]) -> bool:
-    """Is a row of the task? One without a task, as an earlier version recorded it, is if it has all the columns."""
+def _stands_in(run: Run, tasks: Sequence[type[Task]]) -> bool:
+    """Is a row of one of the tasks? One without a task, of an earlier version, is if it has all the columns."""
     if run.get("task"):
-        return run["task"] == task.__name__
-    return all(run.get(name) for name in (*task.table.facts, *task.metrics, task.counted))
+        return run["task"] in {task.__name__ for task in tasks}
+    first = tasks[0]
+    return all(run.get(name) for name in (*first.table.facts, *first.metrics, first.counted))
 
 
 def _label(config: str, runs: Sequence[Run], unlike: bool) -> str:

@@ -23,20 +23,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as file:
             changed = file.testzip()
-        if changed:
-            raise ConfigError(f"{damaged}: {changed} has changed since it was written; use another one")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        weights = content["state_dict"]
-        unusable = [name for name, weight in weights.items() if not _is_finite(weight)]
-    except ConfigError:
-        raise
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, EOFError) as e:
+        content = {} if changed else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        unusable = [] if changed else [name for name, w in content["state_dict"].items() if not _is_finite(w)]
+    except _DAMAGE as e:
         raise ConfigError(f"{damaged}; use another one") from e
-    except (zipfile.BadZipFile, UnpicklingError, NotImplementedError) as e:
-        raise ConfigError(f"{damaged}; use another one") from e
+    if changed:
+        raise ConfigError(f"{damaged}: {changed} has changed since it was written; use another one")
     if unusable:
         raise ConfigError(f"checkpoint {str(path)!r} has weights that are not finite ({unusable[0]}); use another one")
     return content
+
+
+# what zip, pickle and torch raise for a file that is no checkpoint, or no whole one
+_DAMAGE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    zipfile.BadZipFile,
+    UnpicklingError,
+)
 
 
 def _is_finite(weight: Tensor) -> bool:

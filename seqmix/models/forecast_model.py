@@ -34,6 +34,8 @@ class ForecastModel(nn.Module, ABC):
     linear: ClassVar[bool] = False
     #: whether the forecast is the last season itself, which is then not added to it once more
     repeats_season: ClassVar[bool] = False
+    #: whether ``forward`` takes ``mask``, the observed values of the window; others see the level in their place
+    masked: ClassVar[bool] = False
 
     def __init__(self, series: Series):
         super().__init__()
@@ -47,9 +49,15 @@ class ForecastModel(nn.Module, ABC):
         self.series = series
 
     def __call__(
-        self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        future: Tensor | None = None,
+        static: Tensor | None = None,
+        past: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """Check the inputs, once for all members, and run ``forward``.
+        """Check the inputs, once for all members, and run ``forward``; ``mask`` is for members that are ``masked``.
 
         Raises:
             ValueError: if an input is not of the shape that the model was built for.
@@ -68,7 +76,8 @@ class ForecastModel(nn.Module, ABC):
             if not fits or not value.is_floating_point():
                 want, got = ", ".join(map(str, shape)), f"{value.dtype} {tuple(value.shape)}"
                 raise ValueError(f"{name} was built for real {key} of shape (B, {want}), got {got}; build it for that")
-        return super().__call__(x, future=future, static=static, past=past)
+        observed = {"mask": mask} if self.masked else {}
+        return super().__call__(x, future=future, static=static, past=past, **observed)
 
     @property
     def note(self) -> str:

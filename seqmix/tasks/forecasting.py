@@ -117,7 +117,8 @@ class Forecasting(Task):
         future = batch["future"] if self.series.n_future else None
         static = batch["static"] if self.series.n_static else None
         past = batch["past"] if self.series.n_past else None
-        y = self.loss.read(self.norm.undo_affine(self.model(x, future=future, static=static, past=past)))
+        found = self.model(x, future=future, static=static, past=past, mask=batch.get("x_mask"))
+        y = self.loss.read(self.norm.undo_affine(found))
         y = y if stats is None else self.loss.rescale(y, *stats)
         # quantiles are forecast one by one and may cross: in order they are no worse at any level
         return y.sort(dim=-1).values if self.quantiles and not self.training else y

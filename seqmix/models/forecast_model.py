@@ -36,6 +36,13 @@ class ForecastModel(nn.Module, ABC):
     repeats_season: ClassVar[bool] = False
     #: whether ``forward`` takes ``mask``, the observed values of the window; others see the level in their place
     masked: ClassVar[bool] = False
+    #: whether the model comes with its weights and forecasts without training; it scales windows itself, takes ``mask``
+    #: and can be built for any horizon
+    pretrained: ClassVar[bool] = False
+    #: levels of the quantiles that a pretrained model forecasts, rising, 0.5 among them; empty for others
+    quantiles: ClassVar[tuple[float, ...]] = ()
+    #: lookback that a pretrained model wants; None: any, as the data has it
+    context: ClassVar[int | None] = None
 
     def __init__(self, series: Series):
         super().__init__()

@@ -1,0 +1,219 @@
+"""All forecasting models and their peers on all development panels, beside the seasonal naive forecast.
+
+    python benchmarks/zoo.py --series 60                                  # appends to benchmarks/results/zoo.csv
+    python benchmarks/zoo.py --models Ridge,ZeroShot --panels m4_hourly,m1_yearly
+    python benchmarks/zoo.py --statsforecast stats/bin/python --neuralforecast neural/bin/python
+    python benchmarks/zoo.py --held-out folder --out held_out.csv         # files .tsf.gz of the Monash archive
+
+A pair of model and panel that the CSV holds is not run again. Each runs in a process of its own, on one thread, with
+defaults. After ``--limit`` CPU seconds of fitting, a statistical model leaves the remaining series out, which count as
+failures, and a neural one of a peer stops training. Needs ``$SEQMIX_DATA``, and for peers their own environments:
+
+    python -m venv stats && stats/bin/pip install statsforecast==2.1.1 'pandas<3' pyarrow
+    python -m venv neural && neural/bin/pip install torch==2.13.0 neuralforecast==3.3.0 pyarrow
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import panels
+import zoo_models as runs
+from zoo_scores import bootstrap, geometric_mean, scores, win_rates
+
+HERE = Path(__file__).parent
+OUT = HERE / "results" / "zoo.csv"
+OURS = ("Persistence", "SeasonalNaive", "Ridge", "DLinear", "DenseMLP", "TSM2", "ZeroShot", "auto")
+MODELS = (*OURS, *runs.STATISTICAL, *runs.NEURAL)
+GROUPS = ("yearly", "quarterly", "monthly", "weekly", "daily", "hourly", "minutes")
+Row = Mapping[str, str]
+
+
+def main() -> None:
+    """Run what the CSV lacks, then print the tables and draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--panels", type=_list, help="names, separated by commas (default: all)")
+    parser.add_argument("--models", type=_list, help=f"any of seqmix's, and of {', '.join(MODELS)} (default: these)")
+    parser.add_argument("--series", type=int, default=120, help="series of each panel, drawn with a fixed seed")
+    parser.add_argument("--limit", type=float, default=600, help="CPU seconds for fitting")
+    parser.add_argument("--held-out", type=Path, metavar="FOLDER", help="panels of files .tsf.gz instead")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--statsforecast", metavar="PYTHON", help="interpreter that has it")
+    parser.add_argument("--neuralforecast", metavar="PYTHON", help="interpreter that has it")
+    args = parser.parse_args()
+    from seqmix.commands.tables import markdown
+    from seqmix.tasks.rows import append_rows
+
+    rows = read(args.out)
+    if any(row["sample"] != str(args.series) for row in rows):
+        parser.error(
+            f"{args.out} holds samples of {rows[0]['sample']} series; use --series {rows[0]['sample']} or --out"
+        )
+    done = {(row["panel"], row["model"]) for row in rows}
+    known = panels.names_in(args.held_out) if args.held_out else panels.NAMES
+    for name in args.panels or known:
+        for model, python in _interpreters(args.models or MODELS, args.statsforecast, args.neuralforecast):
+            if (name, model) not in done:
+                print(f"{model} on {name}", end=" ", file=sys.stderr, flush=True)
+                row = measure(model, name, python, args.series, args.limit, args.held_out)
+                print(f"{row['relative_mase']} {row['relative_wql']} {row['note']}", file=sys.stderr, flush=True)
+                append_rows(args.out, [row])
+    rows = read(args.out)
+    print(markdown(table(rows)), markdown(groups(rows)), sep="\n\n")
+    draw(rows, args.out.with_suffix(".png"))
+
+
+def measure(
+    model: str, name: str, python: str, series: int, limit: float, held_out: Path | None = None
+) -> dict[str, Any]:
+    """The row of one model on one panel."""
+    from seqmix.environment import environment
+
+    panel = panels.read(name, held_out).sample(series)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "forecasts.npy"
+        command = [python, str(HERE / "zoo_models.py"), model, name, str(out), f"--series={series}", f"--limit={limit}"]
+        command += [f"--held-out={held_out}"] if held_out else []
+        env = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "NUMBA_NUM_THREADS": "1",
+            "SEQMIX_DATA": str(panels.DATA.resolve()),
+        }
+        run = subprocess.run(command, capture_output=True, text=True, env=env)
+        if run.returncode:
+            shape = (panel.windows, len(panel.series), panel.horizon, 1 + len(runs.QUANTILES))
+            forecasts, facts = np.full(shape, np.nan), {"note": run.stderr.strip().splitlines()[-1][:80]}
+        else:
+            forecasts, facts = np.load(out), json.loads(run.stdout.splitlines()[-1])
+    measured = scores(panel, forecasts, runs.QUANTILES) | {"fit_s": 0.0, "predict_s": 0.0, "bytes": 0, "seen": ""}
+    plain = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in (measured | facts).items()}
+    about = {"panel": name, "group": panel.group, "model": model, "sample": series, "series": len(panel.series)}
+    facts = environment()
+    return (
+        about | plain | {"limit": f"{limit:g}", "commit": facts["commit"] + "+" * facts["dirty"], "cpu": facts["cpu"]}
+    )
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of the CSV, none if there is no file."""
+    from seqmix.tasks.rows import read_rows
+
+    return read_rows(path)
+
+
+def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """A line for each model, the best first: means over panels relative to the seasonal naive forecast, and costs."""
+    kinds = {"many series": _of(rows, lambda row: row["panel"] not in panels.LONG)}
+    kinds["few, long"] = _of(rows, lambda row: row["panel"] in panels.LONG)
+    wins = win_rates({model: _by_panel(own, "relative_mase") for model, own in _models(rows).items()})
+    lines = []
+    for model, own in _models(rows).items():
+        line: dict[str, Any] = {"model": model}
+        for kind, all_rows in kinds.items():
+            part = [row for row in all_rows if row["model"] == model]
+            for metric, label in (("relative_mase", "MASE"), ("relative_wql", "WQL")):
+                line[f"{label}, {kind}"] = _interval([float(row[metric]) for row in part])
+        line["win rate, %"] = f"{wins[model]:.0f}"
+        line["80 % covers, %"] = f"{np.mean([float(row['coverage80']) for row in own]):.0f}"
+        line["failures"] = f"{_sum(own, 'failures'):.0f} of {_sum(own, 'forecasts'):,.0f}"
+        line["panels"] = len(own)
+        line["fit, s"], line["predict, s"] = (f"{_sum(own, key):,.1f}" for key in ("fit_s", "predict_s"))
+        size = np.median([float(row["bytes"]) for row in own]) / 1024
+        line["weights, KiB"] = f"{size:,.0f}" if size else ""
+        line["seen in training"] = own[0]["seen"]
+        lines.append(line)
+    order = {model: geometric_mean(_by_panel(own, "relative_mase").values()) for model, own in _models(rows).items()}
+    return sorted(lines, key=lambda line: order[line["model"]])
+
+
+def groups(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """A line for each model, in the order of ``table``: MASE / WQL by frequency, and how much 80 % intervals cover."""
+    lines = []
+    for model in [line["model"] for line in table(rows)]:
+        line = {"model": model}
+        for group in GROUPS:
+            part = _of(rows, lambda row, g=group, m=model: row["group"] == g and row["model"] == m)
+            if any(row["group"] == group for row in rows):
+                means = [geometric_mean(float(row[k]) for row in part) for k in ("relative_mase", "relative_wql")]
+                covered = np.mean([float(row["coverage80"]) for row in part]) if part else 0
+                line[group] = f"{means[0]:.3f} / {means[1]:.3f} ({covered:.0f} %)" if part else ""
+        lines.append(line)
+    return lines
+
+
+def draw(rows: list[dict[str, str]], path: Path) -> None:
+    """Relative MASE over CPU seconds, a point for each model, with the interval over panels."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for model, own in _models(rows).items():
+        errors = list(_by_panel(own, "relative_mase").values())
+        x = max((_sum(own, "fit_s") + _sum(own, "predict_s")) / len(own), 1e-2)
+        mean, (lo, hi) = geometric_mean(errors), bootstrap(errors)
+        axes.errorbar(x, mean, yerr=[[mean - lo], [hi - mean]], color="0.7", linewidth=1, zorder=1)
+        axes.scatter(x, mean, zorder=2)
+        axes.annotate(model, (x, mean), xytext=(6, 4), textcoords="offset points", fontsize=9)
+    axes.axhline(1, color="0.6", linewidth=1, linestyle="--")
+    axes.set(xscale="log", xlabel="CPU seconds a panel, fit and predict", ylabel="MASE, seasonal naive = 1")
+    panel_count = len({row["panel"] for row in rows})
+    axes.set_title(f"Forecasts of {panel_count} panels, geometric mean", loc="left", fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _interpreters(
+    models: Iterable[str], statsforecast: str | None, neuralforecast: str | None
+) -> Iterable[tuple[str, str]]:
+    """Each model that can be run, and the interpreter that runs it."""
+    from seqmix.mixers import list_mixers
+    from seqmix.models import list_models
+
+    ours = {"Persistence", "auto", *list_models(), *list_mixers()}
+    for model in models:
+        peer = {**dict.fromkeys(runs.STATISTICAL, statsforecast), **dict.fromkeys(runs.NEURAL, neuralforecast)}
+        python = peer.get(model, sys.executable if model in ours else None)
+        if python:
+            yield model, python
+
+
+def _list(names: str) -> list[str]:
+    return names.split(",")
+
+
+def _of(rows: list[dict[str, str]], wanted: Callable[[Row], bool]) -> list[dict[str, str]]:
+    return [row for row in rows if wanted(row)]
+
+
+def _models(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    return {model: _of(rows, lambda row, m=model: row["model"] == m) for model in {row["model"]: 0 for row in rows}}
+
+
+def _by_panel(rows: Iterable[Row], column: str) -> dict[str, float]:
+    return {row["panel"]: float(row[column]) for row in rows}
+
+
+def _sum(rows: Iterable[Row], column: str) -> float:
+    return sum(float(row[column]) for row in rows)
+
+
+def _interval(values: list[float]) -> str:
+    if not values:
+        return ""
+    lo, hi = bootstrap(values)
+    return f"{geometric_mean(values):.3f} [{lo:.2f}, {hi:.2f}]"
+
+
+if __name__ == "__main__":
+    main()

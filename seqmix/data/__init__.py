@@ -12,7 +12,8 @@ from seqmix.data.sequences.pathfinder import Pathfinder
 from seqmix.data.sequences.recall import AssociativeRecall, Copying, SelectiveCopying
 from seqmix.data.series.benchmarks import Benchmark
 from seqmix.data.series.forecast_data import ForecastData
-from seqmix.data.series.synthetic import Cycles
+from seqmix.data.series.synthetic.cycles import Cycles
+from seqmix.data.series.synthetic.pretraining import SyntheticSeries
 from seqmix.data.series.wide_csv import WideCSV
 from seqmix.data.series.windows import Windows
 from seqmix.data.text.corpora import HubText, TextFiles
@@ -36,6 +37,7 @@ __all__ = [
     "ListOps",
     "Pathfinder",
     "SelectiveCopying",
+    "SyntheticSeries",
     "TextFiles",
     "WideCSV",
     "WindowLoader",

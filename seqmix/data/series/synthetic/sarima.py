@@ -1,0 +1,125 @@
+"""Seasonal ARIMA processes by sampled poles, and two of them combined (SarSim0)."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from seqmix.data.series.synthetic._rows import standardize
+
+BURN_IN = 200
+
+
+def sarima(
+    n: int,
+    length: int,
+    *,
+    period: ArrayLike = 0,
+    orders: tuple[int, int] = (10, 3),
+    seasonal_orders: tuple[int, int] = (2, 2),
+    r_max: float = 0.9,
+    seasonal_r_max: float = 0.1,
+    integrated: float = 0.5,
+    seasonally_integrated: float = 0.85,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Seasonal ARIMA(p, d, q)(P, D, Q) series with a fractional d, each with coefficients of its own.
+
+    With the delay ``z`` and normal or, in 30 % of the series, heavy-tailed ``e``::
+
+        A(z) A_s(z^s) (1 - z)^d (1 - z^s)^D y = B(z) B_s(z^s) e
+        A(z) = product of (1 - r exp(i th) z),    r = r_max sqrt(u),  th in conjugate pairs
+
+    with orders uniform from 0 to their maximum, u and th uniform, so that poles are uniform in the disk of radius
+    ``r_max``. The first 200 values are dropped.
+
+    Args:
+        n: number of series.
+        length: their length.
+        period: season s of each series ``(n,)``, or of all; 0 for none.
+        orders: largest p and q.
+        seasonal_orders: largest P and Q.
+        r_max: largest absolute value of poles and zeros.
+        seasonal_r_max: that of the seasonal ones, as poles of z^s.
+        integrated: share with 0 < d < 1; the others have d = 0, or d = 1 in half of those without D.
+        seasonally_integrated: share of the seasonal ones with D = 1.
+        rng: generator of random numbers.
+
+    Returns:
+        Series ``(n, length)``.
+
+    Source: SarSim0; fractional integration after Hosking, 1981. Differs from it in: heavy tails, d = 0 and d = 1.
+    """
+    period = np.broadcast_to(np.asarray(period, int), n)
+    total = BURN_IN + length
+    # filters are products of spectra; twice the length or more keeps the end of a series out of its beginning
+    size = 1 << (2 * total - 1).bit_length()
+    z = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)
+    z_s = z[None, :] ** np.maximum(period, 1)[:, None]  # (n, size / 2 + 1)
+    response = _polynomial(z, *poles(n, orders[1], r_max, rng)) / _polynomial(z, *poles(n, orders[0], r_max, rng))
+    seasonal = period > 1
+    zeros, roots = poles(n, seasonal_orders[1], seasonal_r_max, rng), poles(n, seasonal_orders[0], seasonal_r_max, rng)
+    response *= np.where(seasonal[:, None], _polynomial(z_s, *zeros) / _polynomial(z_s, *roots), 1)
+    whole = seasonal & (rng.random(n) < seasonally_integrated)
+    d = np.where(rng.random(n) < integrated, rng.random(n), ~whole & (rng.random(n) < 0.5))
+    response *= np.fft.rfft(hosking_weights(d, total), size)
+    y = np.fft.irfft(np.fft.rfft(_innovations(n, total, rng), size) * response, size)[:, :total]
+    for s in np.unique(period[whole]):
+        y[whole & (period == s)] = _sum_of_seasons(y[whole & (period == s)], s)
+    return y[:, BURN_IN:]
+
+
+def sarima_pair(n: int, length: int, *, periods: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two SARIMA processes, added or multiplied as ``(1 + w y_e) y_b`` (SARIMA-2 of SarSim0).
+
+    The second one, scaled to [-1, 1] where it multiplies, has the second period; w is uniform in (0, 1). Half of the
+    series are added, with a log-normal weight of the second process.
+
+    Shapes: ``periods (n, 2)`` to ``(n, length)``.
+    """
+    base = standardize(sarima(n, length, period=periods[:, 0], rng=rng))
+    other = standardize(sarima(n, length, period=periods[:, 1], rng=rng))
+    envelope = other / np.abs(other).max(1, keepdims=True).clip(1e-9)
+    positive = base - base.min(1, keepdims=True) * (rng.random((n, 1)) < 0.7)
+    product = (1 + rng.random((n, 1)) * envelope) * positive
+    return np.where(rng.random((n, 1)) < 0.5, product, base + rng.lognormal(-0.5, 0.8, (n, 1)) * other)
+
+
+def poles(n: int, most: int, r_max: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Poles of n polynomials with real coefficients, of an order uniform from 0 to ``most``.
+
+    Returns:
+        Radius and angle of each conjugate pair ``(n, most // 2)``, and the real pole ``(n,)`` of odd orders; 0 where
+        there is none.
+    """
+    order = rng.integers(0, most + 1, n)
+    pairs = np.arange(most // 2) < (order // 2)[:, None]
+    radius = r_max * np.sqrt(rng.random(pairs.shape)) * pairs
+    angle = np.pi * rng.random(pairs.shape)
+    return radius, angle, r_max * rng.uniform(-1, 1, n) * (order % 2)
+
+
+def hosking_weights(d: np.ndarray, length: int) -> np.ndarray:
+    """Impulse response of ``(1 - z)^-d``: ``w[k] = w[k-1] (k - 1 + d) / k`` from ``w[0] = 1``, ``(n, length)``."""
+    k = np.arange(1, length)
+    return np.concatenate([np.ones((len(d), 1)), np.cumprod((k - 1 + d[:, None]) / k, axis=1)], axis=1)
+
+
+def _polynomial(z: np.ndarray, radius: np.ndarray, angle: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Product of ``1 - pole * z`` over all poles, for every row."""
+    product = 1 - real[:, None] * z
+    for r, th in zip(radius.T, angle.T, strict=True):
+        product = product * (1 - (2 * r * np.cos(th))[:, None] * z + np.square(r)[:, None] * np.square(z))
+    return product
+
+
+def _innovations(n: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    e = rng.standard_normal((n, length))
+    heavy = rng.random(n) < 0.3
+    e[heavy] = rng.standard_t(rng.uniform(3, 8, (heavy.sum(), 1)), (heavy.sum(), length))
+    return e
+
+
+def _sum_of_seasons(y: np.ndarray, s: int) -> np.ndarray:
+    """Recursion ``y[t] += y[t - s]``."""
+    n, length = y.shape
+    padded = np.pad(y, ((0, 0), (0, -length % s))).reshape(n, -1, s)
+    return padded.cumsum(1).reshape(n, -1)[:, :length]

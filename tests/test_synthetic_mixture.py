@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from seqmix.data import SyntheticSeries
-from seqmix.data.series.synthetic.mixture import ABSENT, KINDS, MISSING, UNANNOUNCED, draw
+from seqmix.data.series.synthetic.mixture import KINDS, draw
 from seqmix.errors import ConfigError
 from seqmix.testing import check_data
 

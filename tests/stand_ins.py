@@ -1,10 +1,13 @@
-"""Data of the shape of a data set that would have to be read, for tests of configs and commands."""
+"""Data of the shape of a data set that would have to be read, and a tiny pretrained model, for tests."""
+
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import nn
 
 from seqmix.data import GLUE, Cycles, FashionMNIST, ForecastData, WideCSV
 from seqmix.data.images.pixels import LabeledImages
@@ -13,6 +16,33 @@ from seqmix.data.series.forecast_data import Table
 from seqmix.data.text._token_file import Documents
 from seqmix.data.text.corpora import Corpus
 from seqmix.data.text.tokenizer import Bytes
+from seqmix.models import ForecastModel
+
+
+class Walk(ForecastModel):
+    """A pretrained model: a random walk from the last observed value, whose drift and spread can be fine-tuned."""
+
+    masked, pretrained, context = True, True, 40
+    quantiles = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+    def __init__(self, series, *, drift: float = 0.0):
+        super().__init__(series)
+        self.drift, self.spread = nn.Parameter(torch.tensor(drift)), nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x, *, future=None, static=None, past=None, mask=None):
+        mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+        count = mask.sum(1, keepdim=True).clamp(min=1)
+        mean = x.masked_fill(~mask, 0).sum(1, keepdim=True) / count
+        scale = ((x - mean).masked_fill(~mask, 0).square().sum(1, keepdim=True) / count).sqrt()  # (B, 1, C)
+        steps = torch.arange(x.shape[1])[:, None]
+        at = torch.where(mask, steps, 0).amax(1, keepdim=True)
+        level = x.gather(1, at)
+        ahead = torch.arange(1, self.series.horizon + 1, dtype=x.dtype)[:, None]  # (horizon, 1)
+        median = level + self.drift * scale * ahead
+        if self.series.n_outputs == 1:
+            return median
+        z = torch.tensor([NormalDist().inv_cdf(q) for q in self.quantiles], dtype=x.dtype)
+        return median[..., None] + (self.spread * scale * ahead.sqrt())[..., None] * z
 
 
 def stand_in(data: LightningDataModule, monkeypatch: pytest.MonkeyPatch) -> None:

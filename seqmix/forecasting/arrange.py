@@ -11,6 +11,7 @@ from torch import Tensor
 from seqmix.data.series.panel import last_rows
 from seqmix.forecasting.covariates import Inputs, calendar_rows, encode
 from seqmix.forecasting.long import Long
+from seqmix.series import Series
 
 
 class Arrays(NamedTuple):
@@ -22,6 +23,12 @@ class Arrays(NamedTuple):
     future: np.ndarray | None  # (T, F)
     static: np.ndarray | None  # (n, C, S)
     weight: np.ndarray | None  # (T,)
+
+    def series(self, context: int, horizon: int) -> Series:
+        """The facts of their windows, for models."""
+        given = {"n_past": self.past, "n_future": self.future, "n_static": self.static}
+        sizes = {name: rows.shape[-1] for name, rows in given.items() if rows is not None}
+        return Series(self.values.shape[1], context, horizon, **sizes)
 
 
 class Ends(NamedTuple):
@@ -54,6 +61,11 @@ class Ends(NamedTuple):
                 name: torch.from_numpy(rows if rows.dtype == bool else rows.astype(np.float32))
                 for name, rows in batch.items()
             }
+
+    def tail(self, context: int) -> "Ends":
+        """The last ``context`` rows of each window."""
+        rows = {name: getattr(self, name) for name in ("values", "past", "future")}
+        return self._replace(**{name: x[:, -context:] for name, x in rows.items() if x is not None})
 
     def moved(self, yhat: np.ndarray, ahead: np.ndarray | None) -> "Ends":
         """The windows one forecast later: ``yhat (N, horizon, C)`` stands for the observed values."""

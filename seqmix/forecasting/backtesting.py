@@ -46,9 +46,17 @@ def cross_validate(
 
 
 def test_windows(
-    long: Long, horizon: int, n_windows: int, step_size: int | None, test_size: int | None
+    long: Long, least: int, horizon: int, n_windows: int, step_size: int | None, test_size: int | None
 ) -> tuple[Long, int, int]:
     """The series that are long enough for a test, steps between two of its cutoffs, and the number of cutoffs.
+
+    Args:
+        long: the frame.
+        least: rows that a series needs before the first cutoff.
+        horizon: steps of each forecast.
+        n_windows: cutoffs.
+        step_size: steps between two of them. Default: the horizon.
+        test_size: last steps that are forecast; replaces ``n_windows``.
 
     Raises:
         ConfigError: if the sizes do not fit together.
@@ -62,7 +70,7 @@ def test_windows(
         n_windows = (size - horizon) // step + 1
     need = horizon + step * (n_windows - 1)
     lengths = np.diff(long.indptr)
-    few = np.flatnonzero(lengths <= need + horizon)
+    few = np.flatnonzero(lengths < need + least)
     shown = named([f"{long.ids[i]} ({lengths[i]})" for i in few])
     if len(few) == len(lengths):
         raise DataError(
@@ -74,5 +82,5 @@ def test_windows(
             f"{len(few)} of {len(lengths)} series are too short for a test of {need} rows and are left out: {shown}",
             stacklevel=3,
         )
-        long = picked(long, np.flatnonzero(lengths > need + horizon))
+        long = picked(long, np.flatnonzero(lengths >= need + least))
     return long, step, n_windows

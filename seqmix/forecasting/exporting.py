@@ -42,7 +42,7 @@ class Graph(nn.Module):
 
     def __init__(self, fitted: Fitted, member: Member):
         super().__init__()
-        self.task, self.plan, self.levels = member.task, fitted.plan, sorted(fitted.plan.levels)
+        self.task, self.plan, self.levels = member.task, member.plan, sorted(member.plan.levels)
         if self.levels and self.plan.spread and not self.task.loss.exportable:
             raise ConfigError(
                 f"levels of loss = {self.plan.loss!r} cannot be part of a graph; fit with levels=None, or with "
@@ -177,7 +177,7 @@ def _inputs(member: Member) -> dict[str, Tensor]:
 
 def _facts(fitted: Fitted, member: Member, graph: Graph, inputs: dict[str, Tensor]) -> dict[str, object]:
     """What a program that runs the graph has to know."""
-    plan, reading, series = fitted.plan, fitted.reading, member.task.series
+    plan, reading, series = member.plan, fitted.reading, member.task.series
     codes = {name: list(getattr(fitted.inputs, name)) for name in ("past", "future", "static")}
     return {
         "seqmix": seqmix.__version__,

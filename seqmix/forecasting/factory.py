@@ -43,12 +43,22 @@ def choices(model: Any, options: Mapping[str, Any] | None) -> list[Choice]:
     return [each._replace(baseline=any(used) and not uses) for each, uses in zip(found, used, strict=True)]
 
 
+def own_plan(choice: Choice, plan: Plan) -> Plan:
+    """The plan of one model: a pretrained one has context and quantiles of its own, and scales windows itself."""
+    cls = choice.cls
+    if not cls.pretrained:
+        return plan
+    found = replace(plan, context=cls.context or plan.context, normalize="none", loss="quantile", native=cls.quantiles)
+    found.check_native(choice.name, plan.levels, ())
+    return found
+
+
 def make_task(choice: Choice, plan: Plan, series: Series, training: Training | None = None) -> Forecasting:
     """An untrained task; its weights come from the seed of the plan, whatever was drawn before.
 
     Args:
         choice: the model.
-        plan: what is fitted.
+        plan: its plan.
         series: sizes of the windows.
         training: how it will be trained; None: it has been.
 

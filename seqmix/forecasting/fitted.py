@@ -27,7 +27,7 @@ class Fitted:
 
     Args:
         reading: how frames are read.
-        plan: what was fitted.
+        plan: what was fitted; that of a model may differ in context, loss and normalization.
         clock: the time steps.
         kind: library and types of the frame of the fit.
         ids: the series, in order of first appearance.
@@ -58,6 +58,11 @@ class Fitted:
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     report: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def context(self) -> int:
+        """The longest lookback of the models."""
+        return max(member.plan.context for member in self.members)
 
     def forecast(
         self,
@@ -98,7 +103,7 @@ class Fitted:
         series = np.repeat(np.arange(n), K)
         end = arrays.indptr[1:][series] - np.tile(rows, n)  # (n K,)
         known = None if arrays.future is None else arrays.future[end[:, None] + np.arange(H)]  # (n K, H, F)
-        start = ends(arrays, series, end, self.plan.context, *self._scales(long, arrays))
+        start = ends(arrays, series, end, self.context, *self._scales(long, arrays))
         last = long.indptr[1:, None] - rows  # (ids, K)
         cutoff = long.clock.after(long.first[:, None], np.diff(long.indptr)[:, None] - rows - 1).ravel()
         self.clock.check_zone(long.clock, "df")
@@ -110,12 +115,16 @@ class Fitted:
     def _check(self, horizon: int, levels: Sequence[float], quantiles: Sequence[float]) -> None:
         """Refuse what cannot be forecast, and warn of a horizon beyond the fitted one."""
         plan, past = self.plan, self.reading.past
-        lacking = sorted(set(levels) - set(plan.calibrated))
-        if plan.calibrated and lacking:
+        calibrated = next((member.plan.calibrated for member in self.members if member.plan.calibrated), ())
+        lacking = sorted(set(levels) - set(calibrated))
+        if calibrated and lacking:
             raise ConfigError(
-                f"levels {lacking} were not calibrated, {list(plan.calibrated)} were; fit with levels={sorted(levels)}"
+                f"levels {lacking} were not calibrated, {list(calibrated)} were; fit with levels={sorted(levels)}"
             )
-        if horizon <= plan.horizon:
+        for member in self.members:
+            member.plan.check_native(member.name, levels, quantiles)
+        any_horizon = all(member.choice.cls.pretrained for member in self.members)
+        if horizon <= plan.horizon or (any_horizon and not calibrated):
             return
         if levels or quantiles:
             raise ConfigError(
@@ -127,17 +136,20 @@ class Fitted:
                 f"past covariates {named(list(past))} are not known beyond the fitted horizon {plan.horizon}, got "
                 f"{horizon}; fit with that horizon"
             )
-        warnings.warn(
-            f"horizon {horizon} is longer than the fitted {plan.horizon}: forecasts are made from forecasts",
-            stacklevel=4,
-        )
+        if not any_horizon:
+            warnings.warn(
+                f"horizon {horizon} is longer than the fitted {plan.horizon}: forecasts are made from forecasts",
+                stacklevel=4,
+            )
 
     def _arrays(self, long: Long, static: pd.DataFrame | None) -> Arrays:
         rows = static_rows(long, self.reading.static, static, self.reading.id_col)
         return arrange(long, self.inputs, rows, joint=self.plan.joint)
 
     def _last_windows(self, long: Long, static: pd.DataFrame | None) -> Ends:
-        lengths, context = np.diff(long.indptr), self.plan.context
+        lengths = np.diff(long.indptr)
+        # pretrained models take what there is
+        context = max((m.plan.context for m in self.members if not m.choice.cls.pretrained), default=0)
         few = np.flatnonzero(lengths < context)
         if len(few):
             warnings.warn(
@@ -147,7 +159,7 @@ class Fitted:
             )
         arrays = self._arrays(long, static)
         n = len(arrays.indptr) - 1
-        return ends(arrays, np.arange(n), arrays.indptr[1:], context, *self._scales(long, arrays))
+        return ends(arrays, np.arange(n), arrays.indptr[1:], self.context, *self._scales(long, arrays))
 
     def _scales(self, long: Long, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
         """What each series is scaled by: as in the fit, or by all its rows where it was not fitted."""
@@ -171,7 +183,7 @@ class Fitted:
         """The columns of all members for ``K`` windows of each series, in the order of the ids."""
         found: dict[str, np.ndarray] = {}
         for member in self.members:
-            found |= member.columns(self.plan, start, known, horizon, levels, quantiles)
+            found |= member.columns(start, known, horizon, levels, quantiles)
         # (n K, horizon, C) as (ids, K, horizon): an id is a series, or a channel
         joint = self.plan.joint
         return {

@@ -4,26 +4,27 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from seqmix.data.series.panel import Panel
-from seqmix.errors import ConfigError, DataError
+from seqmix.data.series.panel import Panel, scaling
+from seqmix.errors import ConfigError, DataError, NotFittedError
 from seqmix.forecasting.arrange import Arrays, arrange, ends
 from seqmix.forecasting.covariates import Inputs, learn_inputs, static_rows
-from seqmix.forecasting.factory import Choice, choices, make_task
+from seqmix.forecasting.factory import Choice, choices, make_task, own_plan
 from seqmix.forecasting.fitted import Fitted
-from seqmix.forecasting.folder import mapped
+from seqmix.forecasting.folder import mapped, read_long
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.intervals import check_windows
-from seqmix.forecasting.long import Long, channels, named, observed
+from seqmix.forecasting.long import Long, channels, named, observed, unobserved_tail
 from seqmix.forecasting.member import Member, calibrate, calibration_rows
 from seqmix.forecasting.options import whole
-from seqmix.forecasting.plan import Plan, make_plan
+from seqmix.forecasting.plan import Plan, held_out, make_plan
 from seqmix.forecasting.scales import measure
 from seqmix.forecasting.training import EVAL_BATCH, Training, make_training, train
 from seqmix.tasks import AdamW, Forecasting
@@ -54,10 +55,30 @@ def fit(
     taken = (reading.id_col, reading.time_col, reading.target_col, "cutoff")
     for name in [model.name for model in models if model.name in taken]:
         raise ConfigError(f"column {name!r} has the name of a model, whose forecasts it would hold; rename it")
-    mixes, linear = any(m.cls.mixes_channels for m in models), all(m.cls.linear for m in models)
-    plan = make_plan(options, long, mixes_channels=mixes, linear=linear)
-    training = make_training(options, plan, long, val_size, stage)
-    return _fit(long, static, reading, plan, models, training, None)
+    plan = make_plan(
+        options,
+        long,
+        mixes_channels=any(m.cls.mixes_channels for m in models),
+        linear=all(m.cls.linear for m in models),
+        pretrained=all(m.cls.pretrained for m in models),
+    )
+    trainings = [make_training(options, stage, joint=plan.joint, pretrained=m.cls.pretrained) for m in models]
+    jobs = [Job(m, own_plan(m, plan), training) for m, training in zip(models, trainings, strict=True)]
+    return _fit(long, static, reading, plan, jobs, val_size, None)
+
+
+def as_they_are(df: Any, reading: Reading, options: Mapping[str, Any]) -> Fitted:
+    """What pretrained models forecast with after the frame ``df``, without training.
+
+    Raises:
+        NotFittedError: if there is no frame, or a model needs training.
+    """
+    models = choices(options["model"], options["model_kwargs"])
+    untrained = [model.name for model in models if not model.cls.pretrained]
+    if df is None or untrained:
+        some = f", and {', '.join(untrained)} needs training" if 0 < len(untrained) < len(models) else ""
+        raise NotFittedError(f"this Forecaster is not fitted{some}; call fit() or load()")
+    return fit(read_long(df, reading), None, reading, {**options, "max_steps": 0}, "auto", "forecast")
 
 
 def fit_more(
@@ -81,8 +102,39 @@ def fit_more(
     long = channels(long, before.ids) if before.plan.joint else long
     given = {**options, "max_steps": whole("max_steps", max_steps, 1, False)}
     given["learning_rate"] = learning_rate or options["learning_rate"]
-    training = make_training(given, before.plan, long, "auto", "further")
-    return _fit(long, static, before.reading, before.plan, before.members, training, before.inputs)
+    jobs = []
+    for m in before.members:
+        training = make_training(given, "further", joint=before.plan.joint, pretrained=m.choice.cls.pretrained)
+        task = deepcopy(m.task).train()
+        task.optim = AdamW(lr=training.learning_rate)
+        jobs.append(Job(m.choice, m.plan, training, task))
+    return _fit(long, static, before.reading, before.plan, jobs, "auto", before.inputs)
+
+
+def least_rows(options: Mapping[str, Any]) -> int:
+    """Rows of a series that forecasts can be made from: one, where nothing is trained, or a window to train on."""
+    models = choices(options["model"], options["model_kwargs"])
+    as_is = options["max_steps"] == 0 and all(model.cls.pretrained for model in models)
+    return 1 if as_is else options["horizon"] + 1
+
+
+class Job(NamedTuple):
+    """A model to be trained."""
+
+    choice: Choice
+    plan: Plan
+    training: Training
+    task: Forecasting | None = None  # trained before. Default: a new one
+
+    @property
+    def windowed(self) -> bool:
+        """Whether windows of the frame are needed, to train or to calibrate on."""
+        return bool(not self.choice.cls.pretrained or self.training.max_steps or self.plan.calibrated)
+
+    @property
+    def windows(self) -> tuple[int, int]:
+        """What tells its windows from those of other jobs: context and batch size."""
+        return self.plan.context, self.training.batch_size
 
 
 def _fit(
@@ -90,18 +142,33 @@ def _fit(
     static_df: pd.DataFrame | None,
     reading: Reading,
     plan: Plan,
-    models: Sequence[Choice | Member],
-    training: Training,
+    jobs: Sequence[Job],
+    val_size: int | str | np.ndarray,
     inputs: Inputs | None,
 ) -> Fitted:
     started = time.perf_counter()
-    n_val = training.n_val
+    lengths = np.diff(long.indptr)
+    n_val, n_test = held_out(plan, lengths, unobserved_tail(long), val_size)
+    notes = list(plan.notes)
+    if isinstance(val_size, str) and not n_val.any():
+        jobs, kept = _without_fine_tuning(jobs)
+        notes += kept
+    if not any(job.windowed for job in jobs):
+        n_val, n_test = np.zeros_like(n_val), np.zeros_like(n_test)
     static = static_rows(long, reading.static, static_df, reading.id_col)
-    inputs = inputs or learn_inputs(reading, long, static, np.diff(long.indptr) - n_val, plan)
+    inputs = inputs or learn_inputs(reading, long, static, lengths - n_val, plan)
     arrays = arrange(long, inputs, static, joint=plan.joint)
-    panel = _panel(long, arrays, plan, training)
-    _check_panel(panel, long, plan, n_val)
     n_series = len(arrays.indptr) - 1
+    n_train = np.diff(arrays.indptr) - n_val[:n_series]
+    # values too large to be scaled are refused by their scale
+    with np.errstate(over="ignore"):
+        loc, scale = scaling(arrays.values, arrays.indptr, n_train, plan.scaler, plan.season)
+    _check_values(long, scale, n_val)
+    panels: dict[tuple[int, int], Panel] = {}
+    for job in jobs:
+        if job.windowed and job.windows not in panels:
+            panels[job.windows] = _panel(long, arrays, job, n_val[:n_series], n_test[:n_series])
+            _check_panel(panels[job.windows], job.plan, int(n_val.max()))
     fitted = Fitted(
         reading=reading.again(long.clock.freq),
         plan=plan,
@@ -109,24 +176,22 @@ def _fit(
         kind=long.kind,
         ids=long.ids,
         inputs=inputs,
-        loc=panel.loc,
-        scale=panel.scale,
-        scales=measure(long, arrays.values, arrays.indptr, panel.n_train, plan.season),
-        ends=ends(arrays, np.arange(n_series), arrays.indptr[1:], plan.context, panel.loc, panel.scale),
+        loc=loc,
+        scale=scale,
+        scales=measure(long, arrays.values, arrays.indptr, n_train, plan.season),
+        ends=ends(arrays, np.arange(n_series), arrays.indptr[1:], max(job.plan.context for job in jobs), loc, scale),
         last=long.last,
-        notes=_notes(long, reading, plan, panel, training),
+        notes=[*notes, *_notes(long, reading, plan, next(iter(panels.values()), None), n_val, n_test)],
     )
     lines = []
-    for model in models:
-        task = (
-            _further(model, training) if isinstance(model, Member) else make_task(model, plan, panel.series, training)
-        )
-        lines.append(train(model.name, task, panel, training, plan.seed).assign(model=model.name))
-        fitted.members.append(Member(model.name, task.eval(), calibrate(task, panel, plan.calibrated)))
+    for job in jobs:
+        member, line = _trained(job, panels.get(job.windows), arrays)
+        lines.append(line.assign(model=member.name))
+        fitted.members.append(member)
     fitted.history = pd.concat(lines, ignore_index=True)
     fitted.report = {
         "series": len(long.ids),
-        "windows": panel.n_windows,
+        "windows": next((panel.n_windows for panel in panels.values()), 0),
         "parameters": {m.name: sum(p.numel() for p in m.task.parameters()) for m in fitted.members},
         "best_val_mse": [_least(line) for line in lines],
         "seconds": round(time.perf_counter() - started, 2),
@@ -134,35 +199,54 @@ def _fit(
     return fitted
 
 
-def _panel(long: Long, arrays: Arrays, plan: Plan, training: Training) -> Panel:
-    n_val, n_test = (rows[:1] if plan.joint else rows for rows in (training.n_val, training.n_test))
-    # values too large to be scaled are refused by their scale
-    with np.errstate(over="ignore"):
-        return Panel(
-            arrays.values,
-            arrays.indptr,
-            plan.context,
-            plan.horizon,
-            training.batch_size,
-            n_val=n_val,
-            n_test=n_test,
-            past=arrays.past,
-            future=arrays.future,
-            static=arrays.static,
-            weight=None if arrays.weight is None else arrays.weight.astype(np.float32),
-            scaler=plan.scaler,
-            season=plan.season,
-            short=plan.short,
-            ids=[str(i) for i in (long.ids[:1] if plan.joint else long.ids)],
-            eval_batch_size=EVAL_BATCH,
-            out=mapped(arrays.values.shape) if isinstance(long.y, np.memmap) else None,
-            seed=plan.seed,
-        )
+def _without_fine_tuning(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+    """Jobs that leave pretrained models as they are, and a note if one would have been trained."""
+    tuned = [job.choice.name for job in jobs if job.choice.cls.pretrained and job.training.max_steps]
+    kept = [
+        job._replace(training=replace(job.training, max_steps=0)) if job.choice.cls.pretrained else job for job in jobs
+    ]
+    note = f"no series is long enough for validation: the weights of {', '.join(tuned)} stay as they are"
+    return kept, [note] if tuned else []
 
 
-def _check_panel(panel: Panel, long: Long, plan: Plan, n_val: np.ndarray) -> None:
-    """Refuse what would fail in training, or after it."""
-    large = np.flatnonzero(~np.isfinite(panel.scale).all(1))
+def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.DataFrame]:
+    """The model after training, and what each validation found."""
+    plan, scores = job.plan, np.zeros((0, job.plan.horizon))
+    series = arrays.series(plan.context, plan.horizon) if panel is None else panel.series
+    task = job.task or make_task(job.choice, plan, series, job.training)
+    line = train(job.choice.name, task, panel, job.training, plan.seed)
+    if panel is not None and (plan.calibrated or not plan.spread):
+        scores = calibrate(task, panel, plan.calibrated)
+    return Member(job.choice, plan, task.eval(), scores), line
+
+
+def _panel(long: Long, arrays: Arrays, job: Job, n_val: np.ndarray, n_test: np.ndarray) -> Panel:
+    plan = job.plan
+    return Panel(
+        arrays.values,
+        arrays.indptr,
+        plan.context,
+        plan.horizon,
+        job.training.batch_size,
+        n_val=n_val,
+        n_test=n_test,
+        past=arrays.past,
+        future=arrays.future,
+        static=arrays.static,
+        weight=None if arrays.weight is None else arrays.weight.astype(np.float32),
+        scaler=plan.scaler,
+        season=plan.season,
+        short=plan.short,
+        ids=[str(i) for i in (long.ids[:1] if plan.joint else long.ids)],
+        eval_batch_size=EVAL_BATCH,
+        out=mapped(arrays.values.shape) if isinstance(long.y, np.memmap) else None,
+        seed=plan.seed,
+    )
+
+
+def _check_values(long: Long, scale: np.ndarray, n_val: np.ndarray) -> None:
+    """Refuse values that cannot be scaled, and frames without a value to train on."""
+    large = np.flatnonzero(~np.isfinite(scale).all(1))
     if len(large):
         raise DataError(f"values of {long.ids[large[0]]!r} are too large to be scaled; divide them by a power of ten")
     lengths = np.diff(long.indptr)
@@ -172,10 +256,14 @@ def _check_panel(panel: Panel, long: Long, plan: Plan, n_val: np.ndarray) -> Non
             f"no training row has a value and a weight above 0, before the last {int(n_val.max())} rows, which are for "
             "validation; give earlier rows, or pass val_size=0"
         )
+
+
+def _check_panel(panel: Panel, plan: Plan, n_val: int) -> None:
+    """Refuse what would fail in training, or after it."""
     if panel.has_val and not any(_counts(batch) for batch in panel.val_dataloader()):
         raise DataError(
-            f"no value is observed in the validation rows, the last {int(n_val.max())} of each series; pass another "
-            "val_size, val_df=..., or val_size=0"
+            f"no value is observed in the validation rows, the last {n_val} of each series; pass another val_size, "
+            "val_df=..., or val_size=0"
         )
     if plan.levels and (plan.calibrated or not plan.spread):
         check_windows(calibration_rows(panel), plan.levels)
@@ -187,15 +275,10 @@ def _counts(batch: Mapping[str, Tensor]) -> bool:
     return bool((seen & (batch["weight"] > 0) if "weight" in batch else seen).any())
 
 
-def _further(member: Member, training: Training) -> Forecasting:
-    """A copy of a fitted task, to be trained further."""
-    task = deepcopy(member.task).train()
-    task.optim = AdamW(lr=training.learning_rate)
-    return task
-
-
-def _notes(long: Long, reading: Reading, plan: Plan, panel: Panel, training: Training) -> list[str]:
-    notes, n_val = list(plan.notes), training.n_val
+def _notes(
+    long: Long, reading: Reading, plan: Plan, panel: Panel | None, n_val: np.ndarray, n_test: np.ndarray
+) -> list[str]:
+    notes = []
     if reading.freq is None:
         notes.append(f"freq {long.clock.freq!r} was inferred")
     if long.ignored:
@@ -205,9 +288,11 @@ def _notes(long: Long, reading: Reading, plan: Plan, panel: Panel, training: Tra
         counts = np.bincount(codes, np.isnan(long.y), len(long.ids)).astype(int)
         first = ", ".join(f"{long.ids[i]} {counts[i]}" for i in np.flatnonzero(counts)[:5])
         notes.append(f"{counts.sum()} missing values are left out of input and loss: {first}")
+    if panel is None:
+        return notes
     if panel.has_val:
         notes.append(f"the last {int(n_val.max())} rows are for validation, not trained on")
-        origins = int(np.where(training.n_test > 0, training.n_test, n_val).max()) - plan.horizon + 1
+        origins = int(np.where(n_test > 0, n_test, n_val).max()) - plan.horizon + 1
         if origins < 10:
             notes.append(f"intervals are calibrated on {origins} forecast origins; ten or more would be surer")
     else:

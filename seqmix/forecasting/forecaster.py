@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from seqmix.errors import NotFittedError
 from seqmix.forecasting import options
 from seqmix.forecasting._estimator import Estimator
 from seqmix.forecasting.folder import read_long
@@ -67,9 +66,9 @@ class Forecaster(Estimator):
         short: what is done about series shorter than a window: ``pad`` inserts missing rows before them, ``drop``
             leaves them out of training, ``error`` raises.
         nonnegative: clip forecasts at zero. ``auto`` does if no value is negative.
-        max_steps: most optimizer steps.
-        batch_size: windows per step. Default: 256 in global, 32 in multivariate mode.
-        learning_rate: peak learning rate of AdamW.
+        max_steps: most optimizer steps, 0 for none of pretrained models. Default: 1000, 200 for pretrained models.
+        batch_size: windows per step. Default: 256, 64 for pretrained models, 32 in multivariate mode.
+        learning_rate: peak learning rate of AdamW. Default: 5e-3, 2e-4 for pretrained models.
         early_stopping: validations without a better one before training stops; None trains to ``max_steps``.
         seed: seed of weights, order and dropout; generators of the program keep their state.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -107,9 +106,9 @@ class Forecaster(Estimator):
         aggregate: str | None = None,
         short: Literal["pad", "drop", "error"] = "pad",
         nonnegative: bool | Literal["auto"] = "auto",
-        max_steps: int = 1000,
+        max_steps: int | None = None,
         batch_size: int | None = None,
-        learning_rate: float = 5e-3,
+        learning_rate: float | None = None,
         early_stopping: int | None = 5,
         seed: int = 0,
         device: str = "auto",
@@ -193,17 +192,19 @@ class Forecaster(Estimator):
         """Forecast the steps after the last row of each series, in a long frame.
 
         Args:
-            df: history of any series. Default: the frame of ``fit``.
+            df: history of any series. Default: the frame of ``fit``. Pretrained models need no fit: they forecast
+                after this frame, and the Forecaster stays unfitted.
             future_df: known-future covariates of the horizon; see ``make_future_dataframe``.
             static_df: static covariates of its series. Default: columns of ``df``.
             horizon: steps to forecast; beyond the fitted horizon forecasts are made from forecasts.
             levels: coverage of the intervals in percent. Default: those of the fit.
             quantiles: levels between 0 and 1, a column ``<Model>_q<level>`` each.
         """
-        fitted = self._fitted()
+        fitted = self._fitted(df)
         steps = options.whole("horizon", horizon, 1, True) or fitted.plan.horizon
         levels = fitted.plan.levels if levels is None else options.levels(levels)
-        long, quantiles = None if df is None else read_long(df, fitted.reading), options.quantiles(quantiles)
+        fresh = df is None or not hasattr(self, "fitted_")
+        long, quantiles = None if fresh else read_long(df, fitted.reading), options.quantiles(quantiles)
         found = fitted.forecast(long, _frame(static_df), _frame(future_df), steps, levels, quantiles)
         return (long or fitted).kind.give(found)
 
@@ -239,20 +240,19 @@ class Forecaster(Estimator):
             quantiles: levels between 0 and 1.
         """
         from seqmix.forecasting.backtesting import cross_validate, test_windows
-        from seqmix.forecasting.fitting import fit
+        from seqmix.forecasting.fitting import fit, least_rows
 
-        how = self._reading(id_col, time_col, target_col, weight_col)
-        long, static = read_long(df, how), _frame(static_df)
-        levels, quantiles = options.levels(self.levels if levels is None else levels), options.quantiles(quantiles)
-        long, step, n_windows = test_windows(long, self.horizon, n_windows, step_size, test_size)
-
-        given = {**self._options(), "levels": levels}
+        how, given = self._reading(id_col, time_col, target_col, weight_col), self._options()
+        long, static, quantiles = read_long(df, how), _frame(static_df), options.quantiles(quantiles)
+        given |= {} if levels is None else {"levels": options.levels(levels)}
+        sizes = (n_windows, step_size, test_size)
+        long, step, n_windows = test_windows(long, least_rows(given), self.horizon, *sizes)
 
         def learn(rows: Long) -> "Fitted":
             return fit(rows, static, how, given, val_size, "cross-validation")
 
         sizes = (self.horizon, step, n_windows, options.whole("refit", 1 if refit is True else refit or 0, 0, False))
-        found, self.tested_ = cross_validate(learn, long, static, levels, quantiles, *sizes)
+        found, self.tested_ = cross_validate(learn, long, static, given["levels"], quantiles, *sizes)
         return long.kind.give(found)
 
     def evaluate(
@@ -289,7 +289,7 @@ class Forecaster(Estimator):
             frame = fitted.backtest(long, _frame(static_df), np.array([fitted.plan.horizon]), fitted.plan.levels, [])
         else:
             known: Any = [getattr(self, name) for name in ("tested_", "fitted_") if hasattr(self, name)]
-            how = known[0].reading if known else self._reading("unique_id", "ds", "y", None)
+            how = known[0].reading if known else self._how()
             train = None if train_df is None else read_long(train_df, how)
             scales = scales_for(frame, how, known, train, self.season, wanted, standardized=standardized)
         found = errors(frame, how, scales, wanted, by=by, standardized=standardized)
@@ -359,14 +359,14 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.plot import plot_cross_validation, plot_forecast
 
-        how = self._fitted().reading
+        how = self._how()
         found = to_pandas(self.predict(df, levels=levels) if forecast_df is None else forecast_df)
         draw = plot_cross_validation if "cutoff" in found else plot_forecast
         return draw(with_ids(to_pandas(df), how), found, ids=ids, levels=levels, unit=unit, **how.names)
 
     def _take(self, fitted: "Fitted") -> "Forecaster":
-        self.fitted_, self.plan_ = fitted, fitted.plan
-        self.freq_, self.season_, self.context_ = fitted.clock.freq, fitted.plan.season, fitted.plan.context
+        self.fitted_, self.plan_ = fitted, fitted.members[0].plan
+        self.freq_, self.season_, self.context_ = fitted.clock.freq, fitted.plan.season, self.plan_.context
         self.mode_ = "multivariate" if fitted.plan.joint else "global"
         self.tasks_ = {member.name: member.task for member in fitted.members}
         self.history_, self.report_, self.notes_ = fitted.history, fitted.report, fitted.notes
@@ -375,10 +375,13 @@ class Forecaster(Estimator):
             print("\n".join([facts, *self.notes_]))
         return self
 
-    def _fitted(self) -> "Fitted":
-        if not hasattr(self, "fitted_"):
-            raise NotFittedError("this Forecaster is not fitted; call fit() or load()")
-        return self.fitted_
+    def _fitted(self, df: Any = None) -> "Fitted":
+        """What was fitted, or what pretrained models make of ``df`` as they are."""
+        if hasattr(self, "fitted_"):
+            return self.fitted_
+        from seqmix.forecasting.fitting import as_they_are
+
+        return as_they_are(df, self._how(), self._options())
 
     def _horizon_of(self, df: Any, horizon: int | None) -> tuple[Kind, pd.DataFrame]:
         fitted = self._fitted()
@@ -388,6 +391,10 @@ class Forecaster(Estimator):
 
     def _options(self) -> dict[str, Any]:
         return options.resolved(self.get_params())
+
+    def _how(self) -> Reading:
+        """How frames are read: as that of the fit, or by the usual names."""
+        return self.fitted_.reading if hasattr(self, "fitted_") else self._reading("unique_id", "ds", "y", None)
 
     def _reading(self, id_col: str, time_col: str, target_col: str, weight_col: str | None) -> Reading:
         given = self._options()

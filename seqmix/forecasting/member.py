@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from seqmix.data.series.panel import Panel
 from seqmix.forecasting.arrange import Ends
+from seqmix.forecasting.factory import Choice, make_task
 from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, nest
 from seqmix.forecasting.plan import Plan, bounds
 from seqmix.forecasting.training import EVAL_BATCH, forecast
@@ -18,15 +20,20 @@ from seqmix.tasks import Forecasting
 class Member(NamedTuple):
     """A fitted model."""
 
-    name: str  # what results call it
+    choice: Choice
+    plan: Plan
     task: Forecasting
     # sorted errors of the calibration windows in units of the scale of their series: (m, horizon), or, where quantiles
     # are calibrated, those of each level, (levels, m, horizon)
     scores: np.ndarray
 
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        return self.choice.name
+
     def columns(
         self,
-        plan: Plan,
         start: Ends,
         known: np.ndarray | None,
         horizon: int,
@@ -36,8 +43,7 @@ class Member(NamedTuple):
         """Columns of a forecast, each ``(N, horizon, C)``: the point forecast, then bounds and quantiles.
 
         Args:
-            plan: what was fitted.
-            start: the windows that forecasts begin from.
+            start: the windows that forecasts begin from, of this context or a longer one.
             known: known-future inputs of the horizon, ``(N, horizon, F)``.
             horizon: steps to forecast.
             levels: coverage of intervals in percent.
@@ -46,13 +52,13 @@ class Member(NamedTuple):
         wanted = [*(q for level in levels for q in bounds(level)), *quantiles]
         labels = [f"{self.name}-{side}-{level:g}" for level in levels for side in ("lo", "hi")]
         labels += [f"{self.name}_q{q:g}" for q in quantiles]
-        point, found = self._run(start, known, horizon, wanted if plan.spread else ())
-        columns = self._bounded(plan, start.scale[:, None], point, found, levels, labels, wanted)
+        plan = self.plan
+        point, found = self._run(start.tail(plan.context), known, horizon, wanted if plan.spread else ())
+        columns = self._bounded(start.scale[:, None], point, found, levels, labels, wanted)
         return {label: x.clip(min=0) for label, x in columns.items()} if plan.nonnegative else columns
 
     def _bounded(
         self,
-        plan: Plan,
         scale: np.ndarray,
         point: np.ndarray,
         found: np.ndarray,
@@ -61,10 +67,10 @@ class Member(NamedTuple):
         wanted: Sequence[float],
     ) -> dict[str, np.ndarray]:
         """The point forecast, and the quantiles ``wanted`` under their ``labels``."""
-        columns = {self.name: point}
+        plan, columns = self.plan, {self.name: point}
         if plan.spread:
             columns |= {label: found[..., i] for i, label in enumerate(labels)}
-            return columns | (self._calibrated(plan, levels, columns, scale) if plan.calibrated and levels else {})
+            return columns | (self._calibrated(levels, columns, scale) if plan.calibrated and levels else {})
         for label, q in zip(labels, wanted, strict=True):
             # axes (N, C, horizon): errors are pooled over series
             zero = np.zeros((len(point), point.shape[2], point.shape[1]))
@@ -74,7 +80,7 @@ class Member(NamedTuple):
         return columns
 
     def _calibrated(
-        self, plan: Plan, levels: Sequence[float], columns: Mapping[str, np.ndarray], scale: np.ndarray
+        self, levels: Sequence[float], columns: Mapping[str, np.ndarray], scale: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Bounds calibrated on the validation rows; wider intervals hold narrower ones."""
         rising = sorted(levels)
@@ -83,7 +89,7 @@ class Member(NamedTuple):
             lo, hi = (columns[f"{self.name}-{side}-{level:g}"] / scale for side in ("lo", "hi"))
             # axes (N, C, horizon): errors are pooled over series
             lo, hi = lo.transpose(0, 2, 1), hi.transpose(0, 2, 1)
-            scores = self.scores[plan.calibrated.index(level), :, : lo.shape[2]]
+            scores = self.scores[self.plan.calibrated.index(level), :, : lo.shape[2]]
             found.append([side.transpose(0, 2, 1) * scale for side in cqr_bounds(lo, hi, scores, level)])
         sides = nest(*(np.stack(side) for side in zip(*found, strict=True)))
         return {
@@ -96,18 +102,28 @@ class Member(NamedTuple):
         self, start: Ends, known: np.ndarray | None, horizon: int, quantiles: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Forecasts in units of the data, ``(N, horizon, C)``, and quantiles, ``(N, horizon, C, K)``."""
-        fitted = self.task.series.horizon
+        task = self._task_for(horizon)
+        fitted = task.series.horizon
         loc, scale = start.loc[:, None], start.scale[:, None]
         points, levels = [], []
         for done in range(0, horizon, fitted):
             rows = None if known is None else known[:, done : done + fitted]
-            yhat, q = forecast(self.task, start.batches(rows, EVAL_BATCH), quantiles)
+            yhat, q = forecast(task, start.batches(rows, EVAL_BATCH), quantiles)
             points.append(yhat * scale + loc)
             levels.append(q * scale[..., None] + loc[..., None] if quantiles else q)
             if done + fitted < horizon:
                 start = start.moved(points[-1], rows)
         point = np.concatenate(points, 1)[:, :horizon]
         return point, np.concatenate(levels, 1)[:, :horizon] if quantiles else levels[0]
+
+    def _task_for(self, horizon: int) -> Forecasting:
+        """The task; a pretrained model is built anew for a horizon beyond the fitted one."""
+        if not self.choice.cls.pretrained or horizon <= self.plan.horizon:
+            return self.task
+        series = replace(self.task.series, horizon=horizon)
+        task = make_task(self.choice, replace(self.plan, horizon=horizon), series)
+        task.load_state_dict(self.task.state_dict())
+        return task
 
 
 def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.ndarray:

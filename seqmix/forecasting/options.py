@@ -23,7 +23,7 @@ _WHOLE = {
     "horizon": (1, False),
     "context_length": (1, True),
     "season": (1, True),
-    "max_steps": (1, False),
+    "max_steps": (0, True),
     "batch_size": (1, True),
     "early_stopping": (1, True),
     "seed": (0, False),
@@ -63,7 +63,8 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{name} should be a dictionary of options, got {options[name]!r}")
     rate: Any
     rate, device, model = options["learning_rate"], options["device"], options["model"]
-    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 < float(rate) < math.inf:
+    number = rate is None or (isinstance(rate, numbers.Real) and not isinstance(rate, bool))
+    if not number or not (rate is None or 0 < float(rate) < math.inf):
         raise ConfigError(f"learning_rate must be a positive number, got {rate!r}; use for example 5e-3")
     if not isinstance(device, str) or not _DEVICE.fullmatch(device):
         raise ConfigError(f"device = {device!r} is not known; use auto, cpu, cuda, cuda:<number> or mps")

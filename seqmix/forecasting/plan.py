@@ -1,7 +1,7 @@
 """The plan of a fit: options resolved for the data, by pure functions of lengths, clock and options."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ _SPREAD = ("quantile", "normal", "student_t", "negative_binomial")
 # most series that a model gets as channels in mode "auto": weights and memory grow with their number
 _MOST_CHANNELS = 512
 _LEAST_ORIGINS = 10
+# options that pretrained models have no use for, and the values that say nothing
+_FIXED = {"context_length": (None,), "loss": ("mae", "quantile"), "normalize": ("auto", "none")}
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Plan:
         normalize: how each window is normalized.
         scaler: how each series is scaled.
         loss: what training minimizes.
+        native: quantiles that a pretrained model forecasts, rising; empty for models that are trained.
         levels: coverage of the intervals that predict gives, in percent.
-        calibrated: levels whose quantiles are calibrated, rising; empty for point forecasts, whose errors serve any.
+        conformal: quantile and distribution forecasts are calibrated.
         nonnegative: forecasts are clipped at zero.
         calendar: features of the calendar are known-future inputs.
         short: what is done about series that are shorter than a window.
@@ -46,8 +49,9 @@ class Plan:
     normalize: Literal["season", "window", "last", "none"]
     scaler: Literal["season", "standard", "none"]
     loss: Any
+    native: tuple[float, ...]
     levels: tuple[float, ...]
-    calibrated: tuple[float, ...]
+    conformal: bool
     nonnegative: bool
     calendar: bool
     short: Literal["pad", "drop", "error"]
@@ -60,14 +64,33 @@ class Plan:
         return isinstance(self.loss, str) and self.loss in _SPREAD
 
     @property
+    def calibrated(self) -> tuple[float, ...]:
+        """Levels whose quantiles are calibrated, rising; empty for point forecasts, whose errors serve any."""
+        return tuple(sorted(self.levels)) if self.conformal and self.spread else ()
+
+    @property
     def quantiles(self) -> list[float] | None:
-        """Quantiles that are trained; None where the loss has its own or none."""
-        if self.loss != "quantile" or not self.levels:
-            return None
+        """Quantiles that are forecast; None where the loss has its own or none."""
+        if self.native or self.loss != "quantile" or not self.levels:
+            return list(self.native) or None
         return sorted({q for level in self.levels for q in bounds(level)} | {0.5})
 
+    def check_native(self, name: str, levels: Sequence[float], quantiles: Sequence[float]) -> None:
+        """Refuse intervals and quantiles beyond those that the pretrained model ``name`` forecasts.
 
-def make_plan(options: Mapping[str, Any], long: Long, *, mixes_channels: bool, linear: bool) -> Plan:
+        Raises:
+            ConfigError: with the widest interval that there is.
+        """
+        asked = [*(q for level in levels for q in bounds(level)), *quantiles]
+        if self.native and asked and not self.native[0] <= min(asked) <= max(asked) <= self.native[-1]:
+            what = f"quantiles = {list(quantiles)}" if quantiles else f"levels = {list(levels)}"
+            raise ConfigError(
+                f"{what} reach beyond what {name} forecasts, quantiles {self.native[0]:g} to {self.native[-1]:g}; use "
+                f"levels up to {100 * (self.native[-1] - self.native[0]):g}"
+            )
+
+
+def make_plan(options: Mapping[str, Any], long: Long, *, mixes_channels: bool, linear: bool, pretrained: bool) -> Plan:
     """The plan for a checked frame.
 
     Args:
@@ -75,14 +98,18 @@ def make_plan(options: Mapping[str, Any], long: Long, *, mixes_channels: bool, l
         long: the frame.
         mixes_channels: a model forecasts aligned series better together.
         linear: all models are linear maps, the same for all series.
+        pretrained: all models are pretrained, and have context, loss and normalization of their own.
 
     Raises:
-        ConfigError: if the season does not fit the context, or the series are no channels of one.
+        ConfigError: if the season does not fit the context, or pretrained models cannot have an option.
+        DataError: if the series are no channels of one.
     """
     loss, levels = options["loss"], options["levels"]
-    context, season, note = _lengths(options, np.diff(long.indptr), long.clock)
+    for name, free in _FIXED.items() if pretrained else ():
+        if options[name] not in free:
+            raise ConfigError(f"{name} = {options[name]!r} is for models that are not pretrained; leave it out")
+    context, season, note = _lengths(options, np.diff(long.indptr), long.clock, pretrained)
     joint, crowd = _joint(long, options["mode"], mixes_channels)
-    spread = isinstance(loss, str) and loss in _SPREAD
     scaler, normalize, nonnegative = options["scaler"], options["normalize"], options["nonnegative"]
     if loss == "negative_binomial":
         # a distribution of counts needs counts
@@ -104,8 +131,9 @@ def make_plan(options: Mapping[str, Any], long: Long, *, mixes_channels: bool, l
         normalize=normalize,
         scaler=scaler,
         loss=loss,
+        native=(),
         levels=levels,
-        calibrated=tuple(sorted(levels)) if options["conformal"] and spread else (),
+        conformal=options["conformal"],
         nonnegative=bool(nonnegative),
         calendar=options["calendar"],
         short=options["short"],
@@ -158,11 +186,12 @@ def bounds(level: float) -> tuple[float, float]:
     return round(0.5 - level / 200, 9), round(0.5 + level / 200, 9)
 
 
-def _lengths(options: Mapping[str, Any], lengths: np.ndarray, clock: Clock) -> tuple[int, int, str]:
+def _lengths(options: Mapping[str, Any], lengths: np.ndarray, clock: Clock, pretrained: bool) -> tuple[int, int, str]:
     """Context, season, and a note where the season had to go.
 
     The context is three horizons or the cycle of the frequency, and at least a season, as far as half of the series
-    are long enough; forecasts, MASE and the seasonal naive model mean the same season.
+    are long enough; forecasts, MASE and the seasonal naive model mean the same season. Pretrained models see what there
+    is of their own context, and the season stays.
     """
     horizon, context, season = options["horizon"], options["context_length"], options["season"]
     typical = int(np.median(lengths))
@@ -172,7 +201,7 @@ def _lengths(options: Mapping[str, Any], lengths: np.ndarray, clock: Clock) -> t
         context = min(max(3 * horizon, clock.cycle, wanted), room)
         if season and context < season <= typical - horizon:
             context = season
-    if wanted <= context:
+    if wanted <= context or pretrained:
         return context, wanted, ""
     if season and options["context_length"]:
         raise ConfigError(

@@ -26,7 +26,7 @@ from seqmix.errors import ConfigError, DataError, SeqmixError
 from seqmix.forecasting.arrange import Ends
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Inputs
-from seqmix.forecasting.factory import choices, make_task
+from seqmix.forecasting.factory import choices, make_task, own_plan
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.kind import Kind, dtype_name, dtype_of
@@ -37,7 +37,7 @@ from seqmix.series import Series
 from seqmix.tasks.lock import locked
 from seqmix.trusted import trusted_modules
 
-_FORMAT = 5
+_FORMAT = 6
 # owner/name, as the hub names what it holds
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _ARRAYS = ("loc", "scale", "last")
@@ -145,7 +145,7 @@ def _loaded(folder: Path, trusted: Sequence[str], names: Sequence[str]) -> tuple
     tensors = load(weights)
     plan, time = facts["plan"], facts["time"]
     ids = pd.Index(facts["ids"]["values"]).astype(dtype_of(facts["ids"]["dtype"]))
-    tuples = {name: tuple(plan[name]) for name in ("levels", "calibrated", "notes")}
+    tuples = {name: tuple(plan[name]) for name in ("native", "levels", "notes")}
     arrays: dict[str, Any] = {name: tensors[name].numpy() for name in _ARRAYS}
     fitted = Fitted(
         reading=Reading(**facts["reading"]),
@@ -161,12 +161,13 @@ def _loaded(folder: Path, trusted: Sequence[str], names: Sequence[str]) -> tuple
         **arrays,
     )
     for k, choice in enumerate(choices(options["model"], options["model_kwargs"])):
-        task = make_task(choice, fitted.plan, Series(**facts["members"][choice.name]))
+        plan = own_plan(choice, fitted.plan)
+        task = make_task(choice, plan, Series(**facts["members"][choice.name]))
         prefix = f"task.{k}."
         task.load_state_dict({n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)})
         if not all(bool(x.isfinite().all()) for x in task.state_dict().values() if x.is_floating_point()):
             raise DataError(f"weights of {choice.name} in {str(folder)!r} are not finite; fit again")
-        fitted.members.append(Member(choice.name, task.eval(), tensors[f"scores.{k}"].numpy()))
+        fitted.members.append(Member(choice, plan, task.eval(), tensors[f"scores.{k}"].numpy()))
     return options, fitted
 
 

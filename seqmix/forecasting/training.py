@@ -21,8 +21,6 @@ from torch import Tensor
 
 from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError
-from seqmix.forecasting.long import Long, unobserved_tail
-from seqmix.forecasting.plan import Plan, held_out
 from seqmix.forecasting.progress import Progress
 from seqmix.tasks import Forecasting
 
@@ -30,6 +28,8 @@ Batch = dict[str, Tensor]
 
 # windows that are forecast at a time
 EVAL_BATCH = 1024
+# most steps, peak learning rate and windows per step of fine-tuning
+_FINE_TUNING = (200, 2e-4, 64)
 _TURN = threading.RLock()
 
 
@@ -38,9 +38,7 @@ class Training:
     """How models are trained; nothing of it is needed afterwards.
 
     Args:
-        n_val: validation rows of each series, ``(n,)``.
-        n_test: how many of them only calibrate intervals, ``(n,)``.
-        max_steps: most optimizer steps.
+        max_steps: most optimizer steps; 0 leaves a pretrained model as it is.
         batch_size: windows per step.
         learning_rate: peak learning rate.
         patience: validations without a better one before training stops; None trains to the end.
@@ -50,8 +48,6 @@ class Training:
         trainer_kwargs: options of the Lightning Trainer, above ours.
     """
 
-    n_val: np.ndarray
-    n_test: np.ndarray
     max_steps: int
     batch_size: int
     learning_rate: float
@@ -62,19 +58,19 @@ class Training:
     trainer_kwargs: Mapping[str, Any]
 
 
-def make_training(
-    options: Mapping[str, Any],
-    plan: Plan,
-    long: Long,
-    val_size: int | str | np.ndarray,
-    stage: str,
-) -> Training:
-    """How to train on a checked frame, by the options of the Forecaster.
+def make_training(options: Mapping[str, Any], stage: str, *, joint: bool, pretrained: bool) -> Training:
+    """How to train a model, by the options of the Forecaster.
+
+    Args:
+        options: those of the Forecaster, as plain values.
+        stage: what the training is for.
+        joint: the series are channels of one.
+        pretrained: the model is fine-tuned.
 
     Raises:
         ConfigError: if this machine has no such device.
     """
-    n_val, n_test = held_out(plan, np.diff(long.indptr), unobserved_tail(long), val_size)
+    steps, rate, size = _FINE_TUNING if pretrained else (1000, 5e-3, 256)
     accelerator, _, number = options["device"].partition(":")
     available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(accelerator, 1)
     if int(number or 0) >= available:
@@ -85,11 +81,9 @@ def make_training(
         raise ConfigError(f"trainer_kwargs: the Trainer of Lightning has no option {unknown[0]!r}; leave it out")
     progress = given.pop("enable_progress_bar", options["verbose"])
     return Training(
-        n_val=n_val,
-        n_test=n_test,
-        max_steps=options["max_steps"],
-        batch_size=options["batch_size"] or (32 if plan.joint else 256),
-        learning_rate=options["learning_rate"],
+        max_steps=steps if options["max_steps"] is None else options["max_steps"],
+        batch_size=options["batch_size"] or (32 if joint else size),
+        learning_rate=options["learning_rate"] or rate,
         patience=options["early_stopping"],
         accelerator=accelerator,
         devices=[int(number)] if number else 1,
@@ -106,11 +100,18 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def train(name: str, task: Forecasting, panel: Panel, how: Training, seed: int) -> pd.DataFrame:
-    """Train the task and put its best weights back; what each validation found."""
+def train(name: str, task: Forecasting, panel: Panel | None, how: Training, seed: int) -> pd.DataFrame:
+    """Train the task and put its best weights back; what each validation found.
+
+    A pretrained model is validated before the first step as well: steps that do not help are taken back.
+    """
     best = _Best()
     if not any(p.requires_grad for p in task.parameters()):
         return best.frame()
+    if not how.max_steps and task.model.pretrained:
+        return best.frame()
+    if not how.max_steps or panel is None:
+        raise ConfigError(f"max_steps = 0 is for pretrained models, and {name} needs training; use 1 or more")
     period = max(1, min(50, how.max_steps // 10))
     options: dict[str, Any] = {
         "accelerator": how.accelerator,
@@ -125,7 +126,7 @@ def train(name: str, task: Forecasting, panel: Panel, how: Training, seed: int) 
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
+        "num_sanity_val_steps": -1 if task.model.pretrained else 0,
     }
     given = dict(how.trainer_kwargs)
     callbacks = [best, *given.pop("callbacks", [])]
@@ -152,9 +153,10 @@ def forecast(
     points, levels = [], []
     with torch.inference_mode():
         for batch in batches:
-            points.append(task.predict_step(batch, 0)["yhat"].numpy())
+            found = task(batch)
+            points.append(task.point(found).float().numpy())
             if quantiles:
-                levels.append(task.quantile_forecast(batch, list(quantiles)).numpy())
+                levels.append(task.quantiles_of(found, quantiles).numpy())
     return np.concatenate(points), np.concatenate(levels) if levels else np.zeros((0,))
 
 

@@ -140,13 +140,17 @@ class Forecasting(Task):
 
     @torch.no_grad()
     def quantile_forecast(self, batch: Batch, quantiles: Sequence[float]) -> Tensor:
-        """Quantiles of the forecast of a batch, ``(B, horizon, C, K)`` in the order given; they never cross.
+        """Quantiles of the forecast of a batch, which needs no ``y``; see ``quantiles_of``."""
+        return self.quantiles_of(self(batch), quantiles)
+
+    def quantiles_of(self, forecast: Tensor, quantiles: Sequence[float]) -> Tensor:
+        """Quantiles of what ``forward`` returns, ``(B, horizon, C, K)`` in the order given; they never cross.
 
         Those of a distribution are exact. With ``quantile`` loss levels between two that were trained are linear
         between their forecasts.
 
         Args:
-            batch: as for training, ``y`` is not needed.
+            forecast: what ``forward`` returned.
             quantiles: levels between 0 and 1.
 
         Raises:
@@ -157,7 +161,6 @@ class Forecasting(Task):
                 f"quantiles are levels between 0 and 1, got {list(quantiles)}; use for example [0.1, 0.9]"
             )
         rising = sorted(quantiles)
-        forecast = self(batch)
         forecast = forecast.sort(dim=-1).values if self.quantiles else forecast
         # rising in all digits: rounding may turn two levels that are close
         found = self.loss.quantiles(forecast, rising).sort(dim=-1).values

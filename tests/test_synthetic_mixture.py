@@ -5,7 +5,17 @@ import pytest
 import torch
 
 from seqmix.data import SyntheticSeries
-from seqmix.data.series.synthetic.mixture import KINDS, draw
+from seqmix.data.series.synthetic.mixture import (
+    ABSENT,
+    ANY,
+    HOURLY,
+    KINDS,
+    MISSING,
+    UNANNOUNCED,
+    _mixed,
+    _periods,
+    draw,
+)
 from seqmix.errors import ConfigError
 from seqmix.testing import check_data
 
@@ -67,6 +77,27 @@ def test_sizes_out_of_range_are_refused():
     )
 
 
+def test_seasons_are_absent_or_unannounced_in_their_share():
+    true, announced = _periods(HOURLY, 20_000, np.random.default_rng(0))
+    assert (true[:, 0] == 0).mean() == pytest.approx(ABSENT, rel=0.1)
+    assert (announced[:, 0] == 0).mean() == pytest.approx(UNANNOUNCED, rel=0.1)
+    both = (true[:, 0] > 0) & (announced[:, 0] > 0)
+    assert (true == announced)[both].all() and not ((true[:, 0] == 0) & (announced[:, 0] == 0)).any()
+    true, announced = _periods(ANY, 1000, np.random.default_rng(0))
+    assert (np.abs(true - announced)[(true > 0) & (announced > 0)] < 0.5).all()
+
+
+def test_series_are_mixed_with_those_of_their_season():
+    rng = np.random.default_rng(0)
+    season = rng.integers(0, 3, 3000)
+    # rows are a cosine of the frequency of their season: a mean of them contains no other frequency
+    waves = np.cos(2 * np.pi * (season[:, None] + 1) * np.arange(24) / 24 + 6.28 * rng.random((3000, 1)))
+    mixed = _mixed(waves, season[:, None], rng)
+    spectrum = np.abs(np.fft.rfft(mixed))[np.arange(3000), season + 1] / np.linalg.norm(mixed, axis=1)
+    np.testing.assert_allclose(spectrum, np.sqrt(12))
+    assert (np.abs(mixed - waves).max(1) > 1e-6).mean() == pytest.approx(0.2, rel=0.1)
+
+
 def test_shares_are_those_of_the_table(batch):
     assert sum(kind.share for kind in KINDS.values()) == pytest.approx(1)
     assert sum(kind.share for name, kind in KINDS.items() if name.startswith("low")) == pytest.approx(0.4)
@@ -74,5 +105,9 @@ def test_shares_are_those_of_the_table(batch):
     # hourly and the like come from the kinds of that name, and from those of any season
     days = np.isin(batch.periods[:, 0], (24, 48, 96, 144)) & (batch.periods[:, 1] > 0)
     assert 0.2 < days.mean() < 0.36
+    # 30 % of the series, fewer of the low-frequency ones, miss values after their first
+    inner = np.arange(CONTEXT + HORIZON) >= batch.mask.argmax(1)[:, None]
+    gaps = (~batch.mask & inner).sum(1)
+    assert gaps.sum() / inner.sum() == pytest.approx(0.3 * 0.7 * MISSING, rel=0.3) and 0.1 < (gaps > 0).mean() < 0.3
     history = batch.mask[:, :CONTEXT].argmax(1)
     assert 0.4 < (history > 0).mean() < 0.85

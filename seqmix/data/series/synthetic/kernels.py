@@ -34,7 +34,7 @@ def kernel_synth(n: int, length: int, *, period: ArrayLike = 0, rng: np.random.G
     times = rng.random((n, MOST)) < 0.5
     used = np.arange(MOST) < rng.integers(1, MOST + 1, (n, 1))
     scales = np.exp(rng.uniform(np.log(0.02), np.log(1), (n, MOST)))
-    return gaussian_process(length, kinds, times, used, scales, period, rng)
+    return gaussian_process(length, kinds, times, used, scales, period, rng.random(n), rng)
 
 
 def gaussian_process(
@@ -44,6 +44,7 @@ def gaussian_process(
     used: np.ndarray,
     scales: np.ndarray,
     period: np.ndarray,
+    center: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Draw with the kernel ``((k_1 o k_2) o k_3) ...``, where each ``o`` is + or x, by random Fourier features::
@@ -51,7 +52,7 @@ def gaussian_process(
         f(t) = sqrt(2 v / F) sum_j g_j(t) cos(w_j t + b_j)
 
     A frequency of a sum of kernels is one of its terms, in proportion to their variance; that of a product is the sum
-    of a frequency of each. A linear kernel puts ``g_j(t) = (t - c) / length`` into the product. The covariance is that
+    of a frequency of each. A linear kernel puts ``g_j(t) = t / length - c`` into the product. The covariance is that
     of the kernel for any number of features.
 
     Args:
@@ -62,6 +63,7 @@ def gaussian_process(
         scales: length scale of RBF and rational quadratic (alpha 1) as a part of ``length``; of the periodic one
             ``exp(-2 sin^2(pi t / period) / l^2)`` it is ``l / 2``.
         period: of the periodic kernels ``(n,)``.
+        center: zero c of the linear kernels, as a part of ``length`` ``(n,)``.
         rng: generator of random numbers.
 
     Returns:
@@ -80,7 +82,7 @@ def gaussian_process(
         # every kernel has variance 1 but for the growth of linear ones
         variance = variance + (present & ~product)
     t = np.arange(length)
-    slope = (t - length * rng.random((n, 1))) / length
+    slope = t / length - center[:, None]
     waves = np.cos(frequency[..., None] * t + 2 * np.pi * rng.random((n, FEATURES, 1)))  # (n, FEATURES, length)
     by_degree = (((degree == d)[:, None] @ waves)[:, 0] * slope**d for d in range(degree.max() + 1))
     return np.sqrt(2 * variance / FEATURES) * sum(by_degree)

@@ -6,6 +6,8 @@ from numpy.typing import ArrayLike
 from seqmix.data.series.synthetic._rows import standardize
 
 BURN_IN = 200
+# radius and angle of conjugate pairs (n, pairs), and a real pole (n,); 0 where there is none
+Poles = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def sarima(
@@ -49,21 +51,21 @@ def sarima(
     Source: SarSim0; fractional integration after Hosking, 1981. Differs from it in: heavy tails, d = 0 and d = 1.
     """
     period = np.broadcast_to(np.asarray(period, int), n)
-    total = BURN_IN + length
-    # filters are products of spectra; twice the length or more keeps the end of a series out of its beginning
-    size = 1 << (2 * total - 1).bit_length()
-    z = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)
-    z_s = z[None, :] ** np.maximum(period, 1)[:, None]  # (n, size / 2 + 1)
-    response = _polynomial(z, *poles(n, orders[1], r_max, rng)) / _polynomial(z, *poles(n, orders[0], r_max, rng))
     seasonal = period > 1
-    zeros, roots = poles(n, seasonal_orders[1], seasonal_r_max, rng), poles(n, seasonal_orders[0], seasonal_r_max, rng)
-    response *= np.where(seasonal[:, None], _polynomial(z_s, *zeros) / _polynomial(z_s, *roots), 1)
     whole = seasonal & (rng.random(n) < seasonally_integrated)
-    d = np.where(rng.random(n) < integrated, rng.random(n), ~whole & (rng.random(n) < 0.5))
-    response *= np.fft.rfft(hosking_weights(d, total), size)
-    y = np.fft.irfft(np.fft.rfft(_innovations(n, total, rng), size) * response, size)[:, :total]
+    fractional = rng.random(n) < integrated
+    y = filtered(
+        _innovations(n, BURN_IN + length, rng),
+        roots=poles(n, orders[0], r_max, rng),
+        zeros=poles(n, orders[1], r_max, rng),
+        seasonal_roots=poles(n, seasonal_orders[0], seasonal_r_max, rng),
+        seasonal_zeros=poles(n, seasonal_orders[1], seasonal_r_max, rng),
+        period=period,
+        d=np.where(fractional, rng.random(n), ~whole & (rng.random(n) < 0.5)),
+    )
     for s in np.unique(period[whole]):
-        y[whole & (period == s)] = _sum_of_seasons(y[whole & (period == s)], s)
+        rows = whole & (period == s)
+        y[rows] = sum_of_seasons(y[rows], s)
     return y[:, BURN_IN:]
 
 
@@ -83,18 +85,35 @@ def sarima_pair(n: int, length: int, *, periods: np.ndarray, rng: np.random.Gene
     return np.where(rng.random((n, 1)) < 0.5, product, base + rng.lognormal(-0.5, 0.8, (n, 1)) * other)
 
 
-def poles(n: int, most: int, r_max: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Poles of n polynomials with real coefficients, of an order uniform from 0 to ``most``.
-
-    Returns:
-        Radius and angle of each conjugate pair ``(n, most // 2)``, and the real pole ``(n,)`` of odd orders; 0 where
-        there is none.
-    """
+def poles(n: int, most: int, r_max: float, rng: np.random.Generator) -> Poles:
+    """Poles of n polynomials with real coefficients, of an order uniform from 0 to ``most``."""
     order = rng.integers(0, most + 1, n)
     pairs = np.arange(most // 2) < (order // 2)[:, None]
     radius = r_max * np.sqrt(rng.random(pairs.shape)) * pairs
     angle = np.pi * rng.random(pairs.shape)
     return radius, angle, r_max * rng.uniform(-1, 1, n) * (order % 2)
+
+
+def filtered(
+    e: np.ndarray,
+    *,
+    roots: Poles,
+    zeros: Poles,
+    seasonal_roots: Poles,
+    seasonal_zeros: Poles,
+    period: np.ndarray,
+    d: np.ndarray,
+) -> np.ndarray:
+    """Output ``B(z) B_s(z^s) / (A(z) A_s(z^s) (1 - z)^d) e`` of rows that start from 0; the season only where s > 1."""
+    length = e.shape[1]
+    # filters are products of spectra; twice the length or more keeps the end of a series out of its beginning
+    size = 1 << (2 * length - 1).bit_length()
+    z = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)
+    z_s = z ** np.maximum(period, 1)[:, None]  # (n, size / 2 + 1)
+    seasonal = _polynomial(z_s, seasonal_zeros) / _polynomial(z_s, seasonal_roots)
+    response = _polynomial(z, zeros) / _polynomial(z, roots) * np.where((period > 1)[:, None], seasonal, 1)
+    response *= np.fft.rfft(hosking_weights(d, length), size)
+    return np.fft.irfft(np.fft.rfft(e, size) * response, size)[:, :length]
 
 
 def hosking_weights(d: np.ndarray, length: int) -> np.ndarray:
@@ -103,8 +122,16 @@ def hosking_weights(d: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([np.ones((len(d), 1)), np.cumprod((k - 1 + d[:, None]) / k, axis=1)], axis=1)
 
 
-def _polynomial(z: np.ndarray, radius: np.ndarray, angle: np.ndarray, real: np.ndarray) -> np.ndarray:
+def sum_of_seasons(y: np.ndarray, s: int) -> np.ndarray:
+    """Recursion ``y[t] += y[t - s]``."""
+    n, length = y.shape
+    padded = np.pad(y, ((0, 0), (0, -length % s))).reshape(n, -1, s)
+    return padded.cumsum(1).reshape(n, -1)[:, :length]
+
+
+def _polynomial(z: np.ndarray, poles: Poles) -> np.ndarray:
     """Product of ``1 - pole * z`` over all poles, for every row."""
+    radius, angle, real = poles
     product = 1 - real[:, None] * z
     for r, th in zip(radius.T, angle.T, strict=True):
         product = product * (1 - (2 * r * np.cos(th))[:, None] * z + np.square(r)[:, None] * np.square(z))
@@ -116,10 +143,3 @@ def _innovations(n: int, length: int, rng: np.random.Generator) -> np.ndarray:
     heavy = rng.random(n) < 0.3
     e[heavy] = rng.standard_t(rng.uniform(3, 8, (heavy.sum(), 1)), (heavy.sum(), length))
     return e
-
-
-def _sum_of_seasons(y: np.ndarray, s: int) -> np.ndarray:
-    """Recursion ``y[t] += y[t - s]``."""
-    n, length = y.shape
-    padded = np.pad(y, ((0, 0), (0, -length % s))).reshape(n, -1, s)
-    return padded.cumsum(1).reshape(n, -1)[:, :length]

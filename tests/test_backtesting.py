@@ -1,9 +1,12 @@
 """Cross-validation and errors: no leak, every window, scales of the training rows."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 from daily_panel import panel, small
+from utilsforecast import losses
 
 from seqmix.errors import ConfigError, DataError
 
@@ -102,7 +105,7 @@ def test_errors_of_intervals_and_of_functions_by_hand():
     def worst(y, yhat):
         return np.abs(y - yhat).max()
 
-    metrics = ["coverage", "msis", "pinball", "crps", "wape", "rmsse", worst]
+    metrics = ["coverage", "msis", "pinball", "crps", "wql", "wape", "rmsse", worst]
     found = fc.evaluate(cv, metrics, by="unique_id").pivot(index="metric", columns="unique_id", values="value")
     groups = df.groupby("unique_id").head(94).groupby("unique_id")["y"]
     naive, rms = groups.apply(lambda y: y.diff(7).abs().mean()), groups.apply(lambda y: (y.diff(7) ** 2).mean() ** 0.5)
@@ -114,6 +117,7 @@ def test_errors_of_intervals_and_of_functions_by_hand():
         "msis-80": np.array([6, 1 + 10 * 1]) / naive,
         "pinball": pinball,
         "crps": 2 * pinball,
+        "wql": 2 * pinball / size,
         "wape": np.array([1, 1.5]) / size,
         "rmsse": np.array([1, 1.5]) / rms,
         "worst": [1, 1.5],
@@ -121,6 +125,9 @@ def test_errors_of_intervals_and_of_functions_by_hand():
     assert set(found.index) == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(found.loc[name], values, rtol=1e-6, err_msg=name)
+    # of all series at once: the sum of losses over the sum of values
+    everywhere = fc.evaluate(cv, "wql")["value"].item()
+    assert everywhere == pytest.approx(2 * pinball.mean() / size.mean(), rel=1e-6)
     apart = fc.evaluate(fc.cross_validation(df, n_windows=2), metrics[:-1], by="cutoff")
     assert apart.columns.tolist() == ["metric", "model", "cutoff", "value"] and apart["cutoff"].nunique() == 2
     shops = fc.evaluate(cv.assign(shop="x", town="y"), "wape", by="shop")
@@ -131,3 +138,48 @@ def test_errors_of_intervals_and_of_functions_by_hand():
         fc.fit(df).evaluate(panel(("q", "a")))
     with pytest.raises(DataError, match="coverage needs intervals of every model"):
         fc.evaluate(cv[["unique_id", "ds", "cutoff", "y", "DLinear"]], "coverage")
+
+
+def test_functions_of_utilsforecast_are_given_what_they_ask_for():
+    """Means over the series of what utilsforecast finds for each series and cutoff."""
+    df = panel().assign(y=lambda df: df["y"] + np.random.default_rng(0).normal(size=200))
+    fc = small(levels=[60, 80], model=["DLinear", "SeasonalNaive"])
+    cv, models = fc.cross_validation(df, n_windows=2), ["DLinear", "SeasonalNaive"]
+    weekly = {"seasonality": 7, "train_df": df}
+    lo, q = {m: f"{m}-lo-80" for m in models}, np.array([0.1, 0.2, 0.5, 0.8, 0.9])
+    bounds = {m: [f"{m}-lo-80", f"{m}-lo-60", m, f"{m}-hi-60", f"{m}-hi-80"] for m in models}
+    expected = {
+        "mase": losses.mase(cv, models, **weekly),
+        "rmsse": losses.rmsse(cv, models, **weekly),
+        "scaled_mqloss": losses.scaled_mqloss(cv, bounds, q, **weekly),
+        "mqloss": losses.mqloss(cv, bounds, q),
+        "quantile_loss-0.1": losses.quantile_loss(cv, lo, q=0.1),
+        "calibration-0.1": losses.calibration(cv, lo),
+        "winkler_score-80": losses.winkler_score(cv, models, level=80),
+        "rmae": losses.rmae(cv, models, baseline="SeasonalNaive"),
+        "linex": losses.linex(cv, models, a=0.1),
+    }
+    bound = {"rmae": partial(losses.rmae, baseline="SeasonalNaive"), "linex": partial(losses.linex, a=0.1)}
+    metrics = [bound.get(name, getattr(losses, name.partition("-")[0])) for name in expected]
+    found = fc.evaluate(cv, metrics, train_df=df).pivot(index="metric", columns="model", values="value")
+    by_cutoff = fc.evaluate(cv, metrics, train_df=df, by="cutoff").groupby(["metric", "model"])["value"].mean()
+    for name, each in expected.items():
+        if name != "rmae":
+            np.testing.assert_allclose(found.loc[name, models], each[models].mean(), rtol=1e-6, err_msg=name)
+            np.testing.assert_allclose(by_cutoff[name][models], each[models].mean(), rtol=1e-6, err_msg=name)
+    assert found.loc["rmae", "SeasonalNaive"] == 1
+    assert {"quantile_loss-0.9", "winkler_score-60", "calibration-0.5"} <= {*found.index}
+    only = fc.evaluate(cv, partial(losses.quantile_loss, q=0.2))["metric"]
+    assert only.tolist() == ["quantile_loss-0.2"] * 2
+    # the last horizon of a long frame, scaled by the rows before it
+    last = fc.fit(df).evaluate(df, losses.mase).set_index("model")["value"]
+    again = losses.mase(fc.cross_validation(df), ["SeasonalNaive"], **weekly)["SeasonalNaive"].mean()
+    assert last["SeasonalNaive"] == pytest.approx(again, rel=1e-6)
+    with pytest.raises(DataError, match="mase needs the rows before the cutoffs; pass train_df="):
+        fc.evaluate(cv, losses.mase)
+    with pytest.raises(DataError, match="mase is measured for each series and cutoff; by = 'shop' is neither"):
+        fc.evaluate(cv.assign(shop="x"), losses.mase, train_df=df, by="shop")
+    points = cv[["unique_id", "ds", "cutoff", "y", "DLinear"]]
+    for metric, needs in ((losses.coverage, "coverage needs intervals"), (losses.mqloss, "mqloss needs quantiles")):
+        with pytest.raises(DataError, match=needs):
+            fc.evaluate(points, metric)

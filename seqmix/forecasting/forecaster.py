@@ -272,8 +272,8 @@ class Forecaster(Estimator):
         Args:
             df: result of ``cross_validation``, or a long frame whose last horizon the fitted models then forecast.
             metrics: ``mse``, ``mae``, ``rmse``, ``mape``, ``smape``, ``wape``, ``bias``, ``mase``, ``rmsse``; of
-                intervals ``coverage`` and ``msis``, of quantiles ``pinball`` and ``crps``; or functions of the truth
-                and the forecast of a series.
+                intervals ``coverage`` and ``msis``, of quantiles ``pinball``, ``crps`` and ``wql`` (weighted quantile
+                loss); or functions: those of utilsforecast, or of the truth and the forecast of a series.
             by: column to group errors by, for example ``cutoff``. Default: the mean over the series.
             standardized: errors in standard deviations of the training rows, as in the tables of the benchmarks.
             static_df: static covariates, for a long frame.
@@ -285,14 +285,14 @@ class Forecaster(Estimator):
         frame = None if isinstance(df, str | Path) else to_pandas(df)
         if frame is None or "cutoff" not in frame:
             fitted = self._fitted()
-            long, how, scales = read_long(df, fitted.reading), fitted.reading, fitted.scales
-            frame = fitted.backtest(long, _frame(static_df), np.array([fitted.plan.horizon]), fitted.plan.levels, [])
+            train, how, scales = read_long(df, fitted.reading), fitted.reading, fitted.scales
+            frame = fitted.backtest(train, _frame(static_df), np.array([fitted.plan.horizon]), fitted.plan.levels, [])
         else:
             known: Any = [getattr(self, name) for name in ("tested_", "fitted_") if hasattr(self, name)]
             how = known[0].reading if known else self._how()
             train = None if train_df is None else read_long(train_df, how)
             scales = scales_for(frame, how, known, train, self.season, wanted, standardized=standardized)
-        found = errors(frame, how, scales, wanted, by=by, standardized=standardized)
+        found = errors(frame, how, scales, wanted, by=by, standardized=standardized, train=train, season=self.season)
         return kind_of(df, how.id_col, how.time_col).give(found)
 
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:

@@ -10,12 +10,13 @@ from utilsforecast import losses
 
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.frame_metrics import Offer, frame_metric, plain, scales_itself, takes_frame
 from seqmix.forecasting.long import Long
 from seqmix.forecasting.plan import bounds
 from seqmix.forecasting.scales import Measured, Scales, measure_before
 from seqmix.forecasting.times import parse_times
 
-Metric = str | Callable[[np.ndarray, np.ndarray], float]
+Metric = str | Callable[..., Any]
 
 # columns of intervals and quantiles
 _INTERVAL = re.compile(r"(.+)-(lo|hi)-(\d+(?:\.\d+)?)")
@@ -35,7 +36,7 @@ _POINT: dict[str, Callable[..., Any]] = {
 # a line for each level of the intervals
 _LEVELS = ("coverage", "msis")
 # of all quantiles that there are
-_QUANTILES = ("pinball", "crps")
+_QUANTILES = ("pinball", "crps", "wql")
 _SCALED = ("mase", "rmsse", "msis")
 
 
@@ -47,6 +48,8 @@ def errors(
     *,
     by: str | None,
     standardized: bool,
+    train: Long | None,
+    season: int | None,
 ) -> pd.DataFrame:
     """A row for each metric and model, of the mean over the series, or of each value of ``by``.
 
@@ -54,9 +57,11 @@ def errors(
         frame: forecasts beside the truth, with ``cutoff``; rows without a truth do not count.
         how: names of the columns.
         scales: units of errors; None where no metric needs them.
-        metrics: names of metrics, or functions of truth and forecast of a series.
+        metrics: names of metrics, functions of truth and forecast of a series, or those of utilsforecast.
         by: column to have errors apart by.
         standardized: errors in units of the deviation of the training rows.
+        train: rows for functions that scale errors by the seasonal naive forecast.
+        season: its season in steps. Default: that of the frequency.
     """
     key, target = how.id_col, str(how.target_col)
     if key not in frame:
@@ -87,7 +92,12 @@ def errors(
             units = {"mase": scales.naive, "msis": scales.naive, "rmsse": scales.naive_rms}
             scale = units.get(str(metric), scales.deviation)[at]
         scaled = known.assign(**{name: known[name] / scale for name in columns})
-        for name, part in _measured(scaled, metric, models, by or key, target):
+        if takes_frame(metric):
+            offer = Offer(models, _levels(known, models), _quantiles(known, models), train, season)
+            found = frame_metric(known if scales_itself(metric) else scaled, metric, by or key, how, offer)
+        else:
+            found = _measured(scaled, metric, models, by, key, target)
+        for name, part in found:
             if by is None:
                 values = part[models].mean().to_numpy()
                 parts.append(pd.DataFrame({"metric": name, "model": models, "value": values}))
@@ -155,9 +165,14 @@ def scales_for(
 
 
 def _measured(
-    frame: pd.DataFrame, metric: Metric, models: list[str], key: str, target: str
+    frame: pd.DataFrame, metric: Metric, models: list[str], by: str | None, key: str, target: str
 ) -> list[tuple[str, pd.DataFrame]]:
-    """Frames of one metric, a row for each value of ``key`` and a column for each model, under the name of a line."""
+    """Frames of one metric, a row for each group and a column for each model, under the name of a line."""
+    if by is not None:
+        key = by
+    elif metric == "wql":
+        # one sum over all series
+        frame = frame.assign(**{key: 0})
     if callable(metric):
         name = getattr(metric, "__name__", type(metric).__name__)
         groups = frame.groupby(key, sort=False)
@@ -166,20 +181,31 @@ def _measured(
     if metric in _POINT:
         return [(metric, _POINT[metric](frame, models=models, id_col=key, target_col=target))]
     if metric in _LEVELS:
-        found = [m for c in frame if (m := _INTERVAL.fullmatch(str(c)))]
-        levels = _common([{float(m[3]) for m in found if m[1] == name} for name in models])
+        levels = _levels(frame, models)
         if not levels:
             raise DataError(f"{metric} needs intervals of every model; forecast with levels=[80], for example")
         score = losses.coverage if metric == "coverage" else _msis
-        return [(f"{metric}-{level:g}", score(frame, models, _plain(level), key, target)) for level in levels]
-    columns = [_quantile_columns(frame, name) for name in models]
-    quantiles = _common([set(each) for each in columns])
+        return [(f"{metric}-{level:g}", score(frame, models, plain(level), key, target)) for level in levels]
+    quantiles = _quantiles(frame, models)
     if not quantiles:
         raise DataError(f"{metric} needs quantiles of every model; forecast with levels=[80], or quantiles=[0.1, 0.9]")
-    given = {name: [each[q] for q in quantiles] for name, each in zip(models, columns, strict=True)}
-    found = losses.mqloss(frame, given, np.array(quantiles), id_col=key, target_col=target)
+    given = {name: [columns[name] for columns in quantiles.values()] for name in models}
+    score = losses.scaled_crps if metric == "wql" else losses.mqloss
+    found = score(frame, given, np.array(list(quantiles)), id_col=key, target_col=target)
     # the mean over levels of twice the pinball loss tends to the CRPS
     return [(metric, found.assign(**{m: found[m] * (2 if metric == "crps" else 1) for m in models}))]
+
+
+def _levels(frame: pd.DataFrame, models: list[str]) -> list[float]:
+    """Levels of the intervals that all models have."""
+    found = [m for c in frame if (m := _INTERVAL.fullmatch(str(c)))]
+    return _common([{float(m[3]) for m in found if m[1] == name} for name in models])
+
+
+def _quantiles(frame: pd.DataFrame, models: list[str]) -> dict[float, dict[str, str]]:
+    """Columns by model of the quantiles that all models have."""
+    columns = {name: _quantile_columns(frame, name) for name in models}
+    return {q: {name: columns[name][q] for name in models} for q in _common([set(each) for each in columns.values()])}
 
 
 def _quantile_columns(frame: pd.DataFrame, model: str) -> dict[float, str]:
@@ -207,7 +233,3 @@ def _msis(frame: pd.DataFrame, models: list[str], level: float, key: str, target
 
 def _common(found: list[set[float]]) -> list[float]:
     return sorted(set.intersection(*found))
-
-
-def _plain(level: float) -> Any:
-    return int(level) if level.is_integer() else level

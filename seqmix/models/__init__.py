@@ -12,8 +12,10 @@ from seqmix.models.forecast_model import ForecastModel, ForecastModelFactory, li
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead
 from seqmix.models.norm import BatchNormLast, Norm2D
+from seqmix.models.quantile_patches import QuantilePatches
 from seqmix.models.token_model import TokenModel, TokenModelFactory
 from seqmix.models.tsm2 import TSM2
+from seqmix.models.zero_shot import ZeroShot
 
 __all__ = [
     "TSM2",
@@ -36,12 +38,14 @@ __all__ = [
     "MixerForecaster",
     "Norm2D",
     "PatchEmbedding",
+    "QuantilePatches",
     "Replaced",
     "SeasonalNaive",
     "SequenceClassifier",
     "TokenModel",
     "TokenModelFactory",
     "WeightedAveraging",
+    "ZeroShot",
     "densify",
     "list_models",
     "load_published",

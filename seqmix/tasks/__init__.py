@@ -5,6 +5,7 @@ from seqmix.tasks.classification import Classification
 from seqmix.tasks.forecasting import Forecasting
 from seqmix.tasks.images import ImageClassification
 from seqmix.tasks.language import CausalLM, MaskedLM
+from seqmix.tasks.pretraining import Pretraining
 from seqmix.tasks.sentences import SentenceClassification, SentenceRegression
 from seqmix.tasks.task import Task
 from seqmix.tasks.tokens import TokenPrediction
@@ -18,6 +19,7 @@ __all__ = [
     "ImageClassification",
     "MaskedLM",
     "Optim",
+    "Pretraining",
     "SentenceClassification",
     "SentenceRegression",
     "Task",

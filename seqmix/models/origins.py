@@ -1,0 +1,97 @@
+"""What is known of a series at the origin of a forecast: level, scales, drift, and simple forecasts to start from."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# cycles that the seasonal mean is over, and steps of a drift without a season
+_CYCLES, _DRIFT_STEPS = 3, 8
+# unit of a perfect cycle, whose seasonal naive error is 0, in deviations
+_LEAST_UNIT = 0.01
+
+
+class Origins(NamedTuple):
+    """Facts at n origins of N series, each from the rows before it alone."""
+
+    seen: Tensor  # number of observed values (N, n)
+    age: Tensor  # rows since the first observed value (N, n)
+    last: Tensor  # last observed value (N, n)
+    mean: Tensor  # (N, n)
+    deviation: Tensor  # (N, n)
+    unit: Tensor  # mean absolute error of the seasonal naive forecast (N, n)
+    drift: Tensor  # change per step (N, n)
+    periods: Tensor  # (N, n, 2), 1 where there is none, or fewer than two cycles of history
+    naive: Tensor  # seasonal naive forecast with the first period (N, n, horizon)
+    others: Tensor  # other simple forecasts (4, N, n, horizon): seasonal mean, both with the second period, drift
+
+
+#: number of simple forecasts beside the seasonal naive one
+N_OTHERS = 4
+
+
+def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int) -> Origins:
+    """Facts at the origins after ``ends`` rows; sums are in float64, so that a level cannot hide what changes.
+
+    Shapes: ``(N, T), (N, T), (N, 2), (n,) ->`` see ``Origins``. Cost: O(N (T + n horizon)).
+
+    Args:
+        x: series ``(N, T)``, 0 where a value is missing.
+        mask: observed values ``(N, T)`` bool.
+        periods: two periods ``(N, 2)`` in time steps, 0 for none.
+        ends: rows before each origin ``(n,)``, at least 1.
+        horizon: steps of the simple forecasts.
+    """
+    T, at = x.shape[1], ends - 1
+    rows = torch.arange(T, device=x.device)
+    first = torch.where(mask.any(1), mask.int().argmax(1), T - 1)[:, None]  # (N, 1)
+    # a missing value is the last one before it
+    filled = x.gather(1, torch.where(mask, rows, 0).cummax(1).values)  # (N, T)
+    age = (ends - first).clamp(min=0)  # (N, n)
+    one = torch.ones_like(age)
+    p = torch.stack([torch.where((q > 0) & (age >= 2 * q), q, one) for q in periods[:, None].unbind(-1)], -1)
+    p = torch.where((p[..., 1:] == 1), p[..., :1], p)  # (N, n, 2)
+
+    weight, wide = mask.double(), x.double()
+    seen = weight.cumsum(1)[:, at]
+    count = seen.clamp(min=1)
+    mean = wide.cumsum(1)[:, at] / count
+    deviation = (wide.square().cumsum(1)[:, at] / count - mean.square()).clamp(min=0).sqrt()
+    errors = [_naive_error(filled, mask, lag, at) for lag in (periods[:, :1].clamp(min=1), torch.ones_like(first))]
+    unit = torch.where(p[..., 0] > 1, *errors).float()
+    unit = torch.maximum(unit, _LEAST_UNIT * deviation.float()).clamp(min=1e-6)
+
+    total = F.pad(filled.double().cumsum(1), (1, 0))  # sum of the rows before each (N, T + 1)
+    w = torch.maximum(p[..., 0], (age // 2).clamp(1, _DRIFT_STEPS))
+    sums = [total.gather(1, (ends - k * w).clamp(min=0)) for k in (0, 1, 2)]
+    drift = torch.where(age >= 2 * w, (sums[0] - 2 * sums[1] + sums[2]) / w.square(), 0.0).float()
+
+    ahead = torch.arange(1, horizon + 1, device=x.device)
+    simple = []
+    for q in p.unsqueeze(-2).unbind(-1):  # (N, n, 1)
+        back = q * -(
+            -ahead // q
+        )  # (N, n, horizon): rows from a step of the horizon to the same phase of the last cycle
+        index = at[:, None] + ahead - back
+        values = [_take(filled, index - c * q) for c in range(_CYCLES)]
+        there = [index - c * q >= first[:, :, None] for c in range(_CYCLES)]
+        mean_of = sum(v * ok for v, ok in zip(values, there, strict=True)) / sum(there).clamp(min=1)
+        simple += [values[0], mean_of, drift[..., None] * back]
+    naive, seasonal_mean, change, second, second_mean, _ = simple
+    others = torch.stack([seasonal_mean, second, second_mean, naive + change])
+    return Origins(seen.float(), age, filled[:, at], mean.float(), deviation.float(), unit, drift, p, naive, others)
+
+
+def _naive_error(filled: Tensor, mask: Tensor, lag: Tensor, at: Tensor) -> Tensor:
+    """Mean absolute difference ``lag: (N, 1)`` rows apart before each origin ``(N, n)``; 0 where there is none."""
+    index = torch.arange(filled.shape[1], device=filled.device) - lag
+    before = index.clamp(min=0)
+    both = mask & mask.gather(1, before) & (index >= 0)
+    error = ((filled - filled.gather(1, before)).abs() * both).double()
+    return error.cumsum(1)[:, at] / both.cumsum(1)[:, at].clamp(min=1)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Values ``(N, n, horizon)`` of ``x: (N, T)`` at ``index``, the first where it is before the series."""
+    return x.gather(1, index.clamp(min=0).flatten(1)).view(index.shape)

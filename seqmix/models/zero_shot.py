@@ -1,0 +1,165 @@
+"""ZeroShot, a pretrained forecasting model: quantiles of any series at once, from weights in the package."""
+
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqmix.errors import ConfigError, DataError
+from seqmix.mixers import Mamba2, MixerFactory
+from seqmix.models.forecast_model import ForecastModel, register_model
+from seqmix.models.periods import find_periods
+from seqmix.models.quantile_patches import LEVELS, QuantilePatches
+from seqmix.series import Series
+
+# the longer cycle that goes with a season: a week of hours, half hours, quarters and tens of minutes; a year of days
+_LONGER = {24: 168, 48: 336, 96: 672, 144: 1008, 7: 365}
+_MEDIAN = LEVELS.index(0.5)
+# the deciles, whose paths are followed beyond the first block
+_PATHS = slice(LEVELS.index(0.1), LEVELS.index(0.9) + 1)
+
+
+@register_model(paper="arXiv:2403.07815", weights=None, d_model=16, n_layers=1, patch_len=4, block=8)
+class ZeroShot(ForecastModel):
+    """Pretrained on synthetic series: quantile forecasts of any series, each channel on its own, without training.
+
+    Windows are standardized by their observed values, two periods are taken from the season of the data or found in
+    the window, and a small causal model on patches gives 13 quantiles of 64 steps. The forecast is odd in the values:
+    that of the negative series is the negative forecast. Beyond 64 steps the deciles are nine paths on which the model
+    goes on, and the forecast is the quantiles of all that follows.
+
+    Shapes: ``(B, context, C) -> (B, horizon, C)``, the median, or ``(B, horizon, C, 13)``.
+    Cost: that of the backbone on 2 B C sequences of context / patch_len, nine times that for each further 64 steps.
+
+    Args:
+        weights: name of weights in the package, or a safetensors file. None for random ones, to be trained.
+        mixer: makes the sequence mixer of every block; causal. Default: Mamba-2 with 16 states.
+        d_model: width.
+        n_layers: number of blocks.
+        expand: inner width of the channel mixers, in widths.
+        patch_len: time steps of a patch.
+        block: steps that are forecast at once.
+
+    Raises:
+        ConfigError: if ``n_outputs`` is neither 1 nor 13, or there are no such weights.
+        DataError: if the weights are damaged or of another model.
+
+    Source: quantile loss on patches after Chronos-Bolt, Ansari et al., 2024, arXiv:2403.07815; synthetic series as in
+    ``seqmix.data.Synthetic``. Differs from it in: everything else.
+    """
+
+    masked = True
+
+    def __init__(
+        self,
+        series: Series,
+        *,
+        weights: str | None = "zeroshot",
+        mixer: MixerFactory | None = None,
+        d_model: int = 96,
+        n_layers: int = 4,
+        expand: float = 2,
+        patch_len: int = 16,
+        block: int = 64,
+    ):
+        super().__init__(series)
+        if series.n_outputs not in (1, len(LEVELS)):
+            raise ConfigError(
+                f"ZeroShot forecasts {len(LEVELS)} quantiles, got n_outputs = {series.n_outputs}; use loss='quantile' "
+                f"with quantiles={list(LEVELS)}"
+            )
+        self.patches = QuantilePatches(
+            mixer=mixer or partial(Mamba2, headdim=32, d_state=16),
+            d_model=d_model,
+            n_layers=n_layers,
+            expand=expand,
+            patch_len=patch_len,
+            horizon=block,
+        )
+        if weights is not None:
+            self._load(weights)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        future: Tensor | None = None,
+        static: Tensor | None = None,
+        past: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Forecast from ``x: (B, context, C)``; ``mask``, of that shape, is True where a value was observed."""
+        B, C = x.shape[0], x.shape[2]
+        observed = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+        z, seen = (v.transpose(1, 2).flatten(0, 1) for v in (x, observed))  # (B C, context)
+        wide = z.double().masked_fill(~seen, 0)
+        count = seen.sum(1, keepdim=True).clamp(min=1)
+        level = wide.sum(1, keepdim=True) / count
+        scale = ((wide - level).masked_fill(~seen, 0).square().sum(1, keepdim=True) / count).sqrt()
+        # a constant series may differ from its mean by rounding
+        scale = torch.where(scale > 1e-6 * level.abs(), scale, torch.ones_like(scale))
+        z = ((wide - level) / scale).to(x.dtype).masked_fill(~seen, 0)
+        y = self._quantiles(z, seen)  # (B C, horizon, K)
+        y = (y * scale[..., None] + level[..., None]).to(x.dtype)
+        y = y.unflatten(0, (B, C)).transpose(1, 2)
+        return y if self.series.n_outputs > 1 else y[..., _MEDIAN]
+
+    def _quantiles(self, z: Tensor, seen: Tensor) -> Tensor:
+        """Quantiles ``(N, horizon, K)`` of the steps after standardized windows ``z: (N, context)``."""
+        pad = -z.shape[1] % self.patches.patch_len
+        z, seen = F.pad(z, (pad, 0)), F.pad(seen, (pad, 0))
+        season = self.series.season if self.series.season > 1 else 0
+        known = torch.tensor([[season, _LONGER.get(season, 0)]], device=z.device).expand(len(z), 2)
+        periods = find_periods(z, seen, known)
+        blocks = [self._block(z, seen, periods)]
+        ahead, n_paths = self.patches.horizon, len(LEVELS[_PATHS])
+        while len(blocks) * ahead < self.series.horizon:
+            if len(blocks) == 1:
+                z, seen, periods = (v.repeat_interleave(n_paths, 0) for v in (z, seen, periods))
+            step = blocks[-1][..., _PATHS].transpose(1, 2).flatten(0, 1)  # (N paths, ahead)
+            z = torch.cat([z, step], 1)[:, ahead:]
+            seen = F.pad(seen, (0, ahead), value=True)[:, ahead:]
+            following = self._block(z, seen, periods).unflatten(0, (-1, n_paths))
+            blocks.append(_mixed(following.transpose(1, 2).flatten(2), n_paths))
+        return torch.cat(blocks, 1)[:, : self.series.horizon]
+
+    def _block(self, z: Tensor, seen: Tensor, periods: Tensor) -> Tensor:
+        """Rising quantiles ``(N, block, K)`` after the end of ``z: (N, T)``."""
+        last, forecasts = slice(z.shape[1] // self.patches.patch_len - 1, None), []
+        for sign in (1, -1):
+            found, naive, unit = self.patches(sign * z, seen, periods, last)
+            rising = found[:, 0].sort(-1).values.clamp(-10, 10)
+            forecasts.append(naive[:, 0, :, None] + unit[:, 0, None, None] * torch.sinh(rising))
+        return (forecasts[0] - forecasts[1].flip(-1)) / 2
+
+    def _load(self, weights: str) -> None:
+        inside = files("seqmix") / "weights" / f"{weights}.safetensors"
+        path = Path(weights) if weights.endswith(".safetensors") else cast(Path, inside)
+        if not path.is_file():
+            raise ConfigError(f"no weights {weights!r}; use 'zeroshot', the path of a .safetensors file, or null")
+        try:
+            self.patches.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as e:
+            why = " ".join(str(e).split())[:200]
+            raise DataError(f"{path} does not hold weights of this model ({why}); check d_model and n_layers") from e
+
+
+def _mixed(values: Tensor, n_paths: int) -> Tensor:
+    """Quantiles ``(N, horizon, K)`` of equally likely forecasts, each by its quantiles, ``(N, horizon, paths K)``."""
+    levels = values.new_tensor(LEVELS)
+    # a quantile stands for what is nearer to it than to its neighbors
+    edges = torch.cat([levels.new_zeros(1), (levels[1:] + levels[:-1]) / 2, levels.new_ones(1)])
+    values, order = values.sort(-1)
+    weight = edges.diff().repeat(n_paths)[order] / n_paths
+    position = weight.cumsum(-1) - weight / 2
+    right = torch.searchsorted(position, levels.expand(*values.shape[:-1], -1).contiguous())
+    right = right.clamp(1, values.shape[-1] - 1)
+    low, high = position.gather(-1, right - 1), position.gather(-1, right)
+    share = ((levels - low) / (high - low)).clamp(0, 1)
+    return torch.lerp(values.gather(-1, right - 1), values.gather(-1, right), share)

@@ -22,13 +22,18 @@ def make(name: str, **facts: int) -> ForecastModel:
     return cls(Series(**{"n_channels": C, "context": CONTEXT, "horizon": HORIZON, **facts}), **example).eval()
 
 
+def outputs_of(name: str) -> int:
+    """Outputs per value that a model may be built for: any number, but for one with quantiles of its own."""
+    return len(model_facts(name)[0].quantiles) or 2
+
+
 @pytest.fixture(params=list_models())
 def name(request):
     return request.param
 
 
 def test_every_model_is_listed():
-    assert list_models() == ["DLinear", "FFNetTS", "MixerForecaster", "SeasonalNaive", "TSM2"]
+    assert list_models() == ["DLinear", "FFNetTS", "MixerForecaster", "SeasonalNaive", "TSM2", "ZeroShot"]
 
 
 def test_contract(name):
@@ -37,13 +42,13 @@ def test_contract(name):
 
 
 def test_facts_are_kept(name):
-    model = make(name, n_outputs=2)
-    assert model.series == Series(C, CONTEXT, HORIZON, 2)
+    model = make(name, n_outputs=outputs_of(name))
+    assert model.series == Series(C, CONTEXT, HORIZON, outputs_of(name))
 
 
 @pytest.mark.parametrize("window", ["random", "constant"])
 def test_gradients_are_finite_and_reach_every_parameter(name, window):
-    model = make(name, n_outputs=2)
+    model = make(name, n_outputs=outputs_of(name))
     x = torch.randn(2, CONTEXT, C) if window == "random" else torch.full((2, CONTEXT, C), 3.0)
     y = model(x.requires_grad_())
     (y * torch.randn_like(y)).sum().backward()
@@ -75,9 +80,9 @@ def test_docstring_names_every_argument(name):
 
 
 def test_an_empty_batch_gives_nothing(name):
-    model = make(name, n_outputs=2)
+    model = make(name, n_outputs=outputs_of(name))
     y = model(torch.empty(0, CONTEXT, C, requires_grad=True))
-    assert y.shape == (0, HORIZON, C, 2)
+    assert y.shape == (0, HORIZON, C, outputs_of(name))
     y.sum().backward()
 
 

@@ -53,19 +53,22 @@ def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int
     p = torch.stack([torch.where((q > 0) & (age >= 2 * q), q, one) for q in periods[:, None].unbind(-1)], -1)
     p = torch.where((p[..., 1:] == 1), p[..., :1], p)  # (N, n, 2)
 
-    weight, wide = mask.double(), x.double()
+    # statistics are constants for the gradient
+    weight, wide = mask.double(), x.detach().double()
     seen = weight.cumsum(1)[:, at]
     count = seen.clamp(min=1)
     mean = wide.cumsum(1)[:, at] / count
     deviation = (wide.square().cumsum(1)[:, at] / count - mean.square()).clamp(min=0).sqrt()
-    errors = [_naive_error(filled, mask, lag, at) for lag in (periods[:, :1].clamp(min=1), torch.ones_like(first))]
-    unit = torch.where(p[..., 0] > 1, *errors).float()
-    unit = torch.maximum(unit, _LEAST_UNIT * deviation.float()).clamp(min=1e-6)
+    errors = [
+        _naive_error(filled.detach(), mask, lag, at) for lag in (periods[:, :1].clamp(min=1), torch.ones_like(first))
+    ]
+    unit = torch.where(p[..., 0] > 1, *errors).to(x.dtype)
+    unit = torch.maximum(unit, _LEAST_UNIT * deviation.to(x.dtype)).clamp(min=1e-6)
 
-    total = F.pad(filled.double().cumsum(1), (1, 0))  # sum of the rows before each (N, T + 1)
+    total = F.pad(filled.detach().double().cumsum(1), (1, 0))  # sum of the rows before each (N, T + 1)
     w = torch.maximum(p[..., 0], (age // 2).clamp(1, _DRIFT_STEPS))
     sums = [total.gather(1, (ends - k * w).clamp(min=0)) for k in (0, 1, 2)]
-    drift = torch.where(age >= 2 * w, (sums[0] - 2 * sums[1] + sums[2]) / w.square(), 0.0).float()
+    drift = torch.where(age >= 2 * w, (sums[0] - 2 * sums[1] + sums[2]) / w.square(), 0.0).to(x.dtype)
 
     ahead = torch.arange(1, horizon + 1, device=x.device)
     simple = []
@@ -80,7 +83,8 @@ def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int
         simple += [values[0], mean_of, drift[..., None] * back]
     naive, seasonal_mean, change, second, second_mean, _ = simple
     others = torch.stack([seasonal_mean, second, second_mean, naive + change])
-    return Origins(seen.float(), age, filled[:, at], mean.float(), deviation.float(), unit, drift, p, naive, others)
+    seen, mean, deviation = (v.to(x.dtype) for v in (seen, mean, deviation))
+    return Origins(seen, age, filled[:, at], mean, deviation, unit, drift, p, naive, others)
 
 
 def _naive_error(filled: Tensor, mask: Tensor, lag: Tensor, at: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import check_at_least
 from seqmix.mixers import MixerFactory
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP
@@ -40,6 +41,7 @@ class QuantilePatches(nn.Module):
         self, *, mixer: MixerFactory, d_model: int, n_layers: int, expand: float, patch_len: int, horizon: int
     ):
         super().__init__()
+        check_at_least(1, d_model=d_model, patch_len=patch_len, block=horizon)
         self.patch_len, self.horizon = patch_len, horizon
         # values in two units and mask of the patch, simple forecasts, facts of the origin
         width = 3 * patch_len + N_OTHERS * horizon + 11
@@ -51,8 +53,8 @@ class QuantilePatches(nn.Module):
         self.gate = nn.Linear(d_model, (N_OTHERS + 1) * horizon)
         normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(LEVELS))
         with torch.no_grad():
-            self.head.weight.zero_()
-            self.gate.weight.zero_()
+            self.head.weight.mul_(0.1)
+            self.gate.weight.mul_(0.1)
             self.head.bias.copy_(normal.repeat(horizon))
             self.gate.bias.copy_(torch.tensor([0.3, 0.1, 0.1, 0.0, 0.0]).repeat_interleave(horizon))
 
@@ -74,7 +76,8 @@ class QuantilePatches(nn.Module):
         ends = torch.arange(P, x.shape[1] + 1, P, device=x.device)
         known = origins(x, mask, periods, ends, self.horizon)
         unit, last = known.unit[..., None], known.last[..., None]
-        patch, observed = x.view(N, -1, P), mask.view(N, -1, P)
+        patch, observed = (v.view(N, len(ends), P) for v in (x, mask))
+        age, periods = known.age.to(x.dtype), known.periods.to(x.dtype)
         simple = torch.asinh((known.others - known.naive) / unit)  # (4, N, n, horizon)
         level = torch.asinh((known.mean[..., None] - known.naive) / unit)
         deviation = known.deviation[..., None].clamp(min=1e-6)
@@ -85,13 +88,13 @@ class QuantilePatches(nn.Module):
             torch.asinh((known.naive - last) / unit),
             *simple[:3],
             torch.asinh((known.mean[..., None] - last) / unit),
-            torch.asinh(known.drift[..., None] / unit * known.periods[..., :1]),
+            torch.asinh(known.drift[..., None] / unit * periods[..., :1]),
             torch.log(deviation / unit).clamp(-5, 5) / 2,
             torch.log1p(known.seen)[..., None] / 4,
-            torch.log1p(known.age)[..., None] / 4,
-            torch.log(known.periods) / 4,
-            (known.periods > 1).to(x.dtype),
-            torch.log1p(known.age[..., None] / known.periods) / 4,
+            torch.log1p(age)[..., None] / 4,
+            torch.log(periods) / 4,
+            (periods > 1).to(x.dtype),
+            torch.log1p(age[..., None] / periods) / 4,
         ]
         state = self.backbone(self.embed(torch.cat(parts, -1)))[:, at]  # (N, n, D)
         gates = self.gate(state).unflatten(-1, (N_OTHERS + 1, self.horizon))

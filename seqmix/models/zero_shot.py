@@ -55,6 +55,9 @@ class ZeroShot(ForecastModel):
     """
 
     masked = True
+    pretrained = True
+    quantiles = LEVELS
+    context = 512
 
     def __init__(
         self,
@@ -99,9 +102,10 @@ class ZeroShot(ForecastModel):
         observed = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         z, seen = (v.transpose(1, 2).flatten(0, 1) for v in (x, observed))  # (B C, context)
         wide = z.double().masked_fill(~seen, 0)
-        count = seen.sum(1, keepdim=True).clamp(min=1)
-        level = wide.sum(1, keepdim=True) / count
-        scale = ((wide - level).masked_fill(~seen, 0).square().sum(1, keepdim=True) / count).sqrt()
+        # statistics are constants for the gradient
+        values, count = wide.detach(), seen.sum(1, keepdim=True).clamp(min=1)
+        level = values.sum(1, keepdim=True) / count
+        scale = ((values - level).masked_fill(~seen, 0).square().sum(1, keepdim=True) / count).sqrt()
         # a constant series may differ from its mean by rounding
         scale = torch.where(scale > 1e-6 * level.abs(), scale, torch.ones_like(scale))
         z = ((wide - level) / scale).to(x.dtype).masked_fill(~seen, 0)

@@ -25,10 +25,11 @@ def check_model(factory: ForecastModelFactory, *, series: Series = _SERIES) -> N
     Raises:
         AssertionError: at the first broken promise, with the remedy.
     """
-    name = type(_build(factory, series)).__name__
-    _check_signature(name, type(_build(factory, series)))
-    _check_shapes(name, factory, series)
-    _check_gradients(name, factory, series)
+    cls = type(_build(factory, series))
+    name, own = cls.__name__, len(cls.quantiles)
+    _check_signature(name, cls)
+    _check_shapes(name, factory, series, own or 3)
+    _check_gradients(name, factory, replace(series, n_outputs=own or 2))
     _check_batch(name, factory, series)
     _check_dtypes(name, factory, series)
     _check_state_dict(name, factory, series)
@@ -48,8 +49,8 @@ def _check_signature(name: str, cls: type[ForecastModel]) -> None:
         raise AssertionError(f"signature: the docstring of {name} has no line for {', '.join(missing)}; add it to Args")
 
 
-def _check_shapes(name: str, factory: ForecastModelFactory, series: Series) -> None:
-    for batch, channels, outputs in ((1, 1, 1), (2, series.n_channels, 3)):
+def _check_shapes(name: str, factory: ForecastModelFactory, series: Series, many: int) -> None:
+    for batch, channels, outputs in ((1, 1, 1), (2, series.n_channels, many)):
         facts = replace(series, n_channels=channels, n_outputs=outputs)
         y = _build(factory, facts)(_window(facts, batch))
         want = (batch, series.horizon, channels, *((outputs,) if outputs > 1 else ()))
@@ -61,7 +62,7 @@ def _check_shapes(name: str, factory: ForecastModelFactory, series: Series) -> N
 
 
 def _check_gradients(name: str, factory: ForecastModelFactory, series: Series) -> None:
-    model = _build(factory, replace(series, n_outputs=2))
+    model = _build(factory, series)
     x = _window(series, 2).requires_grad_()
     y = model(x)
     y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype))

@@ -105,7 +105,8 @@ class QuantilePatches(nn.Module):
     def loss(self, x: Tensor, mask: Tensor, periods: Tensor, at: slice = slice(None)) -> Tensor:
         """Mean pinball loss ``()`` over all origins ``at`` of series ``x: (N, T + horizon)``, in their units.
 
-        An origin needs three observed values. Near steps weigh more: 1 at the first, a third at the 64th.
+        An origin needs three observed values. Near steps weigh more: 1 at the first, a third at the 64th. The weight
+        of a series grows with the root of its number of origins, so that long ones do not hide the short.
         """
         P, H = self.patch_len, self.horizon
         T = x.shape[1] - H
@@ -115,6 +116,7 @@ class QuantilePatches(nn.Module):
         levels = error.new_tensor(LEVELS)
         enough = (mask[:, :T].cumsum(1)[:, P - 1 :: P] >= 3)[:, at]
         near = 1 / (1 + torch.arange(H, device=x.device) / 32)
-        weight = there * enough[..., None] * near
+        origins_of = enough.sum(1).clamp(min=1)[:, None, None]
+        weight = there * enough[..., None] * near * origins_of**-0.5
         loss = torch.maximum(levels * error, (levels - 1) * error).mean(-1)
         return (loss * weight).sum() / weight.sum().clamp(min=1)

@@ -51,7 +51,7 @@ class ZeroShot(ForecastModel):
         DataError: if the weights are damaged or of another model.
 
     Source: quantile loss on patches after Chronos-Bolt, Ansari et al., 2024, arXiv:2403.07815; synthetic series as in
-    ``seqmix.data.Synthetic``. Differs from it in: everything else.
+    ``seqmix.data.SyntheticSeries``. Differs from it in: everything else.
     """
 
     masked = True
@@ -66,7 +66,7 @@ class ZeroShot(ForecastModel):
         weights: str | None = "zeroshot",
         mixer: MixerFactory | None = None,
         d_model: int = 96,
-        n_layers: int = 4,
+        n_layers: int = 3,
         expand: float = 2,
         patch_len: int = 16,
         block: int = 64,

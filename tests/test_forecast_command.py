@@ -6,8 +6,10 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
+from stand_ins import Walk
 
 from seqmix import cli
+from seqmix.models import forecast_model
 
 
 def days(n=60):
@@ -70,6 +72,24 @@ def test_table_and_picture(here, capsys):
     assert pd.read_parquet("out/f.parquet").columns.tolist()[2:] == [
         f"{model}{side}" for model in ("DLinear", "Pool") for side in ("", "-lo-50", "-hi-50")
     ]
+
+
+def test_pretrained_models_are_not_trained(here, capsys, monkeypatch):
+    """A rate or steps train them all the same; what was not trained is saved, drawn and exported as well."""
+    monkeypatch.setitem(forecast_model._REGISTRY, "Walk", (Walk, "none", {}))
+    command = "forecast --data long.csv --model Walk --horizon 4 --device cpu --levels 80 --out "
+    more = "--cv 1 --save models --plot f.png --export f.pt2"
+    assert cli.run([*command.split(), "a.csv", *more.split()]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("long.csv: 2 series, no training, global, context 40\n") and "Walk" in text
+    assert all((here / name).exists() for name in ("models", "f.png", "f.pt2"))
+    assert cli.run(["forecast", "--data", "long.csv", "--load", "models", "--levels", "80", "--out", "b.csv"]) == 0
+    capsys.readouterr()
+    assert cli.run([*command.split(), "c.csv", "--learning_rate", "0.05"]) == 0
+    assert "no training" not in capsys.readouterr().out
+    a, b, c = (pd.read_csv(f"{name}.csv") for name in "abc")
+    pd.testing.assert_frame_equal(a, b)
+    assert not np.allclose(a["Walk"], c["Walk"], rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,8 @@ def test_a_fit_fine_tunes():
     fc = unfitted(max_steps=60, learning_rate=0.05).fit(trended())
     assert fc.tasks_["Walk"].model.drift > 0.02
     assert fc.history_["step"].tolist()[0] == 0
+    # windows from a horizon of rows on: 105 rows to train on, 6 to forecast from and 6 to forecast
+    assert fc.report_["windows"] == 2 * (105 - 11)
     assert fc.history_["val_mse"].iloc[0] > 4 * fc.report_["best_val_mse"][0]
 
 

@@ -78,8 +78,8 @@ def forecast(
     fill_gaps: bool = False,
     fill_value: float | None = None,
     aggregate: Literal["sum", "mean", "median", "min", "max", "first", "last"] | None = None,
-    max_steps: int = 1000,
-    learning_rate: float = 5e-3,
+    max_steps: int | None = None,
+    learning_rate: float | None = None,
     seed: int = 0,
     device: str = "auto",
     save: str | None = None,
@@ -128,8 +128,8 @@ def forecast(
         fill_gaps: insert missing time steps as missing values.
         fill_value: value of inserted time steps, for example 0 for days without sales. Default: missing.
         aggregate: what the values of a step become where rows are finer than ``freq``, for example ``sum``.
-        max_steps: most optimizer steps of each fit.
-        learning_rate: peak learning rate.
+        max_steps: most optimizer steps of each fit. Default: 1000, none if all models are pretrained.
+        learning_rate: peak learning rate. Default: 5e-3, 2e-4 for pretrained models, which it fine-tunes.
         seed: of weights and order.
         device: ``auto``, ``cpu`` or ``cuda``.
         save: folder for the fitted models, to be used with ``load``.
@@ -177,7 +177,7 @@ def forecast(
             fill_gaps=fill_gaps,
             fill_value=fill_value,
             aggregate=aggregate,
-            max_steps=max_steps,
+            max_steps=_steps(names) if max_steps is None and learning_rate is None else max_steps,
             learning_rate=learning_rate,
             seed=seed,
             device=device,
@@ -230,6 +230,13 @@ def _check_fitted(given: dict[str, Any]) -> None:
         raise ConfigError(f"--{useless[0]} is for fitting, and --load takes fitted models; leave one of the two out")
 
 
+def _steps(models: list[str]) -> int | None:
+    """Optimizer steps where none are asked for: none of pretrained models, else those of the Forecaster."""
+    from seqmix.forecasting.factory import choices
+
+    return 0 if all(choice.cls.pretrained for choice in choices(models, None)) else None
+
+
 def _ahead(table: TableFile, cells: Cells, roles: Roles, forecaster: Forecaster, frame: pd.DataFrame) -> pd.DataFrame:
     """Known-future covariates of the horizon as a long frame; without ids they count for every series."""
     names = list(forecaster.future_covariates)
@@ -268,10 +275,8 @@ def _tested(forecaster: Forecaster, frame: pd.DataFrame, columns: dict[str, Any]
 
 def _print_fit(data: str, forecaster: Forecaster, notes: list[str]) -> None:
     report = forecaster.report_
-    print(
-        f"{data}: {report['series']:,} series, {report['windows']:,} windows, {forecaster.mode_}, "
-        f"context {forecaster.context_}"
-    )
+    windows = f"{report['windows']:,} windows" if report["windows"] else "no training"
+    print(f"{data}: {report['series']:,} series, {windows}, {forecaster.mode_}, context {forecaster.context_}")
     for note in [*notes, *forecaster.notes_]:
         print(f"  {note}")
 

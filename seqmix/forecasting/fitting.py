@@ -237,6 +237,8 @@ def _panel(long: Long, arrays: Arrays, job: Job, n_val: np.ndarray, n_test: np.n
         scaler=plan.scaler,
         season=plan.season,
         short=plan.short,
+        # pretrained models take short histories, and learn from them
+        least=min(plan.horizon, plan.context) if job.choice.cls.pretrained else None,
         ids=[str(i) for i in (long.ids[:1] if plan.joint else long.ids)],
         eval_batch_size=EVAL_BATCH,
         out=mapped(arrays.values.shape) if isinstance(long.y, np.memmap) else None,

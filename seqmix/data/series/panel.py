@@ -44,6 +44,8 @@ class Panel(Served):
         season: steps of the season.
         short: what to do about series with too few training rows for a window: ``pad`` puts missing rows before those
             with more rows than the horizon and leaves out the rest, ``drop`` leaves them out, ``error`` refuses them.
+        least: with ``pad``, rows of its context that a window needs; there are missing rows before them. Default: all
+            of them, and fewer only in series that are shorter.
         ids: names of the series, for messages.
         eval_batch_size: windows per validation batch. Default: that of training.
         max_val: most validation and most test windows that are used, evenly spread.
@@ -71,6 +73,7 @@ class Panel(Served):
         scaler: Scaler = "standard",
         season: int = 1,
         short: Short = "pad",
+        least: int | None = None,
         ids: Sequence[Any] | None = None,
         eval_batch_size: int | None = None,
         max_val: int = 2048,
@@ -95,7 +98,7 @@ class Panel(Served):
         self._static, self._indptr, self._n_val = static, indptr, n_val
         self._n_test = np.zeros_like(n_val) if n_test is None else n_test
         if short == "pad":
-            self._pad()
+            self._pad(context if least is None else least)
 
     @property
     def n_windows(self) -> int:
@@ -148,11 +151,11 @@ class Panel(Served):
             short=short,
         )
 
-    def _pad(self) -> None:
-        """Put missing rows before series that have more rows than the horizon and fewer than a window."""
+    def _pad(self, least: int) -> None:
+        """Put missing rows before series with more rows than the horizon: windows of ``least`` rows, and one of all."""
         lengths = np.diff(self._indptr)
         borders, width = lengths - self._n_val, self.context + self.horizon
-        pads = np.where((borders > self.horizon) & (borders < width), width - borders, 0)
+        pads = np.where(borders > self.horizon, np.maximum(self.context - least, width - borders), 0)
         if not pads.any():
             return
         at = np.arange(len(self._values)) + np.repeat(np.cumsum(pads), lengths)

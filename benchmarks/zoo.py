@@ -5,9 +5,10 @@
     python benchmarks/zoo.py --statsforecast stats/bin/python --neuralforecast neural/bin/python
     python benchmarks/zoo.py --held-out folder --out held_out.csv         # files .tsf.gz of the Monash archive
 
-A pair of model and panel that the CSV holds is not run again. Each runs in a process of its own, on one thread, with
-defaults. After ``--limit`` CPU seconds of fitting, a statistical model leaves the remaining series out, which count as
-failures, and a neural one of a peer stops training. Needs ``$SEQMIX_DATA``, and for peers their own environments:
+A pair of model and panel that the CSV holds is not run again. Each model runs in a process of its own, on one thread,
+with defaults. After ``--limit`` CPU seconds of fitting, a statistical model leaves the remaining series of a panel out,
+which count as failures, and a neural one of a peer stops training. Needs ``$SEQMIX_DATA``, and for peers their own
+environments:
 
     python -m venv stats && stats/bin/pip install statsforecast==2.1.1 'pandas<3' pyarrow
     python -m venv neural && neural/bin/pip install torch==2.13.0 neuralforecast==3.3.0 pyarrow
@@ -19,7 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,48 +59,44 @@ def main() -> None:
         )
     done = {(row["panel"], row["model"]) for row in rows}
     known = panels.names_in(args.held_out) if args.held_out else panels.NAMES
-    for name in args.panels or known:
-        for model, python in _interpreters(args.models or MODELS, args.statsforecast, args.neuralforecast):
-            if (name, model) not in done:
-                print(f"{model} on {name}", end=" ", file=sys.stderr, flush=True)
-                row = measure(model, name, python, args.series, args.limit, args.held_out)
-                print(f"{row['relative_mase']} {row['relative_wql']} {row['note']}", file=sys.stderr, flush=True)
-                append_rows(args.out, [row])
+    for model, python in _interpreters(args.models or MODELS, args.statsforecast, args.neuralforecast):
+        names = [name for name in args.panels or known if (name, model) not in done]
+        for row in measure(model, names, python, args.series, args.limit, args.held_out) if names else ():
+            print(*(row[k] for k in ("model", "panel", "relative_mase", "relative_wql", "note")), file=sys.stderr)
+            append_rows(args.out, [row])
     rows = read(args.out)
     print(markdown(table(rows)), markdown(groups(rows)), sep="\n\n")
     draw(rows, args.out.with_suffix(".png"))
 
 
 def measure(
-    model: str, name: str, python: str, series: int, limit: float, held_out: Path | None = None
-) -> dict[str, Any]:
-    """The row of one model on one panel."""
+    model: str, names: Sequence[str], python: str, series: int, limit: float, held_out: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of one model on some panels, as they come."""
     from seqmix.environment import environment
 
-    panel = panels.read(name, held_out).sample(series)
+    about = environment()
+    costs = {"fit_s": 0.0, "predict_s": 0.0, "bytes": 0, "seen": ""}
+    end = {"limit": f"{limit:g}", "commit": about["commit"] + "+" * about["dirty"], "cpu": about["cpu"]}
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "forecasts.npy"
-        command = [python, str(HERE / "zoo_models.py"), model, name, str(out), f"--series={series}", f"--limit={limit}"]
-        command += [f"--held-out={held_out}"] if held_out else []
+        command = [python, str(HERE / "zoo_models.py"), model, *names, f"--out={folder}", f"--series={series}"]
+        command += [f"--limit={limit}", *([f"--held-out={held_out}"] if held_out else [])]
         env = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "NUMBA_NUM_THREADS": "1",
             "SEQMIX_DATA": str(panels.DATA.resolve()),
         }
-        run = subprocess.run(command, capture_output=True, text=True, env=env)
-        if run.returncode:
-            shape = (panel.windows, len(panel.series), panel.horizon, 1 + len(runs.QUANTILES))
-            forecasts, facts = np.full(shape, np.nan), {"note": run.stderr.strip().splitlines()[-1][:80]}
-        else:
-            forecasts, facts = np.load(out), json.loads(run.stdout.splitlines()[-1])
-    measured = scores(panel, forecasts, runs.QUANTILES) | {"fit_s": 0.0, "predict_s": 0.0, "bytes": 0, "seen": ""}
-    plain = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in (measured | facts).items()}
-    about = {"panel": name, "group": panel.group, "model": model, "sample": series, "series": len(panel.series)}
-    facts = environment()
-    return (
-        about | plain | {"limit": f"{limit:g}", "commit": facts["commit"] + "+" * facts["dirty"], "cpu": facts["cpu"]}
-    )
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as run:
+            for line in run.stdout or ():
+                facts = json.loads(line)
+                panel = panels.read(facts["panel"], held_out).sample(series)
+                found = scores(panel, np.load(Path(folder) / f"{panel.name}.npy"), runs.QUANTILES)
+                row = {"panel": panel.name, "group": panel.group, "model": model, "sample": series}
+                row |= {"series": len(panel.series), **found, **costs, **facts, **end}
+                yield {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
+    if run.returncode:
+        sys.exit(f"{model} ended with {run.returncode}")
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
-"""What ``zoo.py`` runs for one model on one panel, with the interpreter that has the model; prints JSON.
+"""What ``zoo.py`` runs for one model, with the interpreter that has the model; prints a line of JSON for each panel.
 
-The forecasts are a file of numpy, ``(windows, series, horizon, 1 + 9)``: the point forecast and the quantiles .1 to .9,
+The forecasts are files of numpy, ``(windows, series, horizon, 1 + 9)``: the point forecast and the quantiles .1 to .9,
 NaN where a model failed. All models see the rows before each cutoff. Those of seqmix and neuralforecast are trained
 once, on the rows before the first; statistical ones are fitted to each series at each cutoff, to its last 2,500 rows at
 most, as in AutoGluon.
@@ -175,29 +175,32 @@ def _interpolated(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Run one model on one panel."""
+    """Run one model on some panels; what it raises is a failure, with a note."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("panel")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("panels", nargs="+")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the forecasts")
     parser.add_argument("--series", type=int, default=120)
     parser.add_argument("--limit", type=float, default=600)
     parser.add_argument("--held-out", type=Path)
     args = parser.parse_args()
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    signal.signal(signal.SIGPROF, _over)
-    run = Run(panels.read(args.panel, args.held_out).sample(args.series), args.limit)
-    if args.model in STATISTICAL:
-        run.statistical(args.model)
-    else:
+    if args.model not in STATISTICAL:
         import torch
 
         torch.set_num_threads(1)
-        run.neural(args.model) if args.model in NEURAL else run.seqmix(args.model)
-    np.save(args.out, run.forecasts)
-    print(json.dumps(run.facts))
+    for name in args.panels:
+        run = Run(panels.read(name, args.held_out).sample(args.series), args.limit)
+        kind = run.statistical if args.model in STATISTICAL else run.neural if args.model in NEURAL else run.seqmix
+        try:
+            kind(args.model)
+        except Exception as e:
+            run.facts["note"] = f"{type(e).__name__}: {e}"[:80]
+        np.save(args.out / f"{name}.npy", run.forecasts)
+        print(json.dumps({"panel": name, **run.facts}), flush=True)
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGPROF, _over)
     main()

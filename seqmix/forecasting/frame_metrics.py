@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ class Offer(NamedTuple):
     season: int | None
 
 
-def takes_frame(metric: Any) -> bool:
+def takes_frame(metric: Any) -> TypeGuard[Callable[..., Any]]:
     """Whether a metric is a function ``(df, models, ...)`` rather than one of truth and forecast."""
     try:
         return {"df", "models"} <= inspect.signature(metric).parameters.keys()
@@ -107,6 +107,5 @@ def _rows(long: Long, how: Reading) -> pd.DataFrame:
     lengths = np.diff(long.indptr)
     at = np.arange(len(long.y)) - np.repeat(long.indptr[:-1], lengths)
     stamps = long.clock.after(np.repeat(long.first, lengths), at)
-    return pd.DataFrame(
-        {how.id_col: long.ids.repeat(lengths), how.time_col: long.clock.column(stamps), how.target_col: long.y}
-    )
+    ids = long.ids.take(np.repeat(np.arange(len(long.ids)), lengths))
+    return pd.DataFrame({how.id_col: ids, how.time_col: long.clock.column(stamps), how.target_col: long.y})

@@ -73,9 +73,8 @@ def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int
     ahead = torch.arange(1, horizon + 1, device=x.device)
     simple = []
     for q in p.unsqueeze(-2).unbind(-1):  # (N, n, 1)
-        back = q * -(
-            -ahead // q
-        )  # (N, n, horizon): rows from a step of the horizon to the same phase of the last cycle
+        # rows from a step of the horizon to the same phase of the last cycle (N, n, horizon)
+        back = q * -(-ahead // q)
         index = at[:, None] + ahead - back
         values = [_take(filled, index - c * q) for c in range(_CYCLES)]
         there = [index - c * q >= first[:, :, None] for c in range(_CYCLES)]

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import check_at_least
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers import MixerFactory
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP
@@ -48,6 +48,9 @@ class QuantilePatches(nn.Module):
         self.embed = nn.Sequential(nn.Linear(width, d_model), nn.SiLU(), nn.Linear(d_model, d_model))
         gated = partial(ChannelMLP, gated=True, expand=expand, activation=nn.SiLU)
         self.backbone = Backbone(d_model, n_layers, mixer=mixer, channel_mixer=gated, norm="rms")
+        late = [m.label for m in self.backbone.mixers if not m.causal]
+        if late:
+            raise ConfigError(f"{late[0]} sees later positions, and every patch is an origin; use a causal mixer")
         self.head = nn.Linear(d_model, horizon * len(LEVELS))
         # of the other simple forecasts, and of the level
         self.gate = nn.Linear(d_model, (N_OTHERS + 1) * horizon)

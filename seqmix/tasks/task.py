@@ -199,9 +199,9 @@ class Task(pl.LightningModule, ABC):
         """Densify the model as that of the checkpoint; say which weight differs when it is of another model."""
         if checkpoint.get("densified") and not self.densified:
             self.densify()
-        if self._trainer is None or self._trainer.state.fn != "fit":
-            # with averaged weights the callback of Lightning would put the weights of the last step in their place
-            checkpoint.pop("current_model_state", None)
+        if self._trainer is not None and self._trainer.state.fn != "fit" and "current_model_state" in checkpoint:
+            # where weights are averaged, the callback of Lightning would put those of the last step in their place
+            checkpoint["current_model_state"] = checkpoint["state_dict"]
         have, want = checkpoint["state_dict"], self.state_dict()
         for name in sorted(have.keys() | want.keys()):
             ours, theirs = (tuple(d[name].shape) if name in d else "absent" for d in (want, have))

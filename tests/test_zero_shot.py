@@ -168,6 +168,20 @@ def test_missing_values_are_not_looked_at():
     assert not torch.equal(model(x, mask=mask), model(x))
 
 
+def test_widths_are_those_of_the_length_of_the_history():
+    model = small(outputs=13)
+    x, mask = torch.randn(2, 40, 1), torch.ones(2, 40, 1).bool()
+    mask[1, :30] = False
+    before = model(x, mask=mask)
+    # 10 values are fewer than 16, 40 are at least 32
+    model.widths[:] = torch.tensor([2.0, 9.0, 0.5, 9.0, 9.0])
+    after = model(x, mask=mask)
+    assert torch.allclose(after[..., MEDIAN], before[..., MEDIAN], atol=1e-5)
+    wide = [(y[..., 10] - y[..., 2]).mean((1, 2)) for y in (before, after)]
+    ratio = wide[1] / wide[0]
+    assert 0.3 < ratio[0] < 0.6 and 1.8 < ratio[1] < 4
+
+
 def test_a_perfect_cycle_goes_on():
     x = cycle(8, 40)[..., None]
     y = small(horizon=24, season=8, outputs=1)(x)

@@ -21,6 +21,8 @@ from seqmix.series import Series
 # the longer cycle that goes with a season: a week of hours, half hours, quarters and tens of minutes; a year of days
 _LONGER = {24: 168, 48: 336, 96: 672, 144: 1008, 7: 365}
 _MEDIAN = LEVELS.index(0.5)
+#: bounds of the numbers of observed values for which intervals are calibrated apart
+LENGTHS = (16, 32, 64, 128)
 # the deciles, whose paths are followed beyond the first block
 _PATHS = slice(LEVELS.index(0.1), LEVELS.index(0.9) + 1)
 
@@ -59,6 +61,8 @@ class ZeroShot(ForecastModel):
     quantiles = LEVELS
     context = 512
 
+    widths: Tensor
+
     def __init__(
         self,
         series: Series,
@@ -85,6 +89,8 @@ class ZeroShot(ForecastModel):
             patch_len=patch_len,
             horizon=block,
         )
+        # widths of intervals by the length of the history, over those that were trained: see zeroshot_weights.py
+        self.register_buffer("widths", torch.ones(len(LENGTHS) + 1))
         if weights is not None:
             self._load(weights)
 
@@ -121,24 +127,27 @@ class ZeroShot(ForecastModel):
         season = self.series.season if self.series.season > 1 else 0
         known = torch.tensor([[season, _LONGER.get(season, 0)]], device=z.device).expand(len(z), 2)
         periods = find_periods(z, seen, known)
-        blocks = [self._block(z, seen, periods)]
+        width = self.widths[torch.bucketize(seen.sum(1), torch.tensor(LENGTHS, device=z.device), right=True)]
+        blocks = [self._block(z, seen, periods, width)]
         ahead, n_paths = self.patches.horizon, len(LEVELS[_PATHS])
         while len(blocks) * ahead < self.series.horizon:
             if len(blocks) == 1:
-                z, seen, periods = (v.repeat_interleave(n_paths, 0) for v in (z, seen, periods))
+                z, seen, periods, width = (v.repeat_interleave(n_paths, 0) for v in (z, seen, periods, width))
             step = blocks[-1][..., _PATHS].transpose(1, 2).flatten(0, 1)  # (N paths, ahead)
             z = torch.cat([z, step], 1)[:, ahead:]
             seen = F.pad(seen, (0, ahead), value=True)[:, ahead:]
-            following = self._block(z, seen, periods).unflatten(0, (-1, n_paths))
+            following = self._block(z, seen, periods, width).unflatten(0, (-1, n_paths))
             blocks.append(_mixed(following.transpose(1, 2).flatten(2), n_paths))
         return torch.cat(blocks, 1)[:, : self.series.horizon]
 
-    def _block(self, z: Tensor, seen: Tensor, periods: Tensor) -> Tensor:
-        """Rising quantiles ``(N, block, K)`` after the end of ``z: (N, T)``."""
+    def _block(self, z: Tensor, seen: Tensor, periods: Tensor, width: Tensor) -> Tensor:
+        """Rising quantiles ``(N, block, K)`` after the end of ``z: (N, T)``, with ``width: (N,)`` of the intervals."""
         last, forecasts = slice(z.shape[1] // self.patches.patch_len - 1, None), []
         for sign in (1, -1):
             found, naive, unit = self.patches(sign * z, seen, periods, last)
-            rising = found[:, 0].sort(-1).values.clamp(-10, 10)
+            rising = found[:, 0].sort(-1).values
+            middle = rising[..., _MEDIAN : _MEDIAN + 1]
+            rising = (middle + width[:, None, None] * (rising - middle)).clamp(-10, 10)
             forecasts.append(naive[:, 0, :, None] + unit[:, 0, None, None] * torch.sinh(rising))
         return (forecasts[0] - forecasts[1].flip(-1)) / 2
 
@@ -148,7 +157,7 @@ class ZeroShot(ForecastModel):
         if not path.is_file():
             raise ConfigError(f"no weights {weights!r}; use 'zeroshot', the path of a .safetensors file, or null")
         try:
-            self.patches.load_state_dict(load_file(path))
+            self.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError) as e:
             why = " ".join(str(e).split())[:200]
             raise DataError(f"{path} does not hold weights of this model ({why}); check d_model and n_layers") from e

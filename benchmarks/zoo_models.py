@@ -12,7 +12,7 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Run:
         from seqmix import Forecaster
         from seqmix.errors import DataError
         from seqmix.models import list_models, model_facts
+        from seqmix.series import Series
 
         panel = self.panel
         # the season of the panel is what the baselines repeat; models find their own
@@ -53,12 +54,19 @@ class Run:
         options: dict[str, Any] = {"season": named[name]} if name in named else {}
         model = "SeasonalNaive" if name in named else name
         forecaster = Forecaster(model, panel.horizon, freq=panel.freq, device="cpu", **options)
-        pretrained = model in list_models() and model_facts(model)[0].pretrained
-        started = time.process_time()
-        if not pretrained:
-            forecaster.fit(panel.before(panel.held_back[0]))
+        facts = model_facts(model)[0] if model in list_models() else None
+        if facts is not None and facts.pretrained:
+            weights = facts(Series(1, facts.context or panel.horizon, panel.horizon)).parameters()
+            self.facts["bytes"] = _bytes(weights)
+        else:
+            history = panel.before(panel.held_back[0])
+            started = time.process_time()
+            forecaster.fit(history)
+            self.facts["fit_s"] = time.process_time() - started
+            self.facts["bytes"] = _bytes(
+                p for task in getattr(forecaster, "tasks_", {}).values() for p in task.parameters()
+            )
             self.facts["seen"] = "" if name in named else "training rows"
-        self.facts["fit_s"] = time.process_time() - started
         for window, rows in enumerate(panel.held_back):
             history = panel.before(rows)
             started = time.process_time()
@@ -71,8 +79,6 @@ class Run:
             self.facts["predict_s"] += time.process_time() - started
             label = next(c for c in found if c not in ("unique_id", "ds"))
             self._take(window, found, [label, *(f"{label}_q{q:g}" if spread else label for q in QUANTILES)])
-        tasks = getattr(forecaster, "tasks_", {}).values()
-        self.facts["bytes"] = sum(p.numel() * p.element_size() for task in tasks for p in task.parameters())
 
     def statistical(self, name: str) -> None:
         """A model of statsforecast, fitted to each series by itself; missing values are interpolated."""
@@ -141,7 +147,7 @@ class Run:
         self.facts |= {"fit_s": time.process_time() - started, "seen": "training rows"}
         if time.process_time() - started > limit:
             self.facts["note"] = f"stopped after {limit:g} s, {steps[-1]} steps"
-        self.facts["bytes"] = sum(p.numel() * p.element_size() for p in runner.models[0].parameters())
+        self.facts["bytes"] = _bytes(runner.models[0].parameters())
         lo, hi = ([f"{name}-{side}-{level}" for level in _LEVELS] for side in ("lo", "hi"))
         for window, history in enumerate(histories):
             started = time.process_time()
@@ -152,6 +158,10 @@ class Run:
     def _take(self, window: int, found: pd.DataFrame, columns: Sequence[str]) -> None:
         rows = found.set_index("unique_id").loc[list(self.panel.series), list(columns)].to_numpy()
         self.forecasts[window] = rows.reshape(self.forecasts.shape[1:])
+
+
+def _bytes(weights: Iterable[Any]) -> int:
+    return sum(p.numel() * p.element_size() for p in weights)
 
 
 def _alarm(seconds: float) -> None:

@@ -68,18 +68,22 @@ def _counts(root: Path) -> str:
 
 
 def _benchmark(root: Path, name: str) -> str:
-    """The table of ``benchmarks/<name>.py``, made of the rows that it wrote."""
-    folder = root / "benchmarks"
-    if not (folder / f"{name}.py").is_file():
+    """The table of ``benchmarks/<name>.py``, made of the rows that it wrote; ``<name>_<part>`` is another one of it."""
+    folder, part = root / "benchmarks", "table"
+    file = folder / f"{name}.py"
+    if not file.is_file():
+        stem, _, part = name.rpartition("_")
+        file = folder / f"{stem}.py"
+    if not file.is_file():
         raise ConfigError(f"<!-- {name} --> names no generated part; there are {', '.join(_PARTS)} and the benchmarks")
     sys.path.insert(0, str(folder))
     try:
-        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(file.stem, file)
         script = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
         spec.loader.exec_module(script)  # pyright: ignore[reportOptionalMemberAccess]
     finally:
         sys.path.pop(0)
-    return markdown(script.table(script.read(folder / "results" / f"{name}.csv")))
+    return markdown(getattr(script, part)(script.read(folder / "results" / f"{file.stem}.csv")))
 
 
 _PARTS: dict[str, Callable[[Path], str]] = {

@@ -153,7 +153,7 @@ def test_trends_have_deviation_one_and_many_shapes(rng):
     flat = ~y.any(1)
     np.testing.assert_allclose(y[~flat].std(1), 1)
     straight = np.abs(np.diff(y, 2, axis=1)).max(1) < 1e-9
-    assert 0.08 < flat.mean() < 0.21 and 0.08 < (straight & ~flat).mean() < 0.21
+    assert 0.08 < flat.mean() < 0.18 and 0.08 < (straight & ~flat).mean() < 0.18
 
 
 @pytest.mark.parametrize("period", [4, 7, 24, 168])
@@ -275,6 +275,16 @@ def test_walks_have_increments_without_memory_but_volatility_with_it(rng):
     y = processes.walks(500, 600, rng=rng)
     change = np.diff(y, axis=1)
     assert np.abs(np.median(_correlation(change, 1))) < 0.03 < 0.05 < np.mean(_correlation(np.abs(change), 1))
+
+
+def test_shots_rise_at_once_and_decay(rng):
+    y = processes.shots(500, 400, period=np.zeros(500), rng=rng)
+    change = np.diff(y, axis=1)
+    assert (y >= 0).all() and (change.max(1) > -change.min(1)).mean() > 0.8 and np.median(_correlation(y, 1)) > 0.5
+    # in one part of the period more often than in the other
+    y = processes.shots(500, 4000, period=np.full(500, 40), rng=rng)
+    by_phase = y.reshape(500, 100, 40).mean(1)
+    assert np.median(by_phase.max(1) / by_phase.min(1)) > 1.5
 
 
 def test_flat_series_have_few_other_values(rng):

@@ -1,5 +1,7 @@
 """Trend, seasons and an irregular part, added or multiplied; and intermittent demand."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from seqmix.data.series.synthetic._rows import autoregress, log_uniform, standardize
@@ -7,13 +9,21 @@ from seqmix.data.series.synthetic._rows import autoregress, log_uniform, standar
 HARMONICS = 8
 
 
-def composed(n: int, length: int, *, periods: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def composed(
+    n: int,
+    length: int,
+    *,
+    periods: np.ndarray,
+    weights: tuple[float, float, float, float] = (1.0, 0.8, 0.5, 0.3),
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Sum of a trend, a profile for each period and noise, each with a log-normal weight; 30 % are its exponential.
 
     Args:
         n: number of series.
         length: their length.
         periods: two periods of each series ``(n, 2)``, fractional ones too; 0 for none.
+        weights: median deviations of the trend, the first profile, the second one, and the noise.
         rng: generator of random numbers.
 
     Returns:
@@ -21,42 +31,44 @@ def composed(n: int, length: int, *, periods: np.ndarray, rng: np.random.Generat
 
     Source: the prior of ForecastPFN (Dooley et al., 2023, arXiv:2311.01933), with more shapes of each part.
     """
-    y = rng.lognormal(0, 1, (n, 1)) * trend(n, length, rng=rng)
-    for period, weight in zip(periods.T, (-0.2, -0.7), strict=True):
+    y = weights[0] * rng.lognormal(0, 1, (n, 1)) * trend(n, length, rng=rng)
+    for period, weight in zip(periods.T, weights[1:3], strict=True):
         present = period > 1
         part = standardize(profile(n, length, period=period, rng=rng))
         # a third of the seasons grow or fade
         part *= 1 + (rng.random((n, 1)) < 0.3) * rng.uniform(-0.8, 1.5, (n, 1)) * np.linspace(0, 1, length)
-        y += present[:, None] * rng.lognormal(weight, 1, (n, 1)) * part
-    y += rng.lognormal(-1.2, 1, (n, 1)) * irregular(n, length, rng=rng)
+        y += weight * present[:, None] * rng.lognormal(0, 1, (n, 1)) * part
+    y += weights[3] * rng.lognormal(0, 1.2, (n, 1)) * irregular(n, length, rng=rng)
     exponential = np.exp(log_uniform(rng, 0.1, 1.2, (n, 1)) * standardize(y))
     return np.where(rng.random((n, 1)) < 0.3, exponential, y)
 
 
 def trend(n: int, length: int, *, rng: np.random.Generator) -> np.ndarray:
-    """Trends of deviation 1: linear, exponential, piecewise linear, local linear, logistic, random walk, or none."""
+    """Trends of deviation 1: linear, exponential, piecewise or local linear, logistic, random walks, or none.
+
+    A quarter are random walks, half of them with heavy-tailed steps; the others are an eighth each.
+    """
     t = np.linspace(0, 1, length)
-    shape = rng.integers(0, 7, n)
+    shape = rng.integers(0, 8, n)
     y = np.zeros((n, length))
 
-    def draw(number: int, make) -> None:
+    def draw(number: int, make: Callable[[int], np.ndarray]) -> None:
         rows = shape == number
         y[rows] = make(int(rows.sum()))
 
     draw(0, lambda k: rng.choice([-1, 1], (k, 1)) * t)
     draw(1, lambda k: rng.choice([-1, 1], (k, 1)) * np.exp(rng.normal(0, 1.5, (k, 1)) * t))
     draw(2, lambda k: _bends(k, length, log_uniform(rng, 2, 10, (k, 1)) / length, rng))
-    draw(3, lambda k: _bends(k, length, np.ones((k, 1)), rng) + 0.2 * length * _bends(k, length, None, rng))
+    draw(3, lambda k: _bends(k, length, np.ones((k, 1)), rng))
     draw(4, lambda k: 1 / (1 + np.exp(-log_uniform(rng, 5, 50, (k, 1)) * (t - rng.random((k, 1))))))
     draw(5, lambda k: rng.standard_normal((k, length)).cumsum(1))
+    draw(6, lambda k: rng.standard_t(log_uniform(rng, 1.5, 4, (k, 1)), (k, length)).cumsum(1))
     return standardize(y)
 
 
-def _bends(n: int, length: int, rate: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-    """Lines whose slope changes at this rate; steps of the line itself where no rate is given."""
+def _bends(n: int, length: int, rate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Lines whose slope changes at a rate of each ``(n, 1)``, always where it is 1."""
     shocks = rng.standard_normal((n, length))
-    if rate is None:
-        return shocks.cumsum(1)
     changes = shocks * (rng.random((n, length)) < rate)
     changes[:, 0] = shocks[:, 0]
     return changes.cumsum(1).cumsum(1)
@@ -90,10 +102,10 @@ def profile(n: int, length: int, *, period: np.ndarray, rng: np.random.Generator
 
 
 def irregular(n: int, length: int, *, rng: np.random.Generator) -> np.ndarray:
-    """Noise of deviation 1: white, AR(1) in 40 %, heavy-tailed in 20 %."""
+    """Noise of deviation 1: white, AR(1) in 40 %, heavy-tailed in 35 %."""
     e = rng.standard_normal((n, length))
-    heavy = rng.random(n) < 0.2
-    e[heavy] = rng.standard_t(rng.uniform(2.5, 6, (heavy.sum(), 1)), (heavy.sum(), length))
+    heavy = rng.random(n) < 0.35
+    e[heavy] = rng.standard_t(rng.uniform(2, 6, (heavy.sum(), 1)), (heavy.sum(), length))
     coefficient = rng.uniform(0.3, 0.95, (n, 1)) * (rng.random((n, 1)) < 0.4)
     return standardize(autoregress(e, coefficient))
 

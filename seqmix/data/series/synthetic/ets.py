@@ -24,15 +24,20 @@ def ets(n: int, length: int, *, period: ArrayLike = 0, rng: np.random.Generator)
     Source: the innovations form of Hyndman et al., 2008, "Forecasting with exponential smoothing".
     """
     period = np.maximum(np.broadcast_to(np.asarray(period, int), n), 1)
-    alpha = np.where(rng.random(n) < 0.15, 1.0, rng.beta(1, 1.5, n))
-    beta = alpha * rng.beta(1, 8, n) * (rng.random(n) < 0.7)
+    # smoothing of real series is near 0 or near 1 more often than between
+    alpha = np.where(rng.random(n) < 0.2, 1.0, rng.beta(0.7, 0.7, n))
+    beta = alpha * rng.beta(1, 6, n) * (rng.random(n) < 0.7)
     gamma = (1 - alpha) * rng.beta(1, 5, n) * (period > 1)
     phi = np.where(rng.random(n) < 0.5, rng.uniform(0.8, 1, n), 1.0)
     deviation = np.exp(rng.normal(-1, 0.8, n))
-    drift = 0.3 * rng.standard_normal(n) * np.exp(rng.normal(-2.3, 1, n))
-    slope = rng.standard_normal(n) * np.exp(rng.normal(-2, 1, n)) * (phi < 1)
-    heavy = rng.random((n, 1)) < 0.3
-    noise = np.where(heavy, rng.standard_t(4, (n, length)) / 1.4, rng.standard_normal((n, length)))
+    # trends in deviations of the noise: a step of a year has 12 times the drift and sqrt(12) times the noise of a month
+    growth = deviation * np.sqrt(12 / np.minimum(period, 12))
+    drift = growth * rng.standard_normal(n) * np.exp(rng.normal(-2.5, 1.2, n))
+    slope = growth * rng.standard_normal(n) * np.exp(rng.normal(-1.2, 1, n)) * (phi < 1)
+    heavy = rng.random((n, 1)) < 0.4
+    freedom = log_uniform(rng, 2.5, 8, (n, 1))
+    student = rng.standard_t(freedom, (n, length)) / np.sqrt(freedom / (freedom - 2))
+    noise = np.where(heavy, student, rng.standard_normal((n, length)))
     y = smooth(
         0.4 * deviation[:, None] * noise,
         _first_season(period, 1.5 * deviation, rng),
@@ -79,13 +84,13 @@ def smooth(
 
 
 def _first_season(period: np.ndarray, deviation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Seasons of up to six harmonics of mean 0, ``(n, longest period)``; 15 % have none."""
+    """Seasons of up to six harmonics of mean 0, ``(n, longest period)``; a quarter have none."""
     n, phase = len(period), np.arange(period.max())
     season = np.zeros((n, period.max()))
     for k in range(1, 7):
         amplitude = rng.standard_normal(n) / k ** rng.uniform(0.2, 1.5, n) * (k <= np.maximum(period // 2, 1))
         angle = 2 * np.pi * k * phase / period[:, None] + rng.uniform(0, 2 * np.pi, (n, 1))
         season += amplitude[:, None] * np.sin(angle)
-    scale = deviation * np.exp(rng.normal(-0.3, 1.1, n)) * (rng.random(n) < 0.85) * (period > 1)
+    scale = deviation * np.exp(rng.normal(-0.6, 1.1, n)) * (rng.random(n) < 0.75) * (period > 1)
     within = phase < period[:, None]
     return scale[:, None] * (season - (season * within).sum(1, keepdims=True) / period[:, None])

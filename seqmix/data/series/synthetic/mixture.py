@@ -1,6 +1,7 @@
 """The mixture of generated series that a pretrained model is trained on: shares, seasons, lengths of history."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from seqmix.data.series.synthetic.daily import daily_cycles
 from seqmix.data.series.synthetic.ets import ets
 from seqmix.data.series.synthetic.kernels import kernel_synth
 from seqmix.data.series.synthetic.noise import level_shift, missing, noiser, rounded, spikes
-from seqmix.data.series.synthetic.processes import flat, regimes, sawtooth, steps, walks
+from seqmix.data.series.synthetic.processes import flat, regimes, sawtooth, shots, steps, walks
 from seqmix.data.series.synthetic.sarima import sarima, sarima_pair
 
 Make = Callable[[int, int, np.ndarray, np.random.Generator], np.ndarray]
@@ -54,6 +55,23 @@ def _two(generator: Callable[..., np.ndarray]) -> Make:
     return lambda n, length, periods, rng: generator(n, length, periods=periods, rng=rng)
 
 
+def _growing(n: int, length: int, *, period: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """SARIMA series that are integrated once or more, their seasons seldom."""
+    return sarima(
+        n,
+        length,
+        period=period,
+        orders=(3, 2),
+        seasonal_r_max=0.8,
+        d=(0.6, 1.6),
+        integrated=0.85,
+        seasonally_integrated=0.3,
+        rng=rng,
+    )
+
+
+# weights of trend, first and second season and noise of composed series
+GROWTH, CYCLES = (8.0, 0.5, 0.3, 0.2), (0.3, 0.8, 0.5, 0.12)
 # the context is the limit
 ANY_LENGTH = 1_000_000
 # seasons of the frequencies, and their shares
@@ -72,28 +90,30 @@ ANY: Seasons = (
     (60, 0, 0.02),
     (0, 0, 0.12),
 )
-NONE: Seasons = ((0, 0, 0.3), (7, 0, 0.3), (24, 168, 0.2), (5, 0, 0.1), (52, 0, 0.1))
+NONE: Seasons = ((0, 0, 0.2), (7, 0, 0.3), (5, 0, 0.1), (52, 0, 0.3), (24, 168, 0.1))
 
 KINDS = {
     # 40 %: yearly, quarterly and monthly series, as of the M competitions
     "low, smoothing": Kind(0.25, _one(ets), LOW, (4, 150), 1.0, rough=0.3),
-    "low, composed": Kind(0.09, _two(composed), LOW, (6, 150), 1.0, rough=0.3),
-    "low, sarima": Kind(0.06, _one(sarima), LOW, (6, 150), 1.0, rough=0.3),
+    "low, composed": Kind(0.09, _two(partial(composed, weights=GROWTH)), LOW, (6, 150), 1.0, rough=0.3),
+    "low, sarima": Kind(0.06, _one(_growing), LOW, (6, 150), 1.0, rough=0.3),
     # 30 %: cycles of the day and the week
-    "hourly, cycles": Kind(0.22, _two(daily_cycles), HOURLY, (24, ANY_LENGTH), 0.25),
-    "hourly, composed": Kind(0.05, _two(composed), HOURLY, (24, ANY_LENGTH), 0.25, noised=0.2),
-    "hourly, sarima": Kind(0.03, _two(sarima_pair), HOURLY, (24, ANY_LENGTH), 0.25, noised=0.3),
+    "hourly, cycles": Kind(0.23, _two(daily_cycles), HOURLY, (24, ANY_LENGTH), 0.25),
+    "hourly, composed": Kind(0.05, _two(partial(composed, weights=CYCLES)), HOURLY, (24, ANY_LENGTH), 0.25, noised=0.2),
+    "hourly, sarima": Kind(0.02, _two(sarima_pair), HOURLY, (24, ANY_LENGTH), 0.25, noised=0.3),
     # 30 %: the others
     "daily": Kind(0.07, _two(composed), DAILY, (10, ANY_LENGTH), 0.7, noised=0.2),
-    "weekly": Kind(0.06, _two(composed), WEEKLY, (30, 420), 0.8, noised=0.15),
-    "sarima": Kind(0.05, _two(sarima_pair), ANY, (3, ANY_LENGTH), 0.7, noised=0.4, flipped=0.5),
-    "kernels": Kind(0.03, _one(kernel_synth), ANY, (3, ANY_LENGTH), 0.7, noised=0.2, flipped=0.5),
-    "intermittent": Kind(0.03, _one(intermittent), ANY, (10, ANY_LENGTH), 0.7, flipped=0),
-    "walks": Kind(0.03, _none(walks), NONE, (3, ANY_LENGTH), 0.7, flipped=0.5, rough=0.3),
-    "regimes": Kind(0.01, _none(regimes), NONE, (3, ANY_LENGTH), 0.7, flipped=0.5),
+    "weekly, seasonal": Kind(0.03, _two(composed), WEEKLY, (30, 420), 0.8, noised=0.15),
+    "weekly, trends": Kind(0.04, _two(partial(composed, weights=GROWTH)), WEEKLY, (30, 420), 0.8),
+    "sarima": Kind(0.035, _two(sarima_pair), ANY, (3, ANY_LENGTH), 0.7, noised=0.4, flipped=0.5),
+    "kernels": Kind(0.025, _one(kernel_synth), ANY, (3, ANY_LENGTH), 0.7, noised=0.2, flipped=0.5),
+    "intermittent": Kind(0.02, _one(intermittent), ANY, (10, ANY_LENGTH), 0.7, flipped=0),
+    "shots": Kind(0.015, _one(shots), ANY, (10, ANY_LENGTH), 0.7),
+    "walks": Kind(0.04, _none(walks), NONE, (3, ANY_LENGTH), 0.7, flipped=0.5, rough=0.3),
+    "regimes": Kind(0.008, _none(regimes), NONE, (3, ANY_LENGTH), 0.7, flipped=0.5),
     "steps": Kind(0.006, _none(steps), NONE, (3, ANY_LENGTH), 0.7, flipped=0.5),
-    "sawtooth": Kind(0.008, _one(sawtooth), ANY, (3, ANY_LENGTH), 0.7, flipped=0.5),
-    "flat": Kind(0.006, _none(flat), NONE, (3, ANY_LENGTH), 0.7, rough=0),
+    "sawtooth": Kind(0.006, _one(sawtooth), ANY, (3, ANY_LENGTH), 0.7, flipped=0.5),
+    "flat": Kind(0.005, _none(flat), NONE, (3, ANY_LENGTH), 0.7, rough=0),
 }
 # parts of all series, times `rough`
 SHIFTED, SPIKED, ROUNDED, GAPS = 0.1, 0.1, 0.1, 0.3

@@ -1,4 +1,4 @@
-"""Processes without a season of the calendar: steps, sawtooth, regimes, walks with stochastic volatility."""
+"""Processes without a season of the calendar: steps, sawtooth, regimes, walks, shot noise."""
 
 import numpy as np
 
@@ -46,6 +46,20 @@ def walks(n: int, length: int, *, rng: np.random.Generator) -> np.ndarray:
     e = np.where(heavy, rng.standard_t(4, (n, length)), rng.standard_normal((n, length)))
     walk = (volatility * e + rng.normal(0, 0.05, (n, 1))).cumsum(1)
     return np.where(rng.random((n, 1)) < 0.5, np.exp(log_uniform(rng, 0.02, 0.6, (n, 1)) * standardize(walk)), walk)
+
+
+def shots(n: int, length: int, *, period: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shot noise, as river flow: rare log-normal impulses that decay, more of them in one part of the period.
+
+    Shapes: ``period (n,)``, 0 for none, to ``(n, length)``.
+    """
+    angle = 2 * np.pi * np.arange(length) / np.maximum(period, 1)[:, None] + rng.uniform(0, 2 * np.pi, (n, 1))
+    season = np.exp(rng.uniform(0, 2, (n, 1)) * np.cos(angle) * (period > 1)[:, None])
+    struck = rng.random((n, length)) < log_uniform(rng, 0.01, 0.3, (n, 1)) * season
+    size = struck * rng.lognormal(0, rng.uniform(0.3, 1.5, (n, 1)), (n, length))
+    # the second recursion rounds the rise
+    flow = autoregress(autoregress(size, 1 - log_uniform(rng, 0.02, 0.5, (n, 1))), rng.uniform(0, 0.7, (n, 1)))
+    return flow * np.exp(log_uniform(rng, 0.005, 0.2, (n, 1)) * rng.standard_normal((n, length)))
 
 
 def flat(n: int, length: int, *, rng: np.random.Generator) -> np.ndarray:

@@ -19,6 +19,7 @@ def sarima(
     seasonal_orders: tuple[int, int] = (2, 2),
     r_max: float = 0.9,
     seasonal_r_max: float = 0.1,
+    d: tuple[float, float] = (0, 1),
     integrated: float = 0.5,
     seasonally_integrated: float = 0.85,
     rng: np.random.Generator,
@@ -41,7 +42,8 @@ def sarima(
         seasonal_orders: largest P and Q.
         r_max: largest absolute value of poles and zeros.
         seasonal_r_max: that of the seasonal ones, as poles of z^s.
-        integrated: share with 0 < d < 1; the others have d = 0, or d = 1 in half of those without D.
+        d: range of the fractional orders.
+        integrated: share with a fractional d; the others have d = 0, or d = 1 in half of those without D.
         seasonally_integrated: share of the seasonal ones with D = 1.
         rng: generator of random numbers.
 
@@ -61,7 +63,7 @@ def sarima(
         seasonal_roots=poles(n, seasonal_orders[0], seasonal_r_max, rng),
         seasonal_zeros=poles(n, seasonal_orders[1], seasonal_r_max, rng),
         period=period,
-        d=np.where(fractional, rng.random(n), ~whole & (rng.random(n) < 0.5)),
+        d=np.where(fractional, rng.uniform(*d, n), ~whole & (rng.random(n) < 0.5)),
     )
     for s in np.unique(period[whole]):
         rows = whole & (period == s)

@@ -13,7 +13,7 @@ from seqmix.errors import ConfigError
 from seqmix.forecasting.arrange import Arrays, Ends, arrange, ends
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Inputs, ahead, static_rows
-from seqmix.forecasting.frame import Reading, stamped
+from seqmix.forecasting.frame import Reading, stamped, tested
 from seqmix.forecasting.kind import Kind
 from seqmix.forecasting.long import Long, channels, named
 from seqmix.forecasting.member import Member
@@ -60,9 +60,19 @@ class Fitted:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def first_plan(self) -> Plan:
+        """The plan of the first model."""
+        return self.members[0].plan
+
+    @property
     def context(self) -> int:
         """The longest lookback of the models."""
         return max(member.plan.context for member in self.members)
+
+    @property
+    def leaderboard(self) -> pd.DataFrame:
+        """Refused: only the automatic choice compares models."""
+        raise ConfigError("leaderboard_ is what model='auto' leaves; compare models by cross_validation and evaluate")
 
     def forecast(
         self,
@@ -104,13 +114,8 @@ class Fitted:
         end = arrays.indptr[1:][series] - np.tile(rows, n)  # (n K,)
         known = None if arrays.future is None else arrays.future[end[:, None] + np.arange(H)]  # (n K, H, F)
         start = ends(arrays, series, end, self.context, *self._scales(long, arrays))
-        last = long.indptr[1:, None] - rows  # (ids, K)
-        cutoff = long.clock.after(long.first[:, None], np.diff(long.indptr)[:, None] - rows - 1).ravel()
         self.clock.check_zone(long.clock, "df")
-        frame = stamped(self.reading, long.clock, long.ids.repeat(K), cutoff, H)
-        frame["cutoff"] = long.clock.column(np.repeat(cutoff, H))
-        frame[self.reading.target_col] = long.y[last[..., None] + np.arange(H)].ravel()
-        return frame.assign(**self._columns(start, known, H, levels, quantiles, K))
+        return tested(self.reading, long, rows, H).assign(**self._columns(start, known, H, levels, quantiles, K))
 
     def _check(self, horizon: int, levels: Sequence[float], quantiles: Sequence[float]) -> None:
         """Refuse what cannot be forecast, and warn of a horizon beyond the fitted one."""

@@ -1,8 +1,4 @@
-"""The Forecaster: from a DataFrame to forecasts in a DataFrame, with the same task and windows as the command line.
-
-Names of columns are those of the field: ``unique_id, ds, y`` in, ``<Model>``, ``<Model>-lo-90``, ``<Model>-hi-90`` out,
-and ``cutoff`` in cross-validation.
-"""
+"""The Forecaster: from a DataFrame to forecasts in a DataFrame, with the same task and windows as the command line."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +11,7 @@ from seqmix.forecasting import options
 from seqmix.forecasting._estimator import Estimator
 from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading, followed, stamped, with_ids
-from seqmix.forecasting.kind import Kind, kind_of, to_pandas
+from seqmix.forecasting.kind import Kind, kind_of, maybe_pandas, to_pandas
 from seqmix.forecasting.long import Long
 
 # torch, lightning and matplotlib load with the first call that needs them, not with the name
@@ -31,11 +27,12 @@ class Forecaster(Estimator):
     ``Forecaster("TSM2", horizon=24).fit(df).predict()``. In *global* mode one model is trained on all series, one
     window of one series at a time. In *multivariate* mode the series are channels of one; models that mix channels
     (TSM2) use it for series with the same time stamps. ``mode_`` says which it was, ``plan_`` what all options came to,
-    ``notes_`` what else there is to know.
+    ``notes_`` what else there is to know. Results have columns ``<Model>``, ``<Model>-lo-90``, ``<Model>-hi-90``.
 
     Args:
         model: name of a model or mixer (``TSM2``, ``DLinear``, ``Hydra``), a class, a ``functools.partial``, or a list
-            of them; each has a column in the results.
+            of them; each has a column in the results. ``auto`` compares several on the end of the series, and forecasts
+            with the weighted ensemble that was best there; ``leaderboard_`` says what it tried.
         horizon: number of steps to forecast.
         context_length: lookback of the models in steps. Default: three horizons, one season, or what is usual for the
             frequency (two weeks of hours), whichever is longest and as far as the series are long enough.
@@ -44,14 +41,13 @@ class Forecaster(Estimator):
             1 if the context is shorter.
         loss: what training minimizes: ``mse``, ``mae``, ``huber``, ``quantile``, ``normal``, ``student_t``,
             ``negative_binomial``, or a factory of a module.
-        levels: coverage of the intervals in percent, for example ``[80, 95]``. Default: no intervals.
-        conformal: calibrate quantile and distribution forecasts on the validation rows (conformal prediction); the
-            intervals of point forecasts always are.
+        levels: coverage of the intervals in percent, ``[80, 95]``. Default: no intervals.
+        conformal: calibrate quantile and distribution forecasts, as point forecasts always are, on the validation rows.
         normalize: how windows are normalized: ``window``, ``last``, ``season`` or ``none``, as in the Forecasting task.
             ``auto`` is ``season``, or ``window`` with known-future inputs or without a season.
-        scaler: how each series is scaled by its training rows: ``season`` by the mean absolute error of the seasonal
-            naive forecast, so that series weigh as in MASE, ``standard`` by the standard deviation, ``none`` not at
-            all. ``auto`` is ``season`` for linear models, ``standard`` for others; counts are never scaled.
+        scaler: how each series is scaled by its training rows: ``season`` by the error of the seasonal naive forecast,
+            as in MASE, ``standard`` by the standard deviation, ``none`` not at all. ``auto`` is ``season`` for linear
+            models, ``standard`` for others; counts are never scaled.
         mode: ``global``, ``multivariate``, or ``auto``.
         past_covariates: columns known up to the last row.
         future_covariates: columns known for the horizon as well.
@@ -63,8 +59,7 @@ class Forecaster(Estimator):
         fill_value: value of the time steps that ``fill_gaps`` inserts, for example 0. Default: missing.
         aggregate: what the values of a step become where rows are finer than ``freq``: ``sum``, ``mean``, ``last`` and
             so on, see ``seqmix.resample``. Default: such rows are refused.
-        short: what is done about series shorter than a window: ``pad`` inserts missing rows before them, ``drop``
-            leaves them out of training, ``error`` raises.
+        short: series shorter than a window: ``pad`` puts missing rows before, ``drop`` leaves out, ``error`` raises.
         nonnegative: clip forecasts at zero. ``auto`` does if no value is negative.
         max_steps: most optimizer steps, 0 for none of pretrained models. Default: 1000, 200 for pretrained models.
         batch_size: windows per step. Default: 256, 64 for pretrained models, 32 in multivariate mode.
@@ -73,11 +68,9 @@ class Forecaster(Estimator):
         seed: seed of weights, order and dropout; generators of the program keep their state.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         verbose: print what was found, and progress: a bar on a terminal, a line per validation elsewhere.
-        model_kwargs: options of the model, if there is one.
+        model_kwargs: options of the model, if there is one; ``members``, a list of models, of ``auto``.
         trainer_kwargs: options of the Lightning Trainer; they override ours.
-
-    Raises:
-        ConfigError: if an option cannot have its value.
+        budget: time that the fit of ``auto`` may take: seconds, or text such as ``1min``. Default: one minute.
     """
 
     fitted_: "Fitted"
@@ -115,6 +108,7 @@ class Forecaster(Estimator):
         verbose: bool = False,
         model_kwargs: dict[str, Any] | None = None,
         trainer_kwargs: dict[str, Any] | None = None,
+        budget: str | float | pd.Timedelta | None = None,
     ):
         self.model, self.horizon, self.context_length = model, horizon, context_length
         self.freq, self.season, self.loss, self.levels, self.conformal = freq, season, loss, levels, conformal
@@ -125,7 +119,7 @@ class Forecaster(Estimator):
         self.fill_gaps, self.short, self.max_steps, self.batch_size = fill_gaps, short, max_steps, batch_size
         self.learning_rate, self.early_stopping, self.seed = learning_rate, early_stopping, seed
         self.device, self.verbose, self.model_kwargs = device, verbose, model_kwargs
-        self.nonnegative, self.trainer_kwargs = nonnegative, trainer_kwargs
+        self.nonnegative, self.trainer_kwargs, self.budget = nonnegative, trainer_kwargs, budget
         self._options()
 
     def fit(
@@ -154,13 +148,13 @@ class Forecaster(Estimator):
             target_col: column of the values.
             weight_col: column of sample weights.
         """
-        from seqmix.forecasting.fitting import fit
+        from seqmix.forecasting.learning import fit
 
         how = self._reading(id_col, time_col, target_col, weight_col)
         long, rows = read_long(df, how), val_size
         if val_df is not None:
             long, rows = followed(df, long, to_pandas(val_df), how)
-        return self._take(fit(long, _frame(static_df), how, self._options(), rows, "fit"))
+        return self._take(fit(long, maybe_pandas(static_df), how, self._options(), rows, "fit"))
 
     def fit_more(
         self, df: Any, *, static_df: Any = None, max_steps: int = 200, learning_rate: float | None = None
@@ -173,11 +167,11 @@ class Forecaster(Estimator):
             max_steps: most further steps.
             learning_rate: peak learning rate. Default: the same again.
         """
-        from seqmix.forecasting.fitting import fit_more
+        from seqmix.forecasting.learning import fit_more
 
         before, given = self._fitted(), self._options()
         long = read_long(df, before.reading)
-        return self._take(fit_more(before, long, _frame(static_df), given, max_steps, learning_rate))
+        return self._take(fit_more(before, long, maybe_pandas(static_df), given, max_steps, learning_rate))
 
     def predict(
         self,
@@ -205,7 +199,7 @@ class Forecaster(Estimator):
         levels = fitted.plan.levels if levels is None else options.levels(levels)
         fresh = df is None or not hasattr(self, "fitted_")
         long, quantiles = None if fresh else read_long(df, fitted.reading), options.quantiles(quantiles)
-        found = fitted.forecast(long, _frame(static_df), _frame(future_df), steps, levels, quantiles)
+        found = fitted.forecast(long, maybe_pandas(static_df), maybe_pandas(future_df), steps, levels, quantiles)
         return (long or fitted).kind.give(found)
 
     def cross_validation(
@@ -240,10 +234,10 @@ class Forecaster(Estimator):
             quantiles: levels between 0 and 1.
         """
         from seqmix.forecasting.backtesting import cross_validate, test_windows
-        from seqmix.forecasting.fitting import fit, least_rows
+        from seqmix.forecasting.learning import fit, least_rows
 
         how, given = self._reading(id_col, time_col, target_col, weight_col), self._options()
-        long, static, quantiles = read_long(df, how), _frame(static_df), options.quantiles(quantiles)
+        long, static, quantiles = read_long(df, how), maybe_pandas(static_df), options.quantiles(quantiles)
         given |= {} if levels is None else {"levels": options.levels(levels)}
         sizes = (n_windows, step_size, test_size)
         long, step, n_windows = test_windows(long, least_rows(given), self.horizon, *sizes)
@@ -286,7 +280,9 @@ class Forecaster(Estimator):
         if frame is None or "cutoff" not in frame:
             fitted = self._fitted()
             train, how, scales = read_long(df, fitted.reading), fitted.reading, fitted.scales
-            frame = fitted.backtest(train, _frame(static_df), np.array([fitted.plan.horizon]), fitted.plan.levels, [])
+            frame = fitted.backtest(
+                train, maybe_pandas(static_df), np.array([fitted.plan.horizon]), fitted.plan.levels, []
+            )
         else:
             known: Any = [getattr(self, name) for name in ("tested_", "fitted_") if hasattr(self, name)]
             how = known[0].reading if known else self._how()
@@ -294,6 +290,11 @@ class Forecaster(Estimator):
             scales = scales_for(frame, how, known, train, self.season, wanted, standardized=standardized)
         found = errors(frame, how, scales, wanted, by=by, standardized=standardized, train=train, season=self.season)
         return kind_of(df, how.id_col, how.time_col).give(found)
+
+    @property
+    def leaderboard_(self) -> pd.DataFrame:
+        """What ``auto`` tried: MASE and WQL on the held-out rows, weight, seconds, and what there is to note."""
+        return self._fitted().leaderboard
 
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon after ``df``, or after the frame of ``fit``, to be joined with covariates."""
@@ -359,13 +360,12 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.plot import plot_cross_validation, plot_forecast
 
-        how = self._how()
-        found = to_pandas(self.predict(df, levels=levels) if forecast_df is None else forecast_df)
+        how, found = self._how(), to_pandas(self.predict(df, levels=levels) if forecast_df is None else forecast_df)
         draw = plot_cross_validation if "cutoff" in found else plot_forecast
         return draw(with_ids(to_pandas(df), how), found, ids=ids, levels=levels, unit=unit, **how.names)
 
     def _take(self, fitted: "Fitted") -> "Forecaster":
-        self.fitted_, self.plan_ = fitted, fitted.members[0].plan
+        self.fitted_, self.plan_ = fitted, fitted.first_plan
         self.freq_, self.season_, self.context_ = fitted.clock.freq, fitted.plan.season, self.plan_.context
         self.mode_ = "multivariate" if fitted.plan.joint else "global"
         self.tasks_ = {member.name: member.task for member in fitted.members}
@@ -379,7 +379,7 @@ class Forecaster(Estimator):
         """What was fitted, or what pretrained models make of ``df`` as they are."""
         if hasattr(self, "fitted_"):
             return self.fitted_
-        from seqmix.forecasting.fitting import as_they_are
+        from seqmix.forecasting.learning import as_they_are
 
         return as_they_are(df, self._how(), self._options())
 
@@ -397,11 +397,4 @@ class Forecaster(Estimator):
         return self.fitted_.reading if hasattr(self, "fitted_") else self._reading("unique_id", "ds", "y", None)
 
     def _reading(self, id_col: str, time_col: str, target_col: str, weight_col: str | None) -> Reading:
-        given = self._options()
-        same = {name: given[name] for name in ("freq", "fill_gaps", "fill_value", "aggregate", "missing")}
-        columns = {kind: given[f"{kind}_covariates"] for kind in ("past", "future", "static")}
-        return Reading(id_col, time_col, target_col, weight_col, **same, **columns)
-
-
-def _frame(df: Any) -> pd.DataFrame | None:
-    return None if df is None else to_pandas(df)
+        return options.reading(self._options(), id_col, time_col, target_col, weight_col)

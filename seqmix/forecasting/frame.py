@@ -159,6 +159,16 @@ def stamped(how: Reading, clock: Clock, ids: pd.Index, last: np.ndarray, horizon
     return pd.DataFrame({how.id_col: ids.repeat(horizon), how.time_col: clock.column(stamps.ravel())})
 
 
+def tested(how: Reading, long: Long, rows: np.ndarray, horizon: int) -> pd.DataFrame:
+    """Id, time, cutoff and truth of forecasts from cutoffs ``rows`` ``(K,)`` before the end of each series."""
+    cutoff = long.clock.after(long.first[:, None], np.diff(long.indptr)[:, None] - rows - 1).ravel()
+    frame = stamped(how, long.clock, long.ids.repeat(len(rows)), cutoff, horizon)
+    frame["cutoff"] = long.clock.column(np.repeat(cutoff, horizon))
+    at = long.indptr[1:, None, None] - rows[:, None] + np.arange(horizon)  # (n, K, horizon)
+    frame[how.target_col] = long.y[at].ravel()
+    return frame
+
+
 def long_from_wide(df: Any, time_col: str = "date", *, id_col: str = "unique_id", target_col: str = "y") -> Any:
     """A long frame from a wide one, which has a time column and one column of numbers for each series.
 

@@ -71,6 +71,11 @@ def to_pandas(df: Any) -> pd.DataFrame:
         ) from e
 
 
+def maybe_pandas(df: Any) -> pd.DataFrame | None:
+    """The frame as pandas, or None where there is none."""
+    return None if df is None else to_pandas(df)
+
+
 def with_index(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The frame with the levels of its index that are asked for as columns."""
     levels = [name for name in frame.index.names if name is not None and name in names and name not in frame]

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from seqmix.errors import ConfigError, check_choice
+from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.resampling import AGGREGATES
 
 _CHOICES = {
@@ -28,6 +30,8 @@ _WHOLE = {
     "early_stopping": (1, True),
     "seed": (0, False),
 }
+# seconds of auto
+_BUDGET = 60.0
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -76,7 +80,30 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
         **{name: whole(name, options[name], *rule) for name, rule in _WHOLE.items()},
         **{name: names(name, options[name]) for name in ("past_covariates", "future_covariates", "static_covariates")},
         "levels": levels(options["levels"]),
+        "budget": _seconds(options["budget"], model),
     }
+
+
+def _seconds(given: Any, model: Any) -> float:
+    """The time budget of ``auto`` in seconds."""
+    if given is None:
+        return _BUDGET
+    if model != "auto":
+        raise ConfigError(f"budget = {given!r} is the time of model='auto'; limit max_steps, or leave it out")
+    try:
+        found = float(given) if isinstance(given, numbers.Real) else pd.Timedelta(given).total_seconds()
+    except ValueError:
+        found = math.nan
+    if isinstance(given, bool) or not 0 < found < math.inf:
+        raise ConfigError(f"budget = {given!r} is no time; use seconds, or for example '1min'")
+    return found
+
+
+def reading(given: Mapping[str, Any], id_col: str, time_col: str, target_col: str, weight_col: str | None) -> Reading:
+    """How frames of these columns are read, by the resolved options."""
+    same = {name: given[name] for name in ("freq", "fill_gaps", "fill_value", "aggregate", "missing")}
+    columns = {kind: given[f"{kind}_covariates"] for kind in ("past", "future", "static")}
+    return Reading(id_col, time_col, target_col, weight_col, **same, **columns)
 
 
 def whole(name: str, value: Any, least: int, optional: bool) -> Any:

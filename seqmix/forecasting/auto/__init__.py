@@ -1,0 +1,6 @@
+"""Forecasts by a weighted ensemble of models that are compared on the series themselves."""
+
+from seqmix.forecasting.auto.ensemble import AUTO, Ensemble
+from seqmix.forecasting.auto.fitting import fit_auto
+
+__all__ = ["AUTO", "Ensemble", "fit_auto"]

@@ -1,0 +1,172 @@
+"""The automatic choice: a portfolio is backtested within a time budget, and the weights of an ensemble are learned."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from seqmix.forecasting.auto.budget import Budget
+from seqmix.forecasting.auto.ensemble import AUTO, Ensemble, units
+from seqmix.forecasting.auto.holdout import Holdout, make_holdout
+from seqmix.forecasting.auto.parts import Learned, Part, tails
+from seqmix.forecasting.auto.portfolio import candidates
+from seqmix.forecasting.auto.spread import BOUNDS, COVERAGES, Spread, learn_spread, learn_stretch, stretched
+from seqmix.forecasting.auto.trying import Trial, Workshop
+from seqmix.forecasting.auto.weights import combined, errors_of, learn
+from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.long import Long
+from seqmix.forecasting.plan import make_plan
+from seqmix.forecasting.scales import measure
+
+# the quantiles of WQL
+_DECILES = tuple(k / 10 for k in range(1, 10))
+
+
+class Lesson(NamedTuple):
+    """What the held-out rows taught.
+
+    Args:
+        weights: weight of each model, ``(M,)``.
+        spreads: errors of each model.
+        stretch: by what intervals of the ensemble are stretched.
+        scores: MASE and WQL of each model, then of the ensemble, ``(M + 1, 2)``; NaN where unknown.
+    """
+
+    weights: np.ndarray
+    spreads: list[Spread]
+    stretch: np.ndarray
+    scores: np.ndarray
+
+
+def fit_auto(
+    long: Long,
+    static: pd.DataFrame | None,
+    reading: Reading,
+    options: Mapping[str, Any],
+    val_size: int | str | np.ndarray,
+    stage: str,
+) -> Ensemble:
+    """Learn an ensemble on a checked frame; the arguments are those of ``fit``."""
+    started, budget = time.perf_counter(), Budget(options["budget"])
+    portfolio = candidates((options["model_kwargs"] or {}).get("members"))
+    plain = {**options, "levels": (), "model_kwargs": None}
+    plan = make_plan(options, long, mixes_channels=False, linear=True, pretrained=False)
+    # models that see whole histories know seasons that are longer than a context
+    plan = replace(plan, season=options["season"] or long.clock.season, levels=options["levels"], notes=())
+    shop = Workshop(long, static, reading, plain, val_size, stage, budget, tails(long), plan.season)
+    test = make_holdout(long, plan.horizon, plan.season, plan.seed)
+    trials = [
+        shop.trial(each, test, sum(later.trained for later in portfolio[k + 1 :])) for k, each in enumerate(portfolio)
+    ]
+    lesson = learn_from(test, trials, options["horizon"])
+    parts: dict[str, Part] = {}
+    for trial, weight in zip(trials, lesson.weights, strict=True):
+        if weight:
+            _finish(shop, trial, parts)
+    used = [k for k, trial in enumerate(trials) if lesson.weights[k] and trial.candidate.name in parts]
+    weights = lesson.weights[used] / lesson.weights[used].sum()
+    chosen = [parts[trials[k].candidate.name] for k in used]
+    seconds = time.perf_counter() - started
+    windows = 0 if test is None else test.truth[..., 0].size
+    lines = [part.fitted.history for part in chosen if isinstance(part, Learned)]
+    return Ensemble(
+        reading=reading.again(long.clock.freq),
+        plan=plan,
+        clock=long.clock,
+        kind=long.kind,
+        ids=long.ids,
+        last=long.last,
+        scales=measure(long, long.y[:, None], long.indptr, np.diff(long.indptr), plan.season),
+        unit=units(long, 0, plan.season),
+        naive=shop.part(portfolio[0]),
+        parts=chosen,
+        weights=weights,
+        spreads=[lesson.spreads[k] for k in used],
+        stretch=lesson.stretch,
+        leaderboard=_leaderboard(trials, lesson.scores, dict(zip(used, weights, strict=True)), seconds),
+        history=pd.concat(lines, ignore_index=True) if lines else pd.DataFrame(),
+        report={"series": len(long.ids), "windows": windows, "seconds": round(seconds, 2)},
+        notes=[f"{trial.candidate.name} {trial.note}" for trial in trials if trial.note],
+    )
+
+
+def learn_from(test: Holdout | None, trials: Sequence[Trial], horizon: int) -> Lesson:
+    """Weights, spreads and scores of models from their forecasts of the held-out rows.
+
+    Args:
+        test: the held-out rows; without them the weights are those of the prior, of models that need no training.
+        trials: what came of each model, the seasonal naive forecast first.
+        horizon: steps of a forecast.
+    """
+    prior = np.array([trial.candidate.prior for trial in trials])
+    none = learn_spread(np.full((0, horizon), math.nan))
+    weights, spreads, scores = np.zeros(len(trials)), [none] * len(trials), np.full((len(trials) + 1, 2), math.nan)
+    stretch = np.ones(len(COVERAGES))
+    if test is None:
+        weights = prior * [not trial.candidate.trained for trial in trials]
+        return Lesson(weights / weights.sum(), spreads, stretch, scores)
+    tried = [k for k, trial in enumerate(trials) if trial.found is not None]
+    if not tried:
+        return Lesson(weights, spreads, stretch, scores)
+    truth, unit = test.flat(test.truth), test.units
+    points = np.stack([test.flat(trials[k].found.point) for k in tried])
+    # where one has no forecast it is judged by the first that has
+    for k in range(1, len(points)):
+        points = np.where(np.isfinite(points), points, points[-k])
+    weights[tried] = learn(points, truth, unit, prior[tried])
+    levels = []
+    for k, point in zip(tried, points, strict=True):
+        spreads[k] = learn_spread((point - truth) / unit[:, None])
+        given = trials[k].found.spread
+        zero = np.nan_to_num(unit)
+        levels.append(spreads[k].quantiles(point, zero, BOUNDS) if given is None else test.flat(given))
+    point, spread = combined(points, weights[tried]), combined(np.stack(levels), weights[tried])
+    stretch = learn_stretch(spread, point, truth)
+    everyone = np.concatenate([points, point[None]])
+    scores[[*tried, -1], 0] = errors_of(everyone, truth, unit)
+    levels.append(stretched(spread, point, BOUNDS, stretch))
+    scores[[*tried, -1], 1] = [_wql(x, q, truth) for x, q in zip(everyone, levels, strict=True)]
+    return Lesson(weights, spreads, stretch, scores)
+
+
+def _finish(shop: Workshop, trial: Trial, parts: dict[str, Part]) -> None:
+    """Fit a model to all rows; one that fails leaves its weight to the others."""
+    started = time.perf_counter()
+    try:
+        parts[trial.candidate.name] = shop.part(trial.candidate)
+    except Exception as e:
+        trial.note = f"failed in the fit to all rows: {type(e).__name__}: {' '.join(str(e).split())}"
+    trial.seconds += time.perf_counter() - started
+
+
+def _wql(point: np.ndarray, levels: np.ndarray, truth: np.ndarray) -> float:
+    """Weighted quantile loss over the deciles."""
+    size, losses = np.nansum(np.abs(truth)), []
+    for q in _DECILES:
+        error = truth - (point if q == 0.5 else levels[..., BOUNDS.index(q)])
+        losses.append(2 * np.nansum(np.maximum(q * error, (q - 1) * error)))
+    return float(np.mean(losses) / size) if size else math.nan
+
+
+def _leaderboard(
+    trials: Sequence[Trial], scores: np.ndarray, weights: Mapping[int, float], seconds: float
+) -> pd.DataFrame:
+    """A row for each model, the best first, under one for the ensemble."""
+    rows = [
+        {
+            "model": trial.candidate.name,
+            "MASE": scores[k, 0],
+            "WQL": scores[k, 1],
+            "weight": weights.get(k, 0.0),
+            "seconds": trial.seconds,
+            "note": trial.note,
+        }
+        for k, trial in enumerate(trials)
+    ]
+    whole = {"model": AUTO, "MASE": scores[-1, 0], "WQL": scores[-1, 1], "weight": 1.0, "seconds": seconds, "note": ""}
+    rest = pd.DataFrame(rows).sort_values(["weight", "MASE"], ascending=[False, True], kind="stable")
+    return pd.concat([pd.DataFrame([whole]), rest], ignore_index=True)

@@ -1,0 +1,76 @@
+"""The rows that the models of a portfolio are compared on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from seqmix.forecasting.auto.ensemble import units
+from seqmix.forecasting.long import Long, head, picked
+
+# series and windows at most, and the share of series that must be long enough for one window more
+_SERIES = 400
+_WINDOWS = 3
+_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """The end of series that are long enough, several horizons one after another.
+
+    Args:
+        train: the rows of all such series before the first cutoff.
+        long: a sample of them with all rows.
+        rows: rows after each cutoff, ``(K,)``.
+        truth: what came, NaN where missing, ``(n, K, horizon)``.
+        unit: unit of the errors of each of the sample, from its rows before the first cutoff, ``(n,)``.
+    """
+
+    train: Long
+    long: Long
+    rows: np.ndarray
+    truth: np.ndarray
+    unit: np.ndarray
+
+    def flat(self, x: np.ndarray) -> np.ndarray:
+        """Windows of series ``(n, K, ...)`` as ``(n K, ...)``."""
+        return x.reshape(-1, *x.shape[2:])
+
+    @property
+    def units(self) -> np.ndarray:
+        """The unit of each window, ``(n K,)``."""
+        return self.unit.repeat(len(self.rows))
+
+
+def make_holdout(long: Long, horizon: int, season: int, seed: int) -> Holdout | None:
+    """The rows to compare models on; None where no series is long enough.
+
+    A series needs a season and two rows, and a horizon, before the first cutoff.
+
+    Args:
+        long: the frame.
+        horizon: steps of a forecast.
+        season: steps of the season.
+        seed: seed of the sample.
+    """
+    lengths, least = np.diff(long.indptr), max(horizon, season + 2)
+    windows = 1
+    for more in range(_WINDOWS, 1, -1):
+        if (lengths - more * horizon >= least).mean() >= _SHARE:
+            windows = more
+            break
+    enough = np.flatnonzero(lengths - windows * horizon >= least)
+    if not len(enough):
+        return None
+    sample = enough
+    if len(enough) > _SERIES:
+        sample = np.sort(np.random.default_rng(seed).choice(enough, _SERIES, replace=False))
+    tested = picked(long, sample)
+    rows = horizon * np.arange(windows, 0, -1)
+    at = tested.indptr[1:, None, None] - rows[:, None] + np.arange(horizon)
+    return Holdout(
+        train=head(picked(long, enough), lengths[enough] - windows * horizon),
+        long=tested,
+        rows=rows,
+        truth=np.asarray(tested.y, float)[at],
+        unit=units(tested, windows * horizon, season),
+    )

@@ -1,0 +1,146 @@
+"""The parts of an ensemble: fitted models of seqmix, and models that are fitted to each series alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from seqmix.forecasting.auto.histories import histories
+from seqmix.forecasting.fitted import Fitted
+from seqmix.forecasting.long import Long
+from seqmix.forecasting.member import Member
+
+# from histories (n, T), season and horizon to forecasts (n, horizon)
+LocalModel = Callable[[np.ndarray, int, int], np.ndarray]
+# rows of a series that a local model looks at, and series that are forecast at a time
+LONGEST = 1000
+_CHUNK = 2048
+
+
+class Found(NamedTuple):
+    """Forecasts of one part.
+
+    Args:
+        point: point forecasts, ``(n, horizon)``, or ``(n, K, horizon)`` from K cutoffs; NaN where there is none.
+        spread: quantiles of a model that forecasts them, ``(..., Q)``; None for a point forecast.
+    """
+
+    point: np.ndarray
+    spread: np.ndarray | None
+
+
+class Part(ABC):
+    """One model of an ensemble, with the verbs of ``Fitted`` in arrays."""
+
+    name: str
+    #: its trained models
+    members: Sequence[Member] = ()
+
+    @abstractmethod
+    def forecast(
+        self,
+        long: Long | None,
+        static: pd.DataFrame | None,
+        future: pd.DataFrame | None,
+        horizon: int,
+        quantiles: Sequence[float],
+    ) -> Found:
+        """Forecasts after the last rows of ``long``, or of the frame of the fit, ``(n, horizon)``."""
+
+    @abstractmethod
+    def backtest(
+        self, long: Long, static: pd.DataFrame | None, rows: np.ndarray, horizon: int, quantiles: Sequence[float]
+    ) -> Found:
+        """Forecasts from cutoffs ``rows`` ``(K,)`` before the end of each series, ``(n, K, horizon)``."""
+
+
+class Learned(Part):
+    """A model of seqmix that was fitted to all series.
+
+    Args:
+        name: what the leaderboard calls it.
+        fitted: the model.
+        options: what it was fitted with, to be saved.
+        bare: it uses no covariates, which are kept from it.
+    """
+
+    def __init__(self, name: str, fitted: Fitted, options: dict[str, Any], *, bare: bool):
+        self.name, self.fitted, self.options, self.bare = name, fitted, options, bare
+        self.members = fitted.members
+        (self.column,) = [member.name for member in fitted.members]
+
+    def forecast(
+        self,
+        long: Long | None,
+        static: pd.DataFrame | None,
+        future: pd.DataFrame | None,
+        horizon: int,
+        quantiles: Sequence[float],
+    ) -> Found:
+        """Forecasts after the last rows, ``(n, horizon)``."""
+        static, future = (None, None) if self.bare else (static, future)
+        wanted = self._served(quantiles)
+        return self._found(self.fitted.forecast(long, static, future, horizon, [], wanted), (-1, horizon), wanted)
+
+    def backtest(
+        self, long: Long, static: pd.DataFrame | None, rows: np.ndarray, horizon: int, quantiles: Sequence[float]
+    ) -> Found:
+        """Forecasts from cutoffs, ``(n, K, horizon)``."""
+        static, wanted = None if self.bare else static, self._served(quantiles)
+        return self._found(self.fitted.backtest(long, static, rows, [], wanted), (-1, len(rows), horizon), wanted)
+
+    def _served(self, quantiles: Sequence[float]) -> Sequence[float]:
+        return quantiles if self.members[0].plan.spread else []
+
+    def _found(self, frame: pd.DataFrame, shape: tuple[int, ...], quantiles: Sequence[float]) -> Found:
+        columns = [frame[f"{self.column}_q{q:g}"].to_numpy(float).reshape(shape) for q in quantiles]
+        return Found(frame[self.column].to_numpy(float).reshape(shape), np.stack(columns, -1) if columns else None)
+
+
+class Local(Part):
+    """A model that is fitted to each series alone, whenever it forecasts.
+
+    Args:
+        name: what the leaderboard calls it.
+        model: the function.
+        season: steps of the season.
+        kept: the last rows of the series of the fit, ``(rows,)``, and where each series begins, ``(n + 1,)``.
+    """
+
+    def __init__(self, name: str, model: LocalModel, season: int, kept: tuple[np.ndarray, np.ndarray]):
+        self.name, self.model, self.season, self.kept = name, model, season, kept
+
+    def forecast(
+        self,
+        long: Long | None,
+        static: pd.DataFrame | None,
+        future: pd.DataFrame | None,
+        horizon: int,
+        quantiles: Sequence[float],
+    ) -> Found:
+        """Forecasts after the last rows, ``(n, horizon)``."""
+        y, indptr = self.kept if long is None else (long.y, long.indptr)
+        return Found(self._run(y, indptr, 0, horizon), None)
+
+    def backtest(
+        self, long: Long, static: pd.DataFrame | None, rows: np.ndarray, horizon: int, quantiles: Sequence[float]
+    ) -> Found:
+        """Forecasts from cutoffs, ``(n, K, horizon)``."""
+        return Found(np.stack([self._run(long.y, long.indptr, after, horizon) for after in rows], 1), None)
+
+    def _run(self, y: np.ndarray, indptr: np.ndarray, after: int, horizon: int) -> np.ndarray:
+        parts = []
+        for a in range(0, len(indptr) - 1, _CHUNK):
+            cut = indptr[a : a + _CHUNK + 1]
+            parts.append(self.model(histories(y, cut, np.full(len(cut) - 1, after), LONGEST), self.season, horizon))
+        return np.concatenate(parts)
+
+
+def tails(long: Long) -> tuple[np.ndarray, np.ndarray]:
+    """The last rows of each series and where each begins: what local models forecast from."""
+    begin = np.maximum(long.indptr[:-1], long.indptr[1:] - LONGEST)
+    lengths = long.indptr[1:] - begin
+    kept = [np.asarray(long.y[a:b]) for a, b in zip(begin, long.indptr[1:], strict=True)]
+    return np.concatenate(kept), np.r_[0, np.cumsum(lengths)]

@@ -1,0 +1,58 @@
+"""What an automatic choice tries, and in which order: the cheap before the dear, so that something is always there."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from seqmix import models
+from seqmix.errors import ConfigError
+from seqmix.forecasting.auto.parts import LocalModel
+from seqmix.forecasting.auto.simple import drift, seasonal_naive
+from seqmix.forecasting.auto.theta import theta
+from seqmix.forecasting.factory import Choice, choices
+
+BASE = "SeasonalNaive"
+_LOCAL: dict[str, LocalModel] = {BASE: seasonal_naive, "Drift": drift, "Theta": theta}
+_DEFAULT = (BASE, "Drift", "Theta", "DLinear")
+# what a model is worth before anything was seen; others have 1
+_PRIOR = {BASE: 0.2, "Drift": 0.2}
+
+
+class Candidate(NamedTuple):
+    """A model to try."""
+
+    name: str  # what the leaderboard calls it
+    local: LocalModel | None  # the function, or None for a model of seqmix
+    model: Any  # name, class or partial of a model of seqmix
+    cls: type[models.ForecastModel]  # which knows facts
+    prior: float  # its weight before anything was seen, relative to others
+
+    @property
+    def trained(self) -> bool:
+        """It is trained on the series, which takes time."""
+        return self.local is None and not self.cls.pretrained
+
+
+def candidates(members: Sequence[str | Callable[..., Any]] | None) -> list[Candidate]:
+    """The models to try, the seasonal naive forecast first.
+
+    Args:
+        members: names of models, mixers and local models (``Drift``, ``Theta``), classes or partials. Default: the
+            portfolio.
+
+    Raises:
+        ConfigError: if there is none of such a name, or a name is given twice.
+    """
+    given = list(_DEFAULT if members is None else members)
+    found = [_candidate(each) for each in ([] if BASE in given else [BASE]) + given]
+    names = [each.name for each in found]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"members names {twice[0]!r} twice; give each model once")
+    return found
+
+
+def _candidate(model: Any) -> Candidate:
+    if isinstance(model, str) and model in _LOCAL:
+        return Candidate(model, _LOCAL[model], model, models.ForecastModel, _PRIOR.get(model, 1.0))
+    choice: Choice = choices(model, None)[0]
+    return Candidate(choice.name, None, model, choice.cls, _PRIOR.get(choice.name, 1.0))

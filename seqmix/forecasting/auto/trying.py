@@ -1,0 +1,144 @@
+"""Trying one model of a portfolio: its forecasts of the held-out rows, within what is left of the budget."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seqmix.forecasting.auto.budget import Budget
+from seqmix.forecasting.auto.holdout import Holdout
+from seqmix.forecasting.auto.parts import Found, Learned, Local, Part
+from seqmix.forecasting.auto.portfolio import Candidate
+from seqmix.forecasting.auto.spread import BOUNDS
+from seqmix.forecasting.fitting import fit
+from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.long import Long, picked
+
+# seconds below which nothing is trained
+_LEAST = 1.0
+# series on which the cost of the others is measured
+_PILOT = 16
+
+
+@dataclass
+class Trial:
+    """What came of one model.
+
+    Args:
+        candidate: the model.
+        found: its forecasts of the held-out rows; None where there are none.
+        seconds: what it cost.
+        note: why there are none, or what else there is to know.
+    """
+
+    candidate: Candidate
+    found: Found | None = None
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass
+class Workshop:
+    """Makes parts of a portfolio from the same frame and options.
+
+    Args:
+        long: the frame.
+        static: static covariates of its series.
+        reading: how the frame was read.
+        options: those of the Forecaster, as plain values.
+        val_size: validation rows of the whole frame.
+        stage: what the fit is for.
+        budget: the clock.
+        kept: the last rows of the series, for local models.
+        season: steps of the season.
+    """
+
+    long: Long
+    static: pd.DataFrame | None
+    reading: Reading
+    options: Mapping[str, Any]
+    val_size: int | str | np.ndarray
+    stage: str
+    budget: Budget
+    kept: tuple[np.ndarray, np.ndarray]
+    season: int = 1
+    #: seconds that the training of each model may take
+    limits: dict[str, float] = field(default_factory=dict)
+
+    def part(self, candidate: Candidate, long: Long | None = None) -> Part:
+        """The model fitted to the rows ``long``. Default: those of the frame."""
+        if candidate.local is not None:
+            return Local(candidate.name, candidate.local, self.season, self.kept)
+        bare = candidate.cls.covariates == "refused"
+        reading = replace(self.reading, past=(), future=(), static=()) if bare else self.reading
+        options = {**self.options, "model": candidate.model, "calendar": self.options["calendar"] and not bare}
+        if candidate.trained:
+            limit = timedelta(seconds=max(_LEAST, self.limits.get(candidate.name, self.budget.left)))
+            options["trainer_kwargs"] = {"max_time": limit, **(options["trainer_kwargs"] or {})}
+        if candidate.cls.pretrained:
+            options["max_steps"] = 0
+        rows, val_size = (self.long, self.val_size) if long is None else (long, "auto")
+        fitted = fit(rows, None if bare else self.static, reading, options, val_size, self.stage)
+        return Learned(candidate.name, fitted, options, bare=bare)
+
+    def trial(self, candidate: Candidate, test: Holdout | None, later: int) -> Trial:
+        """The forecasts of a model, or why there are none.
+
+        Args:
+            candidate: the model.
+            test: the held-out rows, if there are any.
+            later: how many models will be trained after this one.
+        """
+        if test is None:
+            return Trial(candidate, note="not tested: no series is long enough")
+        started = time.perf_counter()
+        try:
+            found, note = self._tried(candidate, test, later)
+        # a model may fail of anything, and the others go on
+        except Exception as e:
+            found, note = None, f"failed: {type(e).__name__}: {' '.join(str(e).split())}"
+        seconds = time.perf_counter() - started
+        if found is not None and not np.isfinite(found.point).any():
+            found, note = None, "failed: no forecast is a number"
+        return Trial(candidate, found, seconds, note)
+
+    def _tried(self, candidate: Candidate, test: Holdout, later: int) -> tuple[Found | None, str]:
+        left = self.budget.left
+        if not candidate.trained:
+            part = self.part(candidate, test.train)
+            seconds = self._cost(part, test)
+            if seconds > left:
+                return None, f"left out: it needs {seconds:.0f} s, and {max(left, 0):.0f} s were left"
+            return self._backtest(part, test), ""
+        # the same again for the fit to all rows, and for the models after it
+        limit = left / (2 * (later + 1))
+        if limit < _LEAST:
+            return None, f"left out: {max(left, 0):.0f} s were left"
+        self.limits[candidate.name] = limit
+        started = time.perf_counter()
+        part = self.part(candidate, test.train)
+        self.limits[candidate.name] = took = time.perf_counter() - started
+        self.budget.reserved += took
+        return self._backtest(part, test), f"training stopped after {limit:.0f} s" if took > limit else ""
+
+    def _backtest(self, part: Part, test: Holdout) -> Found:
+        return part.backtest(test.long, self.static, test.rows, self.options["horizon"], BOUNDS)
+
+    def _cost(self, part: Part, test: Holdout) -> float:
+        """Seconds that the backtest and the forecast of all series will take."""
+        n = len(test.long.ids) * len(test.rows) + len(self.long.ids)
+        first = self._timed(part, test, 1)
+        if first * n < self.budget.left or first * _PILOT > self.budget.left / 10:
+            return first * n
+        # many at once cost less than one by one
+        return (self._timed(part, test, _PILOT) - first) / (_PILOT - 1) * n + first
+
+    def _timed(self, part: Part, test: Holdout, n: int) -> float:
+        started = time.perf_counter()
+        few = picked(test.long, np.arange(min(n, len(test.long.ids))))
+        part.backtest(few, self.static, test.rows[:1], self.options["horizon"], ())
+        return time.perf_counter() - started

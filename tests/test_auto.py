@@ -1,0 +1,150 @@
+"""Forecaster("auto"): weights learned on a backtest, no leak, a budget, and members that fail."""
+
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from daily_panel import panel, small
+
+from seqmix import Forecaster
+from seqmix.errors import ConfigError
+from seqmix.forecasting.auto import portfolio
+from seqmix.forecasting.auto.weights import combined, learn
+from seqmix.models import ForecastModel
+
+
+def auto(*members, **options):
+    given = {"model_kwargs": {"members": list(members)}} if members else {}
+    return small("auto", **{"context_length": None, **given, **options})
+
+
+class Fragile(ForecastModel):
+    """Repeats the last value until it breaks."""
+
+    linear = True
+    broken = False
+
+    def forward(self, x, *, future=None, static=None, past=None):
+        if self.broken:
+            raise RuntimeError("it broke")
+        return x[:, -1:].expand(-1, self.series.horizon, -1)
+
+
+def rows(values, name="x"):
+    return pd.DataFrame({"unique_id": name, "ds": pd.date_range("2024-01-01", periods=len(values)), "y": values})
+
+
+def test_a_portfolio_is_compared_and_combined(capfd):
+    fc = auto(levels=[50, 80]).fit(panel())
+    board = fc.leaderboard_
+    assert board.columns.tolist() == ["model", "MASE", "WQL", "weight", "seconds", "note"]
+    assert board["model"][0] == "auto" and set(board["model"][1:]) >= {"SeasonalNaive", "Drift", "Theta", "DLinear"}
+    assert board["weight"][1:].sum() == pytest.approx(1) and capfd.readouterr() == ("", "")
+    out = fc.predict(quantiles=[0.1, 0.5])
+    names = ["auto", "auto-lo-50", "auto-hi-50", "auto-lo-80", "auto-hi-80", "auto_q0.1", "auto_q0.5"]
+    assert out.columns.tolist() == ["unique_id", "ds", *names]
+    assert (out["auto-lo-80"] <= out["auto-lo-50"]).all() and (out["auto-hi-50"] <= out["auto-hi-80"]).all()
+    np.testing.assert_allclose(out["auto_q0.1"], out["auto-lo-80"])
+    np.testing.assert_allclose(out["auto_q0.5"], out["auto"])
+    # a perfect cycle
+    np.testing.assert_allclose(out["auto"][:6], np.sin(np.arange(100, 106) / 7 * 2 * np.pi), atol=0.05)
+    pd.testing.assert_frame_equal(fc.predict(panel(), quantiles=[0.1, 0.5]), out)
+
+
+def test_rows_after_a_cutoff_change_nothing_before_it():
+    df, spiked = panel(), panel()
+    spiked.loc[spiked.groupby("unique_id").tail(6).index, "y"] += 100
+    noise = np.random.default_rng(0).normal(size=len(df))
+    one, two = (
+        auto(levels=[80]).cross_validation(x.assign(y=x["y"] + noise), n_windows=2, refit=True) for x in (df, spiked)
+    )
+    first = one["cutoff"] == one["cutoff"].min()
+    pd.testing.assert_frame_equal(one[first], two[first])
+
+
+def test_a_part_that_fails_later_leaves_its_weight_to_the_others(monkeypatch):
+    df = panel().assign(y=lambda x: np.random.default_rng(0).normal(size=len(x)).cumsum())
+    fc = auto("Drift", Fragile).fit(df)
+    assert dict(zip(fc.leaderboard_["model"], fc.leaderboard_["weight"], strict=True))["Fragile"] > 0
+    whole = fc.predict()
+    monkeypatch.setattr(Fragile, "broken", True)
+    with pytest.warns(UserWarning) as warned:
+        rest = fc.predict()
+    assert str(warned[0].message) == (
+        "parts of auto failed, and the others stand in: [Fragile (RuntimeError: it broke)]"
+    )
+    assert rest["auto"].notna().all() and not rest["auto"].equals(whole["auto"])
+    fc = auto(Fragile).fit(df)
+    assert fc.notes_[-1] == "Fragile failed: RuntimeError: it broke"
+    alone = small("SeasonalNaive", context_length=None).fit(df).predict()
+    np.testing.assert_allclose(fc.predict()["auto"], alone["SeasonalNaive"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [3.0],
+        [1.0, 2.0],
+        [0.0] * 60,
+        [5.0] * 60,
+        [0.0, 0, 0, 4] * 15,
+        [np.nan] * 30 + [1.0, 2] * 15,
+        [*range(30), *[np.nan] * 30],
+        list(range(12)),
+        [1e12 + k for k in range(60)],
+        [1e-9 * (k % 7) for k in range(60)],
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_odd_series_are_forecast(values, alone):
+    df = rows(values) if alone else pd.concat([panel(), rows(values)], ignore_index=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = auto("Drift", "Theta", freq="D", levels=[80]).fit(df).predict()
+    assert np.isfinite(out.select_dtypes("number")).all(axis=None)
+    mine, known = out.loc[out["unique_id"] == "x", "auto"], np.array(values)[~np.isnan(values)]
+    reach = np.ptp(known) + 1e-9 * abs(known).max()
+    assert mine.between(known.min() - reach, known.max() + reach).all()
+
+
+def test_the_budget_leaves_slow_models_out(monkeypatch):
+    def slow(y, season, horizon):
+        time.sleep(0.2)
+        return np.zeros((len(y), horizon))
+
+    monkeypatch.setitem(portfolio._LOCAL, "Slow", slow)
+    fc = auto("Drift", "Slow", budget=0.5).fit(panel([f"s{k}" for k in range(30)], 50))
+    board = fc.leaderboard_.set_index("model")
+    assert board["weight"]["Slow"] == 0 and board["note"]["Slow"].startswith("left out: it needs ")
+    assert board["note"]["Drift"] == "" and board["seconds"]["Slow"] < 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": "soon"}, "budget = 'soon' is no time; use seconds, or for example '1min'"),
+        ({"budget": -1}, "budget = -1 is no time; use seconds, or for example '1min'"),
+        ({"model": "DLinear", "budget": 5}, "budget = 5 is the time of model='auto'; limit max_steps, or leave it out"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ConfigError) as error:
+        Forecaster(**{"model": "auto", "horizon": 3, **options})
+    assert str(error.value) == message
+
+
+def test_weights_find_the_best_mixture_and_doubt_few_windows():
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=(400, 5)).cumsum(1)
+    a, b = generator.normal(size=(2, 400, 5))
+    points = np.stack([truth + a, truth - a, truth + 9 * b])
+    many = learn(points, truth, np.ones(400), np.ones(3))
+    np.testing.assert_allclose(many, [0.5, 0.5, 0], atol=0.05)
+    few = learn(points[[0, 2], :1], truth[:1], np.ones(1), np.ones(2))
+    assert few.sum() == pytest.approx(1) and 0 < few[1] < few[0]
+    # nothing known: the prior
+    np.testing.assert_allclose(learn(points, truth * np.nan, np.ones(400), np.array([1.0, 1, 2])), [0.25, 0.25, 0.5])
+    lost = np.where([[True], [False], [False]], np.nan, points[:, 0])
+    np.testing.assert_allclose(combined(lost, np.array([0.5, 0.25, 0.25])), points[1:, 0].mean(0))

@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import UserError
@@ -48,6 +49,7 @@ class Graph(nn.Module):
                 f"levels of loss = {self.plan.loss!r} cannot be part of a graph; fit with levels=None, or with "
                 "loss='quantile' or 'normal'"
             )
+        self.typical = float(np.median(fitted.scale))
         for name, values in (("loc", fitted.loc), ("scale", fitted.scale)):
             self.register_buffer(name, torch.from_numpy(values[0]) if len(values) == 1 else None)
         own, calibrated = member.scores, self.plan.calibrated
@@ -103,7 +105,9 @@ class Graph(nn.Module):
         count = mask.double().sum(1, keepdim=True).clamp(min=1)
         loc = x.masked_fill(~mask, 0).sum(1, keepdim=True) / count
         deviation = ((x - loc).masked_fill(~mask, 0).square().sum(1, keepdim=True) / count).sqrt()
-        scale = torch.where(deviation > 1e-9 * loc.abs(), deviation, torch.ones_like(deviation))
+        # what does not vary is divided by a part of its level, as in `scaling`
+        level = torch.where(loc == 0, self.typical, loc.abs()) / 1000
+        scale = torch.where(deviation > 1e-9 * loc.abs(), deviation, level)
         season = self.plan.season
         if self.plan.scaler == "season" and season < x.shape[1]:
             both = mask[:, season:] & mask[:, :-season]

@@ -172,7 +172,8 @@ class Fitted:
             return self.loc, self.scale
         at = self.ids.get_indexer(long.ids)
         scaler = "none" if (at >= 0).all() else self.plan.scaler
-        loc, scale = scaling(arrays.values, arrays.indptr, np.diff(arrays.indptr), scaler, self.plan.season)
+        lengths, typical = np.diff(arrays.indptr), float(np.median(self.scale))
+        loc, scale = scaling(arrays.values, arrays.indptr, lengths, scaler, self.plan.season, typical=typical)
         known = (at >= 0)[:, None]
         return np.where(known, self.loc[at], loc), np.where(known, self.scale[at], scale)
 

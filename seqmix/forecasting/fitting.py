@@ -160,10 +160,8 @@ def _fit(
     arrays = arrange(long, inputs, static, joint=plan.joint)
     n_series = len(arrays.indptr) - 1
     n_train = np.diff(arrays.indptr) - n_val[:n_series]
-    # values too large to be scaled are refused by their scale
-    with np.errstate(over="ignore"):
-        loc, scale = scaling(arrays.values, arrays.indptr, n_train, plan.scaler, plan.season)
-    _check_values(long, scale, n_val)
+    loc, scale = scaling(arrays.values, arrays.indptr, n_train, plan.scaler, plan.season)
+    _check_values(long, n_val)
     panels: dict[tuple[int, int], Panel] = {}
     for job in jobs:
         if job.windowed and job.windows not in panels:
@@ -246,11 +244,8 @@ def _panel(long: Long, arrays: Arrays, job: Job, n_val: np.ndarray, n_test: np.n
     )
 
 
-def _check_values(long: Long, scale: np.ndarray, n_val: np.ndarray) -> None:
-    """Refuse values that cannot be scaled, and frames without a value to train on."""
-    large = np.flatnonzero(~np.isfinite(scale).all(1))
-    if len(large):
-        raise DataError(f"values of {long.ids[large[0]]!r} are too large to be scaled; divide them by a power of ten")
+def _check_values(long: Long, n_val: np.ndarray) -> None:
+    """Refuse frames without a value to train on."""
     lengths = np.diff(long.indptr)
     ours = np.arange(len(long.y)) - np.repeat(long.indptr[:-1], lengths) < np.repeat(lengths - n_val, lengths)
     if not (observed(long) & ours).any():

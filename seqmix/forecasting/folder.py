@@ -30,8 +30,8 @@ def read_long(df: Any, how: Reading) -> Long:
 def read_folder(path: Path, how: Reading) -> Long:
     """All parquet files under the folder ``path``, each with whole series, or one such file.
 
-    What stays in memory is an id, two numbers and the covariates of each series; the values are float32 in a file of
-    the system's temporary folder that ends with the process.
+    What stays in memory is an id, two numbers and the covariates of each series; the values are in a file of the
+    system's temporary folder that ends with the process.
 
     Args:
         path: the folder; parts of paths like ``unique_id=store_7`` become columns.
@@ -55,11 +55,11 @@ def read_folder(path: Path, how: Reading) -> Long:
             except (ConfigError, DataError) as e:
                 raise type(e)(f"{str(file)!r}: {e}") from e
             how = replace(how, freq=part.clock.freq)
-            values.write(part.y.astype(np.float32).tobytes())
+            values.write(part.y.tobytes())
             parts.append(part._replace(y=np.zeros(0), present=np.zeros(0, bool)))
         values.flush()
-        total = values.tell() // 4
-        y = np.memmap(values, np.float32, "r+", shape=(total,))
+        total = values.tell() // 8
+        y = np.memmap(values, np.float64, "r+", shape=(total,))
     ids = parts[0].ids.append([part.ids for part in parts[1:]])
     if ids.has_duplicates:
         twice = ids[ids.duplicated()].unique()

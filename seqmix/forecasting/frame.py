@@ -17,6 +17,9 @@ from seqmix.forecasting.times import is_dated, parse_times
 
 Missing = Literal["mask", "error", "ffill"]
 
+# the square of an error of this size is still a number
+_LARGEST = 1e150
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -222,6 +225,11 @@ def numbers(
         raise DataError(
             f"{count} infinite value{'s' * (count > 1)} in {name!r} (id {ids[codes[row]]!r}, {when}); "
             "make them numbers, or NaN for missing"
+        )
+    large = np.abs(values) > _LARGEST
+    if large.any():
+        raise DataError(
+            f"values of {ids[codes[large.argmax()]]!r} are too large to be scaled; divide them by a power of ten"
         )
     return values
 

@@ -1,6 +1,7 @@
 """Errors of forecasts, by the losses of utilsforecast where it has them."""
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from utilsforecast import losses
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.frame_metrics import Offer, frame_metric, plain, scales_itself, takes_frame
-from seqmix.forecasting.long import Long
+from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.plan import bounds
 from seqmix.forecasting.scales import Measured, Scales, measure_before
 from seqmix.forecasting.times import parse_times
@@ -78,6 +79,8 @@ def errors(
         )
     # the losses take a column of this name for one of their own, and would tell cutoffs apart
     known: Any = frame[frame[target].notna()]
+    if not len(known):
+        raise DataError(f"no row of the test has a value in {target!r}; test on other rows")
     known = known.reset_index(drop=True).rename(columns={"cutoff": "origin"})
     by = "origin" if by == "cutoff" else by
     at = None if scales is None else scales.ids.get_indexer(pd.Index(known[key]))
@@ -91,13 +94,21 @@ def errors(
                 raise DataError(f"series {absent!r} was not fitted: it has no scale, no MASE")
             units = {"mase": scales.naive, "msis": scales.naive, "rmsse": scales.naive_rms}
             scale = units.get(str(metric), scales.deviation)[at]
-        scaled = known.assign(**{name: known[name] / scale for name in columns})
+        told = ~np.isnan(scale)
+        if not told.all():
+            why = "have a seasonal naive forecast without an error" if metric in _SCALED else "do not vary"
+            _warn_left_out(str(metric), known[key], told, f"{why} before the test")
+        scaled = known.assign(**{name: known[name] / scale for name in columns})[told]
         if takes_frame(metric):
             offer = Offer(models, _levels(known, models), _quantiles(known, models), train, season)
             found = frame_metric(known if scales_itself(metric) else scaled, metric, by or key, how, offer)
         else:
             found = _measured(scaled, metric, models, by, key, target)
         for name, part in found:
+            part[models] = part[models].where(np.isfinite(part[models]))
+            told = part[models].notna().all(axis=1).to_numpy()
+            if not told.all():
+                _warn_left_out(name, part[by or key], told, "have no value of it: it divides by true values of 0")
             if by is None:
                 values = part[models].mean().to_numpy()
                 parts.append(pd.DataFrame({"metric": name, "model": models, "value": values}))
@@ -206,6 +217,15 @@ def _quantiles(frame: pd.DataFrame, models: list[str]) -> dict[float, dict[str, 
     """Columns by model of the quantiles that all models have."""
     columns = {name: _quantile_columns(frame, name) for name in models}
     return {q: {name: columns[name][q] for name in models} for q in _common([set(each) for each in columns.values()])}
+
+
+def _warn_left_out(metric: str, groups: pd.Series, told: np.ndarray, why: str) -> None:
+    """Say which series, or values of another column to group by, a mean does without."""
+    out, every = (list(pd.unique(ids)) for ids in (groups[~told], groups))
+    warnings.warn(
+        f"{metric} leaves out {len(out)} of {len(every)} {groups.name}, which {why}: {named(out)}",
+        stacklevel=4,
+    )
 
 
 def _quantile_columns(frame: pd.DataFrame, model: str) -> dict[float, str]:

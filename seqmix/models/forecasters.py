@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import Mamba, MixerFactory
@@ -203,6 +204,8 @@ class DLinear(ForecastModel):
 class SeasonalNaive(ForecastModel):
     """Seasonal naive forecast: the last season of the window, repeated over the horizon. It is not trained.
 
+    Where the last season has a missing value, the last observed value of its phase takes its place.
+
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)``, all K equal. Cost: a copy.
 
     Args:
@@ -217,6 +220,7 @@ class SeasonalNaive(ForecastModel):
 
     linear = True
     repeats_season = True
+    masked = True
 
     def __init__(
         self,
@@ -236,16 +240,33 @@ class SeasonalNaive(ForecastModel):
         return f"season {self.season}" if self.season != self.series.season else ""
 
     def forward(
-        self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        future: Tensor | None = None,
+        static: Tensor | None = None,
+        past: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``."""
-        y = repeat_season(x, self.season, self.series.horizon)
+        """Forecast from ``x: (B, context, C)``; ``mask``, of its shape, is True where a value was observed."""
+        y = repeat_season(x, self.season, self.series.horizon, mask)
         return y if self.series.n_outputs == 1 else y.unsqueeze(-1).expand(-1, -1, -1, self.series.n_outputs)
 
 
-def repeat_season(x: Tensor, season: int, horizon: int) -> Tensor:
-    """The last season of ``x: (B, context, C)`` over and over: the seasonal naive forecast ``(B, horizon, C)``."""
-    return x[:, -season:].repeat(1, -(-horizon // season), 1)[:, :horizon]
+def repeat_season(x: Tensor, season: int, horizon: int, mask: Tensor | None = None) -> Tensor:
+    """The last season of ``x: (B, context, C)`` over and over: the seasonal naive forecast ``(B, horizon, C)``.
+
+    With ``mask``, True where a value was observed, each phase repeats its last observed value; one without any repeats
+    what stands in ``x``.
+    """
+    last = x[:, -season:]
+    if mask is not None:
+        missing = -x.shape[1] % season  # rows that the first season lacks
+        seasons, seen = (F.pad(rows, (0, 0, missing, 0)).unflatten(1, (-1, season)) for rows in (x, mask))
+        # the first of the reversed seasons that was observed, or the last
+        back = seen.flip(1).int().argmax(1, keepdim=True)  # (B, 1, season, C)
+        last = seasons.flip(1).gather(1, back).squeeze(1)
+    return last.repeat(1, -(-horizon // season), 1)[:, :horizon]
 
 
 def _spread(y: Tensor, n_outputs: int) -> Tensor:
@@ -277,5 +298,5 @@ class _ChannelLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.weight) == 1:
-            return nn.functional.linear(x, self.weight[0], self.bias[0])
+            return F.linear(x, self.weight[0], self.bias[0])
         return torch.einsum("bcl,chl->bch", x, self.weight) + self.bias

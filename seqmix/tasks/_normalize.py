@@ -68,8 +68,8 @@ class WindowNorm(nn.Module):
         z = (x - level) / scale
         z = z if mask is None else z.masked_fill(~mask, 0)
         if self.kind == "season":
-            # where a missing value is the mean
-            level = level + scale * repeat_season(z, self.season, self.horizon)
+            # where nothing was observed in a phase, its forecast is the mean
+            level = level + scale * repeat_season(z, self.season, self.horizon, mask)
         if self.weight is not None and self.bias is not None:
             z = z * self.weight + self.bias
         return z, (level, scale)

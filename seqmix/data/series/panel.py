@@ -15,6 +15,7 @@ Scaler = Literal["season", "standard", "none"]
 
 # rows that are scaled at a time: the work space, whatever the size of the panel
 _BLOCK = 1 << 20
+_EPS = float(np.finfo(np.float64).eps)
 
 
 class Panel(Served):
@@ -167,39 +168,53 @@ class Panel(Served):
 
 
 def scaling(
-    values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray, scaler: Scaler, season: int
+    values: np.ndarray,
+    indptr: np.ndarray,
+    n_train: np.ndarray,
+    scaler: Scaler,
+    season: int,
+    *,
+    typical: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is taken away from each series and what it is divided by, each ``(n_series, C)``; see ``Panel``."""
+    """What is taken away from each series and what it is divided by, each ``(n_series, C)``; see ``Panel``.
+
+    A series that does not vary is divided by a thousandth of its level, one that is zero by a thousandth of
+    ``typical``, the scale of other series. Default of that: the median over those that vary.
+    """
     if scaler == "none":
         shape = len(indptr) - 1, values.shape[1]
         return np.zeros(shape), np.ones(shape)
     loc, scale = moments(values, indptr, n_train)
+    varies = ~np.isnan(scale)
     if scaler == "season":
         error = season_error(values, indptr, n_train, season)
         # a series that all but repeats itself would outweigh all others
-        scale = np.where(np.isnan(error), scale, np.maximum(error, 0.01 * scale))
-    return loc, scale
+        scale = np.fmax(error, np.where(np.isnan(error), 1, 0.01) * scale)
+    if typical is None:
+        typical = float(np.median(scale[varies])) if varies.any() else 1.0
+    level = np.where(loc == 0, typical, np.abs(loc))
+    return loc, np.where(varies, scale, np.maximum(level / 1000, np.finfo(np.float64).tiny))
 
 
 def moments(values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and population deviation of the first ``n_train`` rows of each series, each ``(n_series, C)``.
 
-    Missing values do not count. Where nothing is observed the mean is 0; where nothing varies the deviation is 1.
+    Missing values do not count. Where nothing is observed the mean is 0; where nothing varies the deviation is NaN.
     """
     n, C = len(indptr) - 1, values.shape[1]
-    loc, scale = np.zeros((n, C)), np.ones((n, C))
+    loc, deviation = np.zeros((n, C)), np.full((n, C), np.nan)
     for a, b in series_blocks(indptr):
-        starts, lengths = indptr[a:b] - indptr[a], np.diff(indptr[a : b + 1])
-        series = np.repeat(np.arange(b - a), lengths)
-        block = values[indptr[a] : indptr[b]].astype(np.float64)
-        ours = (np.arange(len(block)) - starts[series] < n_train[a:b][series])[:, None] & ~np.isnan(block)
+        block, starts, series, ours = _training_rows(values, indptr, n_train, a, b)
         count = np.add.reduceat(ours, starts, dtype=np.float64).clip(min=1)
-        loc[a:b] = np.add.reduceat(np.where(ours, block, 0.0), starts) / count
-        apart = np.where(ours, block - loc[a:b][series], 0.0)
-        deviation = np.sqrt(np.add.reduceat(apart**2, starts) / count)
-        # the mean of a constant series may be off by rounding, so its deviation is not exactly zero
-        scale[a:b] = np.where(deviation > 1e-9 * np.abs(loc[a:b]), deviation, 1.0)
-    return loc, scale
+        low, span = _range(block, ours, starts)
+        # parts of the range: sums of values near 2^53 have no digits left, squares of 1e-300 are zero
+        part = np.where(ours, block - low[series], 0.0) / np.where(span > 0, span, 1.0)[series]
+        mean = np.add.reduceat(part, starts) / count
+        loc[a:b] = low + span * mean
+        apart = np.where(ours, part - mean[series], 0.0)
+        found = span * np.sqrt(np.add.reduceat(apart**2, starts) / count)
+        deviation[a:b] = np.where(span > 0, found, np.nan)
+    return loc, deviation
 
 
 def season_error(
@@ -211,17 +226,18 @@ def season_error(
     """
     found = np.full((len(indptr) - 1, values.shape[1]), np.nan)
     for a, b in series_blocks(indptr):
-        block, lengths = values[indptr[a] : indptr[b]].astype(np.float64), np.diff(indptr[a : b + 1])
-        starts = indptr[a:b] - indptr[a]
-        at = np.arange(len(block)) - np.repeat(starts, lengths)
+        block, starts, series, rows = _training_rows(values, indptr, n_train, a, b)
+        low, span = _range(block, rows, starts)
         error = np.abs(block - np.roll(block, season, 0))
-        ours = ((at >= season) & (at < np.repeat(n_train[a:b], lengths)))[:, None] & ~np.isnan(error)
+        ours = rows & (np.arange(len(block)) - starts[series] >= season)[:, None] & ~np.isnan(error)
         count = np.add.reduceat(ours, starts, dtype=np.float64).clip(min=1)
-        mean = np.add.reduceat(np.where(ours, error**2 if squared else error, 0.0), starts) / count
-        mean = np.sqrt(mean) if squared else mean
-        size = np.add.reduceat(np.where(ours, np.abs(block), 0.0), starts) / count
-        # a perfect cycle leaves rounding errors, which are no unit
-        found[a:b] = np.where(mean > 1e-9 * size, mean, np.nan)
+        unit = np.where(span > 0, span, 1.0)
+        part = np.where(ours, error, 0.0) / unit[series]
+        mean = np.add.reduceat(part, starts) / count
+        # a perfect cycle leaves rounding errors, which are no unit: those of a sine, and those of its level
+        least = np.maximum(1e-9, _EPS * np.maximum(np.abs(low), np.abs(low + span)) / unit)
+        size = np.sqrt(np.add.reduceat(part**2, starts) / count) if squared else mean
+        found[a:b] = np.where((mean > least) & (span > 0), unit * size, np.nan)
     return found
 
 
@@ -238,6 +254,26 @@ def series_blocks(indptr: np.ndarray) -> list[tuple[int, int]]:
     cuts = np.searchsorted(indptr, np.arange(0, indptr[-1], _BLOCK), side="right") - 1
     cuts = np.unique(np.r_[cuts, len(indptr) - 1])
     return list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
+
+
+def _training_rows(
+    values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray, a: int, b: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The rows of the series from ``a`` to ``b``: values, where each begins, whose they are, which of them count."""
+    starts, lengths = indptr[a:b] - indptr[a], np.diff(indptr[a : b + 1])
+    series = np.repeat(np.arange(b - a), lengths)
+    block = values[indptr[a] : indptr[b]].astype(np.float64)
+    ours = (np.arange(len(block)) - starts[series] < n_train[a:b][series])[:, None] & ~np.isnan(block)
+    return block, starts, series, ours
+
+
+def _range(block: np.ndarray, ours: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest value of each series and what the highest is above it; 0 where that is only rounding."""
+    low = np.minimum.reduceat(np.where(ours, block, np.inf), starts)
+    high = np.maximum.reduceat(np.where(ours, block, -np.inf), starts)
+    low, high = (np.where(low > high, 0.0, side) for side in (low, high))
+    rounding = 4 * _EPS * np.maximum(np.abs(low), np.abs(high))
+    return low, np.where(high - low > rounding, high - low, 0.0)
 
 
 def _scale_into(out: np.ndarray, values: np.ndarray, indptr: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> bool:

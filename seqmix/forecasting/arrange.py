@@ -41,6 +41,15 @@ class Ends(NamedTuple):
     loc: np.ndarray  # (N, C)
     scale: np.ndarray  # (N, C)
 
+    @property
+    def distances(self) -> tuple[np.ndarray, np.ndarray]:
+        """How far the nearest and the farthest value are from ``loc`` in units of the scale, each ``(N, C)``."""
+        with np.errstate(over="ignore"):
+            z = np.abs(self.values - self.loc[:, None]) / self.scale[:, None]
+        absent = np.isnan(z)
+        nearest = np.where(absent.all(1), 0.0, np.where(absent, np.inf, z).min(1))
+        return nearest, np.where(absent, 0.0, z).max(1)
+
     def batches(self, ahead: np.ndarray | None, size: int) -> Iterator[dict[str, Tensor]]:
         """Scaled batches; ``ahead`` are the known-future inputs of the horizon, ``(N, horizon, F)``."""
         for start in range(0, len(self.values), size):

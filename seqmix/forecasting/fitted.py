@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seqmix.data.series.panel import scaling
-from seqmix.errors import ConfigError
+from seqmix.data.series.panel import LARGEST, scaling
+from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.arrange import Arrays, Ends, arrange, ends
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Inputs, ahead, static_rows
@@ -19,6 +19,9 @@ from seqmix.forecasting.long import Long, channels, named
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.scales import Scales
+
+# a window whose values are all this many times the scale away from the mean is one of another kind of series
+_FAR = 1e4
 
 
 @dataclass
@@ -163,8 +166,7 @@ class Fitted:
                 stacklevel=4,
             )
         arrays = self._arrays(long, static)
-        n = len(arrays.indptr) - 1
-        return ends(arrays, np.arange(n), arrays.indptr[1:], self.context, *self._scales(long, arrays))
+        return last_windows(arrays, self.plan, self.context, long.ids, *self._scales(long, arrays))
 
     def _scales(self, long: Long, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
         """What each series is scaled by: as in the fit, or by all its rows where it was not fitted."""
@@ -196,3 +198,26 @@ class Fitted:
             name: (x.transpose(2, 0, 1) if joint else x[..., 0].reshape(-1, K, horizon)).ravel()
             for name, x in found.items()
         }
+
+
+def last_windows(arrays: Arrays, plan: Plan, context: int, ids: pd.Index, loc: np.ndarray, scale: np.ndarray) -> Ends:
+    """The last ``context`` rows of each series; those that ``loc`` and ``scale`` do not fit are scaled by themselves.
+
+    Raises:
+        DataError: if values that are not scaled are too large.
+    """
+    start = ends(arrays, np.arange(len(arrays.indptr) - 1), arrays.indptr[1:], context, loc, scale)
+    nearest, farthest = start.distances
+    far = (nearest > _FAR) | (farthest > LARGEST) if plan.scaler != "none" else farthest > LARGEST
+    if not far.any():
+        return start
+    which = named(list(ids[far.ravel()]))
+    if plan.scaler == "none":
+        raise DataError(f"values of {which} are too large; divide them by a power of ten, or use scaler='standard'")
+    warnings.warn(
+        f"values of {far.sum()} of {len(ids)} series are far from those of the fit, and are scaled by themselves: "
+        f"{which}",
+        stacklevel=5,
+    )
+    own = scaling(arrays.values, arrays.indptr, np.diff(arrays.indptr), plan.scaler, plan.season)
+    return start._replace(loc=np.where(far, own[0], loc), scale=np.where(far, own[1], scale))

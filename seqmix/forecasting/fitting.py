@@ -14,10 +14,10 @@ from torch import Tensor
 
 from seqmix.data.series.panel import Panel, scaling
 from seqmix.errors import ConfigError, DataError, NotFittedError
-from seqmix.forecasting.arrange import Arrays, arrange, ends
+from seqmix.forecasting.arrange import Arrays, arrange
 from seqmix.forecasting.covariates import Inputs, learn_inputs, static_rows
 from seqmix.forecasting.factory import Choice, choices, make_task, own_plan
-from seqmix.forecasting.fitted import Fitted
+from seqmix.forecasting.fitted import Fitted, last_windows
 from seqmix.forecasting.folder import mapped, read_long
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.intervals import check_windows
@@ -177,7 +177,7 @@ def _fit(
         loc=loc,
         scale=scale,
         scales=measure(long, arrays.values, arrays.indptr, n_train, plan.season),
-        ends=ends(arrays, np.arange(n_series), arrays.indptr[1:], max(job.plan.context for job in jobs), loc, scale),
+        ends=last_windows(arrays, plan, max(job.plan.context for job in jobs), long.ids, loc, scale),
         last=long.last,
         notes=[*notes, *_notes(long, reading, plan, next(iter(panels.values()), None), n_val, n_test)],
     )

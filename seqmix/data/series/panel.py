@@ -8,6 +8,7 @@ import torch
 
 from seqmix.data.series.windows import Windows
 from seqmix.data.served import Served, Split
+from seqmix.errors import DataError
 from seqmix.series import Series
 
 Short = Literal["pad", "drop", "error"]
@@ -15,6 +16,8 @@ Scaler = Literal["season", "standard", "none"]
 
 # rows that are scaled at a time: the work space, whatever the size of the panel
 _BLOCK = 1 << 20
+# largest scaled value: its square is a number in float32 as well
+LARGEST = 1e18
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -93,7 +96,7 @@ class Panel(Served):
         self.n_train = np.diff(indptr) - n_val
         self.loc, self.scale = scaling(values, indptr, self.n_train, scaler, season)
         self._values = np.empty(values.shape, np.float32) if out is None else out
-        missing = _scale_into(self._values, values, indptr, self.loc, self.scale)
+        missing = _scale_into(self._values, values, indptr, self.loc, self.scale, self.ids)
         rows = {"past": past, "future": future, "weight": weight, "mask": ~np.isnan(values) if missing else None}
         self._rows = {name: x for name, x in rows.items() if x is not None}
         self._static, self._indptr, self._n_val = static, indptr, n_val
@@ -276,7 +279,14 @@ def _range(block: np.ndarray, ours: np.ndarray, starts: np.ndarray) -> tuple[np.
     return low, np.where(high - low > rounding, high - low, 0.0)
 
 
-def _scale_into(out: np.ndarray, values: np.ndarray, indptr: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> bool:
+def _scale_into(
+    out: np.ndarray,
+    values: np.ndarray,
+    indptr: np.ndarray,
+    loc: np.ndarray,
+    scale: np.ndarray,
+    ids: Sequence[str] | None,
+) -> bool:
     """Write the scaled values, 0 where missing; say whether any was."""
     missing = False
     for a, b in series_blocks(indptr):
@@ -285,6 +295,13 @@ def _scale_into(out: np.ndarray, values: np.ndarray, indptr: np.ndarray, loc: np
         absent = np.isnan(block)
         if absent.any():
             missing, block[absent] = True, 0.0
+        row, channel = np.unravel_index(np.abs(block).argmax(), block.shape)
+        if abs(block[row, channel]) > LARGEST:
+            name = series[row] if ids is None else ids[series[row]]
+            raise DataError(
+                f"series {name!r} holds {values[indptr[a] + row, channel]:.3g}, {abs(block[row, channel]):.0e} times "
+                "what its values are divided by; correct it, make it missing (NaN), or use another scaler"
+            )
         out[indptr[a] : indptr[b]] = block
     return missing
 

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -94,10 +95,16 @@ class LAMB(Optim):
 
 def default_optim(kind: type[Optim], **options: Any) -> Optim:
     """Make the default of a task, of which the command line can change one option and keep the others."""
-    optim = lazy_instance(kind, **options)
+    optim = _lazy(kind)(kind, options)
     # it is complete after the first call of a method
     optim.factor(1)
     return optim
+
+
+@cache
+def _lazy(kind: type[Optim]) -> Any:
+    """The class of jsonargparse's lazy instances of ``kind``: making one looks through every loaded module."""
+    return type(lazy_instance(kind))
 
 
 def param_groups(module: nn.Module, weight_decay: float) -> list[dict]:

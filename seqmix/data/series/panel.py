@@ -246,10 +246,15 @@ def season_error(
 
 def last_rows(rows: np.ndarray, begin: np.ndarray, end: np.ndarray, width: int) -> np.ndarray:
     """The ``width`` rows before each row ``end: (N,)``, ``(N, width, C)``; NaN before row ``begin: (N,)``."""
-    at = end[:, None] - np.arange(width, 0, -1)  # (N, width)
-    inside = at >= begin[:, None]
-    found = rows[np.where(inside, at, 0)]  # (N, width, C)
-    return found if inside.all() else np.where(inside[..., None], found, np.nan)
+    found = np.empty((len(end), width, *rows.shape[1:]), rows.dtype)
+    # the indices of all windows would be larger than the windows
+    size = max(1, _BLOCK // width)
+    for cut in (slice(a, a + size) for a in range(0, len(end), size)):
+        at = end[cut, None] - np.arange(width, 0, -1)  # (n, width)
+        inside = at >= begin[cut, None]
+        found[cut] = rows[np.where(inside, at, 0)]
+        found[cut][~inside] = np.nan
+    return found
 
 
 def series_blocks(indptr: np.ndarray) -> list[tuple[int, int]]:

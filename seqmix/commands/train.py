@@ -211,6 +211,9 @@ class Train(LightningCLI):
             for logger in self.trainer.loggers:
                 logger.log_hyperparams(flat(yaml.safe_load(self._config_text())))
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path)
+            if not self.trainer.global_step:
+                self.trainer.validate(self.model, self.datamodule, verbose=False)
+                self.run.keep(self.trainer, self.model)
             self.ckpt_path = self.run.kept("best")
             if self.run.folder and not self.ckpt_path:
                 raise ConfigError(

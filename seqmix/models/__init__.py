@@ -13,6 +13,7 @@ from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead
 from seqmix.models.norm import BatchNormLast, Norm2D
 from seqmix.models.quantile_patches import QuantilePatches
+from seqmix.models.ridge import Ridge
 from seqmix.models.token_model import TokenModel, TokenModelFactory
 from seqmix.models.tsm2 import TSM2
 from seqmix.models.zero_shot import ZeroShot
@@ -40,6 +41,7 @@ __all__ = [
     "PatchEmbedding",
     "QuantilePatches",
     "Replaced",
+    "Ridge",
     "SeasonalNaive",
     "SequenceClassifier",
     "TokenModel",

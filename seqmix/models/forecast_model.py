@@ -1,7 +1,7 @@
 """What a forecasting model promises to the task, and the registry that lists the models."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class ForecastModel(nn.Module, ABC):
     mixes_channels: ClassVar[bool] = False
     #: whether the forecast is a linear map of the window, which cannot tell the scales of series apart
     linear: ClassVar[bool] = False
-    #: whether the forecast is the last season itself, which is then not added to it once more
+    #: whether the forecast itself has the last season in it, which is then not added to it once more
     repeats_season: ClassVar[bool] = False
     #: whether ``forward`` takes ``mask``, the observed values of the window; others see the level in their place
     masked: ClassVar[bool] = False
@@ -43,6 +43,8 @@ class ForecastModel(nn.Module, ABC):
     quantiles: ClassVar[tuple[float, ...]] = ()
     #: lookback that a pretrained model wants; None: any, as the data has it
     context: ClassVar[int | None] = None
+    #: whether all parameters come from ``fit_closed_form``, none from gradient steps
+    closed_form: ClassVar[bool] = False
 
     def __init__(self, series: Series):
         super().__init__()
@@ -102,6 +104,16 @@ class ForecastModel(nn.Module, ABC):
             future: inputs known for the window and the horizon ``(B, context + horizon, F)``.
             static: inputs that do not change with time ``(B, C, S)``.
             past: inputs known for the window only ``(B, context, P)``.
+        """
+
+    def fit_closed_form(self, train: Iterable[dict[str, Tensor]], val: Iterable[dict[str, Tensor]]) -> None:
+        """Fit the parameters that have a closed form, before any gradient step; most models have none.
+
+        Args:
+            train: training batches as the task has normalized them, ``x``, ``y``, ``weight`` (of each window and
+                channel, ``(B, C)``), and what there is of ``x_mask``, ``y_mask``, ``future``, ``static``, ``past``;
+                they can be gone through several times.
+            val: validation batches, none where nothing is held out.
         """
 
     def given(self, name: str, value: Tensor | None) -> Tensor:

@@ -19,6 +19,7 @@ from seqmix.errors import ConfigError
 from seqmix.models import ForecastModelFactory
 from seqmix.series import Series
 from seqmix.tasks._baselines import trained
+from seqmix.tasks._closed_form import batches_of
 from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
 from seqmix.tasks._normalize import Normalize, WindowNorm
 from seqmix.tasks._optim import AdamW, Optim, default_optim
@@ -98,6 +99,8 @@ class Forecasting(Task):
         built = model(self.series)
         if normalize == "season" and built.repeats_season:
             normalize = "window"
+        if built.closed_form:
+            _check_closed_form(type(built).__name__, self.loss.n_outputs, normalize_affine)
         season = series.season if season is None else season
         self.normalize, self.season, counts = normalize, season, self.loss.counts
         self.norm = WindowNorm(normalize, series, season=season, affine=normalize_affine, counts=counts)
@@ -166,6 +169,12 @@ class Forecasting(Task):
         found = self.loss.quantiles(forecast, rising).sort(dim=-1).values
         return found[..., [rising.index(q) for q in quantiles]]
 
+    def on_fit_start(self) -> None:
+        """Fit what has a closed form; a model that has nothing else takes no gradient steps."""
+        self.model.fit_closed_form(*batches_of(self.trainer, self.norm, self.device))
+        if self.model.closed_form:
+            self.trainer.fit_loop.max_epochs = 0
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Refuse data that the loss cannot be of, at the first batch."""
         if batch_idx == 0:
@@ -223,6 +232,17 @@ class Forecasting(Task):
         """Mean squared and absolute error."""
         squared, absolute, count, windows = self.sums.tolist()
         return {"mse": squared / count, "mae": absolute / count}, windows
+
+
+def _check_closed_form(name: str, n_outputs: int, affine: bool) -> None:
+    """Refuse what is learned in gradient steps only, for a model that takes none."""
+    if n_outputs > 1:
+        raise ConfigError(
+            f"{name} has the least squared error in closed form, and the loss takes {n_outputs} numbers per value; "
+            "leave loss out: intervals are calibrated on errors"
+        )
+    if affine:
+        raise ConfigError(f"normalize_affine is learned in gradient steps, and {name} takes none; leave it out")
 
 
 def _truth(batch: Batch) -> tuple[Tensor, Tensor | None]:

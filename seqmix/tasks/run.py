@@ -92,9 +92,16 @@ class Run(Checkpoint):
         """Let other processes go on in the folder."""
         self._lock.close()
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock: what has a closed form is fitted next."""
+        self._started = time.perf_counter()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self.seconds, self._started = self.elapsed(), None
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over Ctrl-C and SIGTERM, so that they wait for the end of a step; see that a validation is due."""
-        self._started = time.perf_counter()
         self._plan_validation(trainer)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -144,8 +151,7 @@ class Run(Checkpoint):
         self._save(trainer, "last")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock, give the signals back."""
-        self.seconds, self._started = self.elapsed(), None
+        """Give the signals back."""
         self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -187,6 +193,13 @@ class Run(Checkpoint):
         trainer.should_stop = state["over"]
         set_random_state(state["random"])
 
+    def keep(self, trainer: pl.Trainer, task: Task) -> None:
+        """Record the validation that follows a fit without steps, and keep its weights, the best and the last."""
+        self._check_weights(trainer, task)
+        self._record(trainer, task, True)
+        for name in ("best", "last"):
+            self._save(trainer, name)
+
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         if self.folder is None:
             return
@@ -210,9 +223,11 @@ class Run(Checkpoint):
         append_rows(self.folder / "metrics.csv", [row])
         if self.lines:
             measured = " ".join(f"{name} {score:.4f}" for name, score in scores.items())
+            done = "closed form"
+            if row["step"]:
+                done = f"epoch {row['epoch']}/{trainer.max_epochs}  step {row['step']}  train {row['train_loss']:.4f}"
             print(
-                f"epoch {row['epoch']}/{trainer.max_epochs}  step {row['step']}  train {row['train_loss']:.4f}  "
-                f"val {measured}  {row['seconds']:.1f} s{'  best' * better}",
+                f"{done}  val {measured}  {row['seconds']:.1f} s{'  best' * better}",
                 flush=True,
             )
 

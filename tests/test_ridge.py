@@ -1,0 +1,129 @@
+"""Ridge: its closed form against plain solutions, and how it is fitted by tasks."""
+
+from functools import partial
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+
+from seqmix.data import Cycles
+from seqmix.errors import ConfigError
+from seqmix.models import Ridge
+from seqmix.series import Series
+from seqmix.tasks import Forecasting
+
+L, H, C = 12, 3, 2
+SERIES = Series(C, L, H, season=4)
+
+
+def batches(n=5, size=16, *, seed=0, **kinds):
+    g = torch.Generator().manual_seed(seed)
+    rows = torch.randn(n * size, L + H, C, generator=g).cumsum(1)
+    weight = torch.rand(n * size, C, generator=g) + 0.1
+    return [
+        {"x": rows[i : i + size, :L], "y": rows[i : i + size, L:], "weight": weight[i : i + size]}
+        for i in range(0, n * size, size)
+    ]
+
+
+def plain(train, level, ridge, channels):
+    """The normal equations, solved channel by channel in numpy."""
+    x, y, w = (torch.cat([b[k] for b in train]).double().numpy() for k in ("x", "y", "weight"))
+    base = x[:, -1:] if level == "last" else x.mean(1, keepdims=True) if level == "mean" else 0
+    x, y = (np.concatenate([(v - base)[..., c] for c in channels]) for v in (x, y))
+    w = np.concatenate([w[:, c] for c in channels])[:, None]
+    gram = x.T @ (w * x) / w.sum()
+    return np.linalg.solve(gram + ridge * np.trace(gram) / L * np.eye(L), x.T @ (w * y) / w.sum())
+
+
+@pytest.mark.parametrize("level", ["last", "mean", "none"])
+@pytest.mark.parametrize("weights", ["shared", "own"])
+def test_the_closed_form_solves_the_normal_equations(level, weights):
+    train, ridge = batches(), 0.3
+    model = Ridge(SERIES, level=level, weights=weights, ridge=ridge).double()
+    model.fit_closed_form(train, ())
+    x = train[0]["x"].double()
+    base = x[:, -1:] if level == "last" else x.mean(1, keepdim=True) if level == "mean" else 0 * x[:, :1]
+    for c in range(C):
+        want = plain(train, level, ridge, [c] if weights == "own" else range(C))
+        got = model(x)[..., c]
+        np.testing.assert_allclose(got.detach(), (x - base)[..., c].numpy() @ want + base[..., c].numpy(), atol=1e-9)
+
+
+def test_fits_are_equal_to_the_bit_and_batches_change_rounding_only():
+    train, val = batches(), batches(2, seed=1)
+    fits = [Ridge(SERIES, weights="auto", level="auto") for _ in range(3)]
+    for model, given in zip(fits, (train, train, batches(1, 80)), strict=True):
+        model.fit_closed_form(given, val)
+    assert torch.equal(fits[0].weight, fits[1].weight)
+    torch.testing.assert_close(fits[2].weight, fits[0].weight, rtol=1e-6, atol=1e-6)
+
+
+def test_the_penalty_is_chosen_on_validation():
+    train = batches(1, 8)
+    few = Ridge(SERIES).search
+    model = Ridge(SERIES).double()
+    moments, held = model._moments(train), model._moments(batches(20, seed=1))
+    errors = {}
+    for ridge in few.ridges:
+        one = Ridge(SERIES, ridge=ridge).double()
+        one.fit_closed_form(train, ())
+        errors[ridge] = float(held.error(0, one.weight[0].detach().T).mean())
+    best = few.best(moments, held, 0)
+    assert best.ridge == min(errors, key=errors.__getitem__) != few.ridges[0]
+    assert best.error == pytest.approx(errors[best.ridge])
+
+
+def test_a_constant_series_keeps_its_value():
+    rows = torch.full((4, L + H, C), 7.0)
+    model = Ridge(SERIES)
+    model.fit_closed_form([{"x": rows[:, :L], "y": rows[:, L:], "weight": torch.ones(4, C)}], ())
+    torch.testing.assert_close(model(rows[:, :L]), rows[:, L:])
+
+
+def test_missing_values_are_the_ones_before_them():
+    model, x = Ridge(SERIES), torch.arange(1.0, L + 1).repeat(C, 1).T.unsqueeze(0)
+    mask = torch.ones(1, L, C, dtype=torch.bool)
+    mask[:, -2:, 0] = False
+    y = model(x.masked_fill(~mask, 99), mask=mask)
+    assert y[0, :, 0].tolist() == [10] * H and y[0, :, 1].tolist() == [12] * H
+    assert not model(x, mask=torch.zeros_like(mask)).any()
+
+
+@pytest.mark.parametrize("normalize", ["none", "window", "last", "season"])
+def test_a_trainer_fits_it_without_steps(normalize):
+    """Normalization of windows moves and scales them; the least squared error is that of the data."""
+    data = Cycles(context=48, horizon=8, batch_size=64)
+    task = Forecasting(partial(Ridge, ridge=0.1), data.series, normalize=normalize)
+    trainer = pl.Trainer(
+        max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    trainer.fit(task, data)
+    assert trainer.global_step == 0
+    plain = Forecasting(partial(Ridge, ridge=0.1), data.series, normalize="none")
+    plain.model.fit_closed_form(
+        [{**b, "weight": torch.ones(len(b["x"]), b["x"].shape[2])} for b in data.train_dataloader()], ()
+    )
+    batch = next(iter(data.test_dataloader()))
+    torch.testing.assert_close(task(batch), plain(batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lookback": 13}, "lookback = 13 does not fit context = 12; use 1 to 12"),
+        ({"ridge": 0.0}, "ridge must be above 0, got 0.0; use for example 0.1, or leave it out"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ConfigError) as error:
+        Ridge(SERIES, **options)
+    assert str(error.value) == message
+
+
+def test_what_takes_steps_is_refused():
+    with pytest.raises(ConfigError, match="Ridge has the least squared error in closed form, and the loss takes 3"):
+        Forecasting(Ridge, SERIES, loss="quantile")
+    with pytest.raises(ConfigError, match="normalize_affine is learned in gradient steps, and Ridge takes none"):
+        Forecasting(Ridge, SERIES, normalize_affine=True)

@@ -110,6 +110,14 @@ def test_facts_at_origins_are_those_of_a_loop():
             np.testing.assert_allclose(found.others[0, i, j], mean)
             np.testing.assert_allclose(found.others[1, i, j], second)
             np.testing.assert_allclose(found.others[3, i, j], np.array(naive) + slope * np.array(back))
+            profile = np.zeros(len(filled))
+            for t in range(p - 1, len(filled)):
+                same = [filled[k] - filled[k - p + 1 : k + 1].mean() for k in range(t, p - 2, -p)]
+                profile[t] = np.mean(same) if p > 1 else 0
+            shape = np.array([profile[len(filled) - p + h % p] for h in range(horizon)])
+            for k, w in ((4, max(p, min(12, age))), (5, max(-(-p // 4), min(5, age)))):
+                level = (filled - profile)[-w:].mean()
+                np.testing.assert_allclose(found.others[k, i, j], level + shape, err_msg=str((i, j, k)))
 
 
 def test_an_origin_sees_nothing_after_it():

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 # cycles that the seasonal mean is over, and steps of a drift without a season
 _CYCLES, _DRIFT_STEPS = 3, 8
+# levels, slow and fast: means over a part of the cycle, and at least so many steps
+_LEVELS = ((1, 12), (4, 5))
 # unit of a perfect cycle, whose seasonal naive error is 0, in deviations
 _LEAST_UNIT = 0.01
 
@@ -24,11 +26,13 @@ class Origins(NamedTuple):
     drift: Tensor  # change per step (N, n)
     periods: Tensor  # (N, n, 2), 1 where there is none, or fewer than two cycles of history
     naive: Tensor  # seasonal naive forecast with the first period (N, n, horizon)
-    others: Tensor  # other simple forecasts (4, N, n, horizon): seasonal mean, both with the second period, drift
+    #: other simple forecasts ``(6, N, n, horizon)``: the mean of three seasons; seasonal naive and such a mean with the
+    #: second period; seasonal naive with drift; the seasonal profile on the level of a cycle, and of a few steps
+    others: Tensor
 
 
-#: number of simple forecasts beside the seasonal naive one
-N_OTHERS = 4
+#: number of simple forecasts beside the seasonal naive one, and which of them is the one with drift
+N_OTHERS, DRIFT = 6, 3
 
 
 def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int) -> Origins:
@@ -65,7 +69,7 @@ def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int
     unit = torch.where(p[..., 0] > 1, *errors).to(x.dtype)
     unit = torch.maximum(unit, _LEAST_UNIT * deviation.to(x.dtype)).clamp(min=1e-6)
 
-    total = F.pad(filled.detach().double().cumsum(1), (1, 0))  # sum of the rows before each (N, T + 1)
+    total = _before(filled.detach())
     w = torch.maximum(p[..., 0], (age // 2).clamp(1, _DRIFT_STEPS))
     sums = [total.gather(1, (ends - k * w).clamp(min=0)) for k in (0, 1, 2)]
     drift = torch.where(age >= 2 * w, (sums[0] - 2 * sums[1] + sums[2]) / w.square(), 0.0).to(x.dtype)
@@ -79,9 +83,19 @@ def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int
         values = [_take(filled, index - c * q) for c in range(_CYCLES)]
         there = [index - c * q >= first[:, :, None] for c in range(_CYCLES)]
         mean_of = sum(v * ok for v, ok in zip(values, there, strict=True)) / sum(there).clamp(min=1)
-        simple += [values[0], mean_of, drift[..., None] * back]
-    naive, seasonal_mean, change, second, second_mean, _ = simple
-    others = torch.stack([seasonal_mean, second, second_mean, naive + change])
+        simple += [values[0], mean_of, drift[..., None] * back, index]
+    naive, seasonal_mean, change, index, second, second_mean, _, _ = simple
+
+    profile, seasonal = _profile(filled, periods[:, :1].clamp(min=1), first), p[..., 0] > 1
+    shape = torch.where(seasonal[..., None], _take(profile, index), 0.0)
+    adjusted, levels = _before(filled.detach() - profile), []
+    for part, least in _LEVELS:
+        w = torch.maximum(-(-p[..., 0] // part), age.clamp(1, least))
+        mean_of = [
+            (v.gather(1, ends.expand_as(w)) - v.gather(1, (ends - w).clamp(min=0))) / w for v in (adjusted, total)
+        ]
+        levels.append(torch.where(seasonal, *mean_of).to(x.dtype)[..., None] + shape)
+    others = torch.stack([seasonal_mean, second, second_mean, naive + change, *levels])
     seen, mean, deviation = (v.to(x.dtype) for v in (seen, mean, deviation))
     return Origins(seen, age, filled[:, at], mean, deviation, unit, drift, p, naive, others)
 
@@ -93,6 +107,36 @@ def _naive_error(filled: Tensor, mask: Tensor, lag: Tensor, at: Tensor) -> Tenso
     both = mask & mask.gather(1, before) & (index >= 0)
     error = ((filled - filled.gather(1, before)).abs() * both).double()
     return error.cumsum(1)[:, at] / both.cumsum(1)[:, at].clamp(min=1)
+
+
+def _profile(filled: Tensor, lag: Tensor, first: Tensor) -> Tensor:
+    """Mean so far of what values are above the mean of the cycle that they end, phase by phase ``(N, T)``.
+
+    The difference to the mean of a trailing cycle has the seasonal profile, but for a constant. Rows of one phase are
+    put side by side, so that sums over cycles are differences of running sums.
+
+    Args:
+        filled: series ``(N, T)``.
+        lag: length of the cycle ``(N, 1)``.
+        first: first row of each series ``(N, 1)``.
+    """
+    T = filled.shape[1]
+    rows = torch.arange(T, device=filled.device)
+    whole = rows - lag + 1 - first >= 0  # a whole cycle ends here
+    total, wide = _before(filled.detach()), filled.detach().double()
+    cycle = (total[:, 1:] - total.gather(1, (rows + 1 - lag).clamp(min=0))) / lag
+    above = torch.where(whole, wide - cycle, 0.0)
+    phase = rows % lag
+    start = phase * (T // lag) + torch.minimum(phase, T % lag)
+    place = start + rows // lag
+    running = _before(torch.zeros_like(above).scatter(1, place, above))
+    count = torch.where(whole, (rows - lag + 1 - first) // lag + 1, 1)
+    return ((running.gather(1, place + 1) - running.gather(1, start)) / count).to(filled.dtype)
+
+
+def _before(x: Tensor) -> Tensor:
+    """Sum of the rows before each ``(N, T + 1)``, of ``x: (N, T)``, in float64."""
+    return F.pad(x.double().cumsum(1), (1, 0))
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

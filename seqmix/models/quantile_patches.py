@@ -9,7 +9,7 @@ from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers import MixerFactory
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP
-from seqmix.models.origins import N_OTHERS, origins
+from seqmix.models.origins import DRIFT, N_OTHERS, origins
 
 #: quantiles that are forecast
 LEVELS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -59,7 +59,7 @@ class QuantilePatches(nn.Module):
             self.head.weight.mul_(0.1)
             self.gate.weight.mul_(0.1)
             self.head.bias.copy_(normal.repeat(horizon))
-            self.gate.bias.copy_(torch.tensor([0.3, 0.1, 0.1, 0.0, 0.0]).repeat_interleave(horizon))
+            self.gate.bias.copy_(torch.tensor([0.2, 0.1, 0.1, 0.0, 0.1, 0.1, 0.0]).repeat_interleave(horizon))
 
     def forward(
         self, x: Tensor, mask: Tensor, periods: Tensor, at: slice = slice(None)
@@ -81,7 +81,7 @@ class QuantilePatches(nn.Module):
         unit, last = known.unit[..., None], known.last[..., None]
         patch, observed = (v.view(N, len(ends), P) for v in (x, mask))
         age, periods = known.age.to(x.dtype), known.periods.to(x.dtype)
-        simple = torch.asinh((known.others - known.naive) / unit)  # (4, N, n, horizon)
+        simple = torch.asinh((known.others - known.naive) / unit)  # (6, N, n, horizon)
         level = torch.asinh((known.mean[..., None] - known.naive) / unit)
         deviation = known.deviation[..., None].clamp(min=1e-6)
         parts = [
@@ -89,7 +89,7 @@ class QuantilePatches(nn.Module):
             torch.asinh((patch - known.mean[..., None]) / deviation) * observed,
             observed.to(x.dtype),
             torch.asinh((known.naive - last) / unit),
-            *simple[:3],
+            *(part for k, part in enumerate(simple) if k != DRIFT),
             torch.asinh((known.mean[..., None] - last) / unit),
             torch.asinh(known.drift[..., None] / unit * periods[..., :1]),
             torch.log(deviation / unit).clamp(-5, 5) / 2,

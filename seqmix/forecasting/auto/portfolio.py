@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 
 from seqmix import models
 from seqmix.errors import ConfigError
+from seqmix.forecasting.auto.damped import damped
 from seqmix.forecasting.auto.parts import LocalModel
 from seqmix.forecasting.auto.simple import drift, seasonal_naive
 from seqmix.forecasting.auto.theta import theta
 from seqmix.forecasting.factory import Choice, choices
 
 BASE = "SeasonalNaive"
-_LOCAL: dict[str, LocalModel] = {BASE: seasonal_naive, "Drift": drift, "Theta": theta}
-_DEFAULT = (BASE, "Drift", "Theta", "DLinear")
+_LOCAL: dict[str, LocalModel] = {BASE: seasonal_naive, "Drift": drift, "Theta": theta, "Damped": damped}
+_DEFAULT = (BASE, "Drift", "Theta", "Damped", "ZeroShot", "DLinear")
 # what a model is worth before anything was seen; others have 1
 _PRIOR = {BASE: 0.2, "Drift": 0.2}
 

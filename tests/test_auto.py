@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from seqmix import Forecaster
 from seqmix.errors import ConfigError
 from seqmix.forecasting.auto import portfolio
 from seqmix.forecasting.auto.weights import combined, learn
-from seqmix.models import ForecastModel
+from seqmix.models import DLinear, ForecastModel
 
 
 def auto(*members, **options):
@@ -51,6 +52,22 @@ def test_a_portfolio_is_compared_and_combined(capfd):
     # a perfect cycle
     np.testing.assert_allclose(out["auto"][:6], np.sin(np.arange(100, 106) / 7 * 2 * np.pi), atol=0.05)
     pd.testing.assert_frame_equal(fc.predict(panel(), quantiles=[0.1, 0.5]), out)
+
+
+def test_what_was_learned_is_saved(tmp_path):
+    fc = auto("Drift", "Theta", "DLinear", "ZeroShot", partial(DLinear, kernel_size=5), levels=[80]).fit(panel(n=60))
+    fc.save(tmp_path / "auto")
+    twin = Forecaster.load(tmp_path / "auto")
+    pd.testing.assert_frame_equal(twin.predict(), fc.predict())
+    pd.testing.assert_frame_equal(twin.predict(panel(("q",), 70)), fc.predict(panel(("q",), 70)))
+    pd.testing.assert_frame_equal(twin.leaderboard_, fc.leaderboard_)
+    with pytest.raises(ConfigError) as error:
+        fc.fit_more(panel())
+    assert str(error.value) == (
+        "auto is not trained further: its weights are learned as a whole; call fit with all rows"
+    )
+    with pytest.raises(ConfigError, match=r"auto is no single graph; fit and export one of its models, "):
+        fc.export(tmp_path / "auto.pt2")
 
 
 def test_rows_after_a_cutoff_change_nothing_before_it():

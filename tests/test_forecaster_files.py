@@ -154,7 +154,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     fc = small().fit(panel())
     next(fc.tasks_["DLinear"].parameters()).data[0] = float("nan")
     fc.save(tmp_path)
-    with pytest.raises(DataError, match=r"weights of DLinear in .* are not finite; fit again"):
+    with pytest.raises(DataError, match=r"weights of DLinear are not finite; fit again"):
         Forecaster.load(tmp_path)
 
 

@@ -16,6 +16,7 @@ from torch._dynamo.exc import UserError
 
 import seqmix
 from seqmix.errors import ConfigError
+from seqmix.forecasting.auto import Ensemble
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.intervals import margins
 from seqmix.forecasting.member import Member
@@ -119,7 +120,7 @@ class Graph(nn.Module):
         return loc, scale
 
 
-def export(fitted: Fitted, model: str | None, path: Path) -> None:
+def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
     """Write the graph of a model, the first if None, with a free batch size to ``path``, ``.pt2`` or ``.onnx``.
 
     The file needs neither this package nor another file. Its metadata, JSON under ``seqmix``, say what the inputs and
@@ -129,6 +130,8 @@ def export(fitted: Fitted, model: str | None, path: Path) -> None:
         ConfigError: if there is no such model, the ending is another one, ONNX is not installed, or lacks an operator.
     """
     names = [member.name for member in fitted.members]
+    if isinstance(fitted, Ensemble):
+        raise ConfigError(f"auto is no single graph; fit and export one of its models, {', '.join(names) or 'Ridge'}")
     if model is not None and model not in names:
         raise ConfigError(f"model = {model!r} was not fitted; use one of {', '.join(names)}")
     if path.suffix not in (".pt2", ".onnx"):

@@ -7,7 +7,6 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -19,28 +18,19 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
 import seqmix
 from seqmix.errors import ConfigError, DataError, SeqmixError
-from seqmix.forecasting.arrange import Ends
-from seqmix.forecasting.clock import Clock
-from seqmix.forecasting.covariates import Inputs
-from seqmix.forecasting.factory import choices, make_task, own_plan
+from seqmix.forecasting.auto import AUTO, Ensemble, pack_ensemble, unpack_ensemble
 from seqmix.forecasting.fitted import Fitted
-from seqmix.forecasting.frame import Reading
-from seqmix.forecasting.kind import Kind, dtype_name, dtype_of
-from seqmix.forecasting.member import Member
-from seqmix.forecasting.plan import Plan
-from seqmix.forecasting.scales import Scales
-from seqmix.series import Series
+from seqmix.forecasting.packing import pack, unpack
 from seqmix.tasks.lock import locked
 from seqmix.trusted import trusted_modules
 
 _FORMAT = 6
 # owner/name, as the hub names what it holds
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_ARRAYS = ("loc", "scale", "last")
 # what reading a damaged file may raise
 _DAMAGES = (
     *(OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError),
@@ -48,36 +38,15 @@ _DAMAGES = (
 )
 
 
-def save_forecaster(options: Mapping[str, Any], fitted: Fitted, folder: Path) -> None:
+def save_forecaster(options: Mapping[str, Any], fitted: Fitted | Ensemble, folder: Path) -> None:
     """Write ``forecaster.json`` and ``weights.safetensors``, each whole or not at all, and tied by a fingerprint.
 
     Raises:
         ConfigError: if an option has no plain form, for example a function, or the folder cannot be written.
     """
-    if [choice.name for choice in choices(options["model"], options["model_kwargs"])] != [
-        m.name for m in fitted.members
-    ]:
-        raise ConfigError("model was set after the fit, so that the weights are of another one; fit again")
-    arrays = {name: getattr(fitted, name) for name in _ARRAYS}
-    arrays |= {f"ends.{name}": x for name, x in fitted.ends._asdict().items() if x is not None}
-    arrays |= {f"scales.{name}": x for name, x in fitted.scales._asdict().items() if name != "ids"}
-    arrays |= {f"scores.{k}": m.scores for k, m in enumerate(fitted.members)}
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
-    for k, member in enumerate(fitted.members):
-        tensors |= {f"task.{k}.{name}": x.contiguous() for name, x in member.task.state_dict().items()}
+    facts, tensors = pack_ensemble(fitted) if isinstance(fitted, Ensemble) else pack(options, fitted)
     weights = save(tensors)
-    facts = {
-        "reading": asdict(fitted.reading),
-        "time": {"freq": fitted.clock.freq, "dtype": dtype_name(fitted.clock.dtype)},
-        "kind": fitted.kind,
-        "ids": {"dtype": dtype_name(fitted.ids.dtype), "values": fitted.ids.tolist()},
-        "plan": {**asdict(fitted.plan), "loss": None},
-        "inputs": asdict(fitted.inputs),
-        "members": {m.name: asdict(m.task.series) for m in fitted.members},
-        "report": fitted.report,
-        "notes": fitted.notes,
-        "weights": hashlib.sha256(weights).hexdigest(),
-    }
+    facts["weights"] = hashlib.sha256(weights).hexdigest()
     try:
         plain = json.loads(json.dumps(facts, default=str if fitted.ids.dtype.kind == "M" else None))
     except TypeError as e:
@@ -101,7 +70,9 @@ def save_forecaster(options: Mapping[str, Any], fitted: Fitted, folder: Path) ->
         raise ConfigError(f"{str(folder)!r} cannot be written ({e.strerror}); give another folder") from e
 
 
-def load_forecaster(source: str | Path, trusted: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Any], Fitted]:
+def load_forecaster(
+    source: str | Path, trusted: Sequence[str], names: Sequence[str]
+) -> tuple[dict[str, Any], Fitted | Ensemble]:
     """Options and what was learned, from a folder or a repository of the hub.
 
     Args:
@@ -125,7 +96,7 @@ def load_forecaster(source: str | Path, trusted: Sequence[str], names: Sequence[
         ) from e
 
 
-def _loaded(folder: Path, trusted: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Any], Fitted]:
+def _loaded(folder: Path, trusted: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Any], Fitted | Ensemble]:
     path = folder / "forecaster.json"
     text = json.loads(path.read_text(encoding="utf-8"))
     if text.get("format") != _FORMAT:
@@ -143,32 +114,8 @@ def _loaded(folder: Path, trusted: Sequence[str], names: Sequence[str]) -> tuple
         )
     options = {name: _live(text["options"][name], trusted) for name in names}
     tensors = load(weights)
-    plan, time = facts["plan"], facts["time"]
-    ids = pd.Index(facts["ids"]["values"]).astype(dtype_of(facts["ids"]["dtype"]))
-    tuples = {name: tuple(plan[name]) for name in ("native", "levels", "notes")}
-    arrays: dict[str, Any] = {name: tensors[name].numpy() for name in _ARRAYS}
-    fitted = Fitted(
-        reading=Reading(**facts["reading"]),
-        plan=Plan(**{**plan, **tuples, "loss": options["loss"]}),
-        clock=Clock(time["freq"], dtype_of(time["dtype"])),
-        kind=Kind(*facts["kind"]),
-        ids=ids,
-        inputs=Inputs(**facts["inputs"]),
-        ends=Ends(**{name: _array(tensors, f"ends.{name}") for name in Ends._fields}),
-        scales=Scales(ids, *(_array(tensors, f"scales.{name}") for name in Scales._fields[1:])),
-        report=facts["report"],
-        notes=facts["notes"],
-        **arrays,
-    )
-    for k, choice in enumerate(choices(options["model"], options["model_kwargs"])):
-        plan = own_plan(choice, fitted.plan)
-        task = make_task(choice, plan, Series(**facts["members"][choice.name]))
-        prefix = f"task.{k}."
-        task.load_state_dict({n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)})
-        if not all(bool(x.isfinite().all()) for x in task.state_dict().values() if x.is_floating_point()):
-            raise DataError(f"weights of {choice.name} in {str(folder)!r} are not finite; fit again")
-        fitted.members.append(Member(choice, plan, task.eval(), tensors[f"scores.{k}"].numpy()))
-    return options, fitted
+    unpacked = unpack_ensemble if options["model"] == AUTO else unpack
+    return options, unpacked(options, facts, tensors)
 
 
 def _fingerprint(facts: Any) -> str:
@@ -208,10 +155,6 @@ def _folder(source: str | Path) -> Path:
             f"{str(source)!r} is no folder, and the hub gives no such repository ({type(e).__name__}); "
             "check name and connection, or give a folder that Forecaster.save wrote"
         ) from e
-
-
-def _array(tensors: dict[str, Tensor], name: str) -> Any:
-    return tensors[name].numpy() if name in tensors else None
 
 
 def _plain(value: Any, name: str) -> Any:

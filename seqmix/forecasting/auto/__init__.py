@@ -2,5 +2,6 @@
 
 from seqmix.forecasting.auto.ensemble import AUTO, Ensemble
 from seqmix.forecasting.auto.fitting import fit_auto
+from seqmix.forecasting.auto.packing import pack_ensemble, unpack_ensemble
 
-__all__ = ["AUTO", "Ensemble", "fit_auto"]
+__all__ = ["AUTO", "Ensemble", "fit_auto", "pack_ensemble", "unpack_ensemble"]

@@ -93,6 +93,6 @@ def _chosen(error: np.ndarray, size: np.ndarray) -> np.ndarray:
     """The point of the grid with the lowest AICc, ``(n,)``."""
     room = size - _SIZES - 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        penalty = np.where(room > 0, 2 * _SIZES * size / room, np.where(_SIZES == _SIZES.min(), 1e6, np.inf))
+        penalty = np.where(room > 0, 2 * _SIZES * size / room, np.where(_SIZES.min() == _SIZES, 1e6, np.inf))
         aicc = size * np.log((error / size).clip(min=1e-300)) + penalty
     return np.nan_to_num(aicc, nan=np.inf, posinf=np.inf).argmin(1)

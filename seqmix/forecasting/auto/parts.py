@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from seqmix.forecasting.auto.histories import histories
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.long import Long
 from seqmix.forecasting.member import Member
+from seqmix.forecasting.packing import pack
 
 # from histories (n, T), season and horizon to forecasts (n, horizon)
 LocalModel = Callable[[np.ndarray, int, int], np.ndarray]
@@ -55,6 +57,10 @@ class Part(ABC):
     ) -> Found:
         """Forecasts from cutoffs ``rows`` ``(K,)`` before the end of each series, ``(n, K, horizon)``."""
 
+    @abstractmethod
+    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What it learned as facts for JSON and tensors."""
+
 
 class Learned(Part):
     """A model of seqmix that was fitted to all series.
@@ -62,12 +68,12 @@ class Learned(Part):
     Args:
         name: what the leaderboard calls it.
         fitted: the model.
-        options: what it was fitted with, to be saved.
+        model: name, class or partial that it was made from.
         bare: it uses no covariates, which are kept from it.
     """
 
-    def __init__(self, name: str, fitted: Fitted, options: dict[str, Any], *, bare: bool):
-        self.name, self.fitted, self.options, self.bare = name, fitted, options, bare
+    def __init__(self, name: str, fitted: Fitted, model: Any, *, bare: bool):
+        self.name, self.fitted, self.model, self.bare = name, fitted, model, bare
         self.members = fitted.members
         (self.column,) = [member.name for member in fitted.members]
 
@@ -90,6 +96,10 @@ class Learned(Part):
         """Forecasts from cutoffs, ``(n, K, horizon)``."""
         static, wanted = None if self.bare else static, self._served(quantiles)
         return self._found(self.fitted.backtest(long, static, rows, [], wanted), (-1, len(rows), horizon), wanted)
+
+    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The fitted model."""
+        return pack({"model": self.model, "model_kwargs": None}, self.fitted)
 
     def _served(self, quantiles: Sequence[float]) -> Sequence[float]:
         return quantiles if self.members[0].plan.spread else []
@@ -129,6 +139,10 @@ class Local(Part):
     ) -> Found:
         """Forecasts from cutoffs, ``(n, K, horizon)``."""
         return Found(np.stack([self._run(long.y, long.indptr, after, horizon) for after in rows], 1), None)
+
+    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Nothing: it learns when it forecasts."""
+        return {}, {}
 
     def _run(self, y: np.ndarray, indptr: np.ndarray, after: int, horizon: int) -> np.ndarray:
         parts = []

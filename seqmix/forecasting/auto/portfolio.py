@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from seqmix import models
-from seqmix.errors import ConfigError
 from seqmix.forecasting.auto.damped import damped
 from seqmix.forecasting.auto.parts import LocalModel
 from seqmix.forecasting.auto.simple import drift, seasonal_naive
@@ -28,6 +27,11 @@ class Candidate(NamedTuple):
     prior: float  # its weight before anything was seen, relative to others
 
     @property
+    def bare(self) -> bool:
+        """It uses no covariates."""
+        return self.cls.covariates == "refused"
+
+    @property
     def trained(self) -> bool:
         """It is trained on the series, which takes time."""
         return self.local is None and not self.cls.pretrained
@@ -41,15 +45,16 @@ def candidates(members: Sequence[str | Callable[..., Any]] | None) -> list[Candi
             portfolio.
 
     Raises:
-        ConfigError: if there is none of such a name, or a name is given twice.
+        ConfigError: if there is none of such a name.
     """
     given = list(_DEFAULT if members is None else members)
     found = [_candidate(each) for each in ([] if BASE in given else [BASE]) + given]
     names = [each.name for each in found]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ConfigError(f"members names {twice[0]!r} twice; give each model once")
-    return found
+    # the second of a name has 1 after it, as in a list of models
+    return [
+        each._replace(name=each.name + (str(names[:k].count(each.name)) if each.name in names[:k] else ""))
+        for k, each in enumerate(found)
+    ]
 
 
 def _candidate(model: Any) -> Candidate:

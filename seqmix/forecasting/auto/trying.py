@@ -73,7 +73,7 @@ class Workshop:
         """The model fitted to the rows ``long``. Default: those of the frame."""
         if candidate.local is not None:
             return Local(candidate.name, candidate.local, self.season, self.kept)
-        bare = candidate.cls.covariates == "refused"
+        bare = candidate.bare
         reading = replace(self.reading, past=(), future=(), static=()) if bare else self.reading
         options = {**self.options, "model": candidate.model, "calendar": self.options["calendar"] and not bare}
         if candidate.trained:
@@ -83,7 +83,7 @@ class Workshop:
             options["max_steps"] = 0
         rows, val_size = (self.long, self.val_size) if long is None else (long, "auto")
         fitted = fit(rows, None if bare else self.static, reading, options, val_size, self.stage)
-        return Learned(candidate.name, fitted, options, bare=bare)
+        return Learned(candidate.name, fitted, candidate.model, bare=bare)
 
     def trial(self, candidate: Candidate, test: Holdout | None, later: int) -> Trial:
         """The forecasts of a model, or why there are none.

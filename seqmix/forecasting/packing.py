@@ -1,0 +1,111 @@
+"""What was learned as facts for JSON and tensors for safetensors, and back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from seqmix.errors import ConfigError, DataError
+from seqmix.forecasting.arrange import Ends
+from seqmix.forecasting.clock import Clock
+from seqmix.forecasting.covariates import Inputs
+from seqmix.forecasting.factory import choices, make_task, own_plan
+from seqmix.forecasting.fitted import Fitted
+from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.kind import Kind, dtype_name, dtype_of
+from seqmix.forecasting.member import Member
+from seqmix.forecasting.plan import Plan
+from seqmix.forecasting.scales import Scales
+from seqmix.series import Series
+
+
+def pack(options: Mapping[str, Any], fitted: Fitted) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Facts and tensors of fitted models.
+
+    Raises:
+        ConfigError: if the options name other models.
+    """
+    if [choice.name for choice in choices(options["model"], options["model_kwargs"])] != [
+        m.name for m in fitted.members
+    ]:
+        raise ConfigError("model was set after the fit, so that the weights are of another one; fit again")
+    facts, arrays = pack_frame(fitted)
+    arrays |= {name: getattr(fitted, name) for name in ("loc", "scale")}
+    arrays |= {f"ends.{name}": x for name, x in fitted.ends._asdict().items() if x is not None}
+    arrays |= {f"scores.{k}": m.scores for k, m in enumerate(fitted.members)}
+    found = tensors(arrays)
+    for k, member in enumerate(fitted.members):
+        found |= {f"task.{k}.{name}": x.contiguous() for name, x in member.task.state_dict().items()}
+    facts |= {"inputs": asdict(fitted.inputs), "members": {m.name: asdict(m.task.series) for m in fitted.members}}
+    return facts, found
+
+
+def unpack(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[str, Tensor]) -> Fitted:
+    """Fitted models from what ``pack`` made of them.
+
+    Raises:
+        DataError: if weights are not finite.
+    """
+    arrays = {name: x.numpy() for name, x in found.items()}
+    fitted = Fitted(
+        **unpack_frame(options, facts, found),
+        loc=arrays["loc"],
+        scale=arrays["scale"],
+        inputs=Inputs(**facts["inputs"]),
+        ends=Ends(**{name: arrays.get(f"ends.{name}") for name in Ends._fields}),
+    )
+    for k, choice in enumerate(choices(options["model"], options["model_kwargs"])):
+        plan = own_plan(choice, fitted.plan)
+        task = make_task(choice, plan, Series(**facts["members"][choice.name]))
+        task.load_state_dict(inside(found, f"task.{k}."))
+        if not all(bool(x.isfinite().all()) for x in task.state_dict().values() if x.is_floating_point()):
+            raise DataError(f"weights of {choice.name} are not finite; fit again")
+        fitted.members.append(Member(choice, plan, task.eval(), arrays[f"scores.{k}"]))
+    return fitted
+
+
+def pack_frame(learned: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Facts and arrays of the frame that ``learned``, a ``Fitted`` or an ensemble, was fitted to."""
+    facts = {
+        "reading": asdict(learned.reading),
+        "time": {"freq": learned.clock.freq, "dtype": dtype_name(learned.clock.dtype)},
+        "kind": learned.kind,
+        "ids": {"dtype": dtype_name(learned.ids.dtype), "values": learned.ids.tolist()},
+        "plan": {**asdict(learned.plan), "loss": None},
+        "report": learned.report,
+        "notes": learned.notes,
+    }
+    arrays = {f"scales.{name}": x for name, x in learned.scales._asdict().items() if name != "ids"}
+    return facts, {"last": learned.last, **arrays}
+
+
+def unpack_frame(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What ``pack_frame`` packed, by the names of its fields."""
+    plan, time = facts["plan"], facts["time"]
+    ids = pd.Index(facts["ids"]["values"]).astype(dtype_of(facts["ids"]["dtype"]))
+    tuples = {name: tuple(plan[name]) for name in ("native", "levels", "notes")}
+    return {
+        "reading": Reading(**facts["reading"]),
+        "plan": Plan(**{**plan, **tuples, "loss": options["loss"]}),
+        "clock": Clock(time["freq"], dtype_of(time["dtype"])),
+        "kind": Kind(*facts["kind"]),
+        "ids": ids,
+        "last": found["last"].numpy(),
+        "scales": Scales(ids, *(found[f"scales.{name}"].numpy() for name in Scales._fields[1:])),
+        "report": facts["report"],
+        "notes": facts["notes"],
+    }
+
+
+def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Arrays as tensors that can be saved."""
+    return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
+
+
+def inside(found: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}

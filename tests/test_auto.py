@@ -159,6 +159,9 @@ def test_weights_find_the_best_mixture_and_doubt_few_windows():
     points = np.stack([truth + a, truth - a, truth + 9 * b])
     many = learn(points, truth, np.ones(400), np.ones(3))
     np.testing.assert_allclose(many, [0.5, 0.5, 0], atol=0.05)
+    # a break that no model came near does not decide
+    broken = np.where(np.arange(400)[:, None] == 7, 1e15, truth)
+    np.testing.assert_allclose(learn(points, broken, np.ones(400), np.ones(3)), many, atol=0.02)
     few = learn(points[[0, 2], :1], truth[:1], np.ones(1), np.ones(2))
     assert few.sum() == pytest.approx(1) and 0 < few[1] < few[0]
     # nothing known: the prior

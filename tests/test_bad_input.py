@@ -54,6 +54,7 @@ BAD = {
     "perfect cycle": np.resize([1.0, 2, 3, 4, 5, 6, 7], 60),
 }
 EVERY = {**HEALTHY, **BAD}
+SCALED = [("1e12", 1e12, 1e-4), ("1e-9", 1e-9, 1e-4), ("1e-300", 1e-300, 1e-4), ("denormal", 5e-323, 0.02)]
 # what seqmix says of short histories and undefined scores
 SAID = [
     "ignore:.* series (have fewer|are too short):UserWarning",
@@ -109,6 +110,11 @@ def test_forecasts_beside_every_kind_of_series(fitted, tmp_path):
     again = fitted.predict(long(EVERY))
     check(again, EVERY, fitted.model)
     np.testing.assert_allclose(again[fitted.model], found[fitted.model], rtol=1e-5, atol=1e-300)
+    # forecasts of multiples of a series are multiples of its forecasts, as far as the digits of its values go
+    points = found.set_index("unique_id")[fitted.model]
+    for kind, factor, digits in SCALED:
+        np.testing.assert_allclose(points[kind] / factor, points["wave"], rtol=digits, err_msg=kind)
+    np.testing.assert_allclose((points["2^53"] - 2.0**53) / 10, points["wave"], atol=0.5)
 
 
 def test_forecasts_of_other_frames(fitted):
@@ -117,6 +123,18 @@ def test_forecasts_of_other_frames(fitted):
     turned = dict(zip(EVERY, reversed(EVERY.values()), strict=True))
     found = fitted.predict(long(turned))
     assert np.isfinite(found.select_dtypes("number").to_numpy()).all()
+
+
+UNTRAINED = [name for name in list_models() if model_facts(name)[0].pretrained or name == "SeasonalNaive"]
+
+
+@pytest.mark.parametrize("model", UNTRAINED)
+def test_what_is_not_trained_forecasts_each_series_by_itself(model):
+    """Other series, and their order, change nothing."""
+    fc = forecaster(model, levels=None, max_steps=1 if model == "SeasonalNaive" else 0)
+    alone = fc.fit(long(HEALTHY)).predict().set_index(["unique_id", "ds"])[model]
+    among = fc.fit(long(dict(reversed(EVERY.items())))).predict().set_index(["unique_id", "ds"])[model]
+    pd.testing.assert_series_equal(among[alone.index], alone, rtol=1e-5)
 
 
 def test_tests_and_scores(fitted):
@@ -142,6 +160,13 @@ def test_alone_there_is_a_forecast_or_a_remedy(kind):
         except SeqmixError as error:
             assert any(word in str(error) for word in ("; give ", "; use ")), error
             assert kind in ("one row", "two rows", "all missing") or options["levels"] is None
+
+
+@pytest.mark.slow
+def test_a_single_series_of_a_million_rows():
+    y = np.resize(WAVE, 1_000_000) + 1e-6 * np.arange(1_000_000)
+    frame = pd.DataFrame({"unique_id": "y", "ds": np.arange(len(y)), "y": y})
+    check(forecaster("DLinear", freq=1).fit(frame).predict(), {"y": y}, "DLinear")
 
 
 def test_the_pictures_of_bad_series(fitted):

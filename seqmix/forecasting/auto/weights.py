@@ -5,6 +5,8 @@ import numpy as np
 # rounds of the greedy selection, and the number of windows at which what was learned counts as much as the prior
 _ROUNDS = 100
 _DOUBT = 20.0
+# errors in units of their series that are those of a break in the data, if all models make them
+_BREAK = 100.0
 # parts with less are left out: they cost time
 _LEAST = 0.02
 
@@ -26,7 +28,7 @@ def learn(points: np.ndarray, truth: np.ndarray, unit: np.ndarray, prior: np.nda
     """
     prior = _prior(points, truth, unit, prior)
     errors = (points - truth) / unit[:, None]
-    known = ~np.isnan(errors).any(0)
+    known = _known(errors)
     windows = int(known.any(1).sum())
     if not windows:
         return _pruned(prior)
@@ -40,9 +42,12 @@ def learn(points: np.ndarray, truth: np.ndarray, unit: np.ndarray, prior: np.nda
 
 
 def errors_of(points: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Mean absolute error of each model over the unit of the series, ``(M,)``; NaN where nothing is known."""
+    """Mean absolute error of each model over the unit of the series, ``(M,)``; NaN where nothing is known.
+
+    Breaks that no model comes near do not count: one value of 1e15 would leave no digits of all others.
+    """
     scaled = np.abs(points - truth) / unit[:, None]
-    known = ~np.isnan(scaled).any(0)
+    known = _known(scaled)
     return scaled[:, known].mean(1) if known.any() else np.full(len(points), np.nan)
 
 
@@ -51,6 +56,11 @@ def combined(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
     weights = weights.reshape(-1, *(1,) * (points.ndim - 1)) * np.isfinite(points)
     with np.errstate(invalid="ignore"):
         return (np.where(weights > 0, points, 0.0) * weights).sum(0) / weights.sum(0)
+
+
+def _known(errors: np.ndarray) -> np.ndarray:
+    """Which values ``(N, horizon)`` tell models apart, by the errors ``(M, N, horizon)``."""
+    return ~np.isnan(errors).any(0) & (np.abs(errors).min(0) < _BREAK)
 
 
 def _prior(points: np.ndarray, truth: np.ndarray, unit: np.ndarray, prior: np.ndarray) -> np.ndarray:

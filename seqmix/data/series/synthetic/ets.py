@@ -9,8 +9,8 @@ from seqmix.data.series.synthetic._rows import log_uniform, standardize
 def ets(n: int, length: int, *, period: ArrayLike = 0, rng: np.random.Generator) -> np.ndarray:
     """Draws of ETS models as in the M competitions, additive or exponential, each with parameters of its own.
 
-    Smoothing, damping, drift, noise and season are drawn for each series; 45 % are ``exp(c y)`` of the standardized
-    series, which makes trend, season and noise multiplicative.
+    Smoothing, damping, drift, noise and season are drawn for each series. A quarter are ``exp(c y)`` of the
+    standardized series, which makes trend, season and noise multiplicative.
 
     Args:
         n: number of series.
@@ -25,8 +25,8 @@ def ets(n: int, length: int, *, period: ArrayLike = 0, rng: np.random.Generator)
     """
     period = np.maximum(np.broadcast_to(np.asarray(period, int), n), 1)
     # smoothing of real series is near 0 or near 1 more often than between
-    alpha = np.where(rng.random(n) < 0.2, 1.0, rng.beta(0.7, 0.7, n))
-    beta = alpha * rng.beta(1, 6, n) * (rng.random(n) < 0.7)
+    alpha = np.where(rng.random(n) < 0.25, 1.0, rng.beta(0.9, 0.7, n))
+    beta = alpha * rng.beta(1, 4, n) * (rng.random(n) < 0.75)
     gamma = (1 - alpha) * rng.beta(1, 5, n) * (period > 1)
     phi = np.where(rng.random(n) < 0.5, rng.uniform(0.8, 1, n), 1.0)
     deviation = np.exp(rng.normal(-1, 0.8, n))
@@ -50,7 +50,7 @@ def ets(n: int, length: int, *, period: ArrayLike = 0, rng: np.random.Generator)
         drift=drift,
     )
     exponential = np.exp(log_uniform(rng, 0.1, 1.2, (n, 1)) * standardize(y))
-    return np.where(rng.random((n, 1)) < 0.45, exponential, y)
+    return np.where(rng.random((n, 1)) < 0.25, exponential, y)
 
 
 def smooth(

@@ -36,6 +36,8 @@ class Kind(NamedTuple):
     noised: float = 0.0
     #: part that is turned upside down
     flipped: float = 0.1
+    #: part that is the exponential of what is seen, so that growth accelerates and noise grows with the level
+    curved: float = 0.0
     #: how often shifts, spikes, rounding and missing values come, as a part of the constants below
     rough: float = 1.0
 
@@ -94,9 +96,9 @@ NONE: Seasons = ((0, 0, 0.2), (7, 0, 0.3), (5, 0, 0.1), (52, 0, 0.3), (24, 168, 
 
 KINDS = {
     # 40 %: yearly, quarterly and monthly series, as of the M competitions
-    "low, smoothing": Kind(0.25, _one(ets), LOW, (4, 150), 1.0, rough=0.3),
-    "low, composed": Kind(0.09, _two(partial(composed, weights=GROWTH)), LOW, (6, 150), 1.0, rough=0.3),
-    "low, sarima": Kind(0.06, _one(_growing), LOW, (6, 150), 1.0, rough=0.3),
+    "low, smoothing": Kind(0.25, _one(ets), LOW, (4, 150), 1.0, curved=0.4, rough=0.3),
+    "low, composed": Kind(0.09, _two(partial(composed, weights=GROWTH)), LOW, (6, 150), 1.0, curved=0.4, rough=0.3),
+    "low, sarima": Kind(0.06, _one(_growing), LOW, (6, 150), 1.0, curved=0.4, rough=0.3),
     # 30 %: cycles of the day and the week
     "hourly, cycles": Kind(0.23, _two(daily_cycles), HOURLY, (24, ANY_LENGTH), 0.25),
     "hourly, composed": Kind(0.05, _two(partial(composed, weights=CYCLES)), HOURLY, (24, ANY_LENGTH), 0.25, noised=0.2),
@@ -176,6 +178,8 @@ def _draw_kind(kind: Kind, n: int, context: int, horizon: int, rng: np.random.Ge
     history = np.where(cut, log_uniform(rng, min(kind.history[0], longest), longest + 1, n), longest).astype(int)
     gaps = missing(n, length, share=MISSING, rng=rng) & (rng.random((n, 1)) < kind.rough * GAPS)
     seen = (np.arange(length) >= longest - history[:, None]) & ~gaps
+    curved = np.where(rng.random((n, 1)) < kind.curved, log_uniform(rng, 0.1, 1.2, (n, 1)), 0.0)
+    y = np.where(curved > 0, np.exp(curved * standardize(y, seen) * seen), y)
     before = ((0, 0), (context - longest, 0))
     x = (standardize(np.where(seen, y, 0.0), seen) * seen).astype(np.float32)
     return Batch(np.pad(x, before), np.pad(seen, before), announced)

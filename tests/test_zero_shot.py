@@ -196,6 +196,21 @@ def test_a_perfect_cycle_goes_on():
     assert torch.allclose(y[0, :, 0], cycle(8, 64)[0, 40:], atol=0.03)
 
 
+def test_intervals_never_narrow_at_the_border_of_a_block():
+    """The packaged weights over ten blocks; 80 % intervals, season by season."""
+    rng, t = np.random.default_rng(0), np.arange(512)
+    cycles = np.sin(2 * np.pi * t / 24)
+    kinds = [rng.standard_normal(512).cumsum(), rng.standard_normal(512), cycles + 0.3 * rng.standard_normal(512)]
+    x = torch.tensor(np.stack([cycles, *kinds])).float()[..., None]
+    with torch.no_grad():
+        y = ZeroShot(Series(1, 512, 640, 13, season=24)).eval()(x)[:, :, 0]
+    width = (y[..., 10] - y[..., 2]).unflatten(1, (10, 64))
+    assert (width[:, 1:, :24].mean(-1) > 0.999 * width[:, :-1, -24:].mean(-1)).all()
+    # a perfect cycle keeps its amplitude
+    last = y[0, -64:, MEDIAN]
+    assert (last.max() - last.min()) / 2 > 0.95
+
+
 def test_the_median_is_the_point_forecast():
     x = torch.randn(1, 40, 1)
     assert torch.equal(small(outputs=1)(x), small()(x)[..., MEDIAN])

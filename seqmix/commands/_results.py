@@ -34,6 +34,7 @@ def rows_of(scores: Sequence[Score], task: Task, data: Any, trainer: pl.Trainer)
             "commit": environment()["commit"],
             "device": device_name(trainer),
             "seconds": round(score.seconds, 1),
+            **({} if i else {name: round(value, 3) for name, value in task.remarks().items()}),
         }
         for i, score in enumerate(scores)
     ]

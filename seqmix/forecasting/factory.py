@@ -1,15 +1,15 @@
 """From a name, a mixer, a class or a ``functools.partial`` to an untrained task."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from seqmix import mixers, models
+from seqmix import models
 from seqmix.errors import ConfigError
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.training import Training, seeded
+from seqmix.models import class_of, forecast_factory
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Forecasting
 
@@ -21,6 +21,11 @@ class Choice(NamedTuple):
     factory: Callable[..., Any]
     cls: type[models.ForecastModel]  # which knows facts; the base class for a function, which says nothing
     baseline: bool  # it uses no covariates, beside a model that does: it gets the data without them
+
+    @property
+    def mixes_channels(self) -> bool:
+        """Whether aligned series are better forecast together."""
+        return self.cls.channels_meet(self.factory.keywords if isinstance(self.factory, partial) else {})
 
 
 def choices(model: Any, options: Mapping[str, Any] | None) -> list[Choice]:
@@ -36,7 +41,7 @@ def choices(model: Any, options: Mapping[str, Any] | None) -> list[Choice]:
     given = list(model) if isinstance(model, list | tuple) else [model]
     if options and len(given) > 1:
         raise ConfigError("model_kwargs go with one model, got a list; put functools.partial(Model, ...) in the list")
-    names = [each if isinstance(each, str) else _class_of(each).__name__ for each in given]
+    names = [each if isinstance(each, str) else class_of(each).__name__ for each in given]
     names = [name + (str(names[:i].count(name)) if name in names[:i] else "") for i, name in enumerate(names)]
     found = [_choice(name, each, dict(options or {})) for name, each in zip(names, given, strict=True)]
     used = [each.cls.covariates == "used" for each in found]
@@ -83,28 +88,8 @@ def make_task(choice: Choice, plan: Plan, series: Series, training: Training | N
 
 
 def _choice(name: str, model: Any, options: dict[str, Any]) -> Choice:
-    factory = _named(model) if isinstance(model, str) else model
-    cls = _class_of(factory)
-    if isinstance(cls, type) and issubclass(cls, mixers.Mixer):
-        factory, cls = partial(models.MixerForecaster, mixer=factory), models.MixerForecaster
-    known = isinstance(cls, type) and issubclass(cls, models.ForecastModel)
+    factory = forecast_factory(model)
     factory = partial(factory, **options) if options else factory
+    cls = class_of(factory)
+    known = isinstance(cls, type) and issubclass(cls, models.ForecastModel)
     return Choice(name, factory, cls if known else models.ForecastModel, baseline=False)
-
-
-def _named(name: str) -> Any:
-    if name in models.list_models():
-        return models.model_facts(name)[0]
-    if name in mixers.list_mixers():
-        return mixers.mixer_facts(name).cls
-    known = [*models.list_models(), *mixers.list_mixers()]
-    near = difflib.get_close_matches(name.lower(), {k.lower(): k for k in known}, 1)
-    hint = next((f"did you mean {k!r}? " for k in known if near and k.lower() == near[0]), "")
-    raise ConfigError(f"no model or mixer {name!r}; {hint}there are {', '.join(models.list_models())}, and every mixer")
-
-
-def _class_of(factory: Any) -> Any:
-    """The class under layers of ``partial``."""
-    while isinstance(factory, partial):
-        factory = factory.func
-    return factory

@@ -58,7 +58,7 @@ def fit(
     plan = make_plan(
         options,
         long,
-        mixes_channels=any(m.cls.mixes_channels for m in models),
+        mixes_channels=any(m.mixes_channels for m in models),
         linear=all(m.cls.linear for m in models),
         pretrained=all(m.cls.pretrained for m in models),
     )

@@ -11,8 +11,10 @@ from seqmix.models.ffnet_ts import FFNetTS
 from seqmix.models.forecast_model import ForecastModel, ForecastModelFactory, list_models, model_facts, register_model
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead
+from seqmix.models.named import class_of, forecast_factory
 from seqmix.models.norm import BatchNormLast, Norm2D
 from seqmix.models.quantile_patches import QuantilePatches
+from seqmix.models.residual import Residual, ResidualForecaster
 from seqmix.models.ridge import Ridge
 from seqmix.models.token_model import TokenModel, TokenModelFactory
 from seqmix.models.tsm2 import TSM2
@@ -41,6 +43,8 @@ __all__ = [
     "PatchEmbedding",
     "QuantilePatches",
     "Replaced",
+    "Residual",
+    "ResidualForecaster",
     "Ridge",
     "SeasonalNaive",
     "SequenceClassifier",
@@ -48,7 +52,9 @@ __all__ = [
     "TokenModelFactory",
     "WeightedAveraging",
     "ZeroShot",
+    "class_of",
     "densify",
+    "forecast_factory",
     "list_models",
     "load_published",
     "model_facts",

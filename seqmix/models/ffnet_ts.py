@@ -126,6 +126,11 @@ class FFNetTS(ForecastModel):
         trend = moving_average(x.transpose(1, 2), self.trend_kernel).transpose(1, 2)
         return _normalized(networks[0], x - trend) + _normalized(networks[1], trend)
 
+    def heads(self) -> list[nn.Module]:
+        """The head; none with ``decomposition``, whose parts are added to the means of their windows."""
+        networks = list(self.children())
+        return [each.head for each in networks if isinstance(each, _Network)] if len(networks) == 1 else []
+
     def reparameterize(self) -> Self:
         """Merge the two kernels of each channel mixer into one, in place, and return the model.
 

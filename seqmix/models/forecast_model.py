@@ -1,7 +1,7 @@
 """What a forecasting model promises to the task, and the registry that lists the models."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -46,6 +46,13 @@ class ForecastModel(nn.Module, ABC):
     #: whether all parameters come from ``fit_closed_form``, none from gradient steps
     closed_form: ClassVar[bool] = False
 
+    #: share of the outputs that a forecast takes, ``(C,)``, a buffer that validations set; None: all of them
+    gate: Tensor | None
+    #: t-statistic of its gain in the validation that chose it, ``(C,)``
+    gate_t: Tensor | None
+    #: whether it is one for all channels, or one for each
+    gating: Literal["one", "channel"] = "one"
+
     def __init__(self, series: Series):
         super().__init__()
         if series.covariates and self.covariates == "refused":
@@ -56,6 +63,8 @@ class ForecastModel(nn.Module, ABC):
                 f"use {', '.join(sorted(able))}, or leave them out of the data"
             )
         self.series = series
+        self.register_buffer("gate", None)
+        self.register_buffer("gate_t", None)
 
     def __call__(
         self,
@@ -88,10 +97,34 @@ class ForecastModel(nn.Module, ABC):
         observed = {"mask": mask} if self.masked else {}
         return super().__call__(x, future=future, static=static, past=past, **observed)
 
+    @classmethod
+    def channels_meet(cls, options: Mapping[str, Any]) -> bool:
+        """Whether channels meet in a model built with ``options``: a model around another one has to ask that one."""
+        return cls.mixes_channels
+
     @property
     def note(self) -> str:
         """What tells two models of the class apart in results; empty for nothing."""
         return ""
+
+    def heads(self) -> list[nn.Module]:
+        """Modules whose outputs are summed in the forecast: with their parameters at 0 it is 0; empty for none."""
+        return []
+
+    def base(
+        self,
+        x: Tensor,
+        *,
+        future: Tensor | None = None,
+        static: Tensor | None = None,
+        past: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor | None:
+        """Forecast ``(B, horizon, C)`` that the outputs are added to, from windows before normalization.
+
+        Default: None, the outputs are added to the level of the normalized window.
+        """
+        return None
 
     @abstractmethod
     def forward(

@@ -98,6 +98,10 @@ class MixerForecaster(ForecastModel):
         """Its mixers."""
         return "+".join(self.backbone.mixer_names)
 
+    def heads(self) -> list[nn.Module]:
+        """The head, and the linear map of the known-future inputs."""
+        return [self.head] if self.ahead is None else [self.head, self.ahead]
+
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
@@ -179,6 +183,11 @@ class DLinear(ForecastModel):
         self.ahead = nn.Linear(series.n_future, series.n_outputs, bias=False) if series.n_future else None
         self.static = nn.Linear(series.n_static, series.n_outputs, bias=False) if series.n_static else None
         self.past = nn.Linear(series.context * series.n_past, width, bias=False) if series.n_past else None
+
+    def heads(self) -> list[nn.Module]:
+        """All linear maps to the horizon."""
+        found = [self.seasonal, self.trend, self.ahead, self.static, self.past]
+        return [each for each in found if each is not None]
 
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None

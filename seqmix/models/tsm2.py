@@ -130,6 +130,10 @@ class TSM2(ForecastModel):
         self.norm = _NORMS[norm](d_model)
         self.head = FlattenHead(n_patches * d_model, series.horizon, series.n_outputs, dropout=head_dropout)
 
+    def heads(self) -> list[nn.Module]:
+        """The head."""
+        return [self.head]
+
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:

@@ -21,11 +21,11 @@ class Normalized:
     Args:
         batches: the loader.
         limit: batches that are used, a number, or a fraction of all.
-        norm: normalization of windows.
+        norm: normalization of windows; None for windows as they are.
         device: where batches are moved.
     """
 
-    def __init__(self, batches: Iterable[Batch], limit: int | float, norm: WindowNorm, device: torch.device):
+    def __init__(self, batches: Iterable[Batch], limit: int | float, norm: WindowNorm | None, device: torch.device):
         self.batches, self.norm, self.device = batches, norm, device
         # as Lightning reads its limits
         self.limit = limit if isinstance(limit, int) else int(limit * len(batches))  # pyright: ignore[reportArgumentType]
@@ -35,7 +35,7 @@ class Normalized:
             yield self._normalized({name: value.to(self.device) for name, value in batch.items()})
 
     def _normalized(self, batch: Batch) -> Batch:
-        x, stats = self.norm(batch["x"], batch.get("x_mask"))
+        x, stats = (batch["x"], None) if self.norm is None else self.norm(batch["x"], batch.get("x_mask"))
         weight = x.new_ones(x.shape[0], x.shape[2])
         if "weight" in batch:
             weight = weight * batch["weight"].to(x.dtype).unsqueeze(1)
@@ -45,7 +45,9 @@ class Normalized:
         return {**batch, "x": x, "y": (batch["y"] - level) / scale, "weight": weight * scale.squeeze(1).square()}
 
 
-def batches_of(trainer: pl.Trainer, norm: WindowNorm, device: torch.device) -> tuple[Iterable[Batch], Iterable[Batch]]:
+def batches_of(
+    trainer: pl.Trainer, norm: WindowNorm | None, device: torch.device
+) -> tuple[Iterable[Batch], Iterable[Batch]]:
     """Training and validation batches of the data that a trainer fits, as far as it uses them."""
     fit = trainer.fit_loop
     train, val = fit._data_source, fit.epoch_loop.val_loop._data_source

@@ -56,6 +56,12 @@ class Loss(nn.Module, ABC):
             shift, scale = shift.unsqueeze(-1), scale.unsqueeze(-1)
         return forecast * scale + shift
 
+    def moved(self, forecast: Tensor, by: Tensor) -> Tensor:
+        """Forecast whose location is moved ``by: (B, horizon, C)``, with the spread that it has."""
+        if forecast.ndim == 3:
+            return forecast + by
+        return torch.cat([forecast[..., :1] + by.unsqueeze(-1), forecast[..., 1:]], -1)
+
     def check(self, y: Tensor) -> None:
         """Raise ``DataError`` if no such distribution could have given ``y``."""
 
@@ -139,6 +145,10 @@ class QuantileLoss(Loss):
         q = forecast.new_tensor(self.levels)  # (K,)
         error = y.unsqueeze(-1) - forecast  # (B, horizon, C, K)
         return torch.maximum(q * error, (q - 1) * error)
+
+    def moved(self, forecast: Tensor, by: Tensor) -> Tensor:
+        """All quantiles alike."""
+        return forecast + by.unsqueeze(-1)
 
     def point(self, forecast: Tensor) -> Tensor:
         """The median."""

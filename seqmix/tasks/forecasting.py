@@ -20,6 +20,7 @@ from seqmix.models import ForecastModelFactory
 from seqmix.series import Series
 from seqmix.tasks._baselines import trained
 from seqmix.tasks._closed_form import batches_of
+from seqmix.tasks._gate import GateSums
 from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
 from seqmix.tasks._normalize import Normalize, WindowNorm
 from seqmix.tasks._optim import AdamW, Optim, default_optim
@@ -44,6 +45,8 @@ class Forecasting(Task):
 
     Args:
         model: model class, ``functools.partial`` or config entry, called with the facts of the data.
+        residual: train the model on the residual of a ridge regression, ``true`` or what makes the ridge; validation
+            metrics are those of the gated forecast. See ``ResidualForecaster``.
         series: the facts of the data, linked from the datamodule; a checkpoint holds them as a dict.
         loss: what training minimizes; ``huber`` has its corner at 1 channel std, ``quantile`` is the pinball loss,
             ``normal``, ``student_t`` and ``negative_binomial`` (of unscaled counts) are negative log-likelihoods.
@@ -78,6 +81,7 @@ class Forecasting(Task):
         model: ForecastModelFactory,
         series: Series | dict[str, int],
         *,
+        residual: bool | ForecastModelFactory = False,
         loss: LossName = "mse",
         loss_module: LossFactory | None = None,
         quantiles: list[float] | None = None,
@@ -96,7 +100,14 @@ class Forecasting(Task):
         self.loss = make_loss(loss, loss_module, quantiles)
         self.quantiles = self.loss.levels if isinstance(self.loss, QuantileLoss) else []
         self.series = replace(series, n_outputs=self.loss.n_outputs)
+        if residual:
+            model = models.Residual(model) if residual is True else models.Residual(model, ridge=residual)
         built = model(self.series)
+        if self.loss.counts and built.gate is not None:
+            raise ConfigError(
+                f"{type(built).__name__} adds a correction, and counts have none (loss = 'negative_binomial'); use "
+                "loss='student_t', or the model without residual"
+            )
         if normalize == "season" and built.repeats_season:
             normalize = "window"
         if built.closed_form:
@@ -107,6 +118,8 @@ class Forecasting(Task):
         self.model = built
         # squared error, absolute error, values, windows: sums over one pass of a loader
         self.sums = torch.zeros(4, dtype=torch.float64)
+        # those of one validation that chooses the gate of a correction
+        self.gate_sums: GateSums | None = None
 
     @property
     def label(self) -> str:
@@ -115,16 +128,30 @@ class Forecasting(Task):
 
     def forward(self, batch: Batch) -> Tensor:
         """Forecast a batch: ``(B, horizon, C)``, or ``(B, horizon, C, K)`` with rising quantiles or parameters."""
+        return self._forecast(batch, self._base(batch), None if self.training else self.model.gate)
+
+    def _base(self, batch: Batch) -> Tensor | None:
+        """What the outputs of the model are added to, where that is not the level of the window."""
+        x, mask = batch["x"], batch.get("x_mask")
+        x = x if mask is None else x.masked_fill(~mask, 0)
+        return self.model.base(x, mask=mask, **self._covariates(batch))
+
+    def _covariates(self, batch: Batch) -> dict[str, Tensor]:
+        """Those of the model, which may share its data with one that has more."""
+        return {kind: batch[kind] for kind in self.series.covariates}
+
+    def _forecast(self, batch: Batch, base: Tensor | None, gate: Tensor | None) -> Tensor:
+        """Forecast a batch from a base, with the share ``gate`` of the correction."""
         x, stats = self.norm(batch["x"], batch.get("x_mask"))
-        # a model without covariates may share its data with one that has them
-        future = batch["future"] if self.series.n_future else None
-        static = batch["static"] if self.series.n_static else None
-        past = batch["past"] if self.series.n_past else None
-        found = self.model(x, future=future, static=static, past=past, mask=batch.get("x_mask"))
+        found = self.model(x, mask=batch.get("x_mask"), **self._covariates(batch))
         y = self.loss.read(self.norm.undo_affine(found))
-        y = y if stats is None else self.loss.rescale(y, *stats)
         # quantiles are forecast one by one and may cross: in order they are no worse at any level
-        return y.sort(dim=-1).values if self.quantiles and not self.training else y
+        y = y.sort(dim=-1).values if self.quantiles and not self.training else y
+        if gate is not None:
+            y = self.loss.moved(y, (gate - 1) * self.loss.point(y))
+        if base is not None:
+            stats = base, base.new_ones(()) if stats is None else stats[1]
+        return y if stats is None else self.loss.rescale(y, *stats)
 
     def example(self) -> dict[str, Batch]:
         """One window of zeros, with the covariates that there are."""
@@ -171,7 +198,9 @@ class Forecasting(Task):
 
     def on_fit_start(self) -> None:
         """Fit what has a closed form; a model that has nothing else takes no gradient steps."""
-        self.model.fit_closed_form(*batches_of(self.trainer, self.norm, self.device))
+        # what a correction is added to sees windows as they are
+        norm = self.norm if self.model.gate is None else None
+        self.model.fit_closed_form(*batches_of(self.trainer, norm, self.device))
         if self.model.closed_form:
             self.trainer.fit_loop.max_epochs = 0
 
@@ -228,8 +257,42 @@ class Forecasting(Task):
         sums = torch.stack([squared.sum(), absolute.sum()]).double().cpu()
         self.sums += torch.cat([sums, torch.tensor([count, windows], dtype=torch.float64)])
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin the sums anew; a validation of a training chooses the gate of a correction."""
+        super().on_validation_epoch_start()
+        chosen = self.model.gate is not None and self.trainer.state.fn == "fit"
+        each = self.model.gating == "channel"
+        self.gate_sums = GateSums(self.series.n_channels, each=each) if chosen else None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the sums, or to those that choose the gate."""
+        if self.gate_sums is None:
+            super().validation_step(batch, batch_idx)
+            return
+        if "place" not in batch:
+            raise ConfigError(
+                f"the gate of {type(self.model).__name__} is chosen by blocks of time, and the validation batches do "
+                "not say where they are; add 'place', the part of the validation time before each window, (B,)"
+            )
+        (y, weight), base = _truth(batch), self._base(batch)
+        assert base is not None
+        correction = self.point(self._forecast(batch, base, None)) - base
+        self.gate_sums.add((y - base).float(), correction.float(), weight, batch["place"])
+
+    def remarks(self) -> dict[str, float]:
+        """Mean gate of a correction and mean t-statistic of its gain."""
+        found = {"gate": self.model.gate, "gate_t": self.model.gate_t}
+        return {name: float(value.mean()) for name, value in found.items() if value is not None}
+
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
-        """Mean squared and absolute error."""
+        """Mean squared and absolute error, with the gate that a validation has just chosen."""
+        if stage == "val" and self.gate_sums is not None:
+            gate, t = self.gate_sums.choose()
+            assert self.model.gate is not None and self.model.gate_t is not None
+            self.model.gate.copy_(gate)
+            self.model.gate_t.copy_(t)
+            mse, mae = self.gate_sums.errors(gate)
+            return {"mse": mse, "mae": mae}, self.gate_sums.windows
         squared, absolute, count, windows = self.sums.tolist()
         return {"mse": squared / count, "mae": absolute / count}, windows
 

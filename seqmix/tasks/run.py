@@ -216,13 +216,14 @@ class Run(Checkpoint):
             "step": trainer.global_step,
             "train_loss": float(torch.stack(self._losses).mean()) if self._losses else "",
             **{f"val_{name}": score for name, score in scores.items()},
+            **task.remarks(),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": round(self.elapsed(), 2),
         }
         self._losses.clear()
         append_rows(self.folder / "metrics.csv", [row])
         if self.lines:
-            measured = " ".join(f"{name} {score:.4f}" for name, score in scores.items())
+            measured = " ".join(f"{name} {score:.4f}" for name, score in {**scores, **task.remarks()}.items())
             done = "closed form"
             if row["step"]:
                 done = f"epoch {row['epoch']}/{trainer.max_epochs}  step {row['step']}  train {row['train_loss']:.4f}"

@@ -86,6 +86,10 @@ class Task(pl.LightningModule, ABC):
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """Metrics by name of all batches added, and the number of ``counted``; ``stage`` is ``val`` or ``test``."""
 
+    def remarks(self) -> dict[str, float]:
+        """What the last validation found beside the metrics, by name; it is logged and stands in ``metrics.csv``."""
+        return {}
+
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
         """Scores of the baselines on what the last test has counted; none where a task has no baseline.
 
@@ -153,9 +157,10 @@ class Task(pl.LightningModule, ABC):
         self.add_batch(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log every metric as ``val_<metric>``."""
+        """Log every metric as ``val_<metric>``, and what else was found."""
         found, _ = self.finish("val")
         self.log_dict({f"val_{name}": value for name, value in found.items()}, prog_bar=True)
+        self.log_dict(self.remarks())
 
     def on_test_epoch_end(self) -> None:
         """Log every metric as ``test_<metric>``, and ``test_<counted>``."""

@@ -119,6 +119,7 @@ class ForecastData(Served, ABC):
                 stride=self.stride if name == "train" else 1,
                 targets=torch.tensor([rows]),
                 future=dates,
+                placed=name == "val",
             )
             for name, rows in ranges.items()
         }

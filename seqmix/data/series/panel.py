@@ -134,10 +134,12 @@ class Panel(Served):
             rooms = np.where(borders >= self.context, last - first - self.horizon + 1, 0).clip(min=0)
             if rooms.any():
                 stride = int(max(1, -(-rooms.sum() // self.max_val)))
-                splits[split] = self._windows(np.stack([first, last], 1), stride, "drop")
+                splits[split] = self._windows(np.stack([first, last], 1), stride, "drop", placed=split == "val")
         return splits
 
-    def _windows(self, targets: np.ndarray, stride: int, short: Literal["error", "drop"]) -> Windows:
+    def _windows(
+        self, targets: np.ndarray, stride: int, short: Literal["error", "drop"], *, placed: bool = False
+    ) -> Windows:
         rows = {name: torch.from_numpy(x) for name, x in self._rows.items()}
         return Windows(
             torch.from_numpy(self._values),
@@ -153,6 +155,7 @@ class Panel(Served):
             static=None if self._static is None else torch.from_numpy(self._static),
             ids=self.ids,
             short=short,
+            placed=placed,
         )
 
     def _pad(self, least: int) -> None:

@@ -34,6 +34,7 @@ class Windows(Gathered):
         static: inputs that do not change with time, ``(n_series, C, S)``.
         ids: names of the series, for messages. Default: their numbers.
         short: what to do about series too short for one window, "error" or "drop".
+        placed: batches hold ``place`` ``(B,)``, from 0 to below 1: the part of the windows of its series before each.
 
     Raises:
         DataError: if a series is too short for one window (unless dropped), or all are.
@@ -56,13 +57,14 @@ class Windows(Gathered):
         static: Tensor | None = None,
         ids: Sequence[str] | None = None,
         short: Literal["error", "drop"] = "error",
+        placed: bool = False,
     ):
         lengths = indptr.diff()
         if targets is None:
             targets = torch.stack([torch.zeros_like(lengths), lengths], 1)
         rows = {"mask": mask, "past": past, "future": future, "weight": weight}
         _check_fit(values, indptr, targets, rows, static)
-        self.context, self.horizon, self.stride = context, horizon, stride
+        self.context, self.horizon, self.stride, self.placed = context, horizon, stride, placed
         # channels apart in memory: a window of one channel is then one block, five times faster to gather
         self.values = _apart(values)
         self.mask, self.past, self.future = (None if x is None else _apart(x) for x in (mask, past, future))
@@ -75,7 +77,7 @@ class Windows(Gathered):
         counts = ((room - context - horizon) // stride + 1).clamp(min=0)
         if short == "error" or not counts.any():
             _check_room(room, context + horizon, ids)
-        self._ends = counts.cumsum(0)
+        self._counts, self._ends = counts, counts.cumsum(0)
         # row of window k: origin of its series + k * stride
         self._origin = indptr[:-1] + first - (self._ends - counts) * stride
 
@@ -90,7 +92,8 @@ class Windows(Gathered):
     def gather(self, index: Tensor) -> dict[str, Tensor]:
         """Batch of the windows with these numbers ``(B,)``.
 
-        ``x`` and ``y``, with ``x_mask`` and ``y_mask``, ``past``, ``future``, ``weight`` and ``static`` where given.
+        ``x`` and ``y``, with ``x_mask`` and ``y_mask``, ``past``, ``future``, ``weight`` and ``static`` where given,
+        and ``place`` where ``placed``.
         """
         series, start = self.rows(index)
         middle, width = self.context, self.context + self.horizon
@@ -108,6 +111,9 @@ class Windows(Gathered):
             batch["weight"] = (total / self.horizon).to(self.values.dtype)
         if self.static is not None:
             batch["static"] = self.static[series]
+        if self.placed:
+            count = self._counts[series]
+            batch["place"] = ((index - self._ends[series] + count) / count).to(self.values.dtype)
         return batch
 
 

@@ -147,25 +147,35 @@ def groups(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """Relative MASE over CPU seconds, a point for each model, with the interval over panels."""
+    """Relative MASE and WQL of each model with the interval over panels, the best on top; the CPU seconds beside it."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for model, own in _models(rows).items():
-        errors = list(_by_panel(own, "relative_mase").values())
-        x = max((_sum(own, "fit_s") + _sum(own, "predict_s")) / len(own), 1e-2)
-        mean, (lo, hi) = geometric_mean(errors), bootstrap(errors)
-        axes.errorbar(x, mean, yerr=[[mean - lo], [hi - mean]], color="0.7", linewidth=1, zorder=1)
-        axes.scatter(x, mean, zorder=2)
-        axes.annotate(model, (x, mean), xytext=(6, 4), textcoords="offset points", fontsize=9)
-    axes.axhline(1, color="0.6", linewidth=1, linestyle="--")
-    axes.set(xscale="log", xlabel="CPU seconds a panel, fit and predict", ylabel="MASE, seasonal naive = 1")
-    panel_count = len({row["panel"] for row in rows})
-    axes.set_title(f"Forecasts of {panel_count} panels, geometric mean", loc="left", fontweight="bold")
-    axes.spines[["top", "right"]].set_visible(False)
+    models = [line["model"] for line in table(rows)][::-1]
+    figure, plots = plt.subplots(1, 2, figsize=(9, 1.2 + 0.4 * len(models)), layout="constrained", sharey=True)
+    for axes, (column, label) in zip(plots, (("relative_mase", "MASE"), ("relative_wql", "WQL")), strict=True):
+        for k, (many, mark) in enumerate(((True, "o"), (False, "D"))):
+            for y, model in enumerate(models):
+                part = [r for r in rows if r["model"] == model and (r["panel"] not in panels.LONG) == many]
+                if part:
+                    errors = [float(row[column]) for row in part]
+                    at, (lo, hi) = y + 0.12 - 0.24 * k, bootstrap(errors)
+                    axes.plot([lo, hi], [at, at], color=f"C{k}", linewidth=1.5, alpha=0.4)
+                    axes.plot(geometric_mean(errors), at, mark, color=f"C{k}", markersize=6 - k)
+        axes.axvline(1, color="0.6", linewidth=1, linestyle="--")
+        axes.set(xscale="log", xlim=(0.4, 2.5), xlabel=f"{label}, seasonal naive forecast = 1")
+        axes.set_xticks([0.5, 0.7, 1, 1.4, 2], ["0.5", "0.7", "1", "1.4", "2"], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False)
+    costs = [_of(rows, lambda row, m=model: row["model"] == m) for model in models]
+    seconds = [(_sum(own, "fit_s") + _sum(own, "predict_s")) / len(own) for own in costs]
+    labels = [f"{model}  ({cost:,.1f} s)" for model, cost in zip(models, seconds, strict=True)]
+    plots[0].set_yticks(range(len(models)), labels)
+    title = "Forecasts without tuning: panels of many series (round), few long series (diamonds)"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

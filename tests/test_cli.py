@@ -115,7 +115,7 @@ def test_fit_leaves_one_whole_folder(here, fitted):
 
 def test_fit_results(here, fitted):
     rows = _rows(here / "results.csv")
-    assert [r["model"] for r in rows] == ["TSM2", "SeasonalNaive", "DLinear"]
+    assert [r["model"] for r in rows] == ["TSM2", "SeasonalNaive", "Ridge", "DLinear"]
     assert rows == _rows(fitted / "configs" / "results" / "tiny.csv")
     # 120 test rows and a horizon of 8: every window, the last batch too
     assert {(r["config"], r["seed"], r["windows"], r["context"], r["horizon"]) for r in rows} == {

@@ -53,26 +53,40 @@ def test_the_closed_form_solves_the_normal_equations(level, weights):
 
 def test_fits_are_equal_to_the_bit_and_batches_change_rounding_only():
     train, val = batches(), batches(2, seed=1)
-    fits = [Ridge(SERIES, weights="auto", level="auto") for _ in range(3)]
+    fits = [Ridge(SERIES) for _ in range(3)]
     for model, given in zip(fits, (train, train, batches(1, 80)), strict=True):
         model.fit_closed_form(given, val)
     assert torch.equal(fits[0].weight, fits[1].weight)
     torch.testing.assert_close(fits[2].weight, fits[0].weight, rtol=1e-6, atol=1e-6)
 
 
-def test_the_penalty_is_chosen_on_validation():
-    train = batches(1, 8)
-    few = Ridge(SERIES).search
-    model = Ridge(SERIES).double()
-    moments, held = model._moments(train), model._moments(batches(20, seed=1))
-    errors = {}
-    for ridge in few.ridges:
-        one = Ridge(SERIES, ridge=ridge).double()
-        one.fit_closed_form(train, ())
-        errors[ridge] = float(held.error(0, one.weight[0].detach().T).mean())
-    best = few.best(moments, held, 0)
-    assert best.ridge == min(errors, key=errors.__getitem__) != few.ridges[0]
-    assert best.error == pytest.approx(errors[best.ridge])
+def test_the_penalty_is_the_best_of_validation():
+    train, val = batches(1, 8), batches(20, seed=1)
+
+    def error(**options):
+        model = Ridge(SERIES, weights="shared", **options).double()
+        model.fit_closed_form(train, val)
+        held = model._moments(val)
+        return float(held.error(0, model.weight[0].detach().T).mean())
+
+    found = [error(ridge=10.0**k) for k in range(-3, 4)]
+    assert error() == pytest.approx(min(found)) and min(found) < found[0]
+
+
+def test_channels_have_their_own_matrix_where_that_is_better_by_more_than_chance():
+    """The first channel repeats itself, the second and the third turn round, or all do the same."""
+
+    def rows(*signs, n):
+        g, steps = torch.Generator().manual_seed(n), torch.arange(L + H)
+        noise = torch.randn(n, L + H, len(signs), generator=g)
+        waves = torch.sin(steps[:, None] * torch.tensor([1.0 + s for s in signs]) + torch.rand(n, 1, 1, generator=g))
+        values = waves + 0.3 * noise
+        return [{"x": values[:, :L], "y": values[:, L:], "weight": torch.ones(n, len(signs))}]
+
+    for signs, different in (((0.0, 1.0, 1.0), True), ((0.0, 0.0, 0.0), False)):
+        model = Ridge(Series(3, L, H), level="none")
+        model.fit_closed_form(rows(*signs, n=300), rows(*signs, n=100))
+        assert (not torch.equal(model.weight[0], model.weight[1])) == different
 
 
 def test_a_constant_series_keeps_its_value():
@@ -112,13 +126,13 @@ def test_a_trainer_fits_it_without_steps(normalize):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lookback": 13}, "lookback = 13 does not fit context = 12; use 1 to 12"),
+        ({"level": "season"}, "season = 13 does not fit context = 12; use a longer context, or level=last"),
         ({"ridge": 0.0}, "ridge must be above 0, got 0.0; use for example 0.1, or leave it out"),
     ],
 )
 def test_options_out_of_range(options, message):
     with pytest.raises(ConfigError) as error:
-        Ridge(SERIES, **options)
+        Ridge(Series(C, L, H, season=13), **options)
     assert str(error.value) == message
 
 

@@ -1,6 +1,5 @@
-"""The search of Ridge: every penalty, lookback and level from sums of products alone."""
+"""The search of Ridge: every penalty from sums of products alone, and the test that a gain is more than chance."""
 
-from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,66 +15,62 @@ class Fit(NamedTuple):
 
     weight: Tensor  # from the window to the horizon, the level in it: (L, H), in float64
     error: float  # mean squared error of validation, or the estimate of it
-    freedom: float  # effective degrees of freedom over training rows
-    level: Level
-    lookback: int
     ridge: float
 
 
-class Search(NamedTuple):
-    """What is tried; the least error of validation wins, and the first of equals."""
+def best_ridge(train: Moments, val: Moments, group: int, level: Tensor, ridges: tuple[float, ...]) -> Fit:
+    """The map of one group with the penalty of the least validation error, or, without one, of cross-validation.
 
-    levels: Sequence[Level]
-    lookbacks: Sequence[int]
-    ridges: Sequence[float]
-    season: int
-
-    def best(self, train: Moments, val: Moments, group: int) -> Fit:
-        """The best map of one group of rows."""
-        return min(self._tried(train, val, group), key=lambda fit: fit.error)
-
-    def _tried(self, train: Moments, val: Moments, group: int) -> Iterator[Fit]:
-        L, H = train.xy.shape[1:]
-        n = train.weight[group].clamp(min=torch.finfo(torch.float64).tiny)
-        for lookback in self.lookbacks:
-            xx, xy = train.xx[group, -lookback:, -lookback:] / n, train.xy[group, -lookback:] / n
-            for level in self.levels:
-                if level == "season" and not 1 < self.season <= lookback:
-                    continue
-                base = _level(level, lookback, H, self.season).to(xx)
-                inside, ahead = base.split([lookback, H], 1)
-                rest = torch.eye(lookback, dtype=xx.dtype, device=xx.device) - inside
-                # of what is left of the window when its level is taken from it, and of the horizon
-                values, vectors = torch.linalg.eigh(rest.T @ xx @ rest)
-                values = values.clamp(min=0)
-                # a constant series leaves nothing
-                unit = values.mean().clamp(min=torch.finfo(torch.float64).tiny)
-                turned = vectors.T @ (rest.T @ (xy - xx @ ahead))
-                back = rest @ vectors
-                for ridge in self.ridges:
-                    shrunk = values + ridge * unit
-                    weight = torch.zeros(L, H, dtype=xx.dtype, device=xx.device)
-                    weight[-lookback:] = ahead + back @ (turned / shrunk.unsqueeze(1))
-                    freedom = float((values / shrunk).sum() / train.rows[group].clamp(min=1))
-                    yield Fit(weight, judge(train, val, group, weight, freedom), freedom, level, lookback, ridge)
+    Args:
+        train: sums over training windows.
+        val: sums over validation windows; where they are empty generalized cross-validation takes their place.
+        group: number of the group.
+        level: the level at each step of window and horizon as a linear map of the window, ``(L, L + H)``.
+        ridges: penalties to try.
+    """
+    L, H = train.xy.shape[1:]
+    tiny = torch.finfo(torch.float64).tiny
+    n = train.weight[group].clamp(min=tiny)
+    xx, xy = train.xx[group] / n, train.xy[group] / n
+    inside, ahead = level.to(xx).split([L, H], 1)
+    # of what is left of window and horizon when the level of the window is taken from both
+    rest = torch.eye(L, dtype=xx.dtype, device=xx.device) - inside
+    values, vectors = torch.linalg.eigh(rest.T @ xx @ rest)
+    values = values.clamp(min=0)
+    # a constant series leaves nothing
+    unit = values.mean().clamp(min=tiny)
+    turned = vectors.T @ (rest.T @ (xy - xx @ ahead))
+    back = rest @ vectors
+    found = []
+    for ridge in ridges:
+        shrunk = values + ridge * unit
+        weight = ahead + back @ (turned / shrunk.unsqueeze(1))
+        if val.weight[group] > 0:
+            error = float(val.error(group, weight).mean())
+        else:
+            freedom = float((values / shrunk).sum() / train.rows[group].clamp(min=1))
+            error = float(train.error(group, weight).mean()) / max(1 - freedom, 1e-3) ** 2
+        found.append(Fit(weight, error, ridge))
+    return min(found, key=lambda fit: fit.error)
 
 
-def judge(train: Moments, val: Moments, group: int, weight: Tensor, freedom: float) -> float:
-    """Squared error on the validation rows; without any, generalized cross-validation on the training rows."""
-    if val.weight[group] > 0:
-        return float(val.error(group, weight).mean())
-    return float(train.error(group, weight).mean()) / max(1 - freedom, 1e-3) ** 2
-
-
-def _level(level: Level, lookback: int, horizon: int, season: int) -> Tensor:
-    """Level at each step of window and horizon, a map of the window ``(lookback, lookback + horizon)``."""
-    width = lookback + horizon
-    base = torch.zeros(lookback, width, dtype=torch.float64)
+def level_map(level: Level, context: int, horizon: int, season: int) -> Tensor:
+    """Level at each step of window and horizon, as a linear map of the window, ``(context, context + horizon)``."""
+    width = context + horizon
+    base = torch.zeros(context, width, dtype=torch.float64)
     if level == "mean":
-        base[:] = 1 / lookback
+        base[:] = 1 / context
     elif level != "none":
         cycle = season if level == "season" else 1
         steps = torch.arange(width)
         # the step of the last season that is of the same phase
-        base[lookback - cycle + (steps - lookback) % cycle, steps] = 1
+        base[context - cycle + (steps - context) % cycle, steps] = 1
     return base
+
+
+def significant(gains: Tensor) -> Tensor:
+    """Whether mean gains ``(n, ...)`` are above chance: t > 2 over ten consecutive blocks of the n, ``(...)``."""
+    if len(gains) < 10:
+        return torch.zeros(gains.shape[1:], dtype=torch.bool)
+    blocks = torch.stack([block.mean(0) for block in gains.tensor_split(10)])
+    return blocks.mean(0) > 2 * blocks.std(0) / 10**0.5

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.models._moments import Moments
-from seqmix.models._ridge_search import Level, Search, judge
+from seqmix.models._ridge_search import best_ridge, level_map, significant
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.series import Series
 
 Batch = dict[str, Tensor]
 
-_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-_LEVELS: tuple[Level, ...] = ("last", "mean", "season", "none")
+_RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
+# bytes of sums for each channel that are kept to choose between one map for all and one for each
+_MOST_BYTES = 2 << 30
 
 
 @register_model(paper="Hoerl and Kennard, 1970, Technometrics 12(1)", weights="own")
@@ -25,30 +26,31 @@ class Ridge(ForecastModel):
 
     The level of the window is taken from window and horizon, the map of the rest is
     ``W = (X'X / n + ridge * tr(X'X / n) / L * I)^-1 X'Y / n`` over all training windows, and level and map are folded
-    into one matrix. Without training the forecast is the last value. Sums are accumulated in float64 over streamed
+    into one matrix. Before the fit the forecast is the last value. Sums are accumulated in float64 over streamed
     batches, so that the data may be larger than memory, and one eigendecomposition serves every ``ridge``.
 
-    Everything left open is chosen by the squared error of the validation windows, channel by channel where weights are
-    ``own``, and the map stays the one of the training windows. Without validation windows it is chosen by generalized
-    cross-validation on the training windows. Missing values of a window are those before them, or after them at its
-    start; so are missing targets, and a window with some weighs the share of its targets that was observed.
+    What is left open is chosen by the squared error of the validation windows, and the map stays that of the training
+    windows. Without validation windows ``ridge`` is chosen by generalized cross-validation on the training windows. A
+    missing value is the one before it in its window, or the first after it at the start; so are missing targets, and a
+    window with some weighs the share of its targets that was observed.
 
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)``, all K equal.
     Cost: O(n context (context + horizon)) to fit n windows, O(C context horizon) to forecast one.
 
     Args:
-        lookback: steps of the window that are used. Default: the context.
-        ridge: penalty, in units of the mean square of a step of the window. Default: chosen from 1e-4 to 100.
+        ridge: penalty, in units of the mean square of a step of the window. Default: chosen from 1e-3 to 1e3, for each
+            matrix.
         level: what is taken from window and horizon: the ``last`` value, the ``mean`` of the window, its last
-            ``season`` repeated, or nothing with ``none``; ``auto`` chooses.
-        weights: one matrix for all channels (``shared``), one for each (``own``), or for each channel the better of the
-            two (``auto``).
+            ``season`` repeated, or nothing with ``none``.
+        weights: one matrix for all channels (``shared``), or one for each (``own``). With ``auto`` channels have their
+            own where that is better on validation windows by more than chance, for all of them together and for the
+            channel: t > 2 over ten blocks of time. It is ``shared`` where sums for each channel would take over 2 GB.
 
     Raises:
-        ConfigError: if an option is out of range or not known.
+        ConfigError: if an option is out of range or not known, or the season is longer than the context.
 
     Source: Hoerl and Kennard, 1970; as a forecaster Toner and Darlow, 2024, arXiv:2403.14587. Differs from the original
-    code in: the penalty, the level, and that options are chosen on validation windows.
+    code in: the penalty in units of the data, the level, and what is chosen on validation windows.
     """
 
     linear = True
@@ -60,26 +62,25 @@ class Ridge(ForecastModel):
         self,
         series: Series,
         *,
-        lookback: int | None = None,
         ridge: float | None = None,
-        level: Literal["auto", "last", "mean", "season", "none"] = "last",
-        weights: Literal["auto", "shared", "own"] = "shared",
+        level: Literal["last", "mean", "season", "none"] = "last",
+        weights: Literal["auto", "shared", "own"] = "auto",
     ):
         super().__init__(series)
-        L = series.context
-        check_choice("level", level, ("auto", *_LEVELS))
+        L, H, C = series.context, series.horizon, series.n_channels
+        check_choice("level", level, ("last", "mean", "season", "none"))
         check_choice("weights", weights, ("auto", "shared", "own"))
-        if lookback is not None and not 1 <= lookback <= L:
-            raise ConfigError(f"lookback = {lookback} does not fit context = {L}; use 1 to {L}")
         if ridge is not None and not 0 < ridge < math.inf:
             raise ConfigError(f"ridge must be above 0, got {ridge}; use for example 0.1, or leave it out")
-        lookbacks = [lookback or L]
-        levels = _LEVELS if level == "auto" else (level,)
-        self.search = Search(levels, lookbacks, (ridge,) if ridge else _RIDGES, series.season)
-        self.weights = weights
-        copies = 1 if weights == "shared" else series.n_channels
+        if level == "season" and series.season > L:
+            raise ConfigError(
+                f"season = {series.season} does not fit context = {L}; use a longer context, or level=last"
+            )
+        if weights == "auto" and (C == 1 or 16 * C * L * (L + H) > _MOST_BYTES):
+            weights = "shared"
+        self.ridges, self.level, self.weights = (ridge,) if ridge else _RIDGES, level, weights
         #: the level and the map of the rest, as one matrix for all channels or one for each
-        self.weight = nn.Parameter(torch.zeros(copies, series.horizon, L))
+        self.weight = nn.Parameter(torch.zeros(1 if weights == "shared" else C, H, L))
         with torch.no_grad():
             self.weight[..., -1] = 1
 
@@ -93,44 +94,60 @@ class Ridge(ForecastModel):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Forecast from ``x: (B, context, C)``, observed where ``mask`` is True."""
-        x = fill(x, mask).transpose(1, 2)  # (B, C, L)
-        if len(self.weight) == 1:
-            y = nn.functional.linear(x, self.weight[0]).transpose(1, 2)
-        else:
-            y = torch.einsum("bcl,chl->bhc", x, self.weight)
+        y = _mapped(fill(x, mask), self.weight)
         K = self.series.n_outputs
         return y if K == 1 else y.unsqueeze(-1).expand(-1, -1, -1, K)
 
     @torch.no_grad()
     def fit_closed_form(self, train: Iterable[Batch], val: Iterable[Batch]) -> None:
         """Fit the map to the training windows, and choose what is left open on the validation windows."""
+        s, copies = self.series, len(self.weight)
         moments, held = self._moments(train), self._moments(val)
-        copies = len(self.weight)
-        fits = [self.search.best(moments, held, c) for c in range(copies)] if self.weights != "shared" else []
-        if self.weights != "own":
-            shared = self.search.best(moments.pooled(), held.pooled(), 0)
-            fits = fits or [shared]
-            for c, own in enumerate(fits):
-                error = judge(moments, held, c, shared.weight, shared.freedom)
-                fits[c] = own if own.error < error else shared
-        self.weight.copy_(torch.stack([fit.weight.T for fit in fits]))
+        level = level_map(self.level, s.context, s.horizon, s.season)
+        found = [best_ridge(moments, held, c, level, self.ridges) for c in range(copies)]
+        own = torch.stack([fit.weight.T for fit in found]).to(self.weight)
+        if self.weights == "auto":
+            pooled = best_ridge(moments.pooled(), held.pooled(), 0, level, self.ridges)
+            shared = pooled.weight.T.to(self.weight).unsqueeze(0)
+            gains = [_errors(rows, shared) - _errors(rows, own) for rows in map(_rows, val)]
+            better = _worthwhile(torch.cat(gains)) if gains else torch.zeros(copies, dtype=torch.bool)
+            own = torch.where(better.to(own.device)[:, None, None], own, shared)
+        self.weight.copy_(own)
 
     def _moments(self, batches: Iterable[Batch]) -> Moments:
-        """Sums over the batches, for each channel where there are weights of its own."""
+        """Sums over the batches, for each channel where there may be a matrix for each."""
         s, device = self.series, self.weight.device
         where = device if device.type == "cuda" else torch.device("cpu")
         return Moments(len(self.weight), s.context, s.horizon, where).add(map(_rows, batches))
 
 
+def _mapped(x: Tensor, weight: Tensor) -> Tensor:
+    """Forecasts ``(B, H, C)`` from ``x: (B, L, C)`` by ``weight: (1 or C, H, L)``."""
+    x = x.transpose(1, 2)  # (B, C, L)
+    if len(weight) == 1:
+        return nn.functional.linear(x, weight[0]).transpose(1, 2)
+    return torch.einsum("bcl,chl->bhc", x, weight)
+
+
 def _rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Window, horizon and weight of every channel, without missing values."""
-    x, y, weight = batch["x"], batch["y"], batch.get("weight")
-    weight = x.new_ones(x.shape[0], x.shape[2]) if weight is None else weight
+    x, y, weight = batch["x"], batch["y"], batch["weight"]
     if "y_mask" in batch:
         both = fill(torch.cat([x, y], 1), torch.cat([batch["x_mask"], batch["y_mask"]], 1))
         weight = weight * batch["y_mask"].to(x.dtype).mean(1)
         return both[:, : x.shape[1]], both[:, x.shape[1] :], weight
-    return fill(x, batch.get("x_mask")), y, weight
+    return x, y, weight
+
+
+def _errors(rows: tuple[Tensor, Tensor, Tensor], weight: Tensor) -> Tensor:
+    """Weighted squared error of each window and channel, ``(B, C)``."""
+    x, y, each = rows
+    return (_mapped(x, weight) - y).square().mean(1) * each
+
+
+def _worthwhile(gains: Tensor) -> Tensor:
+    """The channels whose gains ``(n, C)`` are above chance, where that of all channels together is."""
+    return significant(gains) & significant(gains.sum(1))
 
 
 def fill(x: Tensor, mask: Tensor | None) -> Tensor:

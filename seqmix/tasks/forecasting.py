@@ -216,12 +216,12 @@ class Forecasting(Task):
         return weighted_mean(self.loss.score(self(batch).float(), y), weight)
 
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
-        """SeasonalNaive and DLinear, or the chosen models, trained with plain settings and without covariates."""
+        """SeasonalNaive, Ridge and DLinear, or the chosen models, with plain settings and without covariates."""
         series = data.series.without_covariates()
         if chosen is None:
             # a season longer than the window cannot be repeated: then the last value is
             options = {"season": 1} if series.season > series.context else {}
-            chosen = [partial(models.SeasonalNaive, **options), models.DLinear]
+            chosen = [partial(models.SeasonalNaive, **options), models.Ridge, models.DLinear]
         tasks = (Forecasting(factory, series, normalize="none") for factory in chosen)
         return [trained(task, data, self.trainer, seed) for task in tasks]
 

@@ -116,7 +116,7 @@ class Train(LightningCLI):
         add(
             "--baselines",
             type=list[ForecastModelFactory] | None,
-            help="models trained plainly and tested beside; SeasonalNaive, Ridge and DLinear if not given, '[]' for none",
+            help="models tested beside, with plain settings; SeasonalNaive, Ridge, DLinear if not given, '[]' for none",
         )
         add("--densify", type=bool, default=False, help="dense layers for the sequence mixers of the model (JustDense)")
         add("--allocator", type=bool, default=True, help="keep freed memory for the next step: faster on a CPU")

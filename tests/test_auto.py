@@ -152,19 +152,26 @@ def test_wrong_options_are_refused(options, message):
     assert str(error.value) == message
 
 
-def test_weights_find_the_best_mixture_and_doubt_few_windows():
+def test_weights_follow_each_series_and_doubt_few_windows():
     generator = np.random.default_rng(0)
-    truth = generator.normal(size=(400, 5)).cumsum(1)
-    a, b = generator.normal(size=(2, 400, 5))
-    points = np.stack([truth + a, truth - a, truth + 9 * b])
-    many = learn(points, truth, np.ones(400), np.ones(3))
-    np.testing.assert_allclose(many, [0.5, 0.5, 0], atol=0.05)
+    truth = generator.normal(size=(40, 2, 5)).cumsum(1)
+    noise = generator.normal(size=(2, 40, 2, 5))
+    # the first is better on the first half of the series, the second on the others
+    size = np.where(np.arange(40) < 20, [[0.1], [1.0]], [[1.0], [0.1]])[..., None, None]
+    points, unit, prior = truth + noise * size, np.ones(40), np.ones(2)
+    found = learn(points, truth, unit, prior)
+    assert (found.series[0, :20] > 0.8).all() and (found.series[1, 20:] > 0.8).all()
+    np.testing.assert_allclose(found.series.sum(0), 1)
+    np.testing.assert_allclose(found.panel, found.of(np.array([-1]))[:, 0])
+    assert (found.of(np.array([3]))[:, 0] == found.series[:, 3]).all()
+    # one window says less than two, and less than all series together
+    few = learn(points[:, :, :1], truth[:, :1], unit, prior)
+    assert few.series[0, :20].mean() < found.series[0, :20].mean()
     # a break that no model came near does not decide
-    broken = np.where(np.arange(400)[:, None] == 7, 1e15, truth)
-    np.testing.assert_allclose(learn(points, broken, np.ones(400), np.ones(3)), many, atol=0.02)
-    few = learn(points[[0, 2], :1], truth[:1], np.ones(1), np.ones(2))
-    assert few.sum() == pytest.approx(1) and 0 < few[1] < few[0]
+    broken = np.where(np.arange(40)[:, None, None] == 7, 1e15, truth)
+    np.testing.assert_allclose(learn(points, broken, unit, prior).series[:, 8:], found.series[:, 8:], atol=0.05)
     # nothing known: the prior
-    np.testing.assert_allclose(learn(points, truth * np.nan, np.ones(400), np.array([1.0, 1, 2])), [0.25, 0.25, 0.5])
-    lost = np.where([[True], [False], [False]], np.nan, points[:, 0])
-    np.testing.assert_allclose(combined(lost, np.array([0.5, 0.25, 0.25])), points[1:, 0].mean(0))
+    unknown = learn(points, truth * np.nan, unit, np.array([1.0, 3]))
+    np.testing.assert_allclose(unknown.of(np.array([-1, 5])), [[0.25] * 2, [0.75] * 2])
+    lost = np.where([[[True]], [[False]]], np.nan, points[:, :, 0])
+    np.testing.assert_allclose(combined(lost, found.series), points[1, :, 0])

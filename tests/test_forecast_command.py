@@ -188,6 +188,18 @@ def test_models_are_trained_once_unless_they_are_measured(here, monkeypatch):
     assert cli.run(["forecast", "--data", "single.csv", "--model", "DLinear", *FAST]) == 0 and fitted == [1]
 
 
+def test_without_a_model_the_best_ensemble_is_found_and_shown(here, capsys):
+    assert cli.run(["forecast", "--data", "long.csv", "--budget", "20s", "--cv", "1", "--levels", "80", *FAST]) == 0
+    shown = capsys.readouterr().out
+    board, errors = shown.split("errors of 1 forecast of 4 steps")
+    assert "models on the last rows, and their weights in auto" in board
+    for name in ("auto", "Theta", "Ridge", "DLinear", "ZeroShot", "SeasonalNaive"):
+        assert f"\n {name} " in board
+    assert "\n auto " in errors and "\n SeasonalNaive " in errors
+    out = pd.read_csv("forecast.csv")
+    assert out.columns.tolist() == ["shop", "day", "auto", "auto-lo-80", "auto-hi-80"] and len(out) == 8
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_training_says_that_nothing_was_written(here, monkeypatch, capsys, number, code):
     from seqmix.tasks import Forecasting

@@ -16,6 +16,7 @@ from seqmix.forecasting import Forecaster
 from seqmix.forecasting.cells import Cells
 from seqmix.forecasting.covariates import future_rows
 from seqmix.forecasting.frame import Reading, read_frame
+from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.plot import PICTURES
 from seqmix.forecasting.tables import OUTPUTS, TableFile, check_folder, check_output, read_table, write_table
 
@@ -47,7 +48,8 @@ def forecast(
     *,
     data: str,
     horizon: int | None = None,
-    model: str = "TSM2",
+    model: str = AUTO,
+    budget: str | None = None,
     out: str = "forecast.csv",
     plot: str | None = None,
     cv: int = 0,
@@ -93,7 +95,9 @@ def forecast(
         data: CSV, Excel or parquet file: a long table of ids, times and values, or a wide one with a column for each
             series. How a CSV file is written is found out, or told by ``sep`` and the options after it.
         horizon: steps to forecast; with ``load`` by default those that were fitted.
-        model: model or mixer by name, or several with commas between them.
+        model: model or mixer by name, or several with commas between them. Default: ``auto``, which compares several on
+            the end of the series, prints how they did, and forecasts with the ensemble that was best there.
+        budget: time that the fit of ``auto`` may take, for example ``30s`` or ``5min``. Default: one minute.
         out: file of the forecasts: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
         plot: picture of the forecasts, for example ``forecast.png``.
         cv: forecasts of the end of each series that the models are measured by, beside the seasonal naive forecast.
@@ -183,6 +187,7 @@ def forecast(
             device=device,
             verbose=verbose,
             trainer_kwargs={"enable_progress_bar": verbose or sys.stderr.isatty()},
+            budget=budget,
         )
     )
     covariates = [*forecaster.future_covariates, *forecaster.past_covariates, *forecaster.static_covariates]
@@ -204,6 +209,8 @@ def forecast(
     if not load:
         forecaster.fit(frame, **columns)
     _print_fit(data, forecaster, [*table.notes, *notes])
+    if forecaster.model == AUTO:
+        print_table(f"models on the last rows, and their weights in {AUTO}", forecaster.leaderboard_.to_dict("records"))
     if tested is not None:
         _print_errors(forecaster, tested, cv)
     found = forecaster.predict(frame if load else None, future_df=ahead, horizon=horizon, levels=percent or None)
@@ -234,7 +241,7 @@ def _steps(models: list[str]) -> int | None:
     """Optimizer steps where none are asked for: none of pretrained models, else those of the Forecaster."""
     from seqmix.forecasting.factory import choices
 
-    return 0 if all(choice.cls.pretrained for choice in choices(models, None)) else None
+    return 0 if models != [AUTO] and all(choice.cls.pretrained for choice in choices(models, None)) else None
 
 
 def _ahead(table: TableFile, cells: Cells, roles: Roles, forecaster: Forecaster, frame: pd.DataFrame) -> pd.DataFrame:
@@ -268,9 +275,17 @@ def _check_ahead(
 def _tested(forecaster: Forecaster, frame: pd.DataFrame, columns: dict[str, Any], cv: int) -> pd.DataFrame:
     """Errors of forecasts of the end of each series by the models, and by the seasonal naive forecast."""
     models = forecaster.model if isinstance(forecaster.model, list) else [forecaster.model]
-    rivals = [*models, *(["SeasonalNaive"] if "SeasonalNaive" not in models else [])]
-    judge = forecaster.clone().set_params(model=rivals, levels=None)
-    return judge.evaluate(judge.cross_validation(frame, n_windows=cv, **columns), ("mae", "mase", "smape"))
+    naive = [] if "SeasonalNaive" in models else ["SeasonalNaive"]
+    # the automatic choice is no model in a list
+    apart = [[AUTO], naive] if models == [AUTO] else [[*models, *naive]]
+    parts = []
+    for names in apart:
+        budget = forecaster.budget if names == [AUTO] else None
+        rival = forecaster.clone().set_params(model=names if len(names) > 1 else names[0], levels=None, budget=budget)
+        parts.append(rival.cross_validation(frame, n_windows=cv, **columns))
+        judge = rival
+    found = pd.concat([parts[0], *(part[naive] for part in parts[1:])], axis=1)
+    return judge.evaluate(found, ("mae", "mase", "smape"))
 
 
 def _print_fit(data: str, forecaster: Forecaster, notes: list[str]) -> None:

@@ -8,10 +8,11 @@ import pandas as pd
 
 from seqmix.errors import ConfigError, NotFittedError
 from seqmix.forecasting import fitting
-from seqmix.forecasting.auto import AUTO, Ensemble, fit_auto
+from seqmix.forecasting.auto import Ensemble, fit_auto
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.long import Long
+from seqmix.forecasting.options import AUTO
 
 
 def fit(
@@ -40,7 +41,7 @@ def as_they_are(df: Any, reading: Reading, options: Mapping[str, Any]) -> Fitted
 
 def least_rows(options: Mapping[str, Any]) -> int:
     """Rows of a series that forecasts can be made from."""
-    return 1 if options["model"] == AUTO else fitting.least_rows(options)
+    return options["horizon"] + 1 if options["model"] == AUTO else fitting.least_rows(options)
 
 
 def fit_more(

@@ -30,7 +30,9 @@ _WHOLE = {
     "early_stopping": (1, True),
     "seed": (0, False),
 }
-# seconds of auto
+#: the automatic choice, by name
+AUTO = "auto"
+# its seconds
 _BUDGET = 60.0
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -88,11 +90,12 @@ def _seconds(given: Any, model: Any) -> float:
     """The time budget of ``auto`` in seconds."""
     if given is None:
         return _BUDGET
-    if model != "auto":
+    if model != AUTO:
         raise ConfigError(f"budget = {given!r} is the time of model='auto'; limit max_steps, or leave it out")
     try:
-        found = float(given) if isinstance(given, numbers.Real) else pd.Timedelta(given).total_seconds()
-    except ValueError:
+        number = isinstance(given, numbers.Real) or str(given).replace(".", "", 1).isdigit()
+        found = float(given) if number else pd.Timedelta(given).total_seconds()
+    except (ValueError, TypeError):
         found = math.nan
     if isinstance(given, bool) or not 0 < found < math.inf:
         raise ConfigError(f"budget = {given!r} is no time; use seconds, or for example '1min'")

@@ -22,8 +22,9 @@ from torch import nn
 
 import seqmix
 from seqmix.errors import ConfigError, DataError, SeqmixError
-from seqmix.forecasting.auto import AUTO, Ensemble, pack_ensemble, unpack_ensemble
+from seqmix.forecasting.auto import Ensemble, pack_ensemble, unpack_ensemble
 from seqmix.forecasting.fitted import Fitted
+from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.packing import pack, unpack
 from seqmix.tasks.lock import locked
 from seqmix.trusted import trusted_modules

@@ -12,17 +12,15 @@ from seqmix.data.series.panel import season_error
 from seqmix.errors import ConfigError, SeqmixError
 from seqmix.forecasting.auto.parts import Found, Part
 from seqmix.forecasting.auto.spread import Spread, check_wanted, stretched
-from seqmix.forecasting.auto.weights import combined
+from seqmix.forecasting.auto.weights import Weights, combined
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.frame import Reading, stamped, tested
 from seqmix.forecasting.kind import Kind
 from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.member import Member
+from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.plan import Plan, bounds
 from seqmix.forecasting.scales import Scales
-
-#: what options and results call the ensemble
-AUTO = "auto"
 
 
 @dataclass
@@ -40,7 +38,7 @@ class Ensemble:
         unit: units of the intervals of each series.
         naive: the seasonal naive forecast, which stands in where no other part has a forecast.
         parts: the models that have a weight.
-        weights: their weights, which sum to 1, ``(M,)``.
+        weights: their weights for each series, and for series that were not fitted.
         spreads: the errors of each part, for the intervals of those that forecast no quantiles.
         stretch: by what intervals are stretched, for each coverage.
         leaderboard: what was tried, with errors, weight and seconds.
@@ -59,7 +57,7 @@ class Ensemble:
     unit: np.ndarray
     naive: Part
     parts: list[Part]
-    weights: np.ndarray
+    weights: Weights
     spreads: list[Spread]
     stretch: np.ndarray
     leaderboard: pd.DataFrame
@@ -96,7 +94,12 @@ class Ensemble:
         self.clock.check_zone(rows.clock, "df")
         unit = self.unit if long is None else units(long, 0, self.plan.season)
         frame = stamped(self.reading, rows.clock, rows.ids, rows.last, horizon)
-        columns = self._columns(unit, levels, quantiles, lambda p, q: p.forecast(long, static, future, horizon, q))
+        weights = self.weights.of(self.ids.get_indexer(rows.ids))
+
+        def run(part: Part, wanted: Sequence[float]) -> Found:
+            return part.forecast(long, static, future, horizon, wanted)
+
+        columns = self._columns(unit, weights, levels, quantiles, run)
         return frame.assign(**columns)
 
     def backtest(
@@ -111,12 +114,18 @@ class Ensemble:
         self.clock.check_zone(long.clock, "df")
         H = self.plan.horizon
         unit = np.stack([units(long, int(after), self.plan.season) for after in rows], 1)  # (n, K)
-        columns = self._columns(unit, levels, quantiles, lambda p, q: p.backtest(long, static, rows, H, q))
+        weights = self.weights.of(self.ids.get_indexer(long.ids))
+
+        def run(part: Part, wanted: Sequence[float]) -> Found:
+            return part.backtest(long, static, rows, H, wanted)
+
+        columns = self._columns(unit, weights, levels, quantiles, run)
         return tested(self.reading, long, rows, H).assign(**columns)
 
     def _columns(
         self,
         unit: np.ndarray,
+        weights: np.ndarray,
         levels: Sequence[float],
         quantiles: Sequence[float],
         run: Callable[[Part, Sequence[float]], Found],
@@ -126,16 +135,20 @@ class Ensemble:
         check_wanted(wanted)
         labels = [f"{AUTO}-{side}-{level:g}" for level in levels for side in ("lo", "hi")]
         labels += [f"{AUTO}_q{q:g}" for q in quantiles]
-        point, spread = self._combined(run, wanted, np.nan_to_num(unit))
+        point, spread = self._combined(run, wanted, np.nan_to_num(unit), weights)
         columns = {AUTO: point, **{label: spread[..., i] for i, label in enumerate(labels)}}
         return {name: (x.clip(min=0) if self.plan.nonnegative else x).ravel() for name, x in columns.items()}
 
     def _combined(
-        self, run: Callable[[Part, Sequence[float]], Found], wanted: Sequence[float], unit: np.ndarray
+        self,
+        run: Callable[[Part, Sequence[float]], Found],
+        wanted: Sequence[float],
+        unit: np.ndarray,
+        weights: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Point forecasts and quantiles; parts that fail, or forecast no number, leave their weight to the others."""
-        points, spreads, weights, failed = [], [], [], []
-        for part, weight, spread in zip(self.parts, self.weights, self.spreads, strict=True):
+        points, spreads, shares, failed = [], [], [], []
+        for part, weight, spread in zip(self.parts, weights, self.spreads, strict=True):
             try:
                 point, levels = run(part, wanted)
             except SeqmixError:
@@ -147,15 +160,15 @@ class Ensemble:
                 continue
             points.append(point)
             spreads.append(spread.quantiles(point, unit, wanted) if levels is None else levels)
-            weights.append(weight)
+            shares.append(weight)
         if failed:
             warnings.warn(f"parts of auto failed, and the others stand in: {named(failed)}", stacklevel=5)
         naive = run(self.naive, ()).point
         # a series without a value
         naive = np.where(np.isfinite(naive), naive, 0.0)
         if not points:
-            points, spreads, weights = [naive], [np.repeat(naive[..., None], len(wanted), -1)], [1.0]
-        point, spread = (combined(np.stack(x), np.array(weights)) for x in (points, spreads))
+            points, spreads, shares = [naive], [np.repeat(naive[..., None], len(wanted), -1)], [np.ones(len(naive))]
+        point, spread = (combined(np.stack(x), np.stack(shares)) for x in (points, spreads))
         point = np.where(np.isfinite(point), point, naive)
         spread = np.where(np.isfinite(spread), spread, point[..., None])
         return point, stretched(spread, point, wanted, self.stretch)

@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 
 from seqmix.forecasting.auto.budget import Budget
-from seqmix.forecasting.auto.ensemble import AUTO, Ensemble, units
+from seqmix.forecasting.auto.ensemble import Ensemble, units
 from seqmix.forecasting.auto.holdout import Holdout, make_holdout
 from seqmix.forecasting.auto.parts import Learned, Part, tails
 from seqmix.forecasting.auto.portfolio import candidates
-from seqmix.forecasting.auto.spread import BOUNDS, COVERAGES, Spread, learn_spread, learn_stretch, stretched
+from seqmix.forecasting.auto.spread import BOUNDS, COVERAGES, NORMAL, Spread, learn_spread, learn_stretch, stretched
 from seqmix.forecasting.auto.trying import Trial, Workshop
-from seqmix.forecasting.auto.weights import combined, errors_of, learn
+from seqmix.forecasting.auto.weights import Weights, combined, errors_of, learn
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.long import Long
+from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.plan import make_plan
 from seqmix.forecasting.scales import measure
 
@@ -30,13 +31,13 @@ class Lesson(NamedTuple):
     """What the held-out rows taught.
 
     Args:
-        weights: weight of each model, ``(M,)``.
+        weights: weights of the models.
         spreads: errors of each model.
         stretch: by what intervals of the ensemble are stretched.
         scores: MASE and WQL of each model, then of the ensemble, ``(M + 1, 2)``; NaN where unknown.
     """
 
-    weights: np.ndarray
+    weights: Weights
     spreads: list[Spread]
     stretch: np.ndarray
     scores: np.ndarray
@@ -62,13 +63,15 @@ def fit_auto(
     trials = [
         shop.trial(each, test, sum(later.trained for later in portfolio[k + 1 :])) for k, each in enumerate(portfolio)
     ]
-    lesson = learn_from(test, trials, options["horizon"])
+    lesson = learn_from(test, trials)
+    at = np.full(len(long.ids), -1) if test is None else test.long.ids.get_indexer(long.ids)
+    found = Weights(lesson.weights.panel, lesson.weights.of(at))
+    shares = found.series.mean(1)
     parts: dict[str, Part] = {}
-    for trial, weight in zip(trials, lesson.weights, strict=True):
-        if weight:
+    for trial, share in zip(trials, shares, strict=True):
+        if share:
             _finish(shop, trial, parts)
-    used = [k for k, trial in enumerate(trials) if lesson.weights[k] and trial.candidate.name in parts]
-    weights = lesson.weights[used] / lesson.weights[used].sum()
+    used = [k for k, trial in enumerate(trials) if trial.candidate.name in parts]
     chosen = [parts[trials[k].candidate.name] for k in used]
     seconds = time.perf_counter() - started
     windows = 0 if test is None else test.truth[..., 0].size
@@ -84,53 +87,54 @@ def fit_auto(
         unit=units(long, 0, plan.season),
         naive=shop.part(portfolio[0]),
         parts=chosen,
-        weights=weights,
+        weights=found.kept(used),
         spreads=[lesson.spreads[k] for k in used],
         stretch=lesson.stretch,
-        leaderboard=_leaderboard(trials, lesson.scores, dict(zip(used, weights, strict=True)), seconds),
+        leaderboard=_leaderboard(
+            trials, lesson.scores, dict(zip(used, found.kept(used).series.mean(1), strict=True)), seconds
+        ),
         history=pd.concat(lines, ignore_index=True) if lines else pd.DataFrame(),
         report={"series": len(long.ids), "windows": windows, "seconds": round(seconds, 2)},
         notes=[f"{trial.candidate.name} {trial.note}" for trial in trials if trial.note],
     )
 
 
-def learn_from(test: Holdout | None, trials: Sequence[Trial], horizon: int) -> Lesson:
+def learn_from(test: Holdout | None, trials: Sequence[Trial]) -> Lesson:
     """Weights, spreads and scores of models from their forecasts of the held-out rows.
 
     Args:
         test: the held-out rows; without them the weights are those of the prior, of models that need no training.
         trials: what came of each model, the seasonal naive forecast first.
-        horizon: steps of a forecast.
     """
     prior = np.array([trial.candidate.prior for trial in trials])
-    none = learn_spread(np.full((0, horizon), math.nan))
-    weights, spreads, scores = np.zeros(len(trials)), [none] * len(trials), np.full((len(trials) + 1, 2), math.nan)
-    stretch = np.ones(len(COVERAGES))
-    if test is None:
-        weights = prior * [not trial.candidate.trained for trial in trials]
-        return Lesson(weights / weights.sum(), spreads, stretch, scores)
+    spreads, scores = [NORMAL] * len(trials), np.full((len(trials) + 1, 2), math.nan)
     tried = [k for k, trial in enumerate(trials) if trial.found is not None]
-    if not tried:
-        return Lesson(weights, spreads, stretch, scores)
-    truth, unit = test.flat(test.truth), test.units
-    points = np.stack([test.flat(trials[k].found.point) for k in tried])
-    # where one has no forecast it is judged by the first that has
-    for k in range(1, len(points)):
-        points = np.where(np.isfinite(points), points, points[-k])
-    weights[tried] = learn(points, truth, unit, prior[tried])
+    if test is None or not tried:
+        panel = prior * [not trial.candidate.trained for trial in trials]
+        return Lesson(
+            Weights(panel / panel.sum(), np.zeros((len(trials), 0))), spreads, np.ones(len(COVERAGES)), scores
+        )
+    truth, unit = test.truth, test.unit
+    points = np.stack([trials[k].found.point for k in tried])
+    # where one has no forecast it is judged by the seasonal naive one
+    points = np.where(np.isfinite(points), points, points[0])
+    found = learn(points, truth, unit, prior[tried])
+    # an ensemble is judged by the weights of all series: those of one were made for it
+    every = np.repeat(found.panel[:, None], len(unit), 1)
     levels = []
     for k, point in zip(tried, points, strict=True):
-        spreads[k] = learn_spread((point - truth) / unit[:, None])
-        given = trials[k].found.spread
-        zero = np.nan_to_num(unit)
-        levels.append(spreads[k].quantiles(point, zero, BOUNDS) if given is None else test.flat(given))
-    point, spread = combined(points, weights[tried]), combined(np.stack(levels), weights[tried])
+        spreads[k] = learn_spread((point - truth) / unit[:, None, None])
+        given, zero = trials[k].found.spread, np.nan_to_num(unit)[:, None]
+        levels.append(spreads[k].quantiles(point, zero, BOUNDS) if given is None else given)
+    point, spread = combined(points, every), combined(np.stack(levels), every)
     stretch = learn_stretch(spread, point, truth)
     everyone = np.concatenate([points, point[None]])
-    scores[[*tried, -1], 0] = errors_of(everyone, truth, unit)
     levels.append(stretched(spread, point, BOUNDS, stretch))
+    scores[[*tried, -1], 0] = errors_of(everyone, truth, unit)
     scores[[*tried, -1], 1] = [_wql(x, q, truth) for x, q in zip(everyone, levels, strict=True)]
-    return Lesson(weights, spreads, stretch, scores)
+    panel, series = np.zeros(len(trials)), np.zeros((len(trials), len(unit)))
+    panel[tried], series[tried] = found
+    return Lesson(Weights(panel, series), spreads, stretch, scores)
 
 
 def _finish(shop: Workshop, trial: Trial, parts: dict[str, Part]) -> None:

@@ -31,15 +31,6 @@ class Holdout:
     truth: np.ndarray
     unit: np.ndarray
 
-    def flat(self, x: np.ndarray) -> np.ndarray:
-        """Windows of series ``(n, K, ...)`` as ``(n K, ...)``."""
-        return x.reshape(-1, *x.shape[2:])
-
-    @property
-    def units(self) -> np.ndarray:
-        """The unit of each window, ``(n K,)``."""
-        return self.unit.repeat(len(self.rows))
-
 
 def make_holdout(long: Long, horizon: int, season: int, seed: int) -> Holdout | None:
     """The rows to compare models on; None where no series is long enough.

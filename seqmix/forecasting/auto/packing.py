@@ -10,6 +10,7 @@ from seqmix.forecasting.auto.ensemble import Ensemble
 from seqmix.forecasting.auto.parts import Learned, Local, Part
 from seqmix.forecasting.auto.portfolio import BASE, candidates
 from seqmix.forecasting.auto.spread import Spread
+from seqmix.forecasting.auto.weights import Weights
 from seqmix.forecasting.packing import inside, pack_frame, tensors, unpack, unpack_frame
 
 
@@ -17,7 +18,8 @@ def pack_ensemble(ensemble: Ensemble) -> tuple[dict[str, Any], dict[str, Tensor]
     """Facts and tensors of an ensemble."""
     facts, arrays = pack_frame(ensemble)
     y, indptr = ensemble.naive.kept
-    arrays |= {"unit": ensemble.unit, "weights": ensemble.weights, "stretch": ensemble.stretch}
+    arrays |= {"unit": ensemble.unit, "stretch": ensemble.stretch}
+    arrays |= {f"weights.{name}": x for name, x in ensemble.weights._asdict().items()}
     arrays |= {"kept.y": y, "kept.indptr": indptr}
     for k, spread in enumerate(ensemble.spreads):
         arrays |= {f"spread.{k}.{name}": x for name, x in spread._asdict().items()}
@@ -49,5 +51,6 @@ def unpack_ensemble(options: Mapping[str, Any], facts: Mapping[str, Any], found:
         parts=parts,
         spreads=spreads,
         leaderboard=pd.DataFrame(facts["leaderboard"]),
-        **{name: found[name].numpy() for name in ("unit", "weights", "stretch")},
+        weights=Weights(*(found[f"weights.{name}"].numpy() for name in Weights._fields)),
+        **{name: found[name].numpy() for name in ("unit", "stretch")},
     )

@@ -12,7 +12,7 @@ from seqmix.forecasting.factory import Choice, choices
 
 BASE = "SeasonalNaive"
 _LOCAL: dict[str, LocalModel] = {BASE: seasonal_naive, "Drift": drift, "Theta": theta, "Damped": damped}
-_DEFAULT = (BASE, "Drift", "Theta", "Damped", "ZeroShot", "DLinear")
+_DEFAULT = (BASE, "Drift", "Theta", "Damped", "ZeroShot", "Ridge", "DLinear")
 # what a model is worth before anything was seen; others have 1
 _PRIOR = {BASE: 0.2, "Drift": 0.2}
 
@@ -33,8 +33,8 @@ class Candidate(NamedTuple):
 
     @property
     def trained(self) -> bool:
-        """It is trained on the series, which takes time."""
-        return self.local is None and not self.cls.pretrained
+        """It is trained by gradient steps, for as long as there is time."""
+        return self.local is None and not self.cls.pretrained and not self.cls.closed_form
 
 
 def candidates(members: Sequence[str | Callable[..., Any]] | None) -> list[Candidate]:

@@ -32,20 +32,27 @@ class Spread(NamedTuple):
         """Quantiles ``wanted`` around forecasts ``(..., horizon)`` of series with units ``(...)``, ``(..., Q)``."""
         levels = 2 * np.array(wanted, float) - 1
         side = np.sign(levels) * np.interp(np.abs(levels) * 100, COVERAGES, self.width)
-        growth = self.growth[: point.shape[-1]]
+        steps = np.arange(1, point.shape[-1] + 1)
+        growth = self.growth[: len(steps)] if len(self.growth) > 1 else self.growth * np.sqrt(steps)
         return point[..., None] + unit[..., None, None] * growth[:, None] * side
 
 
+#: what is assumed where nothing was found: normal errors that grow with the square root of the steps
+NORMAL = Spread(_NORMAL, np.ones(1))
+
+
 def learn_spread(errors: np.ndarray) -> Spread:
-    """The spread of errors ``(N, horizon)`` in units of the series, NaN where unknown.
+    """The spread of errors ``(n, K, horizon)`` in units of the series, NaN where unknown.
 
     With few windows the widths are shrunk to those of a normal distribution, and the growth to the square root.
     """
-    size, horizon = np.abs(errors), errors.shape[1]
+    size, horizon = np.abs(errors).reshape(-1, errors.shape[-1]), errors.shape[-1]
     windows = (~np.isnan(size)).any(1).sum()
+    if not windows:
+        return NORMAL
     trust, root = windows / (windows + _DOUBT), np.sqrt(np.arange(1, horizon + 1))
-    mean = np.nanmean(size) if windows else 1.0
-    found = np.nan_to_num([np.nanmean(step) if (~np.isnan(step)).any() else mean for step in size.T])
+    mean = np.nanmean(size)
+    found = np.array([np.nanmean(step) if (~np.isnan(step)).any() else mean for step in size.T])
     growth = trust * found + (1 - trust) * root * mean / root.mean()
     with np.errstate(divide="ignore", invalid="ignore"):
         standard = size / growth
@@ -58,11 +65,11 @@ def learn_stretch(quantiles: np.ndarray, point: np.ndarray, truth: np.ndarray) -
     """By what the interval of each coverage is stretched so that it holds that share of the truth of the backtest.
 
     Args:
-        quantiles: forecasts of ``BOUNDS``, ``(N, horizon, Q)``.
-        point: point forecasts, ``(N, horizon)``.
-        truth: what came, NaN where unknown, ``(N, horizon)``.
+        quantiles: forecasts of ``BOUNDS``, ``(..., horizon, Q)``.
+        point: point forecasts, ``(..., horizon)``.
+        truth: what came, NaN where unknown, ``(..., horizon)``.
     """
-    windows = (~np.isnan(truth)).any(1).sum()
+    windows = (~np.isnan(truth)).any(-1).sum()
     error, n = (truth - point)[..., None], len(COVERAGES) - 1
     side = np.where(error < 0, quantiles[..., :n], quantiles[..., n:]) - point[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -109,10 +109,13 @@ class Workshop:
     def _tried(self, candidate: Candidate, test: Holdout, later: int) -> tuple[Found | None, str]:
         left = self.budget.left
         if not candidate.trained:
-            part = self.part(candidate, test.train)
-            seconds = self._cost(part, test)
+            seconds = self._learning(candidate, test) if candidate.cls.closed_form else 0.0
             if seconds > left:
-                return None, f"left out: it needs {seconds:.0f} s, and {max(left, 0):.0f} s were left"
+                return None, _short(seconds, left)
+            part = self.part(candidate, test.train)
+            seconds += self._cost(part, test)
+            if seconds > left:
+                return None, _short(seconds, left)
             return self._backtest(part, test), ""
         # the same again for the fit to all rows, and for the models after it
         limit = left / (2 * (later + 1))
@@ -128,6 +131,19 @@ class Workshop:
     def _backtest(self, part: Part, test: Holdout) -> Found:
         return part.backtest(test.long, self.static, test.rows, self.options["horizon"], BOUNDS)
 
+    def _learning(self, candidate: Candidate, test: Holdout) -> float:
+        """Seconds that two fits in closed form will take, of all series and before the first cutoff."""
+        n, few = len(test.train.ids), []
+        if n <= 4 * _PILOT:
+            return 0.0
+        for size in (_PILOT // 4, 2 * _PILOT):
+            started = time.perf_counter()
+            self.part(candidate, picked(test.train, np.arange(size)))
+            few.append(time.perf_counter() - started)
+        # what a series costs beyond what any number of them does
+        each = max(few[1] - few[0], 0.0) / (2 * _PILOT - _PILOT // 4)
+        return 2 * (few[0] + each * n)
+
     def _cost(self, part: Part, test: Holdout) -> float:
         """Seconds that the backtest and the forecast of all series will take."""
         n = len(test.long.ids) * len(test.rows) + len(self.long.ids)
@@ -142,3 +158,7 @@ class Workshop:
         few = picked(test.long, np.arange(min(n, len(test.long.ids))))
         part.backtest(few, self.static, test.rows[:1], self.options["horizon"], ())
         return time.perf_counter() - started
+
+
+def _short(seconds: float, left: float) -> str:
+    return f"left out: it needs {seconds:.0f} s, and {max(left, 0):.0f} s were left"

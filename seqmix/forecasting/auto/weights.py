@@ -1,44 +1,69 @@
 """Weights of an ensemble: pure functions of forecasts and truth."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-# rounds of the greedy selection, and the number of windows at which what was learned counts as much as the prior
-_ROUNDS = 100
-_DOUBT = 20.0
+# chosen on development panels (LOG.md): weights fall with this power of the error, and the errors of all series count
+# as much as this many windows of a series of its own
+_POWER = 8
+_WINDOWS = 3.0
 # errors in units of their series that are those of a break in the data, if all models make them
 _BREAK = 100.0
 # parts with less are left out: they cost time
 _LEAST = 0.02
 
 
-def learn(points: np.ndarray, truth: np.ndarray, unit: np.ndarray, prior: np.ndarray) -> np.ndarray:
+class Weights(NamedTuple):
     """Weights of M models, none below 0, that sum to 1.
 
-    Models are added one after another with replacement, each time the one that makes the mean of all chosen ones best
-    in absolute error over the unit of its series, as in MASE. With few windows the weights are shrunk towards those of
-    the prior: a model that was trained is preferred to a simple one only where many windows agree.
+    Args:
+        panel: for series that were not tested, ``(M,)``.
+        series: for each of those that were, ``(M, n)``.
+    """
+
+    panel: np.ndarray
+    series: np.ndarray
+
+    def of(self, at: np.ndarray) -> np.ndarray:
+        """Weights of the tested series at the positions ``at``, -1 for others, ``(M, N)``."""
+        return np.concatenate([self.series, self.panel[:, None]], 1)[:, at]
+
+    def kept(self, which: list[int]) -> "Weights":
+        """The weights of some of the models alone."""
+        return Weights(*(x[which] / x[which].sum(0) for x in self))
+
+
+def learn(points: np.ndarray, truth: np.ndarray, unit: np.ndarray, prior: np.ndarray) -> Weights:
+    """Weights by the errors of each series, shrunk towards those of all series.
+
+    The error of a model on a series is taken relative to the mean of the models, and averaged with its relative error
+    on all series, which counts like a few windows. So a model that was trained is preferred to the others only where
+    the windows agree that it is better; with few windows all that are about as good share the weight.
 
     Args:
-        points: forecasts, without NaN, ``(M, N, horizon)``.
-        truth: what came, NaN where unknown, ``(N, horizon)``.
-        unit: unit of the errors of each window, NaN where there is none, ``(N,)``.
-        prior: weights before anything was seen, ``(M,)``; they need not sum to 1.
-
-    Source: Caruana et al., 2004, ensemble selection from libraries of models.
+        points: forecasts, without NaN, ``(M, n, K, horizon)``.
+        truth: what came, NaN where unknown, ``(n, K, horizon)``.
+        unit: unit of the errors of each series, NaN where there is none, ``(n,)``.
+        prior: weights of models that are equally good, ``(M,)``; they need not sum to 1.
     """
-    prior = _prior(points, truth, unit, prior)
-    errors = (points - truth) / unit[:, None]
-    known = _known(errors)
-    windows = int(known.any(1).sum())
-    if not windows:
-        return _pruned(prior)
-    errors = errors[:, known]  # (M, values)
-    total, counts = np.zeros(errors.shape[1]), np.zeros(len(prior))
-    for k in range(1, _ROUNDS + 1):
-        best = int(np.abs((total + errors) / k).mean(1).argmin())
-        total, counts[best] = total + errors[best], counts[best] + 1
-    trust = windows / (windows + _DOUBT)
-    return _pruned(trust * counts / counts.sum() + (1 - trust) * prior)
+    errors = np.abs(points - truth) / unit[:, None, None]
+    known = _known(errors)  # (n, K, horizon)
+    values, windows = known.sum((1, 2)), known.any(-1).sum(1)
+    sums = np.where(known, errors, 0.0).sum((2, 3))  # (M, n)
+    if not values.any():
+        panel = np.ones((len(prior), 1))
+    else:
+        panel = sums.sum(1, keepdims=True) / values.sum() + 1e-9
+        panel /= panel.mean(0)
+    own = sums / values.clip(min=1) + 1e-9 * (values > 0)
+    own /= own.mean(0).clip(min=1e-300)
+    mixed = (windows * own + _WINDOWS * panel) / (windows + _WINDOWS)
+    found = _inverse(np.concatenate([panel, mixed], 1), prior)
+    keep = np.flatnonzero(found.mean(1) >= _LEAST)
+    pruned = np.zeros_like(found)
+    pruned[keep] = (found[keep] + 1e-12) / (found[keep] + 1e-12).sum(0)
+    return Weights(pruned[:, 0], pruned[:, 1:])
 
 
 def errors_of(points: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> np.ndarray:
@@ -46,30 +71,29 @@ def errors_of(points: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> np.nda
 
     Breaks that no model comes near do not count: one value of 1e15 would leave no digits of all others.
     """
-    scaled = np.abs(points - truth) / unit[:, None]
+    scaled = np.abs(points - truth) / unit[:, None, None]
     known = _known(scaled)
     return scaled[:, known].mean(1) if known.any() else np.full(len(points), np.nan)
 
 
 def combined(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted mean over the first axis of those that are finite; NaN where none is."""
-    weights = weights.reshape(-1, *(1,) * (points.ndim - 1)) * np.isfinite(points)
+    """The weighted mean over the first axis of those that are finite; NaN where none is.
+
+    Args:
+        points: forecasts, ``(M, n, ...)``.
+        weights: weights of each series, ``(M, n)``.
+    """
+    weights = weights.reshape(*weights.shape, *(1,) * (points.ndim - 2)) * np.isfinite(points)
     with np.errstate(invalid="ignore"):
         return (np.where(weights > 0, points, 0.0) * weights).sum(0) / weights.sum(0)
 
 
 def _known(errors: np.ndarray) -> np.ndarray:
-    """Which values ``(N, horizon)`` tell models apart, by the errors ``(M, N, horizon)``."""
-    return ~np.isnan(errors).any(0) & (np.abs(errors).min(0) < _BREAK)
+    """Which values tell models apart, by their errors ``(M, n, K, horizon)``."""
+    return ~np.isnan(errors).any(0) & (errors.min(0) < _BREAK)
 
 
-def _prior(points: np.ndarray, truth: np.ndarray, unit: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """The prior, less for models of larger errors."""
-    error = errors_of(points, truth, unit)
-    quality = np.where(np.isnan(error), 1.0, (np.nanmin(error, initial=np.inf) + 1e-9) / (error + 1e-9))
-    return prior * quality**2 / (prior * quality**2).sum()
-
-
-def _pruned(weights: np.ndarray) -> np.ndarray:
-    kept = np.where(weights < _LEAST, 0.0, weights)
-    return kept / kept.sum()
+def _inverse(errors: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Weights that fall with the errors, ``(M, n)``."""
+    weights = prior[:, None] * (errors.min(0) / errors) ** _POWER
+    return weights / weights.sum(0)

@@ -26,7 +26,7 @@ def find_periods(x: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     Source: Fisher, 1929, Tests of significance in harmonic analysis. Differs from it in: missing values are 0 after the
     removal of the trend; the autocorrelation refines the period.
     """
-    if len(x) == 0:
+    if x.shape[0] == 0:
         return known
     span = mask.shape[1] - mask.int().argmax(1)  # (N,)
     known = torch.where(_CYCLES_KNOWN * known <= span[:, None], known, 0)

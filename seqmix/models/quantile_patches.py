@@ -75,7 +75,7 @@ class QuantilePatches(nn.Module):
         Returns:
             Quantiles ``(N, n, horizon, K)`` in units of the origin, naive ``(N, n, horizon)``, unit ``(N, n)``.
         """
-        N, P = len(x), self.patch_len
+        N, P = x.shape[0], self.patch_len
         ends = torch.arange(P, x.shape[1] + 1, P, device=x.device)
         known = origins(x, mask, periods, ends, self.horizon)
         unit, last = known.unit[..., None], known.last[..., None]

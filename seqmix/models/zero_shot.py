@@ -125,7 +125,7 @@ class ZeroShot(ForecastModel):
         pad = -z.shape[1] % self.patches.patch_len
         z, seen = F.pad(z, (pad, 0)), F.pad(seen, (pad, 0))
         season = self.series.season if self.series.season > 1 else 0
-        known = torch.tensor([[season, _LONGER.get(season, 0)]], device=z.device).expand(len(z), 2)
+        known = torch.tensor([[season, _LONGER.get(season, 0)]], device=z.device).expand(z.shape[0], 2)
         periods = find_periods(z, seen, known)
         width = self.widths[torch.bucketize(seen.sum(1), torch.tensor(LENGTHS, device=z.device), right=True)]
         blocks = [self._block(z, seen, periods, width)]

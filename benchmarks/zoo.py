@@ -121,7 +121,7 @@ def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
         line["win rate, %"] = f"{wins[model]:.0f}"
         line["80 % covers, %"] = f"{np.mean([float(row['coverage80']) for row in own]):.0f}"
         line["failures"] = f"{_sum(own, 'failures'):.0f} of {_sum(own, 'forecasts'):,.0f}"
-        line["panels"] = len(own)
+        line["panels"] = " + ".join(str(len(_models(part).get(model, []))) for part in kinds.values())
         line["fit, s"], line["predict, s"] = (f"{_sum(own, key):,.1f}" for key in ("fit_s", "predict_s"))
         size = np.median([float(row["bytes"]) for row in own]) / 1024
         line["weights, KiB"] = f"{size:,.0f}" if size else ""

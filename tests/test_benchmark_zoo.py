@@ -152,6 +152,7 @@ def test_pairs_in_the_csv_are_not_run_again(load, folder, monkeypatch, capsys):
         "0.500 [0.50, 0.50]",
         "100",
     )
+    assert first["panels"] == "1 + 0"
     assert second["failures"] == "1 of 1" and second["MASE, few, long"] == ""
     assert zoo.groups(rows)[0] == {"model": "DLinear", "quarterly": "0.500 / 1.000 (1 %)"}
     assert (folder / "zoo.png").exists()

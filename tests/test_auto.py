@@ -1,8 +1,11 @@
 """Forecaster("auto"): weights learned on a backtest, no leak, a budget, and members that fail."""
 
+import sys
 import time
 import warnings
 from functools import partial
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +14,8 @@ from daily_panel import panel, small
 
 from seqmix import Forecaster
 from seqmix.errors import ConfigError
-from seqmix.forecasting.auto import portfolio
+from seqmix.forecasting.auto import portfolio, stats
+from seqmix.forecasting.auto.theta import theta
 from seqmix.forecasting.auto.weights import combined, learn
 from seqmix.models import DLinear, ForecastModel
 
@@ -175,3 +179,36 @@ def test_weights_follow_each_series_and_doubt_few_windows():
     np.testing.assert_allclose(unknown.of(np.array([-1, 5])), [[0.25] * 2, [0.75] * 2])
     lost = np.where([[[True]], [[False]]], np.nan, points[:, :, 0])
     np.testing.assert_allclose(combined(lost, found.series), points[1, :, 0])
+
+
+def test_theta_is_that_of_statsforecast():
+    models = pytest.importorskip("statsforecast.models")
+    generator = np.random.default_rng(0)
+    t = np.arange(120)
+    for y, season in (
+        (generator.normal(size=(4, 120)).cumsum(1) + 50, 1),
+        (50 + 0.1 * t + 5 * np.sin(t / 6 * np.pi) + generator.normal(size=(4, 120)), 12),
+    ):
+        theirs = [models.DynamicOptimizedTheta(season_length=season).forecast(row, 12)["mean"] for row in y]
+        # least squares against an optimizer that stops near the optimum: a small part of the spread of the values
+        assert np.abs(theta(y, season, 12) - theirs).mean() < 0.02 * y.std()
+
+
+def test_statistical_models_join_where_they_are_installed(monkeypatch):
+    """The names are known by the package alone; a stand-in shows how they are called."""
+    assert {"AutoETS", "AutoCES", "AutoTheta"} <= set(stats.stats_models()) or not find_spec("statsforecast")
+
+    class AutoETS:
+        def __init__(self, season_length):
+            self.season = season_length
+
+        def forecast(self, y, h):
+            assert np.isfinite(y).all()
+            if y.max() > 90:
+                raise ValueError("no")
+            return {"mean": np.full(h, y[-self.season])}
+
+    monkeypatch.setitem(sys.modules, "statsforecast", SimpleNamespace(models=SimpleNamespace(AutoETS=AutoETS)))
+    y = np.array([[np.nan, *range(9)], [*range(90, 100)], [np.nan] * 7 + [1.0, 2, 3]])
+    found = stats._forecasts("AutoETS", y, 3, 2)
+    np.testing.assert_array_equal(found, [[6, 6], [np.nan] * 2, [np.nan] * 2])

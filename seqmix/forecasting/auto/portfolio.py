@@ -1,18 +1,22 @@
 """What an automatic choice tries, and in which order: the cheap before the dear, so that something is always there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from seqmix import models
 from seqmix.forecasting.auto.damped import damped
 from seqmix.forecasting.auto.parts import LocalModel
 from seqmix.forecasting.auto.simple import drift, seasonal_naive
+from seqmix.forecasting.auto.stats import stats_models
 from seqmix.forecasting.auto.theta import theta
 from seqmix.forecasting.factory import Choice, choices
 
 BASE = "SeasonalNaive"
 _LOCAL: dict[str, LocalModel] = {BASE: seasonal_naive, "Drift": drift, "Theta": theta, "Damped": damped}
-_DEFAULT = (BASE, "Drift", "Theta", "Damped", "ZeroShot", "Ridge", "DLinear")
+_FIRST = (BASE, "Drift", "Theta", "Damped", "ZeroShot", "Ridge")
+_LAST = ("DLinear",)
+# those of another package, if it is there, come before what is trained
+_STATS = ("AutoCES", "AutoETS")
 # what a model is worth before anything was seen; others have 1
 _PRIOR = {BASE: 0.2, "Drift": 0.2}
 
@@ -41,14 +45,16 @@ def candidates(members: Sequence[str | Callable[..., Any]] | None) -> list[Candi
     """The models to try, the seasonal naive forecast first.
 
     Args:
-        members: names of models, mixers and local models (``Drift``, ``Theta``), classes or partials. Default: the
-            portfolio.
+        members: names of models, mixers and local models (``Drift``, ``Theta``, ``Damped``), classes or partials.
+            Default: the portfolio.
 
     Raises:
         ConfigError: if there is none of such a name.
     """
-    given = list(_DEFAULT if members is None else members)
-    found = [_candidate(each) for each in ([] if BASE in given else [BASE]) + given]
+    local = {**_LOCAL, **stats_models()}
+    default = [*_FIRST, *(name for name in _STATS if name in local), *_LAST]
+    given = default if members is None else list(members)
+    found = [_candidate(each, local) for each in ([] if BASE in given else [BASE]) + given]
     names = [each.name for each in found]
     # the second of a name has 1 after it, as in a list of models
     return [
@@ -57,8 +63,8 @@ def candidates(members: Sequence[str | Callable[..., Any]] | None) -> list[Candi
     ]
 
 
-def _candidate(model: Any) -> Candidate:
-    if isinstance(model, str) and model in _LOCAL:
-        return Candidate(model, _LOCAL[model], model, models.ForecastModel, _PRIOR.get(model, 1.0))
+def _candidate(model: Any, local: Mapping[str, LocalModel]) -> Candidate:
+    if isinstance(model, str) and model in local:
+        return Candidate(model, local[model], model, models.ForecastModel, _PRIOR.get(model, 1.0))
     choice: Choice = choices(model, None)[0]
     return Candidate(choice.name, None, model, choice.cls, _PRIOR.get(choice.name, 1.0))

@@ -21,7 +21,7 @@ from seqmix.forecasting.long import Long, picked
 # seconds below which nothing is trained
 _LEAST = 1.0
 # series on which the cost of the others is measured
-_PILOT = 16
+_PILOT = 8
 
 
 @dataclass
@@ -134,24 +134,27 @@ class Workshop:
     def _learning(self, candidate: Candidate, test: Holdout) -> float:
         """Seconds that two fits in closed form will take, of all series and before the first cutoff."""
         n, few = len(test.train.ids), []
-        if n <= 4 * _PILOT:
+        if n <= 8 * _PILOT:
             return 0.0
-        for size in (_PILOT // 4, 2 * _PILOT):
+        for size in (_PILOT, 4 * _PILOT):
             started = time.perf_counter()
             self.part(candidate, picked(test.train, np.arange(size)))
             few.append(time.perf_counter() - started)
         # what a series costs beyond what any number of them does
-        each = max(few[1] - few[0], 0.0) / (2 * _PILOT - _PILOT // 4)
+        each = max(few[1] - few[0], 0.0) / (3 * _PILOT)
         return 2 * (few[0] + each * n)
 
     def _cost(self, part: Part, test: Holdout) -> float:
         """Seconds that the backtest and the forecast of all series will take."""
         n = len(test.long.ids) * len(test.rows) + len(self.long.ids)
         first = self._timed(part, test, 1)
-        if first * n < self.budget.left or first * _PILOT > self.budget.left / 10:
+        if first * n > self.budget.left:
+            # the first call of a model may load it
+            first = min(first, self._timed(part, test, 1))
+        if first * n < self.budget.left or first * _PILOT > self.budget.left / 4:
             return first * n
         # many at once cost less than one by one
-        return (self._timed(part, test, _PILOT) - first) / (_PILOT - 1) * n + first
+        return first + max(self._timed(part, test, _PILOT) - first, 0.0) / (_PILOT - 1) * n
 
     def _timed(self, part: Part, test: Holdout, n: int) -> float:
         started = time.perf_counter()

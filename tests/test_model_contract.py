@@ -149,6 +149,10 @@ def test_covariates_are_used_or_refused(name, kinds, outputs):
             make(name, **facts)
         return
     model, x = make(name, **facts), torch.randn(2, CONTEXT, C)
+    with torch.no_grad():
+        for p in model.parameters():
+            # effects may be zero before they are fitted
+            p.add_(0.1 * torch.randn_like(p))
     covariates = {kind: torch.randn(SHAPES[kind], requires_grad=True) for kind in kinds}
     y = model(x, **covariates)
     assert y.shape == ((2, HORIZON, C) if outputs == 1 else (2, HORIZON, C, outputs))
@@ -171,8 +175,8 @@ def test_an_own_model_refuses_covariates_unless_it_says_otherwise():
     with pytest.raises(ConfigError) as error:
         Last(Series(C, CONTEXT, HORIZON, n_past=2))
     assert str(error.value) == (
-        "Last uses no covariates, the data has n_past = 2; use DLinear, MixerForecaster, TSM2, or leave them out of "
-        "the data"
+        "Last uses no covariates, the data has n_past = 2; use DLinear, MixerForecaster, Ridge, TSM2, or leave "
+        "them out of the data"
     )
 
 

@@ -1,5 +1,6 @@
 """Ridge: its closed form against plain solutions, and how it is fitted by tasks."""
 
+from dataclasses import replace
 from functools import partial
 
 import lightning.pytorch as pl
@@ -67,7 +68,7 @@ def test_the_penalty_is_the_best_of_validation():
         model = Ridge(SERIES, weights="shared", **options).double()
         model.fit_closed_form(train, val)
         held = model._moments(val)
-        return float(held.error(0, model.weight[0].detach().T).mean())
+        return float(held.error(0, model.weight[0].detach().T, torch.zeros(H, 0, dtype=torch.float64)).mean())
 
     found = [error(ridge=10.0**k) for k in range(-3, 4)]
     assert error() == pytest.approx(min(found)) and min(found) < found[0]
@@ -87,6 +88,53 @@ def test_channels_have_their_own_matrix_where_that_is_better_by_more_than_chance
         model = Ridge(Series(3, L, H), level="none")
         model.fit_closed_form(rows(*signs, n=300), rows(*signs, n=100))
         assert (not torch.equal(model.weight[0], model.weight[1])) == different
+
+
+@pytest.mark.parametrize("kind", ["future", "static", "past"])
+def test_planted_effects_of_covariates_are_found(kind):
+    """A random walk, and an effect that the window cannot tell."""
+
+    def given(n, seed):
+        g = torch.Generator().manual_seed(seed)
+        rows = torch.randn(n, L + H, C, generator=g, dtype=torch.float64).cumsum(1)
+        shapes = {"future": (n, L + H, 2), "static": (n, C, 2), "past": (n, L, 2)}
+        z = torch.randn(shapes[kind], generator=g, dtype=torch.float64)
+        effect = {"future": z @ torch.tensor([[2.0], [-1]], dtype=z.dtype)}
+        effect["static"] = torch.arange(1, H + 1)[:, None] * 3 * z[..., 0].unsqueeze(1)
+        effect["past"] = (z[:, -1:, :1] - z[:, -3:-2, 1:]) * 5
+        if kind == "future":
+            rows += effect[kind]
+        else:
+            rows[:, L:] += effect[kind]
+        return {"x": rows[:, :L], "y": rows[:, L:], "weight": torch.ones(n, C, dtype=z.dtype), kind: z}
+
+    model = Ridge(replace(SERIES, **{f"n_{kind}": 2}), weights="own").double()
+    model.fit_closed_form([given(400, 0)], [given(100, 1)])
+    test = given(200, 2)
+    error = (model(test["x"], **{kind: test[kind]}) - test["y"]).square().mean()
+    # that of a random walk over three steps is 2
+    assert 1.5 < error < 2.6
+
+
+def test_inputs_of_a_step_are_eliminated_exactly():
+    """Block by block as all at once: the normal equations of one step, in numpy."""
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randn(50, L + H, 1, generator=g, dtype=torch.float64).cumsum(1)
+    future = torch.randn(50, L + H, 2, generator=g, dtype=torch.float64)
+    batch = {"x": rows[:, :L], "y": rows[:, L:], "weight": torch.ones(50, 1, dtype=rows.dtype), "future": future}
+    model = Ridge(Series(1, L, H, n_future=2), ridge=0.1).double()
+    model.fit_closed_form([batch], ())
+    last = rows[:, L - 1].numpy()
+    x, light = rows[:, :L, 0].numpy() - last, 10
+    unit = (x**2).mean()
+    window = np.concatenate([future[:, L - 1].numpy(), future[:, :L].mean(1).numpy()], 1)
+    ahead = future[:, L:].numpy().copy()
+    window *= light * np.sqrt(unit / (window**2).mean(0))
+    ahead *= light * np.sqrt(unit / (ahead**2).mean((0, 1)))
+    for h in range(H):
+        z = np.concatenate([x, window, ahead[:, h]], 1)
+        w = np.linalg.solve(z.T @ z / 50 + 0.1 * unit * np.eye(z.shape[1]), z.T @ (rows[:, L + h].numpy() - last) / 50)
+        np.testing.assert_allclose(model(batch["x"], future=future)[:, h].detach(), z @ w + last, atol=1e-8)
 
 
 def test_a_constant_series_keeps_its_value():

@@ -3,23 +3,32 @@
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqmix.models._moments import Moments
 
 Level = Literal["last", "mean", "season", "none"]
 
 
+# covariates are few and do not stand for each other: they are penalized a hundredth as much as steps of the window
+_LIGHT = 10.0
+
+
 class Fit(NamedTuple):
     """One map, and what it was found with."""
 
-    weight: Tensor  # from the window to the horizon, the level in it: (L, H), in float64
+    weight: Tensor  # from the inputs of all steps to the horizon, the level in it: (D, H), in float64
+    effect: Tensor  # of the inputs of each step: (H, F)
     error: float  # mean squared error of validation, or the estimate of it
     ridge: float
 
 
 def best_ridge(train: Moments, val: Moments, group: int, level: Tensor, ridges: tuple[float, ...]) -> Fit:
     """The map of one group with the penalty of the least validation error, or, without one, of cross-validation.
+
+    With A the products of the inputs of all steps, and the penalty on their diagonal, the inputs of a step have the
+    effect ``(V - B' A^-1 B)^-1 (d - B' A^-1 c)``, and the others ``A^-1 (c - B effect)``: one eigendecomposition of A
+    serves all penalties and all steps.
 
     Args:
         train: sums over training windows.
@@ -28,29 +37,40 @@ def best_ridge(train: Moments, val: Moments, group: int, level: Tensor, ridges: 
         level: the level at each step of window and horizon as a linear map of the window, ``(L, L + H)``.
         ridges: penalties to try.
     """
-    L, H = train.xy.shape[1:]
+    D, H = train.xy.shape[1:]
+    L = len(level)
     tiny = torch.finfo(torch.float64).tiny
     n = train.weight[group].clamp(min=tiny)
-    xx, xy = train.xx[group] / n, train.xy[group] / n
-    inside, ahead = level.to(xx).split([L, H], 1)
+    xx, xy, xv, vv, vy = (t[group] / n for t in (train.xx, train.xy, train.xv, train.vv, train.vy))
+    level = nn.functional.pad(level.to(xx), (0, 0, 0, D - L))
+    inside, ahead = level.split([L, H], 1)
     # of what is left of window and horizon when the level of the window is taken from both
-    rest = torch.eye(L, dtype=xx.dtype, device=xx.device) - inside
+    rest = torch.eye(D, dtype=xx.dtype, device=xx.device)
+    rest[:, :L] -= inside
+    # mean square of a step; a constant series leaves nothing
+    unit = ((rest.T @ xx) * rest.T).sum(1)[:L].mean().clamp(min=tiny)
+    rest[:, L:] *= _LIGHT * (unit / xx.diagonal()[L:].clamp(min=tiny)).sqrt().clamp(max=1e6)
+    size = _LIGHT * (unit / vv.diagonal(dim1=1, dim2=2).mean(0).clamp(min=tiny)).sqrt().clamp(max=1e6)  # (F,)
     values, vectors = torch.linalg.eigh(rest.T @ xx @ rest)
-    values = values.clamp(min=0)
-    # a constant series leaves nothing
-    unit = values.mean().clamp(min=tiny)
-    turned = vectors.T @ (rest.T @ (xy - xx @ ahead))
-    back = rest @ vectors
+    values, back = values.clamp(min=0), rest @ vectors
+    c = back.T @ (xy - xx @ ahead)  # (D, H)
+    B = back.T @ xv * size  # (H, D, F)
+    V = vv * size * size.unsqueeze(1)  # (H, F, F)
+    d = (vy - (xv.mT @ ahead.T.unsqueeze(2)).squeeze(2)) * size  # (H, F)
     found = []
     for ridge in ridges:
         shrunk = values + ridge * unit
-        weight = ahead + back @ (turned / shrunk.unsqueeze(1))
+        over = B / shrunk.unsqueeze(1)
+        left = V - B.mT @ over + ridge * unit * torch.eye(len(size), dtype=xx.dtype, device=xx.device)
+        effect = torch.linalg.solve(left, d.unsqueeze(2) - over.mT @ c.T.unsqueeze(2))  # (H, F, 1)
+        weight = ahead + back @ ((c - (B @ effect).squeeze(2).T) / shrunk.unsqueeze(1))
+        effect = effect.squeeze(2) * size
         if val.weight[group] > 0:
-            error = float(val.error(group, weight).mean())
+            error = float(val.error(group, weight, effect).mean())
         else:
-            freedom = float((values / shrunk).sum() / train.rows[group].clamp(min=1))
-            error = float(train.error(group, weight).mean()) / max(1 - freedom, 1e-3) ** 2
-        found.append(Fit(weight, error, ridge))
+            freedom = float((values / shrunk).sum() + len(size)) / max(float(train.rows[group]), 1)
+            error = float(train.error(group, weight, effect).mean()) / max(1 - freedom, 1e-3) ** 2
+        found.append(Fit(weight, effect, error, ridge))
     return min(found, key=lambda fit: fit.error)
 
 

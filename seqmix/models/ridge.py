@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
-from seqmix.models._moments import Moments
-from seqmix.models._ridge_search import best_ridge, level_map, significant
+from seqmix.models._moments import Moments, Rows
+from seqmix.models._ridge_search import Fit, best_ridge, level_map, significant
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.series import Series
 
@@ -18,6 +18,8 @@ Batch = dict[str, Tensor]
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 # bytes of sums for each channel that are kept to choose between one map for all and one for each
 _MOST_BYTES = 2 << 30
+# values of past inputs that are used, of all of them together
+_MOST_LAGS = 512
 
 
 @register_model(paper="Hoerl and Kennard, 1970, Technometrics 12(1)", weights="own")
@@ -34,6 +36,9 @@ class Ridge(ForecastModel):
     missing value is the one before it in its window, or the first after it at the start; so are missing targets, and a
     window with some weighs the share of its targets that was observed.
 
+    Covariates are further columns, penalized a hundredth as much: static inputs, the last values of past inputs, the
+    last value and the mean of known-future inputs in the window, and for each step their values at that step.
+
     Shapes: ``(B, context, C) -> (B, horizon, C)``, or ``(B, horizon, C, K)``, all K equal.
     Cost: O(n context (context + horizon)) to fit n windows, O(C context horizon) to forecast one.
 
@@ -48,11 +53,13 @@ class Ridge(ForecastModel):
 
     Raises:
         ConfigError: if an option is out of range or not known, or the season is longer than the context.
+        ValueError: if covariates are missing that the model was built for.
 
     Source: Hoerl and Kennard, 1970; as a forecaster Toner and Darlow, 2024, arXiv:2403.14587. Differs from the original
     code in: the penalty in units of the data, the level, and what is chosen on validation windows.
     """
 
+    covariates = "used"
     linear = True
     repeats_season = True
     closed_form = True
@@ -76,13 +83,19 @@ class Ridge(ForecastModel):
             raise ConfigError(
                 f"season = {series.season} does not fit context = {L}; use a longer context, or level=last"
             )
-        if weights == "auto" and (C == 1 or 16 * C * L * (L + H) > _MOST_BYTES):
+        #: how many values of each past input are used, the last ones
+        self.lags = min(L, max(1, _MOST_LAGS // max(1, series.n_past)))
+        D = L + series.n_static + self.lags * series.n_past + 2 * series.n_future
+        if weights == "auto" and (C == 1 or 16 * C * D * (D + H * (1 + series.n_future)) > _MOST_BYTES):
             weights = "shared"
         self.ridges, self.level, self.weights = (ridge,) if ridge else _RIDGES, level, weights
+        copies = 1 if weights == "shared" else C
         #: the level and the map of the rest, as one matrix for all channels or one for each
-        self.weight = nn.Parameter(torch.zeros(1 if weights == "shared" else C, H, L))
+        self.weight = nn.Parameter(torch.zeros(copies, H, D))
+        #: the effect of known-future inputs on the step they are of
+        self.effect = nn.Parameter(torch.zeros(copies, H, series.n_future)) if series.n_future else None
         with torch.no_grad():
-            self.weight[..., -1] = 1
+            self.weight[..., L - 1] = 1
 
     def forward(
         self,
@@ -93,8 +106,9 @@ class Ridge(ForecastModel):
         past: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``, observed where ``mask`` is True."""
-        y = _mapped(fill(x, mask), self.weight)
+        """Forecast from ``x: (B, context, C)``, observed where ``mask`` is True, and the covariates of the data."""
+        z, ahead = self._inputs(fill(x, mask), future=future, static=static, past=past)
+        y = _mapped(z, ahead, self.weight, self.effect)
         K = self.series.n_outputs
         return y if K == 1 else y.unsqueeze(-1).expand(-1, -1, -1, K)
 
@@ -105,44 +119,66 @@ class Ridge(ForecastModel):
         moments, held = self._moments(train), self._moments(val)
         level = level_map(self.level, s.context, s.horizon, s.season)
         found = [best_ridge(moments, held, c, level, self.ridges) for c in range(copies)]
-        own = torch.stack([fit.weight.T for fit in found]).to(self.weight)
+        own = self._stacked(found)
         if self.weights == "auto":
-            pooled = best_ridge(moments.pooled(), held.pooled(), 0, level, self.ridges)
-            shared = pooled.weight.T.to(self.weight).unsqueeze(0)
-            gains = [_errors(rows, shared) - _errors(rows, own) for rows in map(_rows, val)]
+            shared = self._stacked([best_ridge(moments.pooled(), held.pooled(), 0, level, self.ridges)])
+            gains = [_errors(rows, *shared) - _errors(rows, *own) for rows in map(self._rows, val)]
             better = _worthwhile(torch.cat(gains)) if gains else torch.zeros(copies, dtype=torch.bool)
-            own = torch.where(better.to(own.device)[:, None, None], own, shared)
-        self.weight.copy_(own)
+            better = better.to(self.weight.device)[:, None, None]
+            own = [torch.where(better, mine, theirs) for mine, theirs in zip(own, shared, strict=True)]
+        self.weight.copy_(own[0])
+        if self.effect is not None:
+            self.effect.copy_(own[1])
+
+    def _stacked(self, fits: list[Fit]) -> list[Tensor]:
+        """Weights and effects of several fits in the type of the parameters."""
+        weight, effect = torch.stack([fit.weight.T for fit in fits]), torch.stack([fit.effect for fit in fits])
+        return [weight.to(self.weight), effect.to(self.weight)]
 
     def _moments(self, batches: Iterable[Batch]) -> Moments:
         """Sums over the batches, for each channel where there may be a matrix for each."""
-        s, device = self.series, self.weight.device
-        where = device if device.type == "cuda" else torch.device("cpu")
-        return Moments(len(self.weight), s.context, s.horizon, where).add(map(_rows, batches))
+        copies, H, D = self.weight.shape
+        device = self.weight.device if self.weight.is_cuda else torch.device("cpu")
+        return Moments(copies, D, H, self.series.n_future, device).add(map(self._rows, batches))
+
+    def _rows(self, batch: Batch) -> Rows:
+        """Inputs, targets and weight of every channel, without missing values."""
+        x, y, weight = batch["x"], batch["y"], batch["weight"]
+        if "y_mask" in batch:
+            both = fill(torch.cat([x, y], 1), torch.cat([batch["x_mask"], batch["y_mask"]], 1))
+            x, y = both.split([x.shape[1], y.shape[1]], 1)
+            weight = weight * batch["y_mask"].to(x.dtype).mean(1)
+        z, ahead = self._inputs(x, future=batch.get("future"), static=batch.get("static"), past=batch.get("past"))
+        return Rows(z, ahead, y, weight)
+
+    def _inputs(
+        self, x: Tensor, *, future: Tensor | None, static: Tensor | None, past: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs of all steps ``(B, C, D)``, and those of each step ``(B, H, F)``."""
+        s, (B, L, C) = self.series, x.shape
+        columns, ahead = [x.transpose(1, 2)], x.new_zeros(B, s.horizon, 0)
+        if s.n_static:
+            columns.append(self.given("static", static))
+        if s.n_past:
+            columns.append(self.given("past", past)[:, -self.lags :].flatten(1).unsqueeze(1).expand(-1, C, -1))
+        if s.n_future:
+            window, ahead = self.given("future", future).split([L, s.horizon], 1)
+            columns.append(torch.cat([window[:, -1], window.mean(1)], 1).unsqueeze(1).expand(-1, C, -1))
+        return torch.cat(columns, 2), ahead
 
 
-def _mapped(x: Tensor, weight: Tensor) -> Tensor:
-    """Forecasts ``(B, H, C)`` from ``x: (B, L, C)`` by ``weight: (1 or C, H, L)``."""
-    x = x.transpose(1, 2)  # (B, C, L)
+def _mapped(z: Tensor, ahead: Tensor, weight: Tensor, effect: Tensor | None) -> Tensor:
+    """Forecasts ``(B, H, C)`` from ``z: (B, C, D)`` and ``ahead: (B, H, F)``, by one matrix or one per channel."""
     if len(weight) == 1:
-        return nn.functional.linear(x, weight[0]).transpose(1, 2)
-    return torch.einsum("bcl,chl->bhc", x, weight)
+        y = nn.functional.linear(z, weight[0]).transpose(1, 2)
+    else:
+        y = torch.einsum("bcd,chd->bhc", z, weight)
+    return y if effect is None else y + torch.einsum("bhf,chf->bhc", ahead, effect)
 
 
-def _rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Window, horizon and weight of every channel, without missing values."""
-    x, y, weight = batch["x"], batch["y"], batch["weight"]
-    if "y_mask" in batch:
-        both = fill(torch.cat([x, y], 1), torch.cat([batch["x_mask"], batch["y_mask"]], 1))
-        weight = weight * batch["y_mask"].to(x.dtype).mean(1)
-        return both[:, : x.shape[1]], both[:, x.shape[1] :], weight
-    return x, y, weight
-
-
-def _errors(rows: tuple[Tensor, Tensor, Tensor], weight: Tensor) -> Tensor:
+def _errors(rows: Rows, weight: Tensor, effect: Tensor) -> Tensor:
     """Weighted squared error of each window and channel, ``(B, C)``."""
-    x, y, each = rows
-    return (_mapped(x, weight) - y).square().mean(1) * each
+    return (_mapped(rows.x, rows.ahead, weight, effect) - rows.y).square().mean(1) * rows.weight
 
 
 def _worthwhile(gains: Tensor) -> Tensor:

@@ -129,13 +129,13 @@ def _m4(name: str, frequency: str, horizon: int) -> Panel:
 def _ett(name: str, frequency: str, rows: int, horizon: int, step: int) -> Panel:
     """The rows of the benchmark, to the end of its test rows."""
     frame = pd.read_csv(DATA / "ett" / f"{name}.csv.gz", index_col="date").iloc[:rows]
-    return _dated(name.lower(), frequency, horizon, _columns(frame), "2016-07-01", 4, step)
+    return _dated(name.lower(), frequency, horizon, _columns(frame), "2016-07-01", 8, step)
 
 
 def _weather() -> Panel:
     frame = pd.read_csv(DATA / "weather" / "weather.csv.gz", encoding="latin1", index_col="date")
     # nine rows are absent and one is twice there: the steps count, as in the benchmark
-    return _dated("weather", "10_minutes", 144, _columns(frame), "2020-01-01 00:10", 3, 1867)
+    return _dated("weather", "10_minutes", 144, _columns(frame), "2020-01-01 00:10", 6, 1867)
 
 
 def _ili() -> Panel:

@@ -57,9 +57,9 @@ def folder(tmp_path):
         ("epf_np", "epf", "hourly", 1, 52416, 24, 14),
         ("epf_fr_be", "epf", "hourly", 2, 32160, 24, 14),
         ("beijing_pm25", "beijing_pm25", "hourly", 1, 43824, 24, 14),
-        ("etth1", "ett", "hourly", 7, 7 * 14400, 48, 4),
-        ("ettm2", "ett", "minutes", 7, 7 * 57600, 96, 4),
-        ("weather", "weather", "minutes", 21, 21 * 52696, 144, 3),
+        ("etth1", "ett", "hourly", 7, 7 * 14400, 48, 8),
+        ("ettm2", "ett", "minutes", 7, 7 * 57600, 96, 8),
+        ("weather", "weather", "minutes", 21, 21 * 52696, 144, 6),
     ],
 )
 def test_panels_have_all_rows(name, needs, group, n, rows, horizon, cutoffs, load, real_data):

@@ -27,8 +27,13 @@ def test_it_forecasts_without_a_fit_and_stays_unfitted():
     # another frame is read anew: other frequency, other ids, other length
     other = pd.DataFrame({"ds": pd.date_range("2020", periods=3, freq="MS"), "y": [1.0, 2.0, 4.0]})
     assert fc.predict(other)["ds"].tolist() == pd.date_range("2020-04", periods=6, freq="MS").tolist()
+    named = other.rename(columns={"ds": "month", "y": "sold"})
+    assert fc.predict(named, time_col="month", target_col="sold").columns.tolist()[:2] == ["unique_id", "month"]
     with pytest.raises(NotFittedError):
         fc.save("nowhere")
+    with pytest.raises(ConfigError) as error:
+        fc.set_params(max_steps=0).fit(other).predict(named, target_col="sold")
+    assert str(error.value) == "target_col = 'sold', and the models were fitted with 'y'; rename the column"
 
 
 def test_a_fit_without_steps_forecasts_the_same(tmp_path):

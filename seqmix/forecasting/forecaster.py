@@ -182,24 +182,26 @@ class Forecaster(Estimator):
         horizon: int | None = None,
         levels: Sequence[float] | None = None,
         quantiles: Sequence[float] | None = None,
+        id_col: str | None = None,
+        time_col: str | None = None,
+        target_col: str | None = None,
     ) -> Any:
         """Forecast the steps after the last row of each series, in a long frame.
 
         Args:
             df: history of any series. Default: the frame of ``fit``. Pretrained models need no fit: they forecast
-                after this frame, and the Forecaster stays unfitted.
+                after this frame, with names of columns as in ``fit``, and the Forecaster stays unfitted.
             future_df: known-future covariates of the horizon; see ``make_future_dataframe``.
             static_df: static covariates of its series. Default: columns of ``df``.
             horizon: steps to forecast; beyond the fitted horizon forecasts are made from forecasts.
             levels: coverage of the intervals in percent. Default: those of the fit.
             quantiles: levels between 0 and 1, a column ``<Model>_q<level>`` each.
         """
-        fitted = self._fitted(df)
+        fitted = self._fitted(df, how := self._how(id_col, time_col, target_col))
         steps = options.whole("horizon", horizon, 1, True) or fitted.plan.horizon
-        levels = fitted.plan.levels if levels is None else options.levels(levels)
-        fresh = df is None or not hasattr(self, "fitted_")
-        long, quantiles = None if fresh else read_long(df, fitted.reading), options.quantiles(quantiles)
-        found = fitted.forecast(long, maybe_pandas(static_df), maybe_pandas(future_df), steps, levels, quantiles)
+        asked = fitted.plan.levels if levels is None else options.levels(levels), options.quantiles(quantiles)
+        long = read_long(df, how) if df is not None and hasattr(self, "fitted_") else None
+        found = fitted.forecast(long, maybe_pandas(static_df), maybe_pandas(future_df), steps, *asked)
         return (long or fitted).kind.give(found)
 
     def cross_validation(
@@ -280,9 +282,8 @@ class Forecaster(Estimator):
         if frame is None or "cutoff" not in frame:
             fitted = self._fitted()
             train, how, scales = read_long(df, fitted.reading), fitted.reading, fitted.scales
-            frame = fitted.backtest(
-                train, maybe_pandas(static_df), np.array([fitted.plan.horizon]), fitted.plan.levels, []
-            )
+            static, rows = maybe_pandas(static_df), np.array([fitted.plan.horizon])
+            frame = fitted.backtest(train, static, rows, fitted.plan.levels, [])
         else:
             known: Any = [getattr(self, name) for name in ("tested_", "fitted_") if hasattr(self, name)]
             how = known[0].reading if known else self._how()
@@ -371,17 +372,16 @@ class Forecaster(Estimator):
         self.tasks_ = {member.name: member.task for member in fitted.members}
         self.history_, self.report_, self.notes_ = fitted.history, fitted.report, fitted.notes
         if self.verbose:
-            facts = ", ".join(f"{name} {value}" for name, value in self.report_.items())
-            print("\n".join([facts, *self.notes_]))
+            print("\n".join([", ".join(f"{name} {value}" for name, value in self.report_.items()), *self.notes_]))
         return self
 
-    def _fitted(self, df: Any = None) -> "Fitted":
+    def _fitted(self, df: Any = None, how: Reading | None = None) -> "Fitted":
         """What was fitted, or what pretrained models make of ``df`` as they are."""
         if hasattr(self, "fitted_"):
             return self.fitted_
         from seqmix.forecasting.learning import as_they_are
 
-        return as_they_are(df, self._how(), self._options())
+        return as_they_are(df, how or self._how(), self._options())
 
     def _horizon_of(self, df: Any, horizon: int | None) -> tuple[Kind, pd.DataFrame]:
         fitted = self._fitted()
@@ -392,9 +392,9 @@ class Forecaster(Estimator):
     def _options(self) -> dict[str, Any]:
         return options.resolved(self.get_params())
 
-    def _how(self) -> Reading:
-        """How frames are read: as that of the fit, or by the usual names."""
-        return self.fitted_.reading if hasattr(self, "fitted_") else self._reading("unique_id", "ds", "y", None)
+    def _how(self, *names: str | None) -> Reading:
+        """How frames are read: as that of the fit; before one, by the names that are given and the usual ones."""
+        return self.fitted_.reading.checked(*names) if hasattr(self, "fitted_") else self._reading(*names)
 
-    def _reading(self, id_col: str, time_col: str, target_col: str, weight_col: str | None) -> Reading:
-        return options.reading(self._options(), id_col, time_col, target_col, weight_col)
+    def _reading(self, *names: str | None) -> Reading:
+        return options.reading(self._options(), *names)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from seqmix.errors import DataError, check_choice
+from seqmix.errors import ConfigError, DataError, check_choice
 from seqmix.forecasting.clock import Clock, duration, infer_freq, is_number, shown
 from seqmix.forecasting.kind import kind_of, to_pandas, with_index
 from seqmix.forecasting.long import Long, named
@@ -58,6 +58,17 @@ class Reading:
     def names(self) -> dict[str, Any]:
         """The names of id, time and target as arguments of functions."""
         return {"id_col": self.id_col, "time_col": self.time_col, "target_col": self.target_col}
+
+    def checked(self, *names: str | None) -> "Reading":
+        """Itself, if the names of id, time and target are its own, or None.
+
+        Raises:
+            ConfigError: if one is another.
+        """
+        for (option, own), name in zip(self.names.items(), names, strict=False):
+            if name not in (None, own):
+                raise ConfigError(f"{option} = {name!r}, and the models were fitted with {own!r}; rename the column")
+        return self
 
     def again(self, freq: str | int) -> "Reading":
         """How later frames are read: of the frequency that was found, without weights."""

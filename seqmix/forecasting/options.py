@@ -102,11 +102,17 @@ def _seconds(given: Any, model: Any) -> float:
     return found
 
 
-def reading(given: Mapping[str, Any], id_col: str, time_col: str, target_col: str, weight_col: str | None) -> Reading:
-    """How frames of these columns are read, by the resolved options."""
+def reading(
+    given: Mapping[str, Any],
+    id_col: str | None = None,
+    time_col: str | None = None,
+    target_col: str | None = None,
+    weight_col: str | None = None,
+) -> Reading:
+    """How frames of these columns are read, by the resolved options; those of no name have the usual one."""
     same = {name: given[name] for name in ("freq", "fill_gaps", "fill_value", "aggregate", "missing")}
     columns = {kind: given[f"{kind}_covariates"] for kind in ("past", "future", "static")}
-    return Reading(id_col, time_col, target_col, weight_col, **same, **columns)
+    return Reading(id_col or "unique_id", time_col or "ds", target_col or "y", weight_col, **same, **columns)
 
 
 def whole(name: str, value: Any, least: int, optional: bool) -> Any:

@@ -10,7 +10,7 @@ with defaults. After ``--limit`` CPU seconds of fitting, a statistical model lea
 which count as failures, and a neural one of a peer stops training. Needs ``$SEQMIX_DATA``, and for peers their own
 environments:
 
-    python -m venv stats && stats/bin/pip install statsforecast==2.1.1 'pandas<3' pyarrow
+    python -m venv stats && stats/bin/pip install -e . statsforecast==2.1.1 'pandas<3'
     python -m venv neural && neural/bin/pip install torch==2.13.0 neuralforecast==3.3.0 pyarrow
 """
 
@@ -32,7 +32,8 @@ from zoo_scores import bootstrap, geometric_mean, scores, win_rates
 HERE = Path(__file__).parent
 OUT = HERE / "results" / "zoo.csv"
 OURS = ("Persistence", "SeasonalNaive", "Ridge", "DLinear", "DenseMLP", "TSM2", "ZeroShot", "auto")
-MODELS = (*OURS, *runs.STATISTICAL, *runs.NEURAL)
+# the automatic choice where statsforecast is installed
+MODELS = (*OURS, "auto-stats", *runs.STATISTICAL, *runs.NEURAL)
 GROUPS = ("yearly", "quarterly", "monthly", "weekly", "daily", "hourly", "minutes")
 Row = Mapping[str, str]
 
@@ -189,7 +190,8 @@ def _interpreters(
 
     ours = {"Persistence", "auto", *list_models(), *list_mixers()}
     for model in models:
-        peer = {**dict.fromkeys(runs.STATISTICAL, statsforecast), **dict.fromkeys(runs.NEURAL, neuralforecast)}
+        peer = dict.fromkeys((*runs.STATISTICAL, "auto-stats"), statsforecast)
+        peer |= dict.fromkeys(runs.NEURAL, neuralforecast)
         python = peer.get(model, sys.executable if model in ours else None)
         if python:
             yield model, python

@@ -52,7 +52,7 @@ class Run:
         # the season of the panel is what the baselines repeat; models find their own
         named = {"SeasonalNaive": panel.season, "Persistence": 1}
         options: dict[str, Any] = {"season": named[name]} if name in named else {}
-        model = "SeasonalNaive" if name in named else name
+        model = {"Persistence": "SeasonalNaive", "auto-stats": "auto"}.get(name, name)
         forecaster = Forecaster(model, panel.horizon, freq=panel.freq, device="cpu", **options)
         facts = model_facts(model)[0] if model in list_models() else None
         if facts is not None and facts.pretrained:

@@ -13,7 +13,7 @@ import pytest
 from daily_panel import panel, small
 
 from seqmix import Forecaster
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.auto import portfolio, stats
 from seqmix.forecasting.auto.theta import theta
 from seqmix.forecasting.auto.weights import combined, learn
@@ -79,7 +79,10 @@ def test_rows_after_a_cutoff_change_nothing_before_it():
     spiked.loc[spiked.groupby("unique_id").tail(6).index, "y"] += 100
     noise = np.random.default_rng(0).normal(size=len(df))
     one, two = (
-        auto(levels=[80]).cross_validation(x.assign(y=x["y"] + noise), n_windows=2, refit=True) for x in (df, spiked)
+        auto("Theta", "Ridge", "DLinear", levels=[80]).cross_validation(
+            x.assign(y=x["y"] + noise), n_windows=2, refit=True
+        )
+        for x in (df, spiked)
     )
     first = one["cutoff"] == one["cutoff"].min()
     pd.testing.assert_frame_equal(one[first], two[first])
@@ -128,6 +131,28 @@ def test_odd_series_are_forecast(values, alone):
     mine, known = out.loc[out["unique_id"] == "x", "auto"], np.array(values)[~np.isnan(values)]
     reach = np.ptp(known) + 1e-9 * abs(known).max()
     assert mine.between(known.min() - reach, known.max() + reach).all()
+
+
+def test_covariates_reach_the_models_that_use_them():
+    df = panel().assign(promo=lambda x: np.random.default_rng(0).integers(0, 2, len(x)) * 1.0)
+    df["y"] += 3 * df["promo"]
+    fc = auto("DLinear", "Theta", max_steps=60, learning_rate=0.02, future_covariates=["promo"]).fit(df)
+    with_promo, without = (fc.predict(future_df=fc.make_future_dataframe().assign(promo=k))["auto"] for k in (1.0, 0.0))
+    assert (with_promo - without).mean() > 0.5
+    with pytest.raises(DataError, match=r"the models need the known-future columns \[promo\] for the horizon"):
+        fc.predict()
+
+
+def test_forecasts_are_measured_like_those_of_any_model():
+    def worst(y, forecast):
+        return np.abs(y - forecast).max()
+
+    fc, df = auto("Drift", "Theta"), panel()
+    df["y"] += np.random.default_rng(0).normal(size=len(df))
+    tested = fc.cross_validation(df, n_windows=2, quantiles=[0.1, 0.5, 0.9])
+    found = fc.evaluate(tested, ["mae", "mase", "wql", worst])
+    assert found["model"].unique().tolist() == ["auto"] and np.isfinite(found["value"]).all() and len(found) == 4
+    assert fc.fit(df).evaluate(df, ["mae", worst])["value"].notna().all()
 
 
 def test_the_budget_leaves_slow_models_out(monkeypatch):

@@ -275,16 +275,7 @@ def _counts(batch: Mapping[str, Tensor]) -> bool:
 def _notes(
     long: Long, reading: Reading, plan: Plan, panel: Panel | None, n_val: np.ndarray, n_test: np.ndarray
 ) -> list[str]:
-    notes = []
-    if reading.freq is None:
-        notes.append(f"freq {long.clock.freq!r} was inferred")
-    if long.ignored:
-        notes.append(f"columns that are not used: {', '.join(long.ignored)}")
-    if np.isnan(long.y).any():
-        codes = np.repeat(np.arange(len(long.ids)), np.diff(long.indptr))
-        counts = np.bincount(codes, np.isnan(long.y), len(long.ids)).astype(int)
-        first = ", ".join(f"{long.ids[i]} {counts[i]}" for i in np.flatnonzero(counts)[:5])
-        notes.append(f"{counts.sum()} missing values are left out of input and loss: {first}")
+    notes = frame_notes(long, reading)
     if panel is None:
         return notes
     if panel.has_val:
@@ -297,6 +288,21 @@ def _notes(
     few = np.flatnonzero(np.diff(long.indptr) - n_val < plan.horizon + plan.context)
     if len(few) and len(long.ids) > 1:
         notes.append(f"series shorter than a window: {named([long.ids[i] for i in few])}; short={plan.short!r}")
+    return notes
+
+
+def frame_notes(long: Long, reading: Reading) -> list[str]:
+    """What a user should know about the frame."""
+    notes = []
+    if reading.freq is None:
+        notes.append(f"freq {long.clock.freq!r} was inferred")
+    if long.ignored:
+        notes.append(f"columns that are not used: {', '.join(long.ignored)}")
+    if np.isnan(long.y).any():
+        codes = np.repeat(np.arange(len(long.ids)), np.diff(long.indptr))
+        counts = np.bincount(codes, np.isnan(long.y), len(long.ids)).astype(int)
+        first = ", ".join(f"{long.ids[i]} {counts[i]}" for i in np.flatnonzero(counts)[:5])
+        notes.append(f"{counts.sum()} missing values are left out of input and loss: {first}")
     return notes
 
 

@@ -17,6 +17,7 @@ from seqmix.forecasting.auto.portfolio import candidates
 from seqmix.forecasting.auto.spread import BOUNDS, COVERAGES, NORMAL, Spread, learn_spread, learn_stretch, stretched
 from seqmix.forecasting.auto.trying import Trial, Workshop
 from seqmix.forecasting.auto.weights import Weights, combined, errors_of, learn
+from seqmix.forecasting.fitting import frame_notes
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.long import Long
 from seqmix.forecasting.options import AUTO
@@ -95,7 +96,10 @@ def fit_auto(
         ),
         history=pd.concat(lines, ignore_index=True) if lines else pd.DataFrame(),
         report={"series": len(long.ids), "windows": windows, "seconds": round(seconds, 2)},
-        notes=[f"{trial.candidate.name} {trial.note}" for trial in trials if trial.note],
+        notes=[
+            *frame_notes(long, reading),
+            *(f"{trial.candidate.name} {trial.note}" for trial in trials if trial.note),
+        ],
     )
 
 

@@ -42,7 +42,7 @@ class Candidate(NamedTuple):
 
 
 def candidates(members: Sequence[str | Callable[..., Any]] | None) -> list[Candidate]:
-    """The models to try, the seasonal naive forecast first.
+    """The models to try, the seasonal naive forecast first, those that are trained last.
 
     Args:
         members: names of models, mixers and local models (``Drift``, ``Theta``, ``Damped``), classes or partials.
@@ -55,6 +55,8 @@ def candidates(members: Sequence[str | Callable[..., Any]] | None) -> list[Candi
     default = [*_FIRST, *(name for name in _STATS if name in local), *_LAST]
     given = default if members is None else list(members)
     found = [_candidate(each, local) for each in ([] if BASE in given else [BASE]) + given]
+    # what is trained takes the time that the others leave
+    found.sort(key=lambda each: each.trained)
     names = [each.name for each in found]
     # the second of a name has 1 after it, as in a list of models
     return [

@@ -11,6 +11,8 @@ from seqmix.forecasting.long import Long, head, picked
 _SERIES = 400
 _WINDOWS = 3
 _SHARE = 0.75
+# rows before the first cutoff
+_LEAST = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Holdout:
 def make_holdout(long: Long, horizon: int, season: int, seed: int) -> Holdout | None:
     """The rows to compare models on; None where no series is long enough.
 
-    A series needs a season and two rows, and a horizon, before the first cutoff.
+    As many windows as most series have, with a season and a horizon before the first cutoff; or else with a horizon, or
+    with three rows.
 
     Args:
         long: the frame.
@@ -43,11 +46,10 @@ def make_holdout(long: Long, horizon: int, season: int, seed: int) -> Holdout | 
         season: steps of the season.
         seed: seed of the sample.
     """
-    lengths, least = np.diff(long.indptr), max(horizon, season + 2)
-    windows = 1
-    for more in range(_WINDOWS, 1, -1):
-        if (lengths - more * horizon >= least).mean() >= _SHARE:
-            windows = more
+    lengths = np.diff(long.indptr)
+    sizes = [(windows, max(horizon, rows)) for rows in (season + 2, _LEAST) for windows in range(_WINDOWS, 0, -1)]
+    for windows, least in [*sizes, (1, _LEAST)]:
+        if (lengths - windows * horizon >= least).mean() >= _SHARE:
             break
     enough = np.flatnonzero(lengths - windows * horizon >= least)
     if not len(enough):

@@ -88,9 +88,13 @@ def level_map(level: Level, context: int, horizon: int, season: int) -> Tensor:
     return base
 
 
-def significant(gains: Tensor) -> Tensor:
-    """Whether mean gains ``(n, ...)`` are above chance: t > 2 over ten consecutive blocks of the n, ``(...)``."""
-    if len(gains) < 10:
-        return torch.zeros(gains.shape[1:], dtype=torch.bool)
-    blocks = torch.stack([block.mean(0) for block in gains.tensor_split(10)])
-    return blocks.mean(0) > 2 * blocks.std(0) / 10**0.5
+def significant(gains: Tensor, horizon: int) -> bool:
+    """Whether the mean of gains ``(n,)`` of consecutive windows is above chance: t > 2 over ten blocks of time.
+
+    Horizons of neighbors overlap: a block is no shorter than one, and fewer than three blocks tell nothing.
+    """
+    n_blocks = min(10, len(gains) // horizon)
+    if n_blocks < 3:
+        return False
+    blocks = torch.stack([block.mean() for block in gains.tensor_split(n_blocks)])
+    return bool(blocks.mean() > 2 * blocks.std() / n_blocks**0.5)

@@ -15,7 +15,7 @@ from seqmix.series import Series
 
 Batch = dict[str, Tensor]
 
-_RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
+_RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 # bytes of sums for each channel that are kept to choose between one map for all and one for each
 _MOST_BYTES = 2 << 30
 # values of past inputs that are used, of all of them together
@@ -43,13 +43,14 @@ class Ridge(ForecastModel):
     Cost: O(n context (context + horizon)) to fit n windows, O(C context horizon) to forecast one.
 
     Args:
-        ridge: penalty, in units of the mean square of a step of the window. Default: chosen from 1e-3 to 1e3, for each
+        ridge: penalty, in units of the mean square of a step of the window. Default: chosen from 1e-3 to 1e2, for each
             matrix.
         level: what is taken from window and horizon: the ``last`` value, the ``mean`` of the window, its last
             ``season`` repeated, or nothing with ``none``.
         weights: one matrix for all channels (``shared``), or one for each (``own``). With ``auto`` channels have their
-            own where that is better on validation windows by more than chance, for all of them together and for the
-            channel: t > 2 over ten blocks of time. It is ``shared`` where sums for each channel would take over 2 GB.
+            own where it is better on validation windows, if the relative gain of all channels together is above chance:
+            t > 2 over ten blocks of time, none shorter than the horizon. It is ``shared`` where sums for each channel
+            would take over 2 GB.
 
     Raises:
         ConfigError: if an option is out of range or not known, or the season is longer than the context.
@@ -122,9 +123,8 @@ class Ridge(ForecastModel):
         own = self._stacked(found)
         if self.weights == "auto":
             shared = self._stacked([best_ridge(moments.pooled(), held.pooled(), 0, level, self.ridges)])
-            gains = [_errors(rows, *shared) - _errors(rows, *own) for rows in map(self._rows, val)]
-            better = _worthwhile(torch.cat(gains)) if gains else torch.zeros(copies, dtype=torch.bool)
-            better = better.to(self.weight.device)[:, None, None]
+            errors = [torch.stack([_errors(rows, *fit) for fit in (shared, own)]) for rows in map(self._rows, val)]
+            better = _better(errors, s.horizon, copies).to(self.weight.device)[:, None, None]
             own = [torch.where(better, mine, theirs) for mine, theirs in zip(own, shared, strict=True)]
         self.weight.copy_(own[0])
         if self.effect is not None:
@@ -181,9 +181,20 @@ def _errors(rows: Rows, weight: Tensor, effect: Tensor) -> Tensor:
     return (_mapped(rows.x, rows.ahead, weight, effect) - rows.y).square().mean(1) * rows.weight
 
 
-def _worthwhile(gains: Tensor) -> Tensor:
-    """The channels whose gains ``(n, C)`` are above chance, where that of all channels together is."""
-    return significant(gains) & significant(gains.sum(1))
+def _better(errors: list[Tensor], horizon: int, channels: int) -> Tensor:
+    """The channels for which the second of two fits is better, none if that may be chance, ``(C,)``.
+
+    Args:
+        errors: squared errors of the fits on batches of consecutive windows, each ``(2, B, C)``.
+        horizon: steps of the horizon.
+        channels: number of channels C.
+    """
+    if not errors:
+        return torch.zeros(channels, dtype=torch.bool)
+    first, second = torch.cat(errors, 1)
+    # relative, so that no channel decides for all by its scale
+    gains = (first - second) / first.mean(0).clamp(min=torch.finfo(first.dtype).tiny)
+    return (gains.mean(0) > 0) & significant(gains.sum(1), horizon)
 
 
 def fill(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -200,3 +200,29 @@ def test_a_graph_has_its_intervals(tmp_path):
     found = graph(x=y, mask=torch.ones_like(y, dtype=torch.bool))
     want = fc.predict()[["Walk", "Walk-lo-50", "Walk-hi-50", "Walk-lo-80", "Walk-hi-80"]].to_numpy().T
     np.testing.assert_allclose(torch.stack(found).detach()[:, 0, :, 0].numpy(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_zero_shot_continues_a_cycle(tmp_path):
+    """The weights of the package: values, intervals, a far horizon without damping, short and broken histories."""
+    df, t = panel(), np.arange(100, 300)
+    fc = unfitted("ZeroShot", levels=[80, 95], max_steps=0).fit(df)
+    out = fc.predict(horizon=200)
+    truth = np.concatenate([np.sin(t / 7 * 2 * np.pi) + level for level in (0, 5)])
+    assert np.abs(out["ZeroShot"] - truth).max() < 0.1
+    rising = out[["ZeroShot-lo-95", "ZeroShot-lo-80", "ZeroShot", "ZeroShot-hi-80", "ZeroShot-hi-95"]].to_numpy()
+    assert (np.diff(rising, axis=1) >= -1e-6).all()
+    pd.testing.assert_frame_equal(unfitted("ZeroShot", levels=[80, 95]).predict(df, horizon=200), out)
+    fc.save(tmp_path)
+    pd.testing.assert_frame_equal(Forecaster.load(tmp_path).predict(horizon=200), out)
+    holed = df.mask(df["ds"].dt.day % 5 == 0, other=np.nan).assign(unique_id=df["unique_id"], ds=df["ds"])
+    for frame in (df.groupby("unique_id").tail(3), holed):
+        assert np.isfinite(unfitted("ZeroShot", levels=[80]).predict(frame).select_dtypes("number")).all(axis=None)
+
+
+def test_zero_shot_beside_others():
+    """One list, each with its own plan; the seasonal naive model forecasts what it does alone."""
+    df = panel()
+    out = small(["SeasonalNaive", "ZeroShot"], levels=[80], max_steps=0).fit(df).predict()
+    alone = small("SeasonalNaive", levels=[80], scaler="standard").fit(df).predict()
+    pd.testing.assert_frame_equal(out[alone.columns], alone)
+    assert {"ZeroShot", "ZeroShot-lo-80", "ZeroShot-hi-80"} <= set(out)

@@ -78,6 +78,8 @@ def test_how_a_file_is_written_is_found(tmp_path, text, options, values, first):
         ("", {}, "is empty; give a header row and rows of data"),
         ("ds,,y\n2024-01-01,x,1\n2024-01-02,y,1\n", {}, "column 2 has no name; name it in the header row"),
         ("ds,y\n2024-01-01,1\n2024-01-02,about 2\n", {"target_col": "y"}, "'y' holds 'about 2', which is no number"),
+        ("ds,y\n2024-01-01,x\n2024-01-02,x\n", {}, "'y' holds 'x', which is no number"),
+        ("ds,y\n2024-01-01,\n2024-01-02,\n", {}, "'y' holds no numbers"),
         ("ds;y\n2024-01-01;1,234\n2024-01-02;2\n", {}, "'1,234', which can be read in two ways; pass --decimal ,"),
         ("ds,y\n01/02/2024,1\n02/02/2024,2\n", {}, "pass --date_format '%d/%m/%Y' or '%m/%d/%Y'"),
         ("ds,y\nsoon,1\nlater,2\n", {}, "column 'ds' holds 'soon', which is no date that is recognized"),

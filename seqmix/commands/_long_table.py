@@ -78,6 +78,9 @@ def find_roles(
     numeric = [c for c in numeric if c not in ids]
     target = target_col or _pick(_TARGETS, numeric) or (numeric[0] if len(numeric) == 1 else None)
     if target is None and (ids or not numeric):
+        # its cells are no numbers, which is said when they are read
+        target = _pick(_TARGETS, [c for c in kinds if c not in [*taken, *ids]])
+    if target is None and (ids or not numeric):
         raise DataError(f"no column to take for --target_col among {_listed(frame)}; name it")
     return Roles(ids, times, target, [] if target else numeric)
 
@@ -164,7 +167,8 @@ def _time_columns(frame: pd.DataFrame, kinds: dict[str, str]) -> list[str]:
 
 def _id_columns(frame: pd.DataFrame, kinds: dict[str, str], times: list[str], taken: Sequence[str]) -> list[str]:
     """The columns that tell series apart: known by name, else as few as are needed for one row at each time."""
-    free = [c for c in kinds if c not in taken]
+    # a column of values that holds text is wrong, and no name of series
+    free = [c for c in kinds if c not in taken and c.lower() not in _TARGETS]
     known = _pick(_IDS, free)
     if known:
         return [known]

@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,9 @@ _SHELL = (
 def main(command: str, argv: list[str]) -> None:
     """Run the command."""
     try:
-        call(forecast, command, argv)
+        with warnings.catch_warnings():
+            warnings.showwarning = _said
+            call(forecast, command, argv)
     except KeyboardInterrupt as e:
         raise type(e)("no forecasts were written") from None
     except SeqmixError as e:
@@ -311,6 +314,11 @@ def _level(text: str) -> float:
     if not 0 < level < 100:
         raise ConfigError(f"levels should be between 0 and 100 percent, got {text}; use 80,95")
     return level
+
+
+def _said(message: Warning | str, *_: Any) -> None:
+    """Write a warning as one line, without the place in the code."""
+    print(f"seqmix: {_in_words_of_the_shell(str(message))}", file=sys.stderr)
 
 
 def _in_words_of_the_shell(message: str) -> str:

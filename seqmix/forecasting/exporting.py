@@ -106,8 +106,8 @@ class Graph(nn.Module):
         count = mask.double().sum(1, keepdim=True).clamp(min=1)
         loc = x.masked_fill(~mask, 0).sum(1, keepdim=True) / count
         deviation = ((x - loc).masked_fill(~mask, 0).square().sum(1, keepdim=True) / count).sqrt()
-        # what does not vary is divided by a part of its level, as in `scaling`
-        level = torch.where(loc == 0, self.typical, loc.abs()) / 1000
+        # what does not vary is divided by its level, as in `scaling`
+        level = torch.where(loc == 0, self.typical, loc.abs())
         scale = torch.where(deviation > 1e-9 * loc.abs(), deviation, level)
         season = self.plan.season
         if self.plan.scaler == "season" and season < x.shape[1]:

@@ -97,7 +97,7 @@ def errors(
         told = ~np.isnan(scale)
         if not told.all():
             why = "have a seasonal naive forecast without an error" if metric in _SCALED else "do not vary"
-            _warn_left_out(str(metric), known[key], told, f"{why} before the test")
+            _warn_left_out(str(metric), "series", known[key], told, f"{why} before the test")
         scaled = known.assign(**{name: known[name] / scale for name in columns})[told]
         if takes_frame(metric):
             offer = Offer(models, _levels(known, models), _quantiles(known, models), train, season)
@@ -108,7 +108,8 @@ def errors(
             part[models] = part[models].where(np.isfinite(part[models]))
             told = part[models].notna().all(axis=1).to_numpy()
             if not told.all():
-                _warn_left_out(name, part[by or key], told, "have no value of it: it divides by true values of 0")
+                what = "series" if by in (None, key) else f"values of {by!r}"
+                _warn_left_out(name, what, part[by or key], told, "have no value of it: it divides by true values of 0")
             if by is None:
                 values = part[models].mean().to_numpy()
                 parts.append(pd.DataFrame({"metric": name, "model": models, "value": values}))
@@ -219,11 +220,11 @@ def _quantiles(frame: pd.DataFrame, models: list[str]) -> dict[float, dict[str, 
     return {q: {name: columns[name][q] for name in models} for q in _common([set(each) for each in columns.values()])}
 
 
-def _warn_left_out(metric: str, groups: pd.Series, told: np.ndarray, why: str) -> None:
+def _warn_left_out(metric: str, what: str, groups: pd.Series, told: np.ndarray, why: str) -> None:
     """Say which series, or values of another column to group by, a mean does without."""
     out, every = (list(pd.unique(ids)) for ids in (groups[~told], groups))
     warnings.warn(
-        f"{metric} leaves out {len(out)} of {len(every)} {groups.name}, which {why}: {named(out)}",
+        f"{metric} leaves out {len(out)} of {len(every)} {what}, which {why}: {named(out)}",
         stacklevel=4,
     )
 

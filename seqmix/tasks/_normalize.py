@@ -19,7 +19,9 @@ class WindowNorm(nn.Module):
 
     The scale is the standard deviation, the level the mean, or the last observed value with ``last``. With ``season``
     the seasonal naive forecast takes the place of the mean in what is put back: the model predicts the residual.
-    A missing value is at the level. Statistics are constants for the gradient; nothing is kept between calls.
+    A missing value is at the level. Outside of training the scale of a window that does not vary is 0 in what is put
+    back: its forecast is the level, whatever the model says. Statistics are constants for the gradient; nothing is kept
+    between calls.
 
     Shapes: ``(B, context, C) -> (B, context, C)``. Cost: O(context C).
 
@@ -67,6 +69,10 @@ class WindowNorm(nn.Module):
             level = _last(x, level, mask)
         z = (x - level) / scale
         z = z if mask is None else z.masked_fill(~mask, 0)
+        if not (self.training or self.counts):
+            # what does not vary, but for rounding, is forecast to stay as it is
+            flat = scale * z.abs().amax(1, keepdim=True) <= 1e-6 * (1 + level.abs())
+            scale = scale.masked_fill(flat, 0)
         if self.kind == "season":
             # where nothing was observed in a phase, its forecast is the mean
             level = level + scale * repeat_season(z, self.season, self.horizon, mask)

@@ -184,8 +184,8 @@ def scaling(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What is taken away from each series and what it is divided by, each ``(n_series, C)``; see ``Panel``.
 
-    A series that does not vary is divided by a thousandth of its level, one that is zero by a thousandth of
-    ``typical``, the scale of other series. Default of that: the median over those that vary.
+    A series that does not vary is divided by its level, one that is zero by ``typical``, the scale of other series.
+    Default of that: the median over those that vary.
     """
     if scaler == "none":
         shape = len(indptr) - 1, values.shape[1]
@@ -199,7 +199,7 @@ def scaling(
     if typical is None:
         typical = float(np.median(scale[varies])) if varies.any() else 1.0
     level = np.where(loc == 0, typical, np.abs(loc))
-    return loc, np.where(varies, scale, np.maximum(level / 1000, np.finfo(np.float64).tiny))
+    return loc, np.where(varies, scale, np.maximum(level, np.finfo(np.float64).tiny))
 
 
 def moments(values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -283,7 +283,7 @@ def _range(block: np.ndarray, ours: np.ndarray, starts: np.ndarray) -> tuple[np.
     low = np.minimum.reduceat(np.where(ours, block, np.inf), starts)
     high = np.maximum.reduceat(np.where(ours, block, -np.inf), starts)
     low, high = (np.where(low > high, 0.0, side) for side in (low, high))
-    rounding = 4 * _EPS * np.maximum(np.abs(low), np.abs(high))
+    rounding = _EPS * np.maximum(np.abs(low), np.abs(high))
     return low, np.where(high - low > rounding, high - low, 0.0)
 
 

@@ -15,7 +15,7 @@ from seqmix.data import Cycles
 from seqmix.data.series.windows import Windows
 from seqmix.errors import ConfigError
 from seqmix.forecasting.exporting import Graph
-from seqmix.mixers import Hydra
+from seqmix.mixers import Dense, Hydra
 from seqmix.models import (
     TSM2,
     DLinear,
@@ -31,6 +31,7 @@ from seqmix.series import Series
 from seqmix.tasks import AdamW, Forecasting
 from seqmix.tasks._gate import BLOCKS, GateSums
 from seqmix.tasks.rows import read_rows
+from seqmix.testing import check_model
 
 CONTEXT, HORIZON, C = 32, 8, 3
 SMALL = partial(TSM2, d_model=8, n_layers=1, patch_len=8, patch_stride=8, d_state=4, dropout=0.0, head_dropout=0.0)
@@ -253,6 +254,19 @@ def test_covariates_reach_the_model_that_uses_them():
     task.model.gate.fill_(1)
     batch = {"x": torch.randn(2, CONTEXT, C), "future": torch.randn(2, CONTEXT + HORIZON, 2)}
     assert not torch.equal(task(batch), task({**batch, "future": batch["future"] + 1}))
+
+
+def test_contract():
+    check_model(Residual(partial(DLinear, kernel_size=5)))
+
+
+def test_mixers_of_the_model_can_be_dense():
+    task = Forecasting(SMALL, Series(C, CONTEXT, HORIZON), residual=True).train()
+    task.densify()
+    batch = {"x": torch.randn(2, CONTEXT, C), "y": torch.randn(2, HORIZON, C)}
+    assert torch.equal(task(batch), task._base(batch))
+    task.loss_of(batch).backward()
+    assert any(isinstance(module, Dense) for module in task.model.model.modules())
 
 
 def panel(n: int = 3, rows: int = 200) -> pd.DataFrame:

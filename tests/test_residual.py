@@ -309,12 +309,13 @@ def test_a_graph_holds_ridge_gate_and_correction():
 def test_one_word_on_the_command_line(value, monkeypatch, tmp_path, capsys):
     """The gate and its t-statistic stand in the printed lines, the metrics and the row of results."""
     monkeypatch.chdir(tmp_path)
-    always = ["--config", "demo", "--model.residual", *value, "--data.n_steps", "700", "--baselines", "[]"]
+    always = ["--config", "demo", "--model.residual", *value, "--data.n_steps", "700", "--baselines", "[Ridge]"]
     main("fit", [*always, "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"])
     printed = capsys.readouterr().out
     assert re.search(r"gate [01]\.\d{4} gate_t \d", printed) and "ResidualForecaster (TSM2)" in printed
     (run,) = (tmp_path / "runs/demo").iterdir()
-    (row,) = read_rows(run / "results.csv")
+    row, ridge = read_rows(run / "results.csv")
+    assert ridge["model"].startswith("Ridge") and not ridge["gate"]
     assert row["model"] == "ResidualForecaster (TSM2)" and row["gate"] and row["gate_t"]
     assert all(row["gate"] for row in read_rows(run / "metrics.csv"))
     main("test", [*always, "--ckpt_path", str(run / "best.ckpt")])

@@ -222,7 +222,7 @@ class Forecasting(Task):
             # a season longer than the window cannot be repeated: then the last value is
             options = {"season": 1} if series.season > series.context else {}
             chosen = [partial(models.SeasonalNaive, **options), models.Ridge, models.DLinear]
-        tasks = (Forecasting(factory, series, normalize="none") for factory in chosen)
+        tasks = (Forecasting(_plain(factory), series, normalize="none") for factory in chosen)
         return [trained(task, data, self.trainer, seed) for task in tasks]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
@@ -295,6 +295,11 @@ class Forecasting(Task):
             return {"mse": mse, "mae": mae}, self.gate_sums.windows
         squared, absolute, count, windows = self.sums.tolist()
         return {"mse": squared / count, "mae": absolute / count}, windows
+
+
+def _plain(factory: ForecastModelFactory) -> ForecastModelFactory:
+    """The factory as a function: hyperparameters are copied, and one of the command line holds the running trainer."""
+    return lambda series: factory(series)
 
 
 def _check_closed_form(name: str, n_outputs: int, affine: bool) -> None:

@@ -70,7 +70,7 @@ def test_the_penalty_is_the_best_of_validation():
         held = model._moments(val)
         return float(held.error(0, model.weight[0].detach().T, torch.zeros(H, 0, dtype=torch.float64)).mean())
 
-    found = [error(ridge=10.0**k) for k in range(-3, 3)]
+    found = [error(ridge=10.0**k) for k in range(-3, 6)]
     assert error() == pytest.approx(min(found)) and min(found) < found[0]
 
 

@@ -15,7 +15,7 @@ from seqmix.series import Series
 
 Batch = dict[str, Tensor]
 
-_RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+_RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 # bytes of sums for each channel that are kept to choose between one map for all and one for each
 _MOST_BYTES = 2 << 30
 # values of past inputs that are used, of all of them together
@@ -43,7 +43,7 @@ class Ridge(ForecastModel):
     Cost: O(n context (context + horizon)) to fit n windows, O(C context horizon) to forecast one.
 
     Args:
-        ridge: penalty, in units of the mean square of a step of the window. Default: chosen from 1e-3 to 1e2, for each
+        ridge: penalty, in units of the mean square of a step of the window. Default: chosen from 1e-3 to 1e5, for each
             matrix.
         level: what is taken from window and horizon: the ``last`` value, the ``mean`` of the window, its last
             ``season`` repeated, or nothing with ``none``.

@@ -9,7 +9,7 @@ import pytest
 
 from seqmix import Forecaster
 from seqmix.errors import SeqmixError
-from seqmix.models import list_models, model_facts
+from seqmix.models import DLinear, Residual, list_models, model_facts
 
 T = np.arange(60)
 RNG = np.random.default_rng(0)
@@ -76,8 +76,12 @@ def long(series, name=str):
 
 def forecaster(model, horizon=5, **options):
     options = {"max_steps": 2, "device": "cpu", "freq": "D", "levels": [80], **options}
-    example = {} if model not in list_models() else model_facts(model)[2]
+    example = model_facts(model)[2] if model in list_models() else {}
     return Forecaster(model, horizon, model_kwargs=example or None, **options)
+
+
+def name_of(model):
+    return model if isinstance(model, str) else model.func.__name__
 
 
 def check(found, series, model):
@@ -96,22 +100,23 @@ def check(found, series, model):
             assert inside.all(), f"{i}: {rows[~inside]}"
 
 
-@pytest.fixture(scope="module", params=[*list_models(), "Mamba"])
+@pytest.fixture(scope="module", params=[*list_models(), "Mamba", Residual(DLinear)], ids=name_of)
 def fitted(request):
     return forecaster(request.param).fit(long(EVERY))
 
 
 def test_forecasts_beside_every_kind_of_series(fitted, tmp_path):
     """One fit of all kinds; the same forecasts from the frame, and after saving."""
+    assert "series without any value are forecast as 0: [all missing]" in fitted.notes_
     found = fitted.predict()
-    check(found, EVERY, fitted.model)
+    check(found, EVERY, name_of(fitted.model))
     fitted.save(tmp_path / "saved")
     pd.testing.assert_frame_equal(Forecaster.load(tmp_path / "saved", device="cpu").predict(), found)
     again = fitted.predict(long(EVERY))
-    check(again, EVERY, fitted.model)
-    np.testing.assert_allclose(again[fitted.model], found[fitted.model], rtol=1e-5, atol=1e-300)
+    check(again, EVERY, name_of(fitted.model))
+    np.testing.assert_allclose(again[name_of(fitted.model)], found[name_of(fitted.model)], rtol=1e-5, atol=1e-300)
     # forecasts of multiples of a series are multiples of its forecasts, as far as the digits of its values go
-    points = found.set_index("unique_id")[fitted.model]
+    points = found.set_index("unique_id")[name_of(fitted.model)]
     for kind, factor, digits in SCALED:
         np.testing.assert_allclose(points[kind] / factor, points["wave"], rtol=digits, err_msg=kind)
     np.testing.assert_allclose((points["2^53"] - 2.0**53) / 10, points["wave"], atol=0.5)
@@ -119,7 +124,9 @@ def test_forecasts_beside_every_kind_of_series(fitted, tmp_path):
 
 def test_forecasts_of_other_frames(fitted):
     """Series that were not fitted, and series of the same names with values of another kind."""
-    check(fitted.predict(long(EVERY, "new {}".format)), {f"new {i}": y for i, y in EVERY.items()}, fitted.model)
+    check(
+        fitted.predict(long(EVERY, "new {}".format)), {f"new {i}": y for i, y in EVERY.items()}, name_of(fitted.model)
+    )
     turned = dict(zip(EVERY, reversed(EVERY.values()), strict=True))
     found = fitted.predict(long(turned))
     assert np.isfinite(found.select_dtypes("number").to_numpy()).all()
@@ -138,11 +145,11 @@ def test_what_is_not_trained_forecasts_each_series_by_itself(model):
 
 
 def test_tests_and_scores(fitted):
-    fc = fitted.clone()
+    fc, name = fitted.clone(), name_of(fitted.model)
     found = fc.cross_validation(long(EVERY), n_windows=2)
     seen = {i: y for i, y in EVERY.items() if i in set(found["unique_id"])}
     assert seen.keys() == EVERY.keys() - {"one row", "two rows", "under two seasons"}
-    columns = [c for c in found if str(c).startswith(fc.model)]
+    columns = [c for c in found if str(c).startswith(name)]
     assert np.isfinite(found[columns].to_numpy()).all()
     metrics = ("mae", "mase", "rmsse", "mape", "smape", "wape", "coverage", "msis", "crps")
     scores = fc.evaluate(found, metrics)

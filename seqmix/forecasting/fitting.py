@@ -303,6 +303,9 @@ def frame_notes(long: Long, reading: Reading) -> list[str]:
         counts = np.bincount(codes, np.isnan(long.y), len(long.ids)).astype(int)
         first = ", ".join(f"{long.ids[i]} {counts[i]}" for i in np.flatnonzero(counts)[:5])
         notes.append(f"{counts.sum()} missing values are left out of input and loss: {first}")
+        empty = np.flatnonzero(counts == np.diff(long.indptr))
+        if len(empty):
+            notes.append(f"series without any value are forecast as 0: {named([long.ids[i] for i in empty])}")
     return notes
 
 

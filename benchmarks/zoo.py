@@ -108,27 +108,28 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """A line for each model, the best first: means over panels relative to the seasonal naive forecast, and costs."""
-    kinds = {"many series": _of(rows, lambda row: row["panel"] not in panels.LONG)}
-    kinds["few, long"] = _of(rows, lambda row: row["panel"] in panels.LONG)
+    """A line for each model, the best first: means over panels relative to the seasonal naive forecast, and costs.
+
+    A mean over some of the panels says so, has no interval, and comes last.
+    """
     wins = win_rates({model: _by_panel(own, "relative_mase") for model, own in _models(rows).items()})
-    lines = []
+    lines, order = [], {}
     for model, own in _models(rows).items():
         line: dict[str, Any] = {"model": model}
-        for kind, all_rows in kinds.items():
-            part = [row for row in all_rows if row["model"] == model]
+        for kind, part in _kinds(rows).items():
+            n, mine = len({row["panel"] for row in part}), _models(part).get(model, [])
             for metric, label in (("relative_mase", "MASE"), ("relative_wql", "WQL")):
-                line[f"{label}, {kind}"] = _interval([float(row[metric]) for row in part])
+                line[f"{label}, {kind}"] = _interval([float(row[metric]) for row in mine], n)
+            lacking = n - len(mine), geometric_mean(_by_panel(mine, "relative_mase").values())
+            order.setdefault(model, lacking)
         line["win rate, %"] = f"{wins[model]:.0f}"
         line["80 % covers, %"] = f"{np.mean([float(row['coverage80']) for row in own]):.0f}"
         line["failures"] = f"{_sum(own, 'failures'):.0f} of {_sum(own, 'forecasts'):,.0f}"
-        line["panels"] = " + ".join(str(len(_models(part).get(model, []))) for part in kinds.values())
-        line["fit, s"], line["predict, s"] = (f"{_sum(own, key):,.1f}" for key in ("fit_s", "predict_s"))
+        line["fit, s"], line["predict, s"] = (f"{_sum(own, key) / len(own):,.2f}" for key in ("fit_s", "predict_s"))
         size = np.median([float(row["bytes"]) for row in own]) / 1024
         line["weights, KiB"] = f"{size:,.0f}" if size else ""
         line["seen in training"] = own[0]["seen"]
         lines.append(line)
-    order = {model: geometric_mean(_by_panel(own, "relative_mase").values()) for model, own in _models(rows).items()}
     return sorted(lines, key=lambda line: order[line["model"]])
 
 
@@ -137,12 +138,13 @@ def groups(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     lines = []
     for model in [line["model"] for line in table(rows)]:
         line = {"model": model}
-        for group in GROUPS:
-            part = _of(rows, lambda row, g=group, m=model: row["group"] == g and row["model"] == m)
-            if any(row["group"] == group for row in rows):
-                means = [geometric_mean(float(row[k]) for row in part) for k in ("relative_mase", "relative_wql")]
-                covered = np.mean([float(row["coverage80"]) for row in part]) if part else 0
-                line[group] = f"{means[0]:.3f} / {means[1]:.3f} ({covered:.0f} %)" if part else ""
+        for group in [each for each in GROUPS if any(row["group"] == each for row in rows)]:
+            part = _of(rows, lambda row, g=group: row["group"] == g)
+            n, mine = len({row["panel"] for row in part}), _models(part).get(model, [])
+            means = [geometric_mean(float(row[k]) for row in mine) for k in ("relative_mase", "relative_wql")]
+            covered = np.mean([float(row["coverage80"]) for row in mine]) if mine else 0
+            some = "" if len(mine) == n else f", {len(mine)} of {n}"
+            line[group] = f"{means[0]:.3f} / {means[1]:.3f} ({covered:.0f} %{some})" if mine else ""
         lines.append(line)
     return lines
 
@@ -157,11 +159,11 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     models = [line["model"] for line in table(rows)][::-1]
     figure, plots = plt.subplots(1, 2, figsize=(9, 1.2 + 0.4 * len(models)), layout="constrained", sharey=True)
     for axes, (column, label) in zip(plots, (("relative_mase", "MASE"), ("relative_wql", "WQL")), strict=True):
-        for k, (many, mark) in enumerate(((True, "o"), (False, "D"))):
+        for k, (part, mark) in enumerate(zip(_kinds(rows).values(), ("o", "D"), strict=True)):
             for y, model in enumerate(models):
-                part = [r for r in rows if r["model"] == model and (r["panel"] not in panels.LONG) == many]
-                if part:
-                    errors = [float(row[column]) for row in part]
+                errors = [float(row[column]) for row in part if row["model"] == model]
+                # means over other panels do not compare
+                if errors and len(errors) == len({row["panel"] for row in part}):
                     at, (lo, hi) = y + 0.12 - 0.24 * k, bootstrap(errors)
                     axes.plot([lo, hi], [at, at], color=f"C{k}", linewidth=1.5, alpha=0.4)
                     axes.plot(geometric_mean(errors), at, mark, color=f"C{k}", markersize=6 - k)
@@ -209,6 +211,13 @@ def _models(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     return {model: _of(rows, lambda row, m=model: row["model"] == m) for model in {row["model"]: 0 for row in rows}}
 
 
+def _kinds(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    return {
+        "many series": _of(rows, lambda row: row["panel"] not in panels.LONG),
+        "few, long": _of(rows, lambda row: row["panel"] in panels.LONG),
+    }
+
+
 def _by_panel(rows: Iterable[Row], column: str) -> dict[str, float]:
     return {row["panel"]: float(row[column]) for row in rows}
 
@@ -217,9 +226,10 @@ def _sum(rows: Iterable[Row], column: str) -> float:
     return sum(float(row[column]) for row in rows)
 
 
-def _interval(values: list[float]) -> str:
-    if not values:
-        return ""
+def _interval(values: list[float], n: int) -> str:
+    """Mean over ``n`` panels with its interval, or over those that there are."""
+    if len(values) < n or not values:
+        return f"{geometric_mean(values):.3f}, {len(values)} of {n}" if values else ""
     lo, hi = bootstrap(values)
     return f"{geometric_mean(values):.3f} [{lo:.2f}, {hi:.2f}]"
 

@@ -233,7 +233,8 @@ def test_statistical_models_join_where_they_are_installed(monkeypatch):
                 raise ValueError("no")
             return {"mean": np.full(h, y[-self.season])}
 
-    monkeypatch.setitem(sys.modules, "statsforecast", SimpleNamespace(models=SimpleNamespace(AutoETS=AutoETS)))
+    monkeypatch.setitem(sys.modules, "statsforecast", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "statsforecast.models", SimpleNamespace(AutoETS=AutoETS))
     y = np.array([[np.nan, *range(9)], [*range(90, 100)], [np.nan] * 7 + [1.0, 2, 3]])
     found = stats._forecasts("AutoETS", y, 3, 2)
     np.testing.assert_array_equal(found, [[6, 6], [np.nan] * 2, [np.nan] * 2])

@@ -2,19 +2,19 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from seqmix.errors import ConfigError, DataError
-from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.long import Long, head, named, picked
 from seqmix.forecasting.options import whole
 from seqmix.forecasting.scales import Tested, measure
 
 
 def cross_validate(
-    learn: Callable[[Long], Fitted],
+    learn: Callable[[Long], Any],
     long: Long,
     static: pd.DataFrame | None,
     levels: Sequence[float],

@@ -18,7 +18,7 @@ from seqmix.forecasting.long import Long
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from seqmix.forecasting.fitted import Fitted
+    from seqmix.forecasting.learning import AnyFitted
 
 
 class Forecaster(Estimator):
@@ -73,7 +73,7 @@ class Forecaster(Estimator):
         budget: time that the fit of ``auto`` may take: seconds, or text such as ``1min``. Default: one minute.
     """
 
-    fitted_: "Fitted"
+    fitted_: "AnyFitted"
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ class Forecaster(Estimator):
         sizes = (n_windows, step_size, test_size)
         long, step, n_windows = test_windows(long, least_rows(given), self.horizon, *sizes)
 
-        def learn(rows: Long) -> "Fitted":
+        def learn(rows: Long) -> "AnyFitted":
             return fit(rows, static, how, given, val_size, "cross-validation")
 
         sizes = (self.horizon, step, n_windows, options.whole("refit", 1 if refit is True else refit or 0, 0, False))
@@ -365,7 +365,7 @@ class Forecaster(Estimator):
         draw = plot_cross_validation if "cutoff" in found else plot_forecast
         return draw(with_ids(to_pandas(df), how), found, ids=ids, levels=levels, unit=unit, **how.names)
 
-    def _take(self, fitted: "Fitted") -> "Forecaster":
+    def _take(self, fitted: "AnyFitted") -> "Forecaster":
         self.fitted_, self.plan_ = fitted, fitted.first_plan
         self.freq_, self.season_, self.context_ = fitted.clock.freq, fitted.plan.season, self.plan_.context
         self.mode_ = "multivariate" if fitted.plan.joint else "global"
@@ -375,7 +375,7 @@ class Forecaster(Estimator):
             print("\n".join([", ".join(f"{name} {value}" for name, value in self.report_.items()), *self.notes_]))
         return self
 
-    def _fitted(self, df: Any = None, how: Reading | None = None) -> "Fitted":
+    def _fitted(self, df: Any = None, how: Reading | None = None) -> "AnyFitted":
         """What was fitted, or what pretrained models make of ``df`` as they are."""
         if hasattr(self, "fitted_"):
             return self.fitted_

@@ -14,6 +14,8 @@ from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.long import Long
 from seqmix.forecasting.options import AUTO
 
+AnyFitted = Fitted | Ensemble
+
 
 def fit(
     long: Long,
@@ -22,7 +24,7 @@ def fit(
     options: Mapping[str, Any],
     val_size: int | str | np.ndarray,
     stage: str,
-) -> Fitted | Ensemble:
+) -> AnyFitted:
     """Fit the models of the options, or choose among them; the arguments are those of ``fitting.fit``."""
     learn = fit_auto if options["model"] == AUTO else fitting.fit
     return learn(long, static, reading, options, val_size, stage)
@@ -45,7 +47,7 @@ def least_rows(options: Mapping[str, Any]) -> int:
 
 
 def fit_more(
-    before: Fitted | Ensemble,
+    before: AnyFitted,
     long: Long,
     static: pd.DataFrame | None,
     options: Mapping[str, Any],

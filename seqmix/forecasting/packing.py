@@ -50,13 +50,14 @@ def unpack(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[
     Raises:
         DataError: if weights are not finite.
     """
-    arrays = {name: x.numpy() for name, x in found.items()}
+    arrays: dict[str, Any] = {name: x.numpy() for name, x in found.items()}
+    last: Any = {name: arrays.get(f"ends.{name}") for name in Ends._fields}
     fitted = Fitted(
         **unpack_frame(options, facts, found),
         loc=arrays["loc"],
         scale=arrays["scale"],
         inputs=Inputs(**facts["inputs"]),
-        ends=Ends(**{name: arrays.get(f"ends.{name}") for name in Ends._fields}),
+        ends=Ends(**last),
     )
     for k, choice in enumerate(choices(options["model"], options["model_kwargs"])):
         plan = own_plan(choice, fitted.plan)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from seqmix.data.series.panel import season_error
 from seqmix.errors import ConfigError, SeqmixError
-from seqmix.forecasting.auto.parts import Found, Part
+from seqmix.forecasting.auto.parts import Found, Local, Part
 from seqmix.forecasting.auto.spread import Spread, check_wanted, stretched
 from seqmix.forecasting.auto.weights import Weights, combined
 from seqmix.forecasting.clock import Clock
@@ -55,7 +55,7 @@ class Ensemble:
     last: np.ndarray
     scales: Scales
     unit: np.ndarray
-    naive: Part
+    naive: Local
     parts: list[Part]
     weights: Weights
     spreads: list[Spread]

@@ -12,8 +12,9 @@ import pandas as pd
 from seqmix.forecasting.auto.budget import Budget
 from seqmix.forecasting.auto.ensemble import Ensemble, units
 from seqmix.forecasting.auto.holdout import Holdout, make_holdout
-from seqmix.forecasting.auto.parts import Learned, Part, tails
-from seqmix.forecasting.auto.portfolio import candidates
+from seqmix.forecasting.auto.parts import Learned, Local, Part, tails
+from seqmix.forecasting.auto.portfolio import BASE, candidates
+from seqmix.forecasting.auto.simple import seasonal_naive
 from seqmix.forecasting.auto.spread import BOUNDS, COVERAGES, NORMAL, Spread, learn_spread, learn_stretch, stretched
 from seqmix.forecasting.auto.trying import Trial, Workshop
 from seqmix.forecasting.auto.weights import Weights, combined, errors_of, learn
@@ -54,7 +55,7 @@ def fit_auto(
 ) -> Ensemble:
     """Learn an ensemble on a checked frame; the arguments are those of ``fit``."""
     started, budget = time.perf_counter(), Budget(options["budget"])
-    portfolio = candidates((options["model_kwargs"] or {}).get("members"))
+    portfolio = candidates((options["model_kwargs"] or {}).get("members"), options["budget"])
     plain = {**options, "levels": (), "model_kwargs": None}
     plan = make_plan(options, long, mixes_channels=False, linear=True, pretrained=False)
     # models that see whole histories know seasons that are longer than a context
@@ -86,7 +87,7 @@ def fit_auto(
         last=long.last,
         scales=measure(long, long.y[:, None], long.indptr, np.diff(long.indptr), plan.season),
         unit=units(long, 0, plan.season),
-        naive=shop.part(portfolio[0]),
+        naive=Local(BASE, seasonal_naive, plan.season, shop.kept),
         parts=chosen,
         weights=found.kept(used),
         spreads=[lesson.spreads[k] for k in used],
@@ -112,14 +113,15 @@ def learn_from(test: Holdout | None, trials: Sequence[Trial]) -> Lesson:
     """
     prior = np.array([trial.candidate.prior for trial in trials])
     spreads, scores = [NORMAL] * len(trials), np.full((len(trials) + 1, 2), math.nan)
-    tried = [k for k, trial in enumerate(trials) if trial.found is not None]
+    given = {k: trial.found for k, trial in enumerate(trials) if trial.found is not None}
+    tried = list(given)
     if test is None or not tried:
         panel = prior * [not trial.candidate.trained for trial in trials]
         return Lesson(
             Weights(panel / panel.sum(), np.zeros((len(trials), 0))), spreads, np.ones(len(COVERAGES)), scores
         )
     truth, unit = test.truth, test.unit
-    points = np.stack([trials[k].found.point for k in tried])
+    points = np.stack([found.point for found in given.values()])
     # where one has no forecast it is judged by the seasonal naive one
     points = np.where(np.isfinite(points), points, points[0])
     found = learn(points, truth, unit, prior[tried])
@@ -128,8 +130,8 @@ def learn_from(test: Holdout | None, trials: Sequence[Trial]) -> Lesson:
     levels = []
     for k, point in zip(tried, points, strict=True):
         spreads[k] = learn_spread((point - truth) / unit[:, None, None])
-        given, zero = trials[k].found.spread, np.nan_to_num(unit)[:, None]
-        levels.append(spreads[k].quantiles(point, zero, BOUNDS) if given is None else given)
+        own, zero = given[k].spread, np.nan_to_num(unit)[:, None]
+        levels.append(spreads[k].quantiles(point, zero, BOUNDS) if own is None else own)
     point, spread = combined(points, every), combined(np.stack(levels), every)
     stretch = learn_stretch(spread, point, truth)
     everyone = np.concatenate([points, point[None]])

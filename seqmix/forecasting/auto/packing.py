@@ -1,5 +1,6 @@
 """An ensemble as facts for JSON and tensors for safetensors, and back."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from seqmix.forecasting.auto.ensemble import Ensemble
 from seqmix.forecasting.auto.parts import Learned, Local, Part
 from seqmix.forecasting.auto.portfolio import BASE, candidates
+from seqmix.forecasting.auto.simple import seasonal_naive
 from seqmix.forecasting.auto.spread import Spread
 from seqmix.forecasting.auto.weights import Weights
 from seqmix.forecasting.packing import inside, pack_frame, tensors, unpack, unpack_frame
@@ -32,7 +34,7 @@ def pack_ensemble(ensemble: Ensemble) -> tuple[dict[str, Any], dict[str, Tensor]
 
 def unpack_ensemble(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[str, Tensor]) -> Ensemble:
     """An ensemble from what ``pack_ensemble`` made of it."""
-    known = {each.name: each for each in candidates((options["model_kwargs"] or {}).get("members"))}
+    known = {each.name: each for each in candidates((options["model_kwargs"] or {}).get("members"), math.inf)}
     frame = unpack_frame(options, facts, found)
     kept = found["kept.y"].numpy(), found["kept.indptr"].numpy()
     parts: list[Part] = []
@@ -47,10 +49,11 @@ def unpack_ensemble(options: Mapping[str, Any], facts: Mapping[str, Any], found:
     spreads = [Spread(*(found[f"spread.{k}.{name}"].numpy() for name in Spread._fields)) for k in range(len(parts))]
     return Ensemble(
         **frame,
-        naive=Local(BASE, known[BASE].local, frame["plan"].season, kept),
+        naive=Local(BASE, seasonal_naive, frame["plan"].season, kept),
         parts=parts,
         spreads=spreads,
         leaderboard=pd.DataFrame(facts["leaderboard"]),
         weights=Weights(*(found[f"weights.{name}"].numpy() for name in Weights._fields)),
-        **{name: found[name].numpy() for name in ("unit", "stretch")},
+        unit=found["unit"].numpy(),
+        stretch=found["stretch"].numpy(),
     )

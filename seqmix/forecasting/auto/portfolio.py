@@ -15,10 +15,12 @@ BASE = "SeasonalNaive"
 _LOCAL: dict[str, LocalModel] = {BASE: seasonal_naive, "Drift": drift, "Theta": theta, "Damped": damped}
 _FIRST = (BASE, "Drift", "Theta", "Damped", "ZeroShot", "Ridge")
 _LAST = ("DLinear",)
+# a mixer learns something in this many seconds
+_MIXER, _LONG = "DenseMLP", 300.0
 # those of another package, if it is there, come before what is trained
 _STATS = ("AutoCES", "AutoETS")
 # what a model is worth before anything was seen; others have 1
-_PRIOR = {BASE: 0.2, "Drift": 0.2}
+_PRIOR = {BASE: 0.1, "Drift": 0.1}
 
 
 class Candidate(NamedTuple):
@@ -41,18 +43,19 @@ class Candidate(NamedTuple):
         return self.local is None and not self.cls.pretrained and not self.cls.closed_form
 
 
-def candidates(members: Sequence[str | Callable[..., Any]] | None) -> list[Candidate]:
+def candidates(members: Sequence[str | Callable[..., Any]] | None, seconds: float) -> list[Candidate]:
     """The models to try, the seasonal naive forecast first, those that are trained last.
 
     Args:
         members: names of models, mixers and local models (``Drift``, ``Theta``, ``Damped``), classes or partials.
             Default: the portfolio.
+        seconds: time that there is; the portfolio has a mixer if it is long.
 
     Raises:
         ConfigError: if there is none of such a name.
     """
     local = {**_LOCAL, **stats_models()}
-    default = [*_FIRST, *(name for name in _STATS if name in local), *_LAST]
+    default = [*_FIRST, *(name for name in _STATS if name in local), *_LAST, *([_MIXER] if seconds >= _LONG else [])]
     given = default if members is None else list(members)
     found = [_candidate(each, local) for each in ([] if BASE in given else [BASE]) + given]
     # what is trained takes the time that the others leave

@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -20,8 +21,7 @@ def stats_models() -> dict[str, LocalModel]:
 
 def _forecasts(name: str, y: np.ndarray, season: int, horizon: int) -> np.ndarray:
     """Forecasts of series that end together, NaN before the first value; NaN where the model fails."""
-    from statsforecast import models
-
+    models = import_module("statsforecast.models")
     found = np.full((len(y), horizon), np.nan)
     for i, row in enumerate(y):
         values = row[~np.isnan(row)]

@@ -6,8 +6,8 @@ import numpy as np
 
 # chosen on development panels (LOG.md): weights fall with this power of the error, and the errors of all series count
 # as much as this many windows of a series of its own
-_POWER = 8
-_WINDOWS = 3.0
+_POWER = 10
+_WINDOWS = 6.0
 # errors in units of their series that are those of a break in the data, if all models make them
 _BREAK = 100.0
 # parts with less are left out: they cost time

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from seqmix import Forecaster
-from seqmix.errors import SeqmixError
+from seqmix.errors import DataError, SeqmixError
 from seqmix.models import DLinear, Residual, list_models, model_facts
 
 T = np.arange(60)
@@ -167,6 +167,27 @@ def test_alone_there_is_a_forecast_or_a_remedy(kind):
         except SeqmixError as error:
             assert any(word in str(error) for word in ("; give ", "; use ")), error
             assert kind in ("one row", "two rows", "all missing") or options["levels"] is None
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (np.append(WAVE[1:], 1e30), "column 'c' holds 1e.30, .* times its deviation in the training rows; correct it"),
+        (WAVE * 1e200, "column 'c' holds values above 1e.150; divide them by a power of ten"),
+        (np.full(60, 3.0), ""),
+        (WAVE * 1e-300, ""),
+    ],
+)
+def test_covariates_and_weights(column, message):
+    frame = long({"wave": WAVE}).assign(c=column)
+    fc = forecaster("DLinear", levels=None, past_covariates=["c"])
+    if message:
+        with pytest.raises(DataError, match=message):
+            fc.fit(frame)
+    else:
+        check(fc.fit(frame).predict(), {"wave": WAVE}, "DLinear")
+    with pytest.raises(DataError, match=r"column 'w' holds weights above 1e18; divide all of them by the largest"):
+        fc.fit(frame.assign(w=1e40), weight_col="w")
 
 
 @pytest.mark.slow

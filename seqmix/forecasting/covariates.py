@@ -11,7 +11,7 @@ import pandas as pd
 
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.clock import Clock, is_number, shown
-from seqmix.forecasting.frame import Reading, stamped
+from seqmix.forecasting.frame import LARGEST_VALUE, Reading, stamped
 from seqmix.forecasting.kind import with_index
 from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.plan import Plan
@@ -19,6 +19,8 @@ from seqmix.forecasting.times import parse_times
 
 # categories that get a column each; more become one column of ranks
 _MOST_COLUMNS = 32
+# largest standardized number: its square is one in float32 as well
+_LARGEST = 1e18
 
 
 class Code(TypedDict):
@@ -257,8 +259,14 @@ def _encoded(column: pd.Series, code: Code) -> np.ndarray:
                 f"column {code['name']!r} holds {first!r}, and numbers when the model was fitted; "
                 f"convert it with pd.to_numeric(df[{code['name']!r}])"
             )
-        values = (_finite(numbers, code["name"]) - code["mean"]) / code["std"]
-        return np.nan_to_num(values, nan=0.0)[:, None]
+        values = np.nan_to_num((_finite(numbers, code["name"]) - code["mean"]) / code["std"], nan=0.0)
+        row = int(np.abs(values).argmax())
+        if abs(values[row]) > _LARGEST:
+            raise DataError(
+                f"column {code['name']!r} holds {column.iloc[row]:.3g}, {abs(values[row]):.0e} times its deviation in "
+                "the training rows; correct it, or make it NaN for missing"
+            )
+        return values[:, None]
     at = pd.Index(categories).get_indexer(pd.Index(column))
     unknown = (at < 0) & column.notna().to_numpy()
     if unknown.any():
@@ -289,6 +297,8 @@ def _finite(numbers: pd.Series, name: str) -> np.ndarray:
     values = numbers.to_numpy(dtype="float64", na_value=np.nan)
     if np.isinf(values).any():
         raise DataError(f"column {name!r} holds infinite values; make them numbers, or NaN for missing")
+    if (np.abs(values) > LARGEST_VALUE).any():
+        raise DataError(f"column {name!r} holds values above {LARGEST_VALUE:g}; divide them by a power of ten")
     return values
 
 

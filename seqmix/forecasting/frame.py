@@ -17,8 +17,8 @@ from seqmix.forecasting.times import is_dated, parse_times
 
 Missing = Literal["mask", "error", "ffill"]
 
-# the square of an error of this size is still a number
-_LARGEST = 1e150
+#: the square of an error of this size is still a number
+LARGEST_VALUE = 1e150
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def read_frame(df: Any, how: Reading) -> Long:
     weight = None if weight_col is None else numbers(frame[weight_col], weight_col, *rows)
     if weight is not None and not (weight >= 0).all():
         raise DataError(f"column {weight_col!r} holds weights below 0 or missing; give a number from 0 up in every row")
+    if weight is not None and weight.max() > 1e18:
+        raise DataError(f"column {weight_col!r} holds weights above 1e18; divide all of them by the largest")
     if weight is not None and not weight.any():
         raise DataError(f"column {weight_col!r} holds no weight above 0; leave weight_col out to train on every row")
     present = np.ones(len(frame), bool)
@@ -237,7 +239,7 @@ def numbers(
             f"{count} infinite value{'s' * (count > 1)} in {name!r} (id {ids[codes[row]]!r}, {when}); "
             "make them numbers, or NaN for missing"
         )
-    large = np.abs(values) > _LARGEST
+    large = np.abs(values) > LARGEST_VALUE
     if large.any():
         raise DataError(
             f"values of {ids[codes[large.argmax()]]!r} are too large to be scaled; divide them by a power of ten"

@@ -80,9 +80,9 @@ def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int
         # rows from a step of the horizon to the same phase of the last cycle (N, n, horizon)
         back = q * -(-ahead // q)
         index = at[:, None] + ahead - back
-        values = [_take(filled, index - c * q) for c in range(_CYCLES)]
-        there = [index - c * q >= first[:, :, None] for c in range(_CYCLES)]
-        mean_of = sum(v * ok for v, ok in zip(values, there, strict=True)) / sum(there).clamp(min=1)
+        values = torch.stack([_take(filled, index - c * q) for c in range(_CYCLES)])
+        there = torch.stack([index - c * q >= first[:, :, None] for c in range(_CYCLES)])
+        mean_of = (values * there).sum(0) / there.sum(0).clamp(min=1)
         simple += [values[0], mean_of, drift[..., None] * back, index]
     naive, seasonal_mean, change, index, second, second_mean, _, _ = simple
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.models._moments import Moments, Rows
-from seqmix.models._ridge_search import Fit, best_ridge, level_map, significant
+from seqmix.models._ridge_search import Fit, Level, best_ridge, level_map, significant
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.series import Series
 
@@ -71,7 +71,7 @@ class Ridge(ForecastModel):
         series: Series,
         *,
         ridge: float | None = None,
-        level: Literal["last", "mean", "season", "none"] = "last",
+        level: Level = "last",
         weights: Literal["auto", "shared", "own"] = "auto",
     ):
         super().__init__(series)
@@ -89,7 +89,8 @@ class Ridge(ForecastModel):
         D = L + series.n_static + self.lags * series.n_past + 2 * series.n_future
         if weights == "auto" and (C == 1 or 16 * C * D * (D + H * (1 + series.n_future)) > _MOST_BYTES):
             weights = "shared"
-        self.ridges, self.level, self.weights = (ridge,) if ridge else _RIDGES, level, weights
+        self.level: Level = level
+        self.ridges, self.weights = (ridge,) if ridge else _RIDGES, weights
         copies = 1 if weights == "shared" else C
         #: the level and the map of the rest, as one matrix for all channels or one for each
         self.weight = nn.Parameter(torch.zeros(copies, H, D))

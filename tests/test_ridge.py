@@ -5,9 +5,12 @@ from functools import partial
 
 import lightning.pytorch as pl
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from seqmix import Forecaster
+from seqmix.cli import run
 from seqmix.data import Cycles
 from seqmix.errors import ConfigError
 from seqmix.models import Ridge
@@ -189,3 +192,43 @@ def test_what_takes_steps_is_refused():
         Forecasting(Ridge, SERIES, loss="quantile")
     with pytest.raises(ConfigError, match="normalize_affine is learned in gradient steps, and Ridge takes none"):
         Forecasting(Ridge, SERIES, normalize_affine=True)
+
+
+def test_the_command_line_fits_keeps_and_tests_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    size = ["--data.context", "24", "--data.horizon", "8", "--data.n_steps", "600", "--name", "tiny"]
+    options = ["--model", "Forecasting", "--model.model", "Ridge", "--data", "Cycles", *size, "--baselines", "[]"]
+    options += ["--trainer.accelerator", "cpu"]
+    assert run(["fit", *options]) == 0
+    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert {"best.ckpt", "last.ckpt", "metrics.csv", "results.csv"} < {p.name for p in folder.iterdir()}
+    assert capsys.readouterr().out.startswith("closed form  val mse ")
+    before = (folder / "results.csv").read_text()
+    # the checkpoint gives the row again, which is then not added
+    assert run(["test", *options, "--ckpt_path", "best"]) == 0
+    assert (folder / "results.csv").read_text() == before and before.count("Ridge") == 1
+
+
+def test_a_forecaster_round_trip(tmp_path):
+    steps = np.arange(300)
+    frames = [
+        pd.DataFrame(
+            {
+                "unique_id": name,
+                "ds": pd.date_range("2024-01-01", periods=len(steps), freq="h"),
+                "promo": np.random.default_rng(i).integers(0, 2, len(steps)),
+            }
+        )
+        for i, name in enumerate(("a", "b"))
+    ]
+    df = pd.concat([each.assign(y=np.sin(steps * np.pi / 12) * 5 + 40 + 7 * each["promo"]) for each in frames])
+    df, ahead = df.groupby("unique_id").head(288), df.groupby("unique_id").tail(12)
+    df.loc[(df["unique_id"] == "b") & (df["ds"] == df["ds"].iloc[100]), "y"] = np.nan
+    fc = Forecaster("Ridge", horizon=12, context_length=48, future_covariates=["promo"], levels=[80]).fit(df)
+    known = ahead[["unique_id", "ds", "promo"]]
+    found = fc.predict(future_df=known)
+    # the promotion adds 7, half of the time
+    assert (found["Ridge"] - ahead["y"].to_numpy()).abs().mean() < 1.5
+    assert (found["Ridge-lo-80"] <= found["Ridge"]).all() and (found["Ridge"] <= found["Ridge-hi-80"]).all()
+    fc.save(tmp_path / "ridge")
+    pd.testing.assert_frame_equal(Forecaster.load(tmp_path / "ridge").predict(future_df=known), found)

@@ -106,7 +106,7 @@ def errors(
             found = _measured(scaled, metric, models, by, key, target)
         for name, part in found:
             part[models] = part[models].where(np.isfinite(part[models]))
-            told = part[models].notna().to_numpy().all(1)
+            told: np.ndarray = np.logical_and.reduce(part[models].notna().to_numpy(), axis=1)
             if not told.all():
                 what = "series" if by in (None, key) else f"values of {by!r}"
                 _warn_left_out(name, what, part[by or key], told, "have no value of it: it divides by true values of 0")

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -154,6 +152,10 @@ class ZeroShot(ForecastModel):
         return (forecasts[0] - forecasts[1].flip(-1)) / 2
 
     def _load(self, weights: str) -> None:
+        # an import that other models do without
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         inside = files("seqmix") / "weights" / f"{weights}.safetensors"
         path = Path(weights) if weights.endswith(".safetensors") else cast(Path, inside)
         if not path.is_file():

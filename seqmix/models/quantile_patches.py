@@ -106,7 +106,12 @@ class QuantilePatches(nn.Module):
         return found, known.naive[:, at], known.unit[:, at]
 
     def loss(self, x: Tensor, mask: Tensor, periods: Tensor, at: slice = slice(None)) -> Tensor:
-        """Mean pinball loss ``()`` over all origins ``at`` of series ``x: (N, T + horizon)``, in their units.
+        """Mean pinball loss ``()`` over the origins ``at`` of series ``x: (N, T + horizon)``; see ``loss_sums``."""
+        total, weight = self.loss_sums(x, mask, periods, at)
+        return total / weight.clamp(min=1)
+
+    def loss_sums(self, x: Tensor, mask: Tensor, periods: Tensor, at: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the pinball loss in units of the series, and sum of the weights, each ``()``.
 
         An origin needs three observed values. Near steps weigh more: 1 at the first, a third at the 64th. The weight
         of a series grows with the root of its number of origins, so that long ones do not hide the short.
@@ -122,4 +127,4 @@ class QuantilePatches(nn.Module):
         origins_of = enough.sum(1).clamp(min=1)[:, None, None]
         weight = there * enough[..., None] * near * origins_of**-0.5
         loss = torch.maximum(levels * error, (levels - 1) * error).mean(-1)
-        return (loss * weight).sum() / weight.sum().clamp(min=1)
+        return (loss * weight).sum(), weight.sum()

@@ -74,8 +74,8 @@ class Pretraining(Task):
                 f"and blocks of {built.patches.horizon}; set data.horizon to the block"
             )
         self.model, self.series, self.every = built, series, every
-        # sums over one pass of a loader: loss, error, error of seasonal naive, values inside, values, series
-        self.sums = torch.zeros(6, dtype=torch.float64)
+        # sums over one pass of a loader: loss, its weights, error, that of naive, values inside, values, series
+        self.sums = torch.zeros(7, dtype=torch.float64)
 
     @property
     def label(self) -> str:
@@ -100,20 +100,20 @@ class Pretraining(Task):
         """Add the sums of one batch."""
         T, P = self.series.context, self.model.patches.patch_len
         x, mask, periods = self._series(batch)
-        loss = self.model.patches.loss(x, mask, periods)
+        losses = self.model.patches.loss_sums(x, mask, periods)
         found, naive, unit = self.model.patches(x[:, :T], mask[:, :T], periods, slice(T // P - 1, None))
         truth = torch.asinh((x[:, T:] - naive[:, 0]) / unit)
         there = mask[:, T:] & (mask[:, :T].sum(1, keepdim=True) >= 3)
         y = found[:, 0].sort(-1).values
         errors = [((truth - guess).abs() * there).sum() for guess in (y[..., _MEDIAN], torch.zeros_like(truth))]
         inside = (truth >= y[..., _LOW]) & (truth <= y[..., _HIGH]) & there
-        sums = [loss * len(x), *errors, inside.sum(), there.sum(), torch.tensor(len(x))]
+        sums = [*losses, *errors, inside.sum(), there.sum(), torch.tensor(len(x))]
         self.sums += torch.stack([s.detach().double().cpu() for s in sums])
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """Pinball loss, relative error and coverage."""
-        loss, error, naive, inside, values, count = self.sums.tolist()
-        return {"loss": loss / count, "error": error / naive, "coverage": inside / values}, count
+        loss, weight, error, naive, inside, values, count = self.sums.tolist()
+        return {"loss": loss / weight, "error": error / naive, "coverage": inside / values}, count
 
     def _series(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         T = self.series.context

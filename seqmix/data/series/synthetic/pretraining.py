@@ -73,7 +73,14 @@ class _Drawn(ResumableLoader):
         return torch.arange(self.n) + (self.n * self.epoch if self.shuffle else 0)
 
     def _serve(self, batches: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
+        # validation and test series are drawn at once: they do not depend on the size of a batch
+        whole = None if self.shuffle else self._draw(self.n, 0)
         for numbers in batches:
-            seed = (self.seed, self.stream, int(numbers[0]) // self.batch_size)
-            drawn = draw(len(numbers), self.context, self.horizon, seed=seed)
-            yield {name: torch.from_numpy(part) for name, part in drawn._asdict().items()}
+            if whole is None:
+                yield self._draw(len(numbers), int(numbers[0]) // self.batch_size)
+            else:
+                yield {name: part[numbers] for name, part in whole.items()}
+
+    def _draw(self, n: int, k: int) -> dict[str, Tensor]:
+        drawn = draw(n, self.context, self.horizon, seed=(self.seed, self.stream, k))
+        return {name: torch.from_numpy(part) for name, part in drawn._asdict().items()}

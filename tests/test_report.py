@@ -120,10 +120,10 @@ def test_a_report_of_recorded_runs(tmp_path, monkeypatch):
         assert run(["fit", *argv, "--name", "same"]) == 0
     assert run(["fit", *argv, "--name", "same", "--ckpt_path", "last"]) == 0
     recorded = read_rows(tmp_path / "configs" / "results" / "same.csv")
-    assert [row["role"] for row in recorded] == 2 * ["model", "baseline", "baseline"]
+    assert [row["role"] for row in recorded] == 2 * ["model", *["baseline"] * 3]
     rows = summary(tmp_path / "configs" / "results", tmp_path / "none")
     assert len({row["test MSE"] for row in rows}) == 2 and len({row["config"] for row in rows}) == 2
-    assert {row["DLinear"] for row in rows} == {f"{float(recorded[2]['mse']):.3f}"}
+    assert {row["DLinear"] for row in rows} == {f"{float(recorded[3]['mse']):.3f}"}
 
     listops = ["--data", "ListOps", *(f"--data.n_{split}=8" for split in ("train", "val", "test")), "--data.root", "."]
     model = ["--model", "Classification", "--model.model", "SequenceClassifier", "--model.model.mixer", "Pool"]

@@ -23,4 +23,6 @@ forecaster = seqmix.Forecaster(["DLinear", "Mamba"], horizon=24, levels=[80], ma
 forecaster.save("saved")
 forecast = seqmix.Forecaster.load("saved").predict()
 assert len(forecast) == 24 and forecast.notna().all(axis=None)
+# the weights come with the package
+assert abs(seqmix.Forecaster("ZeroShot", horizon=24).predict(df)["ZeroShot"] - df["y"].tail(24).to_numpy()).max() < 0.2
 print(f"seqmix {seqmix.__version__} from {Path(seqmix.__file__).parent}; kernels: {native.problem() or 'compiled'}")

@@ -69,6 +69,16 @@ def test_a_known_period_needs_two_cycles():
     assert find_periods(x, mask, torch.tensor([[0, 25]]).expand(4, 2))[:2].tolist() == [[25, 0], [25, 0]]
 
 
+def test_a_plain_cycle_is_not_hidden_by_the_season_of_the_frequency():
+    mask, known = torch.ones(1, 400).bool(), torch.tensor([[24, 168]])
+    assert find_periods(cycle(7, 400), mask, known).tolist() == [[7, 24]]
+    # noise hides it, and a season that is there stays
+    assert find_periods(cycle(7, 400, noise=1.0), mask, known).tolist() == [[24, 168]]
+    assert find_periods(cycle(24, 400, noise=0.3), mask, known).tolist() == [[24, 168]]
+    both = cycle(24, 400) + 0.5 * cycle(8, 400)
+    assert find_periods(both, mask, known).tolist() == [[24, 168]]
+
+
 def test_facts_at_origins_are_those_of_a_loop():
     rng = np.random.default_rng(1)
     x = rng.standard_normal((4, 60)).cumsum(1) + 100

@@ -6,6 +6,8 @@ from torch import Tensor
 # what Fisher's test may find in noise, once in so many series
 _RISK = 1e-3
 _LEAST_CORRELATION = 0.3
+# autocorrelation of a period that is plain, and by how much it is above that of a known one
+_PLAIN, _AHEAD = 0.8, 0.3
 # a period that was found has to repeat more often than one that is known
 _CYCLES_KNOWN, _CYCLES_FOUND = 2, 3
 
@@ -13,8 +15,9 @@ _CYCLES_KNOWN, _CYCLES_FOUND = 2, 3
 def find_periods(x: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     """Two periods of each series, in time steps, 0 for none: those that are known, or else one that is found.
 
-    A known period needs two cycles of history, series by series. Where none is left, the peak of the periodogram of
-    the detrended series is tested by Fisher's g; the period is the lag of the highest autocorrelation near it.
+    A known period needs two cycles of history, series by series. Where none is left, or where the series does not
+    follow it and has another cycle plainly, the peak of the periodogram of the detrended series is tested by Fisher's
+    g; the period is the lag of the highest autocorrelation near it.
 
     Shapes: ``(N, T), (N, T), (N, 2) -> (N, 2)``. Cost: O(N T log T).
 
@@ -32,12 +35,15 @@ def find_periods(x: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     known = torch.where(_CYCLES_KNOWN * known <= span[:, None], known, 0)
     # a longer cycle does not need the shorter one
     known = torch.where(known[:, :1] > 0, known, known.flip(1))
-    found = torch.stack([_search(x.double(), mask, span), torch.zeros_like(span)], -1)
-    return torch.where(known[:, :1] > 0, known, found)
+    found, height, at_known = _search(x.double(), mask, span, known[:, 0])
+    # a cycle of another length hides behind the season of the frequency, unless it is plain and the season is not there
+    other = (height > _PLAIN) & (height > at_known + _AHEAD) & (found > 0)
+    instead = torch.stack([found, torch.where(other, known[:, 0], 0)], -1)
+    return torch.where((known[:, :1] > 0) & ~other[:, None], known, instead)
 
 
-def _search(x: Tensor, mask: Tensor, span: Tensor) -> Tensor:
-    """The most significant period of each series ``(N,)``, 0 for none."""
+def _search(x: Tensor, mask: Tensor, span: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The most significant period, 0 for none, the autocorrelation there, and that at ``known``; each ``(N,)``."""
     T, weight = x.shape[1], mask.double()
     count = weight.sum(1, keepdim=True).clamp(min=1)
     time = torch.linspace(-1, 1, T, dtype=torch.float64, device=x.device)
@@ -64,4 +70,4 @@ def _search(x: Tensor, mask: Tensor, span: Tensor) -> Tensor:
     near = ((lags - center[:, None]).abs() <= reach[:, None]) & (lags >= 2)
     height, period = correlation.masked_fill(~near, -2).max(1)
     sure = (risk < _RISK) & (height > _LEAST_CORRELATION) & (_CYCLES_FOUND * period <= span)
-    return torch.where(sure, period, 0)
+    return torch.where(sure, period, 0), height, correlation.gather(1, known[:, None]).squeeze(1)

@@ -8,19 +8,16 @@ from torch import Tensor, nn
 from seqmix.models._moments import Moments
 
 Level = Literal["last", "mean", "season", "none"]
-
-
 # covariates are few and do not stand for each other: they are penalized a hundredth as much as steps of the window
 _LIGHT = 10.0
 
 
 class Fit(NamedTuple):
-    """One map, and what it was found with."""
+    """One map, and its error."""
 
     weight: Tensor  # from the inputs of all steps to the horizon, the level in it: (D, H), in float64
     effect: Tensor  # of the inputs of each step: (H, F)
     error: float  # mean squared error of validation, or the estimate of it
-    ridge: float
 
 
 def best_ridge(train: Moments, val: Moments, group: int, level: Tensor, ridges: tuple[float, ...]) -> Fit:
@@ -70,7 +67,7 @@ def best_ridge(train: Moments, val: Moments, group: int, level: Tensor, ridges: 
         else:
             freedom = float((values / shrunk).sum() + len(size)) / max(float(train.rows[group]), 1)
             error = float(train.error(group, weight, effect).mean()) / max(1 - freedom, 1e-3) ** 2
-        found.append(Fit(weight, effect, error, ridge))
+        found.append(Fit(weight, effect, error))
     return min(found, key=lambda fit: fit.error)
 
 

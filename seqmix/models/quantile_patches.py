@@ -107,22 +107,24 @@ class QuantilePatches(nn.Module):
 
     def loss(self, x: Tensor, mask: Tensor, periods: Tensor, at: slice = slice(None)) -> Tensor:
         """Mean pinball loss ``()`` over the origins ``at`` of series ``x: (N, T + horizon)``; see ``loss_sums``."""
-        total, weight = self.loss_sums(x, mask, periods, at)
+        T = x.shape[1] - self.horizon
+        total, weight = self.loss_sums(self(x[:, :T], mask[:, :T], periods, at), x, mask, at)
         return total / weight.clamp(min=1)
 
-    def loss_sums(self, x: Tensor, mask: Tensor, periods: Tensor, at: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def loss_sums(
+        self, forecast: tuple[Tensor, Tensor, Tensor], x: Tensor, mask: Tensor, at: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
         """Weighted sum of the pinball loss in units of the series, and sum of the weights, each ``()``.
 
         An origin needs three observed values. Near steps weigh more: 1 at the first, a third at the 64th. The weight
         of a series grows with the root of its number of origins, so that long ones do not hide the short.
         """
         P, H = self.patch_len, self.horizon
-        T = x.shape[1] - H
-        found, naive, unit = self(x[:, :T], mask[:, :T], periods, at)
+        found, naive, unit = forecast
         truth, there = (v.unfold(1, H, P)[:, 1:][:, at] for v in (x, mask))  # (N, n, horizon)
         error = torch.asinh((truth - naive) / unit[..., None])[..., None] - found
         levels = error.new_tensor(LEVELS)
-        enough = (mask[:, :T].cumsum(1)[:, P - 1 :: P] >= 3)[:, at]
+        enough = (mask[:, :-H].cumsum(1)[:, P - 1 :: P] >= 3)[:, at]
         near = 1 / (1 + torch.arange(H, device=x.device) / 32)
         origins_of = enough.sum(1).clamp(min=1)[:, None, None]
         weight = there * enough[..., None] * near * origins_of**-0.5

@@ -98,10 +98,11 @@ class Pretraining(Task):
 
     def add_batch(self, batch: Batch) -> None:
         """Add the sums of one batch."""
-        T, P = self.series.context, self.model.patches.patch_len
+        T = self.series.context
         x, mask, periods = self._series(batch)
-        losses = self.model.patches.loss_sums(x, mask, periods)
-        found, naive, unit = self.model.patches(x[:, :T], mask[:, :T], periods, slice(T // P - 1, None))
+        forecast = self.model.patches(x[:, :T], mask[:, :T], periods)
+        losses = self.model.patches.loss_sums(forecast, x, mask)
+        found, naive, unit = (part[:, -1:] for part in forecast)
         truth = torch.asinh((x[:, T:] - naive[:, 0]) / unit)
         there = mask[:, T:] & (mask[:, :T].sum(1, keepdim=True) >= 3)
         y = found[:, 0].sort(-1).values

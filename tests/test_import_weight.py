@@ -17,12 +17,13 @@ LAYERS = {
     "vision": {"ops", "mixers", "models"},
     "data": set(),
     "tasks": {"ops", "mixers", "models", "vision"},
-    "commands": {"ops", "mixers", "models", "vision", "tasks", "data", "forecasting"},
+    "commands": {"ops", "mixers", "models", "vision", "tasks", "data", "forecasting", "analysis"},
     "forecasting": {"ops", "mixers", "models", "tasks", "data"},
+    "analysis": {"mixers", "models", "tasks", "data", "forecasting"},
     "testing": {"mixers", "models", "vision", "tasks", "data"},
 }
 # modules at the top of the package that every layer may import
-SHARED = {"errors", "environment", "series", "trusted"}
+SHARED = {"errors", "environment", "estimator", "series", "trusted"}
 HEAVY = {"lightning", "pandas", "sklearn", "datasets", "matplotlib"}
 LIGHT = ("ops", "mixers", "models", "vision")
 

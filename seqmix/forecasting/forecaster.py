@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from seqmix.estimator import Estimator
 from seqmix.forecasting import options
-from seqmix.forecasting._estimator import Estimator
 from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading, followed, stamped, with_ids
 from seqmix.forecasting.kind import Kind, kind_of, maybe_pandas, to_pandas

@@ -1,204 +1,33 @@
-"""Saving a fitted Forecaster: options and facts as JSON, weights and last rows as safetensors, no pickle."""
+"""Saving a fitted Forecaster: its options and what it learned in a folder."""
 
-import hashlib
-import json
-import os
-import platform
-import re
-import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import numpy as np
-import pandas as pd
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor
 
-import seqmix
-from seqmix.errors import ConfigError, DataError, SeqmixError
+from seqmix.forecasting.archive import read_archive, write_archive
 from seqmix.forecasting.auto import Ensemble, pack_ensemble, unpack_ensemble
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.packing import pack, unpack
-from seqmix.tasks.lock import locked
-from seqmix.trusted import trusted_modules
 
-_FORMAT = 6
-# owner/name, as the hub names what it holds
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-# what reading a damaged file may raise
-_DAMAGES = (
-    *(OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError),
-    *(MemoryError, SafetensorError),
-)
+_NAME, _FORMAT = "Forecaster", 6
 
 
 def save_forecaster(options: Mapping[str, Any], fitted: Fitted | Ensemble, folder: Path) -> None:
-    """Write ``forecaster.json`` and ``weights.safetensors``, each whole or not at all, and tied by a fingerprint.
-
-    Raises:
-        ConfigError: if an option has no plain form, for example a function, or the folder cannot be written.
-    """
+    """Write ``forecaster.json`` and ``weights.safetensors``; errors are those of ``write_archive``."""
     facts, tensors = pack_ensemble(fitted) if isinstance(fitted, Ensemble) else pack(options, fitted)
-    weights = save(tensors)
-    facts["weights"] = hashlib.sha256(weights).hexdigest()
-    try:
-        plain = json.loads(json.dumps(facts, default=str if fitted.ids.dtype.kind == "M" else None))
-    except TypeError as e:
-        raise ConfigError(
-            f"the Forecaster cannot be saved: {e}; give ids and categories that are text or numbers"
-        ) from e
-    text = {
-        "format": _FORMAT,
-        "versions": {"seqmix": seqmix.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "options": {name: _plain(value, name) for name, value in options.items()},
-        "facts": plain,
-        "fingerprint": _fingerprint(plain),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # two saves at once leave the files of one
-        with locked(folder / ".saving"):
-            _write(folder / "weights.safetensors", weights)
-            _write(folder / "forecaster.json", (json.dumps(text, indent=1) + "\n").encode())
-    except OSError as e:
-        raise ConfigError(f"{str(folder)!r} cannot be written ({e.strerror}); give another folder") from e
+    dated = fitted.ids.dtype.kind == "M"
+    write_archive(_NAME, _FORMAT, options, facts, tensors, folder, default=str if dated else None)
 
 
 def load_forecaster(
     source: str | Path, trusted: Sequence[str], names: Sequence[str]
 ) -> tuple[dict[str, Any], Fitted | Ensemble]:
-    """Options and what was learned, from a folder or a repository of the hub.
-
-    Args:
-        source: the folder, or ``owner/name``.
-        trusted: modules that may be imported.
-        names: the options there are.
-
-    Raises:
-        DataError: if there is none, it is damaged, of another format, or needs code that is not trusted.
-    """
-    folder = _folder(source)
-    try:
-        return _loaded(folder, trusted, names)
-    except SeqmixError:
-        raise
-    except _DAMAGES as e:
-        why = " ".join(str(e).split())[:120]
-        raise DataError(
-            f"the Forecaster in {str(folder)!r} is damaged ({type(e).__name__}: {why}); copy the folder again, or save "
-            "again"
-        ) from e
+    """Options and what was learned, from a folder or a repository of the hub; errors are those of ``read_archive``."""
+    return read_archive(_NAME, _FORMAT, source, trusted, names, _unpacked)
 
 
-def _loaded(folder: Path, trusted: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Any], Fitted | Ensemble]:
-    path = folder / "forecaster.json"
-    text = json.loads(path.read_text(encoding="utf-8"))
-    if text.get("format") != _FORMAT:
-        wrote = text.get("versions", {}).get("seqmix", "an earlier version")
-        raise DataError(
-            f"{str(path)!r} has format {text.get('format')!r} (seqmix {wrote}), this version reads {_FORMAT}; fit again"
-        )
-    facts, weights = text["facts"], (folder / "weights.safetensors").read_bytes()
-    if text["fingerprint"] != _fingerprint(facts):
-        raise DataError(f"{str(path)!r} was changed after it was saved; copy the folder again, or save again")
-    if facts["weights"] != hashlib.sha256(weights).hexdigest():
-        raise DataError(
-            f"weights.safetensors in {str(folder)!r} is not what forecaster.json was saved with: it is damaged, or a "
-            "save was interrupted; copy the folder again, or save again"
-        )
-    options = {name: _live(text["options"][name], trusted) for name in names}
-    tensors = load(weights)
-    unpacked = unpack_ensemble if options["model"] == AUTO else unpack
-    return options, unpacked(options, facts, tensors)
-
-
-def _fingerprint(facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, by a name that no other save has."""
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _folder(source: str | Path) -> Path:
-    """The folder itself, or a copy of the repository ``owner/name`` that is no folder here."""
-    folder = Path(source)
-    if (folder / "forecaster.json").is_file():
-        return folder
-    if folder.exists() or not _REPOSITORY.fullmatch(str(source)):
-        raise DataError(f"no forecaster.json in {str(source)!r}; give a folder that Forecaster.save wrote")
-    try:
-        from huggingface_hub import snapshot_download
-    except ModuleNotFoundError as e:
-        raise DataError(
-            f"{str(source)!r} is no folder, and the hub needs a package; pip install huggingface_hub"
-        ) from e
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["forecaster.json", "weights.safetensors"]))
-    except (OSError, ValueError) as e:
-        raise DataError(
-            f"{str(source)!r} is no folder, and the hub gives no such repository ({type(e).__name__}); "
-            "check name and connection, or give a folder that Forecaster.save wrote"
-        ) from e
-
-
-def _plain(value: Any, name: str) -> Any:
-    """A value in JSON: classes by their dotted path, a ``partial`` with its options."""
-    if isinstance(value, np.generic | np.ndarray | pd.Index):
-        value = value.tolist()
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, list):
-        return [_plain(v, name) for v in value]
-    if isinstance(value, tuple):
-        return {"tuple": [_plain(v, name) for v in value]}
-    if isinstance(value, dict):
-        return {"dict": {str(k): _plain(v, name) for k, v in value.items()}}
-    if isinstance(value, partial) and not value.args:
-        return {"partial": _plain(value.func, name), "options": {k: _plain(v, name) for k, v in value.keywords.items()}}
-    if isinstance(value, type) and issubclass(value, nn.Module) and "<locals>" not in value.__qualname__:
-        return {"class": f"{value.__module__}:{value.__qualname__}"}
-    raise ConfigError(f"{name} = {value!r} cannot be saved; use a name, a class of a module, or a functools.partial")
-
-
-def _live(value: Any, trusted: Sequence[str]) -> Any:
-    if isinstance(value, list):
-        return [_live(v, trusted) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if "tuple" in value:
-        return tuple(_live(v, trusted) for v in value["tuple"])
-    if "dict" in value:
-        return {k: _live(v, trusted) for k, v in value["dict"].items()}
-    if "partial" in value:
-        options = {k: _live(v, trusted) for k, v in value["options"].items()}
-        return partial(_live(value["partial"], trusted), **options)
-    module, _, name = value["class"].partition(":")
-    # a folder names what is built, and must not make a module run that nobody else named
-    if module not in sys.modules:
-        if not {module, module.partition(".")[0]} & {"seqmix", "torch", *trusted, *trusted_modules()}:
-            raise DataError(
-                f"the Forecaster needs {name!r} of the module {module!r}, which was not imported; import it first, or "
-                f"pass trusted=[{module!r}] if you know what is in it"
-            )
-        import_module(module)
-    found = getattr(sys.modules[module], name, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise DataError(f"{value['class']!r} is no module of torch; use the folder of a Forecaster you trust")
-    return found
+def _unpacked(options: dict[str, Any], facts: dict[str, Any], tensors: dict[str, Tensor]) -> Fitted | Ensemble:
+    return (unpack_ensemble if options["model"] == AUTO else unpack)(options, facts, tensors)

@@ -1,4 +1,4 @@
-"""Training a forecasting task on a panel, and running it: the part that needs Lightning."""
+"""Training a task for an estimator, and forecasting with it: the part that needs Lightning."""
 
 import logging
 import math
@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError
 from seqmix.forecasting.progress import Progress
-from seqmix.tasks import Forecasting
+from seqmix.tasks import Forecasting, Task
 
 Batch = dict[str, Tensor]
 
@@ -71,10 +72,7 @@ def make_training(options: Mapping[str, Any], stage: str, *, joint: bool, pretra
         ConfigError: if this machine has no such device.
     """
     steps, rate, size = _FINE_TUNING if pretrained else (1000, 5e-3, 256)
-    accelerator, _, number = options["device"].partition(":")
-    available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(accelerator, 1)
-    if int(number or 0) >= available:
-        raise ConfigError(f"device = {options['device']!r} is not on this machine; use device='auto' or 'cpu'")
+    accelerator, devices = where(options["device"])
     given = dict(options["trainer_kwargs"] or {})
     unknown = [name for name in given if name not in signature(pl.Trainer).parameters]
     if unknown:
@@ -86,10 +84,23 @@ def make_training(options: Mapping[str, Any], stage: str, *, joint: bool, pretra
         learning_rate=options["learning_rate"] or rate,
         patience=options["early_stopping"],
         accelerator=accelerator,
-        devices=[int(number)] if number else 1,
+        devices=devices,
         stage=stage if progress else None,
         trainer_kwargs=given,
     )
+
+
+def where(device: str) -> tuple[str, int | list[int]]:
+    """Accelerator and devices of the Lightning Trainer for ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        ConfigError: if this machine has no such device.
+    """
+    accelerator, _, number = device.partition(":")
+    available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(accelerator, 1)
+    if int(number or 0) >= available:
+        raise ConfigError(f"device = {device!r} is not on this machine; use device='auto' or 'cpu'")
+    return accelerator, [int(number)] if number else 1
 
 
 @contextmanager
@@ -101,17 +112,42 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def train(name: str, task: Forecasting, panel: Panel | None, how: Training, seed: int) -> pd.DataFrame:
-    """Train the task and put its best weights back; what each validation found.
+    """Train a forecasting task and restore its best weights; what each validation found.
 
     A pretrained model is validated before the first step as well: steps that do not help are taken back.
     """
-    best = _Best()
-    if not any(p.requires_grad for p in task.parameters()):
-        return best.frame()
-    if not how.max_steps and task.model.pretrained:
-        return best.frame()
+    if not any(p.requires_grad for p in task.parameters()) or (not how.max_steps and task.model.pretrained):
+        return _Best(task).frame()
     if not how.max_steps or panel is None:
         raise ConfigError(f"max_steps = 0 is for pretrained models, and {name} needs training; use 1 or more")
+    return optimize(name, task, panel, how, seed, validate=panel.has_val, validate_first=task.model.pretrained)
+
+
+def optimize(
+    name: str,
+    task: Task,
+    data: LightningDataModule,
+    how: Training,
+    seed: int,
+    *,
+    validate: bool,
+    validate_first: bool = False,
+) -> pd.DataFrame:
+    """Train a task and restore the weights of its best validation, on the CPU; what each validation found.
+
+    Args:
+        name: what progress calls the model.
+        task: the task.
+        data: its data.
+        how: how it is trained.
+        seed: seed of order and dropout.
+        validate: the data has validation examples. Without them the last weights stay.
+        validate_first: validate before the first step as well.
+
+    Raises:
+        ConfigError: if the Trainer cannot be made, or the error is not finite.
+    """
+    best = _Best(task)
     period = max(1, min(50, how.max_steps // 10))
     options: dict[str, Any] = {
         "accelerator": how.accelerator,
@@ -120,13 +156,13 @@ def train(name: str, task: Forecasting, panel: Panel | None, how: Training, seed
         "max_steps": how.max_steps,
         "val_check_interval": period,
         "check_val_every_n_epoch": None,
-        "limit_val_batches": 1.0 if panel.has_val else 0,
+        "limit_val_batches": 1.0 if validate else 0,
         "gradient_clip_val": 1.0,
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
-        "num_sanity_val_steps": -1 if task.model.pretrained else 0,
+        "num_sanity_val_steps": -1 if validate_first else 0,
     }
     given = dict(how.trainer_kwargs)
     callbacks = [best, *given.pop("callbacks", [])]
@@ -137,8 +173,8 @@ def train(name: str, task: Forecasting, panel: Panel | None, how: Training, seed
         except (MisconfigurationException, ValueError, TypeError) as e:
             raise ConfigError(f"trainer_kwargs = {given} do not make a Trainer: {' '.join(str(e).split())}") from e
         with _signals_left_alone(trainer):
-            trainer.fit(task, panel)
-    # the trainer holds the panel, which nothing needs any more
+            trainer.fit(task, data)
+    # the trainer holds the data, which nothing needs any more
     task.trainer = None
     best.restore(task)
     task.to("cpu")
@@ -161,9 +197,10 @@ def forecast(
 
 
 class _Best(Callback):
-    """Keeps the weights with the lowest validation error in memory, and a line of the history per validation."""
+    """Keeps the weights of the best validation in memory, and a line of the history per validation."""
 
-    def __init__(self):
+    def __init__(self, task: Task):
+        self.metrics, self.sign = task.metrics, 1 if task.better == "lower" else -1
         self.score, self.weights, self.lines = math.inf, None, []
         self._losses: list[Tensor] = []
 
@@ -173,10 +210,9 @@ class _Best(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare and record."""
-        assert isinstance(pl_module, Forecasting)
-        found = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in pl_module.metrics}
-        self._record(trainer.global_step, {f"val_{name}": value for name, value in found.items()})
-        score = float(trainer.callback_metrics[pl_module.monitor])
+        found = {f"val_{name}": float(trainer.callback_metrics[f"val_{name}"]) for name in self.metrics}
+        self._record(trainer.global_step, found)
+        score = self.sign * found[f"val_{self.metrics[0]}"]
         if score < self.score:
             self.score = score
             self.weights = {name: x.detach().clone() for name, x in pl_module.state_dict().items()}
@@ -186,25 +222,21 @@ class _Best(Callback):
         if self._losses:
             self._record(trainer.global_step, {})
 
-    def restore(self, task: Forecasting) -> None:
+    def restore(self, task: Task) -> None:
         """Put the best weights back; the last ones stay where nothing was validated."""
         if self.weights is not None:
             task.load_state_dict(self.weights)
-        elif any("val_mse" in line for line in self.lines) or not _finite(task):
-            raise ConfigError("training diverged: the error is not finite; lower learning_rate, then fit again")
+        elif any(len(line) > 2 for line in self.lines) or not all(bool(p.isfinite().all()) for p in task.parameters()):
+            raise ConfigError("training diverged: the error is not finite; lower the learning rate, then fit again")
 
     def frame(self) -> pd.DataFrame:
         """The lines as a frame."""
-        return pd.DataFrame(self.lines, columns=["step", "train_loss", "val_mse", "val_mae"])
+        return pd.DataFrame(self.lines, columns=["step", "train_loss", *(f"val_{name}" for name in self.metrics)])
 
     def _record(self, step: int, found: dict[str, float]) -> None:
         loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         self._losses.clear()
         self.lines.append({"step": step, "train_loss": loss, **found})
-
-
-def _finite(task: Forecasting) -> bool:
-    return all(bool(p.isfinite().all()) for p in task.parameters())
 
 
 @contextmanager

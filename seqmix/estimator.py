@@ -1,4 +1,4 @@
-"""The rules of scikit-learn for whatever has options and is fitted, without importing it: that costs a second."""
+"""The conventions of scikit-learn for estimators, kept without importing it: that costs a second."""
 
 import inspect
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ E = TypeVar("E", bound="Estimator")
 
 
 class Estimator:
-    """Options are the arguments of the constructor, stored unchanged; what is learned ends in an underscore."""
+    """Estimator: options are the arguments of the constructor, stored unchanged; fitted attributes end in ``_``."""
 
     @classmethod
     def _names(cls) -> list[str]:

@@ -1,0 +1,229 @@
+"""Folders of fitted estimators: options and facts as JSON, weights as safetensors, no pickle."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+import seqmix
+from seqmix.errors import ConfigError, DataError, SeqmixError
+from seqmix.tasks.lock import locked
+from seqmix.trusted import trusted_modules
+
+T = TypeVar("T")
+
+# owner/name, as the hub names what it holds
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+# what reading a damaged file may raise
+_DAMAGES = (
+    *(OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError),
+    *(MemoryError, SafetensorError),
+)
+
+
+def write_archive(
+    name: str,
+    version: int,
+    options: Mapping[str, Any],
+    facts: dict[str, Any],
+    tensors: dict[str, Tensor],
+    folder: Path,
+    *,
+    default: Callable[[Any], Any] | None = None,
+) -> None:
+    """Write ``<name>.json`` and ``weights.safetensors``, each whole or not at all, and tied by a fingerprint.
+
+    Args:
+        name: class of the estimator.
+        version: number of the format.
+        options: those of its constructor.
+        facts: what was learned, but for the tensors.
+        tensors: weights and arrays.
+        folder: where to.
+        default: makes a plain value of one that JSON does not know. Default: such values are refused.
+
+    Raises:
+        ConfigError: if an option has no plain form, for example a function, or the folder cannot be written.
+    """
+    weights = save(tensors)
+    facts["weights"] = hashlib.sha256(weights).hexdigest()
+    try:
+        plain = json.loads(json.dumps(facts, default=default))
+    except TypeError as e:
+        raise ConfigError(f"the {name} cannot be saved: {e}; give ids and categories that are text or numbers") from e
+    text = {
+        "format": version,
+        "versions": {"seqmix": seqmix.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "options": {option: _plain(value, option) for option, value in options.items()},
+        "facts": plain,
+        "fingerprint": _fingerprint(plain),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # two saves at once leave the files of one
+        with locked(folder / ".saving"):
+            _write(folder / "weights.safetensors", weights)
+            _write(folder / _file(name), (json.dumps(text, indent=1) + "\n").encode())
+    except OSError as e:
+        raise ConfigError(f"{str(folder)!r} cannot be written ({e.strerror}); give another folder") from e
+
+
+def read_archive(
+    name: str,
+    version: int,
+    source: str | Path,
+    trusted: Sequence[str],
+    options: Sequence[str],
+    unpack: Callable[[dict[str, Any], dict[str, Any], dict[str, Tensor]], T],
+) -> tuple[dict[str, Any], T]:
+    """Options of an estimator and what was learned, from a folder or a repository of the hub.
+
+    Args:
+        name: class of the estimator.
+        version: number of the format.
+        source: the folder, or ``owner/name``.
+        trusted: modules that may be imported.
+        options: names of the options there are.
+        unpack: makes what was learned of options, facts and tensors.
+
+    Raises:
+        DataError: if there is none, it is damaged, of another format, or needs code that is not trusted.
+    """
+    folder = _folder(name, source)
+    try:
+        found, facts, tensors = _loaded(name, version, folder, trusted, options)
+        return found, unpack(found, facts, tensors)
+    except SeqmixError:
+        raise
+    except _DAMAGES as e:
+        why = " ".join(str(e).split())[:120]
+        raise DataError(
+            f"the {name} in {str(folder)!r} is damaged ({type(e).__name__}: {why}); copy the folder again, or save "
+            "again"
+        ) from e
+
+
+def _loaded(
+    name: str, version: int, folder: Path, trusted: Sequence[str], options: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    path = folder / _file(name)
+    text = json.loads(path.read_text(encoding="utf-8"))
+    if text.get("format") != version:
+        wrote = text.get("versions", {}).get("seqmix", "an earlier version")
+        raise DataError(
+            f"{str(path)!r} has format {text.get('format')!r} (seqmix {wrote}), this version reads {version}; fit again"
+        )
+    facts, weights = text["facts"], (folder / "weights.safetensors").read_bytes()
+    if text["fingerprint"] != _fingerprint(facts):
+        raise DataError(f"{str(path)!r} was changed after it was saved; copy the folder again, or save again")
+    if facts["weights"] != hashlib.sha256(weights).hexdigest():
+        raise DataError(
+            f"weights.safetensors in {str(folder)!r} is not what {path.name} was saved with: it is damaged, or a "
+            "save was interrupted; copy the folder again, or save again"
+        )
+    return {option: _live(name, text["options"][option], trusted) for option in options}, facts, load(weights)
+
+
+def _file(name: str) -> str:
+    """Name of the JSON file: ``AnomalyDetector`` has ``anomaly_detector.json``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() + ".json"
+
+
+def _fingerprint(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, by a name that no other save has."""
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _folder(name: str, source: str | Path) -> Path:
+    """The folder itself, or a copy of the repository ``owner/name`` that is no folder here."""
+    folder, file = Path(source), _file(name)
+    if (folder / file).is_file():
+        return folder
+    if folder.exists() or not _REPOSITORY.fullmatch(str(source)):
+        raise DataError(f"no {file} in {str(source)!r}; give a folder that {name}.save wrote")
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as e:
+        raise DataError(
+            f"{str(source)!r} is no folder, and the hub needs a package; pip install huggingface_hub"
+        ) from e
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[file, "weights.safetensors"]))
+    except (OSError, ValueError) as e:
+        raise DataError(
+            f"{str(source)!r} is no folder, and the hub gives no such repository ({type(e).__name__}); "
+            f"check name and connection, or give a folder that {name}.save wrote"
+        ) from e
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A value in JSON: classes by their dotted path, a ``partial`` with its options."""
+    if isinstance(value, np.generic | np.ndarray | pd.Index):
+        value = value.tolist()
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list):
+        return [_plain(v, name) for v in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(v, name) for v in value]}
+    if isinstance(value, dict):
+        return {"dict": {str(k): _plain(v, name) for k, v in value.items()}}
+    if isinstance(value, partial) and not value.args:
+        return {"partial": _plain(value.func, name), "options": {k: _plain(v, name) for k, v in value.keywords.items()}}
+    if isinstance(value, type) and issubclass(value, nn.Module) and "<locals>" not in value.__qualname__:
+        return {"class": f"{value.__module__}:{value.__qualname__}"}
+    raise ConfigError(f"{name} = {value!r} cannot be saved; use a name, a class of a module, or a functools.partial")
+
+
+def _live(name: str, value: Any, trusted: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_live(name, v, trusted) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "tuple" in value:
+        return tuple(_live(name, v, trusted) for v in value["tuple"])
+    if "dict" in value:
+        return {k: _live(name, v, trusted) for k, v in value["dict"].items()}
+    if "partial" in value:
+        options = {k: _live(name, v, trusted) for k, v in value["options"].items()}
+        return partial(_live(name, value["partial"], trusted), **options)
+    module, _, cls = value["class"].partition(":")
+    # a folder names what is built, and must not make a module run that nobody else named
+    if module not in sys.modules:
+        if not {module, module.partition(".")[0]} & {"seqmix", "torch", *trusted, *trusted_modules()}:
+            raise DataError(
+                f"the {name} needs {cls!r} of the module {module!r}, which was not imported; import it first, or "
+                f"pass trusted=[{module!r}] if you know what is in it"
+            )
+        import_module(module)
+    found = getattr(sys.modules[module], cls, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise DataError(f"{value['class']!r} is no module of torch; use a folder that you trust")
+    return found

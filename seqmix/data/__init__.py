@@ -6,10 +6,12 @@ from seqmix.data.images.folders import ImageFolder
 from seqmix.data.images.hub import HubImages
 from seqmix.data.images.pixels import image_input
 from seqmix.data.loader import WindowLoader
+from seqmix.data.sequences.cifar import SequentialCIFAR10
 from seqmix.data.sequences.listops import ListOps
 from seqmix.data.sequences.lra import LRAImage, LRARetrieval, LRAText
 from seqmix.data.sequences.pathfinder import Pathfinder
 from seqmix.data.sequences.recall import AssociativeRecall, Copying, SelectiveCopying
+from seqmix.data.sequences.speech import SpeechCommands
 from seqmix.data.series.benchmarks import Benchmark
 from seqmix.data.series.forecast_data import ForecastData
 from seqmix.data.series.synthetic.cycles import Cycles
@@ -37,6 +39,8 @@ __all__ = [
     "ListOps",
     "Pathfinder",
     "SelectiveCopying",
+    "SequentialCIFAR10",
+    "SpeechCommands",
     "SyntheticSeries",
     "TextFiles",
     "WideCSV",

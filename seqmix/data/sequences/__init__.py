@@ -1,1 +1,1 @@
-"""Labeled sequences: Long Range Arena and generated recall tasks."""
+"""Labeled sequences: Long Range Arena, generated recall tasks, raw speech and pixels."""

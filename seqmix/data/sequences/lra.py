@@ -1,17 +1,15 @@
 """Text, retrieval and images of Long Range Arena, as bytes, from local files or through ``datasets``."""
 
-import io
 import json
-import pickle
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from seqmix.data.files import data_folder, read_file
+from seqmix.data.sequences.cifar import cifar_images
+from seqmix.data.sequences.hub import load_rows
 from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
 from seqmix.data.served import Split, check_positive, parts
 from seqmix.errors import DataError, check_choice
@@ -75,7 +73,7 @@ class LRAText(LabeledData):
                 return _checked(_lines(path), 2, self.max_len)
         if (folder / "aclImdb" / split).is_dir():
             return _checked(_reviews(folder / "aclImdb" / split), 2, self.max_len)
-        rows = _hub("stanfordnlp/imdb", split, f"put imdb/{split}.jsonl(.gz) or the folder aclImdb into {folder}")
+        rows = load_rows("stanfordnlp/imdb", split, f"put imdb/{split}.jsonl(.gz) or the folder aclImdb into {folder}")
         return _checked(((r["text"].encode(), r["label"], f"row {i}") for i, r in enumerate(rows)), 2, self.max_len)
 
 
@@ -182,14 +180,8 @@ class LRAImage(LabeledData):
         return {**_held_out(train, self.split_seed), "test": test}
 
     def _read(self, split: Literal["train", "test"]) -> Documents:
-        folder = data_folder(self.root)
-        if (path := folder / "cifar10_jpeg" / f"{split}.tar.gz").exists():
-            return _images(_tar(path), str(path))
-        if (batches := folder / "cifar-10-batches-py").is_dir():
-            names = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
-            return _images((image for name in names for image in _batch(batches / name)), str(batches))
-        rows = _hub("uoft-cs/cifar10", split, f"put cifar-10-batches-py or cifar10_jpeg/{split}.tar.gz into {folder}")
-        return _images(((np.asarray(row["img"]), row["label"]) for row in rows), "uoft-cs/cifar10")
+        images, labels = zip(*((gray(image), label) for image, label in cifar_images(self.root, split)), strict=True)
+        return list(images), list(labels)
 
 
 def gray(image: np.ndarray) -> bytes:
@@ -236,61 +228,3 @@ def _reviews(folder: Path) -> Iterator[Labeled]:
     for label, name in enumerate(("neg", "pos")):
         for path in sorted((folder / name).glob("*.txt")):
             yield read_file(path), label, str(path)
-
-
-def _tar(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    try:
-        with tarfile.open(path) as tar:
-            members = sorted((m for m in tar.getmembers() if m.isfile()), key=lambda m: m.name)
-            classes = {name: i for i, name in enumerate(sorted({Path(m.name).parent.name for m in members}))}
-            for member in members:
-                content = tar.extractfile(member)
-                image = Image.open(io.BytesIO(content.read() if content else b"")).convert("RGB")
-                yield np.asarray(image), classes[Path(member.name).parent.name]
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{path} is truncated or no archive of images ({error}); get a whole copy") from error
-
-
-def _batch(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    try:
-        batch = _Arrays(io.BytesIO(read_file(path)), encoding="bytes").load()
-        images, labels = batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), batch[b"labels"]
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise DataError(f"{path} is no batch of CIFAR-10 ({error}); get a whole copy") from error
-    yield from zip(images, labels, strict=True)
-
-
-class _Arrays(pickle.Unpickler):
-    """Reads what the batches of CIFAR-10 hold, and refuses everything else a pickle can name."""
-
-    def find_class(self, module_name: str, global_name: str) -> object:
-        if module_name.startswith("numpy") and global_name in ("_reconstruct", "ndarray", "dtype"):
-            return super().find_class(module_name.replace("numpy.core", "numpy._core"), global_name)
-        # how Python 3 writes bytes for Python 2
-        if (module_name, global_name) == ("_codecs", "encode"):
-            return super().find_class(module_name, global_name)
-        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
-
-
-def _images(images: Iterator[tuple[np.ndarray, int]], where: str) -> Documents:
-    pixels, labels = [], []
-    for i, (image, label) in enumerate(images):
-        if image.shape != (32, 32, 3) or not 0 <= label < 10:
-            raise DataError(
-                f"{where}, image {i}: shape {image.shape}, class {label}; (32, 32, 3) and 0 to 9 are CIFAR-10"
-            )
-        pixels.append(gray(image))
-        labels.append(int(label))
-    if not pixels:
-        raise DataError(f"{where} holds no image; get a whole copy")
-    return pixels, labels
-
-
-def _hub(name: str, split: str, remedy: str) -> Iterator[Any]:
-    # it takes a second to import, and most have the files
-    import datasets
-
-    try:
-        return iter(datasets.load_dataset(name, split=split))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name} cannot be loaded through datasets ({error}); {remedy}, or set data.root") from error

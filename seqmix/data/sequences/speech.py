@@ -52,8 +52,8 @@ class SpeechCommands(SampledData):
 
     Raises:
         ConfigError: if an option is out of range.
-        DataError: if a word has no recording, or one is not a wav file of 16 bits, 16 kHz and one channel; raised when the
-            data is first needed.
+        DataError: if a word has no recording, or one is not a wav file of 16 bits, 16 kHz and one channel; raised when
+            the data is first needed.
 
     Source: Warden, 2018, arXiv:1804.03209, sec. 6 and 7; as raw waveforms in Gu et al., 2021, arXiv:2111.00396, sec.
     4.3. Differs from the original code in: there SC10 is divided by a random draw of 70, 15 and 15 %, here by the rule.

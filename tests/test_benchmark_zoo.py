@@ -167,7 +167,7 @@ def test_a_model_that_fails_is_replaced_and_counted(load, folder, monkeypatch, c
     monkeypatch.setattr("sys.argv", ["zoo_models.py", "Nothing", "tiny", f"--out={folder}", f"--held-out={folder}"])
     load("zoo_models").main()
     facts = json.loads(capsys.readouterr().out)
-    assert facts["note"].startswith("ConfigError: no model or mixer 'Nothing'") and facts["fit_s"] == 0
+    assert facts["note"].startswith("ConfigError: no model, encoder or mixer 'Nothing'") and facts["fit_s"] == 0
     assert np.isnan(np.load(folder / "tiny.npy")).all()
 
 

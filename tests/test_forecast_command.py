@@ -148,7 +148,11 @@ def test_pretrained_models_are_not_trained(here, capsys, monkeypatch):
             1,
             "seqmix: --freq W but the median step is 1 day; pass the freq of the data, or leave",
         ),
-        ("--data long.csv --model DLiner", 1, "seqmix: no model or mixer 'DLiner'; did you mean 'DLinear'? there are"),
+        (
+            "--data long.csv --model DLiner",
+            1,
+            "seqmix: no model, encoder or mixer 'DLiner'; did you mean 'DLinear'? there are",
+        ),
     ],
 )
 def test_errors_are_one_line_and_come_before_training(here, capsys, monkeypatch, command, code, message):

@@ -7,7 +7,7 @@ from daily_panel import panel, small
 
 from seqmix import Forecaster
 from seqmix.errors import ConfigError, DataError, NotFittedError
-from seqmix.models import list_models
+from seqmix.models import list_encoders, list_models
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,8 @@ def fitted():
         (
             lambda fc: small("dlinear").fit(panel()),
             ConfigError,
-            "no model or mixer 'dlinear'; did you mean 'DLinear'? there are "
-            + ", ".join(list_models())
+            "no model, encoder or mixer 'dlinear'; did you mean 'DLinear'? there are "
+            + ", ".join([*list_models(), *list_encoders()])
             + ", and every mixer",
         ),
         (

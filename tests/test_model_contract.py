@@ -33,7 +33,7 @@ def name(request):
 
 
 def test_every_model_is_listed():
-    names = ["DLinear", "FFNetTS", "MixerForecaster", "Ridge", "SeasonalNaive", "TSM2", "ZeroShot"]
+    names = ["DLinear", "EncoderForecaster", "FFNetTS", "MixerForecaster", "Ridge", "SeasonalNaive", "TSM2", "ZeroShot"]
     assert list_models() == names
 
 

@@ -223,7 +223,7 @@ def test_options_that_do_not_fit_are_refused():
         "ResidualForecaster adds a correction, and counts have none (loss = 'negative_binomial'); use "
         "loss='student_t', or the model without residual"
     )
-    with pytest.raises(ConfigError, match="no model or mixer 'TSM3'; did you mean 'TSM2'"):
+    with pytest.raises(ConfigError, match="no model, encoder or mixer 'TSM3'; did you mean 'TSM2'"):
         Residual("TSM3")
     with pytest.raises(ConfigError) as error:
         Residual(SeasonalNaive)(series)
@@ -237,9 +237,10 @@ def test_names_mixers_classes_and_partials_are_taken():
     series = Series(C, CONTEXT, HORIZON)
     for model, note in (
         ("TSM2", "TSM2"),
-        (Hydra, "MixerForecaster Hydra"),
-        ("Mamba", "MixerForecaster Mamba"),
-        (partial(MixerForecaster, mixer=Hydra), "MixerForecaster Hydra"),
+        (Hydra, "MixerForecaster (Hydra)"),
+        ("Transformer", "Transformer"),
+        ("Mamba", "MixerForecaster (Mamba)"),
+        (partial(MixerForecaster, mixer=Hydra), "MixerForecaster (Hydra)"),
     ):
         built = Residual(model)(series)
         assert isinstance(built, ResidualForecaster) and built.note == note

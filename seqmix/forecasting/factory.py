@@ -32,11 +32,11 @@ def choices(model: Any, options: Mapping[str, Any] | None) -> list[Choice]:
     """What is fitted: the second of a name has 1 after it, the third 2.
 
     Args:
-        model: name of a model or mixer, a class, a ``functools.partial``, or a list of them.
+        model: name of a model, encoder or mixer, a class, a ``functools.partial``, or a list of them.
         options: options of the model, where there is one.
 
     Raises:
-        ConfigError: if there is no model or mixer of this name, or ``options`` are given for a list.
+        ConfigError: if there is no model, encoder or mixer of this name, or ``options`` are given for a list.
     """
     given = list(model) if isinstance(model, list | tuple) else [model]
     if options and len(given) > 1:
@@ -88,8 +88,7 @@ def make_task(choice: Choice, plan: Plan, series: Series, training: Training | N
 
 
 def _choice(name: str, model: Any, options: dict[str, Any]) -> Choice:
-    factory = forecast_factory(model)
-    factory = partial(factory, **options) if options else factory
+    factory = forecast_factory(model, options)
     cls = class_of(factory)
     known = isinstance(cls, type) and issubclass(cls, models.ForecastModel)
     return Choice(name, factory, cls if known else models.ForecastModel, baseline=False)

@@ -5,17 +5,33 @@ from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
 from seqmix.models.classifier import Classifier, ClassifierFactory, SequenceClassifier
 from seqmix.models.densify import Replaced, densify
-from seqmix.models.embed import PatchEmbedding
+from seqmix.models.embed import PatchEmbedding, ValueEmbedding
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, EncoderFactory, load_published
+from seqmix.models.encoder_forecaster import EncoderForecaster
 from seqmix.models.ffnet_ts import FFNetTS
-from seqmix.models.forecast_model import ForecastModel, ForecastModelFactory, list_models, model_facts, register_model
+from seqmix.models.forecast_model import (
+    ForecastModel,
+    ForecastModelFactory,
+    class_of,
+    list_models,
+    model_facts,
+    register_model,
+)
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
-from seqmix.models.heads import FlattenHead
-from seqmix.models.named import class_of, forecast_factory
+from seqmix.models.heads import FlattenHead, TimeHead
+from seqmix.models.named import forecast_factory
 from seqmix.models.norm import BatchNormLast, Norm2D
 from seqmix.models.quantile_patches import QuantilePatches
 from seqmix.models.residual import Residual, ResidualForecaster
 from seqmix.models.ridge import Ridge
+from seqmix.models.series_encoder import (
+    SeriesEncoder,
+    SeriesEncoderFactory,
+    encoder_facts,
+    list_encoders,
+    register_encoder,
+)
+from seqmix.models.time_encoder import TimeEncoder, Transformer
 from seqmix.models.token_model import TokenModel, TokenModelFactory
 from seqmix.models.tsm2 import TSM2
 from seqmix.models.zero_shot import ZeroShot
@@ -33,6 +49,7 @@ __all__ = [
     "DLinear",
     "DropPath",
     "EncoderFactory",
+    "EncoderForecaster",
     "FFNetTS",
     "FlattenHead",
     "ForecastModel",
@@ -48,15 +65,24 @@ __all__ = [
     "Ridge",
     "SeasonalNaive",
     "SequenceClassifier",
+    "SeriesEncoder",
+    "SeriesEncoderFactory",
+    "TimeEncoder",
+    "TimeHead",
     "TokenModel",
     "TokenModelFactory",
+    "Transformer",
+    "ValueEmbedding",
     "WeightedAveraging",
     "ZeroShot",
     "class_of",
     "densify",
+    "encoder_facts",
     "forecast_factory",
+    "list_encoders",
     "list_models",
     "load_published",
     "model_facts",
+    "register_encoder",
     "register_model",
 ]

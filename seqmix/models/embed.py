@@ -1,4 +1,4 @@
-"""From windows to tokens: patches of channels, and of covariates."""
+"""From windows to tokens: time steps, patches of channels, and of covariates."""
 
 import torch
 from einops import rearrange
@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_at_least
+from seqmix.models.dropout import Dropout
+from seqmix.models.positions import Positions, position_vectors
 from seqmix.series import Series
 
 
@@ -13,6 +15,49 @@ def patch_sizes(context: int, patch_len: int | None, patch_stride: int | None, l
     """Length and stride of patches; by default ``longest``, or the context where that is shorter, and half of it."""
     length = min(longest, context) if patch_len is None else patch_len
     return length, max(1, length // 2) if patch_stride is None else patch_stride
+
+
+class ValueEmbedding(nn.Module):
+    """A token for each time step: a convolution over three steps of all channels, circular at the ends, and positions.
+
+    Shapes: ``(B, L, C) -> (B, L, D)``. Cost: O(L C D).
+
+    Args:
+        d_model: width of a token D.
+        n_channels: number of channels C.
+        length: time steps of a window L.
+        positions: vectors added to the tokens: ``none``, ``learned``, or ``sinusoidal``.
+        dropout: probability, on the tokens.
+
+    Raises:
+        ConfigError: if ``positions`` is not known or ``dropout`` is out of range.
+
+    Source: Zhou et al., 2021, arXiv:2012.07436, app. B. Differs from the original code in: no calendar features.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_channels: int,
+        length: int,
+        *,
+        positions: Positions = "sinusoidal",
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.conv = nn.Conv1d(n_channels, d_model, 3, padding=1, padding_mode="circular", bias=False)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="leaky_relu")
+        place = position_vectors(positions, length, d_model)
+        if isinstance(place, nn.Parameter):
+            self.place = place
+        else:
+            self.register_buffer("place", place)
+        self.drop = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed ``x: (B, L, C)``."""
+        x = self.conv(x.transpose(1, 2)).transpose(1, 2)  # (B, L, D)
+        return self.drop(x if self.place is None else x + self.place)
 
 
 class PatchEmbedding(nn.Module):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -103,6 +104,11 @@ class ForecastModel(nn.Module, ABC):
         return cls.mixes_channels
 
     @property
+    def label(self) -> str:
+        """What results call the model: its class, and what tells two of that class apart."""
+        return type(self).__name__ + f" ({self.note})" * bool(self.note)
+
+    @property
     def note(self) -> str:
         """What tells two models of the class apart in results; empty for nothing."""
         return ""
@@ -163,6 +169,13 @@ class ForecastModelFactory(Protocol):
     def __call__(self, series: Series) -> ForecastModel:
         """Build a model from the facts of the data."""
         ...
+
+
+def class_of(factory: Any) -> Any:
+    """The class, or function, under layers of ``functools.partial``."""
+    while isinstance(factory, partial):
+        factory = factory.func
+    return factory
 
 
 _REGISTRY: dict[str, tuple[type[ForecastModel], str, dict[str, Any]]] = {}

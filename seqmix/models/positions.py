@@ -1,7 +1,14 @@
 """Positions of tokens, and the tables that hold one vector for each."""
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+from seqmix.errors import check_choice
+
+Positions = Literal["none", "learned", "sinusoidal"]
 
 
 def places(tokens: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
@@ -31,3 +38,21 @@ def look_up(table: nn.Embedding, place: Tensor, longest: int) -> Tensor:
             f"sequences, or build it with max_len={last}"
         )
     return table(place)
+
+
+def position_vectors(kind: Positions, length: int, d_model: int) -> Tensor | None:
+    """Vectors of positions to add to tokens ``(length, d_model)``, a parameter where they are learned."""
+    check_choice("positions", kind, ("none", "learned", "sinusoidal"))
+    if kind == "none":
+        return None
+    return nn.Parameter(0.02 * torch.randn(length, d_model)) if kind == "learned" else sines(length, d_model)
+
+
+def sines(length: int, d_model: int) -> Tensor:
+    """Sines and cosines of positions in turn, at wave lengths from 2 pi to 20,000 pi; ``(length, d_model)``.
+
+    Source: Vaswani et al., 2017, arXiv:1706.03762, sec. 3.5. Differs from the original code in: odd widths.
+    """
+    rate = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10000) / d_model))
+    angle = torch.arange(length).unsqueeze(1) * rate  # (length, D / 2)
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :d_model]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
 from seqmix.mixers import MixerFactory
-from seqmix.models.forecast_model import ForecastModel, ForecastModelFactory
-from seqmix.models.named import class_of, forecast_factory
+from seqmix.models.forecast_model import ForecastModel, ForecastModelFactory, class_of
+from seqmix.models.named import forecast_factory
 from seqmix.models.ridge import Ridge
 from seqmix.series import Series
 
@@ -24,12 +24,12 @@ def Residual(
     """Factory of a ``ResidualForecaster``, for every place that takes a model class: ``Residual(TSM2)``.
 
     Args:
-        model: name of a model or mixer, a class of either, or a ``functools.partial`` of one.
+        model: name of a model, encoder or mixer, a class of these, or a ``functools.partial`` of one.
         ridge: makes the ridge, for example ``partial(Ridge, weights="own")``.
         gating: ``one`` gate for all channels, or one for each ``channel``.
 
     Raises:
-        ConfigError: if no model or mixer has this name.
+        ConfigError: if no model, encoder or mixer has this name.
     """
     return partial(ResidualForecaster, model=forecast_factory(model), ridge=ridge, gating=gating)
 
@@ -95,13 +95,13 @@ class ResidualForecaster(ForecastModel):
     def channels_meet(cls, options: Mapping[str, Any]) -> bool:
         """Whether they do in the model."""
         inner = class_of(options["model"])
-        return isinstance(inner, type) and issubclass(inner, ForecastModel) and inner.mixes_channels
+        keywords = options["model"].keywords if isinstance(options["model"], partial) else {}
+        return isinstance(inner, type) and issubclass(inner, ForecastModel) and inner.channels_meet(keywords)
 
     @property
     def note(self) -> str:
         """The model."""
-        name, note = type(self.model).__name__, self.model.note
-        return f"{name} {note}" if note else name
+        return self.model.label
 
     def fit_closed_form(self, train: Iterable[dict[str, Tensor]], val: Iterable[dict[str, Tensor]]) -> None:
         """Fit the ridge, on batches that are not normalized."""

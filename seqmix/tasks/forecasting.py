@@ -123,8 +123,8 @@ class Forecasting(Task):
 
     @property
     def label(self) -> str:
-        """Class of the model, and what tells two of that class apart."""
-        return type(self.model).__name__ + f" ({self.model.note})" * bool(self.model.note)
+        """What results call the model."""
+        return self.model.label
 
     def forward(self, batch: Batch) -> Tensor:
         """Forecast a batch: ``(B, horizon, C)``, or ``(B, horizon, C, K)`` with rising quantiles or parameters."""

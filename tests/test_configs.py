@@ -12,7 +12,7 @@ from seqmix.commands.train import Train
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs"
-CONFIGS = [*sorted(FOLDER.glob("*.yaml")), *sorted(FOLDER.glob("recipes/*.yaml"))]
+CONFIGS = [*sorted(FOLDER.glob("*.yaml")), *sorted(FOLDER.glob("recipes/*.yaml")), *sorted(FOLDER.glob("study/*.yaml"))]
 
 
 def test_a_config_without_results_is_a_recipe():

@@ -16,7 +16,7 @@ from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
 from seqmix.errors import ConfigError
 from seqmix.mixers import Attention, FNet, Identity, LongVQ, Mamba, PoNet, list_mixers, mixer_facts
 from seqmix.models import ChannelMLP, SequenceClassifier
-from seqmix.models.classifier import sinusoids
+from seqmix.models.token_classifier import sinusoids
 from seqmix.tasks import AdamW, Classification
 
 SMALL = {"d_model": 8, "n_layers": 2}

@@ -3,7 +3,6 @@
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
-from seqmix.models.classifier import Classifier, ClassifierFactory, SequenceClassifier
 from seqmix.models.densify import Replaced, densify
 from seqmix.models.embed import PatchEmbedding, ValueEmbedding
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, EncoderFactory, load_published
@@ -17,13 +16,23 @@ from seqmix.models.forecast_model import (
     model_facts,
     register_model,
 )
+from seqmix.models.forecast_model_classifier import ForecastModelClassifier
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead, TimeHead
-from seqmix.models.named import forecast_factory
+from seqmix.models.mixer_classifier import MixerClassifier, SeriesEmbedding
+from seqmix.models.named import classifier_factory, forecast_factory
 from seqmix.models.norm import BatchNormLast, Norm2D
+from seqmix.models.pooling import Pooling
 from seqmix.models.quantile_patches import QuantilePatches
 from seqmix.models.residual import Residual, ResidualForecaster
 from seqmix.models.ridge import Ridge
+from seqmix.models.series_classifier import (
+    SeriesClassifier,
+    SeriesClassifierFactory,
+    classifier_facts,
+    list_classifiers,
+    register_classifier,
+)
 from seqmix.models.series_encoder import (
     SeriesEncoder,
     SeriesEncoderFactory,
@@ -32,6 +41,7 @@ from seqmix.models.series_encoder import (
     register_encoder,
 )
 from seqmix.models.time_encoder import TimeEncoder, Transformer
+from seqmix.models.token_classifier import SequenceClassifier, TokenClassifier, TokenClassifierFactory
 from seqmix.models.token_model import TokenModel, TokenModelFactory
 from seqmix.models.tsm2 import TSM2
 from seqmix.models.zero_shot import ZeroShot
@@ -44,8 +54,6 @@ __all__ = [
     "BidirectionalLM",
     "Block",
     "ChannelMLP",
-    "Classifier",
-    "ClassifierFactory",
     "DLinear",
     "DropPath",
     "EncoderFactory",
@@ -53,11 +61,14 @@ __all__ = [
     "FFNetTS",
     "FlattenHead",
     "ForecastModel",
+    "ForecastModelClassifier",
     "ForecastModelFactory",
     "LayerScale",
+    "MixerClassifier",
     "MixerForecaster",
     "Norm2D",
     "PatchEmbedding",
+    "Pooling",
     "QuantilePatches",
     "Replaced",
     "Residual",
@@ -65,10 +76,15 @@ __all__ = [
     "Ridge",
     "SeasonalNaive",
     "SequenceClassifier",
+    "SeriesClassifier",
+    "SeriesClassifierFactory",
+    "SeriesEmbedding",
     "SeriesEncoder",
     "SeriesEncoderFactory",
     "TimeEncoder",
     "TimeHead",
+    "TokenClassifier",
+    "TokenClassifierFactory",
     "TokenModel",
     "TokenModelFactory",
     "Transformer",
@@ -76,13 +92,17 @@ __all__ = [
     "WeightedAveraging",
     "ZeroShot",
     "class_of",
+    "classifier_factory",
+    "classifier_facts",
     "densify",
     "encoder_facts",
     "forecast_factory",
+    "list_classifiers",
     "list_encoders",
     "list_models",
     "load_published",
     "model_facts",
+    "register_classifier",
     "register_encoder",
     "register_model",
 ]

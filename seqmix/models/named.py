@@ -1,16 +1,25 @@
-"""From the name of a model, encoder or mixer, a class of these, or a factory, to a factory of forecasting models."""
+"""From the name of a model, encoder or mixer, a class, or a factory, to a factory of forecasters or classifiers."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory, list_mixers, mixer_facts
 from seqmix.models.encoder_forecaster import EncoderForecaster
-from seqmix.models.forecast_model import ForecastModelFactory, class_of, list_models, model_facts
+from seqmix.models.forecast_model import ForecastModel, ForecastModelFactory, class_of, list_models, model_facts
+from seqmix.models.forecast_model_classifier import ForecastModelClassifier
 from seqmix.models.forecasters import MixerForecaster
+from seqmix.models.mixer_classifier import MixerClassifier
+from seqmix.models.series_classifier import SeriesClassifierFactory, classifier_facts, list_classifiers
 from seqmix.models.series_encoder import SeriesEncoder, SeriesEncoderFactory, encoder_facts, list_encoders
+
+# names of a kind, and what stands under one
+_Registry = tuple[Callable[[], list[str]], Callable[[str], Any]]
+_ENCODERS: _Registry = (list_encoders, lambda name: encoder_facts(name)[0])
+_MODELS: _Registry = (list_models, lambda name: model_facts(name)[0])
+_CLASSIFIERS: _Registry = (list_classifiers, lambda name: classifier_facts(name)[0])
 
 
 def forecast_factory(
@@ -25,25 +34,54 @@ def forecast_factory(
     Raises:
         ConfigError: if no model, encoder or mixer has this name.
     """
-    factory: Any = _registered(model) if isinstance(model, str) else model
+    factory: Any = _registered(model, "model, encoder", _MODELS) if isinstance(model, str) else model
     options = options or {}
-    cls = class_of(factory)
-    if isinstance(cls, type) and issubclass(cls, Mixer):
+    if _makes(factory, Mixer):
         return partial(MixerForecaster, mixer=factory, **options)
-    if isinstance(cls, type) and issubclass(cls, SeriesEncoder):
+    if _makes(factory, SeriesEncoder):
         return partial(EncoderForecaster, encoder=partial(factory, **options) if options else factory)
     return partial(factory, **options) if options else factory
 
 
-def _registered(name: str) -> Any:
-    if name in list_models():
-        return model_facts(name)[0]
-    if name in list_encoders():
-        return encoder_facts(name)[0]
+def classifier_factory(
+    model: str | MixerFactory | ForecastModelFactory | SeriesClassifierFactory,
+    options: Mapping[str, Any] | None = None,
+) -> SeriesClassifierFactory:
+    """Factory of classifiers of series; a mixer is that of ``MixerClassifier``, a forecasting model gets a linear head.
+
+    Args:
+        model: name of a registered classifier, forecasting model or mixer, a class of one, or a ``functools.partial``.
+        options: options of the model, those of ``MixerClassifier`` for a mixer.
+
+    Raises:
+        ConfigError: if none has this name.
+    """
+    factory: Any = model
+    if isinstance(model, str):
+        factory = _registered(model, "classifier, model, encoder", _CLASSIFIERS, _MODELS)
+    options = options or {}
+    if _makes(factory, Mixer):
+        return partial(MixerClassifier, mixer=factory, **options)
+    if _makes(factory, ForecastModel):
+        return partial(ForecastModelClassifier, model=partial(factory, **options) if options else factory)
+    return partial(factory, **options) if options else factory
+
+
+def _makes(factory: Any, kind: type) -> bool:
+    cls = class_of(factory)
+    return isinstance(cls, type) and issubclass(cls, kind)
+
+
+def _registered(name: str, kinds: str, *registries: _Registry) -> Any:
+    """What stands under ``name`` in the first of the registries, then of encoders and mixers, that has it."""
+    named = []
+    for listed, facts in (*registries, _ENCODERS):
+        if name in listed():
+            return facts(name)
+        named += listed()
     if name in list_mixers():
         return mixer_facts(name).cls
-    named = [*list_models(), *list_encoders()]
     known = [*named, *list_mixers()]
     near = difflib.get_close_matches(name.lower(), {k.lower(): k for k in known}, 1)
     hint = next((f"did you mean {k!r}? " for k in known if near and k.lower() == near[0]), "")
-    raise ConfigError(f"no model, encoder or mixer {name!r}; {hint}there are {', '.join(named)}, and every mixer")
+    raise ConfigError(f"no {kinds} or mixer {name!r}; {hint}there are {', '.join(named)}, and every mixer")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
-from seqmix.models import ClassifierFactory
+from seqmix.models import TokenClassifierFactory
 from seqmix.tasks._accuracy import label_sums
 from seqmix.tasks._baselines import majority
 from seqmix.tasks._optim import AdamW, Optim, default_optim
@@ -50,7 +50,7 @@ class Classification(Task):
 
     def __init__(
         self,
-        model: ClassifierFactory,
+        model: TokenClassifierFactory,
         vocab_size: int,
         n_classes: int,
         max_len: int | None = None,

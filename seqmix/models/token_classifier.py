@@ -10,15 +10,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_at_least, check_choice
-from seqmix.mixers import MixerFactory, zero_masked
+from seqmix.mixers import MixerFactory
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import ChannelMLP, Norm
 from seqmix.models.dropout import Dropout
+from seqmix.models.pooling import Pooling
 from seqmix.models.positions import look_up, places
 
 
-class Classifier(nn.Module, ABC):
-    """A module from sequences to scores of classes: ``(B, L) -> (B, n_classes)``, ``(B, 2, L)`` for pairs.
+class TokenClassifier(nn.Module, ABC):
+    """A classifier of sequences of tokens: ``(B, L) -> (B, n_classes)``, ``(B, 2, L)`` for pairs.
 
     Members are built as ``Model(vocab_size, n_classes, max_len, pairs, *, options)``; the arguments before the star are
     facts of the data and never stand in a config.
@@ -37,15 +38,17 @@ class Classifier(nn.Module, ABC):
         """Score the classes of ``tokens``; ``mask`` of the same shape, bool, True = keep."""
 
 
-class ClassifierFactory(Protocol):
+class TokenClassifierFactory(Protocol):
     """Whatever makes a classifier from the facts of the data."""
 
-    def __call__(self, vocab_size: int, n_classes: int, max_len: int | None = None, pairs: bool = False) -> Classifier:
+    def __call__(
+        self, vocab_size: int, n_classes: int, max_len: int | None = None, pairs: bool = False
+    ) -> TokenClassifier:
         """Make it."""
         ...
 
 
-class SequenceClassifier(Classifier):
+class SequenceClassifier(TokenClassifier):
     """A backbone with any mixer under a pooled head: the model of Long Range Arena.
 
     Of pairs both sequences pass through the same layers, and the head sees ``[a, b, a * b, a - b]``. Padding has no
@@ -116,7 +119,8 @@ class SequenceClassifier(Classifier):
         if positions != "none" and max_len is None:
             raise ConfigError(f"max_len is needed: positions = {positions!r} keeps one vector per position; set it")
         check_at_least(1, vocab_size=vocab_size, n_classes=n_classes, max_len=max_len, d_model=d_model)
-        self.pairs, self.pool = pairs, pool
+        self.pairs = pairs
+        self.pool = None if pool == "cls" else Pooling(d_model, pool)
         scalar = _Scalar(vocab_size, d_model, scalar_mean, scalar_std)
         self.embed = scalar if embed == "scalar" else nn.Embedding(vocab_size, d_model)
         self.place = None
@@ -178,14 +182,7 @@ class SequenceClassifier(Classifier):
             x = torch.cat([self.first.expand(len(x), 1, -1), x], 1)
             mask = None if mask is None else nn.functional.pad(mask, (1, 0), value=True)
         x = self.backbone(self.drop(x), mask)
-        if self.pool == "cls":
-            return x[:, 0]
-        if mask is None:
-            return x.mean(1) if self.pool == "mean" else x[:, -1]
-        if self.pool == "mean":
-            return zero_masked(x, mask).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-        return x[torch.arange(len(x), device=x.device), last]
+        return x[:, 0] if self.pool is None else self.pool(x, mask)
 
 
 class _Scalar(nn.Module):

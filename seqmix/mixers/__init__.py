@@ -2,6 +2,7 @@
 
 from seqmix.mixers.aff import AFF
 from seqmix.mixers.attention import Attention
+from seqmix.mixers.bidirectional import Bidirectional
 from seqmix.mixers.cauchy import Cauchy
 from seqmix.mixers.dense import Dense
 from seqmix.mixers.dense_mlp import DenseMLP
@@ -52,6 +53,7 @@ __all__ = [
     "EMA",
     "S4D",
     "Attention",
+    "Bidirectional",
     "Cauchy",
     "Dense",
     "DenseMLP",

@@ -21,7 +21,8 @@ from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead, TimeHead
 from seqmix.models.mixer_classifier import MixerClassifier, SeriesEmbedding
 from seqmix.models.named import classifier_factory, forecast_factory
-from seqmix.models.norm import BatchNormLast, Norm2D
+from seqmix.models.norm import BatchNormLast, MaskedBatchNorm, Norm2D
+from seqmix.models.patch_encoder import PatchEncoder, PatchTST
 from seqmix.models.pooling import Pooling
 from seqmix.models.quantile_patches import QuantilePatches
 from seqmix.models.residual import Residual, ResidualForecaster
@@ -44,6 +45,7 @@ from seqmix.models.time_encoder import TimeEncoder, Transformer
 from seqmix.models.token_classifier import SequenceClassifier, TokenClassifier, TokenClassifierFactory
 from seqmix.models.token_model import TokenModel, TokenModelFactory
 from seqmix.models.tsm2 import TSM2
+from seqmix.models.variate_encoder import SMamba, VariateEncoder, iTransformer
 from seqmix.models.zero_shot import ZeroShot
 
 __all__ = [
@@ -64,16 +66,20 @@ __all__ = [
     "ForecastModelClassifier",
     "ForecastModelFactory",
     "LayerScale",
+    "MaskedBatchNorm",
     "MixerClassifier",
     "MixerForecaster",
     "Norm2D",
     "PatchEmbedding",
+    "PatchEncoder",
+    "PatchTST",
     "Pooling",
     "QuantilePatches",
     "Replaced",
     "Residual",
     "ResidualForecaster",
     "Ridge",
+    "SMamba",
     "SeasonalNaive",
     "SequenceClassifier",
     "SeriesClassifier",
@@ -89,6 +95,7 @@ __all__ = [
     "TokenModelFactory",
     "Transformer",
     "ValueEmbedding",
+    "VariateEncoder",
     "WeightedAveraging",
     "ZeroShot",
     "class_of",
@@ -97,6 +104,7 @@ __all__ = [
     "densify",
     "encoder_facts",
     "forecast_factory",
+    "iTransformer",
     "list_classifiers",
     "list_encoders",
     "list_models",

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from seqmix.errors import ConfigError, check_at_least
 from seqmix.models.dropout import Dropout
-from seqmix.models.positions import Positions, position_vectors
+from seqmix.models.positions import Place, Positions
 from seqmix.series import Series
 
 
@@ -47,17 +47,12 @@ class ValueEmbedding(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(n_channels, d_model, 3, padding=1, padding_mode="circular", bias=False)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="leaky_relu")
-        place = position_vectors(positions, length, d_model)
-        if isinstance(place, nn.Parameter):
-            self.place = place
-        else:
-            self.register_buffer("place", place)
+        self.place = Place(positions, length, d_model)
         self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``x: (B, L, C)``."""
-        x = self.conv(x.transpose(1, 2)).transpose(1, 2)  # (B, L, D)
-        return self.drop(x if self.place is None else x + self.place)
+        return self.drop(self.place(self.conv(x.transpose(1, 2)).transpose(1, 2)))
 
 
 class PatchEmbedding(nn.Module):
@@ -93,6 +88,10 @@ class PatchEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``x: (B, C, T)``."""
         return self.proj(_patches(x, self.patch_stride, self.patch_len, self.patch_stride))  # (B, C, N, D)
+
+    def kept(self, mask: Tensor) -> Tensor:
+        """Patches that hold a kept time step ``(B, N)`` bool, of ``mask: (B, T)`` bool."""
+        return _patches(mask.float(), self.patch_stride, self.patch_len, self.patch_stride).any(-1)
 
 
 class CovariateEmbedding(nn.Module):

@@ -54,7 +54,7 @@ class EncoderForecaster(ForecastModel):
         self.drop = Dropout(dropout)
         D, K = self.encoder.d_model, series.n_outputs
         if self.encoder.axis == "time":
-            self.head = TimeHead(D, series.n_channels, series.context, series.horizon, K, along_time=along_time)
+            self.head = TimeHead(D, series.n_channels, self.encoder.n_tokens, series.horizon, K, along_time=along_time)
             return
         if not along_time:
             raise ConfigError(

@@ -59,3 +59,18 @@ class BatchNormLast(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize ``input: (B, M, N, D)`` over all axes but the last."""
         return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch normalization of each feature of tokens, features last; masked tokens do not count and come out as zero.
+
+    Shapes: ``(B, N, D) -> (B, N, D)``. Cost: O(B N D).
+    """
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize ``input: (B, N, D)`` over kept tokens; ``mask: (B, N)`` bool, True = keep."""
+        if mask is None:
+            return super().forward(input.flatten(0, 1)).view_as(input)
+        y = torch.zeros_like(input)
+        y[mask] = super().forward(input[mask])
+        return y

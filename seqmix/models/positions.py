@@ -40,12 +40,31 @@ def look_up(table: nn.Embedding, place: Tensor, longest: int) -> Tensor:
     return table(place)
 
 
-def position_vectors(kind: Positions, length: int, d_model: int) -> Tensor | None:
-    """Vectors of positions to add to tokens ``(length, d_model)``, a parameter where they are learned."""
-    check_choice("positions", kind, ("none", "learned", "sinusoidal"))
-    if kind == "none":
-        return None
-    return nn.Parameter(0.02 * torch.randn(length, d_model)) if kind == "learned" else sines(length, d_model)
+class Place(nn.Module):
+    """Positions: a vector for each, added to the tokens ``(B, N, D)``.
+
+    Shapes: ``(B, N, D) -> (B, N, D)``. Cost: one pass.
+
+    Args:
+        kind: ``none``, ``learned``, or ``sinusoidal``.
+        length: number of tokens N.
+        d_model: width of a token D.
+
+    Raises:
+        ConfigError: if ``kind`` is not known.
+    """
+
+    def __init__(self, kind: Positions, length: int, d_model: int):
+        super().__init__()
+        check_choice("positions", kind, ("none", "learned", "sinusoidal"))
+        if kind == "learned":
+            self.vectors = nn.Parameter(0.02 * torch.randn(length, d_model))
+        else:
+            self.register_buffer("vectors", sines(length, d_model) if kind == "sinusoidal" else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the vectors to ``x: (B, N, D)``."""
+        return x if self.vectors is None else x + self.vectors
 
 
 def sines(length: int, d_model: int) -> Tensor:

@@ -30,8 +30,8 @@ class SeriesEncoder(nn.Module, ABC):
         ValueError: for a window of another shape than the encoder was built for, or a mask that does not go with it.
     """
 
-    #: what the tokens are: ``time`` steps (N = L), ``patches`` (N = C times the patches of a variate, one variate after
-    #: the other), or ``variates`` (N = C)
+    #: what the tokens are: ``time`` steps (N = L, or fewer), ``patches`` (N = C times the patches of a variate, all
+    #: those of the first variate first), or ``variates`` (N = C)
     axis: ClassVar[Axis]
     #: whether channels meet, so that aligned series are better encoded together
     mixes_channels: ClassVar[bool] = True

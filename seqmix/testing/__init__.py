@@ -1,13 +1,14 @@
 """The contract of every kind of member, as functions: a broken promise raises an ``AssertionError`` with the remedy.
 
-``check_mixer(MyMixer)``, ``check_grid_mixer(MyGridMixer)``, ``check_model(MyModel)``, ``check_task(task, data)`` and
-``check_data(data)``. The tests of seqmix run them on its own members.
+``check_mixer(MyMixer)``, ``check_grid_mixer(MyGridMixer)``, ``check_model(MyModel)``, ``check_encoder(MyEncoder)``,
+``check_task(task, data)`` and ``check_data(data)``. The tests of seqmix run them on its own members.
 """
 
 from importlib import import_module
 from typing import Any
 
 from seqmix.testing.closeness import assert_close_ratio
+from seqmix.testing.encoder import check_encoder
 from seqmix.testing.grid_mixer import check_grid_mixer
 from seqmix.testing.mixer import (
     CHECKS,
@@ -37,6 +38,7 @@ __all__ = [
     "check_data",
     "check_determinism",
     "check_dtypes",
+    "check_encoder",
     "check_gradients",
     "check_grid_mixer",
     "check_lengths",

@@ -25,6 +25,7 @@ from seqmix.mixers import (
     EMA,
     S4D,
     Attention,
+    AutoCorrelation,
     Cauchy,
     Dense,
     FNet,
@@ -38,6 +39,7 @@ from seqmix.mixers import (
     MatrixMixer,
     Mixer,
     Pool,
+    ProbSparse,
     Quasiseparable,
     Rand,
     Softmax,
@@ -78,9 +80,18 @@ FAMILY = {
         Dense,
         partial(Unstructured, **head),
     ],
-    "One number per lag i − j: convolutions": [Identity, Pool, EMA, S4D, FourierFilter, partial(Toeplitz, **head)],
+    "One number per lag i − j: convolutions": [
+        Identity,
+        Pool,
+        EMA,
+        S4D,
+        FourierFilter,
+        AutoCorrelation,
+        partial(Toeplitz, **head),
+    ],
     "Queries meet keys: one entry for each pair of tokens": [
         partial(Attention, n_heads=4),
+        partial(ProbSparse, n_heads=4, factor=2),
         partial(Softmax, **head),
         partial(LongVQ, d_qk=N, n_codes=8, window=4),
         partial(LowRank, **head),
@@ -127,7 +138,7 @@ print("y = M x exactly:", ", ".join(type(m).__name__ for m in mixers if m.pure))
 # above 1e-6 of the largest), and the ranks of the blocks that a cut at the middle leaves below and above the diagonal.
 
 # %%
-figure, rows = plt.subplots(len(FAMILY), 6, figsize=(15, 13.4))
+figure, rows = plt.subplots(len(FAMILY), 7, figsize=(17.5, 13.4))
 figure.subplots_adjust(left=0.025, right=0.965, top=0.94, bottom=0.055, hspace=0.58, wspace=0.12)
 matrices, found = {}, {}
 
@@ -169,6 +180,9 @@ spectra.yaxis.tick_right()
 spectra.set_title("what crosses the middle", fontsize=12, fontweight="bold")
 spectra.set_xlabel("relative singular values of\nthe block below the diagonal", fontsize=9, color="0.25")
 
+for axes in figure.axes:
+    if not axes.has_data():
+        axes.remove()
 figure.savefig("mixing_matrices.png", dpi=150)
 
 # %% [markdown]
@@ -177,11 +191,13 @@ figure.savefig("mixing_matrices.png", dpi=150)
 # - **Fixed or free.** `DFT` is the cosine matrix of `FNet` with an identity added, `Unstructured` is `Dense` with one.
 #   Nothing of A B A C is in them, and the product costs O(L²) unless the entries have a law, as a Fourier transform.
 # - **Convolutions.** `M[i, j]` depends on i − j: constant along diagonals, for `Pool` except at the ends.
-#   `FourierFilter` wraps around (circulant). `EMA` and `S4D` are sums of decaying modes, so they are state spaces too.
-#   Only `Toeplitz` reads the tokens. An FFT gives the product in O(L log L).
+#   `FourierFilter` and `AutoCorrelation` wrap around (circulant). `EMA` and `S4D` are sums of decaying modes, so they
+#   are state spaces too. Only `AutoCorrelation`, which keeps the few lags at which the tokens repeat, and `Toeplitz`
+#   read the tokens. An FFT gives the product in O(L log L).
 # - **Queries and keys.** The blocks of A B A C appear. Softmax makes the rows sum to 1 and lifts a rank of `N` far
 #   up; without it (`LowRank`) the matrix is an identity plus rank `N`, and the product is O(L N). `LongVQ` has as many
-#   different columns as codes, but for the band near the diagonal where distance counts.
+#   different columns as codes, but for the band near the diagonal where distance counts. `ProbSparse` has equal
+#   entries in the rows of all queries but those whose scores are most uneven.
 # - **State spaces.** The matrix has full rank, yet each block off the diagonal has rank `N`: what crosses from one side
 #   of a position to the other fits into a state of `N` numbers. That is what makes the product O(L N). `Mamba` and
 #   `Mamba2` fill one triangle (semiseparable), `Hydra` both (quasiseparable), with a diagonal of its own.
@@ -202,6 +218,6 @@ with torch.no_grad():
             reads_tokens.append(type(mixer).__name__)
 print("made from the tokens:", ", ".join(reads_tokens))
 assert not {"DFT", "FNet", "Rand", "Dense", "Unstructured", "EMA", "S4D", "FourierFilter"} & set(reads_tokens)
-assert {"Toeplitz", "Attention", "LongVQ", "LowRank", "Mamba", "Hydra"} <= set(reads_tokens)
+assert {"AutoCorrelation", "Toeplitz", "Attention", "LongVQ", "LowRank", "Mamba", "Hydra"} <= set(reads_tokens)
 assert found["LowRank"][1].startswith(f"I + rank {N},") and found["FourierFilter"][0] == "circulant"
 torch.testing.assert_close(matrices["DFT"], torch.eye(L).double() + matrices["FNet"] / L**0.5)

@@ -32,6 +32,7 @@ OTHERWISE = {
     ("MatrixMixer", 1): "L log L",  # Toeplitz inside
     ("MatrixMixer", 2): "L log L",  # DFT inside
     ("MatrixMixer", 3): "L^2",  # Softmax inside
+    ("ProbSparse", 2): "L^2",  # rates queries by all keys
 }
 
 

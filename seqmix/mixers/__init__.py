@@ -2,6 +2,7 @@
 
 from seqmix.mixers.aff import AFF
 from seqmix.mixers.attention import Attention
+from seqmix.mixers.auto_correlation import AutoCorrelation
 from seqmix.mixers.bidirectional import Bidirectional
 from seqmix.mixers.cauchy import Cauchy
 from seqmix.mixers.dense import Dense
@@ -34,6 +35,7 @@ from seqmix.mixers.mixer import (
 )
 from seqmix.mixers.ponet import PoNet, segments_between, segments_from_ids
 from seqmix.mixers.pool import Pool
+from seqmix.mixers.prob_sparse import ProbSparse
 from seqmix.mixers.quasiseparable import Quasiseparable
 from seqmix.mixers.raft import Raft
 from seqmix.mixers.rand import Rand
@@ -53,6 +55,7 @@ __all__ = [
     "EMA",
     "S4D",
     "Attention",
+    "AutoCorrelation",
     "Bidirectional",
     "Cauchy",
     "Dense",
@@ -73,6 +76,7 @@ __all__ = [
     "MixerFacts",
     "PoNet",
     "Pool",
+    "ProbSparse",
     "Quasiseparable",
     "Raft",
     "Rand",

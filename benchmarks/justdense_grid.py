@@ -33,13 +33,14 @@ class Cell(NamedTuple):
         }
 
 
-TASKS = {"long_term": "Forecasting"}
+TASKS = {"long_term": "Forecasting", "short_term": "ShortTerm"}
 # by study: the data sets that are small come first
 SETS = {
     "long_term": (
         [{"name": name, "horizon": horizon} for name, horizon in product(("ETTh1", "ETTh2"), (96, 336))],
         [{"name": name, "horizon": horizon} for name, horizon in product(("ETTm1", "ETTm2", "Weather"), (96, 336))],
-    )
+    ),
+    "short_term": ([{"name": "Weekly"}, {"name": "Hourly"}], []),
 }
 MODELS = {
     "TSM2": {"class_path": "TSM2", "init_args": {"d_model": 16, "n_layers": 1, "expand": 1}},

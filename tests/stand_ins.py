@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import nn
 
-from seqmix.data import GLUE, Cycles, FashionMNIST, ForecastData, WideCSV
+from seqmix.data import GLUE, M4, Cycles, FashionMNIST, ForecastData, WideCSV
 from seqmix.data.images.pixels import LabeledImages
 from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
 from seqmix.data.series.forecast_data import Table
@@ -49,6 +49,8 @@ def stand_in(data: LightningDataModule, monkeypatch: pytest.MonkeyPatch) -> None
     """Give ``data`` a few examples instead of those that it would read."""
     if isinstance(data, ForecastData) and not isinstance(data, Cycles | WideCSV):
         monkeypatch.setattr(data, "_load", lambda: _table(data))
+    if isinstance(data, M4):
+        monkeypatch.setattr(data, "_read", lambda: _ragged(data))
     if isinstance(data, LabeledData):
         monkeypatch.setattr(data, "_make", lambda: _sequences(data))
     if isinstance(data, Corpus):
@@ -66,6 +68,15 @@ def _table(data):
     rows = data.context + data.horizon + data.batch_size
     values = np.random.default_rng(0).standard_normal((3 * rows, data.n_channels))
     return Table(values, pd.date_range("2026-01-01", periods=3 * rows, freq="h"), (rows, rows, rows))
+
+
+def _ragged(data):
+    """Series of different length with a season, the first one shorter than the context."""
+    H, m, random = data.horizon, data.series.season, np.random.default_rng(0)
+    lengths = (max(3 * H, 3 * m), 6 * H, 6 * H + data.context)
+    cycle = np.arange(7 * H + data.context) % m
+    values = [100 + 10 * cycle[: n + H] + random.standard_normal(n + H) for n in lengths]
+    return {f"S{i}": (y[:-H], y[-H:]) for i, y in enumerate(values)}
 
 
 def _sequences(data):

@@ -14,6 +14,7 @@ from seqmix.data.sequences.recall import AssociativeRecall, Copying, SelectiveCo
 from seqmix.data.sequences.speech import SpeechCommands
 from seqmix.data.series.benchmarks import Benchmark
 from seqmix.data.series.forecast_data import ForecastData
+from seqmix.data.series.m4 import M4
 from seqmix.data.series.synthetic.cycles import Cycles
 from seqmix.data.series.synthetic.pretraining import SyntheticSeries
 from seqmix.data.series.wide_csv import WideCSV
@@ -23,6 +24,7 @@ from seqmix.data.text.glue import GLUE
 
 __all__ = [
     "GLUE",
+    "M4",
     "AssociativeRecall",
     "Augmentation",
     "Benchmark",

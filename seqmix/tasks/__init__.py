@@ -7,6 +7,7 @@ from seqmix.tasks.images import ImageClassification
 from seqmix.tasks.language import CausalLM, MaskedLM
 from seqmix.tasks.pretraining import Pretraining
 from seqmix.tasks.sentences import SentenceClassification, SentenceRegression
+from seqmix.tasks.short_term import ShortTerm
 from seqmix.tasks.task import Task
 from seqmix.tasks.tokens import TokenPrediction
 
@@ -22,6 +23,7 @@ __all__ = [
     "Pretraining",
     "SentenceClassification",
     "SentenceRegression",
+    "ShortTerm",
     "Task",
     "TokenPrediction",
 ]

@@ -118,6 +118,19 @@ class PointLoss(Loss):
         )
 
 
+class Smape(nn.Module):
+    """Symmetric absolute percentage error ``200 |f - y| / (|f| + |y|)`` of each value; 0 where both are 0.
+
+    Source: as a loss Oreshkin et al., 2020, arXiv:1905.10437, sec. 3.4: the denominator is a constant for the gradient,
+    so that a forecast is not drawn to large values. Differs from the original code in: nothing.
+    """
+
+    def forward(self, forecast: Tensor, y: Tensor) -> Tensor:
+        """Loss of each value."""
+        size = forecast.detach().abs() + y.abs()
+        return 200 * (forecast - y).abs() / size.masked_fill(size == 0, 1)
+
+
 class QuantileLoss(Loss):
     """The pinball loss ``max(q (y - f), (q - 1) (y - f))``, a mean over the levels q.
 

@@ -10,6 +10,7 @@ from torch import nn
 from seqmix.errors import ConfigError
 from seqmix.mixers import Bidirectional, Dense, Hydra, Mamba
 from seqmix.models import (
+    EncoderClassifier,
     EncoderForecaster,
     PatchEncoder,
     PatchTST,
@@ -67,6 +68,18 @@ def test_a_forecast_by_the_name_of_an_encoder():
     assert not EncoderForecaster.channels_meet({"encoder": partial(PatchTST, d_model=8)})
     assert EncoderForecaster.channels_meet({"encoder": iTransformer})
     check_model(partial(EncoderForecaster, encoder=partial(PatchEncoder, **SMALL)))
+
+
+@pytest.mark.parametrize("encoder", [Transformer, PatchTST, iTransformer])
+def test_padding_does_not_reach_classes(encoder):
+    """Series of different lengths in one batch are classified as each by itself."""
+    example = encoder_facts(encoder.__name__)[2]
+    for pool in ("flatten", "mean"):
+        model = EncoderClassifier(3, 4, 21, encoder=partial(encoder, **example), pool=pool).eval()
+        x, mask = torch.randn(2, 21, 3), torch.arange(21) < torch.tensor([[21], [12]])
+        y = model(x.masked_fill(~mask.unsqueeze(-1), 9), mask)
+        assert y.shape == (2, 4) and model.label == encoder.__name__
+        torch.testing.assert_close(model(x[1:, :12]), y[1:])
 
 
 def test_a_step_read_off_its_own_token():

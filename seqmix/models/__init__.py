@@ -6,6 +6,7 @@ from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
 from seqmix.models.densify import Replaced, densify
 from seqmix.models.embed import PatchEmbedding, ValueEmbedding
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, EncoderFactory, load_published
+from seqmix.models.encoder_classifier import EncoderClassifier
 from seqmix.models.encoder_forecaster import EncoderForecaster
 from seqmix.models.ffnet_ts import FFNetTS
 from seqmix.models.forecast_model import (
@@ -58,6 +59,7 @@ __all__ = [
     "ChannelMLP",
     "DLinear",
     "DropPath",
+    "EncoderClassifier",
     "EncoderFactory",
     "EncoderForecaster",
     "FFNetTS",

@@ -51,8 +51,7 @@ class ForecastModelClassifier(SeriesClassifier):
     @property
     def label(self) -> str:
         """The forecasting model, with what tells it apart."""
-        name, note = type(self.model).__name__, self.model.note
-        return f"{name} ({note})" if note else name
+        return self.model.label
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score the classes of ``x: (B, L, C)``; ``mask: (B, L)`` bool, True = keep."""

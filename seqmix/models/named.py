@@ -7,6 +7,7 @@ from typing import Any
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory, list_mixers, mixer_facts
+from seqmix.models.encoder_classifier import EncoderClassifier
 from seqmix.models.encoder_forecaster import EncoderForecaster
 from seqmix.models.forecast_model import ForecastModel, ForecastModelFactory, class_of, list_models, model_facts
 from seqmix.models.forecast_model_classifier import ForecastModelClassifier
@@ -44,13 +45,14 @@ def forecast_factory(
 
 
 def classifier_factory(
-    model: str | MixerFactory | ForecastModelFactory | SeriesClassifierFactory,
+    model: str | MixerFactory | SeriesEncoderFactory | ForecastModelFactory | SeriesClassifierFactory,
     options: Mapping[str, Any] | None = None,
 ) -> SeriesClassifierFactory:
-    """Factory of classifiers of series; a mixer is that of ``MixerClassifier``, a forecasting model gets a linear head.
+    """Factory of classifiers of series; mixers, encoders and forecasting models are those of the classifier for them.
 
     Args:
-        model: name of a registered classifier, forecasting model or mixer, a class of one, or a ``functools.partial``.
+        model: name of a registered classifier, forecasting model, encoder or mixer, a class of these, or a
+            ``functools.partial`` of one.
         options: options of the model, those of ``MixerClassifier`` for a mixer.
 
     Raises:
@@ -62,6 +64,8 @@ def classifier_factory(
     options = options or {}
     if _makes(factory, Mixer):
         return partial(MixerClassifier, mixer=factory, **options)
+    if _makes(factory, SeriesEncoder):
+        return partial(EncoderClassifier, encoder=partial(factory, **options) if options else factory)
     if _makes(factory, ForecastModel):
         return partial(ForecastModelClassifier, model=partial(factory, **options) if options else factory)
     return partial(factory, **options) if options else factory

@@ -95,12 +95,12 @@ class PatchEncoder(SeriesEncoder):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Encode ``x: (B, L, C)``; patches of masked steps only give zero."""
         tokens = self.drop(self.place(self.embed(x.transpose(1, 2)).flatten(0, 1)))  # (B C, P, D)
-        y = self.backbone(tokens, self.kept(mask))
+        y = self.backbone(tokens, None if mask is None else self.kept(mask).view(tokens.shape[:2]))
         return y.unflatten(0, (len(x), -1)).flatten(1, 2)
 
-    def kept(self, mask: Tensor | None) -> Tensor | None:
-        """Patches that hold a kept step, for every variate: ``(B C, P)`` bool of ``mask: (B, L)``."""
-        return None if mask is None else self.embed.kept(mask).repeat_interleave(self.n_channels, 0)
+    def kept(self, mask: Tensor) -> Tensor:
+        """Patches that hold a kept step ``(B, C P)`` bool, of ``mask: (B, L)``."""
+        return self.embed.kept(mask).repeat(1, self.n_channels)
 
 
 @register_encoder(paper="arXiv:2211.14730", d_model=8, n_layers=1, n_heads=2, patch_len=4)
@@ -164,6 +164,8 @@ class PatchTST(SeriesEncoder):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Encode ``x: (B, L, C)``; patches of masked steps only give zero."""
-        tokens = self.frame(x, mask)  # (B, C P, D)
-        kept = self.frame.kept(mask)
-        return self.norm(tokens, None if kept is None else kept.view(tokens.shape[:2]))
+        return self.norm(self.frame(x, mask), None if mask is None else self.kept(mask))
+
+    def kept(self, mask: Tensor) -> Tensor:
+        """Patches that hold a kept step ``(B, C P)`` bool, of ``mask: (B, L)``."""
+        return self.frame.kept(mask)

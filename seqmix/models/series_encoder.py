@@ -61,6 +61,10 @@ class SeriesEncoder(nn.Module, ABC):
         """What results call the encoder."""
         return type(self).__name__
 
+    def kept(self, mask: Tensor) -> Tensor | None:
+        """Tokens that hold a kept time step ``(B, N)`` bool, of ``mask: (B, L)``; None where all tokens do."""
+        return mask if self.axis == "time" and self.n_tokens == self.length else None
+
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Encode windows.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from seqmix.commands.members import config_rows, dataset_rows, image_rows, mixer_rows, model_rows
+from seqmix.commands.members import config_rows, dataset_rows, encoder_rows, image_rows, mixer_rows, model_rows
 from seqmix.commands.tables import markdown
 from seqmix.errors import ConfigError
 from seqmix.mixers import list_mixers
@@ -93,6 +93,7 @@ _PARTS: dict[str, Callable[[Path], str]] = {
     "counts": _counts,
     "mixers": lambda root: markdown(mixer_rows()),
     "models": lambda root: markdown(model_rows()),
+    "encoders": lambda root: markdown(encoder_rows()),
     "images": lambda root: markdown(image_rows()),
     "short": _short_results,
     "results": partial(_results, "forecasts"),

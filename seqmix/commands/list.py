@@ -1,4 +1,4 @@
-"""``seqmix list``: mixers, models, image models, data sets and configs."""
+"""``seqmix list``: mixers, models, encoders, image models, data sets and configs."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,12 +6,13 @@ from typing import Literal
 from seqmix.commands import tables
 from seqmix.commands._function import call
 from seqmix.commands.generated import stale_pages
-from seqmix.commands.members import config_rows, dataset_rows, image_rows, mixer_rows, model_rows
+from seqmix.commands.members import config_rows, dataset_rows, encoder_rows, image_rows, mixer_rows, model_rows
 
-Kind = Literal["mixers", "models", "images", "datasets", "configs"]
+Kind = Literal["mixers", "models", "encoders", "images", "datasets", "configs"]
 _ROWS = {
     "mixers": mixer_rows,
     "models": model_rows,
+    "encoders": encoder_rows,
     "images": image_rows,
     "datasets": dataset_rows,
     "configs": config_rows,
@@ -28,7 +29,7 @@ def show(*, only: Kind | None = None, markdown: bool = False, write: bool = Fals
     """List what can be named in a config.
 
     Args:
-        only: one kind. Default: all five.
+        only: one kind. Default: all of them.
         markdown: print Markdown tables.
         write: refresh the generated tables of the documentation in the current folder, a clone of the repository.
     """

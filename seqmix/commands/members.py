@@ -1,4 +1,4 @@
-"""What can be named in a config, a row each: mixers, models, image models, data sets and configs."""
+"""What can be named in a config, a row each: mixers, models, encoders, image models, data sets and configs."""
 
 import ast
 import importlib.util
@@ -10,7 +10,7 @@ from typing import Any
 
 from seqmix.commands.configs import config_files
 from seqmix.mixers import Mixer, list_mixers, mixer_facts
-from seqmix.models import list_models, model_facts
+from seqmix.models import encoder_facts, list_encoders, list_models, model_facts
 from seqmix.vision import list_models as list_image_models
 from seqmix.vision import model_facts as image_model_facts
 
@@ -43,6 +43,12 @@ def model_rows() -> list[dict[str, Any]]:
     """What each registered forecasting model is."""
     found = [(name, *model_facts(name)) for name in list_models()]
     return [{"name": name, "paper": paper, "covariates": cls.covariates == "used"} for name, cls, paper, _ in found]
+
+
+def encoder_rows() -> list[dict[str, Any]]:
+    """What each registered encoder of series is."""
+    found = [(name, *encoder_facts(name)) for name in list_encoders()]
+    return [{"name": name, "paper": paper, "tokens": cls.axis} for name, cls, paper, _ in found]
 
 
 def image_rows() -> list[dict[str, Any]]:

@@ -99,12 +99,12 @@ def test_a_new_class_starts_from_its_own_defaults(before):
 
 
 def test_densify():
-    argv = [*DATA, "--model", "Forecasting", "--model.model", f"{MODELS['nested mixer']}", "--densify", "true"]
+    argv = [*DATA, "--model", "Forecasting", "--model.model", f"{MODELS['nested mixer']}", "--densify.head_dim", "4"]
     argv += ["--trainer.max_epochs", "1", "--baselines", "[]", "--name", "dense"]
     assert run(["fit", *argv]) == 0
     (folder,) = Path("runs/dense").iterdir()
     for cli in (Train("fit", argv), Train("fit", ["--config", str(folder / "config.yaml")])):
         mixers = {type(m).__name__ for m in cli.model.modules() if isinstance(m, Mixer)}
-        assert mixers == {"Dense", "ChannelMLP"}
+        assert mixers == {"Dense", "ChannelMLP"} and cli.model.densified.head_dim == 4
     best = Forecasting.load_from_checkpoint(folder / "best.ckpt")
     assert any(isinstance(m, Dense) for m in best.modules())

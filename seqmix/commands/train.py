@@ -27,7 +27,7 @@ from seqmix.commands.configs import with_paths
 from seqmix.commands.explain import Explained
 from seqmix.commands.outputs import check_writable
 from seqmix.errors import ConfigError, SeqmixError
-from seqmix.models import ForecastModelFactory
+from seqmix.models import Densify, ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
 from seqmix.tasks import Task
 from seqmix.tasks.checkpoint import read_checkpoint
@@ -118,7 +118,12 @@ class Train(LightningCLI):
             type=list[ForecastModelFactory] | None,
             help="models tested beside, with plain settings; SeasonalNaive, Ridge, DLinear if not given, '[]' for none",
         )
-        add("--densify", type=bool, default=False, help="dense layers for the sequence mixers of the model (JustDense)")
+        add(
+            "--densify",
+            type=bool | Densify,
+            default=False,
+            help="dense layers for the mixers of the model (JustDense): true, or its options",
+        )
         add("--allocator", type=bool, default=True, help="keep freed memory for the next step: faster on a CPU")
         add("--ckpt_path", type=str | None, help="checkpoint: a file, or best or last of the newest run of this seed")
         if self.command == "fit":
@@ -166,8 +171,8 @@ class Train(LightningCLI):
             return
         try:
             super().instantiate_classes()
-            if self.config.densify:
-                self.model.densify()
+            if how := self.config_init.densify:
+                self.model.densify(None if how is True else how)
         except ValueError as e:
             error = _root(e)
             if _passed_through(error, trusted_modules()):

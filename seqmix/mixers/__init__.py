@@ -1,6 +1,7 @@
 """Sequence mixers, one class each: ``Name(d_model, max_len=None, *, options)`` on ``(B, L, D)``."""
 
 from seqmix.mixers.aff import AFF
+from seqmix.mixers.along_features import AlongFeatures
 from seqmix.mixers.attention import Attention
 from seqmix.mixers.auto_correlation import AutoCorrelation
 from seqmix.mixers.bidirectional import Bidirectional
@@ -54,6 +55,7 @@ __all__ = [
     "DFT",
     "EMA",
     "S4D",
+    "AlongFeatures",
     "Attention",
     "AutoCorrelation",
     "Bidirectional",

@@ -3,7 +3,7 @@
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
-from seqmix.models.densify import Replaced, densify
+from seqmix.models.densify import Densify, Replaced
 from seqmix.models.embed import PatchEmbedding, ValueEmbedding
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, EncoderFactory, load_published
 from seqmix.models.encoder_classifier import EncoderClassifier
@@ -58,6 +58,7 @@ __all__ = [
     "Block",
     "ChannelMLP",
     "DLinear",
+    "Densify",
     "DropPath",
     "EncoderClassifier",
     "EncoderFactory",
@@ -103,7 +104,6 @@ __all__ = [
     "class_of",
     "classifier_factory",
     "classifier_facts",
-    "densify",
     "encoder_facts",
     "forecast_factory",
     "iTransformer",

@@ -1,115 +1,189 @@
-"""JustDense: is the sequence mixer of a model needed? Put a dense layer along the sequence in its place and see.
+"""JustDense: is the sequence mixer of a model needed? Put a dense layer along the same axis in its place and see.
 
 Park et al., 2025, arXiv:2508.09153.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
-from seqmix.mixers import Dense, Mixer
+from seqmix.errors import ConfigError, check_at_least, check_choice
+from seqmix.mixers import AlongFeatures, Dense, Mixer
+
+DenseAxis = Literal["time", "patches", "variates", "embedded"]
 
 
 class Replaced(NamedTuple):
-    """A mixer that made way: where it stood, what it was, and the sizes of the sequences it saw."""
+    """A mixer that made way: where it stood, what it was, the axis it mixed, and the sizes of what it saw.
+
+    ``axis`` is ``time``, ``patches``, ``variates``, or ``embedded`` for the features of variates; ``sequence`` where
+    the model does not say (text, pixels).
+    """
 
     name: str
     mixer: str
+    axis: str
     length: int
     width: int
 
 
-def densify(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    *,
-    names: Sequence[str] = ("*",),
-    keep: tuple[type[Mixer], ...] | None = None,
-    n_heads: int = 1,
-    residual: bool = False,
-    scale: float | None = None,
-    bias: bool = False,
-) -> list[Replaced]:
-    """Replace the sequence mixers inside ``model`` by ``Dense``, in place, and return what was replaced.
+@dataclass(frozen=True)
+class Densify:
+    """Replace the mixers of a model along one axis, or all of them, by ``Dense``, in place.
 
-    The model runs once, so that each mixer shows the length and width it mixes: the axis of a dense layer is that of
-    the mixer it replaces. The lengths of the result say which axis it is, ``names`` restricts the change to one axis.
-    The model then takes no longer sequences than those in ``inputs``. A dense layer sees later positions: a model of
-    causal mixers is refused, unless it says that its outputs may see all of its input (``causal = False``).
+    ``Densify(axis="time")(model, inputs)``. The model runs once, so that each mixer shows the length and width it
+    mixes. The model then takes no longer sequences than those in ``inputs``. A dense layer sees later positions: a
+    model of causal mixers is refused, unless it says that its outputs may see all of its input (``causal = False``).
+    What is replaced leaves nothing behind: every parameter of the result learns.
 
     Args:
-        model: any module that holds mixers; make its optimizer afterwards.
-        inputs: arguments of ``model.forward`` by name, of the full length; values do not matter.
+        axis: mix along ``time``, ``patches`` or ``variates``: sequence mixers of that axis are replaced. ``embedded``
+            replaces the feed-forward layers of models whose tokens are variates by dense layers along the embedded
+            time, and keeps their sequence mixers. Default: every sequence mixer, whatever its axis.
         names: shell patterns; only mixers whose dotted name in the model matches one of them are replaced.
-        keep: classes that stay. Default: mixers of channels, in which positions do not meet.
-        n_heads: matrices per mixer, each for an equal group of channels; the study has up to half the width.
+        n_heads: matrices per mixer, each for an equal group of channels.
+        head_dim: channels that share a matrix, in place of ``n_heads``; 2 in most twins of the study. With
+            ``embedded`` the channels are variates, and 1 gives each its own matrix, as in the study.
         residual: add the input inside the dense layer too, as the study does on top of the residual of the block.
         scale: factor on the matrices. Default: 1 / sqrt(length).
         bias: add a learned number per head and position.
 
     Raises:
         ConfigError: if nothing matches, if a mixer takes no part in the forward pass and its replacement would be dead
-            weight, if a causal model would see later positions, or if ``n_heads`` does not divide a width. The model is
+            weight, if a causal model would see later positions, or if the heads do not divide a width. The model is
             then as it was.
 
     Source: Park et al., 2025, arXiv:2508.09153. Differs from the original code in: no second residual unless asked for;
-    no projections and norms that are counted but never reach the output.
+    no projections, norms, gates and blocks that are counted but never reach the output; one matrix per mixer unless
+    asked for more, not one per two channels; the dense layer takes the place of a whole Mamba block, without its input
+    projection, convolution and output projection, and of the pair of S-Mamba; over variates and not the embedded time
+    for iTransformer unless asked for; no calendar tokens, whose number the original fixes at four.
     """
-    places = _find(model, names, keep)
-    if not places:
-        raise ConfigError(f"no mixer in {type(model).__name__} matches names = {list(names)}; use names=('*',)")
+
+    axis: DenseAxis | None = None
+    names: tuple[str, ...] = ("*",)
+    n_heads: int = 1
+    head_dim: int | None = None
+    residual: bool = False
+    scale: float | None = None
+    bias: bool = False
+
+    def __post_init__(self):
+        check_choice("axis", self.axis or "time", ("time", "patches", "variates", "embedded"))
+        check_at_least(1, n_heads=self.n_heads, head_dim=self.head_dim)
+        if self.head_dim is not None and self.n_heads > 1:
+            raise ConfigError(
+                f"n_heads = {self.n_heads} and head_dim = {self.head_dim} both give the number of matrices; use one"
+            )
+
+    def __call__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Replaced]:
+        """Replace mixers of ``model`` and return what was replaced; make its optimizer afterwards.
+
+        Args:
+            model: any module that holds mixers.
+            inputs: arguments of ``model.forward`` by name, of the full length; values do not matter.
+        """
+        places = _find(model, self.names, self.axis)
+        if self.axis != "embedded":
+            _check_causal(model, places)
+        sizes = _measure(model, inputs, list(places))
+        idle = [place.paths[0] for mixer, place in places.items() if mixer not in sizes]
+        if idle:
+            raise ConfigError(f"mixers {idle} take no part in the forward pass; leave them out with names=...")
+        dense = {mixer: self._dense(places[mixer].paths[0], mixer, *sizes[mixer]) for mixer in places}
+        for mixer, place in places.items():
+            # a mixer that several layers share is still shared afterwards
+            for path in place.paths:
+                model.set_submodule(path, dense[mixer])
+        return [Replaced(p.paths[0], type(m).__name__, p.axis, *self._sizes(sizes[m][0])) for m, p in places.items()]
+
+    def _sizes(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Length and width of a dense layer for what is ``(B, *shape)``."""
+        return shape[::-1] if self.axis == "embedded" else shape
+
+    def _dense(self, name: str, mixer: Mixer, shape: tuple[int, int], like: Tensor) -> Mixer:
+        _, width = self._sizes(shape)
+        n_heads = self.n_heads if self.head_dim is None else width // self.head_dim
+        if width % n_heads or (self.head_dim is not None and width % self.head_dim):
+            option = f"n_heads = {n_heads}" if self.head_dim is None else f"head_dim = {self.head_dim}"
+            raise ConfigError(f"{option} does not divide the {width} channels that {name} mixes; use a divisor")
+        make = partial(Dense, n_heads=n_heads, residual=self.residual, scale=self.scale, bias=self.bias)
+        L, D = shape
+        layer = AlongFeatures(D, L, mixer=make) if self.axis == "embedded" else make(D, L)
+        return layer.to(like.device, like.dtype).train(mixer.training)
+
+
+class _Place(NamedTuple):
+    paths: list[str]  # dotted names of a mixer in the model
+    axis: str
+
+
+def _find(model: nn.Module, names: tuple[str, ...], axis: DenseAxis | None) -> dict[Mixer, _Place]:
+    """Mixers to replace and where they are, the outermost where one holds others."""
+    found: dict[Mixer, _Place] = {}
+    others: set[str] = set()
+    inside: tuple[str, ...] = ()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if not path or not isinstance(module, Mixer) or path.startswith(inside):
+            continue
+        inside += (f"{path}.",)
+        along, within = _axis(model, path), module.pointwise and not module.pure
+        if within:
+            # features of a variate are its embedded time, those of other tokens have no name
+            if axis != "embedded" or along != "variates":
+                continue
+            along = "embedded"
+        if axis not in (None, along):
+            others.add(along)
+        elif any(fnmatchcase(path, name) for name in names):
+            found.setdefault(module, _Place([], along)).paths.append(path)
+    if found:
+        return found
+    name = type(model).__name__
+    if others and axis is not None:
+        raise ConfigError(f"no mixer of {name} mixes along axis = {axis!r}; use {' or '.join(sorted(others))}")
+    raise ConfigError(f"no mixer in {name} matches names = {list(names)}; use names=('*',)")
+
+
+def _axis(model: nn.Module, path: str) -> str:
+    """The axis that the nearest module around the mixer says it mixes along."""
+    while path:
+        path = path.rpartition(".")[0]
+        axis = getattr(model.get_submodule(path), "axis", None)
+        if isinstance(axis, str):
+            return axis
+    return "sequence"
+
+
+def _check_causal(model: nn.Module, places: Mapping[Mixer, _Place]) -> None:
     says = getattr(model, "causal", None)
     causal = [
-        f"{p[0]} ({mixer.label})" for mixer, p in places.items() if mixer.causal and (says or not mixer.pointwise)
+        f"{place.paths[0]} ({mixer.label})"
+        for mixer, place in places.items()
+        if mixer.causal and (says or not mixer.pointwise)
     ]
     if causal and says is not False:
         raise ConfigError(
             f"a dense layer in place of {', '.join(causal)} would see later positions, which a causal model must not; "
             "densify a model of bidirectional mixers"
         )
-    sizes = _measure(model, inputs, list(places))
-    idle = [paths[0] for mixer, paths in places.items() if mixer not in sizes]
-    if idle:
-        raise ConfigError(f"mixers {idle} take no part in the forward pass; leave them out with names=...")
-    dense = {}
-    for mixer, (L, D, like) in sizes.items():
-        layer = Dense(D, L, n_heads=n_heads, residual=residual, scale=scale, bias=bias)
-        dense[mixer] = layer.to(like.device, like.dtype).train(mixer.training)
-    for mixer, paths in places.items():
-        # a mixer that several layers share is still shared afterwards
-        for path in paths:
-            model.set_submodule(path, dense[mixer])
-    return [Replaced(paths[0], type(mixer).__name__, *sizes[mixer][:2]) for mixer, paths in places.items()]
-
-
-def _find(model: nn.Module, names: Sequence[str], keep: tuple[type[Mixer], ...] | None) -> dict[Mixer, list[str]]:
-    """Mixers to replace with their dotted names, the outermost where one holds others."""
-    found: dict[Mixer, list[str]] = {}
-    inside: tuple[str, ...] = ()
-    for path, module in model.named_modules(remove_duplicate=False):
-        if not path or not isinstance(module, Mixer) or path.startswith(inside):
-            continue
-        inside += (f"{path}.",)
-        stays = module.pointwise and not module.pure if keep is None else isinstance(module, keep)
-        if not stays and any(fnmatchcase(path, name) for name in names):
-            found.setdefault(module, []).append(path)
-    return found
 
 
 def _measure(
     model: nn.Module, inputs: Mapping[str, Tensor], mixers: list[Mixer]
-) -> dict[Mixer, tuple[int, int, Tensor]]:
-    """Longest length, width and an input of each of ``mixers`` that the model calls."""
-    seen: dict[Mixer, tuple[int, int, Tensor]] = {}
+) -> dict[Mixer, tuple[tuple[int, int], Tensor]]:
+    """Longest length and width, and an output, of each of ``mixers`` that the model calls."""
+    seen: dict[Mixer, tuple[tuple[int, int], Tensor]] = {}
 
     def look(mixer: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
         assert isinstance(mixer, Mixer)
-        longest = seen[mixer][0] if mixer in seen else 0
-        seen[mixer] = (max(longest, y.shape[1]), y.shape[2], y)
+        longest = seen[mixer][0][0] if mixer in seen else 0
+        seen[mixer] = (max(longest, y.shape[1]), y.shape[2]), y
 
     modes = {module: module.training for module in model.modules()}
     hooks = [mixer.register_forward_hook(look) for mixer in mixers]

@@ -51,6 +51,7 @@ class MixerForecaster(ForecastModel):
     """
 
     covariates = "used"
+    axis = "patches"
 
     def __init__(
         self,

@@ -49,6 +49,8 @@ class MixerClassifier(SeriesClassifier):
     none.
     """
 
+    axis = "time"
+
     def __init__(
         self,
         n_channels: int,

@@ -221,7 +221,7 @@ class _Branch(nn.Module):
     ):
         super().__init__()
         self.source, self.norm, self.mixer, self.drop = source, norm, mixer, Dropout(dropout)
-        self.residual, self.variates = residual, variates
+        self.residual, self.variates, self.axis = residual, variates, "variates" if variates else "patches"
 
     def forward(self, x: Tensor, times: list[Tensor], variates: list[Tensor]) -> Tensor:
         if self.source is not None:

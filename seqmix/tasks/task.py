@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal, final
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss
-from seqmix.models import densify
+from seqmix.models import Densify
 from seqmix.tasks._optim import Optim
 from seqmix.tasks.score import Score, Table
 
@@ -62,7 +63,7 @@ class Task(pl.LightningModule, ABC):
         if patience is not None and patience < 1:
             raise ConfigError(f"patience must be at least 1, got {patience}; use null to train to the end")
         self.optim, self.patience = optim, patience
-        self.densified = False
+        self.densified: Densify | None = None
 
     @property
     @abstractmethod
@@ -104,14 +105,19 @@ class Task(pl.LightningModule, ABC):
         """Arguments of ``forward`` by name, a batch of one, of the longest sequence; ``ConfigError`` if not known."""
         raise ConfigError(f"{type(self).__name__} does not say what an input is (example()); leave out --densify")
 
-    def densify(self) -> None:
-        """Put a dense layer along the sequence in place of every sequence mixer (JustDense), before training."""
-        densify(self, self.example())
-        self.densified = True
+    def densify(self, how: Densify | None = None) -> None:
+        """Put dense layers in place of mixers (JustDense), before training.
+
+        Args:
+            how: which mixers, and by what. Default: every sequence mixer, by one matrix along the same axis.
+        """
+        how = how or Densify()
+        how(self, self.example())
+        self.densified = how
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say whether the mixers of the model were replaced."""
-        checkpoint["densified"] = self.densified
+        """Say how the mixers of the model were replaced."""
+        checkpoint["densified"] = self.densified and asdict(self.densified)
 
     def prediction_rows(self, batch: dict[str, Tensor], first: int, data: Any) -> pd.DataFrame:
         """Rows of a file of predictions, for tasks that make some.
@@ -137,7 +143,7 @@ class Task(pl.LightningModule, ABC):
         parameters = sum(p.numel() for p in self.parameters() if p.requires_grad)
         metrics = {name: float(found[f"test_{name}"]) for name in self.metrics}
         return Score(
-            self.label + ", densified" * self.densified, metrics, int(found[f"test_{self.counted}"]), parameters
+            self.label + ", densified" * bool(self.densified), metrics, int(found[f"test_{self.counted}"]), parameters
         )
 
     def on_validation_epoch_start(self) -> None:
@@ -203,7 +209,7 @@ class Task(pl.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Densify the model as that of the checkpoint; say which weight differs when it is of another model."""
         if checkpoint.get("densified") and not self.densified:
-            self.densify()
+            self.densify(Densify(**checkpoint["densified"]))
         if self._trainer is not None and self._trainer.state.fn != "fit" and "current_model_state" in checkpoint:
             # where weights are averaged, the callback of Lightning would put those of the last step in their place
             checkpoint["current_model_state"] = checkpoint["state_dict"]

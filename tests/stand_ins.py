@@ -13,6 +13,7 @@ from seqmix.data import GLUE, M4, Cycles, FashionMNIST, ForecastData, WideCSV
 from seqmix.data.images.pixels import LabeledImages
 from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
 from seqmix.data.series.forecast_data import Table
+from seqmix.data.series.gaps import GapData
 from seqmix.data.text._token_file import Documents
 from seqmix.data.text.corpora import Corpus
 from seqmix.data.text.tokenizer import Bytes
@@ -48,7 +49,9 @@ class Walk(ForecastModel):
 def stand_in(data: LightningDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give ``data`` a few examples instead of those that it would read."""
     if isinstance(data, ForecastData) and not isinstance(data, Cycles | WideCSV):
-        monkeypatch.setattr(data, "_load", lambda: _table(data))
+        monkeypatch.setattr(data, "_load", lambda: _table(data, data.context + data.horizon))
+    if isinstance(data, GapData):
+        monkeypatch.setattr(data, "_load", lambda: _table(data, data.context, holes=True))
     if isinstance(data, M4):
         monkeypatch.setattr(data, "_read", lambda: _ragged(data))
     if isinstance(data, LabeledData):
@@ -64,9 +67,11 @@ def stand_in(data: LightningDataModule, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(data, "_make", lambda: {"train": images, "val": images, "test": images})
 
 
-def _table(data):
-    rows = data.context + data.horizon + data.batch_size
+def _table(data, window, *, holes=False):
+    rows = window + data.batch_size
     values = np.random.default_rng(0).standard_normal((3 * rows, data.n_channels))
+    if holes:
+        values[5::7, 0] = np.nan
     return Table(values, pd.date_range("2026-01-01", periods=3 * rows, freq="h"), (rows, rows, rows))
 
 

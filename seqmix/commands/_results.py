@@ -27,7 +27,7 @@ def rows_of(scores: Sequence[Score], task: Task, data: Any, trainer: pl.Trainer)
             "task": type(task).__name__,
             "model": score.model,
             "data": data.name,
-            **{fact: getattr(data, fact) for fact in task.facts},
+            **task.facts_of(data),
             task.counted: score.count,
             **{name: round(score.metrics[name], 6) for name in task.metrics},
             "parameters": score.parameters,
@@ -43,7 +43,7 @@ def rows_of(scores: Sequence[Score], task: Task, data: Any, trainer: pl.Trainer)
 def print_rows(rows: Sequence[Row], task: Task, data: Any) -> None:
     """Print results as a table: one line a model."""
     first = rows[0]
-    extent = task.extent.format(**{fact: getattr(data, fact) for fact in task.facts})
+    extent = task.extent.format(**task.facts_of(data))
     print_table(
         f"{data.name}: {first[task.counted]:,} test {task.counted}, {extent}, seed {first['seed']}",
         [

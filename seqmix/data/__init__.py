@@ -14,6 +14,7 @@ from seqmix.data.sequences.recall import AssociativeRecall, Copying, SelectiveCo
 from seqmix.data.sequences.speech import SpeechCommands
 from seqmix.data.series.benchmarks import Benchmark
 from seqmix.data.series.forecast_data import ForecastData
+from seqmix.data.series.gaps import Gaps, GapsCSV
 from seqmix.data.series.m4 import M4
 from seqmix.data.series.synthetic.cycles import Cycles
 from seqmix.data.series.synthetic.pretraining import SyntheticSeries
@@ -32,6 +33,8 @@ __all__ = [
     "Cycles",
     "FashionMNIST",
     "ForecastData",
+    "Gaps",
+    "GapsCSV",
     "HubImages",
     "HubText",
     "ImageFolder",

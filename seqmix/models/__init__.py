@@ -20,6 +20,7 @@ from seqmix.models.forecast_model import (
 from seqmix.models.forecast_model_classifier import ForecastModelClassifier
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead, TimeHead
+from seqmix.models.interpolation import LastValue, LinearInterpolation, SeasonalInterpolation, WindowMean
 from seqmix.models.mixer_classifier import MixerClassifier, SeriesEmbedding
 from seqmix.models.named import classifier_factory, forecast_factory
 from seqmix.models.norm import BatchNormLast, MaskedBatchNorm, Norm2D
@@ -68,7 +69,9 @@ __all__ = [
     "ForecastModel",
     "ForecastModelClassifier",
     "ForecastModelFactory",
+    "LastValue",
     "LayerScale",
+    "LinearInterpolation",
     "MaskedBatchNorm",
     "MixerClassifier",
     "MixerForecaster",
@@ -83,6 +86,7 @@ __all__ = [
     "ResidualForecaster",
     "Ridge",
     "SMamba",
+    "SeasonalInterpolation",
     "SeasonalNaive",
     "SequenceClassifier",
     "SeriesClassifier",
@@ -100,6 +104,7 @@ __all__ = [
     "ValueEmbedding",
     "VariateEncoder",
     "WeightedAveraging",
+    "WindowMean",
     "ZeroShot",
     "class_of",
     "classifier_factory",

@@ -37,6 +37,8 @@ class ForecastModel(nn.Module, ABC):
     repeats_season: ClassVar[bool] = False
     #: whether ``forward`` takes ``mask``, the observed values of the window; others see the level in their place
     masked: ClassVar[bool] = False
+    #: whether the output is the window itself without its gaps, not what comes after it
+    reconstructs: ClassVar[bool] = False
     #: whether the model comes with its weights and forecasts without training; it scales windows itself, takes ``mask``
     #: and can be built for any horizon
     pretrained: ClassVar[bool] = False

@@ -4,6 +4,7 @@ from seqmix.tasks._optim import LAMB, AdamW, Optim
 from seqmix.tasks.classification import Classification
 from seqmix.tasks.forecasting import Forecasting
 from seqmix.tasks.images import ImageClassification
+from seqmix.tasks.imputation import Imputation
 from seqmix.tasks.language import CausalLM, MaskedLM
 from seqmix.tasks.pretraining import Pretraining
 from seqmix.tasks.sentences import SentenceClassification, SentenceRegression
@@ -18,6 +19,7 @@ __all__ = [
     "Classification",
     "Forecasting",
     "ImageClassification",
+    "Imputation",
     "MaskedLM",
     "Optim",
     "Pretraining",

@@ -103,6 +103,8 @@ class Forecasting(Task):
         if residual:
             model = models.Residual(model) if residual is True else models.Residual(model, ridge=residual)
         built = model(self.series)
+        if built.reconstructs:
+            raise ConfigError(f"{type(built).__name__} fills gaps of its window; use it with the Imputation task")
         if self.loss.counts and built.gate is not None:
             raise ConfigError(
                 f"{type(built).__name__} adds a correction, and counts have none (loss = 'negative_binomial'); use "

@@ -87,6 +87,10 @@ class Task(pl.LightningModule, ABC):
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """Metrics by name of all batches added, and the number of ``counted``; ``stage`` is ``val`` or ``test``."""
 
+    def facts_of(self, data: Any) -> dict[str, Any]:
+        """Values of ``facts``: those of the datamodule, and what else a task tells its results apart by."""
+        return {fact: getattr(data, fact) for fact in self.facts}
+
     def remarks(self) -> dict[str, float]:
         """What the last validation found beside the metrics, by name; it is logged and stands in ``metrics.csv``."""
         return {}

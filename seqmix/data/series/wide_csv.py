@@ -58,17 +58,12 @@ class WideCSV(ForecastData):
         calendar: bool = False,
         seed: int | None = None,
     ):
-        if min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
-            raise ConfigError(f"split must be three positive shares that add up to 1, got {split}; try (0.7, 0.1, 0.2)")
+        check_split(split)
         self.path, self.columns, self.time_col, self.time_format = path, columns, time_col, time_format
         self.split, self.allow_gaps = split, allow_gaps
         # the first lines are enough for the facts that a model is built from
         values, times, _ = self._read(lines=100)
-        step = None
-        if isinstance(times, pd.DatetimeIndex):
-            nanoseconds = int(np.median(np.diff(times.as_unit("ns").asi8)))
-            step = nanoseconds / 3.6e12
-            season = season_of_step(nanoseconds) if season is None else season
+        step, natural = step_and_season(times)
         super().__init__(
             Path(path).name,
             values.shape[1],
@@ -76,7 +71,7 @@ class WideCSV(ForecastData):
             horizon,
             batch_size,
             step=step,
-            season=season or 1,
+            season=natural if season is None else season,
             eval_batch_size=eval_batch_size,
             stride=stride,
             scale=scale,
@@ -86,22 +81,60 @@ class WideCSV(ForecastData):
 
     def _load(self) -> Table:
         values, times, channels = self._read()
-        # as in the published protocol: what rounding leaves over is validated on
-        n_train, n_test = int(self.split[0] * len(values)), int(self.split[2] * len(values))
-        return Table(values, times, (n_train, len(values) - n_train - n_test, n_test), channels)
+        return Table(values, times, split_rows(self.split, len(values)), channels)
 
     def _read(self, lines: int | None = None) -> tuple[np.ndarray, pd.Index, list[str]]:
-        path = Path(self.path)
-        content = read_file(path, lines)
-        values, times, channels = read_wide(
-            content,
-            path.name,
+        return read_wide_file(
+            self.path,
+            lines,
             columns=self.columns,
             time_col=self.time_col,
             time_format=self.time_format,
+            allow_gaps=self.allow_gaps,
         )
-        _check_times(times, content, path.name, self.allow_gaps)
-        return values, times, channels
+
+
+def check_split(split: tuple[float, float, float]) -> None:
+    """Raise ``ConfigError`` unless ``split`` is three positive shares that add up to 1."""
+    if min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
+        raise ConfigError(f"split must be three positive shares that add up to 1, got {split}; try (0.7, 0.1, 0.2)")
+
+
+def split_rows(split: tuple[float, float, float], n_rows: int) -> tuple[int, int, int]:
+    """Rows of each split; as in the published protocol, what rounding leaves over is validated on."""
+    n_train, n_test = int(split[0] * n_rows), int(split[2] * n_rows)
+    return n_train, n_rows - n_train - n_test, n_test
+
+
+def step_and_season(times: pd.Index) -> tuple[float | None, int]:
+    """Time between two rows in hours, None if rows are only numbered, and the season of that step, in rows."""
+    if not isinstance(times, pd.DatetimeIndex):
+        return None, 1
+    nanoseconds = int(np.median(np.diff(times.as_unit("ns").asi8)))
+    return nanoseconds / 3.6e12, season_of_step(nanoseconds)
+
+
+def read_wide_file(
+    path: str,
+    lines: int | None = None,
+    *,
+    columns: list[str] | None,
+    time_col: str | None,
+    time_format: str | None,
+    allow_gaps: bool,
+    missing: bool = False,
+) -> tuple[np.ndarray, pd.Index, list[str]]:
+    """``read_wide`` of a file, or of its first lines, whose times are checked too.
+
+    Raises:
+        DataError: if the file cannot be read as such a table, or its times are not sorted or have gaps.
+    """
+    name, content = Path(path).name, read_file(Path(path), lines)
+    values, times, channels = read_wide(
+        content, name, columns=columns, time_col=time_col, time_format=time_format, missing=missing
+    )
+    _check_times(times, content, name, allow_gaps)
+    return values, times, channels
 
 
 def read_wide(
@@ -111,6 +144,7 @@ def read_wide(
     columns: list[str] | None = None,
     time_col: str | None = None,
     time_format: str | None = None,
+    missing: bool = False,
 ) -> tuple[np.ndarray, pd.Index, list[str]]:
     """Channels ``(T, C)``, time stamps ``(T,)`` and names of the channels of a wide CSV.
 
@@ -120,6 +154,7 @@ def read_wide(
         columns: the channels. Default: every column but the time column.
         time_col: column of time stamps. Default: the first.
         time_format: how dates are written. Default: recognized.
+        missing: read empty cells, NA and NaN as NaN, instead of refusing them.
 
     Raises:
         DataError: if the text cannot be read as such a table.
@@ -134,7 +169,7 @@ def read_wide(
     frame = _parse(text, names, file)
     if len(frame) < 2:
         _fail(file, f"has {len(frame)} rows of data", "give a header and at least two rows")
-    values = np.stack([_numbers(frame, name, file, text) for name in channels], 1)
+    values = np.stack([_numbers(frame, name, file, text, missing) for name in channels], 1)
     return values, _times(frame, time_col, time_format, file, text), channels
 
 
@@ -204,9 +239,11 @@ def _parse(text: str, names: list[str], file: str) -> pd.DataFrame:
         _fail(file, what, "separate fields by single commas", line=line if wide else None)
 
 
-def _numbers(frame: pd.DataFrame, name: str, file: str, text: str) -> np.ndarray:
+def _numbers(frame: pd.DataFrame, name: str, file: str, text: str, missing: bool) -> np.ndarray:
     numbers = np.asarray(pd.to_numeric(frame[name], errors="coerce"), np.float64)
     bad = ~np.isfinite(numbers)
+    if missing:
+        bad &= ~frame[name].isna().to_numpy()
     if bad.any():
         line, cell = _cell(text, file, int(bad.argmax()), list(frame.columns).index(name))
         remedy = f"fill or remove it ({bad.sum()} of the {len(bad)} cells read are not finite numbers)"

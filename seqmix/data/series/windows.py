@@ -97,15 +97,15 @@ class Windows(Gathered):
         """
         series, start = self.rows(index)
         middle, width = self.context, self.context + self.horizon
-        window = _cut(self.values, start, width)  # (B, context + horizon, C)
+        window = cut(self.values, start, width)  # (B, context + horizon, C)
         batch = {"x": window[:, :middle], "y": window[:, middle:]}
         if self.mask is not None:
-            observed = _cut(self.mask, start, width)
+            observed = cut(self.mask, start, width)
             batch |= {"x_mask": observed[:, :middle], "y_mask": observed[:, middle:]}
         if self.past is not None:
-            batch["past"] = _cut(self.past, start, middle)
+            batch["past"] = cut(self.past, start, middle)
         if self.future is not None:
-            batch["future"] = _cut(self.future, start, width)
+            batch["future"] = cut(self.future, start, width)
         if self._weights is not None:
             total = self._weights[start + width] - self._weights[start + middle]
             batch["weight"] = (total / self.horizon).to(self.values.dtype)
@@ -121,7 +121,7 @@ def _apart(rows: Tensor) -> Tensor:
     return rows.t().contiguous().t()
 
 
-def _cut(rows: Tensor, start: Tensor, width: int) -> Tensor:
+def cut(rows: Tensor, start: Tensor, width: int) -> Tensor:
     """``width`` rows of ``rows: (T_total, C)`` from each ``start: (B,)``; ``(B, width, C)``."""
     return rows.unfold(0, width, 1).index_select(0, start).transpose(1, 2)
 

@@ -18,6 +18,7 @@ from seqmix.data.series.gaps import Gaps, GapsCSV
 from seqmix.data.series.m4 import M4
 from seqmix.data.series.synthetic.cycles import Cycles
 from seqmix.data.series.synthetic.pretraining import SyntheticSeries
+from seqmix.data.series.ucr import UCR, SeriesFiles
 from seqmix.data.series.wide_csv import WideCSV
 from seqmix.data.series.windows import Windows
 from seqmix.data.text.corpora import HubText, TextFiles
@@ -26,6 +27,7 @@ from seqmix.data.text.glue import GLUE
 __all__ = [
     "GLUE",
     "M4",
+    "UCR",
     "AssociativeRecall",
     "Augmentation",
     "Benchmark",
@@ -45,6 +47,7 @@ __all__ = [
     "Pathfinder",
     "SelectiveCopying",
     "SequentialCIFAR10",
+    "SeriesFiles",
     "SpeechCommands",
     "SyntheticSeries",
     "TextFiles",

@@ -91,6 +91,26 @@ def read_file(path: Path, lines: int | None = None) -> bytes:
         ) from error
 
 
+def decode(content: bytes, file: str) -> str:
+    """Text of a UTF-8 file, its lines ended by a line feed.
+
+    Args:
+        content: the file, as bytes.
+        file: its name, for messages.
+
+    Raises:
+        DataError: if it is not UTF-8; the message names the line.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{file}, line {line}: is not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
+        ) from error
+    return text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
+
+
 def _find(source: Source, folder: Path) -> Path | None:
     for name in source.paths:
         for path in (folder / name, folder / Path(name).name):

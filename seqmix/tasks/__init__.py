@@ -8,6 +8,7 @@ from seqmix.tasks.imputation import Imputation
 from seqmix.tasks.language import CausalLM, MaskedLM
 from seqmix.tasks.pretraining import Pretraining
 from seqmix.tasks.sentences import SentenceClassification, SentenceRegression
+from seqmix.tasks.series_classification import SeriesClassification
 from seqmix.tasks.short_term import ShortTerm
 from seqmix.tasks.task import Task
 from seqmix.tasks.tokens import TokenPrediction
@@ -25,6 +26,7 @@ __all__ = [
     "Pretraining",
     "SentenceClassification",
     "SentenceRegression",
+    "SeriesClassification",
     "ShortTerm",
     "Task",
     "TokenPrediction",

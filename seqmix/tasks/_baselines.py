@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from seqmix.tasks._accuracy import confusion_metrics
 from seqmix.tasks.score import Score
 from seqmix.tasks.task import Task
 
@@ -22,8 +24,9 @@ def majority(train: Tensor, test: Tensor) -> Score:
     """
     # one example more of each class: no class of the test set has probability zero
     log_share = ((train + 1) / (train + 1).sum()).double().log()
-    count = int(test.sum())
-    metrics = {"accuracy": float(test[train.argmax()] / count), "loss": -float((test * log_share).sum() / count)}
+    count, counts = int(test.sum()), torch.zeros(len(test), len(test), dtype=torch.float64)
+    counts[:, train.argmax()] = test
+    metrics = {**confusion_metrics(counts), "loss": -float((test * log_share).sum() / count)}
     return Score("Majority", metrics, count)
 
 

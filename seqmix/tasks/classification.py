@@ -1,26 +1,19 @@
 """The classification task: cross-entropy, and accuracy that is exact over all examples."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from seqmix.errors import ConfigError
 from seqmix.models import TokenClassifierFactory
 from seqmix.tasks._accuracy import label_sums
-from seqmix.tasks._baselines import majority
+from seqmix.tasks._labels import Batch, LabelTask
 from seqmix.tasks._optim import AdamW, Optim, default_optim
-from seqmix.tasks.score import Score, Table
-from seqmix.tasks.task import Task, blank_tokens, require_facts
-
-Batch = dict[str, Tensor]
+from seqmix.tasks.score import Table
+from seqmix.tasks.task import blank_tokens, require_facts
 
 _OPTIM = default_optim(AdamW, lr=1e-3, weight_decay=0.01, warmup=0.1)
 
 
-class Classification(Task):
+class Classification(LabelTask):
     """Classification of sequences, or of pairs of sequences.
 
     A batch is ``{"tokens": (B, L), "labels": (B,)}``, int64, with ``"mask": (B, L)`` bool, True = keep, where sequences
@@ -42,7 +35,6 @@ class Classification(Task):
     """
 
     metrics = ("accuracy", "loss")
-    better = "higher"
     counted = "examples"
     facts = ("n_classes", "max_len")
     extent = "{n_classes} classes, length {max_len:,}"
@@ -60,21 +52,14 @@ class Classification(Task):
         optim: Optim = _OPTIM,
         patience: int | None = None,
     ):
-        super().__init__(optim=optim, patience=patience)
+        super().__init__(label_smoothing=label_smoothing, optim=optim, patience=patience)
         self.save_hyperparameters(logger=False)
         self.forget_code()
         require_facts(self, vocab_size=vocab_size, n_classes=n_classes)
-        if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"label_smoothing is a share, 0 <= label_smoothing < 1, got {label_smoothing}; use 0.1")
-        self.label_smoothing, self.max_len, self.pairs = label_smoothing, max_len, pairs
+        self.max_len, self.pairs = max_len, pairs
         self.model = model(vocab_size, n_classes, max_len, pairs)
         # right answers, negative log-likelihood, examples, those of each class: sums over one pass of a loader
         self.sums = torch.zeros(3 + n_classes, dtype=torch.float64)
-
-    @property
-    def label(self) -> str:
-        """What the model calls itself."""
-        return self.model.label
 
     def forward(self, batch: Batch) -> Tensor:
         """Score every class of every example of a batch, ``(B, n_classes)``."""
@@ -84,13 +69,9 @@ class Classification(Task):
         """The longest sequence of zeros."""
         return {"batch": {"tokens": blank_tokens(self, self.max_len, pairs=self.pairs)}}
 
-    def loss_of(self, batch: Batch) -> Tensor:
-        """Cross-entropy of one batch."""
-        return F.cross_entropy(self(batch).float(), batch["labels"], label_smoothing=self.label_smoothing)
-
-    def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
-        """The most frequent class."""
-        return [majority(data.label_counts("train"), self.sums[3:])]
+    def test_counts(self) -> Tensor:
+        """Examples of each class in the last test, ``(n_classes,)``."""
+        return self.sums[3:]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Truth ``labels`` and the likeliest class ``predicted``, each ``(B,)``."""

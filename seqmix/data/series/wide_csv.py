@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 
-from seqmix.data.files import read_file
+from seqmix.data.files import decode, read_file
 from seqmix.data.series.calendar import season_of_step
 from seqmix.data.series.forecast_data import ForecastData, Table
 from seqmix.errors import ConfigError, DataError
@@ -159,7 +159,8 @@ def read_wide(
     Raises:
         DataError: if the text cannot be read as such a table.
     """
-    text = _text(content, file)
+    # pandas would count empty lines at the end as rows of missing values
+    text = decode(content, file).rstrip()
     names = _header(text, file)
     time_col = _known(names[0] if time_col is None else time_col, names, file)
     channels = [name for name in names if name != time_col] if columns is None else names_of(columns)
@@ -183,16 +184,6 @@ def names_of(columns: Sequence[str]) -> list[str]:
     if len(set(names)) < len(names):
         raise ConfigError(f"columns = {names} holds a name twice; name every column once")
     return names
-
-
-def _text(content: bytes, file: str) -> str:
-    try:
-        # pandas would count empty lines at the end as rows of missing values
-        text = content.decode("utf-8-sig").rstrip()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        _fail(file, f"is not UTF-8 (byte 0x{content[error.start]:02x})", "save it as UTF-8", line=line)
-    return text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
 
 
 def _header(text: str, file: str) -> list[str]:
@@ -291,7 +282,7 @@ def _check_times(times: pd.Index, content: bytes, file: str, allow_gaps: bool) -
     if not back.any() and (allow_gaps or not gaps.any()):
         return
     row = int((back if back.any() else gaps).argmax()) + 1
-    before, line = (_record(_text(content, file), file, k)[0] for k in (row, row + 1))
+    before, line = (_record(decode(content, file).rstrip(), file, k)[0] for k in (row, row + 1))
     if not back.any():
         what = f"gap between {times[row - 1]} and {times[row]} ({gaps.sum()} in all)"
         remedy = "add the missing rows, or set data.allow_gaps to let windows run across"

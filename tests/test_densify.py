@@ -16,8 +16,10 @@ from seqmix.models import (
     BidirectionalEncoder,
     ChannelMLP,
     Densify,
+    EncoderClassifier,
     EncoderForecaster,
     MixerForecaster,
+    PatchEncoder,
     SequenceClassifier,
     TimeEncoder,
     TokenModel,
@@ -32,8 +34,11 @@ from seqmix.tasks import (
     Classification,
     Forecasting,
     ImageClassification,
+    Imputation,
     MaskedLM,
     SentenceClassification,
+    SeriesClassification,
+    ShortTerm,
     TokenPrediction,
 )
 from seqmix.vision.hydra_vit import HydraViT
@@ -169,6 +174,7 @@ def test_shared_mixers_stay_shared_and_idle_ones_are_named():
     assert model.training and model.first.training and not model.idle.training
 
 
+small = partial(PatchEncoder, mixer=Mamba, d_model=8, n_layers=1)
 encoder = partial(BidirectionalEncoder, mixer=FNet, d_model=8, n_layers=1, max_len=9)
 TASKS = {
     "classification": lambda: Classification(partial(SequenceClassifier, mixer=Mamba, d_model=8, n_layers=1), 7, 2, 9),
@@ -177,6 +183,9 @@ TASKS = {
     "masked": lambda: MaskedLM(encoder, 7, 9),
     "sentences": lambda: SentenceClassification(encoder, 7, 2, 9),
     "forecasting": lambda: Forecasting(partial(TSM2, d_model=8, n_layers=1), Series(2, 16, 4)),
+    "series": lambda: SeriesClassification(partial(EncoderClassifier, encoder=small), 2, 3, 16),
+    "imputation": lambda: Imputation(partial(EncoderForecaster, encoder=small), Series(2, 16, 4)),
+    "short term": lambda: ShortTerm(partial(EncoderForecaster, encoder=small), Series(1, 16, 4)),
     "images": lambda: ImageClassification(
         partial(HydraViT, d_model=8, n_layers=1, patch_size=8, mixer=FNet), 3, 1, input_cfg={"input_size": (1, 32, 32)}
     ),

@@ -171,7 +171,7 @@ class Train(LightningCLI):
             return
         try:
             super().instantiate_classes()
-            if how := self.config_init.densify:
+            if how := self.config_init["densify"]:
                 self.model.densify(None if how is True else how)
         except ValueError as e:
             error = _root(e)

@@ -104,7 +104,7 @@ class Densify:
 
     def _sizes(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Length and width of a dense layer for what is ``(B, *shape)``."""
-        return shape[::-1] if self.axis == "embedded" else shape
+        return (shape[1], shape[0]) if self.axis == "embedded" else shape
 
     def _dense(self, name: str, mixer: Mixer, shape: tuple[int, int], like: Tensor) -> Mixer:
         _, width = self._sizes(shape)

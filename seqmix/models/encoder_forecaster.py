@@ -51,6 +51,7 @@ class EncoderForecaster(ForecastModel):
     ):
         super().__init__(series)
         self.encoder = encoder(series.n_channels, series.context)
+        self.mixes_channels = self.encoder.mixes_channels  # pyright: ignore[reportAttributeAccessIssue]
         self.drop = Dropout(dropout)
         D, K = self.encoder.d_model, series.n_outputs
         if self.encoder.axis == "time":

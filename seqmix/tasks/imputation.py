@@ -104,7 +104,7 @@ class Imputation(Task):
         if mask_input and not self.model.mixes_channels:
             raise ConfigError(
                 "mask_input gives the mask as further channels, and channels do not meet in "
-                f"{type(self.model).__name__}; leave it out, or use a model in which they do"
+                f"{self.model.label}; leave it out, or use a model in which they do"
             )
         self.norm = WindowNorm(normalize, self.series, season=1, affine=False, counts=False)
         # squared error, absolute error, hidden cells: sums over one pass of a loader
@@ -112,8 +112,8 @@ class Imputation(Task):
 
     @property
     def label(self) -> str:
-        """Class of the model, and what tells two of that class apart."""
-        return type(self.model).__name__ + f" ({self.model.note})" * bool(self.model.note)
+        """What results call the model."""
+        return self.model.label
 
     def facts_of(self, data: Any) -> dict[str, Any]:
         """Window length, and how cells are hidden."""

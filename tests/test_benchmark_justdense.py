@@ -33,7 +33,7 @@ def load(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     grid, bench = importlib.import_module("justdense_grid"), importlib.import_module("justdense")
     monkeypatch.setattr(bench, "CONFIGS", tmp_path)
-    monkeypatch.setitem(grid.TASKS, "tiny", "Forecasting")
+    monkeypatch.setitem(grid.STUDIES, "tiny", grid.Study("Forecasting", [], []))
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "tiny.yaml").write_text(CONFIG)
     return grid, bench
@@ -55,7 +55,7 @@ def test_a_twin_differs_in_the_mixer_only(load):
 
 def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(load, tmp_path, monkeypatch, capsys):
     grid, bench = load
-    cells = [grid.Cell("tiny", {"n_steps": 201}, MODEL, "EMA", True, 0, False)]
+    cells = [grid.Cell("tiny", {"n_steps": 201}, "EMA", MODEL, True, 0, False)]
     # one that fails does not stop the others
     bench.run_all([cells[0]._replace(data={"n_steps": 5}), *cells], tmp_path / "whole")
     (row,) = read_rows(tmp_path / "whole" / "tiny.csv")
@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(load, tmp_path,
 
 def test_other_settings_are_another_cell(load, tmp_path, capsys):
     grid, bench = load
-    cell = grid.Cell("tiny", {"n_steps": 201}, MODEL, "EMA", False, 0, False)
+    cell = grid.Cell("tiny", {"n_steps": 201}, "EMA", MODEL, False, 0, False)
     others = [cell._replace(seed=1), cell._replace(dense=True), cell._replace(data={"n_steps": 202})]
     digests = {bench.digest(each) for each in (cell, *others)}
     config = yaml.safe_load(CONFIG)

@@ -136,7 +136,7 @@ def run(cell: Cell, folder: Path, out: Path) -> None:
     finally:
         cli.run.release()
     assert cli.run.folder is not None
-    rows = read_rows(cli.run.folder / "results.csv")
+    rows = [row for row in read_rows(cli.run.folder / "results.csv") if row["role"] == "model" or cell.baselines]
     facts = {"name": cell.name, "dense": cell.dense, "cpu_seconds": round(clock.seconds, 1)}
     left = ("config", "changed", "run")
     rows = [

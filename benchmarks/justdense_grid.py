@@ -1,6 +1,6 @@
 """Studies, data sets and models of ``justdense.py``, in the order in which they are run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -15,21 +15,25 @@ class Model(NamedTuple):
     cls: str
     options: Mapping[str, Any]
     twin: bool = False
-    encoder: bool = True
-    variates: bool = False  # mixes across variates only: nothing to mix in a univariate series
+    axis: str = ""  # of the tokens, for encoders
 
 
-_WIDTH = {"d_model": 32, "n_layers": 2}
-_ATTENTION = {**_WIDTH, "n_heads": HEADS, "expand": 2}
+_TWO = {"d_model": 32, "n_layers": 2}
+# a token for each time step costs the most
+_ONE = {"d_model": 32, "n_layers": 1}
+_ATTENTION = {"n_heads": HEADS, "expand": 2}
 _SCAN = {"class_path": "Mamba", "init_args": {"d_state": 8, "expand": 1}}
-# layers and widths are the same everywhere, expansions too; nothing was tuned for one of them
+# one width for all, nothing was tuned for one of them
 MODELS = {
-    "PatchTST": Model("PatchTST", _ATTENTION, twin=True),
-    "iTransformer": Model("iTransformer", _ATTENTION, twin=True, variates=True),
-    "SMamba": Model("SMamba", {**_WIDTH, "d_state": 8, "expand": 2}, twin=True, variates=True),
-    "Transformer": Model("Transformer", _ATTENTION, twin=True),
-    "Mamba": Model("TimeEncoder", {**_WIDTH, "mixer": _SCAN, "channel_mixer": None, "positions": "none"}, twin=True),
-    "TSM2": Model("TSM2", {"d_model": 16, "n_layers": 1, "d_state": 8, "expand": 1}, encoder=False),
+    "PatchTST": Model("PatchTST", {**_TWO, **_ATTENTION}, twin=True, axis="patches"),
+    "iTransformer": Model("iTransformer", {**_TWO, **_ATTENTION}, twin=True, axis="variates"),
+    "SMamba": Model("SMamba", {**_TWO, "d_state": 8, "expand": 2}, twin=True, axis="variates"),
+    "Mamba": Model(
+        "TimeEncoder", {**_ONE, "mixer": _SCAN, "channel_mixer": None, "positions": "none"}, twin=True, axis="time"
+    ),
+    "Transformer": Model("Transformer", {**_ONE, **_ATTENTION}, twin=True, axis="time"),
+    "TSM2": Model("TSM2", {"d_model": 16, "n_layers": 1, "d_state": 8, "expand": 1}),
+    "FFNetTS": Model("FFNetTS", {"dims": [16], "kernel_size": 25}),
 }
 
 
@@ -39,15 +43,30 @@ class Study(NamedTuple):
     task: str
     small: list[Mapping[str, Any]]
     rest: list[Mapping[str, Any]]
-    univariate: bool = False
-
-    def entry(self, model: Model) -> dict[str, Any]:
-        """The model as it stands in a config of the task."""
-        own = {"class_path": model.cls, "init_args": dict(model.options)}
-        return {"class_path": "EncoderForecaster", "init_args": {"encoder": own}} if model.encoder else own
+    entry: Callable[[Model], dict[str, Any]]
 
 
-def _each(names: tuple[str, ...], **options: tuple[Any, ...]) -> list[Mapping[str, Any]]:
+def _forecaster(model: Model, **head: Any) -> dict[str, Any]:
+    """Entry of a config: the model, or a head for the horizon on the encoder."""
+    own = _entry(model.cls, **model.options)
+    return _entry("EncoderForecaster", encoder=own, **head) if model.axis else own
+
+
+def _reconstruction(model: Model) -> dict[str, Any]:
+    """The same, but a token of a time step is read for that step only: the encoder alone mixes time."""
+    return _forecaster(model, **({"along_time": False} if model.axis == "time" else {}))
+
+
+def _classifier(model: Model) -> dict[str, Any]:
+    own = _entry(model.cls, **model.options)
+    return _entry("EncoderClassifier", encoder=own) if model.axis else _entry("ForecastModelClassifier", model=own)
+
+
+def _entry(cls: str, **options: Any) -> dict[str, Any]:
+    return {"class_path": cls, "init_args": options}
+
+
+def _each(names: Sequence[str], **options: Sequence[Any]) -> list[Mapping[str, Any]]:
     return [
         {"name": name, **dict(zip(options, values, strict=True))} for name, *values in product(names, *options.values())
     ]
@@ -58,16 +77,33 @@ STUDIES = {
         "Forecasting",
         _each(("ETTh1", "ETTh2"), horizon=(96, 336)),
         _each(("ETTm1", "ETTm2", "Weather"), horizon=(96, 336)),
+        _forecaster,
     ),
-    "short_term": Study("ShortTerm", _each(("Weekly", "Hourly")), [], univariate=True),
+    "short_term": Study("ShortTerm", _each(("Weekly", "Hourly")), [], _forecaster),
+    "imputation": Study(
+        "Imputation",
+        _each(("ETTh1", "ETTm1"), rate=(0.25,)),
+        [*_each(("ETTh1", "ETTm1"), rate=(0.125, 0.375, 0.5)), *_each(("Weather",), rate=(0.125, 0.25, 0.375, 0.5))],
+        _reconstruction,
+    ),
+    "classification": Study(
+        "SeriesClassification",
+        _each(("ItalyPowerDemand", "JapaneseVowels", "BasicMotions", "GunPoint")),
+        _each(("ArrowHead", "OSULeaf", "ACSF1", "PLAID")),
+        _classifier,
+    ),
 }
+# they have one channel: nothing to mix across variates
+_UNIVARIATE = ("ItalyPowerDemand", "GunPoint", "ArrowHead", "OSULeaf", "ACSF1", "PLAID", "Weekly", "Hourly")
+# options of the data sets above that are the task's
+_OF_TASK = ("rate",)
 
 
 class Cell(NamedTuple):
     """One run: a model, or its dense twin, on one data set with one seed."""
 
     study: str
-    data: Mapping[str, Any]  # options of the datamodule
+    data: Mapping[str, Any]  # options of the data set, and of the task on it
     name: str
     model: Mapping[str, Any]  # its entry in the config
     dense: bool
@@ -80,12 +116,13 @@ class Cell(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """The config that stands after that of the study."""
+        options = {name: value for name, value in self.data.items() if name in _OF_TASK}
         return {
             "seed_everything": self.seed,
-            "densify": HEADS if self.dense else False,
+            "densify": {"n_heads": HEADS} if self.dense else False,
             "baselines": None if self.baselines else [],
-            "model": {"class_path": STUDIES[self.study].task, "init_args": {"model": self.model}},
-            "data": {"init_args": dict(self.data)},
+            "model": {"class_path": STUDIES[self.study].task, "init_args": {"model": self.model, **options}},
+            "data": {"init_args": {name: value for name, value in self.data.items() if name not in _OF_TASK}},
         }
 
 
@@ -96,7 +133,7 @@ def cells() -> Iterator[Cell]:
             for data in getattr(study, part):
                 first = True
                 for label, model in MODELS.items():
-                    if model.variates and study.univariate:
+                    if model.axis == "variates" and data["name"] in _UNIVARIATE:
                         continue
                     for dense in (False, True)[: 1 + model.twin]:
                         yield Cell(name, data, label, study.entry(model), dense, seed, baselines=first)

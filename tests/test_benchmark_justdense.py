@@ -33,7 +33,7 @@ def load(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     grid, bench = importlib.import_module("justdense_grid"), importlib.import_module("justdense")
     monkeypatch.setattr(bench, "CONFIGS", tmp_path)
-    monkeypatch.setitem(grid.STUDIES, "tiny", grid.Study("Forecasting", [], []))
+    monkeypatch.setitem(grid.STUDIES, "tiny", grid.Study("Forecasting", [], [], grid._forecaster))
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "tiny.yaml").write_text(CONFIG)
     return grid, bench

@@ -33,7 +33,8 @@ def name(request):
 
 
 def test_every_model_is_listed():
-    names = ["DLinear", "EncoderForecaster", "FFNetTS", "MixerForecaster", "Ridge", "SeasonalNaive", "TSM2", "ZeroShot"]
+    names = ["AutoformerForecaster", "DLinear", "DecoderForecaster", "EncoderForecaster", "FFNetTS", "MixerForecaster"]
+    names += ["Ridge", "SeasonalNaive", "TSM2", "ZeroShot"]
     assert list_models() == names
 
 
@@ -60,7 +61,14 @@ def test_gradients_are_finite_and_reach_every_parameter(name, window):
         assert p.grad.any() or window == "constant", key
 
 
+# seconds each, and their mixers compile in the contract of mixers
+LARGE = ("AutoformerForecaster", "DecoderForecaster")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in list_models()])
 def test_compiles_to_one_graph(name):
+    # one __call__ serves all classes, each a recompilation
+    torch.compiler.reset()
     model, x = make(name), torch.randn(2, CONTEXT, C)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     y, z = model(x), compiled(x)

@@ -39,7 +39,7 @@ class AutoCorrelation(Mixer):
     product of spectra.
     """
 
-    def __init__(self, d_model: int, max_len: int | None = None, *, factor: float = 1.0, bias: bool = True):
+    def __init__(self, d_model: int, max_len: int | None = None, *, factor: float = 1, bias: bool = True):
         super().__init__(d_model, max_len)
         if factor <= 0:
             raise ConfigError(f"factor = {factor} should be above 0; use 1 to 3")
@@ -76,6 +76,8 @@ def aggregate_lags(q: Tensor, k: Tensor, v: Tensor, *, factor: float) -> Tensor:
         factor: number of lags over ln L.
     """
     L = q.shape[1]
+    if not len(q):
+        return q.new_zeros(0, L, v.shape[-1])
     k, v = (F.pad(t, (0, 0, 0, L - t.shape[1])) for t in (k, v))
     weights = _lag_weights(q, k, factor)
     spectrum = torch.fft.rfft(wide(v), dim=1) * torch.fft.rfft(weights, dim=1).conj().unsqueeze(-1)

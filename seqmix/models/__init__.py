@@ -1,8 +1,10 @@
 """Blocks, backbones and forecasting models."""
 
+from seqmix.models.autoformer import Autoformer, AutoformerForecaster
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
+from seqmix.models.decoder import DecoderForecaster
 from seqmix.models.densify import Densify, Replaced
 from seqmix.models.embed import PatchEmbedding, ValueEmbedding
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, EncoderFactory, load_published
@@ -20,6 +22,7 @@ from seqmix.models.forecast_model import (
 from seqmix.models.forecast_model_classifier import ForecastModelClassifier
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
 from seqmix.models.heads import FlattenHead, TimeHead
+from seqmix.models.informer import Informer
 from seqmix.models.interpolation import LastValue, LinearInterpolation, SeasonalInterpolation, WindowMean
 from seqmix.models.mixer_classifier import MixerClassifier, SeriesEmbedding
 from seqmix.models.named import classifier_factory, forecast_factory
@@ -44,6 +47,7 @@ from seqmix.models.series_encoder import (
     register_encoder,
 )
 from seqmix.models.time_encoder import TimeEncoder, Transformer
+from seqmix.models.times_net import TimesNet
 from seqmix.models.token_classifier import SequenceClassifier, TokenClassifier, TokenClassifierFactory
 from seqmix.models.token_model import TokenModel, TokenModelFactory
 from seqmix.models.tsm2 import TSM2
@@ -52,6 +56,8 @@ from seqmix.models.zero_shot import ZeroShot
 
 __all__ = [
     "TSM2",
+    "Autoformer",
+    "AutoformerForecaster",
     "Backbone",
     "BatchNormLast",
     "BidirectionalEncoder",
@@ -59,6 +65,7 @@ __all__ = [
     "Block",
     "ChannelMLP",
     "DLinear",
+    "DecoderForecaster",
     "Densify",
     "DropPath",
     "EncoderClassifier",
@@ -69,6 +76,7 @@ __all__ = [
     "ForecastModel",
     "ForecastModelClassifier",
     "ForecastModelFactory",
+    "Informer",
     "LastValue",
     "LayerScale",
     "LinearInterpolation",
@@ -96,6 +104,7 @@ __all__ = [
     "SeriesEncoderFactory",
     "TimeEncoder",
     "TimeHead",
+    "TimesNet",
     "TokenClassifier",
     "TokenClassifierFactory",
     "TokenModel",

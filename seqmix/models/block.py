@@ -53,9 +53,7 @@ class ChannelMLP(Mixer):
         gated: bool = False,
     ):
         super().__init__(d_model, max_len)
-        inner = int(expand * d_model)
-        if inner < 1:
-            raise ConfigError(f"expand = {expand} of d_model = {d_model} leaves no inner width; use expand=4")
+        inner = inner_width(d_model, expand)
         self.gated = gated
         self.up = nn.Linear(d_model, 2 * inner if gated else inner, bias=not gated)
         self.act = activation()
@@ -77,6 +75,14 @@ class ChannelMLP(Mixer):
             y = self.act(y)
         y = zero_masked(self.down(self.drop(y)), mask)
         return (y, None) if return_state else y
+
+
+def inner_width(d_model: int, expand: float) -> int:
+    """Width inside of layers that ``expand`` the width ``d_model``; raises ``ConfigError`` if none is left."""
+    inner = int(expand * d_model)
+    if inner < 1:
+        raise ConfigError(f"expand = {expand} of d_model = {d_model} leaves no inner width; use expand=4")
+    return inner
 
 
 class Block(nn.Module):

@@ -128,6 +128,7 @@ def _find(model: nn.Module, names: tuple[str, ...], axis: DenseAxis | None) -> d
     found: dict[Mixer, _Place] = {}
     others: set[str] = set()
     inside: tuple[str, ...] = ()
+    seen = False
     for path, module in model.named_modules(remove_duplicate=False):
         if not path or not isinstance(module, Mixer) or path.startswith(inside):
             continue
@@ -138,13 +139,16 @@ def _find(model: nn.Module, names: tuple[str, ...], axis: DenseAxis | None) -> d
             if axis != "embedded" or along != "variates":
                 continue
             along = "embedded"
+        seen = True
         if axis not in (None, along):
             others.add(along)
         elif any(fnmatchcase(path, name) for name in names):
             found.setdefault(module, _Place([], along)).paths.append(path)
     if found:
         return found
-    name = type(model).__name__
+    name = getattr(model, "label", type(model).__name__)
+    if not seen:
+        raise ConfigError(f"{name} has no sequence mixer, so there is nothing to replace; leave densify out")
     if others and axis is not None:
         raise ConfigError(f"no mixer of {name} mixes along axis = {axis!r}; use {' or '.join(sorted(others))}")
     raise ConfigError(f"no mixer in {name} matches names = {list(names)}; use names=('*',)")

@@ -166,7 +166,7 @@ def _fit(
     for job in jobs:
         if job.windowed and job.windows not in panels:
             panels[job.windows] = _panel(long, arrays, job, n_val[:n_series], n_test[:n_series])
-            _check_panel(panels[job.windows], job.plan, int(n_val.max()))
+            _check_panel(panels[job.windows], job, int(n_val.max()))
     fitted = Fitted(
         reading=reading.again(long.clock.freq),
         plan=plan,
@@ -255,15 +255,16 @@ def _check_values(long: Long, n_val: np.ndarray) -> None:
         )
 
 
-def _check_panel(panel: Panel, plan: Plan, n_val: int) -> None:
+def _check_panel(panel: Panel, job: Job, n_val: int) -> None:
     """Refuse what would fail in training, or after it."""
+    plan = job.plan
     if panel.has_val and not any(_counts(batch) for batch in panel.val_dataloader()):
         raise DataError(
             f"no value is observed in the validation rows, the last {n_val} of each series; pass another val_size, "
             "val_df=..., or val_size=0"
         )
     if plan.levels and (plan.calibrated or not plan.spread):
-        check_windows(calibration_rows(panel), plan.levels)
+        check_windows(calibration_rows(panel, job.choice.cls), plan.levels)
 
 
 def _counts(batch: Mapping[str, Tensor]) -> bool:

@@ -14,6 +14,7 @@ from seqmix.forecasting.factory import Choice, make_task
 from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, nest
 from seqmix.forecasting.plan import Plan, bounds
 from seqmix.forecasting.training import EVAL_BATCH, forecast
+from seqmix.models import ForecastModel
 from seqmix.tasks import Forecasting
 
 
@@ -127,10 +128,16 @@ class Member(NamedTuple):
 
 
 def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.ndarray:
-    """The ``scores`` of a member: sorted errors of the calibration windows, pooled over series and channels."""
-    truth = calibration_rows(panel)
+    """The ``scores`` of a member: sorted errors of the calibration windows, pooled over series and channels.
+
+    A model in closed form needs no validation rows: its training windows are forecast by fits without them.
+    """
+    truth = calibration_rows(panel, type(task.model))
     if not len(truth):
         return np.stack([truth] * len(levels)) if levels else truth
+    if not panel.has_val:
+        errors = task.left_out_errors(panel.train_dataloader(), panel.blocks())
+        return fit_conformal(_pooled(errors.cpu().numpy()))
     point, found = forecast(task, panel.test_dataloader(), [q for level in levels for q in bounds(level)])
     if not levels:
         return fit_conformal(truth - _pooled(point))
@@ -138,11 +145,14 @@ def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.nd
     return np.stack([fit_cqr(truth, lo, hi) for lo, hi in pairs])
 
 
-def calibration_rows(panel: Panel) -> np.ndarray:
-    """True values of the calibration windows, NaN where missing, ``(m, horizon)``."""
-    if not panel.has_val:
-        return np.zeros((0, panel.horizon))
-    return np.concatenate([_pooled(_observed(batch)) for batch in panel.test_dataloader()])
+def calibration_rows(panel: Panel, cls: type[ForecastModel]) -> np.ndarray:
+    """True values of the windows that models of a class are calibrated on, NaN where missing, ``(m, horizon)``."""
+    batches = []
+    if panel.has_val:
+        batches = panel.test_dataloader()
+    elif cls.closed_form:
+        batches = [batch for block in panel.blocks() for batch in block.inside]
+    return np.concatenate([np.zeros((0, panel.horizon)), *(_pooled(_observed(batch)) for batch in batches)])
 
 
 def _observed(batch: dict[str, torch.Tensor]) -> np.ndarray:

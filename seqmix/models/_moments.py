@@ -1,6 +1,6 @@
 """Second moments of inputs and targets, summed over batches: all that least squares needs to know of the data."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -58,9 +58,16 @@ class Moments:
 
     def pooled(self) -> "Moments":
         """The sums over all groups, as one group."""
+        return self._made(lambda name: getattr(self, name).sum(0, keepdim=True))
+
+    def without(self, part: "Moments") -> "Moments":
+        """The sums over all rows but those of ``part``, which were added before."""
+        return self._made(lambda name: getattr(self, name) - getattr(part, name))
+
+    def _made(self, sums: Callable[[str], Tensor]) -> "Moments":
         found = Moments(0, 0, 0, 0, self.xx.device)
-        for name, sums in vars(self).items():
-            setattr(found, name, sums.sum(0, keepdim=True))
+        for name in vars(self):
+            setattr(found, name, sums(name))
         return found
 
     def error(self, group: int, weight: Tensor, effect: Tensor) -> Tensor:

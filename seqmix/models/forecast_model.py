@@ -1,7 +1,7 @@
 """What a forecasting model promises to the task, and the registry that lists the models."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -46,7 +46,7 @@ class ForecastModel(nn.Module, ABC):
     quantiles: ClassVar[tuple[float, ...]] = ()
     #: lookback that a pretrained model wants; None: any, as the data has it
     context: ClassVar[int | None] = None
-    #: whether all parameters come from ``fit_closed_form``, none from gradient steps
+    #: whether all parameters come from ``fit_closed_form``, none from gradient steps; such a model has ``left_out`` too
     closed_form: ClassVar[bool] = False
 
     #: share of the outputs that a forecast takes, ``(C,)``, a buffer that validations set; None: all of them
@@ -156,6 +156,22 @@ class ForecastModel(nn.Module, ABC):
                 they can be gone through several times.
             val: validation batches, none where nothing is held out.
         """
+
+    def left_out(
+        self,
+        train: Iterable[dict[str, Tensor]],
+        blocks: Sequence[tuple[Iterable[dict[str, Tensor]], Iterable[dict[str, Tensor]]]],
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Forecasts of training windows by fits that know nothing of them; of models in closed form.
+
+        Args:
+            train: training batches, as in ``fit_closed_form``.
+            blocks: batches of each block of windows, and of those that are left out with it, themselves among them.
+
+        Yields:
+            Each batch of the blocks, and its forecast ``(B, horizon, C)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no closed form")
 
     def given(self, name: str, value: Tensor | None) -> Tensor:
         """Return the covariate ``value`` that the model was built for, or raise ``ValueError`` if it is None."""

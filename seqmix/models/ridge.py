@@ -1,7 +1,7 @@
 """Ridge, linear forecasts in closed form: no gradient steps, no seed, one eigendecomposition for all penalties."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -130,6 +130,24 @@ class Ridge(ForecastModel):
         self.weight.copy_(own[0])
         if self.effect is not None:
             self.effect.copy_(own[1])
+
+    @torch.no_grad()
+    def left_out(
+        self, train: Iterable[Batch], blocks: Sequence[tuple[Iterable[Batch], Iterable[Batch]]]
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """Forecasts of the windows of each block, fitted as without validation windows to the others alone."""
+        s, total = self.series, self._moments(train)
+        level = level_map(self.level, s.context, s.horizon, s.season)
+        for inside, near in blocks:
+            rest = total.without(self._moments(near))
+            if self.weights == "auto":
+                rest = rest.pooled()
+            none = rest.without(rest)
+            copies = range(len(rest.weight))
+            fit = self._stacked([best_ridge(rest, none, c, level, self.ridges) for c in copies])
+            for batch in inside:
+                rows = self._rows(batch)
+                yield batch, _mapped(rows.x, rows.ahead, *fit)
 
     def _stacked(self, fits: list[Fit]) -> list[Tensor]:
         """Weights and effects of several fits in the type of the parameters."""

@@ -1,5 +1,6 @@
 """Batches for fitting in closed form: normalized as the model sees them, each value weighing what its error counts."""
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -7,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from seqmix.models.forecast_model import ForecastModel
 from seqmix.tasks._normalize import WindowNorm
 
 Batch = dict[str, Tensor]
@@ -20,15 +22,17 @@ class Normalized:
 
     Args:
         batches: the loader.
-        limit: batches that are used, a number, or a fraction of all.
+        limit: batches that are used, a number, or a fraction of all; None for all.
         norm: normalization of windows; None for windows as they are.
         device: where batches are moved.
     """
 
-    def __init__(self, batches: Iterable[Batch], limit: int | float, norm: WindowNorm | None, device: torch.device):
+    def __init__(
+        self, batches: Iterable[Batch], limit: int | float | None, norm: WindowNorm | None, device: torch.device
+    ):
         self.batches, self.norm, self.device = batches, norm, device
         # as Lightning reads its limits
-        self.limit = limit if isinstance(limit, int) else int(limit * len(batches))  # pyright: ignore[reportArgumentType]
+        self.limit = int(limit * len(batches)) if isinstance(limit, float) else limit  # pyright: ignore[reportArgumentType]
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in islice(self.batches, self.limit):
@@ -40,9 +44,36 @@ class Normalized:
         if "weight" in batch:
             weight = weight * batch["weight"].to(x.dtype).unsqueeze(1)
         if stats is None:
-            return {**batch, "x": x, "weight": weight}
+            return {**batch, "x": x, "weight": weight, "scale": torch.ones_like(x[:, :1])}
         level, scale = stats
-        return {**batch, "x": x, "y": (batch["y"] - level) / scale, "weight": weight * scale.squeeze(1).square()}
+        weight = weight * scale.squeeze(1).square()
+        return {**batch, "x": x, "y": (batch["y"] - level) / scale, "weight": weight, "scale": scale}
+
+
+def left_out_errors(
+    model: ForecastModel,
+    norm: WindowNorm,
+    train: Iterable[Batch],
+    blocks: Iterable[tuple[Iterable[Batch], Iterable[Batch]]],
+    device: torch.device,
+) -> Tensor:
+    """Errors of the windows of each block by a fit that knows neither them nor those near them, ``(m, horizon, C)``.
+
+    They are in the scale of the data, NaN where the truth is missing.
+
+    Args:
+        model: a model in closed form.
+        norm: normalization of windows.
+        train: all training batches.
+        blocks: batches of each block, and of what is left out with it.
+        device: where batches are moved.
+    """
+    given = [Normalized(batches, None, norm, device) for batches in (train, *(part for pair in blocks for part in pair))]
+    errors = []
+    for batch, forecast in model.left_out(given[0], list(zip(given[1::2], given[2::2], strict=True))):
+        error = batch["scale"] * (batch["y"] - forecast)
+        errors.append(error.masked_fill(~batch["y_mask"], math.nan) if "y_mask" in batch else error)
+    return torch.cat(errors)
 
 
 def batches_of(

@@ -4,7 +4,7 @@ The protocol (standardized scale, every window counted) is that of the long-hori
 their dropped last batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from seqmix.errors import ConfigError
 from seqmix.models import ForecastModelFactory
 from seqmix.series import Series
 from seqmix.tasks._baselines import trained
-from seqmix.tasks._closed_form import batches_of
+from seqmix.tasks._closed_form import batches_of, left_out_errors
 from seqmix.tasks._gate import GateSums
 from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
 from seqmix.tasks._normalize import Normalize, WindowNorm
@@ -205,6 +205,11 @@ class Forecasting(Task):
         self.model.fit_closed_form(*batches_of(self.trainer, norm, self.device))
         if self.model.closed_form:
             self.trainer.fit_loop.max_epochs = 0
+
+    def left_out_errors(self, train: Iterable[Batch], blocks: Iterable[Any]) -> Tensor:
+        """Errors of training windows of a model in closed form, by fits without them; see ``left_out``."""
+        self.train()
+        return left_out_errors(self.model, self.norm, train, blocks, self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Refuse data that the loss cannot be of, at the first batch."""

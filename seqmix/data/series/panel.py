@@ -1,7 +1,7 @@
 """Many series of different lengths as one datamodule: scaling by training rows, missing values, covariates."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,24 @@ _BLOCK = 1 << 20
 # largest scaled value: its square is a number in float32 as well
 LARGEST = 1e18
 _EPS = float(np.finfo(np.float64).eps)
+
+
+class Numbered(NamedTuple):
+    """Batches of some of the windows, which can be gone through several times."""
+
+    windows: Windows
+    numbers: torch.Tensor
+    batch_size: int
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return map(self.windows.gather, self.numbers.split(self.batch_size))
+
+
+class Block(NamedTuple):
+    """Some of the training windows, and those whose horizons overlap with theirs, themselves among them."""
+
+    inside: Iterable[dict[str, torch.Tensor]]
+    near: Iterable[dict[str, torch.Tensor]]
 
 
 class Panel(Served):
@@ -115,6 +133,19 @@ class Panel(Served):
         """There are validation windows."""
         self.setup()
         return "val" in self._splits
+
+    def blocks(self, n: int = 10) -> list[Block]:
+        """Training windows in ``n`` blocks of time, or of series that are short; ``max_val`` of them at most, in all.
+
+        Empty where all windows overlap.
+        """
+        self.setup()
+        windows = self._splits["train"]
+        stride = max(1, len(windows) // self.max_val)
+        return [
+            Block(*(Numbered(windows, each, self.eval_batch_size) for each in (inside[::stride], near)))
+            for inside, near in windows.blocks(n, self.horizon)
+        ]
 
     def _make(self) -> Mapping[Split, Windows]:
         """Index the series."""

@@ -89,6 +89,36 @@ class Windows(Gathered):
         series = torch.searchsorted(self._ends, index, right=True)
         return series, self._origin[series] + index * self.stride
 
+    def blocks(self, n: int, reach: int) -> list[tuple[Tensor, Tensor]]:
+        """Numbers of the windows of each of ``n`` blocks, and of those whose horizons overlap with theirs.
+
+        A block is the same part of every series, or some of the series where these are so short that most windows
+        overlap. Blocks that overlap with all windows are left out.
+
+        Args:
+            n: number of blocks.
+            reach: rows from one window to the next that does not overlap.
+        """
+        counts, gap = self._counts, -(-reach // self.stride) - 1
+        edges = torch.arange(n + 1)[:, None] * counts // n  # (n + 1, n_series)
+        low, high = edges[:-1], edges[1:]
+        wide = (low - gap).clamp(min=0), torch.minimum(high + gap, counts).where(high > low, 0)
+        used = (counts > 0).nonzero().flatten()
+        kept = 1 - float((wide[1] - wide[0]).clamp(min=0).sum(1).max()) / len(self)
+        if kept < 0.5 and kept < 1 - 1 / min(n, len(used)):
+            ours = torch.zeros(n, len(counts), dtype=torch.bool)
+            ours[torch.arange(len(used)) % n, used] = True
+            low, high = torch.zeros_like(low), counts.where(ours, 0)
+            wide = low, high
+        found = [(self._numbers(a, b), self._numbers(c, d)) for a, b, c, d in zip(low, high, *wide, strict=True)]
+        return [(inside, near) for inside, near in found if 0 < len(inside) and len(near) < len(self)]
+
+    def _numbers(self, low: Tensor, high: Tensor) -> Tensor:
+        """Numbers of the windows ``low`` to ``high`` of each series, each ``(n_series,)``."""
+        sizes = (high - low).clamp(min=0)
+        first = self._ends - self._counts + low - (sizes.cumsum(0) - sizes)
+        return torch.arange(int(sizes.sum())) + first.repeat_interleave(sizes)
+
     def gather(self, index: Tensor) -> dict[str, Tensor]:
         """Batch of the windows with these numbers ``(B,)``.
 

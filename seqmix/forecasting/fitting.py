@@ -153,7 +153,8 @@ def _fit(
     if isinstance(val_size, str) and not n_val.any():
         jobs, kept = _without_fine_tuning(jobs)
         notes += kept
-    if not any(job.windowed for job in jobs):
+    whole_rows = isinstance(val_size, str) and _needs_no_validation(jobs, plan, lengths)
+    if whole_rows or not any(job.windowed for job in jobs):
         n_val, n_test = np.zeros_like(n_val), np.zeros_like(n_test)
     static = static_rows(long, reading.static, static_df, reading.id_col)
     inputs = inputs or learn_inputs(reading, long, static, lengths - n_val, plan)
@@ -179,7 +180,7 @@ def _fit(
         scales=measure(long, arrays.values, arrays.indptr, n_train, plan.season),
         ends=last_windows(arrays, plan, max(job.plan.context for job in jobs), long.ids, loc, scale),
         last=long.last,
-        notes=[*notes, *_notes(long, reading, plan, next(iter(panels.values()), None), n_val, n_test)],
+        notes=[*notes, *_notes(long, reading, jobs, next(iter(panels.values()), None), n_val, n_test)],
     )
     lines = []
     for job in jobs:
@@ -195,6 +196,13 @@ def _fit(
         "seconds": round(time.perf_counter() - started, 2),
     }
     return fitted
+
+
+def _needs_no_validation(jobs: Sequence[Job], plan: Plan, lengths: np.ndarray) -> bool:
+    """Whether all models are in closed form, and have windows that do not overlap to be calibrated on."""
+    closed = all(job.choice.cls.closed_form for job in jobs)
+    several = not plan.joint and (lengths > 2 * plan.horizon).sum() > 1
+    return closed and bool(several or lengths.max() >= plan.context + 4 * plan.horizon)
 
 
 def _without_fine_tuning(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
@@ -274,9 +282,9 @@ def _counts(batch: Mapping[str, Tensor]) -> bool:
 
 
 def _notes(
-    long: Long, reading: Reading, plan: Plan, panel: Panel | None, n_val: np.ndarray, n_test: np.ndarray
+    long: Long, reading: Reading, jobs: Sequence[Job], panel: Panel | None, n_val: np.ndarray, n_test: np.ndarray
 ) -> list[str]:
-    notes = frame_notes(long, reading)
+    plan, notes = jobs[0].plan, frame_notes(long, reading)
     if panel is None:
         return notes
     if panel.has_val:
@@ -284,6 +292,8 @@ def _notes(
         origins = int(np.where(n_test > 0, n_test, n_val).max()) - plan.horizon + 1
         if origins < 10:
             notes.append(f"intervals are calibrated on {origins} forecast origins; ten or more would be surer")
+    elif all(job.choice.cls.closed_form for job in jobs):
+        notes.append("no rows are held out: intervals are calibrated on training windows, by fits without them")
     else:
         notes.append("no series is long enough for validation: training goes on to max_steps")
     few = np.flatnonzero(np.diff(long.indptr) - n_val < plan.horizon + plan.context)

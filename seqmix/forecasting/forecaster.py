@@ -140,8 +140,8 @@ class Forecaster(Estimator):
             df: long frame, one row per series and time: pandas, polars or Arrow; or a folder of parquet files with
                 whole series, whose values are not kept in memory.
             static_df: static covariates, one row per series. Default: columns of ``df``.
-            val_size: last rows of each series that are for validation; ``auto`` is a tenth, or ten forecast origins;
-                0 is none.
+            val_size: last rows of each series that are for validation; ``auto`` is a tenth, or ten forecast origins,
+                and none for models in closed form; 0 is none.
             val_df: validation rows that follow those of ``df``; replaces ``val_size``.
             id_col: column that names the series; a frame without it is one series.
             time_col: column of dates or integers.

@@ -1,7 +1,7 @@
 """One fitted model: its task, its calibration errors, and its columns of a forecast."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from seqmix.data.series.panel import Panel
 from seqmix.forecasting.arrange import Ends
 from seqmix.forecasting.factory import Choice, make_task
-from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, nest
+from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, local_scale, nest
 from seqmix.forecasting.plan import Plan, bounds
 from seqmix.forecasting.training import EVAL_BATCH, forecast
 from seqmix.models import ForecastModel
@@ -24,8 +24,8 @@ class Member(NamedTuple):
     choice: Choice
     plan: Plan
     task: Forecasting
-    # sorted errors of the calibration windows in units of the scale of their series: (m, horizon), or, where quantiles
-    # are calibrated, those of each level, (levels, m, horizon)
+    # sorted errors of the calibration windows in units of the scale of their series, of the window for models in closed
+    # form: (m, horizon), or, where quantiles are calibrated, those of each level, (levels, m, horizon)
     scores: np.ndarray
 
     @property
@@ -54,8 +54,12 @@ class Member(NamedTuple):
         labels = [f"{self.name}-{side}-{level:g}" for level in levels for side in ("lo", "hi")]
         labels += [f"{self.name}_q{q:g}" for q in quantiles]
         plan = self.plan
-        point, found = self._run(start.tail(plan.context), known, horizon, wanted if plan.spread else ())
-        columns = self._bounded(start.scale[:, None], point, found, levels, labels, wanted)
+        start = start.tail(plan.context)
+        point, found = self._run(start, known, horizon, wanted if plan.spread else ())
+        scale = start.scale[:, None]
+        if wanted and self.choice.cls.closed_form:
+            scale = scale * local_scale(start.values / scale, plan.season)[:, None]
+        columns = self._bounded(scale, point, found, levels, labels, wanted)
         return {label: x.clip(min=0) for label, x in columns.items()} if plan.nonnegative else columns
 
     def _bounded(
@@ -130,34 +134,48 @@ class Member(NamedTuple):
 def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.ndarray:
     """The ``scores`` of a member: sorted errors of the calibration windows, pooled over series and channels.
 
-    A model in closed form needs no validation rows: its training windows are forecast by fits without them.
+    A model in closed form needs no validation rows: its training windows are forecast by fits without them. Its errors
+    are in units of the scale of each window.
     """
-    truth = calibration_rows(panel, type(task.model))
-    if not len(truth):
-        return np.stack([truth] * len(levels)) if levels else truth
-    if not panel.has_val:
-        errors = task.left_out_errors(panel.train_dataloader(), panel.blocks())
-        return fit_conformal(_pooled(errors.cpu().numpy()))
-    point, found = forecast(task, panel.test_dataloader(), [q for level in levels for q in bounds(level)])
+    batches = calibration_windows(panel, type(task.model))
+    if not batches:
+        empty = np.zeros((0, panel.horizon))
+        return np.stack([empty] * len(levels)) if levels else empty
+    truth = _truth(batches)
+    if task.model.closed_form:
+        if panel.has_val:
+            errors = truth - _pooled(forecast(task, batches)[0])
+        else:
+            errors = _pooled(task.left_out_errors(panel.train_dataloader(), panel.blocks()).cpu().numpy())
+        scale = np.concatenate([local_scale(_observed(batch, "x"), panel.series.season) for batch in batches])
+        return fit_conformal(errors / scale.reshape(-1, 1))
+    point, found = forecast(task, batches, [q for level in levels for q in bounds(level)])
     if not levels:
         return fit_conformal(truth - _pooled(point))
     pairs = [(_pooled(found[..., 2 * i]), _pooled(found[..., 2 * i + 1])) for i in range(len(levels))]
     return np.stack([fit_cqr(truth, lo, hi) for lo, hi in pairs])
 
 
-def calibration_rows(panel: Panel, cls: type[ForecastModel]) -> np.ndarray:
-    """True values of the windows that models of a class are calibrated on, NaN where missing, ``(m, horizon)``."""
-    batches = []
+def calibration_windows(panel: Panel, cls: type[ForecastModel]) -> list[dict[str, torch.Tensor]]:
+    """Batches that models of a class are calibrated on; none where there are no such windows."""
     if panel.has_val:
-        batches = panel.test_dataloader()
-    elif cls.closed_form:
-        batches = [batch for block in panel.blocks() for batch in block.inside]
-    return np.concatenate([np.zeros((0, panel.horizon)), *(_pooled(_observed(batch)) for batch in batches)])
+        return list(panel.test_dataloader())
+    return [batch for block in panel.blocks() for batch in block.inside] if cls.closed_form else []
 
 
-def _observed(batch: dict[str, torch.Tensor]) -> np.ndarray:
-    y = batch["y"]
-    return (y.masked_fill(~batch["y_mask"], math.nan) if "y_mask" in batch else y).numpy()
+def calibration_rows(panel: Panel, cls: type[ForecastModel]) -> np.ndarray:
+    """True values of the calibration windows, NaN where missing, ``(m, horizon)``."""
+    batches = calibration_windows(panel, cls)
+    return _truth(batches) if batches else np.zeros((0, panel.horizon))
+
+
+def _truth(batches: Iterable[dict[str, torch.Tensor]]) -> np.ndarray:
+    return np.concatenate([_pooled(_observed(batch, "y")) for batch in batches])
+
+
+def _observed(batch: dict[str, torch.Tensor], name: str) -> np.ndarray:
+    x, mask = batch[name], batch.get(f"{name}_mask")
+    return (x if mask is None else x.masked_fill(~mask, math.nan)).numpy()
 
 
 def _pooled(rows: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The window engine against plain slicing, and the loader against interruption."""
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -278,3 +279,24 @@ def test_more_than_one_device_is_refused(monkeypatch):
     monkeypatch.setattr(Trainer, "world_size", 2)
     with pytest.raises(ConfigError, match=r"^Cycles is served to one device, got 2; set trainer.devices: 1$"):
         data.train_dataloader()
+
+
+@pytest.mark.parametrize(("lengths", "by_series"), [([60, 47, 9], False), ([14] * 25, True)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_blocks_are_all_windows_and_do_not_overlap_with_the_rest(lengths, by_series, stride):
+    context, horizon = 4, 3
+    indptr = torch.tensor([0, *np.cumsum(lengths)])
+    windows = Windows(torch.zeros(sum(lengths), 1), indptr, context, horizon, stride=stride)
+    blocks = windows.blocks(5, horizon)
+    assert torch.cat([inside for inside, _ in blocks]).sort().values.tolist() == list(range(len(windows)))
+    for inside, near in blocks:
+        rest = torch.tensor(sorted({*range(len(windows))} - {*near.tolist()}))
+        (series, start), (others, starts) = windows.rows(inside), windows.rows(rest)
+        apart = (start[:, None] - starts).abs() >= horizon
+        assert set(inside.tolist()) <= set(near.tolist()) and len(rest) > len(windows) / 2
+        assert (apart | (series[:, None] != others)).all()
+        assert torch.isin(series, others).any() != by_series
+
+
+def test_windows_that_all_overlap_have_no_blocks():
+    assert Windows(torch.zeros(9, 1), torch.tensor([0, 9]), 4, 3).blocks(5, 3) == []

@@ -64,6 +64,17 @@ def test_fits_are_equal_to_the_bit_and_batches_change_rounding_only():
     torch.testing.assert_close(fits[2].weight, fits[0].weight, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("weights", ["shared", "own"])
+def test_left_out_windows_are_forecast_by_a_fit_to_the_others(weights):
+    data = batches(5, 16)
+    for inside, near in [(data[:1], data[:2]), (data[4:], data[3:])]:
+        model, plain = (Ridge(SERIES, weights=weights) for _ in range(2))
+        ((batch, forecast),) = model.left_out(data, [(inside, near)])
+        plain.fit_closed_form([each for each in data if not any(each is one for one in near)], ())
+        assert batch is inside[0]
+        torch.testing.assert_close(forecast, plain(batch["x"]))
+
+
 def test_the_penalty_is_the_best_of_validation():
     train, val = batches(1, 8), batches(20, seed=1)
 
@@ -232,3 +243,30 @@ def test_a_forecaster_round_trip(tmp_path):
     assert (found["Ridge-lo-80"] <= found["Ridge"]).all() and (found["Ridge"] <= found["Ridge-hi-80"]).all()
     fc.save(tmp_path / "ridge")
     pd.testing.assert_frame_equal(Forecaster.load(tmp_path / "ridge").predict(future_df=known), found)
+
+
+def test_intervals_need_no_validation_rows():
+    """Series that grow wilder: intervals hold the truth as often as they should, and the last rows are fitted too."""
+    rng = np.random.default_rng(0)
+    n, steps = 40, 160
+    noise = rng.normal(size=(n, steps)).cumsum(1) * np.linspace(1, 4, steps)
+    frame = pd.DataFrame({"unique_id": np.repeat(np.arange(n), steps), "ds": np.tile(np.arange(steps), n)})
+    frame["y"] = noise.ravel()
+    train, test = frame[frame["ds"] < 150], frame[frame["ds"] >= 150]
+    fc = Forecaster("Ridge", horizon=10, context_length=20, levels=[50, 80]).fit(train)
+    assert "no rows are held out" in fc.notes_[-1] and fc.history_.empty
+    found = fc.predict()
+    for level, least in ((50, 40), (80, 70)):
+        inside = test["y"].between(*(found.set_index(test.index)[f"Ridge-{side}-{level}"] for side in ("lo", "hi")))
+        assert least < 100 * inside.mean() < least + 20
+
+
+def test_intervals_are_as_wide_as_the_last_window_is_wild():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"unique_id": np.repeat(np.arange(20), 100), "ds": np.tile(np.arange(100), 20)})
+    frame["y"] = rng.normal(size=2000)
+    fc = Forecaster("Ridge", horizon=4, context_length=12, levels=[80]).fit(frame)
+    calm = fc.predict(frame.assign(y=frame["y"].where(frame["ds"] < 88, frame["y"] / 3)))
+    usual = fc.predict()
+    widths = [(found["Ridge-hi-80"] - found["Ridge-lo-80"]).mean() for found in (calm, usual)]
+    assert widths[0] == pytest.approx(widths[1] / 3, rel=0.05)

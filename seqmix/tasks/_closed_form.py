@@ -68,7 +68,9 @@ def left_out_errors(
         blocks: batches of each block, and of what is left out with it.
         device: where batches are moved.
     """
-    given = [Normalized(batches, None, norm, device) for batches in (train, *(part for pair in blocks for part in pair))]
+    given = [
+        Normalized(batches, None, norm, device) for batches in (train, *(part for pair in blocks for part in pair))
+    ]
     errors = []
     for batch, forecast in model.left_out(given[0], list(zip(given[1::2], given[2::2], strict=True))):
         error = batch["scale"] * (batch["y"] - forecast)

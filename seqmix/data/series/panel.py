@@ -143,7 +143,7 @@ class Panel(Served):
         windows = self._splits["train"]
         stride = max(1, len(windows) // self.max_val)
         return [
-            Block(*(Numbered(windows, each, self.eval_batch_size) for each in (inside[::stride], near)))
+            Block(*(Numbered(windows, each, self.eval_batch_size) for each in (inside[::stride].contiguous(), near)))
             for inside, near in windows.blocks(n, self.horizon)
         ]
 

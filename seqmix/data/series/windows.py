@@ -111,7 +111,7 @@ class Windows(Gathered):
             low, high = torch.zeros_like(low), counts.where(ours, 0)
             wide = low, high
         found = [(self._numbers(a, b), self._numbers(c, d)) for a, b, c, d in zip(low, high, *wide, strict=True)]
-        return [(inside, near) for inside, near in found if 0 < len(inside) and len(near) < len(self)]
+        return [(inside, near) for inside, near in found if len(inside) and len(near) < len(self)]
 
     def _numbers(self, low: Tensor, high: Tensor) -> Tensor:
         """Numbers of the windows ``low`` to ``high`` of each series, each ``(n_series,)``."""

@@ -46,9 +46,9 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, words in _CHOICES.items():
         check_choice(name, options[name], words)
     if options["nonnegative"] != "auto":
-        _check_flag("nonnegative", options["nonnegative"], "'auto', True or False")
+        check_flag("nonnegative", options["nonnegative"], "'auto', True or False")
     for name in ("conformal", "calendar", "fill_gaps", "verbose"):
-        _check_flag(name, options[name], "True or False")
+        check_flag(name, options[name], "True or False")
     fill, word = options["fill_value"], options["aggregate"]
     if fill is not None and (
         isinstance(fill, bool) or not isinstance(fill, numbers.Real) or not math.isfinite(float(fill))
@@ -67,13 +67,10 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("model_kwargs", "trainer_kwargs"):
         if options[name] is not None and not isinstance(options[name], Mapping):
             raise ConfigError(f"{name} should be a dictionary of options, got {options[name]!r}")
-    rate: Any
-    rate, device, model = options["learning_rate"], options["device"], options["model"]
-    number = rate is None or (isinstance(rate, numbers.Real) and not isinstance(rate, bool))
-    if not number or not (rate is None or 0 < float(rate) < math.inf):
-        raise ConfigError(f"learning_rate must be a positive number, got {rate!r}; use for example 5e-3")
-    if not isinstance(device, str) or not _DEVICE.fullmatch(device):
-        raise ConfigError(f"device = {device!r} is not known; use auto, cpu, cuda, cuda:<number> or mps")
+    model = options["model"]
+    if options["learning_rate"] is not None:
+        check_positive("learning_rate", options["learning_rate"], "5e-3")
+    check_device(options["device"])
     models: list[Any] = list(model) if isinstance(model, list | tuple) else [model]
     if not models or not all(each and (callable(each) or isinstance(each, str)) for each in models):
         raise ConfigError(f"model = {model!r} should be a name, a class, a functools.partial, or a list of them")
@@ -171,6 +168,20 @@ def _numbers(option: str, given: Any, example: str) -> tuple[float, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _check_flag(name: str, value: Any, words: str) -> None:
+def check_positive(name: str, value: Any, example: str) -> None:
+    """Raise ``ConfigError`` unless an option is a positive number."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0 < float(value) < math.inf:
+        raise ConfigError(f"{name} must be a positive number, got {value!r}; use for example {example}")
+
+
+def check_device(device: Any) -> None:
+    """Raise ``ConfigError`` unless ``device`` is the name of one."""
+    if not isinstance(device, str) or not _DEVICE.fullmatch(device):
+        raise ConfigError(f"device = {device!r} is not known; use auto, cpu, cuda, cuda:<number> or mps")
+
+
+def check_flag(name: str, value: Any, words: str) -> None:
+    """Raise ``ConfigError`` unless an option is True or False; ``words`` are what it may be."""
     if not isinstance(value, bool | np.bool_):
         raise ConfigError(f"{name} should be {words}, got {value!r}")

@@ -1,0 +1,5 @@
+"""Analysis of series beyond forecasting, for the person with a DataFrame or an array: classify, impute, detect."""
+
+from seqmix.analysis.classifier import Classifier
+
+__all__ = ["Classifier"]

@@ -1,0 +1,221 @@
+"""The Classifier: the class of each series of a collection, by any model or mixer."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+
+from seqmix.analysis.estimator import SeriesEstimator
+from seqmix.analysis.series import Collection, Columns
+from seqmix.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# series that are classified at a time
+_EVAL_BATCH = 256
+
+
+class Classifier(ClassifierMixin, SeriesEstimator):
+    """Classifier of time series of one or several channels, of equal or unequal lengths.
+
+    ``Classifier().fit(X, y).predict(X_new)`` with an array ``(n, T, C)`` or ``(n, T)``, a list of arrays ``(T_i, C)``,
+    a ``.ts`` file, or a long frame with a column of labels, one for each id. Channels are standardized by the training
+    series. Series with missing values are refused: put an ``Imputer`` before it. Probabilities are those of a softmax,
+    which are not calibrated: wrap it in ``sklearn.calibration.CalibratedClassifierCV`` where they matter.
+
+    Args:
+        model: name of a classifier, encoder, forecasting model or mixer, a class, or a ``functools.partial``.
+        channels_first: arrays are ``(n, C, T)``, and lists hold arrays ``(C, T_i)``.
+        channels: columns of values of a frame. Default: all columns of numbers.
+        freq: step between the rows of a frame. Default: inferred.
+        fill_gaps: insert missing time steps of a frame, which then have to be imputed.
+        max_steps: most optimizer steps.
+        batch_size: series per step.
+        lr: peak learning rate of AdamW.
+        patience: validations without a better one before training stops. None trains to ``max_steps``.
+        val_size: share of the series of each class that is held out to choose the best weights; a class of one series
+            has none. 0 trains on all series to ``max_steps``.
+        seed: seed of weights, order, dropout and held-out series; generators of the program keep their state.
+        device: device of the training: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        verbose: show progress.
+        model_kwargs: options of the model.
+
+    Attributes:
+        classes_: the labels, sorted.
+        n_features_in_: columns of an array ``(n, T)``, else channels.
+        n_channels_: channels.
+        lengths_: shortest and longest series of the fit.
+        history_: a row for each validation.
+        notes_: what else there is to know about the fit.
+    """
+
+    flat = "series"
+    takes_missing = False
+
+    classes_: np.ndarray
+
+    def __init__(
+        self,
+        model: str | Callable[..., Any] = "MambaSL",
+        *,
+        channels_first: bool = False,
+        channels: Sequence[str] | None = None,
+        freq: str | int | None = None,
+        fill_gaps: bool = False,
+        max_steps: int = 300,
+        batch_size: int = 32,
+        lr: float = 2e-3,
+        patience: int | None = 10,
+        val_size: float = 0.2,
+        seed: int = 0,
+        device: str = "auto",
+        verbose: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+    ):
+        self.model, self.channels_first, self.channels = model, channels_first, channels
+        self.freq, self.fill_gaps = freq, fill_gaps
+        self.max_steps, self.batch_size, self.lr, self.patience = max_steps, batch_size, lr, patience
+        self.val_size, self.seed, self.device, self.verbose = val_size, seed, device, verbose
+        self.model_kwargs = model_kwargs
+        self._check_shared()
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        id_col: str = "unique_id",
+        time_col: str | None = "ds",
+        label_col: str = "label",
+    ) -> "Classifier":
+        """Fit the model and return the Classifier; whatever was fitted before is forgotten.
+
+        Args:
+            X: series: ``(n, T, C)``, ``(n, T)``, a list of ``(T_i, C)``, a ``.ts`` file, or a long frame.
+            y: label of each series: text, numbers or booleans. Default: those of the file or frame.
+            id_col: column that names the series.
+            time_col: column of dates or integers; None for rows that are in order.
+            label_col: column of the labels.
+        """
+        from seqmix.analysis.labeling import fit_classifier
+
+        columns = Columns(id_col, time_col, label_col, self._channel_names(), self.freq, self.fill_gaps)
+        X, y = _from_file(X, y)
+        series = self._read(X, columns)
+        self.classes_, codes = _classes(_labels_of(series, y, columns))
+        self.n_channels_ = len(series.channels)
+        self.lengths_ = int(series.lengths.min()), int(series.lengths.max())
+        self.fitted_, self.history_, self.notes_ = fit_classifier(self, series, codes)
+        self.task_ = self.fitted_.task
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """The most probable class of each series; for a frame a Series with the ids as its index."""
+        series = self._series(X)
+        codes = self.fitted_.scores(series).argmax(1)
+        return series.per_series(self.classes_[codes], self.columns_.label_col or "label")
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probability of each class, ``(n, n_classes)`` in the order of ``classes_``; not calibrated."""
+        series = self._series(X)
+        scores = self.fitted_.scores(series)
+        exponentials = np.exp(scores - scores.max(1, keepdims=True))
+        return series.per_series(exponentials / exponentials.sum(1, keepdims=True), self.classes_)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Accuracy; a series of a class that was not in the fit counts as wrong.
+
+        Args:
+            X: series.
+            y: true labels. Default: those of the file or frame.
+            sample_weight: weight of each series.
+        """
+        X, y = _from_file(X, y)
+        labels = _labels_of(self._series(X), y, self.columns_)
+        return float(np.average(np.asarray(self.predict(X)) == labels, weights=sample_weight))
+
+    def _series(self, X: Any) -> Collection:
+        """Series of the lengths of the fit."""
+        found = self._read_again(_from_file(X, None)[0])
+        shortest, longest = self.lengths_
+        wrong = (found.lengths != longest) if shortest == longest else (found.lengths > longest)
+        if wrong.any():
+            i = int(wrong.argmax())
+            steps, most = found.lengths[i], "" if shortest == longest else "at most "
+            raise DataError(
+                f"X has {steps} features, but Classifier is expecting {self.n_features_in_} features as input: it was "
+                f"fitted on {longest} time steps; cut or resample the series"
+                if found.form == self.flat
+                else f"{found.name(i)} has {steps} time steps, and Classifier was fitted on {most}{longest}; cut or "
+                "resample the series, or fit with series of different lengths"
+            )
+        return found
+
+    def _pack(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
+        facts, tensors = self.fitted_.pack()
+        classes = {"classes": self.classes_.tolist(), "dtype": str(self.classes_.dtype), "lengths": self.lengths_}
+        return {**facts, **classes}, tensors
+
+    def _unpack(self, facts: dict[str, Any], tensors: dict[str, "Tensor"]) -> None:
+        from seqmix.analysis.labeling import unpack_classifier
+
+        self.classes_ = np.array(facts["classes"], dtype=facts["dtype"])
+        self.n_channels_, self.lengths_ = len(self.channels_), tuple(facts["lengths"])
+        self.fitted_ = unpack_classifier(self, facts, tensors)
+        self.task_ = self.fitted_.task
+
+
+def _from_file(X: Any, y: Any) -> tuple[Any, Any]:
+    """Series and labels of a ``.ts`` file; anything else as it is."""
+    if not isinstance(X, str | Path):
+        return X, y
+    from seqmix.data.series.ts_file import read_ts
+
+    found = read_ts(Path(X))
+    return found.values, found.labels if y is None else y
+
+
+def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:
+    """One label for each series, in their order.
+
+    Raises:
+        DataError: if there are none, or not as many.
+    """
+    if y is None and series.labels is not None:
+        return series.labels
+    if y is None:
+        what = f"column {columns.label_col!r}" if series.form == "frame" else "y"
+        raise DataError(
+            f"Classifier requires y to be passed, but the target y is None: it needs a label for each series; give {what}"
+        )
+    if series.form == "frame" and isinstance(y, pd.Series) and set(series.ids) <= set(y.index):
+        y = y.loc[series.ids]
+    labels = column_or_1d(y, warn=True)
+    if len(labels) != len(series.values):
+        raise DataError(f"y has {len(labels)} labels, X has {len(series.values)} series; give one label for each")
+    if pd.isna(labels).any():
+        raise DataError(f"Input y contains NaN: label {int(pd.isna(labels).argmax())} is missing; give one for each series")
+    return labels
+
+
+def _classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes, sorted, and the number of that of each label.
+
+    Raises:
+        DataError: if there is one class only, or labels are no classes.
+    """
+    try:
+        check_classification_targets(labels)
+        classes, codes = np.unique(labels, return_inverse=True)
+    except TypeError as e:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise DataError(f"y holds labels of different types: {', '.join(kinds)}; give labels of one type") from e
+    if len(classes) == 1:
+        raise DataError(f"y has one class, {classes[0]!r}; a Classifier needs series of at least two")
+    return classes, codes

@@ -1,0 +1,93 @@
+"""Series in memory as data of tasks: scaling by the training series, and the examples that are served."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqmix.data.loader import Gathered
+from seqmix.data.series.panel import LARGEST, moments
+from seqmix.data.served import Served, Split
+from seqmix.errors import DataError
+
+
+class Scaling(NamedTuple):
+    """What is taken away from each channel and what it is divided by, each ``(C,)``."""
+
+    loc: np.ndarray
+    scale: np.ndarray
+
+    def apply(self, values: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+        """Scaled series ``(T_i, C)`` in float32, NaN where missing; ``names`` are those of the series.
+
+        Raises:
+            DataError: for a value that is no number of float32 any more.
+        """
+        found = []
+        for x, name in zip(values, names, strict=True):
+            z = (x - self.loc) / self.scale
+            if (np.abs(z) > LARGEST).any():
+                step, channel = np.argwhere(np.abs(z) > LARGEST)[0]
+                raise DataError(
+                    f"{name} holds {x[step, channel]:.3g} in step {step}, {abs(z[step, channel]):.0e} times the spread of "
+                    "the training values; correct it, or make it missing (NaN)"
+                )
+            found.append(z.astype(np.float32))
+        return found
+
+
+def learn_scaling(values: Sequence[np.ndarray]) -> Scaling:
+    """Mean and deviation of each channel over all series; a channel that does not vary is only centered."""
+    rows = np.concatenate(values)
+    loc, scale = (m[0] for m in moments(rows, np.array([0, len(rows)]), np.array([len(rows)])))
+    return Scaling(loc, np.where(np.isnan(scale), 1.0, scale))
+
+
+class InMemory(Served):
+    """Examples of splits that are given as they are.
+
+    Args:
+        splits: the examples.
+        batch_size: examples per training batch.
+        eval_batch_size: examples per validation batch.
+        seed: starting point of the shuffles.
+    """
+
+    def __init__(self, splits: Mapping[Split, Gathered], batch_size: int, *, eval_batch_size: int, seed: int):
+        super().__init__("InMemory", batch_size, eval_batch_size=eval_batch_size, seed=seed)
+        self._given = splits
+
+    def _make(self) -> Mapping[Split, Gathered]:
+        return self._given
+
+
+class LabeledSeries(Gathered):
+    """Labeled series, padded with zeros at the end to the longest of each batch.
+
+    Shapes: ``(B,) -> x (B, L, C), mask (B, L) where lengths differ, labels (B,)``.
+
+    Args:
+        values: the series ``(T_i, C)``, scaled.
+        labels: number of the class of each, ``(n,)``.
+        padded: give a mask, whether the series of a batch differ in length or not.
+    """
+
+    def __init__(self, values: Sequence[np.ndarray], labels: np.ndarray, *, padded: bool):
+        lengths = [len(x) for x in values]
+        self.rows = torch.from_numpy(np.concatenate(values))
+        self.lengths, self.labels = torch.tensor(lengths), torch.from_numpy(labels)
+        self.starts, self.padded = self.lengths.cumsum(0) - self.lengths, padded
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def gather(self, index: Tensor) -> dict[str, Tensor]:
+        """Batch of the series with these numbers ``(B,)``."""
+        lengths = self.lengths[index]
+        steps = torch.arange(int(lengths.max()), device=index.device)
+        mask = steps < lengths[:, None]  # (B, L)
+        at = self.starts[index, None] + torch.where(mask, steps, 0)
+        x = self.rows[at] * mask[..., None]
+        return {"x": x, "labels": self.labels[index], **({"mask": mask} if self.padded else {})}

@@ -17,9 +17,6 @@ from seqmix.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# series that are classified at a time
-_EVAL_BATCH = 256
-
 
 class Classifier(ClassifierMixin, SeriesEstimator):
     """Classifier of time series of one or several channels, of equal or unequal lengths.
@@ -152,7 +149,7 @@ class Classifier(ClassifierMixin, SeriesEstimator):
                 f"X has {steps} features, but Classifier is expecting {self.n_features_in_} features as input: it was "
                 f"fitted on {longest} time steps; cut or resample the series"
                 if found.form == self.flat
-                else f"{found.name(i)} has {steps} time steps, and Classifier was fitted on {most}{longest}; cut or "
+                else f"{found.names[i]} has {steps} time steps, and Classifier was fitted on {most}{longest}; cut or "
                 "resample the series, or fit with series of different lengths"
             )
         return found
@@ -192,7 +189,8 @@ def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:
     if y is None:
         what = f"column {columns.label_col!r}" if series.form == "frame" else "y"
         raise DataError(
-            f"Classifier requires y to be passed, but the target y is None: it needs a label for each series; give {what}"
+            "Classifier requires y to be passed, but the target y is None: it needs a label for each series; give "
+            + what
         )
     if series.form == "frame" and isinstance(y, pd.Series) and set(series.ids) <= set(y.index):
         y = y.loc[series.ids]
@@ -200,7 +198,9 @@ def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:
     if len(labels) != len(series.values):
         raise DataError(f"y has {len(labels)} labels, X has {len(series.values)} series; give one label for each")
     if pd.isna(labels).any():
-        raise DataError(f"Input y contains NaN: label {int(pd.isna(labels).argmax())} is missing; give one for each series")
+        raise DataError(
+            f"Input y contains NaN: label {int(pd.isna(labels).argmax())} is missing; give one for each series"
+        )
     return labels
 
 

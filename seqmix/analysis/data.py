@@ -31,8 +31,8 @@ class Scaling(NamedTuple):
             if (np.abs(z) > LARGEST).any():
                 step, channel = np.argwhere(np.abs(z) > LARGEST)[0]
                 raise DataError(
-                    f"{name} holds {x[step, channel]:.3g} in step {step}, {abs(z[step, channel]):.0e} times the spread of "
-                    "the training values; correct it, or make it missing (NaN)"
+                    f"{name} holds {x[step, channel]:.3g} in step {step}, {abs(z[step, channel]):.0e} times the spread "
+                    "of the training values; correct it, or make it missing (NaN)"
                 )
             found.append(z.astype(np.float32))
         return found

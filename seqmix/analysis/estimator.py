@@ -154,10 +154,10 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
     def _check_missing(self, found: Collection) -> None:
         if self.takes_missing:
             return
-        for i, x in enumerate(found.values):
+        for name, x in zip(found.names, found.values, strict=True):
             if (x != x).any():
                 raise DataError(
-                    f"{found.name(i)} contains NaN; fill it first: make_pipeline(Imputer(), {type(self).__name__}())"
+                    f"{name} contains NaN; fill it first: make_pipeline(Imputer(), {type(self).__name__}())"
                 )
 
     def _check_fitted(self) -> None:

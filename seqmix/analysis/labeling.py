@@ -32,7 +32,7 @@ class FittedClassifier(NamedTuple):
 
     def scores(self, series: Collection) -> np.ndarray:
         """Scores of the classes before the softmax, ``(n, n_classes)``, in float64."""
-        values = self.scaling.apply(series.values, list(map(series.name, range(len(series.values)))))
+        values = self.scaling.apply(series.values, series.names)
         served = LabeledSeries(values, np.zeros(len(values), np.int64), padded=self.padded)
         self.task.eval()
         with torch.inference_mode():
@@ -58,7 +58,7 @@ def fit_classifier(
     """
     held = _held_out(codes, of.val_size, of.seed)
     scaling = learn_scaling([x for x, out in zip(series.values, held, strict=True) if not out])
-    values = scaling.apply(series.values, list(map(series.name, range(len(series.values)))))
+    values = scaling.apply(series.values, series.names)
     padded = len(set(map(len, values))) > 1
     splits: dict[Any, Any] = {
         name: LabeledSeries([values[i] for i in np.flatnonzero(at)], codes[at], padded=padded)
@@ -72,9 +72,7 @@ def fit_classifier(
     return FittedClassifier(task.eval(), scaling, padded), history, notes
 
 
-def unpack_classifier(
-    of: "Classifier", facts: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> FittedClassifier:
+def unpack_classifier(of: "Classifier", facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedClassifier:
     """What ``pack`` gave, as it was."""
     scaling = Scaling(*(tensors[f"scaling.{name}"].numpy() for name in Scaling._fields))
     task = _make_task(of)

@@ -19,5 +19,3 @@ def with_options(factory: Callable[..., Any], options: Mapping[str, Any] | None)
             raise ConfigError(f"{class_of(factory).__name__} cannot be built: {e}; see model_kwargs") from e
 
     return make
-
-

@@ -47,6 +47,7 @@ class Collection:
         ids: names of the series, in the order of their first rows.
         rows: row of the frame of each time step, ``(T_i,)`` each; -1 for inserted ones.
         labels: label of each series, where a frame has them.
+        times: time of each step of all series of a frame, in its type.
         freq: step between rows that was found in a frame.
         ignored: columns of a frame that are not used.
     """
@@ -58,6 +59,7 @@ class Collection:
     ids: pd.Index
     rows: list[np.ndarray] = field(default_factory=list)
     labels: np.ndarray | None = None
+    times: Any = field(default=None, repr=False)
     freq: str | int | None = None
     ignored: tuple[str, ...] = ()
 
@@ -66,12 +68,13 @@ class Collection:
         """Time steps of each series, ``(n,)``."""
         return np.array([len(x) for x in self.values])
 
-    def name(self, i: int) -> str:
-        """Series ``i`` in a message."""
-        return "X" if self.form == "table" else f"series {self.ids[i]!r}"
+    @property
+    def names(self) -> list[str]:
+        """What messages call the series."""
+        return ["X"] if self.form == "table" else [f"series {i!r}" for i in self.ids]
 
     def per_step(self, found: Sequence[np.ndarray], name: str) -> Any:
-        """One value for each time step, ``(T_i,)`` per series: a Series with the index of a pandas frame, else arrays."""
+        """Values of time steps, ``(T_i,)`` per series: a Series with the index of a pandas frame, else arrays."""
         if self.form == "table":
             return found[0]
         if self.form == "list":
@@ -237,6 +240,7 @@ def _from_frame(df: Any, how: Columns) -> Collection:
         long.ids,
         np.split(at, cuts),
         None if how.label_col is None or how.label_col not in frame else _labels(frame, how, long.ids),
+        long.clock.column(stamps),
         long.clock.freq,
         tuple(str(name) for name in frame if name not in (*taken, *channels)),
     )
@@ -277,5 +281,3 @@ def _unused(frame: pd.DataFrame, name: str) -> str:
     while name in frame:
         name = f"_{name}"
     return name
-
-

@@ -56,7 +56,11 @@ class SpanWindows(Gathered):
     def gather(self, index: Tensor) -> dict[str, Tensor]:
         """Batch of the windows with these numbers ``(B,)``."""
         start = self.starts[index]
-        return {"x": cut(self.values, start, self.length), "x_mask": cut(self.mask, start, self.length), "window": index}
+        return {
+            "x": cut(self.values, start, self.length),
+            "x_mask": cut(self.mask, start, self.length),
+            "window": index,
+        }
 
 
 class Overlapped:

@@ -175,6 +175,13 @@ def check_positive(name: str, value: Any, example: str) -> None:
         raise ConfigError(f"{name} must be a positive number, got {value!r}; use for example {example}")
 
 
+def check_share(name: str, value: Any, example: str) -> None:
+    """Raise ``ConfigError`` unless an option is above 0 and below 1."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0 < float(value) < 1:
+        raise ConfigError(f"{name} should be above 0 and below 1, got {value!r}; use for example {example}")
+
+
 def check_device(device: Any) -> None:
     """Raise ``ConfigError`` unless ``device`` is the name of one."""
     if not isinstance(device, str) or not _DEVICE.fullmatch(device):

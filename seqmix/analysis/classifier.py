@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,8 @@ from sklearn.utils.validation import column_or_1d
 
 from seqmix.analysis.estimator import SeriesEstimator
 from seqmix.analysis.series import Collection, Columns
-from seqmix.errors import DataError
+from seqmix.errors import DataError, check_choice
+from seqmix.forecasting.options import whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,16 +23,20 @@ class Classifier(ClassifierMixin, SeriesEstimator):
     """Classifier of time series of one or several channels, of equal or unequal lengths.
 
     ``Classifier().fit(X, y).predict(X_new)`` with an array ``(n, T, C)`` or ``(n, T)``, a list of arrays ``(T_i, C)``,
-    a ``.ts`` file, or a long frame with a column of labels, one for each id. Channels are standardized by the training
-    series. Series with missing values are refused: put an ``Imputer`` before it. Probabilities are those of a softmax,
-    which are not calibrated: wrap it in ``sklearn.calibration.CalibratedClassifierCV`` where they matter.
+    a ``.ts`` file, or a long frame with a column of labels, one for each id. Missing values are interpolated within
+    their series and channel. Probabilities are those of a softmax, which are not calibrated: wrap it in
+    ``sklearn.calibration.CalibratedClassifierCV`` where they matter.
 
     Args:
         model: name of a classifier, encoder, forecasting model or mixer, a class, or a ``functools.partial``.
+        normalize: ``train`` standardizes each channel by the training series, ``series`` each channel of each series
+            by itself, ``none`` leaves values as they are.
+        max_len: longest series that can be classified. Default: that of the fit, and a quarter more where lengths
+            differ.
         channels_first: arrays are ``(n, C, T)``, and lists hold arrays ``(C, T_i)``.
         channels: columns of values of a frame. Default: all columns of numbers.
         freq: step between the rows of a frame. Default: inferred.
-        fill_gaps: insert missing time steps of a frame, which then have to be imputed.
+        fill_gaps: insert missing time steps of a frame as missing values.
         max_steps: most optimizer steps.
         batch_size: series per step.
         lr: peak learning rate of AdamW.
@@ -48,12 +53,13 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         n_features_in_: columns of an array ``(n, T)``, else channels.
         n_channels_: channels.
         lengths_: shortest and longest series of the fit.
+        max_len_: longest series that can be classified; others are refused, shorter ones too if ``max_len`` is not set
+            and all series of the fit had the same length.
         history_: a row for each validation.
         notes_: what else there is to know about the fit.
     """
 
     flat = "series"
-    takes_missing = False
 
     classes_: np.ndarray
 
@@ -61,6 +67,8 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         self,
         model: str | Callable[..., Any] = "MambaSL",
         *,
+        normalize: Literal["train", "series", "none"] = "train",
+        max_len: int | None = None,
         channels_first: bool = False,
         channels: Sequence[str] | None = None,
         freq: str | int | None = None,
@@ -75,12 +83,14 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         verbose: bool = False,
         model_kwargs: dict[str, Any] | None = None,
     ):
-        self.model, self.channels_first, self.channels = model, channels_first, channels
-        self.freq, self.fill_gaps = freq, fill_gaps
+        self.model, self.normalize, self.max_len = model, normalize, max_len
+        self.channels_first, self.channels, self.freq, self.fill_gaps = channels_first, channels, freq, fill_gaps
         self.max_steps, self.batch_size, self.lr, self.patience = max_steps, batch_size, lr, patience
         self.val_size, self.seed, self.device, self.verbose = val_size, seed, device, verbose
         self.model_kwargs = model_kwargs
         self._check_shared()
+        whole("max_len", max_len, 1, True)
+        check_choice("normalize", normalize, ("train", "series", "none"))
 
     def fit(
         self,
@@ -107,7 +117,13 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         series = self._read(X, columns)
         self.classes_, codes = _classes(_labels_of(series, y, columns))
         self.n_channels_ = len(series.channels)
-        self.lengths_ = int(series.lengths.min()), int(series.lengths.max())
+        shortest, longest = int(series.lengths.min()), int(series.lengths.max())
+        if self.max_len is not None and self.max_len < longest:
+            raise DataError(
+                f"X has a series of {longest} time steps, and max_len = {self.max_len}; raise it, or cut them"
+            )
+        self.max_len_ = self.max_len or (longest if shortest == longest else longest + longest // 4)
+        self.lengths_ = shortest, longest
         self.fitted_, self.history_, self.notes_ = fit_classifier(self, series, codes)
         self.task_ = self.fitted_.task
         return self
@@ -138,33 +154,38 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         return float(np.average(np.asarray(self.predict(X)) == labels, weights=sample_weight))
 
     def _series(self, X: Any) -> Collection:
-        """Series of the lengths of the fit."""
+        """Series of lengths that the model takes."""
         found = self._read_again(_from_file(X, None)[0])
-        shortest, longest = self.lengths_
-        wrong = (found.lengths != longest) if shortest == longest else (found.lengths > longest)
+        most = self.max_len_
+        fixed = self.lengths_[0] == most
+        wrong = found.lengths != most if fixed else found.lengths > most
         if wrong.any():
             i = int(wrong.argmax())
-            steps, most = found.lengths[i], "" if shortest == longest else "at most "
+            steps = found.lengths[i]
+            if found.form == self.flat:
+                raise DataError(
+                    f"X has {steps} features, but Classifier is expecting {self.n_features_in_} features as input: it "
+                    f"was fitted on series of {self.n_features_in_} time steps; cut or resample them"
+                )
             raise DataError(
-                f"X has {steps} features, but Classifier is expecting {self.n_features_in_} features as input: it was "
-                f"fitted on {longest} time steps; cut or resample the series"
-                if found.form == self.flat
-                else f"{found.names[i]} has {steps} time steps, and Classifier was fitted on {most}{longest}; cut or "
-                "resample the series, or fit with series of different lengths"
+                f"{found.names[i]} has {steps} time steps, and Classifier takes {'' if fixed else 'at most '}{most}; cut "
+                "or resample it, or fit with max_len=..."
             )
         return found
 
     def _pack(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
         facts, tensors = self.fitted_.pack()
-        classes = {"classes": self.classes_.tolist(), "dtype": str(self.classes_.dtype), "lengths": self.lengths_}
+        classes = {"classes": self.classes_.tolist(), "dtype": str(self.classes_.dtype), "max_len": self.max_len_}
+        classes["lengths"] = self.lengths_
         return {**facts, **classes}, tensors
 
     def _unpack(self, facts: dict[str, Any], tensors: dict[str, "Tensor"]) -> None:
         from seqmix.analysis.labeling import unpack_classifier
 
         self.classes_ = np.array(facts["classes"], dtype=facts["dtype"])
-        self.n_channels_, self.lengths_ = len(self.channels_), tuple(facts["lengths"])
-        self.fitted_ = unpack_classifier(self, facts, tensors)
+        self.n_channels_, self.max_len_ = len(self.channels_), facts["max_len"]
+        self.lengths_ = tuple(facts["lengths"])
+        self.fitted_ = unpack_classifier(self, tensors)
         self.task_ = self.fitted_.task
 
 
@@ -172,10 +193,14 @@ def _from_file(X: Any, y: Any) -> tuple[Any, Any]:
     """Series and labels of a ``.ts`` file; anything else as it is."""
     if not isinstance(X, str | Path):
         return X, y
+    from seqmix.data.files import read_file
     from seqmix.data.series.ts_file import read_ts
 
-    found = read_ts(Path(X))
-    return found.values, found.labels if y is None else y
+    path = Path(X)
+    if not path.name.endswith((".ts", ".ts.gz")):
+        raise DataError(f"{str(path)!r} is no .ts file; read it with pandas, and give the frame")
+    found = read_ts(read_file(path), path.name)
+    return found.series, found.labels if y is None else y
 
 
 def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from seqmix.data.loader import Gathered
 from seqmix.data.series.panel import LARGEST, moments
@@ -28,14 +26,19 @@ class Scaling(NamedTuple):
         found = []
         for x, name in zip(values, names, strict=True):
             z = (x - self.loc) / self.scale
-            if (np.abs(z) > LARGEST).any():
-                step, channel = np.argwhere(np.abs(z) > LARGEST)[0]
-                raise DataError(
-                    f"{name} holds {x[step, channel]:.3g} in step {step}, {abs(z[step, channel]):.0e} times the spread "
-                    "of the training values; correct it, or make it missing (NaN)"
-                )
+            check_range(z, name)
             found.append(z.astype(np.float32))
         return found
+
+
+def check_range(scaled: np.ndarray, name: str) -> None:
+    """Raise ``DataError`` if scaled values ``(T, C)`` of a series are no numbers of float32 whose square is one."""
+    if (np.abs(scaled) > LARGEST).any():
+        step, channel = np.argwhere(np.abs(scaled) > LARGEST)[0]
+        raise DataError(
+            f"{name} holds a value in step {step} that is {abs(scaled[step, channel]):.0e} times the spread of the "
+            "training values; correct it, or make it missing (NaN)"
+        )
 
 
 def learn_scaling(values: Sequence[np.ndarray]) -> Scaling:
@@ -61,33 +64,3 @@ class InMemory(Served):
 
     def _make(self) -> Mapping[Split, Gathered]:
         return self._given
-
-
-class LabeledSeries(Gathered):
-    """Labeled series, padded with zeros at the end to the longest of each batch.
-
-    Shapes: ``(B,) -> x (B, L, C), mask (B, L) where lengths differ, labels (B,)``.
-
-    Args:
-        values: the series ``(T_i, C)``, scaled.
-        labels: number of the class of each, ``(n,)``.
-        padded: give a mask, whether the series of a batch differ in length or not.
-    """
-
-    def __init__(self, values: Sequence[np.ndarray], labels: np.ndarray, *, padded: bool):
-        lengths = [len(x) for x in values]
-        self.rows = torch.from_numpy(np.concatenate(values))
-        self.lengths, self.labels = torch.tensor(lengths), torch.from_numpy(labels)
-        self.starts, self.padded = self.lengths.cumsum(0) - self.lengths, padded
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the series with these numbers ``(B,)``."""
-        lengths = self.lengths[index]
-        steps = torch.arange(int(lengths.max()), device=index.device)
-        mask = steps < lengths[:, None]  # (B, L)
-        at = self.starts[index, None] + torch.where(mask, steps, 0)
-        x = self.rows[at] * mask[..., None]
-        return {"x": x, "labels": self.labels[index], **({"mask": mask} if self.padded else {})}

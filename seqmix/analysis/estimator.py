@@ -35,8 +35,6 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
     flat: ClassVar[Flat]
     #: number of the format of saved folders
     version: ClassVar[int] = 1
-    #: whether missing values are accepted
-    takes_missing: ClassVar[bool]
 
     model: Any
     channels_first: bool
@@ -56,6 +54,11 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
     columns_: Columns
     channels_: tuple[str, ...]
     fitted_: Any
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.three_d_array = True
+        return tags
 
     @abstractmethod
     def _pack(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
@@ -124,7 +127,6 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
     def _read(self, X: Any, columns: Columns) -> Collection:
         """Series to fit on; the facts that scikit-learn asks for are kept."""
         found = read_series(X, columns, flat=self.flat, channels_first=self.channels_first)
-        self._check_missing(found)
         fixed = {"channels": found.channels, "freq": found.freq} if found.form == "frame" else {}
         self.columns_ = replace(columns, **fixed)
         self.channels_ = found.channels
@@ -141,7 +143,6 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
         """
         self._check_fitted()
         found = read_series(X, self.columns_, flat=self.flat, channels_first=self.channels_first)
-        self._check_missing(found)
         have, want = len(found.channels), len(self.channels_)
         if have != want:
             turned = found.form != "frame" and not self.channels_first and want in found.values[0].shape
@@ -150,15 +151,6 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
                 "channels as it was fitted on; give the same ones" + ", or pass channels_first=True" * turned
             )
         return found
-
-    def _check_missing(self, found: Collection) -> None:
-        if self.takes_missing:
-            return
-        for name, x in zip(found.names, found.values, strict=True):
-            if (x != x).any():
-                raise DataError(
-                    f"{name} contains NaN; fill it first: make_pipeline(Imputer(), {type(self).__name__}())"
-                )
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "fitted_"):

@@ -54,7 +54,6 @@ class Imputer(TransformerMixin, SeriesEstimator):
     """
 
     flat = "table"
-    takes_missing = True
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -106,6 +107,8 @@ def read_series(X: Any, columns: Columns, *, flat: Flat, channels_first: bool) -
     Raises:
         DataError: if they cannot be used as they are.
     """
+    if isinstance(X, str | Path):
+        raise DataError(f"X is the path {str(X)!r}; read it with pandas.read_csv, and give the frame")
     if isinstance(X, pd.Series):
         raise DataError("X is a Series; make a frame or an array of it: X.reset_index(), X.to_numpy()[:, None]")
     if isinstance(X, pd.DataFrame) or hasattr(X, "__dataframe__") or hasattr(X, "__arrow_c_stream__"):
@@ -142,12 +145,13 @@ def _numeric(X: Any, name: str) -> np.ndarray:
         texts = found.dtype.kind != "O" or any(isinstance(x, str) for x in found.ravel())
         if texts:
             first = found.ravel()[0] if found.size else ""
-            raise DataError(f"{name} should hold numbers, got {found.dtype}, first {first!r}; use {name}.astype(float)")
+            raise DataError(
+                f"{name} should hold numbers, got {found.dtype}, first {str(first)!r}; use {name}.astype(float)"
+            )
         try:
-            found = np.array([[x] if x is not None else [np.nan] for x in found.ravel()], float).reshape(found.shape)
-        except (TypeError, ValueError) as e:
-            # the words of numpy say which argument is no number
-            raise DataError(f"{name} should hold numbers, argument must be a number: {e}; convert it") from e
+            found = np.array([np.nan if x is None else float(x) for x in found.ravel()]).reshape(found.shape)
+        except TypeError as e:
+            raise TypeError(f"{name} should hold numbers: {e}; convert it") from e
     values = found.astype(np.float64)
     if np.isinf(values).any():
         at = tuple(int(i) for i in np.argwhere(np.isinf(values))[0])

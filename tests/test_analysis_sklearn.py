@@ -1,8 +1,5 @@
 """scikit-learn's own checks of the estimators, with those that cannot apply and why; pipelines and searches."""
 
-import numpy as np
-import pytest
-from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from seqmix.analysis import Classifier, Imputer

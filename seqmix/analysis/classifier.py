@@ -168,8 +168,8 @@ class Classifier(ClassifierMixin, SeriesEstimator):
                     f"was fitted on series of {self.n_features_in_} time steps; cut or resample them"
                 )
             raise DataError(
-                f"{found.names[i]} has {steps} time steps, and Classifier takes {'' if fixed else 'at most '}{most}; cut "
-                "or resample it, or fit with max_len=..."
+                f"{found.names[i]} has {steps} time steps, and Classifier takes {'' if fixed else 'at most '}{most}; "
+                "cut or resample it, or fit with max_len=..."
             )
         return found
 
@@ -222,6 +222,8 @@ def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:
     labels = column_or_1d(y, warn=True)
     if len(labels) != len(series.values):
         raise DataError(f"y has {len(labels)} labels, X has {len(series.values)} series; give one label for each")
+    if labels.dtype.kind == "f" and np.isinf(labels).any():
+        raise DataError("Input y contains infinity; give a class for each series")
     if pd.isna(labels).any():
         raise DataError(
             f"Input y contains NaN: label {int(pd.isna(labels).argmax())} is missing; give one for each series"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +11,13 @@ import torch
 from torch import Tensor
 
 from seqmix.analysis.data import InMemory, Scaling, learn_scaling
-from seqmix.analysis.models import with_options
 from seqmix.analysis.series import Collection
 from seqmix.analysis.windows import Overlapped, Span, SpanWindows
 from seqmix.data.loader import WindowLoader
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting import options
-from seqmix.forecasting.training import optimize, seeded
-from seqmix.models import forecast_factory
+from seqmix.forecasting.training import building, optimize
+from seqmix.models import class_of, forecast_factory
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Imputation
 
@@ -227,8 +227,8 @@ def _quantile(errors: np.ndarray, share: float) -> float:
 
 
 def _make_task(of: "Imputer", n_channels: int, context: int) -> Imputation:
-    factory = with_options(forecast_factory(of.model), of.model_kwargs)
-    with seeded(of.seed):
+    factory = partial(forecast_factory(of.model), **(of.model_kwargs or {}))
+    with building(class_of(factory).__name__, of.seed):
         return Imputation(
             factory,
             Series(n_channels, context, context),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,11 @@ import torch
 from torch import Tensor
 
 from seqmix.analysis.data import InMemory, check_range
-from seqmix.analysis.models import with_options
 from seqmix.analysis.series import Collection
 from seqmix.data.loader import WindowLoader
 from seqmix.data.series.labeled import LabeledSeries, Preparation, hold_out, joined
-from seqmix.forecasting.training import optimize, seeded
-from seqmix.models import classifier_factory
+from seqmix.forecasting.training import building, optimize
+from seqmix.models import class_of, classifier_factory
 from seqmix.tasks import AdamW, SeriesClassification
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def _prepared(preparation: Preparation, series: Collection, codes: np.ndarray) -
 
 
 def _make_task(of: "Classifier") -> SeriesClassification:
-    factory = with_options(classifier_factory(of.model), of.model_kwargs)
-    with seeded(of.seed):
+    factory = partial(classifier_factory(of.model), **(of.model_kwargs or {}))
+    with building(class_of(factory).__name__, of.seed):
         return SeriesClassification(
             factory, of.n_channels_, len(of.classes_), of.max_len_, optim=AdamW(lr=of.lr), patience=of.patience
         )

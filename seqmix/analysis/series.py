@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from seqmix.errors import DataError
-from seqmix.forecasting.frame import LARGEST_VALUE, Reading, numbers, read_frame
+from seqmix.forecasting.frame import LARGEST_VALUE, Reading, check_columns, numbers, read_frame
 from seqmix.forecasting.kind import to_pandas, with_index
 
 Flat = Literal["series", "table"]
@@ -219,6 +219,7 @@ def _from_frame(df: Any, how: Columns) -> Collection:
     absent = [name for name in channels if name not in frame]
     if absent and time_col in frame:
         raise DataError(f"channel {absent[0]!r} not found; columns are {list(frame)}")
+    check_columns(frame, [time_col, *channels], how.id_col, time_col, None)
     row = _unused(frame, "row")
     columns = Reading(
         id_col=how.id_col,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from seqmix import models
 from seqmix.errors import ConfigError
 from seqmix.forecasting.plan import Plan
-from seqmix.forecasting.training import Training, seeded
+from seqmix.forecasting.training import Training, building
 from seqmix.models import class_of, forecast_factory
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Forecasting
@@ -72,19 +72,16 @@ def make_task(choice: Choice, plan: Plan, series: Series, training: Training | N
     """
     series = replace(series, season=min(plan.season, plan.context))
     loss: Any = plan.loss if isinstance(plan.loss, str) else "mse"
-    with seeded(plan.seed):
-        try:
-            return Forecasting(
-                choice.factory,
-                series.without_covariates() if choice.baseline else series,
-                loss=loss,
-                loss_module=None if isinstance(plan.loss, str) else plan.loss,
-                quantiles=plan.quantiles,
-                normalize=plan.normalize,
-                **({"optim": AdamW(lr=training.learning_rate), "patience": training.patience} if training else {}),
-            )
-        except TypeError as e:
-            raise ConfigError(f"{choice.name} cannot be built: {e}; see model_kwargs") from e
+    with building(choice.name, plan.seed):
+        return Forecasting(
+            choice.factory,
+            series.without_covariates() if choice.baseline else series,
+            loss=loss,
+            loss_module=None if isinstance(plan.loss, str) else plan.loss,
+            quantiles=plan.quantiles,
+            normalize=plan.normalize,
+            **({"optim": AdamW(lr=training.learning_rate), "patience": training.patience} if training else {}),
+        )
 
 
 def _choice(name: str, model: Any, options: dict[str, Any]) -> Choice:

@@ -92,7 +92,7 @@ def read_frame(df: Any, how: Reading) -> Long:
         raise DataError("frame has 0 rows; give at least one row for each series")
     covariates = [*how.past, *how.future, *(name for name in how.static if name in frame)]
     needed = [time_col, *([target_col] if target_col else []), *([weight_col] if weight_col else []), *covariates]
-    _check_columns(frame, needed, id_col, time_col, target_col)
+    check_columns(frame, needed, id_col, time_col, target_col)
     if target_col in covariates:
         raise DataError(f"column {target_col!r} is the target; leave it out of the covariates")
     if how.aggregate is not None:
@@ -268,9 +268,10 @@ def _resampled(frame: pd.DataFrame, how: Reading) -> Any:
     return resample(frame, str(how.freq), str(how.aggregate), **how.names)
 
 
-def _check_columns(
+def check_columns(
     frame: pd.DataFrame, needed: Sequence[str], id_col: str, time_col: str, target_col: str | None
 ) -> None:
+    """Raise ``DataError`` if a column of a long frame that is needed is not there, or there twice."""
     if isinstance(frame.columns, pd.MultiIndex):
         raise DataError("df has several levels of column names; use df.columns = ['_'.join(c) for c in df]")
     twice = [name for name in frame.columns[frame.columns.duplicated()] if name in (id_col, *needed)]

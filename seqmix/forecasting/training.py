@@ -111,6 +111,16 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def building(name: str, seed: int) -> Iterator[None]:
+    """Weights from ``seed`` alone; a model that does not take its options is a ``ConfigError``."""
+    with seeded(seed):
+        try:
+            yield
+        except TypeError as e:
+            raise ConfigError(f"{name} cannot be built: {e}; see model_kwargs") from e
+
+
 def train(name: str, task: Forecasting, panel: Panel | None, how: Training, seed: int) -> pd.DataFrame:
     """Train a forecasting task and restore its best weights; what each validation found.
 

@@ -11,9 +11,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("commands", "data", "errors", "forecasting", "mixers", "models", "ops", "tasks", "testing", "vision")
+_MODULES = (
+    "analysis",
+    "commands",
+    "data",
+    "errors",
+    "forecasting",
+    "mixers",
+    "models",
+    "ops",
+    "tasks",
+    "testing",
+    "vision",
+)
 _NAMES = {
+    "Classifier": "seqmix.analysis",
     "Forecaster": "seqmix.forecasting",
+    "Imputer": "seqmix.analysis",
     "Mixer": "seqmix.mixers",
     "Series": "seqmix.series",
     "check_frame": "seqmix.forecasting",

@@ -18,6 +18,8 @@ from seqmix.forecasting.options import whole
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from seqmix.analysis.labeling import Plan
+
 
 class Classifier(ClassifierMixin, SeriesEstimator):
     """Classifier of time series of one or several channels, of equal or unequal lengths.
@@ -61,6 +63,7 @@ class Classifier(ClassifierMixin, SeriesEstimator):
 
     flat = "series"
 
+    normalize: Literal["train", "series", "none"]
     classes_: np.ndarray
 
     def __init__(
@@ -124,7 +127,7 @@ class Classifier(ClassifierMixin, SeriesEstimator):
             )
         self.max_len_ = self.max_len or (longest if shortest == longest else longest + longest // 4)
         self.lengths_ = shortest, longest
-        self.fitted_, self.history_, self.notes_ = fit_classifier(self, series, codes)
+        self.fitted_, self.history_, self.notes_ = fit_classifier(self._plan(), series, codes)
         self.task_ = self.fitted_.task
         return self
 
@@ -173,6 +176,21 @@ class Classifier(ClassifierMixin, SeriesEstimator):
             )
         return found
 
+    def _plan(self) -> "Plan":
+        from seqmix.analysis.labeling import Plan
+
+        return Plan(
+            self.model,
+            self.model_kwargs or {},
+            self.n_channels_,
+            len(self.classes_),
+            self.max_len_,
+            self.normalize,
+            self.val_size,
+            self.seed,
+            self._training(),
+        )
+
     def _pack(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
         facts, tensors = self.fitted_.pack()
         classes = {"classes": self.classes_.tolist(), "dtype": str(self.classes_.dtype), "max_len": self.max_len_}
@@ -185,7 +203,7 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         self.classes_ = np.array(facts["classes"], dtype=facts["dtype"])
         self.n_channels_, self.max_len_ = len(self.channels_), facts["max_len"]
         self.lengths_ = tuple(facts["lengths"])
-        self.fitted_ = unpack_classifier(self, tensors)
+        self.fitted_ = unpack_classifier(self._plan(), tensors)
         self.task_ = self.fitted_.task
 
 
@@ -238,11 +256,11 @@ def _classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         DataError: if there is one class only, or labels are no classes.
     """
     try:
-        check_classification_targets(labels)
         classes, codes = np.unique(labels, return_inverse=True)
     except TypeError as e:
         kinds = sorted({type(label).__name__ for label in labels})
         raise DataError(f"y holds labels of different types: {', '.join(kinds)}; give labels of one type") from e
+    check_classification_targets(labels)
     if len(classes) == 1:
-        raise DataError(f"y has one class, {classes[0]!r}; a Classifier needs series of at least two")
+        raise DataError(f"y has one class, {classes.tolist()[0]!r}; a Classifier needs series of at least two")
     return classes, codes

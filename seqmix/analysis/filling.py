@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,14 +15,10 @@ from seqmix.analysis.series import Collection
 from seqmix.analysis.windows import Overlapped, Span, SpanWindows
 from seqmix.data.loader import WindowLoader
 from seqmix.errors import ConfigError, DataError
-from seqmix.forecasting import options
-from seqmix.forecasting.training import building, optimize
+from seqmix.forecasting.training import Training, building, optimize
 from seqmix.models import class_of, forecast_factory
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Imputation
-
-if TYPE_CHECKING:
-    from seqmix.analysis.imputer import Imputer
 
 # windows that are filled at a time
 _EVAL_BATCH = 256
@@ -32,6 +28,35 @@ _DRAWS = 4
 _DISTANCES = np.array([1, 2, 4, 8, 16])
 # default window length, in time steps
 _CONTEXT = 96
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an imputer is made and trained by.
+
+    Args:
+        model: name, class or ``functools.partial``.
+        options: options of the model.
+        n_channels: number of channels.
+        context: window length. Default: from the lengths of the series.
+        pattern: which cells are hidden.
+        rate: share of the observed cells that is hidden.
+        levels: coverage of the intervals in percent.
+        val_size: share that is held out.
+        seed: seed of weights, order, dropout and hidden cells.
+        training: how the model is trained.
+    """
+
+    model: Any
+    options: Mapping[str, Any]
+    n_channels: int
+    context: int | None
+    pattern: Literal["point", "subsequence", "block", "mixed"]
+    rate: float
+    levels: tuple[float, ...]
+    val_size: float
+    seed: int
+    training: Training
 
 
 @dataclass(frozen=True)
@@ -96,7 +121,7 @@ class FittedImputer:
         return {"context": self.task.series.context, "levels": list(self.radius)}, tensors
 
 
-def fit_imputer(of: "Imputer", series: Collection) -> tuple[FittedImputer, pd.DataFrame, list[str]]:
+def fit_imputer(plan: Plan, series: Collection) -> tuple[FittedImputer, pd.DataFrame, list[str]]:
     """Train a model to fill hidden cells; what was learned, a row for each validation, and notes.
 
     Raises:
@@ -108,17 +133,20 @@ def fit_imputer(of: "Imputer", series: Collection) -> tuple[FittedImputer, pd.Da
         raise DataError(
             f"channel {series.channels[int(absent.argmax())]!r} has no value at all; leave it out, or give values"
         )
-    context = default_context(series.lengths) if of.context is None else of.context
-    train, held = split(series.lengths, context, of.val_size, of.seed)
+    context = default_context(series.lengths) if plan.context is None else plan.context
+    task = _make_task(plan, context)
+    train, held = split(series.lengths, context, plan.val_size, plan.seed)
     scaling = learn_scaling([series.values[s.series][s.first : s.last] for s in train])
     values = scaling.apply(series.values, series.names)
-    splits: dict[Any, Any] = {"train": SpanWindows(values, train, context, stride=1)}
     if held:
-        splits["val"] = SpanWindows(values, held, context, stride=max(1, context // 4))
-    data = InMemory(splits, of.batch_size, eval_batch_size=_EVAL_BATCH, seed=of.seed)
-    task = _make_task(of, len(series.channels), context)
-    history = optimize(task.label, task, data, of._training(), of.seed, validate=bool(held))
-    levels = options.levels(of.levels)
+        val = SpanWindows(values, held, context, stride=max(1, context // 4))
+        if not any(task.hide(batch, 0)[1].any() for batch in WindowLoader(val, _EVAL_BATCH)):
+            train, held = split(series.lengths, context, 0, plan.seed)
+    splits: dict[Any, Any] = {"train": SpanWindows(values, train, context, stride=1)}
+    splits |= {"val": val} if held else {}
+    data = InMemory(splits, plan.training.batch_size, eval_batch_size=_EVAL_BATCH, seed=plan.seed)
+    history = optimize(task.label, task, data, plan.training, plan.seed, validate=bool(held))
+    levels = plan.levels
     if levels and not held:
         raise ConfigError(
             f"levels = {list(levels)} are calibrated on held-out windows, and there are none; give longer series, or a "
@@ -129,10 +157,10 @@ def fit_imputer(of: "Imputer", series: Collection) -> tuple[FittedImputer, pd.Da
     return FittedImputer(task.eval(), scaling, radius), history, notes
 
 
-def unpack_imputer(of: "Imputer", facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedImputer:
+def unpack_imputer(plan: Plan, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedImputer:
     """What ``pack`` gave, as it was."""
     scaling = Scaling(*(tensors[f"scaling.{name}"].numpy() for name in Scaling._fields))
-    task = _make_task(of, len(of.channels_), facts["context"])
+    task = _make_task(plan, facts["context"])
     task.load_state_dict({name[5:]: x for name, x in tensors.items() if name.startswith("task.")})
     radius = {level: tensors[f"radius.{level:g}"].numpy() for level in facts["levels"]}
     return FittedImputer(task.eval(), scaling, radius)
@@ -226,15 +254,15 @@ def _quantile(errors: np.ndarray, share: float) -> float:
     return float(np.sort(errors)[rank - 1])
 
 
-def _make_task(of: "Imputer", n_channels: int, context: int) -> Imputation:
-    factory = partial(forecast_factory(of.model), **(of.model_kwargs or {}))
-    with building(class_of(factory).__name__, of.seed):
+def _make_task(plan: Plan, context: int) -> Imputation:
+    factory = partial(forecast_factory(plan.model), **plan.options)
+    with building(class_of(factory).__name__, plan.seed):
         return Imputation(
             factory,
-            Series(n_channels, context, context),
-            pattern=of.pattern,
-            rate=of.rate,
-            mask_seed=of.seed,
-            optim=AdamW(lr=of.lr),
-            patience=of.patience,
+            Series(plan.n_channels, context, context),
+            pattern=plan.pattern,
+            rate=plan.rate,
+            mask_seed=plan.seed,
+            optim=AdamW(lr=plan.training.learning_rate),
+            patience=plan.training.patience,
         )

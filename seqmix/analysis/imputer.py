@@ -14,6 +14,8 @@ from seqmix.forecasting import options
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from seqmix.analysis.filling import Plan
+
 
 class Imputer(TransformerMixin, SeriesEstimator):
     """Imputer of time series: missing values (NaN) are filled by a model, observed values stay as they are.
@@ -54,6 +56,8 @@ class Imputer(TransformerMixin, SeriesEstimator):
     """
 
     flat = "table"
+
+    pattern: Literal["point", "subsequence", "block", "mixed"]
 
     def __init__(
         self,
@@ -100,7 +104,7 @@ class Imputer(TransformerMixin, SeriesEstimator):
         from seqmix.analysis.filling import fit_imputer
 
         series = self._read(X, Columns(id_col, time_col, None, self._channel_names(), self.freq, self.fill_gaps))
-        self.fitted_, self.history_, self.notes_ = fit_imputer(self, series)
+        self.fitted_, self.history_, self.notes_ = fit_imputer(self._plan(), series)
         self.task_, self.context_ = self.fitted_.task, self.fitted_.task.series.context
         return self
 
@@ -143,11 +147,27 @@ class Imputer(TransformerMixin, SeriesEstimator):
         """
         return -self.fitted_.error(self._read_again(X))
 
+    def _plan(self) -> "Plan":
+        from seqmix.analysis.filling import Plan
+
+        return Plan(
+            self.model,
+            self.model_kwargs or {},
+            len(self.channels_),
+            self.context,
+            self.pattern,
+            self.rate,
+            options.levels(self.levels),
+            self.val_size,
+            self.seed,
+            self._training(),
+        )
+
     def _pack(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
         return self.fitted_.pack()
 
     def _unpack(self, facts: dict[str, Any], tensors: dict[str, "Tensor"]) -> None:
         from seqmix.analysis.filling import unpack_imputer
 
-        self.fitted_ = unpack_imputer(self, facts, tensors)
+        self.fitted_ = unpack_imputer(self._plan(), facts, tensors)
         self.task_, self.context_ = self.fitted_.task, self.fitted_.task.series.context

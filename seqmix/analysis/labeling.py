@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,16 +13,40 @@ from torch import Tensor
 from seqmix.analysis.data import InMemory, check_range
 from seqmix.analysis.series import Collection
 from seqmix.data.loader import WindowLoader
-from seqmix.data.series.labeled import LabeledSeries, Preparation, hold_out, joined
-from seqmix.forecasting.training import building, optimize
+from seqmix.data.series.labeled import LabeledSeries, Normalize, Preparation, hold_out, joined
+from seqmix.forecasting.training import Training, building, optimize
 from seqmix.models import class_of, classifier_factory
 from seqmix.tasks import AdamW, SeriesClassification
 
-if TYPE_CHECKING:
-    from seqmix.analysis.classifier import Classifier
-
 # series that are classified at a time
 _EVAL_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a classifier is made and trained by.
+
+    Args:
+        model: name, class or ``functools.partial``.
+        options: options of the model.
+        n_channels: number of channels.
+        n_classes: number of classes.
+        max_len: longest series.
+        normalize: how series are normalized.
+        val_size: share of the series of each class that is held out.
+        seed: seed of weights, order, dropout and held-out series.
+        training: how the model is trained.
+    """
+
+    model: Any
+    options: Mapping[str, Any]
+    n_channels: int
+    n_classes: int
+    max_len: int
+    normalize: Normalize
+    val_size: float
+    seed: int
+    training: Training
 
 
 @dataclass(frozen=True)
@@ -47,40 +71,40 @@ class FittedClassifier:
 
 
 def fit_classifier(
-    of: "Classifier", series: Collection, codes: np.ndarray
+    plan: Plan, series: Collection, codes: np.ndarray
 ) -> tuple[FittedClassifier, pd.DataFrame, list[str]]:
     """Train a model on labeled series; what was learned, a row for each validation, and notes.
 
     Args:
-        of: the options.
+        plan: how it is made.
         series: the series.
         codes: number of the class of each.
     """
     several = np.bincount(codes).max() > 1
-    held = hold_out(codes, of.val_size if several else 0.0, of.seed)
+    held = hold_out(codes, plan.val_size if several else 0.0, plan.seed)
     learned = [x for x, out in zip(series.values, held, strict=True) if not out]
-    preparation = Preparation.learn(learned, of.normalize)
+    preparation = Preparation.learn(learned, plan.normalize)
     whole = _prepared(preparation, series, codes)
     splits: dict[Any, LabeledSeries] = {
         name: whole.take(torch.from_numpy(np.flatnonzero(at)))
         for name, at in (("train", ~held), ("val", held))
         if at.any()
     }
-    data = InMemory(splits, of.batch_size, eval_batch_size=_EVAL_BATCH, seed=of.seed)
-    task = _make_task(of)
-    history = optimize(task.label, task, data, of._training(), of.seed, validate=bool(held.any()))
+    data = InMemory(splits, plan.training.batch_size, eval_batch_size=_EVAL_BATCH, seed=plan.seed)
+    task = _make_task(plan)
+    history = optimize(task.label, task, data, plan.training, plan.seed, validate=bool(held.any()))
     notes = [] if held.any() else ["no series is held out: training goes on to max_steps"]
     missing = sum(int(np.isnan(x).sum()) for x in series.values)
     notes += [f"{missing:,} missing values are interpolated"] if missing else []
     return FittedClassifier(task.eval(), preparation), history, notes
 
 
-def unpack_classifier(of: "Classifier", tensors: Mapping[str, Tensor]) -> FittedClassifier:
+def unpack_classifier(plan: Plan, tensors: Mapping[str, Tensor]) -> FittedClassifier:
     """What ``pack`` gave, as it was."""
-    task = _make_task(of)
+    task = _make_task(plan)
     task.load_state_dict({name[5:]: x for name, x in tensors.items() if name.startswith("task.")})
     return FittedClassifier(
-        task.eval(), Preparation(of.normalize, *(tensors[name].numpy() for name in ("mean", "std")))
+        task.eval(), Preparation(plan.normalize, *(tensors[name].numpy() for name in ("mean", "std")))
     )
 
 
@@ -91,9 +115,14 @@ def _prepared(preparation: Preparation, series: Collection, codes: np.ndarray) -
     return LabeledSeries(*joined(values), torch.from_numpy(codes))
 
 
-def _make_task(of: "Classifier") -> SeriesClassification:
-    factory = partial(classifier_factory(of.model), **(of.model_kwargs or {}))
-    with building(class_of(factory).__name__, of.seed):
+def _make_task(plan: Plan) -> SeriesClassification:
+    factory = partial(classifier_factory(plan.model), **plan.options)
+    with building(class_of(factory).__name__, plan.seed):
         return SeriesClassification(
-            factory, of.n_channels_, len(of.classes_), of.max_len_, optim=AdamW(lr=of.lr), patience=of.patience
+            factory,
+            plan.n_channels,
+            plan.n_classes,
+            plan.max_len,
+            optim=AdamW(lr=plan.training.learning_rate),
+            patience=plan.training.patience,
         )

@@ -71,6 +71,9 @@ def _written(column: pd.Series, missing: np.ndarray, values: np.ndarray) -> pd.S
         values = values > 0.5
     elif pd.api.types.is_integer_dtype(column.dtype):
         values = np.rint(values).astype(np.int64)
+    elif pd.api.types.is_float_dtype(column.dtype):
+        dtype: Any = column.dtype
+        values = values.astype(getattr(dtype, "numpy_dtype", dtype))
     found = column.copy()
     found.iloc[np.flatnonzero(missing)] = values[missing]
     return found
@@ -85,7 +88,7 @@ def _with_steps(series: Collection, at: np.ndarray, how: Columns) -> pd.DataFram
         whole = {"i": "Int64", "u": "UInt64", "b": "boolean"}.get(getattr(rows[name].dtype, "kind", ""))
         rows[name] = (rows[name].astype(whole) if whole else rows[name]).mask(new)
     if how.id_col in rows:
-        rows[how.id_col] = series.ids.repeat(series.lengths).astype(rows[how.id_col].dtype)
+        rows[how.id_col] = series.ids.repeat(series.lengths.tolist()).astype(rows[how.id_col].dtype)
     rows[how.time_col] = series.times
     return rows
 

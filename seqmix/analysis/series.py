@@ -88,7 +88,7 @@ class Collection:
         values[at[at >= 0]] = flat[at >= 0]
         return pd.Series(values, frame.index, name=name) if isinstance(self.given, pd.DataFrame) else values
 
-    def per_series(self, found: np.ndarray, name: str | Sequence[Any]) -> Any:
+    def per_series(self, found: np.ndarray, name: Any) -> Any:
         """One row for each series: a Series or DataFrame with the ids as its index for a frame, else the array."""
         if self.form != "frame":
             return found
@@ -257,7 +257,7 @@ def _labels(frame: pd.DataFrame, how: Columns, ids: pd.Index) -> np.ndarray:
     Raises:
         DataError: if one has none, or more than one.
     """
-    column = frame[how.label_col]
+    column: Any = frame[how.label_col]
     codes = ids.get_indexer(frame[how.id_col]) if how.id_col in frame else np.zeros(len(frame), int)
     by_id = column.groupby(codes)
     several = np.flatnonzero(by_id.nunique(dropna=False) > 1)

@@ -256,13 +256,20 @@ def test_a_trainer_resumes(noise):
     assert len(set(seen["whole"])) == 16 and seen["rest"] == seen["whole"][10:]
 
 
-def test_one_device(noise):
-    data = ImageFolder("noise", 8, 3, root=str(noise), n_workers=0)
-    data.trainer = SimpleNamespace(world_size=2, overfit_batches=0)
-    # before a run has a folder, and again where a loader is asked for
-    for ask in (data.setup, data.train_dataloader, data.val_dataloader, data.test_dataloader, data.predict_dataloader):
-        with pytest.raises(ConfigError, match=r"noise is served to one device, got 2; set trainer\.devices: 1"):
-            ask()
+def test_each_process_reads_its_part(noise):
+    seen = []
+    for rank in range(2):
+        data = ImageFolder("noise", 8, 3, root=str(noise), n_workers=0, seed=1)
+        data.trainer = SimpleNamespace(world_size=2, global_rank=rank, overfit_batches=0)
+        seen.append(_images(data))
+    data.trainer = None
+    whole = _images(data)
+    assert not {*seen[0]} & {*seen[1]} and sorted(seen[0] + seen[1]) == sorted(whole)
+
+
+def _images(data):
+    loaders = (data.train_dataloader(), data.test_dataloader())
+    return [image.numpy().tobytes() for loader in loaders for batch in loader for image in batch["images"]]
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])

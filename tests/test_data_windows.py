@@ -1,5 +1,7 @@
 """The window engine against plain slicing, and the loader against interruption."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from seqmix.data import Cycles, WindowLoader, Windows
+from seqmix.data.loader import Gathered
 from seqmix.errors import ConfigError, DataError
 
 
@@ -273,14 +276,6 @@ def test_overfitting_sees_the_same_batches_every_epoch():
     assert epochs[0] == epochs[1] == epochs[2] and len(epochs[0]) == 2
 
 
-def test_more_than_one_device_is_refused(monkeypatch):
-    data = Cycles(8, 2, lag=3)
-    data.trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
-    monkeypatch.setattr(Trainer, "world_size", 2)
-    with pytest.raises(ConfigError, match=r"^Cycles is served to one device, got 2; set trainer.devices: 1$"):
-        data.train_dataloader()
-
-
 @pytest.mark.parametrize(("lengths", "by_series"), [([60, 47, 9], False), ([14] * 25, True)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_blocks_are_all_windows_and_do_not_overlap_with_the_rest(lengths, by_series, stride):
@@ -300,3 +295,39 @@ def test_blocks_are_all_windows_and_do_not_overlap_with_the_rest(lengths, by_ser
 
 def test_windows_that_all_overlap_have_no_blocks():
     assert Windows(torch.zeros(9, 1), torch.tensor([0, 9]), 4, 3).blocks(5, 3) == []
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 12, 13, 15])
+@pytest.mark.parametrize(("size", "n_ranks"), [(3, 2), (1, 2), (2, 3)])
+def test_several_processes_serve_every_window_once(n, size, n_ranks):
+    """In the batches of one process with batches as large as theirs together."""
+    if n < n_ranks:
+        with pytest.raises(ConfigError, match=r"^2 examples cannot be divided among 3 processes; use fewer devices$"):
+            WindowLoader(_Numbers(n), size).divide(0, n_ranks)
+        return
+    loaders = [WindowLoader(_Numbers(n), size, shuffle=True, seed=3).divide(rank, n_ranks) for rank in range(n_ranks)]
+    one = WindowLoader(_Numbers(n), size * n_ranks, shuffle=True, seed=3)
+    for _ in range(2):
+        parts = [[batch["x"].tolist() for batch in loader] for loader in loaders]
+        assert {len(part) for part in parts} == {len(loaders[0])} and all(map(all, parts))
+        together = [list(chain(*step)) for step in zip(*parts, strict=True)]
+        whole = [batch["x"].tolist() for batch in one]
+        assert list(chain(*together)) == list(chain(*whole))
+        # but for a last batch that would leave a process without an example
+        assert together[:-1] == whole[: len(together) - 1] and len(whole) - len(together) in (0, 1)
+    # a process resumes in the middle of its epoch
+    begun, again = (WindowLoader(_Numbers(n), size, shuffle=True, seed=3).divide(1, n_ranks) for _ in range(2))
+    next(batches := iter(begun))
+    again.load_state_dict(begun.state_dict())
+    assert [batch["x"].tolist() for batch in again] == [batch["x"].tolist() for batch in batches]
+
+
+class _Numbers(Gathered):
+    def __init__(self, n):
+        self.x = torch.arange(n)
+
+    def __len__(self):
+        return len(self.x)
+
+    def gather(self, index):
+        return {"x": self.x[index]}

@@ -66,7 +66,7 @@ def _outcome(folder):
     return {
         "weights": last["state_dict"],
         "moments": last["optimizer_states"][0]["state"],
-        "random": last["run"]["random"]["torch"],
+        "random": last["run"]["random"][0]["torch"],
         "best weights": best["state_dict"],
         "best score": last["run"]["best"],
         "metrics": metrics,

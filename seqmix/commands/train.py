@@ -61,7 +61,12 @@ def main(command: str, argv: list[str]) -> None:
     cli = Train(command, argv)
     try:
         getattr(cli, command)()
-    except (KeyboardInterrupt, SystemExit) as e:
+    except (KeyboardInterrupt, SystemExit, SeqmixError) as e:
+        if not cli.trainer.is_global_zero:
+            # the first process says it
+            raise SystemExit(1) from None
+        if isinstance(e, SeqmixError):
+            raise
         # Lightning makes an exit of Ctrl-C
         stopped = e if isinstance(e, KeyboardInterrupt) else e.__context__
         if isinstance(stopped, KeyboardInterrupt):
@@ -203,6 +208,11 @@ class Train(LightningCLI):
             check_writable("record", self.recorded)
         if self.config.get("out"):
             check_writable("out", Path(self.config.out))
+        if self.command == "predict" and self.trainer.world_size > 1:
+            raise ConfigError(
+                f"predictions are written in order by one process, got {self.trainer.world_size}; set "
+                "trainer.devices: 1"
+            )
         self.trainable = any(p.requires_grad for p in self.model.parameters())
         if self.command != "fit" and self.trainable and self.ckpt_path is None and not self.model.ready:
             raise ConfigError(
@@ -230,12 +240,15 @@ class Train(LightningCLI):
     def validate(self) -> None:
         """Print the validation metrics."""
         (metrics,) = self.trainer.validate(self.model, self.datamodule, ckpt_path=self.ckpt_path, verbose=False)
-        print("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        if self.trainer.is_global_zero:
+            print("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
     def test(self) -> None:
         """Test the model and the baselines on every window, print the table, add its rows to the run's results."""
         task, data = self.model, self.datamodule
         self.trainer.test(task, data, ckpt_path=self.ckpt_path, verbose=False)
+        if not self.trainer.is_global_zero:
+            return
         scores = [replace(task.score(), seconds=self.run.seconds)]
         scores += task.baselines(data, self.config_init["baselines"], self.seed)
         settings = flat(yaml.safe_load(self._config_text()))

@@ -49,7 +49,7 @@ class ResumableLoader(ABC):
 
     Takes the place of a ``DataLoader`` in Lightning, which calls ``set_epoch`` and saves ``state_dict``: a run resumed
     in the middle of an epoch sees the remaining batches, in the same order. The last batch may be smaller, it is never
-    dropped.
+    dropped. Of several processes each serves its part of every batch, see ``divide``.
 
     Args:
         n: number of examples.
@@ -64,26 +64,55 @@ class ResumableLoader(ABC):
     def __init__(self, n: int, batch_size: int, *, shuffle: bool = False, seed: int = 0):
         self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
         self.epoch = 0
+        self.rank, self.n_ranks = 0, 1
         self._served = 0
         self._resume_at = 0
+
+    def divide(self, rank: int, n_ranks: int) -> Self:
+        """Serve the part of one of several processes, and return the loader.
+
+        All processes together serve batches of ``n_ranks * batch_size`` examples, in the order of one process with
+        batches of that size; each has as many batches as the others, and every example is served once. In the last
+        batch the parts may differ by one example; where it would have none for some process, it is joined to the one
+        before.
+
+        Args:
+            rank: number of the process, from 0.
+            n_ranks: number of processes.
+
+        Raises:
+            ConfigError: if there are fewer examples than processes.
+        """
+        if n_ranks > 1 and self.n < n_ranks:
+            raise ConfigError(f"{self.n} examples cannot be divided among {n_ranks} processes; use fewer devices")
+        self.rank, self.n_ranks = rank, n_ranks
+        return self
 
     @abstractmethod
     def _serve(self, batches: Iterable[Tensor]) -> Iterable[dict[str, Tensor]]:
         """Batches of the examples with these numbers."""
 
     def __len__(self) -> int:
-        return -(-self.n // self.batch_size)
+        whole = self.n_ranks * self.batch_size
+        joined = self.n > whole and 0 < self.n % whole < self.n_ranks
+        return -(-self.n // whole) - joined
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         # a generator: nothing happens until the first batch is asked for, and Lightning calls iter() more than once
         first, self._resume_at = self._resume_at, 0
-        order, size = self._order(), self.batch_size
-        numbers = (order[i * size : (i + 1) * size] for i in range(first, len(self)))
+        order = self._order()
+        numbers = (self._part(order, i) for i in range(first, len(self)))
         for i, batch in enumerate(self._serve(numbers), first + 1):
             self._served = i
             yield batch
         self.epoch += 1
         self._served = 0
+
+    def _part(self, order: Tensor, i: int) -> Tensor:
+        """What this process serves of batch ``i``."""
+        whole = self.n_ranks * self.batch_size
+        end = (i + 1) * whole if i + 1 < len(self) else self.n
+        return order[i * whole : end].tensor_split(self.n_ranks)[self.rank]
 
     @property
     def sampler(self) -> Self:
@@ -108,7 +137,8 @@ class ResumableLoader(ABC):
         if state["total"] != len(self):
             raise ConfigError(
                 f"the checkpoint is of a run with {state['total']} batches per epoch, this one has {len(self)}; "
-                "resume with the same data, context, horizon, stride and batch_size, or start afresh without ckpt_path"
+                "resume with the same data, context, horizon, stride, batch_size and devices, or start afresh without "
+                "ckpt_path"
             )
         self.epoch = state["epoch"]
         self._served = self._resume_at = state["served"]

@@ -18,6 +18,8 @@ Split = Literal["train", "val", "test"]
 class SplitData(LightningDataModule, ABC):
     """Examples of three splits: shuffled for training, in order otherwise, none dropped, resumed exactly.
 
+    On several devices each process serves its part: every example once, in batches of ``batch_size`` on each.
+
     Args:
         name: what the data is called in tables and messages.
         batch_size: examples per training batch.
@@ -53,15 +55,15 @@ class SplitData(LightningDataModule, ABC):
             self._shuffle_seed = torch.initial_seed()
         # the trainer has this attribute, but not in its class
         shuffle = self.trainer is None or self.trainer.overfit_batches == 0  # pyright: ignore[reportAttributeAccessIssue]
-        return self._loader("train", self.batch_size, shuffle=shuffle, seed=self._shuffle_seed)
+        return self._divided(self._loader("train", self.batch_size, shuffle=shuffle, seed=self._shuffle_seed))
 
     def val_dataloader(self) -> ResumableLoader:
         """Every validation example, in order."""
-        return self._loader("val", self.eval_batch_size)
+        return self._divided(self._loader("val", self.eval_batch_size))
 
     def test_dataloader(self) -> ResumableLoader:
         """Every test example, in order."""
-        return self._loader("test", self.eval_batch_size)
+        return self._divided(self._loader("test", self.eval_batch_size))
 
     def predict_dataloader(self) -> ResumableLoader:
         """The test examples again."""
@@ -76,12 +78,9 @@ class SplitData(LightningDataModule, ABC):
         if self.seed is None:
             self._shuffle_seed = state_dict["shuffle_seed"]
 
-    def _check_devices(self) -> None:
-        # each device would see every example: validation and test count each once
-        if self.trainer is not None and self.trainer.world_size > 1:
-            raise ConfigError(
-                f"{self.name} is served to one device, got {self.trainer.world_size}; set trainer.devices: 1"
-            )
+    def _divided(self, loader: ResumableLoader) -> ResumableLoader:
+        """The part of this process, where the trainer has several."""
+        return loader if self.trainer is None else loader.divide(self.trainer.global_rank, self.trainer.world_size)
 
 
 class Served(SplitData, ABC):
@@ -97,7 +96,6 @@ class Served(SplitData, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Make the examples; does nothing the second time."""
-        self._check_devices()
         if not self._splits:
             self._splits = self._make()
 

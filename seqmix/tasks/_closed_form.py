@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from seqmix.errors import ConfigError
 from seqmix.models.forecast_model import ForecastModel
 from seqmix.tasks._normalize import WindowNorm
 
@@ -86,5 +88,14 @@ def batches_of(
     train, val = fit._data_source, fit.epoch_loop.val_loop._data_source
     held: Iterable[Batch] = ()
     if val.is_defined() and trainer.limit_val_batches:
-        held = Normalized(val.dataloader(), trainer.limit_val_batches, norm, device)
-    return Normalized(train.dataloader(), trainer.limit_train_batches, norm, device), held
+        held = Normalized(_undivided(trainer, val.dataloader()), trainer.limit_val_batches, norm, device)
+    return Normalized(_undivided(trainer, train.dataloader()), trainer.limit_train_batches, norm, device), held
+
+
+def _undivided(trainer: pl.Trainer, loader: Any) -> Iterable[Batch]:
+    """All batches: on several devices each process fits all of the data, and finds the same."""
+    if trainer.world_size == 1:
+        return loader
+    if not hasattr(loader, "divide"):
+        raise ConfigError(f"{type(loader).__name__} cannot be read whole on several devices; set trainer.devices: 1")
+    return loader.divide(0, 1)

@@ -27,7 +27,7 @@ class GateSums:
         # for each block and channel: e^2, e d and d^2 of the error e of the base and the correction d, and values
         self.squares = torch.zeros(4, BLOCKS, n_channels, dtype=torch.float64)
         self.absolute = torch.zeros(len(_SHARES), n_channels, dtype=torch.float64)
-        self.windows = 0
+        self.counted = torch.zeros(1, dtype=torch.float64)
 
     def add(self, error: Tensor, correction: Tensor, weight: Tensor | None, place: Tensor) -> None:
         """Add a batch.
@@ -44,7 +44,16 @@ class GateSums:
         self.squares.index_add_(1, (place * BLOCKS).long().cpu(), sums)
         for share, total in zip(_SHARES.tolist(), self.absolute, strict=True):
             total += (w * (error - share * correction).abs()).sum((0, 1), dtype=torch.float64).cpu()
-        self.windows += int(w.flatten(1).any(1).sum())
+        self.counted += int(w.flatten(1).any(1).sum())
+
+    @property
+    def windows(self) -> int:
+        """Windows that were added."""
+        return int(self.counted)
+
+    def totals(self) -> list[Tensor]:
+        """The sums, which the processes of a run on several devices add up."""
+        return [self.squares, self.absolute, self.counted]
 
     def choose(self) -> tuple[Tensor, Tensor]:
         """Gate and t-statistic of each channel, ``(C,)`` each."""

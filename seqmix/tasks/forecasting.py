@@ -286,6 +286,10 @@ class Forecasting(Task):
         correction = self.point(self._forecast(batch, base, None)) - base
         self.gate_sums.add((y - base).float(), correction.float(), weight, batch["place"])
 
+    def totals(self, stage: str) -> list[Tensor]:
+        """The sums of the metrics, or those that choose the gate."""
+        return self.gate_sums.totals() if stage == "val" and self.gate_sums is not None else [self.sums]
+
     def remarks(self) -> dict[str, float]:
         """Mean gate of a correction and mean t-statistic of its gain."""
         found = {"gate": self.model.gate, "gate_t": self.model.gate_t}

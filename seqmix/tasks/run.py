@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from seqmix.environment import environment
 from seqmix.errors import ConfigError, Terminated
+from seqmix.tasks._processes import from_first, gathered, largest
 from seqmix.tasks.lock import locked
 from seqmix.tasks.rows import append_rows, keep_rows, write
 from seqmix.tasks.task import Task
@@ -34,7 +35,8 @@ class Run(Checkpoint):
     ``best.ckpt`` has the best value of the task's ``monitor``; of equal values that of the lower loss, else the later.
     ``last.ckpt`` is where to resume: the latest of the last validation, the last epoch, and the step after Ctrl-C or
     SIGTERM. It holds the state of every random generator, so that a resumed run ends in the weights of an uninterrupted
-    one, bit for bit on a CPU. Training stops before the first step whose loss is not finite.
+    one, bit for bit on a CPU. Training stops before the first step whose loss is not finite. On several devices the
+    first process writes, and all stop at the same step.
 
     Args:
         parent: folder of all runs of this configuration, ``runs/<name>``.
@@ -52,7 +54,7 @@ class Run(Checkpoint):
         self._losses: list[torch.Tensor] = []
         self._stop: type[KeyboardInterrupt] | None = None
         self._handlers: dict[int, Any] = {}
-        self._new = False
+        self._new = self._resumed = False
         self._lock = ExitStack()
 
     def kept(self, name: str) -> Path | None:
@@ -69,14 +71,27 @@ class Run(Checkpoint):
         # a trial of one batch leaves nothing behind
         if getattr(trainer, "fast_dev_run", False) or stage not in ("fit", "test") or (stage == "test" and self.folder):
             return
+        made: Path | ConfigError | None = None
+        if trainer.is_global_zero:
+            try:
+                made = self._make(trainer, stage)
+            except ConfigError as e:
+                made = e
+        made = from_first(trainer, made)
+        if isinstance(made, ConfigError):
+            raise made
+        self.folder = made
+
+    def _make(self, trainer: pl.Trainer, stage: str) -> Path:
         facts = {**environment(), "device": device_name(trainer)}
         try:
             self._new = self.folder is None
-            self.folder = self.folder or _new_folder(self.parent, self.seed)
+            folder = self.folder or _new_folder(self.parent, self.seed)
             if stage == "fit":
-                self._lock.enter_context(locked(self.folder / "lock", wait=False))
-            write(self.folder / "config.yaml", self.config)
-            write(self.folder / "env.json", json.dumps(facts, indent=2) + "\n")
+                self._lock.enter_context(locked(folder / "lock", wait=False))
+            write(folder / "config.yaml", self.config)
+            write(folder / "env.json", json.dumps(facts, indent=2) + "\n")
+            return folder
         except BlockingIOError as e:
             raise ConfigError(
                 f"another process trains in {str(self.folder)!r}; wait for its end, or leave --ckpt_path out for a run "
@@ -103,14 +118,18 @@ class Run(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over Ctrl-C and SIGTERM, so that they wait for the end of a step; see that a validation is due."""
         self._plan_validation(trainer)
+        if trainer.global_rank and not self._resumed:
+            # each process draws numbers of its own, for dropout; the weights and shuffles of all are made already
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._interrupt)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Stop while the weights are finite if the loss is not."""
-        if not bool(loss.isfinite()):
-            self._diverge(trainer, f"the loss is {float(loss.detach())}")
+        if largest(trainer, int(not bool(loss.isfinite()))):
+            losses = gathered(trainer, float(loss.detach()))
+            self._diverge(trainer, f"the loss is {next(x for x in losses if not math.isfinite(x))}")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -120,8 +139,9 @@ class Run(Checkpoint):
         self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         period = trainer.val_check_batch
         validates = trainer.is_last_batch or (isinstance(period, int) and (batch_idx + 1) % period == 0)
-        if self._stop and not validates and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self._halt(trainer)
+        stop = self._agreed(trainer)
+        if stop and not validates and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._halt(trainer, stop)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the metrics, and keep the weights if they are the best."""
@@ -140,14 +160,14 @@ class Run(Checkpoint):
         self._record(trainer, task, better)
         if not trainer.is_last_batch:
             self._save(trainer, "last")
-            if self._stop:
-                self._halt(trainer)
+            if stop := self._agreed(trainer):
+                self._halt(trainer, stop)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the end of the epoch the place to resume from."""
         self._check_weights(trainer, pl_module)
-        if self._stop:
-            self._halt(trainer)
+        if stop := self._agreed(trainer):
+            self._halt(trainer, stop)
         self._save(trainer, "last")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -157,7 +177,7 @@ class Run(Checkpoint):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the signals back; a run that was refused leaves no folder."""
         self._release()
-        if self._new and self.folder and not any(self.folder.glob("*.ckpt")):
+        if self._new and trainer.is_global_zero and self.folder and not any(self.folder.glob("*.ckpt")):
             self.release()
             shutil.rmtree(self.folder)
             self.folder = None
@@ -174,7 +194,7 @@ class Run(Checkpoint):
             "best": list(self.best),
             "seconds": self.elapsed(),
             "over": trainer.should_stop,
-            "random": random_state(),
+            "random": gathered(trainer, random_state()),
         }
 
     def on_load_checkpoint(
@@ -187,11 +207,12 @@ class Run(Checkpoint):
             raise ConfigError("the checkpoint was not written by `seqmix fit`: it can be tested, but not resumed")
         state = checkpoint["run"]
         self.best, self.seconds = tuple(state["best"]), state["seconds"]
-        if self.folder:
+        if self.folder and trainer.is_global_zero:
             # what came after the checkpoint is done again
             keep_rows(self.folder / "metrics.csv", lambda row: int(row["step"]) <= checkpoint["global_step"])
         trainer.should_stop = state["over"]
-        set_random_state(state["random"])
+        states, self._resumed = state["random"], True
+        set_random_state(states[trainer.global_rank % len(states)])
 
     def keep(self, trainer: pl.Trainer, task: Task) -> None:
         """Record the validation that follows a fit without steps, and keep its weights, the best and the last."""
@@ -205,22 +226,27 @@ class Run(Checkpoint):
             return
         path = self.folder / f"{name}.ckpt"
         trainer.save_checkpoint(path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
+        if trainer.is_global_zero:
+            os.replace(path.with_suffix(".part"), path)
+        trainer.strategy.barrier()
 
     def _record(self, trainer: pl.Trainer, task: Task, better: bool) -> None:
         if self.folder is None:
             return
         scores = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in task.metrics}
+        losses = gathered(trainer, torch.stack(self._losses).mean().item()) if self._losses else []
+        self._losses.clear()
+        if not trainer.is_global_zero:
+            return
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
-            "train_loss": float(torch.stack(self._losses).mean()) if self._losses else "",
+            "train_loss": sum(losses) / len(losses) if losses else "",
             **{f"val_{name}": score for name, score in scores.items()},
             **task.remarks(),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": round(self.elapsed(), 2),
         }
-        self._losses.clear()
         append_rows(self.folder / "metrics.csv", [row])
         if self.lines:
             measured = " ".join(f"{name} {score:.4f}" for name, score in {**scores, **task.remarks()}.items())
@@ -251,6 +277,8 @@ class Run(Checkpoint):
 
     def _check_weights(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         unusable = next((name for name, p in task.named_parameters() if not bool(p.isfinite().all())), None)
+        # a process may hold a part of the weights only
+        unusable = next((name for name in gathered(trainer, unusable) if name), None)
         if unusable:
             self._diverge(trainer, f"{unusable} is not finite")
 
@@ -261,6 +289,11 @@ class Run(Checkpoint):
             + (f"; {' and '.join(kept)} in {self.folder} are of before" if kept else "")
         )
 
+    def _agreed(self, trainer: pl.Trainer) -> type[KeyboardInterrupt] | None:
+        """What any of the processes was told to stop by, the same in all of them."""
+        stops = (None, KeyboardInterrupt, Terminated)
+        return stops[largest(trainer, stops.index(self._stop))]
+
     def _interrupt(self, number: int, _: Any) -> None:
         self._stop = Terminated if number == signal.SIGTERM else KeyboardInterrupt
         # the second time stops at once
@@ -269,10 +302,9 @@ class Run(Checkpoint):
         # not print: it may be the one that was interrupted, and refuses to begin again inside itself
         os.write(1, f"\nstopping after this step; {again} again stops at once\n".encode())
 
-    def _halt(self, trainer: pl.Trainer) -> None:
+    def _halt(self, trainer: pl.Trainer, stop: type[KeyboardInterrupt]) -> NoReturn:
         self._save(trainer, "last")
-        assert self._stop is not None
-        raise self._stop
+        raise stop
 
     def _release(self) -> None:
         for number, handler in self._handlers.items():
@@ -293,9 +325,10 @@ def run_folders(parent: Path, seed: int) -> list[Path]:
 
 
 def device_name(trainer: pl.Trainer) -> str:
-    """What the run computes on: ``cpu``, or the name of the GPU."""
+    """What the run computes on: ``cpu`` or the name of the GPU, and how many of them."""
     device = trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
 
 
 def random_state() -> dict[str, Any]:

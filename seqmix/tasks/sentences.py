@@ -18,6 +18,7 @@ from seqmix.models import BidirectionalEncoder, EncoderFactory
 from seqmix.models.dropout import Dropout
 from seqmix.tasks._bag_of_words import bag_of_words
 from seqmix.tasks._optim import AdamW, Optim, default_optim
+from seqmix.tasks._processes import gathered
 from seqmix.tasks.checkpoint import read_checkpoint
 from seqmix.tasks.language import make_encoder
 from seqmix.tasks.score import Score, Table
@@ -145,7 +146,8 @@ class _SentenceTask(Task, ABC):
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """What ``measure`` finds in all examples."""
-        scores, labels = (torch.cat(part) for part in zip(*self.seen, strict=True))
+        seen = [pair for part in gathered(self.trainer, self.seen) for pair in part]
+        scores, labels = (torch.cat(part) for part in zip(*seen, strict=True))
         self.seen.clear()
         return self.measure(scores, labels), len(labels)
 

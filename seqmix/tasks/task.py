@@ -16,6 +16,7 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss
 from seqmix.models import Densify
 from seqmix.tasks._optim import Optim
+from seqmix.tasks._processes import add_up, weight_of
 from seqmix.tasks.score import Score, Table
 
 
@@ -91,6 +92,10 @@ class Task(pl.LightningModule, ABC):
         """Values of ``facts``: those of the datamodule, and what else a task tells its results apart by."""
         return {fact: getattr(data, fact) for fact in self.facts}
 
+    def totals(self, stage: str) -> list[Tensor]:
+        """What the processes of a run on several devices add up, in place, before ``finish``."""
+        return [self.sums]
+
     def remarks(self) -> dict[str, float]:
         """What the last validation found beside the metrics, by name; it is logged and stands in ``metrics.csv``."""
         return {}
@@ -135,11 +140,14 @@ class Task(pl.LightningModule, ABC):
 
     @final
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch in float32 or wider, with the auxiliary losses of the mixers."""
+        """Loss of one batch in float32 or wider, with the auxiliary losses of the mixers.
+
+        On several devices each example counts the same, also in a last batch of unequal parts.
+        """
         loss = self.loss_of(batch)
         loss = loss.to(torch.promote_types(loss.dtype, torch.float32))
         self.log("train_loss", loss.detach(), prog_bar=True)
-        return loss + auxiliary_loss(self).to(loss)
+        return (loss + auxiliary_loss(self).to(loss)) * weight_of(self._trainer, len(next(iter(batch.values()))))
 
     def score(self) -> Score:
         """Score of the last test."""
@@ -168,16 +176,18 @@ class Task(pl.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Log every metric as ``val_<metric>``, and what else was found."""
+        add_up(self.trainer, self.totals("val"))
         found, _ = self.finish("val")
-        self.log_dict({f"val_{name}": value for name, value in found.items()}, prog_bar=True)
-        self.log_dict(self.remarks())
+        self.log_dict({f"val_{name}": value for name, value in found.items()}, prog_bar=True, sync_dist=True)
+        self.log_dict(self.remarks(), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Log every metric as ``test_<metric>``, and ``test_<counted>``."""
+        add_up(self.trainer, self.totals("test"))
         found, count = self.finish("test")
-        self.log_dict({f"test_{name}": value for name, value in found.items()})
+        self.log_dict({f"test_{name}": value for name, value in found.items()}, sync_dist=True)
         # a number of tokens may be over the whole numbers of float32
-        self.log(f"test_{self.counted}", torch.tensor(count, dtype=torch.float64))
+        self.log(f"test_{self.counted}", torch.tensor(count, dtype=torch.float64), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, with a learning rate that is set before every step."""

@@ -108,7 +108,6 @@ class ImageData(SplitData, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Find the images of every split; does nothing the second time."""
-        self._check_devices()
         if self._parts:
             return
         train, val, test = self._sources()

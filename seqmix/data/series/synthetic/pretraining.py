@@ -53,10 +53,6 @@ class SyntheticSeries(SplitData):
         """The facts that models are built from."""
         return Series(1, self.context, self.horizon)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Check that one device trains."""
-        self._check_devices()
-
     def _loader(self, split: Split, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> ResumableLoader:
         n = self.steps_per_epoch * self.batch_size if split == "train" else self.n_val
         return _Drawn(n, batch_size, self.context, self.horizon, stream=STREAMS[split], renewed=shuffle, seed=seed)
@@ -76,10 +72,14 @@ class _Drawn(ResumableLoader):
         # validation and test series are drawn at once: they do not depend on the size of a batch
         whole = None if self.shuffle else self._draw(self.n, 0)
         for numbers in batches:
-            if whole is None:
-                yield self._draw(len(numbers), int(numbers[0]) // self.batch_size)
-            else:
-                yield {name: part[numbers] for name, part in whole.items()}
+            yield self._blocks(numbers) if whole is None else {name: part[numbers] for name, part in whole.items()}
+
+    def _blocks(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Training series with these numbers: of one block of ``batch_size``, or parts of more on several devices."""
+        size = self.batch_size
+        drawn = {k: self._draw(size, k) for k in range(int(numbers[0]) // size, int(numbers[-1]) // size + 1)}
+        every = {name: torch.cat([block[name] for block in drawn.values()]) for name in next(iter(drawn.values()))}
+        return {name: part[numbers - min(drawn) * size] for name, part in every.items()}
 
     def _draw(self, n: int, k: int) -> dict[str, Tensor]:
         drawn = draw(n, self.context, self.horizon, seed=(self.seed, self.stream, k))

@@ -1,0 +1,51 @@
+"""What the processes of one run agree on; a run of one process asks nobody."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+def add_up(trainer: pl.Trainer, tensors: Sequence[Tensor]) -> None:
+    """Add to each tensor, in place, those of the other processes."""
+    if trainer.world_size > 1:
+        for tensor in tensors:
+            # the backend may know the memory of its device only
+            total = tensor.to(trainer.strategy.root_device)
+            distributed.all_reduce(total)
+            tensor.copy_(total)
+
+
+def largest(trainer: pl.Trainer, number: int) -> int:
+    """The largest of the numbers of all processes."""
+    if trainer.world_size == 1:
+        return number
+    found = torch.tensor(number, device=trainer.strategy.root_device)
+    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+    return int(found)
+
+
+def gathered(trainer: pl.Trainer, value: T) -> list[T]:
+    """The values of all processes, in their order."""
+    found: list[T] = [value] * trainer.world_size
+    if trainer.world_size > 1:
+        distributed.all_gather_object(found, value)
+    return found
+
+
+def weight_of(trainer: pl.Trainer | None, n: int) -> float:
+    """What the loss of ``n`` examples counts, so that every example of all processes counts the same."""
+    if trainer is None or trainer.world_size == 1:
+        return 1.0
+    total = torch.tensor(float(n), device=trainer.strategy.root_device)
+    distributed.all_reduce(total)
+    return n * trainer.world_size / float(total)
+
+
+def from_first(trainer: pl.Trainer, value: T) -> T:
+    """The value of the first process."""
+    return trainer.strategy.broadcast(value) if trainer.world_size > 1 else value

@@ -183,7 +183,7 @@ def test_state_of_another_run_is_refused():
         _loader(batch_size=5).load_state_dict(_loader().state_dict())
     assert str(error.value) == (
         "the checkpoint is of a run with 3 batches per epoch, this one has 2; "
-        "resume with the same data, context, horizon, stride and batch_size, or start afresh without ckpt_path"
+        "resume with the same data, context, horizon, stride, batch_size and devices, or start afresh without ckpt_path"
     )
 
 

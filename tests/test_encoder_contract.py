@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from seqmix.errors import ConfigError
-from seqmix.mixers import Bidirectional, Dense, list_mixers, mixer_facts
+from seqmix.mixers import Bidirectional, Dense, list_mixers, mixer_facts, zero_masked
 from seqmix.models import (
     EncoderClassifier,
     EncoderForecaster,
@@ -140,7 +140,7 @@ class Steps(SeriesEncoder):
         self.proj = nn.Linear(n_channels, d_model)
 
     def forward(self, x, mask=None):
-        return self.proj(x)
+        return zero_masked(self.proj(x), mask)
 
 
 class Few(Steps):
@@ -151,6 +151,11 @@ class Few(Steps):
 class Sees(Steps):
     def __call__(self, x, mask=None):
         return self.forward(x)
+
+
+class Loud(Steps):
+    def forward(self, x, mask=None):
+        return self.proj(x)
 
 
 class Apart(Steps):
@@ -166,6 +171,7 @@ class Named(Steps):
     [
         (Few, "tokens: Few makes (3, 20, 8) of 3 windows, and has n_tokens = 21, d_model = 8; return (B, n_tokens, d"),
         (Sees, "mask: Sees sees what is masked; pass the mask on to its mixers"),
+        (Loud, "mask: kept of Loud has shape (3, 21) for tokens (3, 21, 8), and tokens that it leaves out should be"),
         (Apart, "channels: Apart says mixes_channels = False and does the opposite; set it in the class"),
         (Named, "tokens: axis = 'variates' of Named does not go with 21 tokens of 3 channels; use time, patches"),
     ],

@@ -84,6 +84,12 @@ class Informer(SeriesEncoder):
                 x, mask = halving(x, mask)
         return zero_masked(self.norm(x), mask)
 
+    def kept(self, mask: Tensor) -> Tensor:
+        """Tokens that hold a kept time step ``(B, N)`` bool, of ``mask: (B, L)``."""
+        for _ in self.halvings:
+            mask = _any(mask)
+        return mask
+
 
 class Halving(nn.Module):
     """Half as many tokens: convolution over three, circular, batch normalization, ELU, and the maximum of every two.
@@ -107,8 +113,13 @@ class Halving(nn.Module):
         x = F.elu(self.norm(x, mask))
         if mask is None:
             return _maximum(x), None
-        kept = _maximum(mask.unsqueeze(-1).float()).squeeze(-1) > 0  # (B, N)
+        kept = _any(mask)
         return zero_masked(_maximum(x.masked_fill(~mask.unsqueeze(-1), -torch.inf)), kept), kept
+
+
+def _any(mask: Tensor) -> Tensor:
+    """Whether one of three neighbors is kept, at every second of ``mask: (B, L)``."""
+    return _maximum(mask.unsqueeze(-1).float()).squeeze(-1) > 0  # (B, N)
 
 
 def _maximum(x: Tensor) -> Tensor:

@@ -62,8 +62,8 @@ class SeriesEncoder(nn.Module, ABC):
         return type(self).__name__
 
     def kept(self, mask: Tensor) -> Tensor | None:
-        """Tokens that hold a kept time step ``(B, N)`` bool, of ``mask: (B, L)``; None where all tokens do."""
-        return mask if self.axis == "time" and self.n_tokens == self.length else None
+        """Tokens that hold a kept time step ``(B, N)`` bool, of ``mask: (B, L)``; None for all tokens."""
+        return mask if self.axis == "time" else None
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -72,6 +72,12 @@ def _check_mask(name: str, encoder: SeriesEncoder, x: Tensor) -> None:
     y = encoder(x.masked_fill(~mask.unsqueeze(-1), torch.nan), mask)
     z = encoder(x.masked_fill(~mask.unsqueeze(-1), 1e3), mask)
     assert_close_ratio(f"mask: {name} sees what is masked; pass the mask on to its mixers", z, y, 0)
+    kept = encoder.kept(mask)
+    if kept is not None and (kept.shape != y.shape[:2] or y[~kept].any()):
+        raise AssertionError(
+            f"mask: kept of {name} has shape {tuple(kept.shape)} for tokens {tuple(y.shape)}, and tokens that it "
+            "leaves out should be zero; return (B, n_tokens), or None"
+        )
     if torch.equal(y[:2], encoder(x)[:2]):
         raise AssertionError(f"mask: {name} ignores the mask; call the encoder, not its forward")
 

@@ -1,18 +1,15 @@
 """Encoders of series give the numbers of the original code: whole models, with their heads and normalization."""
 
-import json
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from series_parity import case
 
 from seqmix.models import EncoderForecaster, encoder_facts
 from seqmix.series import Series
 from seqmix.tasks import Forecasting
 
-GOLDENS = np.load(Path(__file__).parent / "goldens" / "series_encoders.npz")
 # our name of what the originals call
 KEYS = {
     "encoder.attn_layers.": "frame.backbone.blocks.",
@@ -31,18 +28,6 @@ KEYS = {
 }
 CONSTANTS = ("embed.place.vectors", "place.vectors", "num_batches_tracked")
 HEADS = ("projection.", "projector.", "head.linear.")
-
-
-def case(name):
-    """Config, original weights by name, and tensors of one model."""
-    meta = json.loads(str(GOLDENS[f"{name}.meta"]))
-    flat, weights, at = GOLDENS[f"{name}.weights"], {}, 0
-    for key, shape in meta["shapes"].items():
-        size = int(np.prod(shape))
-        weights[key] = torch.from_numpy(flat[at : at + size].reshape(shape)).double()
-        at += size
-    tensors = {key: torch.from_numpy(GOLDENS[f"{name}.{key}"]).double() for key in ("x", "y", "dy", "grad")}
-    return meta, weights, tensors
 
 
 def ours(name, weights, d_model):
@@ -73,7 +58,7 @@ def ours(name, weights, d_model):
 
 @pytest.mark.parametrize("name", ["Transformer", "PatchTST", "iTransformer", "SMamba"])
 def test_outputs_of_the_original(name):
-    meta, weights, tensors = case(name)
+    meta, weights, tensors = case("series_encoders.npz", name)
     c = meta["config"]
     options = {"d_model": c["d_model"], "n_layers": c["e_layers"], "expand": c["d_ff"] / c["d_model"]}
     options |= {"d_state": c["d_state"]} if name == "SMamba" else {"n_heads": c["n_heads"]}

@@ -133,10 +133,10 @@ def _most_uneven(q: Tensor, k: Tensor, factor: int, sampled: bool) -> Tensor:
     if not sampled or n == S:
         scores = q @ k.mT  # (B, H, L, S)
     elif n * q.shape[-1] < S:
-        scores = torch.einsum("bhle,bhlne->bhln", q, k[:, :, _spread_keys(L, S, n, q.device)])
+        scores = torch.einsum("bhle,bhlne->bhln", q, k[:, :, spread_keys(L, S, n, q.device)])
     else:
         # all scores take less memory than a copy of the sampled keys for each query
-        scores = (q @ k.mT).gather(-1, _spread_keys(L, S, n, q.device).expand(*q.shape[:2], -1, -1))
+        scores = (q @ k.mT).gather(-1, spread_keys(L, S, n, q.device).expand(*q.shape[:2], -1, -1))
     # divided by S also where fewer keys are summed, as in the original code
     rating = scores.amax(-1) - scores.sum(-1) / S
     return rating.topk(_count(factor, L), -1, sorted=False).indices
@@ -146,7 +146,7 @@ def _count(factor: int, length: int) -> int:
     return min(length, factor * max(1, math.ceil(math.log(length))))
 
 
-def _spread_keys(L: int, S: int, n: int, device: torch.device) -> Tensor:
+def spread_keys(L: int, S: int, n: int, device: torch.device) -> Tensor:
     """Positions ``(L, n)`` below S, evenly spread for each of L queries and other ones for the next."""
     i = torch.arange(L * n, device=device)
     # the fractional part of i times the golden ratio, in 32 bits

@@ -35,7 +35,7 @@ class Autoformer(SeriesEncoder):
     Raises:
         ConfigError: if ``kernel_size`` is even, or a size is out of range.
 
-    Source: Wu et al., 2021, arXiv:2106.13008, sec. 3.1, as in thuml/Time-Series-Library. Differs from the original code
+    Source: Wu et al., 2021, arXiv:2106.13008, sec. 3.1; parity with thuml/Time-Series-Library. Differs from the original code
     in: what ``AutoCorrelation`` lists; no calendar features, so that tokens do not know their place.
     """
 
@@ -96,7 +96,7 @@ class AutoformerForecaster(ForecastModel):
     Raises:
         ConfigError: if ``label_len`` is over the context, ``kernel_size`` is even, or a size is out of range.
 
-    Source: Wu et al., 2021, arXiv:2106.13008, sec. 3.1, as in thuml/Time-Series-Library. Differs from the original code
+    Source: Wu et al., 2021, arXiv:2106.13008, sec. 3.1; parity with thuml/Time-Series-Library. Differs from the original code
     in: what ``Autoformer`` lists.
     """
 

@@ -36,8 +36,8 @@ class Informer(SeriesEncoder):
         ConfigError: if ``d_model`` is not a multiple of ``n_heads``, or a size is out of range.
 
     Source: Zhou et al., 2021, arXiv:2012.07436, sec. 3.2; parity with zhouhaoyi/Informer2020. Differs from the original
-    code in: what ``ProbSparse`` lists; no calendar features; masked steps take no part in the statistics of the batch.
-    Its copy in thuml/Time-Series-Library pads each halving with two more steps.
+    code in: what ``ProbSparse`` lists; no calendar features; no bias of the embedding; masked steps take no part in the
+    statistics of the batch. Its copy in thuml/Time-Series-Library pads each halving by two more steps.
     """
 
     axis = "time"

@@ -35,8 +35,8 @@ class Autoformer(SeriesEncoder):
     Raises:
         ConfigError: if ``kernel_size`` is even, or a size is out of range.
 
-    Source: Wu et al., 2021, arXiv:2106.13008, sec. 3.1; parity with thuml/Time-Series-Library. Differs from the original code
-    in: what ``AutoCorrelation`` lists; no calendar features, so that tokens do not know their place.
+    Source: Wu et al., 2021, arXiv:2106.13008, sec. 3.1; parity with thuml/Time-Series-Library. Differs from the
+    original code in: what ``AutoCorrelation`` lists; no calendar features, so that tokens do not know their place.
     """
 
     axis = "time"
@@ -96,8 +96,8 @@ class AutoformerForecaster(ForecastModel):
     Raises:
         ConfigError: if ``label_len`` is over the context, ``kernel_size`` is even, or a size is out of range.
 
-    Source: Wu et al., 2021, arXiv:2106.13008, sec. 3.1; parity with thuml/Time-Series-Library. Differs from the original code
-    in: what ``Autoformer`` lists.
+    Source: Wu et al., 2021, arXiv:2106.13008, sec. 3.1; parity with thuml/Time-Series-Library. Differs from the
+    original code in: what ``Autoformer`` lists.
     """
 
     mixes_channels = True

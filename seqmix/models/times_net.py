@@ -32,10 +32,10 @@ class TimesNet(SeriesEncoder):
     Raises:
         ConfigError: if the window has one step only, or a size is out of range.
 
-    Source: Wu et al., 2023, arXiv:2210.02186, sec. 3; parity with thuml/Time-Series-Library. Differs from the original code
-    in: each window has its own periods, where the original takes those of the mean over the batch, so that windows
-    meet; averaged kernels are one kernel, cut to what it reaches on a grid; no calendar features; the head, not a map
-    of the embeddings, goes from window to horizon.
+    Source: Wu et al., 2023, arXiv:2210.02186, sec. 3; parity with thuml/Time-Series-Library. Differs from the original
+    code in: each window has its own periods, where the original takes those of the mean over the batch, so that
+    windows meet; averaged kernels are one kernel, cut to what it reaches on a grid; no calendar features; the head, not
+    a map of the embeddings, goes from window to horizon.
     """
 
     axis = "time"

@@ -12,6 +12,7 @@ from torch import nn
 from seqmix.data import GLUE, M4, Cycles, FashionMNIST, ForecastData, WideCSV
 from seqmix.data.images.pixels import LabeledImages
 from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
+from seqmix.data.sequences.samples import LabeledSamples, SampledData
 from seqmix.data.series.forecast_data import Table
 from seqmix.data.series.gaps import GapData
 from seqmix.data.text._token_file import Documents
@@ -56,6 +57,8 @@ def stand_in(data: LightningDataModule, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(data, "_read", lambda: _ragged(data))
     if isinstance(data, LabeledData):
         monkeypatch.setattr(data, "_make", lambda: _sequences(data))
+    if isinstance(data, SampledData):
+        monkeypatch.setattr(data, "_make", lambda: _signals(data))
     if isinstance(data, Corpus):
         monkeypatch.setattr(data, "_tokenizer", Bytes())
         monkeypatch.setattr(data, "documents", lambda split: _document(data))
@@ -90,6 +93,13 @@ def _sequences(data):
     lengths = [longest, longest if data.vocab_size == 256 else 3] * (1 + data.pairs)
     sequences = [np.random.default_rng(n).integers(0, data.vocab_size - 1, n, np.uint8).tobytes() for n in lengths]
     every = LabeledBytes(*join(sequences, [0, 1]), pairs=data.pairs, padded=data.vocab_size != 256)
+    return dict.fromkeys(("train", "val", "test"), every)
+
+
+def _signals(data):
+    """Two short signals for each split."""
+    samples = torch.randint(256, (2, min(data.max_len, 512), data.n_channels), dtype=torch.uint8)
+    every = LabeledSamples(samples, torch.arange(2), torch.zeros(data.n_channels), torch.ones(data.n_channels))
     return dict.fromkeys(("train", "val", "test"), every)
 
 

@@ -38,6 +38,7 @@ class MixerClassifier(SeriesClassifier):
         pool: what the head sees of the tokens: ``mean``, ``max``, ``last``, or ``attention``, a mean with learned
             weights.
         norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own, in the backbone.
+        channel_norm: norm of the channel mixers and of the last features. Default: ``norm``.
         dropout: probability, on the tokens, on the output of each mixer, and in the head.
         drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
         checkpointing: compute blocks again in the backward pass, which takes time and saves memory.
@@ -67,6 +68,7 @@ class MixerClassifier(SeriesClassifier):
         positions: Literal["none", "learned", "sinusoidal"] = "none",
         pool: How = "mean",
         norm: Norm = "layer",
+        channel_norm: Norm | None = None,
         dropout: float = 0.1,
         drop_path: float = 0.0,
         checkpointing: bool = False,
@@ -89,6 +91,7 @@ class MixerClassifier(SeriesClassifier):
             layers=layers,
             channel_mixer=channel_mixer,
             norm=norm,
+            channel_norm=channel_norm,
             dropout=dropout,
             drop_path=drop_path,
             checkpointing=checkpointing,

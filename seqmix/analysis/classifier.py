@@ -16,6 +16,7 @@ from seqmix.errors import DataError, check_choice
 from seqmix.forecasting.options import whole
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from seqmix.analysis.labeling import Plan
@@ -155,6 +156,21 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         X, y = _from_file(X, y)
         labels = _labels_of(self._series(X), y, self.columns_)
         return float(np.average(np.asarray(self.predict(X)) == labels, weights=sample_weight))
+
+    def plot(self, X: Any, y: Any = None) -> "Figure":
+        """The median series of each class, and true against predicted classes where they are known.
+
+        Args:
+            X: series.
+            y: true labels. Default: those of the file or frame, if it has any.
+        """
+        from seqmix.analysis.plot import plot_classes
+
+        X, y = _from_file(X, y)
+        series = self._series(X)
+        known = y is not None or series.labels is not None
+        truth = _labels_of(series, y, self.columns_) if known else None
+        return plot_classes(series, np.asarray(self.predict(X)), self.classes_, truth)
 
     def _series(self, X: Any) -> Collection:
         """Series of lengths that the model takes."""

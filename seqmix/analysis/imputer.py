@@ -12,6 +12,7 @@ from seqmix.errors import ConfigError
 from seqmix.forecasting import options
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from seqmix.analysis.filling import Plan
@@ -146,6 +147,22 @@ class Imputer(TransformerMixin, SeriesEstimator):
             y: ignored; pipelines pass it.
         """
         return -self.fitted_.error(self._read_again(X))
+
+    def plot(self, X: Any, *, ids: Sequence[Any] | None = None, max_panels: int = 4, steps: int = 400) -> "Figure":
+        """Observed values and what their gaps are filled with, a panel for each series and channel.
+
+        Args:
+            X: series.
+            ids: series to draw. Default: those with most missing values.
+            max_panels: most panels.
+            steps: time steps of a panel: those with most missing values.
+        """
+        from seqmix.analysis.plot import plot_gaps
+
+        series = self._read_again(X)
+        filled = self.fitted_.fill(series)
+        bounds = self.fitted_.bounds(series, filled)
+        return plot_gaps(series, filled, bounds, ids=ids, max_panels=max_panels, steps=steps)
 
     def _plan(self) -> "Plan":
         from seqmix.analysis.filling import Plan

@@ -4,24 +4,32 @@ Every function returns a matplotlib ``Figure`` outside of pyplot: show it in a n
 those of Okabe and Ito, which every kind of color vision tells apart; lines are labeled where they end, not in a legend.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from seqmix.errors import DataError
+from seqmix.forecasting.drawing import (
+    GREY,
+    INK,
+    colors,
+    date_axis,
+    name_lines,
+    new_figure,
+    plain_times,
+    set_title,
+    shortened,
+)
 from seqmix.forecasting.kind import names_of, to_pandas
 from seqmix.forecasting.times import parse_times
 
 #: endings of the files that a figure can be saved to
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_INK, _GREY, _LIGHT = "#222222", "#8A8A8A", "#E6E6E6"
 
 
 def plot_forecast(
@@ -113,9 +121,9 @@ def plot_horizon_error(
     """
     cv = to_pandas(cv)
     step = cv.groupby([id_col, "cutoff"], sort=False)[time_col].rank().astype(int)
-    figure, (axes,) = _figure(1, 1, (7, 3.6))
+    figure, (axes,) = new_figure(1, 1, (7, 3.6))
     lines = []
-    for color, model in zip(_cycle(), _models(cv, (id_col, time_col, target_col)), strict=False):
+    for color, model in zip(colors(), _models(cv, (id_col, time_col, target_col)), strict=False):
         error = (cv[model] - cv[target_col]).abs()
         by_step = error.groupby(step).mean() if metric == "mae" else error.pow(2).groupby(step).mean().pow(0.5)
         axes.plot(by_step.index, by_step, color=color, linewidth=1.8)
@@ -123,9 +131,9 @@ def plot_horizon_error(
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
-    axes.set_xlabel("steps ahead", color=_GREY, fontsize=9)
-    _title(axes, {"mae": "Mean absolute error", "rmse": "Root mean squared error"}[metric], "by step of the horizon")
-    _name_lines(axes, lines)
+    axes.set_xlabel("steps ahead", color=GREY, fontsize=9)
+    set_title(axes, {"mae": "Mean absolute error", "rmse": "Root mean squared error"}[metric], "by step of the horizon")
+    name_lines(axes, lines)
     return figure
 
 
@@ -138,12 +146,12 @@ def plot_training(history: pd.DataFrame, *, step_col: str = "step", model_col: s
         model_col: column of the model, if there are several.
     """
     quantities = [c for c in history.columns if c not in (step_col, model_col) and history[c].notna().any()]
-    figure, all_axes = _figure(len(quantities), min(3, len(quantities)), (4.2, 3.1))
+    figure, all_axes = new_figure(len(quantities), min(3, len(quantities)), (4.2, 3.1))
     several = model_col in history and history[model_col].nunique() > 1
     for axes, quantity in zip(all_axes, quantities, strict=True):
         groups = history.groupby(model_col, sort=False) if several else [("", history)]
         lines, note = [], ""
-        for color, (model, rows) in zip(_cycle(), groups, strict=False):
+        for color, (model, rows) in zip(colors(), groups, strict=False):
             rows = rows.dropna(subset=[quantity])
             axes.plot(rows[step_col], rows[quantity], color=color, linewidth=1.6)
             lines.append((str(model), color, float(rows[quantity].iloc[-1])))
@@ -153,10 +161,10 @@ def plot_training(history: pd.DataFrame, *, step_col: str = "step", model_col: s
                 note = f"best {best[quantity]:.4g} at step {int(best[step_col]):,}"
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel("step", color=_GREY, fontsize=9)
-        _title(axes, quantity.replace("_", " "), "" if several else note)
+        axes.set_xlabel("step", color=GREY, fontsize=9)
+        set_title(axes, quantity.replace("_", " "), "" if several else note)
         if several:
-            _name_lines(axes, lines)
+            name_lines(axes, lines)
     return figure
 
 
@@ -185,20 +193,20 @@ def _panels(
     models = _models(forecast, names)
     levels = _levels(forecast, models, levels)
     columns = min(columns, len(ids))
-    figure, all_axes = _figure(len(ids), columns, (9 / columns if columns > 1 else 9, 2.6 if len(ids) > 1 else 3.8))
+    figure, all_axes = new_figure(len(ids), columns, (9 / columns if columns > 1 else 9, 2.6 if len(ids) > 1 else 3.8))
     for i, (axes, which) in enumerate(zip(all_axes, ids, strict=True)):
         past = history.loc[history[id_col] == which].sort_values(by=time_col)
         ahead = forecast.loc[forecast[id_col] == which].sort_values(by=time_col)
         # models and levels are named once, where nothing stands to the right
         _draw(axes, past, ahead, models, levels, max_history, names, named=i == columns - 1)
-        _title(axes, _shortened(str(which), 70 // columns))
+        set_title(axes, shortened(str(which), 70 // columns))
         if i % columns == 0:
-            axes.set_ylabel(_shortened(unit, 30), color=_GREY, fontsize=9)
+            axes.set_ylabel(shortened(unit, 30), color=GREY, fontsize=9)
     if levels and len(models) > 1:
         percent = ", ".join(f"{level:g}" for level in levels)
         notes.append(f"bands: {percent} % intervals of {models[0]}; dashed: {levels[-1]:g} % intervals of the others")
     if notes:
-        figure.supxlabel(". ".join(notes), x=0.01, ha="left", color=_GREY, fontsize=9)
+        figure.supxlabel(". ".join(notes), x=0.01, ha="left", color=GREY, fontsize=9)
     return figure
 
 
@@ -220,38 +228,38 @@ def _draw(
     before = past.loc[past[time_col] < first]
     keep = max(12, 2 * len(windows[0])) if max_history is None else max_history
     shown = pd.concat([before.tail(keep), past.loc[past[time_col].between(first, last)]])
-    axes.plot(_times(shown[time_col]), shown[target_col], color=_INK, linewidth=1.1)
+    axes.plot(plain_times(shown[time_col]), shown[target_col], color=INK, linewidth=1.1)
     lines = []
-    for i, (color, model) in enumerate(zip(_cycle(), models, strict=False)):
+    for i, (color, model) in enumerate(zip(colors(), models, strict=False)):
         for rows in windows:
             # from the last observed value on
             start = past.loc[past[time_col] < rows[time_col].iloc[0]].tail(1 if keep else 0)
-            x, y = (np.r_[_times(start[c]), _times(rows[d])] for c, d in ((time_col, time_col), (target_col, model)))
+            x, y = (
+                np.r_[plain_times(start[c]), plain_times(rows[d])]
+                for c, d in ((time_col, time_col), (target_col, model))
+            )
             # one interval lies on another, but those of several models would hide each other
             for level in sorted(levels, reverse=True)[: None if i == 0 else 1]:
                 bounds = [f"{model}-{side}-{level:g}" for side in ("lo", "hi")]
                 if bounds[0] not in rows:
                     continue
-                lo, hi = (np.r_[_times(start[target_col]), rows[b].to_numpy(float)] for b in bounds)
+                lo, hi = (np.r_[plain_times(start[target_col]), rows[b].to_numpy(float)] for b in bounds)
                 if i == 0:
                     axes.fill_between(x, lo, hi, color=color, alpha=0.16, linewidth=0)
                 else:
                     axes.plot(x, np.stack([lo, hi], 1), color=color, linewidth=0.8, linestyle=(0, (3, 2)))
             # the first model on top
             axes.plot(x, y, color=color, linewidth=1.7 if i == 0 else 1.2, zorder=3 - i / len(models))
-        lines.append((_shortened(model, 24), color, float(windows[-1][model].iloc[-1])))
+        lines.append((shortened(model, 24), color, float(windows[-1][model].iloc[-1])))
     if len(windows) > 1 or len(past) > len(before):
         # where a window begins the truth goes on: say where
         for rows in windows:
-            axes.axvline(_times(rows[time_col])[0], color=_GREY, linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
-    if np.issubdtype(_times(ahead[time_col]).dtype, np.datetime64):
-        locator = AutoDateLocator(minticks=3, maxticks=7)
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+            axes.axvline(plain_times(rows[time_col])[0], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
+    date_axis(axes, plain_times(ahead[time_col]))
     axes.margins(x=0.01)
     if named:
         note = f"\n{', '.join(f'{level:g}' for level in levels)} %" if levels else ""
-        _name_lines(axes, [(model + note * (len(models) == 1), color, y) for model, color, y in lines])
+        name_lines(axes, [(model + note * (len(models) == 1), color, y) for model, color, y in lines])
 
 
 def _models(frame: pd.DataFrame, names: tuple[str, str, str]) -> list[str]:
@@ -270,75 +278,3 @@ def _levels(frame: pd.DataFrame, models: list[str], wanted: Sequence[float] | No
         have = ", ".join(f"{level:g}" for level in known) or "none"
         raise DataError(f"no intervals of level {missing[0]:g} in the forecasts, they have {have}; predict with levels")
     return known if wanted is None else sorted(wanted)
-
-
-def _times(column: pd.Series) -> np.ndarray:
-    """Time stamps to draw, those of a zone as its clocks show them; other columns as they are."""
-    if isinstance(column.dtype, pd.DatetimeTZDtype):
-        column = column.dt.tz_localize(None)
-    return column.to_numpy()
-
-
-def _figure(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels, each of ``size`` inches."""
-    rows = -(-count // columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), facecolor="white")
-    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
-    panels = []
-    for i in range(count):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        axes.set_axisbelow(True)
-        axes.grid(axis="y", color=_LIGHT, linewidth=0.8)
-        for side in ("left", "right", "top"):
-            axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set_color("#BBBBBB")
-        axes.tick_params(colors=_GREY, labelsize=8.5, length=0)
-        axes.tick_params(axis="x", length=3, color="#BBBBBB")
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(_short))
-        axes.xaxis.get_offset_text().set(color=_GREY, fontsize=8.5)
-        panels.append(axes)
-    return figure, panels
-
-
-def _shortened(text: str, most: int) -> str:
-    """A text without its middle where it is longer than ``most`` letters."""
-    return text if len(text) <= most else f"{text[: most // 2]}\u2026{text[-(most // 2 - 1) :]}"
-
-
-def _title(axes: Axes, title: str, note: str = "") -> None:
-    axes.set_title(title, loc="left", fontsize=10.5, color=_INK, fontweight="bold")
-    if note:
-        axes.set_title(note, loc="right", fontsize=9, color=_GREY)
-
-
-def _name_lines(axes: Axes, lines: Iterable[tuple[str, str, float]]) -> None:
-    """Write the name of each line to the right of its end, in its color, and keep the names apart."""
-    low, high = axes.get_ylim()
-    step, at = 0.085 * (high - low), -np.inf
-    for name, color, y in sorted(lines, key=lambda line: line[2]):
-        at = max(y, at + step)
-        axes.annotate(
-            name,
-            (1, at),
-            (6, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color=color,
-            fontsize=9,
-            va="center",
-            annotation_clip=False,
-        )
-
-
-def _short(value: float, _: int) -> str:
-    """``1.5k`` for 1500, so that the axis stays narrow."""
-    for limit, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            return f"{value / (1e3 if sign == 'k' else limit):g}{sign}"
-    return f"{value:g}"
-
-
-def _cycle() -> Iterable[str]:
-    while True:
-        yield from _COLORS

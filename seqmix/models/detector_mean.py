@@ -1,0 +1,38 @@
+"""DetectorMean: several detectors in one, the default of anomaly detection."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from seqmix.models.detector import Detector, DetectorFactory
+from seqmix.models.forecast_errors import ForecastErrors
+from seqmix.models.sub_pca import SubPCA
+from seqmix.series import Series
+
+
+class DetectorMean(Detector):
+    """Mean of the scores of several detectors, channel by channel, each in units of its largest training error.
+
+    By default the one-step forecast error of Ridge, which sees single rows, and SubPCA on windows of one and of two
+    periods, which see shapes.
+
+    Args:
+        detectors: what makes the detectors. Default: as above.
+    """
+
+    def __init__(self, series: Series, *, detectors: list[DetectorFactory] | None = None):
+        super().__init__(series)
+        windows = (series.season, series.context)
+        default = [ForecastErrors, *(partial(SubPCA, window=window) for window in windows)]
+        self.detectors = nn.ModuleList(make(series) for make in (detectors or default))
+
+    def fit_rows(self, x: Tensor, mask: Tensor) -> None:
+        """Fit each detector."""
+        for detector in self.detectors:
+            detector.fit(x, mask)
+
+    def errors(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Mean of log(1 + error / largest), ``(T, C)``."""
+        each = [(d.errors(x, mask) / d.largest).log1p() for d in self.detectors]
+        return torch.stack(each).nanmean(0)

@@ -62,7 +62,7 @@ def _area(labels: np.ndarray, scores: np.ndarray, width: int, n: int | None) -> 
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("n", [None, 250])
+@pytest.mark.parametrize("n", [None, 50])
 def test_volumes_are_those_of_a_plain_loop(seed, n):
     labels, scores, _ = _case(seed)
     width = [0, 1, 2, 3, 7, 12, 25, None][seed]
@@ -78,7 +78,7 @@ def test_areas_and_f1_are_those_of_scikit_learn(seed):
     assert metrics.average_precision(labels, scores) == pytest.approx(average_precision_score(labels, scores))
     assert metrics.roc_auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
     assert metrics.f1(labels, flags) == pytest.approx(f1_score(labels, flags))
-    best = max(f1_score(labels, scores >= threshold) for threshold in set(scores))
+    best = max(2 * labels[scores >= t].sum() / (labels.sum() + (scores >= t).sum()) for t in scores)
     assert metrics.best_f1(labels, scores) == pytest.approx(best)
 
 

@@ -6,11 +6,14 @@ from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
 from seqmix.models.decoder import DecoderForecaster
 from seqmix.models.densify import Densify, Replaced
+from seqmix.models.detector import Detector, DetectorFactory, period_of, series_of
+from seqmix.models.detector_mean import DetectorMean
 from seqmix.models.embed import PatchEmbedding, ValueEmbedding
 from seqmix.models.encoder import BidirectionalEncoder, BidirectionalLM, EncoderFactory, load_published
 from seqmix.models.encoder_classifier import EncoderClassifier
 from seqmix.models.encoder_forecaster import EncoderForecaster
 from seqmix.models.ffnet_ts import FFNetTS
+from seqmix.models.forecast_errors import ForecastErrors
 from seqmix.models.forecast_model import (
     ForecastModel,
     ForecastModelFactory,
@@ -46,6 +49,7 @@ from seqmix.models.series_encoder import (
     list_encoders,
     register_encoder,
 )
+from seqmix.models.sub_pca import SubPCA
 from seqmix.models.time_encoder import TimeEncoder, Transformer
 from seqmix.models.times_net import TimesNet
 from seqmix.models.token_classifier import SequenceClassifier, TokenClassifier, TokenClassifierFactory
@@ -67,12 +71,16 @@ __all__ = [
     "DLinear",
     "DecoderForecaster",
     "Densify",
+    "Detector",
+    "DetectorFactory",
+    "DetectorMean",
     "DropPath",
     "EncoderClassifier",
     "EncoderFactory",
     "EncoderForecaster",
     "FFNetTS",
     "FlattenHead",
+    "ForecastErrors",
     "ForecastModel",
     "ForecastModelClassifier",
     "ForecastModelFactory",
@@ -102,6 +110,7 @@ __all__ = [
     "SeriesEmbedding",
     "SeriesEncoder",
     "SeriesEncoderFactory",
+    "SubPCA",
     "TimeEncoder",
     "TimeHead",
     "TimesNet",
@@ -126,7 +135,9 @@ __all__ = [
     "list_models",
     "load_published",
     "model_facts",
+    "period_of",
     "register_classifier",
     "register_encoder",
     "register_model",
+    "series_of",
 ]

@@ -12,6 +12,8 @@ from seqmix.series import Series
 # period of a series that has none; shortest and longest ones of those that have, and lags that are looked at
 _NO_PERIOD, _SHORTEST, _LONGEST, _LAGS = 125, 6, 300, 401
 _LEAST_CORRELATION = 0.3
+# squared error of a standardized value that may be rounding
+_ROUNDING = 1e-10
 
 
 class Detector(nn.Module, ABC):
@@ -23,8 +25,8 @@ class Detector(nn.Module, ABC):
 
     Channels are standardized by their training rows. The score of a row is the largest error of its observed channels,
     each in units of its largest training error: a score above 1 is one that no training row has, and channels without
-    an anomaly do not dilute those with one. Rows without a score of their own (too early, nothing observed) have the median score of the training
-    rows.
+    an anomaly do not dilute those with one. Rows without a score of their own (too early, nothing observed) have the
+    median score of the training rows.
 
     Args:
         series: the facts of the data.
@@ -62,20 +64,23 @@ class Detector(nn.Module, ABC):
             mask: True where a value was observed. Default: everywhere.
 
         Raises:
-            ValueError: if there are too few rows, or other channels than the detector was built for.
+            ValueError: if there are too few rows, other channels than the detector was built for, or values that are
+                not finite.
         """
-        mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
-        self.moments.copy_(_moments(x.double(), mask))
-        x, mask = self._rows(x, mask)
+        self._check(x, mask)
         needed = self.series.context + self.series.horizon
         if len(x) < needed:
             raise ValueError(f"{len(x)} training rows are fewer than {needed}; give more, or a smaller context")
+        mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+        self.moments.copy_(_moments(x.double(), mask))
+        x, mask = self._rows(x, mask)
         self.fit_rows(x, mask)
         errors = self.errors(x, mask).masked_fill(~mask, torch.nan)
-        self.largest.copy_(errors.nan_to_num(0).amax(0).clamp(min=torch.finfo(torch.float32).tiny))
+        largest = errors.nan_to_num(0).amax(0).clamp(min=_ROUNDING)
+        # of a channel without any error there is nothing to know, and it has no part in scores
+        self.largest.copy_(largest.masked_fill(errors.isnan().all(0), torch.nan))
         scores = self._scores(errors)
-        known = scores[scores.isfinite()]
-        self.middle.copy_(known.median() if len(known) else self.middle)
+        self.middle.copy_(scores.nanmedian().nan_to_num(0))
         return scores.nan_to_num(float(self.middle))
 
     @final
@@ -88,17 +93,22 @@ class Detector(nn.Module, ABC):
             mask: True where a value was observed. Default: everywhere.
 
         Raises:
-            ValueError: if there are other channels than the detector was built for.
+            ValueError: if there are other channels than the detector was built for, or values that are not finite.
         """
+        self._check(x, mask)
         x, mask = self._rows(x, mask)
         return self._scores(self.errors(x, mask).masked_fill(~mask, torch.nan)).nan_to_num(float(self.middle))
 
+    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+        name, C = type(self).__name__, self.series.n_channels
+        if x.ndim != 2 or x.shape[1] != C or not (mask is None or mask.shape == x.shape):
+            shapes = tuple(x.shape), *(() if mask is None else (tuple(mask.shape),))
+            raise ValueError(f"rows and their mask have shapes {shapes}, {name} was built for (T, {C})")
+        if not (x if mask is None else x[mask]).isfinite().all():
+            raise ValueError("rows hold values that are not finite; leave them out of the mask")
+
     def _rows(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Standardized rows in float64 without gaps, and their mask."""
-        if x.ndim != 2 or x.shape[1] != self.series.n_channels:
-            raise ValueError(
-                f"rows have shape {tuple(x.shape)}, {type(self).__name__} was built for (T, {self.series.n_channels})"
-            )
         mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         filled = fill(((x.double() - self.moments[0]) / self.moments[1]).unsqueeze(0), mask.unsqueeze(0))
         return filled.squeeze(0), mask
@@ -155,6 +165,8 @@ def period_of(x: Tensor, mask: Tensor | None = None) -> int:
     covariance = torch.fft.irfft(power, 2 * len(z), dim=0)[: min(len(z), _LAGS)]
     # constant channels have none
     correlation = (covariance / covariance[0].clamp(min=1e-12)).mean(1)
+    if len(correlation) < 3:
+        return _NO_PERIOD
     inner = correlation[1:-1]
     peaks = (inner > correlation[:-2]) & (inner > correlation[2:])
     peaks[: _SHORTEST - 1] = False
@@ -162,15 +174,16 @@ def period_of(x: Tensor, mask: Tensor | None = None) -> int:
     return int(lag) + 1 if height > _LEAST_CORRELATION and lag < _LONGEST else _NO_PERIOD
 
 
-def row_means(windows: Tensor, length: int) -> Tensor:
-    """Mean over the windows that cover each row, ``(T, C)``.
+def row_means(windows: Tensor, length: int, counted: Tensor) -> Tensor:
+    """Mean over the windows that cover each row and are counted, ``(T, C)``; NaN where there are none.
 
     Args:
         windows: a value for each window of ``length`` rows, by its first row, ``(T - length + 1, C)``.
         length: rows of a window.
+        counted: which windows are counted, of the same shape.
     """
-    total = nn.functional.pad(windows.double().cumsum(0), (0, 0, 1, 0))
-    n = len(windows)
-    row = torch.arange(n + length - 1)
-    first, last = (row - length + 1).clamp(min=0), row.clamp(max=n - 1) + 1
-    return (total[last] - total[first]) / (last - first).unsqueeze(1)
+    both = torch.stack([windows.masked_fill(~counted, 0), counted.to(windows.dtype)])
+    padded = nn.functional.pad(both.transpose(1, 2), (length - 1, length - 1))  # (2, C, T + length - 1)
+    total, count = nn.functional.avg_pool1d(padded, length, stride=1, count_include_pad=True).transpose(1, 2)
+    # averages of whole numbers of windows, up to rounding
+    return torch.where(count > 0.5 / length, total / count, torch.nan)

@@ -34,5 +34,5 @@ class DetectorMean(Detector):
 
     def errors(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mean of log(1 + error / largest), ``(T, C)``."""
-        each = [(d.errors(x, mask) / d.largest).log1p() for d in self.detectors]
+        each = [(d.errors(d._rows(x, mask)[0], mask) / d.largest).log1p() for d in self.detectors]
         return torch.stack(each).nanmean(0)

@@ -9,6 +9,8 @@ from seqmix.series import Series
 
 # windows whose projections are made at a time, in values
 _BLOCK = 1 << 22
+# part of a window that has to be observed
+_OBSERVED = 0.9
 
 
 class SubPCA(Detector):
@@ -44,7 +46,11 @@ class SubPCA(Detector):
 
     def fit_rows(self, x: Tensor, mask: Tensor) -> None:
         """Find mean and components of the windows of each channel."""
-        for c, windows in enumerate(x.unfold(0, self.window, 1).unbind(1)):
+        counted = self._counted(mask)
+        for c, each in enumerate(x.unfold(0, self.window, 1).unbind(1)):
+            windows = each[counted[:, c]]
+            if not len(windows):
+                continue
             mean = windows.mean(0)
             centered = windows - mean
             variance, components = torch.linalg.eigh(centered.t() @ centered / len(centered))
@@ -62,4 +68,8 @@ class SubPCA(Detector):
             torch.einsum("ncw,cwk->nck", part - self.mean, self.components).square().mean(-1)
             for part in windows.split(max(1, _BLOCK // (windows.shape[1] * self.window)))
         ]
-        return row_means(torch.cat(found), self.window)
+        return row_means(torch.cat(found), self.window, self._counted(mask))
+
+    def _counted(self, mask: Tensor) -> Tensor:
+        """Windows that are observed enough, ``(T - window + 1, C)``."""
+        return mask.double().unfold(0, self.window, 1).mean(-1) >= _OBSERVED

@@ -24,7 +24,7 @@ def test_filled_gaps():
     frame = pd.concat(
         [pd.DataFrame({"ds": days, "u": np.sin(np.arange(80)), "v": 1.0}).assign(unique_id=i) for i in "ab"]
     )
-    frame.iloc[[5, 90, 91, 92], 1] = np.nan
+    frame.iloc[[5, 120, 121, 122], 1] = np.nan
     model = Imputer("DLinear", max_steps=1, context=8, levels=[80]).fit(frame)
     figure = model.plot(frame, steps=20)
     assert len(figure.axes) == 2
@@ -34,7 +34,7 @@ def test_filled_gaps():
         model.plot(frame, ids=["c"])
     # the gap is in the middle of what is drawn
     x, y = figure.axes[0].lines[0].get_data()
-    assert np.isnan(y).nonzero()[0].tolist() in ([8, 9, 10], [9, 10, 11]) and len(x) == 20
+    assert np.isnan(y).nonzero()[0].tolist() == [8, 9, 10] and len(x) == 20
 
 
 def test_scores_and_threshold():

@@ -26,7 +26,7 @@ from seqmix.testing import check_data, check_task
 SERIES = Series(2, 24, 24, season=6)
 
 
-def _csv(tmp_path, rows=240, holes=((5, 3, 0), (60, 40, 1)), **options):
+def gaps_csv(tmp_path, rows=240, holes=((5, 3, 0), (60, 40, 1)), **options):
     """Two channels of a noisy cycle with gaps: first row, rows, channel."""
     values = np.sin(np.arange(rows)[:, None] * 2 * np.pi / 6 + [0, 1]) + np.random.default_rng(0).normal(size=(rows, 2))
     for first, n, channel in holes:
@@ -65,7 +65,7 @@ def test_hidden_cells(pattern):
 
 def test_errors_are_those_of_hidden_cells_only(tmp_path):
     """A value that was never observed, or that is seen, does not count, whatever the model says of it."""
-    data, _ = _csv(tmp_path, eval_batch_size=7)
+    data, _ = gaps_csv(tmp_path, eval_batch_size=7)
     task = Imputation(WindowMean, data.series, rate=0.3, normalize="none")
     (found,) = quiet_trainer(tmp_path).test(task, data, verbose=False)
     squared, cells = 0.0, 0
@@ -94,13 +94,13 @@ def test_errors_are_those_of_hidden_cells_only(tmp_path):
     ],
 )
 def test_the_contract_of_tasks(model, options, tmp_path):
-    data, _ = _csv(tmp_path)
+    data, _ = gaps_csv(tmp_path)
     check_task(Imputation(model, data.series, **options), data)
 
 
 def test_the_contract_of_data(tmp_path):
-    check_data(_csv(tmp_path)[0])
-    data, values = _csv(tmp_path, eval_stride=5)
+    check_data(gaps_csv(tmp_path)[0])
+    data, values = gaps_csv(tmp_path, eval_stride=5)
     data.setup()
     (batch,) = list(data.test_dataloader())
     # the last window ends with the series, whatever the stride
@@ -147,7 +147,7 @@ def test_interpolation_agrees_with_numpy():
 
 
 def test_training_learns_and_baselines_stand_beside(tmp_path):
-    data, _ = _csv(tmp_path)
+    data, _ = gaps_csv(tmp_path)
     task = Imputation(DLinear, data.series, rate=0.25)
     trainer = quiet_trainer(tmp_path, max_epochs=3)
     trainer.fit(task, data)
@@ -198,7 +198,7 @@ def test_fillers_are_for_this_task():
     ],
 )
 def test_data_that_cannot_be_used(holes, message, tmp_path):
-    data, _ = _csv(tmp_path, holes=holes)
+    data, _ = gaps_csv(tmp_path, holes=holes)
     data.context = 24 if holes else 40
     with pytest.raises(DataError) as error:
         data.setup()
@@ -206,7 +206,7 @@ def test_data_that_cannot_be_used(holes, message, tmp_path):
 
 
 def test_a_csv_with_gaps_names_what_is_no_number(tmp_path):
-    data, _ = _csv(tmp_path)
+    data, _ = gaps_csv(tmp_path)
     path = tmp_path / "gaps.csv"
     lines = path.read_text().splitlines()
     lines[9] = lines[9].split(",")[0] + ",inf,1"

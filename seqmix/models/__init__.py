@@ -24,6 +24,7 @@ from seqmix.models.forecast_model import (
 )
 from seqmix.models.forecast_model_classifier import ForecastModelClassifier
 from seqmix.models.forecasters import DLinear, MixerForecaster, SeasonalNaive
+from seqmix.models.gaussian import GaussianImputer
 from seqmix.models.heads import FlattenHead, TimeHead
 from seqmix.models.informer import Informer
 from seqmix.models.interpolation import LastValue, LinearInterpolation, SeasonalInterpolation, WindowMean
@@ -84,6 +85,7 @@ __all__ = [
     "ForecastModel",
     "ForecastModelClassifier",
     "ForecastModelFactory",
+    "GaussianImputer",
     "Informer",
     "LastValue",
     "LayerScale",

@@ -1,7 +1,7 @@
 """Batches for fitting in closed form: normalized as the model sees them, each value weighing what its error counts."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from seqmix.models.forecast_model import ForecastModel
 from seqmix.tasks._normalize import WindowNorm
 
 Batch = dict[str, Tensor]
+Prepare = Callable[[Batch], Batch]
 
 
 class Normalized:
@@ -27,18 +28,25 @@ class Normalized:
         limit: batches that are used, a number, or a fraction of all; None for all.
         norm: normalization of windows; None for windows as they are.
         device: where batches are moved.
+        prepare: makes a batch of x and y from one of the loader. Default: it is one.
     """
 
     def __init__(
-        self, batches: Iterable[Batch], limit: int | float | None, norm: WindowNorm | None, device: torch.device
+        self,
+        batches: Iterable[Batch],
+        limit: int | float | None,
+        norm: WindowNorm | None,
+        device: torch.device,
+        prepare: Prepare | None = None,
     ):
-        self.batches, self.norm, self.device = batches, norm, device
+        self.batches, self.norm, self.device, self.prepare = batches, norm, device, prepare
         # as Lightning reads its limits
         self.limit = int(limit * len(batches)) if isinstance(limit, float) else limit  # pyright: ignore[reportArgumentType]
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in islice(self.batches, self.limit):
-            yield self._normalized({name: value.to(self.device) for name, value in batch.items()})
+            moved = {name: value.to(self.device) for name, value in batch.items()}
+            yield self._normalized(moved if self.prepare is None else self.prepare(moved))
 
     def _normalized(self, batch: Batch) -> Batch:
         x, stats = (batch["x"], None) if self.norm is None else self.norm(batch["x"], batch.get("x_mask"))
@@ -81,15 +89,28 @@ def left_out_errors(
 
 
 def batches_of(
-    trainer: pl.Trainer, norm: WindowNorm | None, device: torch.device
+    trainer: pl.Trainer,
+    norm: WindowNorm | None,
+    device: torch.device,
+    *,
+    train: Prepare | None = None,
+    val: Prepare | None = None,
 ) -> tuple[Iterable[Batch], Iterable[Batch]]:
-    """Training and validation batches of the data that a trainer fits, as far as it uses them."""
+    """Training and validation batches of the data that a trainer fits, as far as it uses them.
+
+    Args:
+        trainer: the trainer, in the training.
+        norm: normalization of windows; None for windows as they are.
+        device: where batches are moved.
+        train: makes a batch of x and y from a training batch. Default: it is one.
+        val: the same of a validation batch.
+    """
     fit = trainer.fit_loop
-    train, val = fit._data_source, fit.epoch_loop.val_loop._data_source
+    first, second = fit._data_source, fit.epoch_loop.val_loop._data_source
     held: Iterable[Batch] = ()
-    if val.is_defined() and trainer.limit_val_batches:
-        held = Normalized(_undivided(trainer, val.dataloader()), trainer.limit_val_batches, norm, device)
-    return Normalized(_undivided(trainer, train.dataloader()), trainer.limit_train_batches, norm, device), held
+    if second.is_defined() and trainer.limit_val_batches:
+        held = Normalized(_undivided(trainer, second.dataloader()), trainer.limit_val_batches, norm, device, val)
+    return Normalized(_undivided(trainer, first.dataloader()), trainer.limit_train_batches, norm, device, train), held
 
 
 def _undivided(trainer: pl.Trainer, loader: Any) -> Iterable[Batch]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from seqmix.models.interpolation import LastValue, LinearInterpolation, Seasonal
 from seqmix.models.norm import window_moments
 from seqmix.series import Series
 from seqmix.tasks._baselines import trained
+from seqmix.tasks._closed_form import batches_of
 from seqmix.tasks._hidden import PATTERNS, Hiding, Pattern
 from seqmix.tasks._normalize import WindowNorm
 from seqmix.tasks._optim import AdamW, Optim, default_optim
@@ -150,6 +152,19 @@ class Imputation(Task):
         hidden = self.hiding.hidden(observed, batch["window"], epoch)
         left = observed & ~hidden
         return {"x": x.masked_fill(~left, 0), "x_mask": left}, hidden
+
+    def on_fit_start(self) -> None:
+        """Fit what has a closed form; a model that has nothing else takes no gradient steps."""
+        prepared = [partial(self._pair, epoch=epoch) for epoch in (1, 0)]
+        batches = batches_of(self.trainer, self.norm, self.device, train=prepared[0], val=prepared[1])
+        self.model.fit_closed_form(*batches)
+        if self.model.closed_form:
+            self.trainer.fit_loop.max_epochs = 0
+
+    def _pair(self, batch: Batch, epoch: int) -> Batch:
+        """The batch as what is known, ``x``, and what is wanted, ``y``."""
+        left, hidden = self.hide(batch, epoch)
+        return {**left, "y": batch["x"], "y_mask": left["x_mask"] | hidden}
 
     def loss_of(self, batch: Batch) -> Tensor:
         """Mean squared error of the hidden cells; of the observed ones too with the joint loss."""

@@ -89,7 +89,7 @@ def test_levels_of_new_windows_are_others():
 def test_in_the_task(tmp_path):
     data, _ = gaps_csv(tmp_path)
     task = Imputation(partial(GaussianImputer, span=8), data.series, normalize="none")
-    trainer = quiet_trainer(tmp_path)
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
     trainer.fit(task, data)
     assert not trainer.global_step and task.label == "GaussianImputer (span 8)"
     (found,) = trainer.test(task, data, verbose=False)

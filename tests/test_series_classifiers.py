@@ -13,12 +13,14 @@ from seqmix.models import (
     ForecastModelClassifier,
     MixerClassifier,
     Pooling,
+    RandomConvolutions,
     Ridge,
     SeriesEmbedding,
     classifier_factory,
     classifier_facts,
     list_classifiers,
 )
+from seqmix.models._dual_ridge import dual_ridge
 
 C, K, L = 3, 4, 23
 MODELS = {
@@ -105,3 +107,54 @@ def test_bad_input_and_options_are_refused():
         ForecastModelClassifier(C, K, L, model=Ridge)
     with pytest.raises(ConfigError, match="n_classes = 0 is below 1"):
         MixerClassifier(C, 0, L)
+
+
+def _bumps(n, length, channels, generator):
+    """Series with a bump up or down, anywhere, of one channel; a third of them shorter."""
+    x = 0.3 * torch.randn(n, length, channels, generator=generator)
+    labels, at = torch.arange(n) % 2, torch.randint(2, length // 2, (n,), generator=generator)
+    mask = torch.arange(length) < torch.where(torch.arange(n) % 3 == 0, length - 4, length)[:, None]
+    x[torch.arange(n), at, 0] += 4.0 * (2 * labels - 1)
+    return {"x": x * mask[..., None], "mask": mask, "labels": labels}
+
+
+@pytest.mark.parametrize(("length", "channels"), [(23, 1), (40, 3), (2, 1), (1, 2)])
+def test_random_convolutions_fit_few_series_in_closed_form(length, channels):
+    torch.manual_seed(0)
+    model = RandomConvolutions(channels, 2, length, n_features=1500, n_groups=4).eval()
+    if length < 5:
+        batches = [{"x": torch.tensor([1.0, -1, 1, -1]).view(4, 1, 1).expand(4, length, channels)}]
+        batches[0]["labels"] = torch.tensor([0, 1, 0, 1])
+        test = batches[0]
+    else:
+        train, test = (_bumps(n, length, channels, torch.Generator().manual_seed(n)) for n in (30, 40))
+        batches = [{k: v[i : i + 7] for k, v in train.items()} for i in range(0, 30, 7)]
+    model.fit_closed_form(batches)
+    scores = model(test["x"], test.get("mask"))
+    assert float((scores.argmax(1) == test["labels"]).float().mean()) >= 0.9
+    if length > 5:
+        # padding has no part in them
+        short = test["x"][:1, : length - 4], test["mask"][:1, : length - 4]
+        torch.testing.assert_close(model(*short), scores[:1], atol=1e-4, rtol=1e-4)
+
+
+def test_left_out_predictions_are_those_of_fits_without_the_example():
+    torch.manual_seed(0)
+    x, y = torch.randn(9, 30, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    x[:, 3] = 1.0
+    fit = dual_ridge(x, y)
+    z = (x - x.mean(0)) / x.std(0).where(x.std(0) > 0, torch.tensor(torch.inf, dtype=torch.float64))
+    # the penalty that it has chosen, from the map of all examples
+    K, target = z @ z.T, y - y.mean(0)
+    found = x @ fit.weight + fit.bias - y.mean(0)
+    penalties = torch.logspace(-7, 1, 17, dtype=torch.float64) * K.trace() / 9
+    (penalty,) = [p for p in penalties if torch.allclose(K @ torch.linalg.solve(K + p * torch.eye(9), target), found)]
+    for i in range(9):
+        rest = torch.arange(9) != i
+        # features as they were standardized, the level and the map anew
+        A = torch.cat([z[rest], torch.ones(8, 1)], 1).double()
+        ridge = penalty * torch.eye(31, dtype=torch.float64)
+        ridge[-1, -1] = 0
+        weights = torch.linalg.solve(A.T @ A + ridge, A.T @ y[rest])
+        left_out = torch.cat([z[i], torch.ones(1)]) @ weights
+        torch.testing.assert_close(fit.left_out[i], left_out, atol=1e-6, rtol=1e-6)

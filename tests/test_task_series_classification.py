@@ -13,7 +13,7 @@ from seqmix.cli import run
 from seqmix.data import SeriesFiles
 from seqmix.errors import ConfigError
 from seqmix.mixers import Pool
-from seqmix.models import MixerClassifier
+from seqmix.models import MixerClassifier, RandomConvolutions
 from seqmix.tasks import AdamW, SeriesClassification
 from seqmix.tasks._accuracy import confusion_metrics, confusion_sums
 from seqmix.testing import check_task
@@ -83,6 +83,17 @@ def test_from_the_command_line_to_a_file_of_predictions(files, tmp_path, monkeyp
     frame = pd.read_csv("p.csv")
     assert list(frame) == ["series", "label", "predicted", "p_up", "p_down"] and len(frame) == 30
     assert float((frame["label"] == frame["predicted"]).mean()) == pytest.approx(float(row[1]), abs=1e-4)
+
+
+def test_a_closed_form_is_fitted_before_the_first_step(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--model", "SeriesClassification", "--model.model", "RandomConvolutions", "--data", "SeriesFiles"]
+    argv += ["--data.train", files[0], "--data.test", files[1], "--data.val_share", "0"]
+    assert run(["fit", *argv, "--name", "bumps", "--trainer.accelerator", "cpu"]) == 0
+    (row,) = [x.split() for x in capsys.readouterr().out.splitlines() if x.strip().startswith("RandomConvolutions")]
+    assert float(row[1]) > 0.9 and float(row[4]) < 0.4
+    with pytest.raises(ConfigError, match="RandomConvolutions is fitted in closed form and has no loss: class_weights"):
+        SeriesClassification(RandomConvolutions, 1, 2, 9, class_weights="balanced")
 
 
 def test_options_out_of_range_are_refused():

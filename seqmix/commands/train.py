@@ -6,7 +6,6 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -178,9 +177,7 @@ class Train(LightningCLI):
         try:
             super().instantiate_classes()
             if how := self.config_init["densify"]:
-                replaced = self.model.densify(None if how is True else how)
-                found = Counter(f"{each.mixer} along {each.axis} ({each.length})" for each in replaced)
-                print("densified: " + ", ".join(f"{n} x {what}" for what, n in found.items()))
+                self.model.densify(None if how is True else how)
         except ValueError as e:
             error = _root(e)
             if _passed_through(error, trusted_modules()):

@@ -34,6 +34,7 @@ from seqmix.models.norm import BatchNormLast, MaskedBatchNorm, Norm2D
 from seqmix.models.patch_encoder import PatchEncoder, PatchTST
 from seqmix.models.pooling import Pooling
 from seqmix.models.quantile_patches import QuantilePatches
+from seqmix.models.random_convolutions import RandomConvolutions
 from seqmix.models.residual import Residual, ResidualForecaster
 from seqmix.models.ridge import Ridge
 from seqmix.models.series_classifier import (
@@ -99,6 +100,7 @@ __all__ = [
     "PatchTST",
     "Pooling",
     "QuantilePatches",
+    "RandomConvolutions",
     "Replaced",
     "Residual",
     "ResidualForecaster",

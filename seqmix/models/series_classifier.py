@@ -1,7 +1,7 @@
 """The contract of classifiers of series, and the registry that lists them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class SeriesClassifier(nn.Module, ABC):
 
     #: scores may see all of a series, whatever the mixers do
     causal: ClassVar[bool] = False
+    #: whether all parameters come from ``fit_closed_form``, none from gradient steps
+    closed_form: ClassVar[bool] = False
 
     def __init__(self, n_channels: int, n_classes: int, max_len: int):
         super().__init__()
@@ -57,6 +59,13 @@ class SeriesClassifier(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score the classes of ``x: (B, L, C)``; ``mask: (B, L)`` bool, True = keep."""
+
+    def fit_closed_form(self, train: Iterable[dict[str, Tensor]]) -> None:
+        """Fit all parameters at once, for members with a closed form.
+
+        Args:
+            train: training batches ``x``, ``labels`` and, where lengths differ, ``mask``.
+        """
 
 
 class SeriesClassifierFactory(Protocol):

@@ -6,9 +6,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from seqmix.errors import check_choice
+from seqmix.errors import ConfigError, check_choice
 from seqmix.models import SeriesClassifierFactory
 from seqmix.tasks._accuracy import confusion_metrics, confusion_sums
+from seqmix.tasks._closed_form import batches_of
 from seqmix.tasks._labels import Batch, LabelTask
 from seqmix.tasks._optim import AdamW, Optim, default_optim
 from seqmix.tasks.score import Table
@@ -66,15 +67,23 @@ class SeriesClassification(LabelTask):
         self.balanced = class_weights == "balanced"
         self.n_channels, self.n_classes, self.max_len = n_channels, n_classes, max_len
         self.model = model(n_channels, n_classes, max_len)
+        if self.model.closed_form and (self.balanced or label_smoothing):
+            raise ConfigError(
+                f"{self.label} is fitted in closed form and has no loss: class_weights = {class_weights!r} and "
+                f"label_smoothing = {label_smoothing} cannot be used; leave them out, or use MambaSL"
+            )
         # negative log-likelihood, series of each true class by predicted class: sums over one pass of a loader
         self.sums = torch.zeros(1 + n_classes**2, dtype=torch.float64)
 
     def on_fit_start(self) -> None:
-        """Weigh the classes by their training series."""
+        """Weigh the classes; fit a model that has a closed form, which takes no gradient steps."""
         if self.balanced:
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
             counts = data.label_counts("train").to(self.device, torch.float32)
             self.class_weights = counts.sum() / (self.n_classes * counts)
+        if self.model.closed_form:
+            self.model.fit_closed_form(batches_of(self.trainer, None, self.device)[0])
+            self.trainer.fit_loop.max_epochs = 0
 
     def forward(self, batch: Batch) -> Tensor:
         """Score every class of every series of a batch, ``(B, n_classes)``."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seqmix.errors import ConfigError
 from seqmix.mixers import auxiliary_loss
-from seqmix.models import Densify, Replaced
+from seqmix.models import Densify
 from seqmix.tasks._optim import Optim
 from seqmix.tasks._processes import add_up, weight_of
 from seqmix.tasks.score import Score, Table
@@ -114,16 +114,15 @@ class Task(pl.LightningModule, ABC):
         """Arguments of ``forward`` by name, a batch of one, of the longest sequence; ``ConfigError`` if not known."""
         raise ConfigError(f"{type(self).__name__} does not say what an input is (example()); leave out --densify")
 
-    def densify(self, how: Densify | None = None) -> list[Replaced]:
-        """Put dense layers in place of mixers (JustDense), before training, and return what was replaced.
+    def densify(self, how: Densify | None = None) -> None:
+        """Put dense layers in place of mixers (JustDense), before training.
 
         Args:
             how: which mixers, and by what. Default: every sequence mixer, by one matrix along the same axis.
         """
         how = how or Densify()
-        replaced = how(self, self.example())
+        how(self, self.example())
         self.densified = how
-        return replaced
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say how the mixers of the model were replaced."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from seqmix.commands._function import call
+from seqmix.commands._justdense import print_report
 from seqmix.commands.outputs import check_picture
 from seqmix.commands.tables import markdown
 from seqmix.errors import DataError, check_choice
@@ -36,13 +37,18 @@ def report(
     """Print what the runs recorded with ``--record true`` have reached, mean and deviation over their seeds.
 
     Args:
-        table: each task has one: ``forecasts``, ``lra`` (Long Range Arena), ``language``, ``glue``, ...
+        table: each task has one: ``forecasts``, ``lra`` (Long Range Arena), ``language``, ``glue``, ...; ``justdense``
+            is the study of models and their dense twins, in ``study/`` of the folder.
         folder: where the CSV files lie.
         published: folder of published numbers, a CSV file for each table; they are printed beside ours.
         plot: file of a picture of the same; its ending chooses the format.
     """
     if plot is not None:
         check_picture("plot", Path(plot))
+    if table == "justdense":
+        tasks = {task.__name__: task for task in _concrete(Task)}
+        print_report(Path(folder) / "study", Path(published), None if plot is None else Path(plot), tasks)
+        return
     rows = summary(Path(folder), Path(published), table)
     if not rows:
         raise DataError(
@@ -127,7 +133,7 @@ def _tasks(table: str) -> list[type[Task]]:
     found: dict[str, list[type[Task]]] = defaultdict(list)
     for task in _concrete(Task):
         found[task.table.name].append(task)
-    check_choice("table", table, tuple(found))
+    check_choice("table", table, (*found, "justdense"))
     return found[table]
 
 

@@ -32,8 +32,11 @@ MODELS = {
         "TimeEncoder", {**_ONE, "mixer": _SCAN, "channel_mixer": None, "positions": "none"}, twin=True, axis="time"
     ),
     "Transformer": Model("Transformer", {**_ONE, **_ATTENTION}, twin=True, axis="time"),
+    "Informer": Model("Informer", {**_ONE, **_ATTENTION, "distil": False}, twin=True, axis="time"),
+    "Autoformer": Model("Autoformer", {**_ONE, "expand": 2}, twin=True, axis="time"),
     "TSM2": Model("TSM2", {"d_model": 16, "n_layers": 1, "d_state": 8, "expand": 1}),
     "FFNetTS": Model("FFNetTS", {"dims": [16], "kernel_size": 25}),
+    "TimesNet": Model("TimesNet", {"d_model": 16, "n_layers": 1, "n_periods": 3, "n_kernels": 4}, axis="time"),
 }
 
 

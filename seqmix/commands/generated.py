@@ -11,7 +11,7 @@ from seqmix.commands.members import config_rows, dataset_rows, encoder_rows, ima
 from seqmix.commands.tables import markdown
 from seqmix.errors import ConfigError
 from seqmix.mixers import list_mixers
-from seqmix.models import list_models
+from seqmix.models import list_encoders, list_models
 from seqmix.vision import list_models as list_image_models
 
 _PART = re.compile(r"<!-- (?P<name>\w+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
@@ -64,6 +64,8 @@ def _counts(root: Path) -> str:
   ([docs/mixers.md](docs/mixers.md))
 - {len(list_models())} forecasting models and {len(list_image_models())} image models of {len(image_rows())} families
   ([docs/models.md](docs/models.md))
+- {len(list_encoders())} encoders of series: any mixer along time, patches or variates, PatchTST, iTransformer and others
+  ([docs/encoders.md](docs/encoders.md))
 - {len(dataset_rows())} data sets and kinds of files: series, text, long sequences, images ([data](data/README.md))
 - {len(configs)} configs: {len(configs) - recipes} have been run and have their results in
   [configs/results](configs/results); {recipes} are recipes after papers that have never been run here

@@ -64,7 +64,7 @@ def _counts(root: Path) -> str:
   ([docs/mixers.md](docs/mixers.md))
 - {len(list_models())} forecasting models and {len(list_image_models())} image models of {len(image_rows())} families
   ([docs/models.md](docs/models.md))
-- {len(list_encoders())} encoders of series: any mixer along time, patches or variates, PatchTST, iTransformer and others
+- {len(list_encoders())} encoders of series: any mixer along time, patches or variates, PatchTST, iTransformer
   ([docs/encoders.md](docs/encoders.md))
 - {len(dataset_rows())} data sets and kinds of files: series, text, long sequences, images ([data](data/README.md))
 - {len(configs)} configs: {len(configs) - recipes} have been run and have their results in

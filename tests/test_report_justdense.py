@@ -44,7 +44,8 @@ def folder(tmp_path):
 def test_a_pair_is_of_the_seeds_that_both_have(folder):
     known = [{"model": "PatchTST", "data": "A", "context": "96", "horizon": "96", "mse": "0.41"}]
     classes, mamba, patches = pairs_of(read(folder), known, TASKS)
-    assert (patches.model, len(patches.original), patches.published) == ("PatchTST", 2, "0.41")
+    assert (patches.model, len(patches.original)) == ("PatchTST", 2)
+    assert (patches.published, patches.baseline) == ("0.41", "Ridge 0.100")
     assert patches.change == pytest.approx(0.625 / 0.5 - 1) and mamba.change == pytest.approx(-1 / 501)
     # a higher accuracy is better
     assert classes.change == pytest.approx(-0.2) and classes.published == ""
@@ -95,7 +96,7 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
     argv = ["report", "justdense", "--folder", "results", "--published", "none"]
     assert run([*argv, "--plot", "ranks.png"]) == 0
     out = capsys.readouterr().out
-    assert "| long_term | A 96 96 | PatchTST | MSE | 0.500 ± 0.141 | 0.625 ± 0.035 | +25.0 % |" in out
+    assert "| long_term | A 96 96 | PatchTST | MSE | 0.500 ± 0.141 | 0.625 ± 0.035 | +25.0 % | Ridge 0.100 |" in out
     assert (tmp_path / "ranks.png").stat().st_size > 5000
     add(tmp_path / "other" / "study", "long_term", "A", "Mamba", [0.5], dense=False)
     assert run(["report", "justdense", "--folder", "other"]) == 1

@@ -34,6 +34,7 @@ class Pair(NamedTuple):
     original: Sequence[Run]  # one for each seed that both have
     dense: Sequence[Run]
     published: str
+    baseline: str  # the best one, with its score
 
     @property
     def change(self) -> float:
@@ -83,10 +84,14 @@ def read(folder: Path) -> list[dict[str, str]]:
 def pairs_of(rows: Sequence[Run], published: Sequence[Run], tasks: Mapping[str, type[Task]]) -> list[Pair]:
     """One pair for each study, data set and model that both were run with a seed of."""
     found: dict[tuple[str, ...], dict[str, dict[str, Run]]] = defaultdict(lambda: defaultdict(dict))
+    beside: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
+        key = row["study"], row["data"], _size(row, tasks)
         if row["role"] == "model":
             # of a seed the newest run counts
-            found[(row["study"], row["data"], _size(row, tasks), row["name"])][row["dense"]][row["seed"]] = row
+            found[(*key, row["name"])][row["dense"]][row["seed"]] = row
+        else:
+            beside[key][row["name"]].append(float(row[tasks[row["task"]].metrics[0]]))
     pairs = []
     for (study, data, size, model), kinds in found.items():
         seeds = sorted(kinds["False"].keys() & kinds["True"].keys())
@@ -95,7 +100,8 @@ def pairs_of(rows: Sequence[Run], published: Sequence[Run], tasks: Mapping[str, 
             task = tasks[original[0]["task"]]
             metric = task.metrics[0]
             known = (row[metric] for row in published if _is_of(row, original[0]))
-            pairs.append(Pair(study, data, size, model, metric, task.better, original, dense, next(known, "")))
+            said = next(known, ""), _best(beside[study, data, size], task.better)
+            pairs.append(Pair(study, data, size, model, metric, task.better, original, dense, *said))
     return sorted(pairs, key=lambda pair: pair[:4])
 
 
@@ -131,6 +137,7 @@ def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
             "original": _spread(pair, pair.original),
             "dense": _spread(pair, pair.dense),
             "change": f"{100 * pair.change:+.1f} %",
+            "best baseline": pair.baseline,
             "published": pair.published,
             "parameters": " / ".join(f"{_mean(runs, 'parameters'):,.0f}" for runs in (pair.original, pair.dense)),
             "CPU s": " / ".join(f"{_mean(runs, 'cpu_seconds'):.0f}" for runs in (pair.original, pair.dense)),
@@ -242,6 +249,13 @@ def _wilcoxon(changes: Sequence[float]) -> str:
     if sum(change != 0 for change in changes) < 6:
         return "too few"
     return f"{float(wilcoxon(changes).pvalue):.3f}"
+
+
+def _best(scores: Mapping[str, Sequence[float]], better: str) -> str:
+    """The baseline with the best mean, and the mean; empty where there is none."""
+    choose = min if better == "lower" else max
+    means = [(statistics.mean(values), name) for name, values in scores.items()]
+    return "{1} {0:.3f}".format(*choose(means)) if means else ""
 
 
 def _size(row: Run, tasks: Mapping[str, type[Task]]) -> str:

@@ -25,6 +25,7 @@ _MODULES = (
     "vision",
 )
 _NAMES = {
+    "AnomalyDetector": "seqmix.analysis",
     "Classifier": "seqmix.analysis",
     "Forecaster": "seqmix.forecasting",
     "Imputer": "seqmix.analysis",

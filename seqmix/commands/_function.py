@@ -1,7 +1,8 @@
 """A plain function as a command: its signature is the parser, its docstring the help."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -15,9 +16,12 @@ class Parser(Explained, ArgumentParser):
     """jsonargparse's parser with errors of two lines."""
 
 
-def call(function: Callable[..., None], command: str, argv: list[str]) -> None:
-    """Call ``function`` with the options in ``argv``."""
+def call(function: Callable[..., None], command: str, argv: list[str], *, leading: Sequence[str] = ()) -> None:
+    """Call ``function`` with the options in ``argv``; words before the first option are values of those ``leading``."""
     prepare_parser()
+    words = list(takewhile(lambda word: not word.startswith("-"), argv))[: len(leading)]
+    named = [part for option, word in zip(leading, words, strict=False) for part in (f"--{option}", word)]
+    argv = [*named, *argv[len(words) :]]
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
     parser = Parser(prog=f"seqmix {command}", usage=EXAMPLES[command], description=summary, allow_abbrev=False)
     parser.add_function_arguments(function, as_group=False, as_positional=False)

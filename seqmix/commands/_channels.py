@@ -1,0 +1,138 @@
+"""The table of a file as a long frame of one or several channels, for the commands of analysis."""
+
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from seqmix.commands._long_table import Roles, check_columns, find_roles, long_frame, split
+from seqmix.errors import DataError, SeqmixError
+from seqmix.forecasting.cells import Cells, is_text
+from seqmix.forecasting.tables import TableFile, read_table
+
+# names of columns in lower case that are times or ids, whatever they hold
+_NO_CHANNELS = (
+    "unique_id",
+    "id",
+    "item_id",
+    "series",
+    "series_id",
+    "time",
+    "year",
+    "month",
+    "day",
+    "hour",
+    "step",
+    "t",
+)
+
+
+class ChannelTable(NamedTuple):
+    """A table and what its columns are for."""
+
+    file: TableFile
+    long: pd.DataFrame  # ids, times and channels, in the order of the file, lines at its end that are no rows left out
+    roles: Roles
+    channels: list[str]
+    cells: Cells
+    notes: list[str]
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The columns of ids and times as arguments of ``fit``."""
+        return {"id_col": self.roles.id_col, "time_col": self.roles.time_col}
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows of the table as they stand in the file."""
+        return self.file.frame.iloc[: len(self.long)].reset_index(drop=True)
+
+
+def read_channels(
+    path: str,
+    cells: Cells,
+    *,
+    sep: str | None,
+    encoding: str | None,
+    id_col: str | None,
+    time_col: str | None,
+    channels: str | None,
+    label_col: str | None = None,
+) -> ChannelTable:
+    """Read a table and find out what its columns are for.
+
+    Args:
+        path: the file.
+        cells: how its cells are written.
+        sep: what is between two fields. Default: found in the file.
+        encoding: character encoding. Default: found in the file.
+        id_col: columns that name the series, with commas between them. Default: found by name or content.
+        time_col: columns of times, with commas between them. Default: found by name or content.
+        channels: columns of values, with commas between them. Default: all columns of numbers.
+        label_col: column of labels, which stays as it is. Default: none.
+
+    Raises:
+        DataError: if a column cannot be found or read.
+    """
+    file = read_table(path, sep=sep, encoding=encoding)
+    frame = file.frame
+    cells.observe(frame, file.sep)
+    taken = [*split(id_col), *split(time_col), *([label_col] if label_col else [])]
+    check_columns(frame, [*taken, *split(channels)])
+    free = [str(c) for c in frame if c not in taken and str(c).lower() not in _NO_CHANNELS]
+    found = split(channels) or [c for c in free if cells.kind(frame[c]) == "number"]
+    if not found:
+        raise DataError(f"file {path!r} has no column of numbers to take for --channels among {list(frame)}; name them")
+    without_labels = frame.drop(columns=[label_col] if label_col else [])
+    roles = find_roles(
+        without_labels, cells, id_col=id_col, time_col=time_col, target_col=found[0], covariates=found[1:]
+    )
+    long, notes = long_frame(frame, cells, roles, found[1:])
+    if label_col:
+        labels = frame[label_col].iloc[: len(long)].reset_index(drop=True)
+        long[label_col] = labels.mask(labels.eq("")) if is_text(labels) else labels
+    return ChannelTable(file, long, roles, found, cells, [*file.notes, *notes])
+
+
+def written(values: np.ndarray, column: pd.Series, cells: Cells) -> list[str]:
+    """Numbers as text, with the decimal sign and as many decimals as the numbers of a column of text have at most."""
+    sign = cells.decimal or "."
+    digits = column.astype(str).str.extract(rf"{re.escape(sign)}(\d+)", expand=False).str.len().max()
+    places = 0 if np.isnan(digits) else int(digits)
+    return [f"{value:.{places}f}".replace(".", sign) for value in values]
+
+
+@contextmanager
+def in_words_of_the_shell(words: Sequence[tuple[str, str]], options: Sequence[str], unfinished: str) -> Iterator[None]:
+    """Warnings and errors that name options as they are written on the command line.
+
+    Args:
+        words: what is said otherwise: Python, shell.
+        options: names of the options.
+        unfinished: what there is not after Ctrl-C.
+    """
+
+    def translate(message: str) -> str:
+        found = re.sub(rf"\b({'|'.join(options)})=(?:'([^']*)'|([\w.-]+))", _option, message)
+        for python, shell in words:
+            found = found.replace(python, shell)
+        return found
+
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"seqmix: {translate(str(message))}", file=sys.stderr)
+            yield
+    except KeyboardInterrupt as e:
+        raise type(e)(unfinished) from None
+    except SeqmixError as e:
+        raise type(e)(translate(str(e))) from e
+
+
+def _option(match: re.Match) -> str:
+    value = match[2] or match[3] or "''"
+    return f"--{match[1]} {value.lower() if value in ('True', 'False') else value}"

@@ -126,6 +126,21 @@ def test_after_a_crash(uninterrupted, monkeypatch, tmp_path):
         _same(_outcome(tmp_path), uninterrupted)
 
 
+def test_a_job_that_is_put_into_the_queue_again(uninterrupted, monkeypatch, tmp_path):
+    """The same line begins, goes on after a crash, and does nothing anew once training is over."""
+    line = ["fit", "--config", "tiny.yaml", "--resume", "auto"]
+    with monkeypatch.context() as patch:
+        _stop_at(patch, 9, _crash)
+        with pytest.raises(RuntimeError, match="power failure"):
+            run(line)
+    for _ in range(2):
+        assert run(line) == 0
+        _same(_outcome(tmp_path), uninterrupted)
+    # other settings are another run
+    assert run([*line, "--model.optim.lr", "0.01"]) == 0
+    assert len(list((tmp_path / "runs" / "tiny").iterdir())) == 2
+
+
 def test_no_validation_stands_twice_after_a_kill(uninterrupted, monkeypatch, tmp_path):
     """Killed between the line of a validation and its checkpoint, and before: the line is that of the second time."""
     with monkeypatch.context() as patch:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 # options of one invocation: they do not belong to the experiment, so not into its config.yaml
-MOMENTARY = ("ckpt_path", "test", "record", "out")
+MOMENTARY = ("ckpt_path", "resume", "test", "record", "out")
 # options that say where something lies, where it is computed, or what is shown of it
 _ELSEWHERE = {
     *("name", "seed_everything", "allocator", "baselines"),

@@ -8,7 +8,7 @@ import traceback
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -133,6 +133,11 @@ class Train(LightningCLI):
         add("--ckpt_path", type=str | None, help="checkpoint: a file, or best or last of the newest run of this seed")
         if self.command == "fit":
             add("--test", type=bool, default=True, help="test the best weights after training")
+            add(
+                "--resume",
+                type=Literal["auto"] | None,
+                help="auto: go on from the last checkpoint of the newest run of these settings, or begin",
+            )
         if self.command in ("fit", "test"):
             add("--record", type=bool, default=False, help="append the results to configs/results/<name>.csv")
         if self.command == "predict":
@@ -163,7 +168,7 @@ class Train(LightningCLI):
         self.parent = Path(self.config.trainer.default_root_dir or ".") / "runs" / self.config.name
         self.given = self.config.clone()
         self.recorded = Path("configs/results") / f"{self.config.name}.csv"
-        self.ckpt_path = self._checkpoint(self.config.ckpt_path)
+        self.ckpt_path = self._checkpoint(self.config.ckpt_path or self._resumed())
         if self.ckpt_path and "weights" in self.config.model.init_args:
             # the checkpoint has them: the file they came from may be gone
             self.config.model.init_args.weights = None
@@ -297,6 +302,15 @@ class Train(LightningCLI):
             raise ConfigError(f"checkpoint {str(path)!r} not found; give the path of a .ckpt file, best or last")
         read_checkpoint(path)
         return path
+
+    def _resumed(self) -> str | None:
+        """``last`` if a run is to be resumed that there is; jobs that are put into the queue again say no more."""
+        if self.config.get("resume") is None:
+            return None
+        try:
+            return "last" if (self._fitting_run("last") / "last.ckpt").exists() else None
+        except ConfigError:
+            return None
 
     def _fitting_run(self, value: str) -> Path:
         """The run whose own config was given, or the newest whose settings are those at hand."""

@@ -188,9 +188,9 @@ def _interpreters(
 ) -> Iterable[tuple[str, str]]:
     """Each model that can be run, and the interpreter that runs it."""
     from seqmix.mixers import list_mixers
-    from seqmix.models import list_models
+    from seqmix.models import list_encoders, list_models
 
-    ours = {"Persistence", "auto", *list_models(), *list_mixers()}
+    ours = {"Persistence", "auto", *list_models(), *list_encoders(), *list_mixers()}
     for model in models:
         peer = dict.fromkeys((*runs.STATISTICAL, "auto-stats"), statsforecast)
         peer |= dict.fromkeys(runs.NEURAL, neuralforecast)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from series_parity import case
 
-from seqmix.models import EncoderForecaster, encoder_facts
+from seqmix.models import EncoderForecaster, encoder_facts, iTransformer
 from seqmix.series import Series
 from seqmix.tasks import Forecasting
 
@@ -79,3 +79,10 @@ def test_outputs_of_the_original(name):
     y.backward(tensors["dy"])
     (first,) = ours(name, {meta["first"]: tensors["grad"]}, c["d_model"])
     torch.testing.assert_close(task.model.get_parameter(first).grad, tensors["grad"], rtol=1e-8, atol=1e-9)
+
+
+def test_as_many_parameters_as_the_original():
+    """Counted in thuml/Time-Series-Library for ETTh1, 96 -> 96."""
+    encoder = partial(iTransformer, d_model=256, expand=1)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in EncoderForecaster(Series(7, 96, 96), encoder=encoder).parameters()) == 841_568

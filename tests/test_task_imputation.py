@@ -12,6 +12,7 @@ from seqmix.data import Gaps, GapsCSV
 from seqmix.errors import ConfigError, DataError
 from seqmix.models import (
     DLinear,
+    GaussianImputer,
     LastValue,
     LinearInterpolation,
     MixerForecaster,
@@ -158,6 +159,30 @@ def test_training_learns_and_baselines_stand_beside(tmp_path):
     with torch.no_grad():
         rows = task.prediction_rows(task.predict_step(next(iter(data.test_dataloader())), 0), 0, data)
     assert list(rows) == ["window", "step", "channel", "y", "yhat"] and set(rows["channel"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize("base", [True, partial(GaussianImputer, span=8)])
+def test_a_correction_starts_at_its_base_and_is_taken_where_it_helps(base, tmp_path):
+    data, _ = gaps_csv(tmp_path)
+    task = Imputation(DLinear, data.series, rate=0.25, residual=base, loss="hidden")
+    batch = next(iter(data.val_dataloader()))
+    left, _ = task.hide(batch, 0)
+    torch.testing.assert_close(task(left), task.base(left["x"], mask=left["x_mask"]))
+    trainer = quiet_trainer(tmp_path, max_epochs=3)
+    trainer.fit(task, data)
+    gates = task.gate.clone()
+    found = trainer.callback_metrics
+    # the metrics of a validation are those of the gated values
+    (again,) = quiet_trainer(tmp_path).validate(task, data, verbose=False)
+    assert float(found["val_mse"]) == pytest.approx(again["val_mse"], rel=1e-5)
+    assert float(found["gate"]) == pytest.approx(float(gates.mean()))
+    assert torch.equal(task.gate, gates)
+    task.eval().gate.zero_()
+    torch.testing.assert_close(task(left), task.base(left["x"], mask=left["x_mask"]))
+    task.gate.fill_(1)
+    assert (task(left) - task.base(left["x"], mask=left["x_mask"])).abs().amax() > 0
+    with pytest.raises(ConfigError, match="WindowMean has no heads"):
+        Imputation(WindowMean, data.series, residual=True)
 
 
 @pytest.mark.parametrize(

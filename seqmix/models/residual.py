@@ -81,14 +81,7 @@ class ResidualForecaster(ForecastModel):
                 f"neither {type(self.model).__name__} nor {type(self.ridge).__name__} uses covariates, the data has "
                 f"{', '.join(series.covariates)}; use another model, or leave them out of the data"
             )
-        heads = self.model.heads()
-        if not heads:
-            raise ConfigError(
-                f"{type(self.model).__name__} has no heads() that are 0 at the start of a correction; use DLinear, "
-                "MixerForecaster or TSM2, or give it that method"
-            )
-        for parameter in (p for head in heads for p in head.parameters()):
-            nn.init.zeros_(parameter)
+        start_at_zero(self.model)
         self.gate, self.gate_t = torch.zeros(series.n_channels), torch.zeros(series.n_channels)  # (C,)
 
     @classmethod
@@ -130,6 +123,22 @@ class ResidualForecaster(ForecastModel):
     ) -> Tensor:
         """The correction, from ``x: (B, context, C)``."""
         return self.model(x, mask=mask, **_used(self.model, future=future, static=static, past=past))
+
+
+def start_at_zero(model: ForecastModel) -> None:
+    """Set the heads of a model to 0, so that it begins as no correction at all.
+
+    Raises:
+        ConfigError: if the model has no ``heads``.
+    """
+    heads = model.heads()
+    if not heads:
+        raise ConfigError(
+            f"{type(model).__name__} has no heads() that are 0 at the start of a correction; use DLinear, "
+            "MixerForecaster or TSM2, or give it that method"
+        )
+    for parameter in (p for head in heads for p in head.parameters()):
+        nn.init.zeros_(parameter)
 
 
 def _suited(factory: ForecastModelFactory, series: Series) -> ForecastModel:

@@ -1,6 +1,6 @@
 """The imputation task: hidden cells of windows are filled by any forecasting model whose horizon is the window."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Literal
@@ -14,9 +14,11 @@ from seqmix.errors import ConfigError, check_at_least, check_choice
 from seqmix.models import ForecastModelFactory
 from seqmix.models.interpolation import LastValue, LinearInterpolation, SeasonalInterpolation, WindowMean, interpolate
 from seqmix.models.norm import window_moments
+from seqmix.models.residual import start_at_zero
 from seqmix.series import Series
 from seqmix.tasks._baselines import trained
 from seqmix.tasks._closed_form import batches_of
+from seqmix.tasks._gate import GateSums
 from seqmix.tasks._hidden import PATTERNS, Hiding, Pattern
 from seqmix.tasks._normalize import WindowNorm
 from seqmix.tasks._optim import AdamW, Optim, default_optim
@@ -54,6 +56,9 @@ class Imputation(Task):
         fill: what the model sees in missing cells: ``zero`` (after normalization), the ``mean`` of the window, or
             linear ``interpolation``.
         mask_input: give the model the mask of the observed cells as further channels, if channels meet in it.
+        residual: train the model on the residual of another imputation: ``true`` for linear interpolation, or what
+            makes it, for example ``GaussianImputer``. The model sees its values in missing cells, and its heads are 0
+            at the start. Each validation chooses anew the share of the correction that is taken, the gate.
         normalize: ``window`` removes mean and standard deviation of the observed values of each window before the model
             and puts them back; ``none`` leaves the window as it is.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
@@ -74,6 +79,9 @@ class Imputation(Task):
     table = Table("imputation", ("context", "pattern", "rate"), "steps, pattern, rate")
     chooses_baselines = True
 
+    gate: Tensor | None
+    gate_t: Tensor | None
+
     def __init__(
         self,
         model: ForecastModelFactory,
@@ -86,6 +94,7 @@ class Imputation(Task):
         loss: Literal["hidden", "joint"] = "joint",
         fill: Literal["zero", "mean", "interpolation"] = "interpolation",
         mask_input: bool = False,
+        residual: bool | ForecastModelFactory = False,
         normalize: Literal["none", "window"] = "window",
         optim: Optim = _OPTIM,
         patience: int | None = 3,
@@ -108,6 +117,15 @@ class Imputation(Task):
                 "mask_input gives the mask as further channels, and channels do not meet in "
                 f"{self.model.label}; leave it out, or use a model in which they do"
             )
+        self.base = None
+        if residual:
+            self.base = (LinearInterpolation if residual is True else residual)(self.series).requires_grad_(False)
+            start_at_zero(self.model)
+        # share of the correction that is taken, and the t-statistic of its gain
+        for name in ("gate", "gate_t"):
+            self.register_buffer(name, torch.zeros(series.n_channels) if residual else None)
+        # those of one validation that chooses the gate
+        self.gate_sums: GateSums | None = None
         self.norm = WindowNorm(normalize, self.series, season=1, affine=False, counts=False)
         # squared error, absolute error, hidden cells: sums over one pass of a loader
         self.sums = torch.zeros(3, dtype=torch.float64)
@@ -123,17 +141,28 @@ class Imputation(Task):
 
     def forward(self, batch: Batch) -> Tensor:
         """A value for every cell of ``x: (B, context, C)``, from those where ``x_mask`` is True."""
+        base = None if self.base is None else self.base(batch["x"], mask=batch["x_mask"])
+        return self._reconstruct(batch, base, None if self.training else self.gate)
+
+    def _reconstruct(self, batch: Batch, base: Tensor | None, gate: Tensor | None) -> Tensor:
+        """Values of all cells, from a base with the share ``gate`` of the correction."""
         mask = batch["x_mask"]
         x, stats = self.norm(batch["x"].masked_fill(~mask, 0), mask)
-        if self.fill == "interpolation":
+        level, scale = (0.0, 1.0) if stats is None else stats
+        if base is not None:
+            # the scale of a window that does not vary is 0
+            x = torch.where(mask | (scale == 0), x, (base - level) / scale)
+        elif self.fill == "interpolation":
             x = interpolate(x, mask)
         elif self.fill == "mean":
             x = torch.where(mask, x, window_moments(x, mask)[0])
         C, seen = x.shape[2], mask
         if self.mask_input:
             x, seen = torch.cat([x, mask.to(x.dtype)], 2), torch.cat([mask, torch.ones_like(mask)], 2)
-        y = self.model(x, mask=seen)[..., :C]
-        return y if stats is None else y * stats[1] + stats[0]
+        y = self.model(x, mask=seen)[..., :C] * scale
+        if base is None:
+            return y + level
+        return base + (y if gate is None else gate * y)
 
     def example(self) -> dict[str, Batch]:
         """One window of zeros, all observed."""
@@ -155,11 +184,17 @@ class Imputation(Task):
 
     def on_fit_start(self) -> None:
         """Fit what has a closed form; a model that has nothing else takes no gradient steps."""
-        prepared = [partial(self._pair, epoch=epoch) for epoch in (1, 0)]
-        batches = batches_of(self.trainer, self.norm, self.device, train=prepared[0], val=prepared[1])
-        self.model.fit_closed_form(*batches)
+        if self.base is not None:
+            # what a correction is added to sees windows as they are
+            self.base.fit_closed_form(*self._batches(None))
+        self.model.fit_closed_form(*self._batches(self.norm))
         if self.model.closed_form:
             self.trainer.fit_loop.max_epochs = 0
+
+    def _batches(self, norm: WindowNorm | None) -> tuple[Iterable[Batch], Iterable[Batch]]:
+        """Training and validation batches for a closed form."""
+        train, val = (partial(self._pair, epoch=epoch) for epoch in (1, 0))
+        return batches_of(self.trainer, norm, self.device, train=train, val=val)
 
     def _pair(self, batch: Batch, epoch: int) -> Batch:
         """The batch as what is known, ``x``, and what is wanted, ``y``."""
@@ -179,8 +214,45 @@ class Imputation(Task):
         error = (self(left) - batch["x"]).float()[hidden].double()
         self.sums += torch.stack([error.square().sum(), error.abs().sum(), hidden.sum()]).cpu()
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin the sums anew; a validation of a training chooses the gate of a correction."""
+        super().on_validation_epoch_start()
+        chosen = self.base is not None and self.trainer.state.fn == "fit"
+        self.gate_sums = GateSums(self.series.n_channels, each=True) if chosen else None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the sums, or to those that choose the gate."""
+        if self.base is None or self.gate_sums is None:
+            super().validation_step(batch, batch_idx)
+            return
+        if "place" not in batch:
+            raise ConfigError(
+                "the gate of a correction is chosen by blocks of time, and the validation batches do not say where "
+                "they are; add 'place', the part of the validation time before each window, (B,)"
+            )
+        left, hidden = self.hide(batch, 0)
+        base = self.base(left["x"], mask=left["x_mask"])
+        correction = self._reconstruct(left, base, None) - base
+        self.gate_sums.add((batch["x"] - base).float(), correction.float(), hidden.float(), batch["place"])
+
+    def totals(self, stage: str) -> list[Tensor]:
+        """The sums, or those that choose the gate."""
+        return self.gate_sums.totals() if stage == "val" and self.gate_sums is not None else [self.sums]
+
+    def remarks(self) -> dict[str, float]:
+        """Mean gate of a correction and mean t-statistic of its gain."""
+        found = {"gate": self.gate, "gate_t": self.gate_t}
+        return {name: float(value.mean()) for name, value in found.items() if value is not None}
+
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
-        """Mean squared and absolute error of the hidden cells."""
+        """Mean squared and absolute error of the hidden cells, with the gate that a validation has just chosen."""
+        if stage == "val" and self.gate_sums is not None:
+            gate, t = self.gate_sums.choose()
+            assert self.gate is not None and self.gate_t is not None
+            self.gate.copy_(gate)
+            self.gate_t.copy_(t)
+            mse, mae = self.gate_sums.errors(gate)
+            return {"mse": mse, "mae": mae}, float(self.gate_sums.squares[3].sum())
         squared, absolute, cells = self.sums.tolist()
         if not cells:
             raise ConfigError(

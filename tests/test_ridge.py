@@ -104,6 +104,34 @@ def test_channels_have_their_own_matrix_where_that_is_better_by_more_than_chance
         assert (not torch.equal(model.weight[0], model.weight[1])) == different
 
 
+@pytest.mark.parametrize("cyclic", [True, False])
+def test_the_cycle_is_found_without_time_stamps_and_kept_where_it_helps(cyclic):
+    """Two seasons of noise say less about a course than all windows do."""
+    P, horizon = 12, 6
+    series = Series(C, 2 * P, horizon, season=P)
+
+    def rows(n, seed):
+        g = torch.Generator().manual_seed(seed)
+        phases = torch.randint(P, (n, 1), generator=g)
+        course = torch.randn(P, C, generator=torch.Generator().manual_seed(9)) * cyclic
+        values = course[(phases + torch.arange(2 * P + horizon)) % P] * 2 + torch.randn(n, 3 * P - 6, C, generator=g)
+        return {"x": values[:, : 2 * P], "y": values[:, 2 * P :], "weight": torch.ones(n, C)}, phases.flatten()
+
+    train, _ = rows(400, 0)
+    (val, phases), plain, model = rows(200, 1), Ridge(series), Ridge(series, cycle=True)
+    for each in (plain, model):
+        each.fit_closed_form([train], [val])
+    assert bool(model.cycle.course.any()) == cyclic
+    errors = [(each(val["x"]) - val["y"]).square().mean() for each in (plain, model)]
+    if not cyclic:
+        torch.testing.assert_close(model(val["x"]), plain(val["x"]))
+        return
+    assert errors[1] < 0.9 * errors[0]
+    # the course begins anywhere
+    found = model.cycle.phase(model.cycle._season(val["x"]))
+    assert ((found - phases) % P).bincount(minlength=P).max() > 180
+
+
 @pytest.mark.parametrize("kind", ["future", "static", "past"])
 def test_planted_effects_of_covariates_are_found(kind):
     """A random walk, and an effect that the window cannot tell."""
@@ -189,6 +217,7 @@ def test_a_trainer_fits_it_without_steps(normalize):
     ("options", "message"),
     [
         ({"level": "season"}, "season = 13 does not fit context = 12; use a longer context, or level=last"),
+        ({"cycle": True}, "season = 13 does not fit context = 12; use a longer context, or leave out cycle"),
         ({"ridge": 0.0}, "ridge must be above 0, got 0.0; use for example 0.1, or leave it out"),
     ],
 )

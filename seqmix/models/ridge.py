@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
+from seqmix.models._cycle import Cycle
 from seqmix.models._moments import Moments, Rows
 from seqmix.models._ridge_search import Fit, Level, best_ridge, level_map, significant
 from seqmix.models.forecast_model import ForecastModel, register_model
@@ -51,6 +52,8 @@ class Ridge(ForecastModel):
             own where it is better on validation windows, if the relative gain of all channels together is above chance:
             t > 2 over ten blocks of time, none shorter than the horizon. It is ``shared`` where sums for each channel
             would take over 2 GB.
+        cycle: take the mean course of the season from window and horizon as well, if that is better on validation
+            windows by the same test. The phase of a window is the one that fits its own values best.
 
     Raises:
         ConfigError: if an option is out of range or not known, or the season is longer than the context.
@@ -73,6 +76,7 @@ class Ridge(ForecastModel):
         ridge: float | None = None,
         level: Level = "last",
         weights: Literal["auto", "shared", "own"] = "auto",
+        cycle: bool = False,
     ):
         super().__init__(series)
         L, H, C = series.context, series.horizon, series.n_channels
@@ -80,10 +84,9 @@ class Ridge(ForecastModel):
         check_choice("weights", weights, ("auto", "shared", "own"))
         if ridge is not None and not 0 < ridge < math.inf:
             raise ConfigError(f"ridge must be above 0, got {ridge}; use for example 0.1, or leave it out")
-        if level == "season" and series.season > L:
-            raise ConfigError(
-                f"season = {series.season} does not fit context = {L}; use a longer context, or level=last"
-            )
+        if series.season > L and (cycle or level == "season"):
+            remedy = "leave out cycle" if cycle else "level=last"
+            raise ConfigError(f"season = {series.season} does not fit context = {L}; use a longer context, or {remedy}")
         #: how many values of each past input are used, the last ones
         self.lags = min(L, max(1, _MOST_LAGS // max(1, series.n_past)))
         D = L + series.n_static + self.lags * series.n_past + 2 * series.n_future
@@ -96,6 +99,8 @@ class Ridge(ForecastModel):
         self.weight = nn.Parameter(torch.zeros(copies, H, D))
         #: the effect of known-future inputs on the step they are of
         self.effect = nn.Parameter(torch.zeros(copies, H, series.n_future)) if series.n_future else None
+        #: the mean course of the season; 0 where it was not better
+        self.cycle = Cycle(C, series.season, H) if cycle else None
         with torch.no_grad():
             self.weight[..., L - 1] = 1
 
@@ -109,14 +114,31 @@ class Ridge(ForecastModel):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Forecast from ``x: (B, context, C)``, observed where ``mask`` is True, and the covariates of the data."""
-        z, ahead = self._inputs(fill(x, mask), future=future, static=static, past=past)
+        x, base = self._without_cycle(fill(x, mask))
+        z, ahead = self._inputs(x, future=future, static=static, past=past)
         y = _mapped(z, ahead, self.weight, self.effect)
+        y = y if base is None else y + base
         K = self.series.n_outputs
         return y if K == 1 else y.unsqueeze(-1).expand(-1, -1, -1, K)
 
     @torch.no_grad()
     def fit_closed_form(self, train: Iterable[Batch], val: Iterable[Batch]) -> None:
         """Fit the map to the training windows, and choose what is left open on the validation windows."""
+        plain = self._fitted(train, val)
+        self._take(plain)
+        if self.cycle is not None:
+            errors = [_errors(rows, *plain) for rows in map(self._rows, val)]
+            self.cycle.learn(lambda: (fill(batch["x"], batch.get("x_mask")) for batch in train))
+            found = self._fitted(train, val)
+            rows = map(self._rows, val)
+            both = [torch.stack([before, _errors(each, *found)]) for before, each in zip(errors, rows, strict=True)]
+            if _better(both, self.series.horizon, self.series.n_channels).any():
+                self._take(found)
+            else:
+                self.cycle.course.zero_()
+
+    def _fitted(self, train: Iterable[Batch], val: Iterable[Batch]) -> list[Tensor]:
+        """Weights and effects with the best penalty, of one matrix or of one for each channel."""
         s, copies = self.series, len(self.weight)
         moments, held = self._moments(train), self._moments(val)
         level = level_map(self.level, s.context, s.horizon, s.season)
@@ -127,9 +149,12 @@ class Ridge(ForecastModel):
             errors = [torch.stack([_errors(rows, *fit) for fit in (shared, own)]) for rows in map(self._rows, val)]
             better = _better(errors, s.horizon, copies).to(self.weight.device)[:, None, None]
             own = [torch.where(better, mine, theirs) for mine, theirs in zip(own, shared, strict=True)]
-        self.weight.copy_(own[0])
+        return own
+
+    def _take(self, fitted: list[Tensor]) -> None:
+        self.weight.copy_(fitted[0])
         if self.effect is not None:
-            self.effect.copy_(own[1])
+            self.effect.copy_(fitted[1])
 
     @torch.no_grad()
     def left_out(
@@ -147,7 +172,8 @@ class Ridge(ForecastModel):
             fit = self._stacked([best_ridge(rest, none, c, level, self.ridges) for c in copies])
             for batch in inside:
                 rows = self._rows(batch)
-                yield batch, _mapped(rows.x, rows.ahead, *fit)
+                # what the course took from the truth is part of the forecast
+                yield batch, _mapped(rows.x, rows.ahead, *fit) + (batch["y"] - rows.y)
 
     def _stacked(self, fits: list[Fit]) -> list[Tensor]:
         """Weights and effects of several fits in the type of the parameters."""
@@ -167,8 +193,17 @@ class Ridge(ForecastModel):
             both = fill(torch.cat([x, y], 1), torch.cat([batch["x_mask"], batch["y_mask"]], 1))
             x, y = both.split([x.shape[1], y.shape[1]], 1)
             weight = weight * batch["y_mask"].to(x.dtype).mean(1)
+        x, base = self._without_cycle(x)
+        y = y if base is None else y - base
         z, ahead = self._inputs(x, future=batch.get("future"), static=batch.get("static"), past=batch.get("past"))
         return Rows(z, ahead, y, weight)
+
+    def _without_cycle(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Windows without the course of the season, and that of the horizon."""
+        if self.cycle is None:
+            return x, None
+        window, base = self.cycle(x).to(x.dtype).split([self.series.context, self.series.horizon], 1)
+        return x - window, base
 
     def _inputs(
         self, x: Tensor, *, future: Tensor | None, static: Tensor | None, past: Tensor | None

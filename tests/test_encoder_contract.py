@@ -12,6 +12,7 @@ from seqmix.mixers import Bidirectional, Dense, list_mixers, mixer_facts, zero_m
 from seqmix.models import (
     EncoderClassifier,
     EncoderForecaster,
+    MaskedBatchNorm,
     PatchEncoder,
     PatchTST,
     SeriesEncoder,
@@ -83,6 +84,18 @@ def test_padding_does_not_reach_classes(encoder):
         y = model(x.masked_fill(~mask.unsqueeze(-1), 9), mask)
         assert y.shape == (2, 4) and model.label == encoder.__name__
         torch.testing.assert_close(model(x[1:, :12]), y[1:])
+
+
+def test_statistics_of_kept_tokens():
+    norm = MaskedBatchNorm(4)
+    x, mask = torch.randn(3, 5, 4), torch.rand(3, 5) < 0.6
+    y = norm(x.masked_fill(~mask.unsqueeze(-1), torch.inf), mask)
+    torch.testing.assert_close(y[mask], nn.functional.batch_norm(x[mask], None, None, training=True))
+    assert not y[~mask].any() and norm.running_mean.isfinite().all()
+    # one token, or none, has no statistics of its own
+    before = norm.running_mean.clone()
+    for rows in (mask & False, torch.eye(3, 5, dtype=torch.bool) & (torch.arange(3) < 1)[:, None]):
+        assert norm(x, rows).isfinite().all() and torch.equal(norm.running_mean, before)
 
 
 def test_a_step_read_off_its_own_token():

@@ -64,13 +64,20 @@ class BatchNormLast(nn.BatchNorm2d):
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalization of each feature of tokens, features last; masked tokens do not count and come out as zero.
 
+    Fewer than two tokens have no statistics: they are normalized as in evaluation.
+
     Shapes: ``(B, N, D) -> (B, N, D)``. Cost: O(B N D).
     """
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize ``input: (B, N, D)`` over kept tokens; ``mask: (B, N)`` bool, True = keep."""
         if mask is None:
-            return super().forward(input.flatten(0, 1)).view_as(input)
+            return self._normalize(input.flatten(0, 1)).view_as(input)
         y = torch.zeros_like(input)
-        y[mask] = super().forward(input[mask])
+        y[mask] = self._normalize(input[mask])
         return y
+
+    def _normalize(self, tokens: Tensor) -> Tensor:
+        if len(tokens) > 1:
+            return super().forward(tokens)
+        return F.batch_norm(tokens, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)

@@ -77,6 +77,7 @@ class RandomConvolutions(SeriesClassifier):
         """Score the classes of ``x: (B, L, C)``; ``mask: (B, L)`` bool, True = keep."""
         return self.features(x, mask) @ self.weight + self.bias
 
+    @torch.no_grad()
     def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features ``(B, F)`` of ``x: (B, L, C)``."""
         mask = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
@@ -141,10 +142,12 @@ class _Proportions(nn.Module):
         count = mask.sum(1).clamp(min=1).view(-1, 1, 1)
         found = []
         for weight, dilation, biases in zip(self.weights, self.dilations, self.biases, strict=True):
-            y = F.conv1d(x, weight, padding=dilation * (_TAPS // 2), dilation=dilation)
-            y = y.masked_fill(~mask.unsqueeze(1), float("-inf"))  # (B, 84, L)
-            above = torch.stack([(y > bias.unsqueeze(-1)).sum(-1) for bias in biases.unbind(-1)], -1)
-            found.append((above / count).to(x.dtype).flatten(1))
+            y = _convolve(x, weight, dilation)  # (B, 84, L)
+            y = y if mask.all() else y.masked_fill(~mask.unsqueeze(1), float("-inf"))
+            # a comparison into floats, and their sum, take a tenth of the time of those of bools
+            above = torch.empty_like(y)
+            sums = [torch.gt(y, bias.unsqueeze(-1), out=above).sum(-1) for bias in biases.unbind(-1)]
+            found.append((torch.stack(sums, -1) / count).flatten(1))
         return torch.cat(found, 1)
 
 
@@ -166,13 +169,21 @@ class _Competition(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         kept, found = mask.unsqueeze(1).to(x.dtype), []
         for weight, dilation in zip(self.weights, self.dilations, strict=True):
-            y = F.conv1d(x, weight, padding=dilation * (_TAPS // 2), dilation=dilation)
-            y = y.unflatten(1, (-1, _RIVALS))  # (B, groups, 8, L)
+            y = _convolve(x, weight, dilation).unflatten(1, (-1, _RIVALS))  # (B, groups, 8, L)
             zeros = y.new_zeros(y.shape[:3])
-            top, winner = y.max(2)
-            found.append(zeros.scatter_add(2, winner, top * kept))
-            found.append(zeros.scatter_add(2, y.argmin(2), kept.expand_as(top)))
+            top, largest = y.max(2)
+            found.append(zeros.scatter_add(2, largest, top * kept))
+            # the indices of min, as argmin is slow on a CPU
+            found.append(zeros.scatter_add(2, y.min(2).indices, kept.expand_as(top)))
         return torch.cat([each.flatten(1) for each in found], 1).clamp(min=0).sqrt()
+
+
+def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Dilated convolution of ``x: (B, C, L)`` by kernels ``(K, C, 9)``, as one product, which is faster on a CPU."""
+    L, reach = x.shape[2], dilation * (_TAPS // 2)
+    x = F.pad(x, (reach, reach))
+    taps = torch.stack([x[..., k * dilation : k * dilation + L] for k in range(_TAPS)], 2)  # (B, C, 9, L)
+    return weight.flatten(1) @ taps.flatten(1, 2)
 
 
 def _channels(n_channels: int, n: int) -> Tensor:

@@ -28,6 +28,7 @@ from seqmix.models.gaussian import GaussianImputer
 from seqmix.models.heads import FlattenHead, TimeHead
 from seqmix.models.informer import Informer
 from seqmix.models.interpolation import LastValue, LinearInterpolation, SeasonalInterpolation, WindowMean
+from seqmix.models.mamba_sl import MambaSL
 from seqmix.models.mixer_classifier import MixerClassifier, SeriesEmbedding
 from seqmix.models.named import classifier_factory, forecast_factory
 from seqmix.models.norm import BatchNormLast, MaskedBatchNorm, Norm2D
@@ -91,6 +92,7 @@ __all__ = [
     "LastValue",
     "LayerScale",
     "LinearInterpolation",
+    "MambaSL",
     "MaskedBatchNorm",
     "MixerClassifier",
     "MixerForecaster",

@@ -45,7 +45,8 @@ class Pooling(nn.Module):
         if self.how == "mean":
             return masked_mean(x, mask)
         if self.score is not None:
-            weights = self.score(x).amax(-1)  # (B, L)
+            # one of equal scores has the gradient, so that they part
+            weights = self.score(x).max(-1).values  # (B, L)
             weights = weights if mask is None else weights.masked_fill(~mask, torch.finfo(x.dtype).min)
             return torch.einsum("bl,bld->bd", weights.softmax(1), x if mask is None else _kept(x, mask, 0.0))
         if mask is None:

@@ -31,7 +31,8 @@ class Classifier(ClassifierMixin, SeriesEstimator):
     ``sklearn.calibration.CalibratedClassifierCV`` where they matter.
 
     Args:
-        model: name of a classifier, encoder, forecasting model or mixer, a class, or a ``functools.partial``.
+        model: name of a classifier, encoder, forecasting model or mixer, a class, or a ``functools.partial``. The
+            default is fitted in closed form, on all series and in seconds; options of training are for other models.
         normalize: ``train`` standardizes each channel by the training series, ``series`` each channel of each series
             by itself, ``none`` leaves values as they are.
         max_len: longest series that can be classified. Default: that of the fit, and a quarter more where lengths
@@ -69,7 +70,7 @@ class Classifier(ClassifierMixin, SeriesEstimator):
 
     def __init__(
         self,
-        model: str | Callable[..., Any] = "MambaSL",
+        model: str | Callable[..., Any] = "RandomConvolutions",
         *,
         normalize: Literal["train", "series", "none"] = "train",
         max_len: int | None = None,

@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from seqmix import models
 from seqmix.analysis.data import InMemory, Scaling, learn_scaling
 from seqmix.analysis.series import Collection
 from seqmix.analysis.windows import Overlapped, Span, SpanWindows
 from seqmix.data.loader import WindowLoader
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.training import Training, building, optimize
-from seqmix.models import class_of, forecast_factory
+from seqmix.models import ForecastModel, ForecastModelFactory, class_of, forecast_factory
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Imputation
 
@@ -145,7 +146,9 @@ def fit_imputer(plan: Plan, series: Collection) -> tuple[FittedImputer, pd.DataF
     splits: dict[Any, Any] = {"train": SpanWindows(values, train, context, stride=1)}
     splits |= {"val": val} if held else {}
     data = InMemory(splits, plan.training.batch_size, eval_batch_size=_EVAL_BATCH, seed=plan.seed)
-    history = optimize(task.label, task, data, plan.training, plan.seed, validate=bool(held))
+    learns = any(p.requires_grad for p in task.parameters())
+    trained = optimize(task.label, task, data, plan.training, plan.seed, validate=bool(held)) if learns else None
+    history = pd.DataFrame() if trained is None else trained
     levels = plan.levels
     if levels and not held:
         raise ConfigError(
@@ -153,7 +156,8 @@ def fit_imputer(plan: Plan, series: Collection) -> tuple[FittedImputer, pd.DataF
             f"smaller context than {context}"
         )
     radius = _calibrate(task, splits["val"], levels) if levels else {}
-    notes = [] if held else ["no window is held out: training goes on to max_steps"]
+    steps = learns and not task.model.closed_form
+    notes = [] if held or not steps else ["no window is held out: training goes on to max_steps"]
     return FittedImputer(task.eval(), scaling, radius), history, notes
 
 
@@ -254,8 +258,25 @@ def _quantile(errors: np.ndarray, share: float) -> float:
     return float(np.sort(errors)[rank - 1])
 
 
+def imputer_factory(model: Any) -> ForecastModelFactory:
+    """Factory of models that fill windows.
+
+    Args:
+        model: name of an imputer (``GaussianImputer``, ``LinearInterpolation``), forecasting model, encoder or mixer, a
+            class of one, or a ``functools.partial``.
+
+    Raises:
+        ConfigError: if none has this name.
+    """
+    named: Any = getattr(models, model, None) if isinstance(model, str) else model
+    cls = class_of(named)
+    if isinstance(cls, type) and issubclass(cls, ForecastModel) and cls.reconstructs:
+        return named
+    return forecast_factory(model)
+
+
 def _make_task(plan: Plan, context: int) -> Imputation:
-    factory = partial(forecast_factory(plan.model), **plan.options)
+    factory = partial(imputer_factory(plan.model), **plan.options)
     with building(class_of(factory).__name__, plan.seed):
         return Imputation(
             factory,

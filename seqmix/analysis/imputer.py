@@ -27,7 +27,9 @@ class Imputer(TransformerMixin, SeriesEstimator):
     A channel without any value in a whole window is filled near its training mean.
 
     Args:
-        model: name of a forecasting model, encoder or mixer, a class, or a ``functools.partial``.
+        model: name of an imputer (``GaussianImputer``, ``LinearInterpolation``), forecasting model, encoder or mixer, a
+            class, or a ``functools.partial``. The default is the conditional mean of a Gaussian, in closed form; options
+            of training are for other models.
         context: time steps that the model sees at once. Default: 96, at most a quarter of the longest series, but
             all of it where series are short.
         pattern: which cells are hidden in training: each ``point`` on its own, a ``subsequence`` of one channel, a
@@ -62,7 +64,7 @@ class Imputer(TransformerMixin, SeriesEstimator):
 
     def __init__(
         self,
-        model: str | Callable[..., Any] = "Hydra",
+        model: str | Callable[..., Any] = "GaussianImputer",
         *,
         context: int | None = None,
         pattern: Literal["point", "subsequence", "block", "mixed"] = "mixed",

@@ -80,8 +80,10 @@ def fit_classifier(
         series: the series.
         codes: number of the class of each.
     """
+    task = _make_task(plan)
+    closed = task.model.closed_form
     several = np.bincount(codes).max() > 1
-    held = hold_out(codes, plan.val_size if several else 0.0, plan.seed)
+    held = hold_out(codes, plan.val_size if several and not closed else 0.0, plan.seed)
     learned = [x for x, out in zip(series.values, held, strict=True) if not out]
     preparation = Preparation.learn(learned, plan.normalize)
     whole = _prepared(preparation, series, codes)
@@ -91,9 +93,8 @@ def fit_classifier(
         if at.any()
     }
     data = InMemory(splits, plan.training.batch_size, eval_batch_size=_EVAL_BATCH, seed=plan.seed)
-    task = _make_task(plan)
     history = optimize(task.label, task, data, plan.training, plan.seed, validate=bool(held.any()))
-    notes = [] if held.any() else ["no series is held out: training goes on to max_steps"]
+    notes = [] if held.any() or closed else ["no series is held out: training goes on to max_steps"]
     missing = sum(int(np.isnan(x).sum()) for x in series.values)
     notes += [f"{missing:,} missing values are interpolated"] if missing else []
     return FittedClassifier(task.eval(), preparation), history, notes

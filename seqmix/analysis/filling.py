@@ -258,12 +258,13 @@ def _quantile(errors: np.ndarray, share: float) -> float:
     return float(np.sort(errors)[rank - 1])
 
 
-def imputer_factory(model: Any) -> ForecastModelFactory:
+def imputer_factory(model: Any, options: Mapping[str, Any]) -> ForecastModelFactory:
     """Factory of models that fill windows.
 
     Args:
         model: name of an imputer (``GaussianImputer``, ``LinearInterpolation``), forecasting model, encoder or mixer, a
             class of one, or a ``functools.partial``.
+        options: options of the model.
 
     Raises:
         ConfigError: if none has this name.
@@ -271,12 +272,12 @@ def imputer_factory(model: Any) -> ForecastModelFactory:
     named: Any = getattr(models, model, None) if isinstance(model, str) else model
     cls = class_of(named)
     if isinstance(cls, type) and issubclass(cls, ForecastModel) and cls.reconstructs:
-        return named
-    return forecast_factory(model)
+        return partial(named, **options)
+    return forecast_factory(model, options)
 
 
 def _make_task(plan: Plan, context: int) -> Imputation:
-    factory = partial(imputer_factory(plan.model), **plan.options)
+    factory = imputer_factory(plan.model, plan.options)
     with building(class_of(factory).__name__, plan.seed):
         return Imputation(
             factory,

@@ -28,8 +28,8 @@ class Imputer(TransformerMixin, SeriesEstimator):
 
     Args:
         model: name of an imputer (``GaussianImputer``, ``LinearInterpolation``), forecasting model, encoder or mixer, a
-            class, or a ``functools.partial``. The default is the conditional mean of a Gaussian, in closed form; options
-            of training are for other models.
+            class, or a ``functools.partial``. The default is the conditional mean of a Gaussian, in closed form;
+            options of training are for other models.
         context: time steps that the model sees at once. Default: 96, at most a quarter of the longest series, but
             all of it where series are short.
         pattern: which cells are hidden in training: each ``point`` on its own, a ``subsequence`` of one channel, a

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,7 +116,7 @@ def _prepared(preparation: Preparation, series: Collection, codes: np.ndarray) -
 
 
 def _make_task(plan: Plan) -> SeriesClassification:
-    factory = partial(classifier_factory(plan.model), **plan.options)
+    factory = classifier_factory(plan.model, plan.options)
     with building(class_of(factory).__name__, plan.seed):
         return SeriesClassification(
             factory,

@@ -89,7 +89,7 @@ def fit_detector(plan: Plan, series: Collection) -> tuple[FittedDetectors, list[
     Raises:
         DataError: if a series is too short, or has no value.
     """
-    factory = detector_factory(plan.model)
+    factory = detector_factory(plan.model, plan.options)
     detectors, scores, notes = [], [], []
     for values, name in zip(series.values, series.names, strict=True):
         x, mask = rows(values, name)
@@ -109,7 +109,7 @@ def fit_detector(plan: Plan, series: Collection) -> tuple[FittedDetectors, list[
 
 def unpack_detector(plan: Plan, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedDetectors:
     """What ``pack`` gave, as it was."""
-    factory, detectors = detector_factory(plan.model), []
+    factory, detectors = detector_factory(plan.model, plan.options), []
     for i, known in enumerate(facts["series"]):
         detector = _made(plan, factory, Series(**known))
         start = f"{i}."
@@ -118,11 +118,12 @@ def unpack_detector(plan: Plan, facts: Mapping[str, Any], tensors: Mapping[str, 
     return FittedDetectors(detectors, facts["ids"])
 
 
-def detector_factory(model: Any) -> DetectorFactory:
+def detector_factory(model: Any, options: Mapping[str, Any]) -> DetectorFactory:
     """Factory of detectors: itself, or that of the errors of a forecasting model.
 
     Args:
         model: name of a detector, forecasting model or mixer, a class of one, or a ``functools.partial``.
+        options: options of the model.
 
     Raises:
         ConfigError: if none has this name.
@@ -130,8 +131,8 @@ def detector_factory(model: Any) -> DetectorFactory:
     named: Any = getattr(models, model, None) if isinstance(model, str) else model
     cls = class_of(named)
     if isinstance(cls, type) and issubclass(cls, Detector):
-        return named
-    return partial(ForecastErrors, model=forecast_factory(model))
+        return partial(named, **options)
+    return partial(ForecastErrors, model=forecast_factory(model, options))
 
 
 def rows(values: np.ndarray, name: str) -> tuple[Tensor, Tensor]:
@@ -143,4 +144,4 @@ def rows(values: np.ndarray, name: str) -> tuple[Tensor, Tensor]:
 
 def _made(plan: Plan, factory: DetectorFactory, series: Series) -> Detector:
     with building(class_of(factory).__name__, plan.seed):
-        return partial(factory, **plan.options)(series)
+        return factory(series)

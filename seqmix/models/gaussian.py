@@ -20,6 +20,8 @@ _LEVEL = 1e3
 _FAR = 6.0
 # validation windows of each batch that options are chosen on
 _CHOSEN_ON = 8
+# values of a Gaussian vector by default
+_VALUES = 2048
 # numbers of the systems of equations that are solved at a time
 _MOST_NUMBERS = 1 << 24
 
@@ -41,7 +43,7 @@ class GaussianImputer(ForecastModel):
 
     Args:
         span: time steps that are one Gaussian vector; windows are cut into such parts, which overlap by half. Default:
-            the window.
+            the window, or the steps of 2,048 values where it has more.
         shrink: part of its variance that is added to the variance of each value. Default: chosen from 1e-4 to 0.1.
 
     Raises:
@@ -65,7 +67,8 @@ class GaussianImputer(ForecastModel):
             raise ConfigError(f"span = {span} is longer than the window of {series.context} steps; leave it out")
         if shrink is not None and not 0 < shrink < math.inf:
             raise ConfigError(f"shrink must be above 0, got {shrink}; use for example 0.01, or leave it out")
-        self.span = series.context if span is None else span
+        most = max(2, _VALUES // series.n_channels)
+        self.span = min(series.context, most) if span is None else span
         self.shrinks = _SHRINKS if shrink is None else (shrink,)
         D = self.span * series.n_channels
         # in float64: rounded to float32 a precision matrix may no longer be positive

@@ -98,8 +98,8 @@ def forecast(
         data: CSV, Excel or parquet file: a long table of ids, times and values, or a wide one with a column for each
             series. How a CSV file is written is found out, or told by ``sep`` and the options after it.
         horizon: steps to forecast; with ``load`` by default those that were fitted.
-        model: model or mixer by name, or several with commas between them. Default: ``auto``, which compares several on
-            the end of the series, prints how they did, and forecasts with the ensemble that was best there.
+        model: model, encoder or mixer by name, or several with commas between them. Default: ``auto``, which compares
+            several on the end of the series, prints how they did, and forecasts with the ensemble that was best there.
         budget: time that the fit of ``auto`` may take, for example ``30s`` or ``5min``. Default: one minute.
         out: file of the forecasts: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
         plot: picture of the forecasts, for example ``forecast.png``.

@@ -30,9 +30,9 @@ class Forecaster(Estimator):
     ``notes_`` what else there is to know. Results have columns ``<Model>``, ``<Model>-lo-90``, ``<Model>-hi-90``.
 
     Args:
-        model: name of a model or mixer (``TSM2``, ``DLinear``, ``Hydra``), a class, a ``functools.partial``, or a list
-            of them; each has a column in the results. ``auto`` compares several on the end of the series, and forecasts
-            with the weighted ensemble that was best there; ``leaderboard_`` says what it tried.
+        model: name of a model, encoder or mixer (``TSM2``, ``PatchTST``, ``Hydra``), a class, a ``functools.partial``,
+            or a list of them; each has a column in the results. ``auto`` compares several on the end of the series, and
+            forecasts with the weighted ensemble that was best there; ``leaderboard_`` says what it tried.
         horizon: number of steps to forecast.
         context_length: lookback of the models in steps. Default: three horizons, one season, or what is usual for the
             frequency (two weeks of hours), whichever is longest and as far as the series are long enough.

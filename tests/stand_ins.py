@@ -15,6 +15,7 @@ from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
 from seqmix.data.sequences.samples import LabeledSamples, SampledData
 from seqmix.data.series.forecast_data import Table
 from seqmix.data.series.gaps import GapData
+from seqmix.data.series.labeled import LabeledSeries, SeriesData
 from seqmix.data.text._token_file import Documents
 from seqmix.data.text.corpora import Corpus
 from seqmix.data.text.tokenizer import Bytes
@@ -59,6 +60,8 @@ def stand_in(data: LightningDataModule, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(data, "_make", lambda: _sequences(data))
     if isinstance(data, SampledData):
         monkeypatch.setattr(data, "_make", lambda: _signals(data))
+    if isinstance(data, SeriesData):
+        monkeypatch.setattr(data, "_make", lambda: _labeled_series(data))
     if isinstance(data, Corpus):
         monkeypatch.setattr(data, "_tokenizer", Bytes())
         monkeypatch.setattr(data, "documents", lambda split: _document(data))
@@ -100,6 +103,14 @@ def _signals(data):
     """Two short signals for each split."""
     samples = torch.randint(256, (2, min(data.max_len, 512), data.n_channels), dtype=torch.uint8)
     every = LabeledSamples(samples, torch.arange(2), torch.zeros(data.n_channels), torch.ones(data.n_channels))
+    return dict.fromkeys(("train", "val", "test"), every)
+
+
+def _labeled_series(data):
+    """Two series of each class."""
+    n, shape = 2 * data.n_classes, (data.max_len, data.n_channels)
+    values = torch.randn(n * shape[0], shape[1], generator=torch.Generator().manual_seed(0))
+    every = LabeledSeries(values, torch.arange(n + 1) * shape[0], torch.arange(n) % data.n_classes)
     return dict.fromkeys(("train", "val", "test"), every)
 
 

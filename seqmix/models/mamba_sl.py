@@ -34,7 +34,8 @@ class MambaSL(SeriesClassifier):
         d_state: state size per channel N.
         d_conv: positions seen by the short convolution of the layer.
         expand: inner width of the layer over D.
-        kernel_size: time steps seen by the convolution into tokens.
+        kernel_size: time steps seen by the convolution into tokens. Default: a fiftieth of ``max_len``, 3 at least, as
+            in the published runs.
         vary_dt: dt depends on the token.
         vary_b: B depends on the token.
         vary_c: C depends on the token.
@@ -61,7 +62,7 @@ class MambaSL(SeriesClassifier):
         d_state: int = 8,
         d_conv: int = 4,
         expand: int = 1,
-        kernel_size: int = 3,
+        kernel_size: int | None = None,
         vary_dt: bool = True,
         vary_b: bool = False,
         vary_c: bool = True,
@@ -70,6 +71,7 @@ class MambaSL(SeriesClassifier):
         dropout: float = 0.1,
     ):
         super().__init__(n_channels, n_classes, max_len)
+        kernel_size = max(3, -(-max_len // 50)) if kernel_size is None else kernel_size
         check_at_least(1, d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand, kernel_size=kernel_size)
         self.embed = nn.Conv1d(n_channels, d_model, kernel_size, bias=False)
         nn.init.kaiming_normal_(self.embed.weight, mode="fan_in", nonlinearity="leaky_relu")

@@ -3,17 +3,19 @@
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from seqmix.commands._long_table import Roles, check_columns, find_roles, long_frame, split
-from seqmix.errors import DataError, SeqmixError
+from seqmix.errors import ConfigError, DataError, SeqmixError
 from seqmix.forecasting.cells import Cells, is_text
-from seqmix.forecasting.tables import TableFile, read_table
+from seqmix.forecasting.plot import PICTURES
+from seqmix.forecasting.tables import OUTPUTS, TableFile, check_folder, check_output, read_table
 
 # names of columns in lower case that are times or ids, whatever they hold
 _NO_CHANNELS = (
@@ -63,6 +65,7 @@ def read_channels(
     time_col: str | None,
     channels: str | None,
     label_col: str | None = None,
+    labeled: bool = False,
 ) -> ChannelTable:
     """Read a table and find out what its columns are for.
 
@@ -75,6 +78,7 @@ def read_channels(
         time_col: columns of times, with commas between them. Default: found by name or content.
         channels: columns of values, with commas between them. Default: all columns of numbers.
         label_col: column of labels, which stays as it is. Default: none.
+        labeled: there has to be a column of labels.
 
     Raises:
         DataError: if a column cannot be found or read.
@@ -82,6 +86,7 @@ def read_channels(
     file = read_table(path, sep=sep, encoding=encoding)
     frame = file.frame
     cells.observe(frame, file.sep)
+    label_col = label_col if labeled or label_col in frame else None
     taken = [*split(id_col), *split(time_col), *([label_col] if label_col else [])]
     check_columns(frame, [*taken, *split(channels)])
     free = [str(c) for c in frame if c not in taken and str(c).lower() not in _NO_CHANNELS]
@@ -99,27 +104,65 @@ def read_channels(
     return ChannelTable(file, long, roles, found, cells, [*file.notes, *notes])
 
 
+def renamed(table: ChannelTable, found: Any) -> pd.DataFrame:
+    """The long frame with the names of columns that an estimator was fitted with."""
+    how = found.columns_
+    return table.long.rename(columns={own: getattr(how, option) for option, own in table.names.items()})
+
+
+def check_loaded(function: Callable[..., None], given: dict[str, Any], fitting: Sequence[str]) -> None:
+    """Refuse options of fitting beside ``--load``."""
+    parameters = signature(function).parameters
+    useless = [name for name in fitting if given[name] != parameters[name].default]
+    if useless:
+        raise ConfigError(f"--{useless[0]} is for fitting, and --load takes a fitted model; leave one of the two out")
+
+
+def check_outputs(out: str, plot: str | None, save: str | None) -> None:
+    """See that what is asked for can be written, before anything is computed."""
+    check_output("out", out, OUTPUTS)
+    if plot is not None:
+        check_output("plot", plot, PICTURES)
+    if save is not None:
+        check_folder("save", save)
+
+
+def whole_or_text(freq: str | None) -> str | int | None:
+    """A frequency: an alias of pandas, or a number of rows that are counted."""
+    return int(freq) if freq and freq.isdigit() else freq
+
+
+def numbers_of(option: str, text: str) -> list[float]:
+    """Numbers with commas between them."""
+    try:
+        return [float(part) for part in split(text)]
+    except ValueError as e:
+        raise ConfigError(f"--{option} should be numbers with commas between them, got {text!r}; use 80,95") from e
+
+
 def written(values: np.ndarray, column: pd.Series, cells: Cells) -> list[str]:
     """Numbers as text, with the decimal sign and as many decimals as the numbers of a column of text have at most."""
-    sign = cells.decimal or "."
-    digits = column.astype(str).str.extract(rf"{re.escape(sign)}(\d+)", expand=False).str.len().max()
+    text = column.astype(str)
+    comma = text.str.contains(",", regex=False).any() and not text.str.contains(".", regex=False).any()
+    sign = cells.decimal or ("," if comma else ".")
+    digits = text.str.extract(rf"{re.escape(sign)}(\d+)", expand=False).str.len().max()
     places = 0 if np.isnan(digits) else int(digits)
     return [f"{value:.{places}f}".replace(".", sign) for value in values]
 
 
 @contextmanager
-def in_words_of_the_shell(words: Sequence[tuple[str, str]], options: Sequence[str], unfinished: str) -> Iterator[None]:
+def in_words_of_the_shell(function: Callable[..., None], words: dict[str, str], unfinished: str) -> Iterator[None]:
     """Warnings and errors that name options as they are written on the command line.
 
     Args:
-        words: what is said otherwise: Python, shell.
-        options: names of the options.
+        function: the command, whose arguments are the options.
+        words: words of Python, and what they are in the shell.
         unfinished: what there is not after Ctrl-C.
     """
 
     def translate(message: str) -> str:
-        found = re.sub(rf"\b({'|'.join(options)})=(?:'([^']*)'|([\w.-]+))", _option, message)
-        for python, shell in words:
+        found = re.sub(rf"\b({'|'.join(signature(function).parameters)})=(?:'([^']*)'|([\w.-]+))", _option, message)
+        for python, shell in words.items():
             found = found.replace(python, shell)
         return found
 

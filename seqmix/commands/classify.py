@@ -1,0 +1,186 @@
+"""``seqmix classify``: labeled series in a file, a trained classifier, the classes of other series in a file."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from seqmix.analysis import Classifier
+from seqmix.commands._channels import (
+    ChannelTable,
+    check_loaded,
+    check_outputs,
+    in_words_of_the_shell,
+    read_channels,
+    renamed,
+    whole_or_text,
+)
+from seqmix.commands._function import call
+from seqmix.commands._long_table import split
+from seqmix.commands.tables import print_table
+from seqmix.data.files import read_file
+from seqmix.data.series.labeled import hold_out
+from seqmix.data.series.ts_file import read_ts
+from seqmix.errors import ConfigError, DataError
+from seqmix.forecasting.cells import Cells
+from seqmix.forecasting.tables import write_table
+
+
+def main(command: str, argv: list[str]) -> None:
+    """Run the command."""
+    with in_words_of_the_shell(classify, {"max_len=...": "longer series"}, "no classes were written"):
+        call(classify, command, argv, leading=("data", "test"))
+
+
+def classify(
+    *,
+    data: str,
+    test: str | None = None,
+    model: str | None = None,
+    out: str = "classes.csv",
+    plot: str | None = None,
+    label_col: str = "label",
+    id_col: str | None = None,
+    time_col: str | None = None,
+    channels: str | None = None,
+    normalize: Literal["train", "series", "none"] = "train",
+    freq: str | None = None,
+    fill_gaps: bool = False,
+    sep: str | None = None,
+    decimal: str | None = None,
+    date_format: str | None = None,
+    encoding: str | None = None,
+    na: str = "",
+    max_steps: int = 300,
+    lr: float = 2e-3,
+    seed: int = 0,
+    device: str = "auto",
+    save: str | None = None,
+    load: str | None = None,
+    verbose: bool = False,
+) -> None:
+    """Train a classifier on labeled series in a file, and write the classes of other series.
+
+    Args:
+        data: series: a ``.ts`` file of the UCR and UEA archives, or a long table (CSV, Excel, parquet) of ids, times,
+            values and labels. With ``load`` the series to be classified.
+        test: series to be classified, in a file of the same kind, with or without labels. Default: a quarter of the
+            series of each class in ``data``, which the classifier is not trained on.
+        model: classifier, encoder, forecasting model or mixer by name. Default: random convolutions and a ridge.
+        out: file of the classes and their probabilities: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
+        plot: picture of the classes, for example ``classes.png``.
+        label_col: column of labels, one for each id.
+        id_col: column that names the series, or several with commas between them. Default: found by name or content.
+        time_col: column of times, or several. Default: found by name or content.
+        channels: columns of values, with commas between them. Default: all columns of numbers.
+        normalize: ``train`` standardizes channels by the training series, ``series`` each series by itself.
+        freq: step between rows. Default: inferred.
+        fill_gaps: insert missing time steps as missing values.
+        sep: separator of fields in a CSV file. Default: found in the file.
+        decimal: decimal sign, ``.`` or ``,``. Default: found in the file.
+        date_format: how dates are written, for example ``%d.%m.%Y``. Default: found in the file.
+        encoding: character encoding. Default: found in the file.
+        na: words for missing values besides the usual ones, with commas between them.
+        max_steps: most optimizer steps of a model that is trained.
+        lr: peak learning rate.
+        seed: of weights, order and series that are held out.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        save: folder for the classifier, to be used with ``load``.
+        load: folder of a classifier: classify ``data`` with it instead of training.
+        verbose: print how training went, and show progress, which a terminal always shows.
+    """
+    check_outputs(out, plot, save)
+    if load:
+        check_loaded(classify, locals(), ("test", "model", "save", "normalize", "max_steps", "lr", "seed"))
+    how = {"sep": sep, "encoding": encoding, "id_col": id_col, "time_col": time_col, "channels": channels}
+    written = {"decimal": decimal, "date_format": date_format, "missing": split(na)}
+    given = _read(data, written, how, label_col, labeled=not load)
+    if load:
+        found, target = Classifier.load(load, device=device), given
+    else:
+        train, target = (given, _read(test, written, how, label_col, labeled=False)) if test else _parted(given, seed)
+        found = Classifier(
+            *([model] if model else []),
+            normalize=normalize,
+            channels=split(channels) or None,
+            freq=whole_or_text(freq),
+            fill_gaps=fill_gaps,
+            max_steps=max_steps,
+            lr=lr,
+            seed=seed,
+            device=device,
+            verbose=verbose or sys.stderr.isatty(),
+        ).fit(train.X, train.y, **train.names)
+    X = target.X if target.table is None else renamed(target.table, found)
+    proba = found.predict_proba(X)
+    print(f"{data}: {len(found.classes_)} classes, channels {', '.join(found.channels_)}, {found.max_len_} time steps")
+    for note in [*given.notes, *([] if load else found.notes_)]:
+        print(f"  {note}")
+    p = np.asarray(proba)
+    predicted = found.classes_[p.argmax(1)]
+    ids = proba.index if isinstance(proba, pd.DataFrame) else pd.RangeIndex(len(p))
+    frame = pd.DataFrame({target.names.get("id_col", "series"): ids, label_col: predicted})
+    if target.y is not None:
+        frame["true"] = target.y
+        _print_accuracy(found.classes_, predicted, np.asarray(target.y))
+    write_table(
+        frame.assign(**{f"p_{name}": column for name, column in zip(found.classes_, p.T, strict=True)}), Path(out)
+    )
+    print(f"classes: {out}")
+    if save is not None:
+        found.save(save)
+        print(f"classifier: {save}")
+    if plot is not None:
+        found.plot(X, target.y).savefig(plot, dpi=150)
+        print(f"picture: {plot}")
+
+
+class _Labeled(NamedTuple):
+    """Series of a file, and their labels where it has any."""
+
+    X: Any
+    y: Any
+    table: ChannelTable | None
+    names: dict[str, Any]
+    notes: list[str]
+
+    def part(self, at: np.ndarray) -> "_Labeled":
+        """The series where ``at`` is True."""
+        y = np.asarray(self.y)[at]
+        if self.table is None:
+            return self._replace(X=[self.X[i] for i in np.flatnonzero(at)], y=y)
+        column = self.X[self.names["id_col"]]
+        rows = self.X[column.isin(column.unique()[at])]
+        return self._replace(X=rows, y=y, table=self.table._replace(long=rows))
+
+
+def _read(path: str, written: dict[str, Any], how: dict[str, Any], label_col: str, *, labeled: bool) -> _Labeled:
+    if path.endswith((".ts", ".ts.gz")):
+        file = read_ts(read_file(Path(path)), Path(path).name)
+        return _Labeled(file.series, file.labels, None, {}, [])
+    table = read_channels(path, Cells(**written), **how, label_col=label_col, labeled=labeled)
+    rows, names = table.long, {**table.names, "label_col": label_col}
+    if names["id_col"] not in rows:
+        raise DataError(f"file {path!r} holds one series, no column names several; pass --id_col")
+    y = rows.groupby(names["id_col"], sort=False)[label_col].first() if label_col in rows else None
+    return _Labeled(rows, y, table, names, table.notes)
+
+
+def _parted(given: _Labeled, seed: int) -> tuple[_Labeled, _Labeled]:
+    """Series to train on, and a quarter of each class to classify."""
+    _, codes = np.unique(np.asarray(given.y).astype(str), return_inverse=True)
+    if np.bincount(codes).max() < 2:
+        raise ConfigError("every class has one series, and none can be held out; give series to classify with --test")
+    held = hold_out(codes, 0.25, seed)
+    return given.part(~held), given.part(held)
+
+
+def _print_accuracy(classes: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> None:
+    rows = []
+    for name in classes:
+        ours = truth == name
+        recall = float((predicted[ours] == name).mean()) if ours.any() else float("nan")
+        rows.append({"class": str(name), "series": int(ours.sum()), "found": recall})
+    print_table(f"accuracy {np.mean(predicted == truth):.3f} on {len(truth)} series", rows)

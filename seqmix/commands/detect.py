@@ -1,0 +1,148 @@
+"""``seqmix detect``: a table in a file, and the same table with a score and a label for each row."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seqmix.analysis import AnomalyDetector
+from seqmix.commands._channels import (
+    check_loaded,
+    check_outputs,
+    in_words_of_the_shell,
+    read_channels,
+    renamed,
+    whole_or_text,
+)
+from seqmix.commands._function import call
+from seqmix.commands._long_table import split
+from seqmix.errors import ConfigError
+from seqmix.forecasting.cells import Cells
+from seqmix.forecasting.tables import write_table
+
+
+def main(command: str, argv: list[str]) -> None:
+    """Run the command."""
+    with in_words_of_the_shell(detect, {}, "no scores were written"):
+        call(detect, command, argv, leading=("data",))
+
+
+def detect(
+    *,
+    data: str,
+    train: str | None = None,
+    out: str = "scores.csv",
+    plot: str | None = None,
+    model: str | None = None,
+    quantile: float = 0.99,
+    contamination: float | None = None,
+    season: int | None = None,
+    label_col: str | None = None,
+    id_col: str | None = None,
+    time_col: str | None = None,
+    channels: str | None = None,
+    freq: str | None = None,
+    fill_gaps: bool = False,
+    sep: str | None = None,
+    decimal: str | None = None,
+    date_format: str | None = None,
+    encoding: str | None = None,
+    na: str = "",
+    max_steps: int = 300,
+    lr: float = 2e-3,
+    seed: int = 0,
+    device: str = "auto",
+    save: str | None = None,
+    load: str | None = None,
+    verbose: bool = False,
+) -> None:
+    """Score every row of a table in a file, higher = more anomalous, and label the rows above a threshold.
+
+    Args:
+        data: CSV, Excel or parquet file: times and one or several columns of values, with ids where there are several
+            series.
+        train: file of mostly normal rows of the same columns that the detector learns from. Default: ``data`` itself.
+        out: file of the table with columns ``score`` and ``anomaly`` (1 or 0): ``.csv``, ``.tsv``, ``.parquet`` or
+            ``.xlsx``.
+        plot: picture of values, scores and threshold, for example ``scores.png``.
+        model: detector, forecasting model, encoder or mixer by name. Default: the mean of a forecast error and of two
+            distances of windows.
+        quantile: the threshold is this quantile of the scores of the training rows.
+        contamination: expected share of anomalies among the training rows, in place of ``1 - quantile``.
+        season: length of the season in time steps. Default: found in the training rows.
+        label_col: column of known anomalies, 1 or 0, which the scores are measured by. Default: none.
+        id_col: column that names the series, or several with commas between them. Default: found by name or content.
+        time_col: column of times, or several. Default: found by name or content.
+        channels: columns of values, with commas between them. Default: all columns of numbers.
+        freq: step between rows. Default: inferred.
+        fill_gaps: insert missing time steps, which have no score.
+        sep: separator of fields in a CSV file. Default: found in the file.
+        decimal: decimal sign, ``.`` or ``,``. Default: found in the file.
+        date_format: how dates are written, for example ``%d.%m.%Y``. Default: found in the file.
+        encoding: character encoding. Default: found in the file.
+        na: words for missing values besides the usual ones, with commas between them.
+        max_steps: most optimizer steps of a model that is trained.
+        lr: peak learning rate.
+        seed: of weights and order.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        save: folder for the detector, to be used with ``load``.
+        load: folder of a detector: score with it instead of training.
+        verbose: show progress, which a terminal always shows.
+    """
+    check_outputs(out, plot, save)
+    if load:
+        fitting = ("train", "model", "quantile", "contamination", "season", "save", "freq", "max_steps", "lr", "seed")
+        check_loaded(detect, locals(), fitting)
+    written: dict[str, Any] = {"decimal": decimal, "date_format": date_format, "missing": split(na)}
+    how: dict[str, Any] = {
+        "sep": sep,
+        "encoding": encoding,
+        "id_col": id_col,
+        "time_col": time_col,
+        "channels": channels,
+    }
+    table = read_channels(data, Cells(**written), **how, label_col=label_col, labeled=bool(label_col))
+    if load:
+        found = AnomalyDetector.load(load, device=device)
+        frame = renamed(table, found)
+    else:
+        found = AnomalyDetector(
+            *([model] if model else []),
+            quantile=quantile,
+            contamination=contamination,
+            season=season,
+            channels=table.channels,
+            freq=whole_or_text(freq),
+            fill_gaps=fill_gaps,
+            max_steps=max_steps,
+            lr=lr,
+            seed=seed,
+            device=device,
+            verbose=verbose or sys.stderr.isatty(),
+        )
+        frame = table.long
+        normal = read_channels(train, Cells(**written), **how, label_col=label_col).long if train else frame
+        found.fit(normal, **table.names)
+    scores = found.score_samples(frame)
+    flags = scores > found.threshold_
+    what = f"{int(flags.sum()):,} of {len(flags):,} rows above the threshold {found.threshold_:.4g}"
+    print(f"{data}: channels {', '.join(found.channels_)}, {what}")
+    for note in [*table.notes, *([] if load else found.notes_)]:
+        print(f"  {note}")
+    column: Any = None if label_col is None else pd.to_numeric(table.long[label_col], errors="coerce")
+    labels = None if column is None else column.to_numpy()
+    if labels is not None:
+        if not np.isin(labels, (0, 1)).all():
+            raise ConfigError(f"--label_col {label_col} should hold 1 for anomalies and 0 for other rows; name another")
+        print(f"  average precision {found.score(frame, labels):.3f}, share of anomalies {labels.mean():.3f}")
+    write_table(table.rows.assign(score=scores.to_numpy(), anomaly=flags.to_numpy().astype(int)), Path(out))
+    print(f"scores: {out}")
+    if save is not None:
+        found.save(save)
+        print(f"detector: {save}")
+    if plot is not None:
+        alone = labels if table.names["id_col"] not in frame else None
+        found.plot(frame, labels=alone).savefig(plot, dpi=150)
+        print(f"picture: {plot}")

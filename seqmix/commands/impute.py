@@ -1,0 +1,169 @@
+"""``seqmix impute``: a table with gaps in a file, and the same table without them; observed cells stay as written."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from seqmix.analysis import Imputer
+from seqmix.commands._channels import (
+    ChannelTable,
+    check_loaded,
+    check_outputs,
+    in_words_of_the_shell,
+    numbers_of,
+    read_channels,
+    renamed,
+    whole_or_text,
+    written,
+)
+from seqmix.commands._function import call
+from seqmix.commands._long_table import split
+from seqmix.forecasting.cells import Cells
+from seqmix.forecasting.tables import write_table
+
+
+def main(command: str, argv: list[str]) -> None:
+    """Run the command."""
+    with in_words_of_the_shell(impute, {}, "nothing was written"):
+        call(impute, command, argv, leading=("data",))
+
+
+def impute(
+    *,
+    data: str,
+    out: str = "filled.csv",
+    plot: str | None = None,
+    model: str | None = None,
+    levels: str = "",
+    context: int | None = None,
+    pattern: Literal["point", "subsequence", "block", "mixed"] = "mixed",
+    rate: float = 0.25,
+    id_col: str | None = None,
+    time_col: str | None = None,
+    channels: str | None = None,
+    freq: str | None = None,
+    fill_gaps: bool = False,
+    sep: str | None = None,
+    decimal: str | None = None,
+    date_format: str | None = None,
+    encoding: str | None = None,
+    na: str = "",
+    max_steps: int = 300,
+    lr: float = 2e-3,
+    seed: int = 0,
+    device: str = "auto",
+    save: str | None = None,
+    load: str | None = None,
+    verbose: bool = False,
+) -> None:
+    """Fill the missing values of a table in a file; everything else stays as it is.
+
+    Args:
+        data: CSV, Excel or parquet file: times and one or several columns of values, with ids where there are several
+            series. Empty cells, NA and NaN are missing.
+        out: file of the filled table: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
+        plot: picture of the gaps and what they were filled with, for example ``filled.png``.
+        model: imputer, forecasting model, encoder or mixer by name. Default: the conditional mean of a Gaussian.
+        levels: coverage of intervals in percent, with commas between them, for example ``80,95``.
+        context: time steps that the model sees at once. Default: 96, fewer for short series.
+        pattern: which cells are hidden in training: each ``point`` on its own, a ``subsequence`` of one channel, a
+            ``block`` of all channels at once, or one of the three in each window (``mixed``).
+        rate: share of the observed cells that is hidden in training.
+        id_col: column that names the series, or several with commas between them. Default: found by name or content.
+        time_col: column of times, or several. Default: found by name or content.
+        channels: columns of values, with commas between them. Default: all columns of numbers.
+        freq: step between rows. Default: inferred.
+        fill_gaps: insert missing time steps as rows, and fill them.
+        sep: separator of fields in a CSV file. Default: found in the file.
+        decimal: decimal sign, ``.`` or ``,``. Default: found in the file.
+        date_format: how dates are written, for example ``%d.%m.%Y``. Default: found in the file.
+        encoding: character encoding. Default: found in the file.
+        na: words for missing values besides the usual ones, with commas between them.
+        max_steps: most optimizer steps of a model that is trained.
+        lr: peak learning rate.
+        seed: of weights, order and hidden cells.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        save: folder for the imputer, to be used with ``load``.
+        load: folder of an imputer: fill with it instead of training.
+        verbose: show progress, which a terminal always shows.
+    """
+    check_outputs(out, plot, save)
+    if load:
+        fitting = (
+            "model",
+            "levels",
+            "context",
+            "pattern",
+            "rate",
+            "save",
+            "fill_gaps",
+            "freq",
+            "max_steps",
+            "lr",
+            "seed",
+        )
+        check_loaded(impute, locals(), fitting)
+    cells = Cells(decimal=decimal, date_format=date_format, missing=split(na))
+    how: dict[str, Any] = {
+        "sep": sep,
+        "encoding": encoding,
+        "id_col": id_col,
+        "time_col": time_col,
+        "channels": channels,
+    }
+    table = read_channels(data, cells, **how)
+    if load:
+        found = Imputer.load(load, device=device)
+        frame = renamed(table, found)
+    else:
+        found = Imputer(
+            *([model] if model else []),
+            context=context,
+            pattern=pattern,
+            rate=rate,
+            levels=numbers_of("levels", levels) or None,
+            channels=table.channels,
+            freq=whole_or_text(freq),
+            fill_gaps=fill_gaps,
+            max_steps=max_steps,
+            lr=lr,
+            seed=seed,
+            device=device,
+            verbose=verbose or sys.stderr.isatty(),
+        )
+        frame = table.long
+        found.fit(frame, **table.names)
+    filled = found.transform(frame)
+    gaps = int(frame[list(found.channels_)].isna().sum().sum())
+    inserted = len(filled) - len(frame)
+    what = f"{inserted:,} rows inserted, " * bool(inserted) + f"{gaps:,} of {len(frame) * len(found.channels_):,}"
+    print(f"{data}: channels {', '.join(found.channels_)}, {what} values filled, {found.context_} time steps at a time")
+    for note in [*table.notes, *([] if load else found.notes_)]:
+        print(f"  {note}")
+    write_table(filled if inserted else _as_written(table, frame, filled, found), Path(out))
+    print(f"filled: {out}")
+    if save is not None:
+        found.save(save)
+        print(f"imputer: {save}")
+    if plot is not None:
+        found.plot(frame).savefig(plot, dpi=150)
+        print(f"picture: {plot}")
+
+
+def _as_written(table: ChannelTable, frame: pd.DataFrame, filled: pd.DataFrame, found: Imputer) -> pd.DataFrame:
+    """The rows of the file with missing cells filled in its own way of writing, and the columns of intervals."""
+    rows = table.rows.copy()
+    for own, name in zip(table.channels, found.channels_, strict=True):
+        missing = np.flatnonzero(frame[name].isna())
+        if not len(missing):
+            continue
+        values = filled[name].to_numpy(float)[missing]
+        if pd.api.types.is_numeric_dtype(rows[own].dtype):
+            rows[own] = filled[name].astype(rows[own].dtype).to_numpy()
+        else:
+            rows.iloc[missing, rows.columns.get_loc(own)] = written(values, rows[own].drop(index=missing), table.cells)
+    bounds: dict[str, Any] = {c: filled[c].to_numpy() for c in filled if "-lo-" in str(c) or "-hi-" in str(c)}
+    return rows.assign(**bounds)

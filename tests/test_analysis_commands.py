@@ -1,0 +1,151 @@
+"""``seqmix classify | impute | detect``: files in, files and pictures out; observed cells stay as written."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqmix import cli
+
+MODEL = ["--max_steps", "2", "--device", "cpu"]
+
+
+def wave(rows=120, channels=2):
+    return np.sin(np.arange(rows)[:, None] / 3 + np.arange(channels)).round(3)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hours = pd.date_range("2026-01-01", periods=120, freq="h").strftime("%d.%m.%Y %H:%M")
+    frame = pd.DataFrame({"time": hours, "u": wave()[:, 0].astype(str), "v": wave()[:, 1].astype(str), "place": "x"})
+    frame.loc[[0, 40, 41, 42], "u"] = ["", "NA", "", "nan"]
+    frame.loc[77, "v"] = ""
+    frame.to_csv("sensors.csv", index=False)
+    frame.assign(u=frame["u"].str.replace(".", ",")).to_csv("komma.csv", index=False, sep=";")
+    frame.drop(index=[10, 11]).to_csv("holes.csv", index=False)
+    labels = np.zeros(120, int)
+    labels[60:64] = 1
+    spiked = frame.assign(v=np.where(labels, 3.0, wave()[:, 1]), odd=labels)
+    spiked.to_csv("spiked.csv", index=False)
+    spiked.to_parquet("spiked.parquet")
+    rows = [
+        (i, t, np.sin(t * (1 + i % 2) + i), "fast" if i % 2 else "slow") for i in range(16) for t in range(9 + i % 3)
+    ]
+    labeled = pd.DataFrame(rows, columns=["id", "t", "x", "label"])
+    labeled.to_csv("waves.csv", index=False)
+    labeled.drop(columns="label").rename(columns={"id": "series"}).to_csv("unlabeled.csv", index=False)
+    head = "@problemName w\n@timeStamps false\n@univariate true\n@classLabel true slow fast\n@data\n"
+    for part, ids in (("TRAIN", range(12)), ("TEST", range(12, 16))):
+        one = [labeled[labeled["id"] == i] for i in ids]
+        lines = [",".join(map(str, x["x"])) + ":" + x["label"].iloc[0] for x in one]
+        (tmp_path / f"w_{part}.ts").write_text(head + "\n".join(lines))
+    return tmp_path
+
+
+def run(*words):
+    assert cli.run([str(word) for word in words]) == 0
+
+
+def test_gaps_are_filled_and_all_else_stays_as_written(here, capsys):
+    run("impute", "sensors.csv", "--out", "filled.csv", "--plot", "gaps.png", "--save", "kept")
+    before, after = (pd.read_csv(name, dtype=str, keep_default_na=False) for name in ("sensors.csv", "filled.csv"))
+    missing = before.isin(["", "NA", "nan"])
+    assert list(after) == list(before) and (after[~missing] == before[~missing]).to_numpy()[~missing.to_numpy()].all()
+    filled = after.to_numpy()[missing.to_numpy()]
+    assert len(filled) == 5 and all(len(cell.partition(".")[2]) == 3 for cell in filled)
+    text = capsys.readouterr().out
+    assert text.startswith("sensors.csv: channels u, v, 5 of 240 values filled, 30 time steps at a time\n")
+    assert text.endswith("filled: filled.csv\nimputer: kept\npicture: gaps.png\n") and (here / "gaps.png").exists()
+    run("impute", "--data", "sensors.csv", "--load", "kept", "--out", "again.csv")
+    assert (here / "again.csv").read_text() == (here / "filled.csv").read_text()
+
+
+def test_decimal_commas_intervals_and_inserted_rows(here, capsys):
+    run(
+        "impute",
+        "komma.csv",
+        "--out",
+        "filled.csv",
+        "--levels",
+        "80",
+        "--model",
+        "DLinear",
+        *MODEL,
+        "--date_format",
+        "%d.%m.%Y %H:%M",
+    )
+    found = pd.read_csv("filled.csv", dtype=str)
+    assert found["u"].str.fullmatch(r"-?\d,\d+").all() and list(found)[-4:] == [
+        "u-lo-80",
+        "u-hi-80",
+        "v-lo-80",
+        "v-hi-80",
+    ]
+    run("impute", "holes.csv", "--fill_gaps", "--model", "DLinear", "--context", "12", *MODEL, "--out", "whole.parquet")
+    assert len(pd.read_parquet("whole.parquet")) == 120
+    assert "2 rows inserted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["spiked.csv", "spiked.parquet"])
+def test_rows_are_scored(here, capsys, name):
+    run(
+        "detect",
+        name,
+        "--train",
+        "sensors.csv",
+        "--channels",
+        "u,v",
+        "--label_col",
+        "odd",
+        "--plot",
+        "s.png",
+        "--save",
+        "d",
+    )
+    found = pd.read_csv("scores.csv")
+    assert len(found) == 120 and list(found)[-2:] == ["score", "anomaly"] and found["anomaly"][60:64].any()
+    assert found["score"][58:70].max() == found["score"].max()
+    assert "average precision" in capsys.readouterr().out and (here / "s.png").exists()
+    run("detect", name, "--load", "d", "--out", "again.csv", "--channels", "u,v")
+    np.testing.assert_allclose(pd.read_csv("again.csv")["score"], found["score"])
+
+
+def test_series_are_classified(here, capsys):
+    options = ["--model", "Pool", *MODEL]
+    run("classify", "w_TRAIN.ts", "w_TEST.ts", *options, "--plot", "c.png")
+    found = pd.read_csv("classes.csv")
+    assert list(found) == ["series", "label", "true", "p_fast", "p_slow"] and len(found) == 4
+    text = capsys.readouterr().out
+    assert "2 classes, channels 0" in text and "on 4 series" in text and (here / "c.png").exists()
+    run("classify", "waves.csv", *options, "--save", "kept")
+    found = pd.read_csv("classes.csv")
+    assert list(found) == ["id", "label", "true", "p_fast", "p_slow"] and len(found) == 4
+    run("classify", "unlabeled.csv", "--load", "kept", "--id_col", "series")
+    found = pd.read_csv("classes.csv")
+    assert list(found) == ["series", "label", "p_fast", "p_slow"] and len(found) == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("impute nothing.csv", "file 'nothing.csv' not found"),
+        ("impute sensors.csv --out filled.doc", "--out 'filled.doc' ends in '.doc'"),
+        ("impute sensors.csv --plot gaps.txt", "--plot 'gaps.txt' ends in '.txt'"),
+        ("impute sensors.csv --channels w", "column 'w' not found"),
+        ("impute sensors.csv --channels place", "column 'place' holds 'x', which is no number"),
+        ("impute sensors.csv --levels many", "--levels should be numbers with commas between them, got 'many'"),
+        ("impute sensors.csv --load kept --levels 80", "--levels is for fitting, and --load takes a fitted model"),
+        ("impute holes.csv", "Pass --fill_gaps true"),
+        ("impute sensors.csv --model Hidra", "did you mean 'Hydra'?"),
+        ("detect sensors.csv --label_col place", "--label_col place should hold 1 for anomalies and 0 for other rows"),
+        ("detect sensors.csv --load nowhere", "no anomaly_detector.json in 'nowhere'"),
+        ("detect sensors.csv --quantile 2", "quantile should be above 0 and below 1, got 2"),
+        ("classify waves.csv --label_col kind", "column 'kind' not found"),
+        ("classify sensors.csv --label_col place", "file 'sensors.csv' holds one series"),
+        ("classify w_TRAIN.ts missing.ts", "missing.ts"),
+    ],
+)
+def test_errors_are_one_line_before_training(here, capsys, words, message):
+    assert cli.run(words.split()) == 1
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("seqmix: ") and said.count("\n") == 1

@@ -12,11 +12,15 @@ from seqmix.data.sequences.lra import LRAImage, LRARetrieval, LRAText
 from seqmix.data.sequences.pathfinder import Pathfinder
 from seqmix.data.sequences.recall import AssociativeRecall, Copying, SelectiveCopying
 from seqmix.data.sequences.speech import SpeechCommands
+from seqmix.data.series.anomaly_csv import AnomalyCSV
 from seqmix.data.series.benchmarks import Benchmark
+from seqmix.data.series.detection_data import DetectionData, LabeledSeries
 from seqmix.data.series.forecast_data import ForecastData
 from seqmix.data.series.gaps import Gaps, GapsCSV
 from seqmix.data.series.m4 import M4
+from seqmix.data.series.nab import NAB
 from seqmix.data.series.synthetic.cycles import Cycles
+from seqmix.data.series.synthetic.generated_anomalies import GeneratedAnomalies
 from seqmix.data.series.synthetic.pretraining import SyntheticSeries
 from seqmix.data.series.ucr import UCR, SeriesFiles
 from seqmix.data.series.wide_csv import WideCSV
@@ -27,22 +31,27 @@ from seqmix.data.text.glue import GLUE
 __all__ = [
     "GLUE",
     "M4",
+    "NAB",
     "UCR",
+    "AnomalyCSV",
     "AssociativeRecall",
     "Augmentation",
     "Benchmark",
     "Copying",
     "Cycles",
+    "DetectionData",
     "FashionMNIST",
     "ForecastData",
     "Gaps",
     "GapsCSV",
+    "GeneratedAnomalies",
     "HubImages",
     "HubText",
     "ImageFolder",
     "LRAImage",
     "LRARetrieval",
     "LRAText",
+    "LabeledSeries",
     "ListOps",
     "Pathfinder",
     "SelectiveCopying",

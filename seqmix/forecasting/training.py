@@ -210,7 +210,7 @@ class _Best(Callback):
     """Keeps the weights of the best validation in memory, and a line of the history per validation."""
 
     def __init__(self, task: Task):
-        self.metrics, self.sign = task.metrics, 1 if task.better == "lower" else -1
+        self.metrics, self.sign = task.watched, 1 if task.better == "lower" else -1
         self.score, self.weights, self.lines = math.inf, None, []
         self._losses: list[Tensor] = []
 

@@ -4,6 +4,7 @@ from seqmix.models.autoformer import Autoformer, AutoformerForecaster
 from seqmix.models.averaging import WeightedAveraging
 from seqmix.models.backbone import Backbone
 from seqmix.models.block import Block, ChannelMLP, DropPath, LayerScale
+from seqmix.models.conv_forecaster import ConvForecaster
 from seqmix.models.decoder import DecoderForecaster
 from seqmix.models.densify import Densify, Replaced
 from seqmix.models.detector import Detector, DetectorFactory, period_of, series_of
@@ -71,6 +72,7 @@ __all__ = [
     "BidirectionalLM",
     "Block",
     "ChannelMLP",
+    "ConvForecaster",
     "DLinear",
     "DecoderForecaster",
     "Densify",

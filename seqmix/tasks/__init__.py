@@ -2,6 +2,7 @@
 
 from seqmix.tasks._optim import LAMB, AdamW, Optim
 from seqmix.tasks.classification import Classification
+from seqmix.tasks.detection import AnomalyDetection
 from seqmix.tasks.forecasting import Forecasting
 from seqmix.tasks.images import ImageClassification
 from seqmix.tasks.imputation import Imputation
@@ -16,6 +17,7 @@ from seqmix.tasks.tokens import TokenPrediction
 __all__ = [
     "LAMB",
     "AdamW",
+    "AnomalyDetection",
     "CausalLM",
     "Classification",
     "Forecasting",

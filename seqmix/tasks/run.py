@@ -148,8 +148,8 @@ class Run(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         task = cast(Task, pl_module)
-        scores = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in task.metrics}
-        first = scores[task.metrics[0]] * (1 if task.better == "lower" else -1)
+        scores = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in task.watched}
+        first = scores[task.watched[0]] * (1 if task.better == "lower" else -1)
         now = (first, scores.get("loss", first))
         # an accuracy is finite even where the loss is not; of validations that are alike the later is taken
         better = all(map(math.isfinite, scores.values())) and now <= self.best
@@ -233,7 +233,7 @@ class Run(Checkpoint):
     def _record(self, trainer: pl.Trainer, task: Task, better: bool) -> None:
         if self.folder is None:
             return
-        scores = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in task.metrics}
+        scores = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in task.watched}
         losses = gathered(trainer, torch.stack(self._losses).mean().item()) if self._losses else []
         self._losses.clear()
         if not trainer.is_global_zero:

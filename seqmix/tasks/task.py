@@ -35,6 +35,8 @@ class Task(pl.LightningModule, ABC):
 
     #: what is measured; early stopping and the best checkpoint go by the first
     metrics: ClassVar[tuple[str, ...]]
+    #: what a validation measures where it is not what a test does, and what they go by then
+    validated: ClassVar[tuple[str, ...]] = ()
     #: which values of the first metric are better
     better: ClassVar[Literal["lower", "higher"]] = "lower"
     #: what is counted in testing
@@ -74,7 +76,12 @@ class Task(pl.LightningModule, ABC):
     @property
     def monitor(self) -> str:
         """Name of the validation metric that early stopping and the best checkpoint go by."""
-        return f"val_{self.metrics[0]}"
+        return f"val_{self.watched[0]}"
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """What a validation measures."""
+        return self.validated or self.metrics
 
     @abstractmethod
     def loss_of(self, batch: dict[str, Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from seqmix.tasks import Task
 
 
 def check_task(task: Task, data: SplitData) -> None:
-    """Run the whole contract of tasks on a task and data for it, of two validation examples at least.
+    """Run the whole contract of tasks on a task and data for it, of two test examples at least.
 
     Args:
         task: the task, built for the data; it is copied, not changed.
@@ -74,7 +74,7 @@ def _score(task: Task, data: SplitData, batch_size: int) -> tuple[dict[str, floa
     before, data.eval_batch_size = data.eval_batch_size, batch_size
     try:
         with torch.no_grad():
-            for batch in data.val_dataloader():
+            for batch in data.test_dataloader():
                 task.add_batch(batch)
     finally:
         data.eval_batch_size = before

@@ -25,8 +25,9 @@ class Detector(nn.Module, ABC):
 
     Channels are standardized by their training rows. The score of a row is the largest error of its observed channels,
     each in units of its largest training error: a score above 1 is one that no training row has, and channels without
-    an anomaly do not dilute those with one. Rows without a score of their own (too early, nothing observed) have the
-    median score of the training rows.
+    an anomaly do not dilute those with one. Training errors are those of each half of the rows by a fit to the other
+    half, so that thresholds hold on new rows too; the last fit is to all of them. Rows without a score of their own
+    (too early, nothing observed) have the median score of the training rows.
 
     Args:
         series: the facts of the data.
@@ -57,7 +58,7 @@ class Detector(nn.Module, ABC):
     @final
     @torch.no_grad()
     def fit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Fit the detector to training rows, and return their scores ``(T,)``.
+        """Fit the detector to training rows, and return their scores ``(T,)``, each half by a fit to the other.
 
         Args:
             x: training rows ``(T, C)``, at least ``context + horizon`` of the series.
@@ -74,8 +75,8 @@ class Detector(nn.Module, ABC):
         mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         self.moments.copy_(_moments(x.double(), mask))
         x, mask = self._rows(x, mask)
+        errors = self._held_out(x, mask, needed).masked_fill(~mask, torch.nan)
         self.fit_rows(x, mask)
-        errors = self.errors(x, mask).masked_fill(~mask, torch.nan)
         largest = errors.nan_to_num(0).amax(0).clamp(min=_ROUNDING)
         # of a channel without any error there is nothing to know, and it has no part in scores
         self.largest.copy_(largest.masked_fill(errors.isnan().all(0), torch.nan))
@@ -98,6 +99,20 @@ class Detector(nn.Module, ABC):
         self._check(x, mask)
         x, mask = self._rows(x, mask)
         return self._scores(self.errors(x, mask).masked_fill(~mask, torch.nan)).nan_to_num(float(self.middle))
+
+    def _held_out(self, x: Tensor, mask: Tensor, needed: int) -> Tensor:
+        """Errors of each half of the rows by a fit to the other half; of all rows where halves are too short."""
+        T = len(x)
+        if needed > T // 2:
+            self.fit_rows(x, mask)
+            return self.errors(x, mask)
+        halves = slice(0, T // 2), slice(T // 2, T)
+        found = []
+        for ours, theirs in (halves, halves[::-1]):
+            self.fit_rows(x[theirs], mask[theirs])
+            # all rows, so that the first ones of the second half have a past
+            found.append(self.errors(x, mask)[ours])
+        return torch.cat(found)
 
     def _check(self, x: Tensor, mask: Tensor | None) -> None:
         name, C = type(self).__name__, self.series.n_channels

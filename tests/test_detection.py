@@ -246,18 +246,22 @@ def test_series_without_anomalies_have_no_part_in_the_metrics():
 
 
 def test_training_makes_errors_smaller_and_baselines_stand_beside_it():
-    data = Arrays(_series(T=160, n_train=100), _series("b", T=160, n_train=100, seed=1))
+    data = Arrays(_series(T=160, n_train=100, at=130), _series("b", T=160, n_train=100, seed=1, at=130))
     task = _task(ConvForecaster, score="forecast")
     trainer = pl.Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(task.train(), data)
     untrained = _task(ConvForecaster, score="forecast")
     with torch.no_grad():
-        for number, batch in enumerate(data.val_dataloader()):
-            untrained.validation_step(batch, number)
-    assert float(trainer.callback_metrics["val_error"]) < untrained.finish("val")[0]["error"]
+        batches = [(number, batch) for number, batch in enumerate(data.train_dataloader())]
+        for each in (untrained, task.eval()):
+            each.on_validation_epoch_start()
+            for number, batch in batches:
+                each.validation_step(batch, number)
+    assert task.finish("val")[0]["error"] < untrained.finish("val")[0]["error"]
+    assert "val_error" in trainer.callback_metrics
     trainer.test(task, data, verbose=False)
     assert task.score().count == 2 and task.monitor == "val_error"
     scores = task.baselines(data, None, 0)

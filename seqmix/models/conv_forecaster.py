@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, check_at_least
 from seqmix.models.dropout import Dropout
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.heads import split_outputs
@@ -24,7 +24,7 @@ class ConvForecaster(ForecastModel):
         dropout: probability, before the last layer.
 
     Raises:
-        ConfigError: if ``kernel_size`` is even.
+        ConfigError: if ``kernel_size`` is even, or an option is out of range.
 
     Source: DeepAnT, Munir et al., 2018, and CNN of TSB-AD, Liu and Paparrizos, NeurIPS 2024. Differs from the original
     code in: convolutions are padded and a window is any length; the maximum over time, where TSB-AD takes the mean
@@ -43,7 +43,10 @@ class ConvForecaster(ForecastModel):
         dropout: float = 0.25,
     ):
         super().__init__(series)
-        if kernel_size < 1 or kernel_size % 2 == 0:
+        check_at_least(1, d_model=d_model, kernel_size=kernel_size)
+        if not widths or min(widths) < 1:
+            raise ConfigError(f"widths = {widths} must be one positive number at least; use for example (32, 40)")
+        if kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size must be odd to be centered, got {kernel_size}; use {kernel_size + 1}")
         sizes = (series.n_channels, *widths)
         self.convs = nn.ModuleList(

@@ -122,7 +122,7 @@ def test_what_no_graph_can_hold(tmp_path):
 
 
 # operations of complex numbers, and products over them, that ONNX lacks
-NO_ONNX = {"S4D", "AFF", "AutoCorrelation"}
+NO_ONNX = {"S4D", "AFF"}
 
 
 @pytest.mark.slow

@@ -76,11 +76,11 @@ def aggregate_lags(q: Tensor, k: Tensor, v: Tensor, *, factor: float) -> Tensor:
         factor: number of lags over ln L.
     """
     L = q.shape[1]
-    if not len(q):
+    if not q.numel():
         return q.new_zeros(0, L, v.shape[-1])
     k, v = (F.pad(t, (0, 0, 0, L - t.shape[1])) for t in (k, v))
     weights = _lag_weights(q, k, factor)
-    spectrum = torch.fft.rfft(wide(v), dim=1) * torch.fft.rfft(weights, dim=1).conj().unsqueeze(-1)
+    spectrum = torch.fft.rfft(wide(v), dim=1) * torch.fft.rfft(weights.unsqueeze(-1), dim=1).conj()
     return torch.fft.irfft(spectrum, n=L, dim=1).to(v.dtype)
 
 

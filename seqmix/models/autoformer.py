@@ -141,6 +141,11 @@ class AutoformerForecaster(ForecastModel):
         self.norm = SeasonalNorm(d_model)
         self.proj = nn.Linear(d_model, C * K)
 
+    @property
+    def label(self) -> str:
+        """What results call the encoder, and the decoder."""
+        return f"{self.encoder.label} (decoder)"
+
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
@@ -149,7 +154,7 @@ class AutoformerForecaster(ForecastModel):
         tokens = self.encoder(x)
         seasonal, trend = decompose(x, self.kernel_size)
         start = [part[:, -self.label_len :] for part in (seasonal, trend)]
-        z = self.embed(torch.cat([start[0], x.new_zeros(len(x), H, x.shape[-1])], 1))
+        z = self.embed(torch.cat([start[0], x.new_zeros(x.shape[0], H, x.shape[-1])], 1))
         trend = torch.cat([start[1], x.mean(1, keepdim=True).expand(-1, H, -1)], 1)
         trend = trend.repeat_interleave(K, -1)  # (B, label_len + H, C K)
         for layer in self.layers:

@@ -88,7 +88,7 @@ class DecoderForecaster(ForecastModel):
         """Forecast from ``x: (B, context, C)``."""
         H, K = self.series.horizon, self.series.n_outputs
         tokens = self.encoder(x)
-        z = self.embed(torch.cat([x[:, -self.label_len :], x.new_zeros(len(x), H, x.shape[-1])], 1))
+        z = self.embed(torch.cat([x[:, -self.label_len :], x.new_zeros(x.shape[0], H, x.shape[-1])], 1))
         for layer in self.layers:
             z = layer(z, tokens)
         y = self.proj(self.norm(z[:, -H:]))

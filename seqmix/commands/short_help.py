@@ -14,6 +14,7 @@ EXAMPLES = {
     "list": "seqmix list mixers",
     "info": "seqmix info",
     "matrix": "seqmix matrix --mixer Hydra --mixer.headdim 16 --out hydra.png",
+    "sweep": "seqmix sweep --config demo --grid model.model.mixer=Hydra,Mamba --seeds 0,1",
     "runs": "seqmix runs --name demo",
     "report": "seqmix report lra --plot lra.png",
     "bench": "seqmix bench --mixer Mamba --lengths 1024,4096",

@@ -60,22 +60,7 @@ def main(command: str, argv: list[str]) -> None:
     """Parse ``argv``, build data, task and trainer, and run ``command``."""
     cli = Train(command, argv)
     try:
-        getattr(cli, command)()
-    except (KeyboardInterrupt, SystemExit, SeqmixError) as e:
-        if not cli.trainer.is_global_zero:
-            # the first process says it
-            raise SystemExit(1) from None
-        if isinstance(e, SeqmixError):
-            raise
-        # Lightning makes an exit of Ctrl-C
-        stopped = e if isinstance(e, KeyboardInterrupt) else e.__context__
-        if isinstance(stopped, KeyboardInterrupt):
-            raise type(stopped)(*cli.kept()) from None
-        raise
-    except Exception as e:
-        if is_of_trainer(e):
-            raise ConfigError(f"trainer: {said_briefly(e)}") from e
-        raise
+        cli.run_command()
     finally:
         cli.run.release()
 
@@ -225,6 +210,26 @@ class Train(LightningCLI):
                 f"{self.config.name!r}, or the path of a checkpoint"
             )
 
+    def run_command(self) -> None:
+        """Run the command; an interruption says what was kept."""
+        try:
+            getattr(self, self.command)()
+        except (KeyboardInterrupt, SystemExit, SeqmixError) as e:
+            if not self.trainer.is_global_zero:
+                # the first process says it
+                raise SystemExit(1) from None
+            if isinstance(e, SeqmixError):
+                raise
+            # Lightning makes an exit of Ctrl-C
+            stopped = e if isinstance(e, KeyboardInterrupt) else e.__context__
+            if isinstance(stopped, KeyboardInterrupt):
+                raise type(stopped)(*self.kept()) from None
+            raise
+        except Exception as e:
+            if is_of_trainer(e):
+                raise ConfigError(f"trainer: {said_briefly(e)}") from e
+            raise
+
     def fit(self) -> None:
         """Train, then test the best weights."""
         if self.trainable:
@@ -256,7 +261,7 @@ class Train(LightningCLI):
             return
         scores = [replace(task.score(), seconds=self.run.seconds)]
         scores += task.baselines(data, self.config_init["baselines"], self.seed)
-        settings = flat(yaml.safe_load(self._config_text()))
+        settings = self.settings()
         known = {"settings": digest(settings), "changed": differences(settings, self._named_settings(settings))}
         rows = rows_of(scores, task, data, self.trainer)
         rows = [{"config": self.config.name, "seed": self.seed, **row, **known} for row in rows]
@@ -280,6 +285,10 @@ class Train(LightningCLI):
         batches = self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path)
         write_predictions(Path(out), cast(list[dict[str, Tensor]], batches), self.model, self.datamodule)
         print(f"forecasts: {out}")
+
+    def settings(self) -> dict[str, Any]:
+        """Settings by dotted name: what the results depend on besides seed and machine."""
+        return flat(yaml.safe_load(self._config_text()))
 
     def kept(self) -> list[str]:
         """What an interrupted run left, and how to go on with it."""

@@ -60,9 +60,10 @@ class Densify:
 
     Source: Park et al., 2025, arXiv:2508.09153. Differs from the original code in: no second residual unless asked for;
     no projections, norms, gates and blocks that are counted but never reach the output; one matrix per mixer unless
-    asked for more, not one per two channels; the dense layer takes the place of a whole Mamba block, without its input
-    projection, convolution and output projection, and of the pair of S-Mamba; over variates and not the embedded time
-    for iTransformer unless asked for; no calendar tokens, whose number the original fixes at four.
+    asked for more, not one per two channels; the dense layer takes the place of a whole Mamba block, and of the pair
+    of S-Mamba (the study keeps projections and SiLU around it: ``MatrixMixer(matrix=Unstructured, data_dependent=False,
+    gated=False)`` as the mixer of the model); over variates and not the embedded time for iTransformer unless asked
+    for; no calendar tokens, whose number the original fixes at four.
     """
 
     axis: DenseAxis | None = None

@@ -63,7 +63,8 @@ class Densify:
     asked for more, not one per two channels; the dense layer takes the place of a whole Mamba block, and of the pair
     of S-Mamba (the study keeps projections and SiLU around it: ``MatrixMixer(matrix=Unstructured, data_dependent=False,
     gated=False)`` as the mixer of the model); over variates and not the embedded time for iTransformer unless asked
-    for; no calendar tokens, whose number the original fixes at four.
+    for; no calendar tokens, whose number the original fixes at four; a matrix of the length of its layer for Informer,
+    which halves the length, where that of the original fits the first layer only.
     """
 
     axis: DenseAxis | None = None

@@ -1,5 +1,7 @@
 """TimesNet: series folded by their periods, and convolutions over the grids."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -103,16 +105,17 @@ class _Inception(nn.Module):
 
     def __init__(self, d_in: int, d_out: int, n_kernels: int):
         super().__init__()
-        self.kernels = nn.ModuleList(nn.Conv2d(d_in, d_out, 2 * i + 1, padding=i) for i in range(n_kernels))
-        for conv in self.kernels:
+        convs = [nn.Conv2d(d_in, d_out, 2 * i + 1, padding=i) for i in range(n_kernels)]
+        for conv in convs:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(cast(Tensor, conv.bias))
+        self.kernels = nn.ModuleList(convs)
 
     def merged(self) -> tuple[Tensor, Tensor]:
         """Kernel and bias of the one convolution that is the mean of all."""
-        n = len(self.kernels)
-        weights = [F.pad(conv.weight, (n - 1 - i,) * 4) for i, conv in enumerate(self.kernels)]
-        return torch.stack(weights).mean(0), torch.stack([conv.bias for conv in self.kernels]).mean(0)
+        convs = cast(list[nn.Conv2d], list(self.kernels))
+        weights = [F.pad(conv.weight, (len(convs) - 1 - i,) * 4) for i, conv in enumerate(convs)]
+        return torch.stack(weights).mean(0), torch.stack([cast(Tensor, conv.bias) for conv in convs]).mean(0)
 
 
 def _fold(x: Tensor, period: int) -> Tensor:

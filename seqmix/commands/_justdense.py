@@ -66,7 +66,7 @@ def print_report(folder: Path, published: Path, plot: Path | None, tasks: Mappin
         tasks: tasks by name.
     """
     rows = read(folder)
-    pairs = pairs_of(rows, read_rows(published / "justdense.csv"), tasks)
+    pairs = pairs_of(rows, read_published(published), tasks)
     for table in (verdicts(pairs), by_model(pairs), pair_rows(pairs)):
         print(markdown(table), end="\n\n")
     if plot is not None:
@@ -79,6 +79,11 @@ def read(folder: Path) -> list[dict[str, str]]:
     if not any(row.get("dense") == "True" for row in rows):
         raise DataError(f"no dense twins in {str(folder)!r}; {_REMEDY}")
     return rows
+
+
+def read_published(folder: Path) -> list[dict[str, str]]:
+    """Published results of the originals, none if there is no such file."""
+    return read_rows(folder / "justdense.csv")
 
 
 def pairs_of(rows: Sequence[Run], published: Sequence[Run], tasks: Mapping[str, type[Task]]) -> list[Pair]:
@@ -136,7 +141,7 @@ def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
             "metric": _TITLES.get(pair.metric, pair.metric),
             "original": _spread(pair, pair.original),
             "dense": _spread(pair, pair.dense),
-            "change": f"{100 * pair.change:+.1f} %",
+            "change": _percent(pair.change),
             "best baseline": pair.baseline,
             "published": pair.published,
             "parameters": " / ".join(f"{_mean(runs, 'parameters'):,.0f}" for runs in (pair.original, pair.dense)),
@@ -226,7 +231,7 @@ def _counts(pairs: Sequence[Pair]) -> dict[str, Any]:
         "dense better": sum(change < -SAME for change in changes),
         f"within {100 * SAME:.0f} %": sum(abs(change) <= SAME for change in changes),
         "dense worse": sum(change > SAME for change in changes),
-        "median change": f"{100 * statistics.median(changes):+.1f} %",
+        "median change": _percent(statistics.median(changes)),
     }
 
 
@@ -256,6 +261,11 @@ def _best(scores: Mapping[str, Sequence[float]], better: str) -> str:
     choose = min if better == "lower" else max
     means = [(statistics.mean(values), name) for name, values in scores.items()]
     return "{1} {0:.3f}".format(*choose(means)) if means else ""
+
+
+def _percent(change: float) -> str:
+    # no minus before a zero
+    return f"{round(100 * change, 1) or 0.0:+.1f} %"
 
 
 def _size(row: Run, tasks: Mapping[str, type[Task]]) -> str:

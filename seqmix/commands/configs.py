@@ -8,7 +8,7 @@ _PACKAGED = Path(__file__).parents[1] / "configs"
 def config_files() -> list[Path]:
     """Configs in ``configs/`` of the current folder; those of the package where there is none."""
     folder = Path("configs") if Path("configs").is_dir() else _PACKAGED
-    return [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("recipes/*.yaml"))]
+    return [path for part in ("", "study/", "recipes/") for path in sorted(folder.glob(f"{part}*.yaml"))]
 
 
 def with_paths(argv: list[str]) -> list[str]:

@@ -43,6 +43,17 @@ def _results(kind: str, root: Path) -> str:
     return markdown(summary(root / "configs" / "results", root / "configs" / "published", kind))
 
 
+def _study(table: str, root: Path) -> str:
+    """A table of the study of dense mixers."""
+    from seqmix.commands import _justdense
+    from seqmix.commands.report import all_tasks
+
+    folder = root / "configs"
+    rows = _justdense.read(folder / "results" / "study")
+    known = _justdense.read_published(folder / "published")
+    return markdown(getattr(_justdense, table)(_justdense.pairs_of(rows, known, all_tasks())))
+
+
 def _short_results(root: Path) -> str:
     """The shortest horizon of each data set, without what tells runs apart."""
     from seqmix.commands.report import summary
@@ -99,5 +110,8 @@ _PARTS: dict[str, Callable[[Path], str]] = {
     "images": lambda root: markdown(image_rows()),
     "short": _short_results,
     "results": partial(_results, "forecasts"),
+    "study": partial(_study, "verdicts"),
+    "study_models": partial(_study, "by_model"),
+    "study_pairs": partial(_study, "pair_rows"),
     **{kind: partial(_results, kind) for kind in ("language", "lra", "glue")},
 }

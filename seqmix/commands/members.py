@@ -94,6 +94,6 @@ def config_rows() -> list[dict[str, Any]]:
     """The configs of the current folder or of the package, and the first line of their headers."""
     rows = []
     for file in config_files():
-        folder = f"{file.parent.name}/" if file.parent.name == "recipes" else ""
+        folder = f"{file.parent.name}/" if file.parent.name in ("recipes", "study") else ""
         rows.append({"name": f"{folder}{file.stem}", "for": file.read_text().partition("\n")[0].lstrip("# ")})
     return rows

@@ -46,8 +46,7 @@ def report(
     if plot is not None:
         check_picture("plot", Path(plot))
     if table == "justdense":
-        tasks = {task.__name__: task for task in _concrete(Task)}
-        print_report(Path(folder) / "study", Path(published), None if plot is None else Path(plot), tasks)
+        print_report(Path(folder) / "study", Path(published), None if plot is None else Path(plot), all_tasks())
         return
     rows = summary(Path(folder), Path(published), table)
     if not rows:
@@ -114,6 +113,11 @@ def draw(folder: Path, published: Path, table: str, path: Path) -> None:
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(entries.values(), entries.keys(), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     figure.savefig(path, dpi=150)
+
+
+def all_tasks() -> dict[str, type[Task]]:
+    """Tasks that can be built, by name."""
+    return {task.__name__: task for task in _concrete(Task)}
 
 
 class _Line(NamedTuple):

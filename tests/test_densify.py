@@ -30,6 +30,7 @@ from seqmix.models import (
 )
 from seqmix.series import Series
 from seqmix.tasks import (
+    AnomalyDetection,
     CausalLM,
     Classification,
     Forecasting,
@@ -189,6 +190,7 @@ TASKS = {
     "forecasting": lambda: Forecasting(partial(TSM2, d_model=8, n_layers=1), Series(2, 16, 4)),
     "series": lambda: SeriesClassification(partial(EncoderClassifier, encoder=small), 2, 3, 16),
     "imputation": lambda: Imputation(partial(EncoderForecaster, encoder=small), Series(2, 16, 4)),
+    "detection": lambda: AnomalyDetection(partial(EncoderForecaster, encoder=small), Series(2, 15, 1)),
     "short term": lambda: ShortTerm(partial(EncoderForecaster, encoder=small), Series(1, 16, 4)),
     "images": lambda: ImageClassification(
         partial(HydraViT, d_model=8, n_layers=1, patch_size=8, mixer=FNet), 3, 1, input_cfg={"input_size": (1, 32, 32)}

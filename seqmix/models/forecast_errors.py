@@ -36,7 +36,7 @@ class ForecastErrors(Detector):
         trained = any(p.requires_grad for p in self.model.parameters())
         if trained and not (self.model.closed_form or self.model.pretrained):
             raise ConfigError(
-                f"{type(self.model).__name__} needs gradient steps; train it with the task AnomalyDetection, or use a "
+                f"{self.model.label} needs gradient steps; train it with the task AnomalyDetection, or use a "
                 "model with a closed form, for example Ridge"
             )
 

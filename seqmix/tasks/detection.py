@@ -115,7 +115,7 @@ class AnomalyDetection(Task):
         self.model = model(self.series)
         if self.model.linear and not self.ahead:
             raise ConfigError(
-                f"{type(self.model).__name__} is linear and can copy a window, so that its error says nothing; use "
+                f"{self.model.label} is linear and can copy a window, so that its error says nothing; use "
                 "score='forecast'"
             )
         self.norm = WindowNorm(normalize, self.series, season=1, affine=False, counts=False)
@@ -124,8 +124,8 @@ class AnomalyDetection(Task):
 
     @property
     def label(self) -> str:
-        """Class of the model, and what tells two of that class apart."""
-        return type(self.model).__name__ + f" ({self.model.note})" * bool(self.model.note)
+        """What results call the model."""
+        return self.model.label
 
     def forward(self, batch: Batch) -> Tensor:
         """Reconstruction or forecast in units of ``x: (B, window, C)``; ``(B, window, C)`` or ``(B, horizon, C)``."""
@@ -159,7 +159,7 @@ class AnomalyDetection(Task):
         """Refuse a model that takes no gradient steps."""
         if self.model.closed_form:
             raise ConfigError(
-                f"{type(self.model).__name__} takes no gradient steps; use it in seqmix.models.ForecastErrors, which "
+                f"{self.model.label} takes no gradient steps; use it in seqmix.models.ForecastErrors, which "
                 "is fitted to each series"
             )
 

@@ -30,13 +30,16 @@ RIDGE = FORECASTS.replace("MixerForecaster", "Ridge").replace(
 )
 
 
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
 def _command(name, *options):
     return [sys.executable, "-m", "seqmix", "fit", "--config", f"{name}.yaml", "--baselines", "[]", *options]
 
 
 def _two(name, *options):
     """Fit by two processes, with half of a batch each."""
-    command = _command(name, "--trainer.devices", "2", "--trainer.strategy", "ddp", "--name", "two", *options)
+    command = _command(name, *TWO, "--name", "two", *options)
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done
@@ -77,6 +80,31 @@ def test_two_processes_are_one_with_twice_the_batch(config, size, tmp_path, monk
 
 
 @pytest.mark.slow
+def test_whole_series_and_baselines_count_once(tmp_path, monkeypatch):
+    """Each process scores its part of the series; one computes the baselines, on all of them."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(
+        """
+model:
+  class_path: AnomalyDetection
+  init_args: {model: {class_path: ConvForecaster, init_args: {}}, score: forecast}
+data:
+  class_path: GeneratedAnomalies
+  init_args: {window: 24, n_series: 5, n_steps: 600, n_anomalies: 1, eval_batch_size: 1}
+trainer: {max_epochs: 1, accelerator: cpu}
+"""
+    )
+    base = [sys.executable, "-m", "seqmix", "fit", "--config", "tiny.yaml"]
+    for name, options in (("one", ["--data.batch_size", "64"]), ("two", ["--data.batch_size", "32", *TWO])):
+        done = subprocess.run([*base, "--name", name, *options], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    one, two = (read_rows(next(Path("runs").glob(f"{name}/*/results.csv"))) for name in ("one", "two"))
+    for a, b in zip(one[:-1], two[:-1], strict=True):
+        assert (a["model"], a["series"]) == (b["model"], b["series"])
+        assert float(a["vus_pr"]) == pytest.approx(float(b["vus_pr"]), abs=5e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("told", ["parent", "child"])
 def test_a_signal_to_one_process_stops_both_and_the_run_resumes(told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -85,7 +113,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_resumes(told, tmp_path, 
     Path("tiny.yaml").write_text(config + "trainer: {max_epochs: 40, accelerator: cpu}\n")
     _two("tiny", "--data.batch_size", "8")
     _, _, whole = _outcome("two")
-    devices = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8", "--name", "rest")
+    devices = (*TWO, "--data.batch_size", "8", "--name", "rest")
     process = subprocess.Popen(_command("tiny", *devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while "epoch 2/" not in process.stdout.readline():
@@ -106,6 +134,5 @@ def test_a_signal_to_one_process_stops_both_and_the_run_resumes(told, tmp_path, 
 def test_predictions_are_written_by_one_process(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("naive.yaml").write_text(RIDGE.replace("Ridge", "SeasonalNaive"))
-    options = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
-    assert run(["predict", "--config", "naive.yaml", *options]) == 1
+    assert run(["predict", "--config", "naive.yaml", *TWO, "--trainer.accelerator", "cpu"]) == 1
     assert "predictions are written in order by one process, got 2; set trainer.devices: 1" in capsys.readouterr().err

@@ -260,6 +260,9 @@ class Train(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         scores = [replace(task.score(), seconds=self.run.seconds)]
+        if self.trainer.world_size > 1:
+            # one process computes the baselines, on all of the data
+            data.trainer = None
         scores += task.baselines(data, self.config_init["baselines"], self.seed)
         settings = self.settings()
         known = {"settings": digest(settings), "changed": differences(settings, self._named_settings(settings))}

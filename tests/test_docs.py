@@ -54,7 +54,13 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "photos" / "black.png")
     hours = pd.date_range("2026-01-01", periods=800, freq="h")
-    pd.DataFrame({"time": hours, "a": rng.normal(size=800), "b": rng.normal(size=800)}).to_csv("my.csv", index=False)
+    table = pd.DataFrame({"time": hours, "a": rng.normal(size=800), "b": rng.normal(size=800)})
+    table.to_csv("my.csv", index=False)
+    table.mask(rng.random(table.shape) < 0.05).assign(time=hours).to_csv("sensors.csv", index=False)
+    head = "@problemName waves\n@timeStamps false\n@univariate true\n@classLabel true a b\n@data\n"
+    rows = [",".join(map(str, rng.normal(size=20))) + f":{'ab'[i % 2]}" for i in range(8)]
+    for part in ("TRAIN", "TEST"):
+        (tmp_path / f"waves_{part}.ts").write_text(head + "\n".join(rows))
     return tmp_path
 
 

@@ -97,9 +97,10 @@ class FittedImputer:
         found: dict[float, tuple[list[np.ndarray], list[np.ndarray]]] = {level: ([], []) for level in self.radius}
         for x, y in zip(series.values, filled, strict=True):
             missing = np.isnan(x)
-            group = _groups(distances(~missing))
+            far = np.log(distances(~missing).clip(min=1))
             for level, radius in self.radius.items():
-                half = np.where(missing, np.take_along_axis(radius, group, 0) * self.scaling.scale, 0.0)
+                each = [np.interp(d, np.log(_DISTANCES), r) for d, r in zip(far.T, radius.T, strict=True)]
+                half = np.where(missing, np.stack(each, 1) * self.scaling.scale, 0.0)
                 found[level][0].append(y - half)
                 found[level][1].append(y + half)
         return found

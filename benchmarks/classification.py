@@ -54,7 +54,7 @@ def main() -> None:
                 row = {"data": name, "model": model, "seed": seed, **found, "commit": environment()["commit"]}
                 append_rows(args.out, [row])
                 print(*row.values(), flush=True)
-    print(markdown(table(read(args.out))))
+    print(markdown(accuracy(read(args.out))))
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -65,7 +65,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+def accuracy(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Accuracy of each model on each set, mean over seeds, and CPU seconds of all sets together."""
     models = [name for name in (*CONFIGS, *PEERS) if any(row["model"] == name for row in rows)]
     found: list[dict[str, Any]] = []

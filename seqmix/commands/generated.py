@@ -7,7 +7,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from seqmix.commands.members import config_rows, dataset_rows, encoder_rows, image_rows, mixer_rows, model_rows
+from seqmix.commands.members import (
+    classifier_rows,
+    config_rows,
+    dataset_rows,
+    encoder_rows,
+    image_rows,
+    mixer_rows,
+    model_rows,
+)
 from seqmix.commands.tables import markdown
 from seqmix.errors import ConfigError
 from seqmix.mixers import list_mixers
@@ -107,6 +115,8 @@ _PARTS: dict[str, Callable[[Path], str]] = {
     "mixers": lambda root: markdown(mixer_rows()),
     "models": lambda root: markdown(model_rows()),
     "encoders": lambda root: markdown(encoder_rows()),
+    "classifiers": lambda root: markdown(classifier_rows()),
+    "classification": partial(_results, "classification"),
     "images": lambda root: markdown(image_rows()),
     "short": _short_results,
     "results": partial(_results, "forecasts"),

@@ -1,4 +1,4 @@
-"""``seqmix list``: mixers, models, encoders, image models, data sets and configs."""
+"""``seqmix list``: mixers, models, encoders, classifiers, image models, data sets and configs."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,13 +6,22 @@ from typing import Literal
 from seqmix.commands import tables
 from seqmix.commands._function import call
 from seqmix.commands.generated import stale_pages
-from seqmix.commands.members import config_rows, dataset_rows, encoder_rows, image_rows, mixer_rows, model_rows
+from seqmix.commands.members import (
+    classifier_rows,
+    config_rows,
+    dataset_rows,
+    encoder_rows,
+    image_rows,
+    mixer_rows,
+    model_rows,
+)
 
-Kind = Literal["mixers", "models", "encoders", "images", "datasets", "configs"]
+Kind = Literal["mixers", "models", "encoders", "classifiers", "images", "datasets", "configs"]
 _ROWS = {
     "mixers": mixer_rows,
     "models": model_rows,
     "encoders": encoder_rows,
+    "classifiers": classifier_rows,
     "images": image_rows,
     "datasets": dataset_rows,
     "configs": config_rows,

@@ -10,7 +10,7 @@ from typing import Any
 
 from seqmix.commands.configs import config_files
 from seqmix.mixers import Mixer, list_mixers, mixer_facts
-from seqmix.models import encoder_facts, list_encoders, list_models, model_facts
+from seqmix.models import classifier_facts, encoder_facts, list_classifiers, list_encoders, list_models, model_facts
 from seqmix.vision import list_models as list_image_models
 from seqmix.vision import model_facts as image_model_facts
 
@@ -49,6 +49,12 @@ def encoder_rows() -> list[dict[str, Any]]:
     """What each registered encoder of series is."""
     found = [(name, *encoder_facts(name)) for name in list_encoders()]
     return [{"name": name, "paper": paper, "tokens": cls.axis} for name, cls, paper, _ in found]
+
+
+def classifier_rows() -> list[dict[str, Any]]:
+    """What each registered classifier of series is."""
+    found = [(name, *classifier_facts(name)) for name in list_classifiers()]
+    return [{"name": name, "paper": paper, "closed form": cls.closed_form} for name, cls, paper, _ in found]
 
 
 def image_rows() -> list[dict[str, Any]]:

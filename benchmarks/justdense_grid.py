@@ -95,9 +95,13 @@ STUDIES = {
         _each(("ArrowHead", "OSULeaf", "ACSF1", "PLAID")),
         _classifier,
     ),
+    "detection": Study(
+        "AnomalyDetection", [{"class_path": "GeneratedAnomalies"}], [{"class_path": "NAB"}], _reconstruction
+    ),
 }
 # they have one channel: nothing to mix across variates
-_UNIVARIATE = ("ItalyPowerDemand", "GunPoint", "ArrowHead", "OSULeaf", "ACSF1", "PLAID", "Weekly", "Hourly")
+_UNIVARIATE = ("ItalyPowerDemand", "GunPoint", "ArrowHead", "OSULeaf", "ACSF1", "PLAID", "Weekly", "Hourly", "NAB")
+_UNIVARIATE += ("GeneratedAnomalies",)
 # options of the data sets above that are the task's
 _OF_TASK = ("rate",)
 
@@ -115,18 +119,25 @@ class Cell(NamedTuple):
 
     def facts(self) -> dict[str, str]:
         """What ``--only`` may choose by."""
-        return {"study": self.study, "data": str(self.data.get("name", "")), "model": self.name, "seed": str(self.seed)}
+        return {"study": self.study, "data": name_of(self.data), "model": self.name, "seed": str(self.seed)}
 
     def settings(self) -> dict[str, Any]:
         """The config that stands after that of the study."""
         options = {name: value for name, value in self.data.items() if name in _OF_TASK}
+        data = {name: value for name, value in self.data.items() if name not in (*_OF_TASK, "class_path")}
+        cls = {name: value for name, value in self.data.items() if name == "class_path"}
         return {
             "seed_everything": self.seed,
             "densify": {"n_heads": HEADS} if self.dense else False,
             "baselines": None if self.baselines else [],
             "model": {"class_path": STUDIES[self.study].task, "init_args": {"model": self.model, **options}},
-            "data": {"init_args": {name: value for name, value in self.data.items() if name not in _OF_TASK}},
+            "data": {**cls, "init_args": data},
         }
+
+
+def name_of(data: Mapping[str, Any]) -> str:
+    """Name of a data set; that of its class where it has no other."""
+    return data.get("name", data.get("class_path", ""))
 
 
 def cells() -> Iterator[Cell]:
@@ -136,7 +147,7 @@ def cells() -> Iterator[Cell]:
             for data in getattr(study, part):
                 first = True
                 for label, model in MODELS.items():
-                    if model.axis == "variates" and data["name"] in _UNIVARIATE:
+                    if model.axis == "variates" and name_of(data) in _UNIVARIATE:
                         continue
                     for dense in (False, True)[: 1 + model.twin]:
                         yield Cell(name, data, label, study.entry(model), dense, seed, baselines=first)

@@ -9,7 +9,7 @@ from test_task_contract import quiet_trainer
 from test_task_imputation import gaps_csv
 
 from seqmix.errors import ConfigError
-from seqmix.models import GaussianImputer, LinearInterpolation
+from seqmix.models import GaussianImputer, LinearInterpolation, class_of, imputer_factory, list_imputers, list_models
 from seqmix.models.gaussian import _LEVEL
 from seqmix.series import Series
 from seqmix.tasks import Imputation
@@ -84,6 +84,13 @@ def test_levels_of_new_windows_are_others():
         for by in (0.0, 100.0)
     ]
     assert errors[1] < 1.5 * errors[0]
+
+
+def test_it_is_found_by_name():
+    assert "GaussianImputer" in list_imputers() and not {*list_imputers()} & {*list_models()}
+    assert class_of(imputer_factory("GaussianImputer", {"span": 8})) is GaussianImputer
+    with pytest.raises(ConfigError, match=r"no imputer, model, encoder or mixer 'Gaussianimputer'; did you mean"):
+        imputer_factory("Gaussianimputer")
 
 
 def test_in_the_task(tmp_path):

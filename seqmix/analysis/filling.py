@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -10,14 +9,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from seqmix import models
 from seqmix.analysis.data import InMemory, Scaling, learn_scaling
 from seqmix.analysis.series import Collection
 from seqmix.analysis.windows import Overlapped, Span, SpanWindows
 from seqmix.data.loader import WindowLoader
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.training import Training, building, optimize
-from seqmix.models import ForecastModel, ForecastModelFactory, class_of, forecast_factory
+from seqmix.models import class_of, imputer_factory
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Imputation
 
@@ -257,24 +255,6 @@ def _quantile(errors: np.ndarray, share: float) -> float:
     """The quantile of conformal prediction: the error of rank ``(n + 1) share``."""
     rank = min(int(np.ceil((len(errors) + 1) * share)), len(errors))
     return float(np.sort(errors)[rank - 1])
-
-
-def imputer_factory(model: Any, options: Mapping[str, Any]) -> ForecastModelFactory:
-    """Factory of models that fill windows.
-
-    Args:
-        model: name of an imputer (``GaussianImputer``, ``LinearInterpolation``), forecasting model, encoder or mixer, a
-            class of one, or a ``functools.partial``.
-        options: options of the model.
-
-    Raises:
-        ConfigError: if none has this name.
-    """
-    named: Any = getattr(models, model, None) if isinstance(model, str) else model
-    cls = class_of(named)
-    if isinstance(cls, type) and issubclass(cls, ForecastModel) and cls.reconstructs:
-        return partial(named, **options)
-    return forecast_factory(model, options)
 
 
 def _make_task(plan: Plan, context: int) -> Imputation:

@@ -19,6 +19,7 @@ from seqmix.models.forecast_model import (
     ForecastModel,
     ForecastModelFactory,
     class_of,
+    list_imputers,
     list_models,
     model_facts,
     register_model,
@@ -31,7 +32,7 @@ from seqmix.models.informer import Informer
 from seqmix.models.interpolation import LastValue, LinearInterpolation, SeasonalInterpolation, WindowMean
 from seqmix.models.mamba_sl import MambaSL
 from seqmix.models.mixer_classifier import MixerClassifier, SeriesEmbedding
-from seqmix.models.named import classifier_factory, forecast_factory
+from seqmix.models.named import classifier_factory, forecast_factory, imputer_factory
 from seqmix.models.norm import BatchNormLast, MaskedBatchNorm, Norm2D
 from seqmix.models.patch_encoder import PatchEncoder, PatchTST
 from seqmix.models.pooling import Pooling
@@ -138,8 +139,10 @@ __all__ = [
     "encoder_facts",
     "forecast_factory",
     "iTransformer",
+    "imputer_factory",
     "list_classifiers",
     "list_encoders",
+    "list_imputers",
     "list_models",
     "load_published",
     "model_facts",

@@ -212,7 +212,12 @@ def register_model(*, paper: str, **example: Any) -> Callable[[M], M]:
 
 def list_models() -> list[str]:
     """Names of the registered forecasting models, sorted."""
-    return sorted(_REGISTRY)
+    return sorted(name for name, (cls, _, _) in _REGISTRY.items() if not cls.reconstructs)
+
+
+def list_imputers() -> list[str]:
+    """Names of the registered models that fill gaps of their window and do not forecast, sorted."""
+    return sorted(name for name, (cls, _, _) in _REGISTRY.items() if cls.reconstructs)
 
 
 def model_facts(name: str) -> tuple[type[ForecastModel], str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_at_least
-from seqmix.models.forecast_model import ForecastModel
+from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.interpolation import check_reconstructs, interpolate
 from seqmix.series import Series
 
@@ -26,11 +26,12 @@ _VALUES = 2048
 _MOST_NUMBERS = 1 << 24
 
 
+@register_model(paper="Little and Rubin, 2002, Statistical Analysis with Missing Data", span=8)
 class GaussianImputer(ForecastModel):
     """Imputation by the conditional mean of a Gaussian: the best linear estimate of the missing values of a window.
 
     All values of a window are one Gaussian vector, with mean and covariance of the training windows. Given its observed
-    values h the missing ones m have the mean ``mu_m - P_mm^-1 P_mo (x_o - mu_o)``, with the precision matrix P: one
+    values o the missing ones m have the mean ``mu_m - P_mm^-1 P_mo (x_o - mu_o)``, with the precision matrix P: one
     system of equations for each window. The covariance is shrunk towards its diagonal; the level of each channel has a
     wide variance of its own, so that only differences to the level count. In training, values beyond six standard
     deviations count as that, and missing values leave out the pairs that they are in.

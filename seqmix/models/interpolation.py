@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
-from seqmix.models.forecast_model import ForecastModel
+from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.models.norm import window_moments
 from seqmix.models.ridge import fill
 from seqmix.series import Series
@@ -51,6 +51,7 @@ class Filler(ForecastModel):
         """Values ``(B, context, C)``, of which those of missing cells are used; ``x`` is 0 in them."""
 
 
+@register_model(paper="none: the mean of the window")
 class WindowMean(Filler):
     """The mean of the observed values of the window and channel."""
 
@@ -59,6 +60,7 @@ class WindowMean(Filler):
         return window_moments(x, mask)[0].expand_as(x)
 
 
+@register_model(paper="none: the last value, repeated")
 class LastValue(Filler):
     """The last observed value before a gap, or the first one after it at the start of the window."""
 
@@ -67,6 +69,7 @@ class LastValue(Filler):
         return fill(x, mask)
 
 
+@register_model(paper="none: lines between neighbors")
 class LinearInterpolation(Filler):
     """Linear interpolation between the observed values on both sides of a gap; at the ends the nearest one."""
 
@@ -75,6 +78,7 @@ class LinearInterpolation(Filler):
         return interpolate(x, mask)
 
 
+@register_model(paper="none: lines between neighbors of one phase")
 class SeasonalInterpolation(Filler):
     """Linear interpolation between the nearest observed values of the same phase of the season.
 

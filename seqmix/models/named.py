@@ -9,7 +9,14 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory, list_mixers, mixer_facts
 from seqmix.models.encoder_classifier import EncoderClassifier
 from seqmix.models.encoder_forecaster import EncoderForecaster
-from seqmix.models.forecast_model import ForecastModel, ForecastModelFactory, class_of, list_models, model_facts
+from seqmix.models.forecast_model import (
+    ForecastModel,
+    ForecastModelFactory,
+    class_of,
+    list_imputers,
+    list_models,
+    model_facts,
+)
 from seqmix.models.forecast_model_classifier import ForecastModelClassifier
 from seqmix.models.forecasters import MixerForecaster
 from seqmix.models.mixer_classifier import MixerClassifier
@@ -20,6 +27,7 @@ from seqmix.models.series_encoder import SeriesEncoder, SeriesEncoderFactory, en
 _Registry = tuple[Callable[[], list[str]], Callable[[str], Any]]
 _ENCODERS: _Registry = (list_encoders, lambda name: encoder_facts(name)[0])
 _MODELS: _Registry = (list_models, lambda name: model_facts(name)[0])
+_IMPUTERS: _Registry = (list_imputers, lambda name: model_facts(name)[0])
 _CLASSIFIERS: _Registry = (list_classifiers, lambda name: classifier_facts(name)[0])
 
 
@@ -42,6 +50,19 @@ def forecast_factory(
     if _makes(factory, SeriesEncoder):
         return partial(EncoderForecaster, encoder=partial(factory, **options) if options else factory)
     return partial(factory, **options) if options else factory
+
+
+def imputer_factory(
+    model: str | MixerFactory | SeriesEncoderFactory | ForecastModelFactory, options: Mapping[str, Any] | None = None
+) -> ForecastModelFactory:
+    """``forecast_factory``, and the models that fill gaps and do not forecast, by their names too.
+
+    Raises:
+        ConfigError: if no imputer, model, encoder or mixer has this name.
+    """
+    if isinstance(model, str):
+        model = _registered(model, "imputer, model, encoder", _IMPUTERS, _MODELS)
+    return forecast_factory(model, options)
 
 
 def classifier_factory(

@@ -27,8 +27,9 @@ class AnomalyDetector(SeriesEstimator):
 
     Missing values are filled before scoring and count in no score: a row without any value has the median score of the
     training rows. So have the first rows of a series, before which the model sees too little; give it earlier rows to
-    score those. Several series have a detector each, if the model is fitted in closed form: those of a frame are told
-    apart by their ids, others by their places.
+    score those. A model without a closed form is trained on the windows of all series: to reconstruct them, or, if it
+    is linear and could copy them, to forecast their last rows. What is fitted in closed form, and the units of errors,
+    are those of each series; series of a frame are told apart by their ids, others by their places.
 
     Args:
         model: name of a detector (``DetectorMean``, ``SubPCA``), forecasting model, encoder or mixer, a class, or a
@@ -52,7 +53,8 @@ class AnomalyDetector(SeriesEstimator):
 
     Attributes:
         threshold_: rows with a higher score are anomalies.
-        training_scores_: scores of the training rows, in the form of ``score_samples``.
+        training_scores_: scores of the training rows, in the form of ``score_samples``; in closed form those of each
+            half of the rows are by a fit to the other.
         n_features_in_: channels.
         notes_: what else there is to know about the fit.
     """
@@ -185,7 +187,8 @@ class AnomalyDetector(SeriesEstimator):
     def _unpack(self, facts: dict[str, Any], tensors: dict[str, "Tensor"]) -> None:
         from seqmix.analysis.scoring import unpack_detector
 
-        self.fitted_, self.threshold_ = unpack_detector(self._plan(), facts, tensors), facts["threshold"]
+        self.fitted_ = unpack_detector(self._plan(), len(self.channels_), facts, tensors)
+        self.threshold_ = facts["threshold"]
 
 
 def _flat(values: Any) -> np.ndarray:

@@ -10,12 +10,23 @@ import torch
 from torch import Tensor
 
 from seqmix import models
-from seqmix.analysis.data import check_range
+from seqmix.analysis.data import InMemory, check_range, learn_scaling
+from seqmix.analysis.filling import default_context, split
 from seqmix.analysis.series import Collection
+from seqmix.analysis.windows import SpanWindows
 from seqmix.errors import DataError
-from seqmix.forecasting.training import Training, building
-from seqmix.models import Detector, DetectorFactory, ForecastErrors, class_of, forecast_factory, series_of
+from seqmix.forecasting.training import Training, building, optimize
+from seqmix.models import (
+    Detector,
+    DetectorFactory,
+    ForecastErrors,
+    ForecastModel,
+    class_of,
+    forecast_factory,
+    series_of,
+)
 from seqmix.series import Series
+from seqmix.tasks import AdamW, AnomalyDetection
 
 
 @dataclass(frozen=True)
@@ -41,15 +52,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class FittedDetectors:
-    """A detector in closed form for each series.
+    """A detector for each series.
 
     Args:
         detectors: the detectors.
         ids: what the series are called, as text; their places where they have no names.
+        task: the trained task that all detectors share. Default: they are in closed form.
     """
 
     detectors: list[Detector]
     ids: list[str]
+    task: AnomalyDetection | None = None
 
     def scores(self, series: Collection) -> list[np.ndarray]:
         """Score of each row, ``(T_i,)`` per series.
@@ -69,7 +82,11 @@ class FittedDetectors:
             for i, each in enumerate(self.detectors)
             for name, x in each.state_dict().items()
         }
-        return {"ids": self.ids, "series": [asdict(each.series) for each in self.detectors]}, tensors
+        window = None if self.task is None else self.task.window
+        if self.task is not None:
+            tensors |= {f"task.{name}": x.contiguous() for name, x in self.task.state_dict().items()}
+        series = [asdict(each.series) for each in self.detectors]
+        return {"ids": self.ids, "series": series, "window": window}, tensors
 
     def _of(self, series: Collection, i: int) -> Detector:
         if len(self.detectors) == 1 and len(series.values) == 1:
@@ -89,10 +106,9 @@ def fit_detector(plan: Plan, series: Collection) -> tuple[FittedDetectors, list[
     Raises:
         DataError: if a series is too short, or has no value.
     """
-    factory = detector_factory(plan.model, plan.options)
-    detectors, scores, notes = [], [], []
-    for values, name in zip(series.values, series.names, strict=True):
-        x, mask = rows(values, name)
+    given = [rows(x, name) for x, name in zip(series.values, series.names, strict=True)]
+    notes = []
+    for (x, mask), name in zip(given, series.names, strict=True):
         if len(x) < 2:
             raise DataError(f"{name} has 1 sample(s), and a detector learns from 2 time steps at least; give more rows")
         if not mask.any():
@@ -101,21 +117,35 @@ def fit_detector(plan: Plan, series: Collection) -> tuple[FittedDetectors, list[
         if absent.any():
             channel = series.channels[int(absent.nonzero()[0])]
             notes.append(f"channel {channel!r} of {name} has no value, and no part in scores")
+    factory, task = detector_factory(plan.model, plan.options), None
+    if _needs_steps(plan, factory, series_of(*given[0], window=plan.season)):
+        task, more = _trained(plan, series)
+        notes += more
+    detectors, scores = [], []
+    for x, mask in given:
         facts = series_of(x, mask, window=plan.season)
-        detectors.append(_made(plan, factory, facts))
+        detectors.append(_made(plan, factory, facts) if task is None else task.detector())
         scores.append(detectors[-1].fit(x, mask).numpy())
-    return FittedDetectors(detectors, [str(i) for i in series.ids]), scores, notes
+    return FittedDetectors(detectors, [str(i) for i in series.ids], task), scores, notes
 
 
-def unpack_detector(plan: Plan, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedDetectors:
+def unpack_detector(
+    plan: Plan, n_channels: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> FittedDetectors:
     """What ``pack`` gave, as it was."""
-    factory, detectors = detector_factory(plan.model, plan.options), []
+
+    def part(start: str) -> dict[str, Tensor]:
+        return {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
+
+    factory, task, detectors = detector_factory(plan.model, plan.options), None, []
+    if facts["window"] is not None:
+        task = _make_task(plan, n_channels, facts["window"])
+        task.load_state_dict(part("task."))
+        task.eval()
     for i, known in enumerate(facts["series"]):
-        detector = _made(plan, factory, Series(**known))
-        start = f"{i}."
-        detector.load_state_dict({n.removeprefix(start): x for n, x in tensors.items() if n.startswith(start)})
-        detectors.append(detector)
-    return FittedDetectors(detectors, facts["ids"])
+        detectors.append(_made(plan, factory, Series(**known)) if task is None else task.detector())
+        detectors[-1].load_state_dict(part(f"{i}."))
+    return FittedDetectors(detectors, facts["ids"], task)
 
 
 def detector_factory(model: Any, options: Mapping[str, Any]) -> DetectorFactory:
@@ -140,6 +170,44 @@ def rows(values: np.ndarray, name: str) -> tuple[Tensor, Tensor]:
     check_range(values, name)
     mask = ~np.isnan(values)
     return torch.from_numpy(np.where(mask, values, 0.0)), torch.from_numpy(mask)
+
+
+def _needs_steps(plan: Plan, factory: DetectorFactory, series: Series) -> bool:
+    """Whether the model behind a factory of forecast errors is trained in gradient steps."""
+    model = factory.keywords["model"] if isinstance(factory, partial) and factory.func is ForecastErrors else None
+    if model is None:
+        return False
+    with building(class_of(model).__name__, plan.seed):
+        built = model(series)
+    return any(p.requires_grad for p in built.parameters()) and not (built.closed_form or built.pretrained)
+
+
+def _trained(plan: Plan, series: Collection) -> tuple[AnomalyDetection, list[str]]:
+    """A task trained on windows of all series, each channel in units of its series; and notes."""
+    window = default_context(series.lengths)
+    train, held = split(series.lengths, window, plan.val_size, plan.seed)
+    values = [learn_scaling([x]).apply([x], [name])[0] for x, name in zip(series.values, series.names, strict=True)]
+    splits: dict[Any, Any] = {"train": SpanWindows(values, train, window, stride=1)}
+    splits |= {"val": SpanWindows(values, held, window, stride=max(1, window // 4))} if held else {}
+    data = InMemory(splits, plan.training.batch_size, eval_batch_size=256, seed=plan.seed)
+    task = _make_task(plan, len(series.channels), window)
+    optimize(task.label, task, data, plan.training, plan.seed, validate=bool(held))
+    return task.eval(), [] if held else ["no window is held out: training goes on to max_steps"]
+
+
+def _make_task(plan: Plan, n_channels: int, window: int) -> AnomalyDetection:
+    factory = forecast_factory(plan.model, plan.options)
+    cls = class_of(factory)
+    # a linear model can copy a window
+    linear = isinstance(cls, type) and issubclass(cls, ForecastModel) and cls.linear
+    with building(cls.__name__, plan.seed):
+        return AnomalyDetection(
+            factory,
+            Series(n_channels, window, window),
+            score="forecast" if linear else "reconstruction",
+            optim=AdamW(lr=plan.training.learning_rate),
+            patience=plan.training.patience,
+        )
 
 
 def _made(plan: Plan, factory: DetectorFactory, series: Series) -> Detector:

@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 
 from seqmix.commands.tables import markdown
-from seqmix.data import NAB, GeneratedAnomalies, LabeledSeries
+from seqmix.data import NAB, AnomalySeries, GeneratedAnomalies
 from seqmix.data.series.synthetic.anomalies import KINDS
 from seqmix.models import DetectorMean, ForecastErrors, SeasonalNaive, SubPCA, ZeroShot, series_of
 from seqmix.tasks import detection_metrics
@@ -62,7 +62,7 @@ def run(path: Path, seconds: float) -> None:
                 append_rows(path, [{"data": name, **_row(series, detector)}])
 
 
-def _row(series: LabeledSeries, detector: str) -> dict[str, object]:
+def _row(series: AnomalySeries, detector: str) -> dict[str, object]:
     x, mask = torch.from_numpy(series.values), torch.from_numpy(~np.isnan(series.values))
     started, n = time.process_time(), series.n_train
     made = DETECTORS[detector](series_of(x[:n], mask[:n]))

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import nn
 
-from seqmix.data import GLUE, M4, Cycles, FashionMNIST, ForecastData, WideCSV
+from seqmix.data import GLUE, M4, AnomalySeries, Cycles, DetectionData, FashionMNIST, ForecastData, WideCSV
 from seqmix.data.images.pixels import LabeledImages
 from seqmix.data.sequences.labeled import LabeledBytes, LabeledData, join
 from seqmix.data.sequences.samples import LabeledSamples, SampledData
@@ -54,6 +54,8 @@ def stand_in(data: LightningDataModule, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(data, "_load", lambda: _table(data, data.context + data.horizon))
     if isinstance(data, GapData):
         monkeypatch.setattr(data, "_load", lambda: _table(data, data.context, holes=True))
+    if isinstance(data, DetectionData):
+        monkeypatch.setattr(data, "_load", lambda: _labeled(data))
     if isinstance(data, M4):
         monkeypatch.setattr(data, "_read", lambda: _ragged(data))
     if isinstance(data, LabeledData):
@@ -79,6 +81,14 @@ def _table(data, window, *, holes=False):
     if holes:
         values[5::7, 0] = np.nan
     return Table(values, pd.date_range("2026-01-01", periods=3 * rows, freq="h"), (rows, rows, rows))
+
+
+def _labeled(data):
+    """Two series of different length, each with an anomaly after its training rows."""
+    n, random = 2 * data.window + data.batch_size, np.random.default_rng(0)
+    values = [random.standard_normal((2 * n + extra, data.n_channels)) for extra in (0, 9)]
+    labels = [np.arange(len(each)) // 5 == (n + 10) // 5 for each in values]
+    return [AnomalySeries(f"S{i}", x, y.astype(int), n) for i, (x, y) in enumerate(zip(values, labels, strict=True))]
 
 
 def _ragged(data):

@@ -29,7 +29,7 @@ NAMES = {
     "recipes/hydra_glue_stsb": SMALL,
     "recipes/recall_copying": "--data.n_train 16 --data.n_val 8 --data.n_test 8",
     "recipes/pool_fashion": "",
-    "detection_mixer_generated": "--data.n_series 2 --data.n_steps 600 --data.kinds [level]",
+    "detection_mixer_generated": "--data.window 16",
     "imputation_etth1": "",
     "zeroshot": "--model.model.d_model 16 --model.model.n_layers 1 --data.steps_per_epoch 3 --data.n_val 5",
 }

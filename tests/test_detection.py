@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqmix.data import NAB, AnomalyCSV, DetectionData, GeneratedAnomalies, LabeledSeries
+from seqmix.data import NAB, AnomalyCSV, AnomalySeries, DetectionData, GeneratedAnomalies
 from seqmix.data.series.synthetic.anomalies import KINDS, anomalous, normal
 from seqmix.errors import ConfigError, DataError
 from seqmix.models import TSM2, ConvForecaster, DLinear, MixerForecaster, Ridge
@@ -34,12 +34,12 @@ class Arrays(DetectionData):
         return list(self.loaded)
 
 
-def _series(name="a", T=120, C=1, n_train=60, seed=0, at=90) -> LabeledSeries:
+def _series(name="a", T=120, C=1, n_train=60, seed=0, at=90) -> AnomalySeries:
     values = 3 + np.random.default_rng(seed).standard_normal((T, C)).cumsum(0)
     labels = np.zeros(T, int)
     labels[at : at + 5] = 1
     values[at : at + 5] += 20
-    return LabeledSeries(name, values, labels, n_train)
+    return AnomalySeries(name, values, labels, n_train)
 
 
 def test_windows_are_of_training_rows_and_tests_of_whole_series():

@@ -14,7 +14,7 @@ from seqmix.data.sequences.recall import AssociativeRecall, Copying, SelectiveCo
 from seqmix.data.sequences.speech import SpeechCommands
 from seqmix.data.series.anomaly_csv import AnomalyCSV
 from seqmix.data.series.benchmarks import Benchmark
-from seqmix.data.series.detection_data import DetectionData, LabeledSeries
+from seqmix.data.series.detection_data import AnomalySeries, DetectionData
 from seqmix.data.series.forecast_data import ForecastData
 from seqmix.data.series.gaps import Gaps, GapsCSV
 from seqmix.data.series.m4 import M4
@@ -34,6 +34,7 @@ __all__ = [
     "NAB",
     "UCR",
     "AnomalyCSV",
+    "AnomalySeries",
     "AssociativeRecall",
     "Augmentation",
     "Benchmark",
@@ -51,7 +52,6 @@ __all__ = [
     "LRAImage",
     "LRARetrieval",
     "LRAText",
-    "LabeledSeries",
     "ListOps",
     "Pathfinder",
     "SelectiveCopying",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -188,7 +189,8 @@ class AnomalyDetection(Task):
         """
         series = data.series
         small = AnomalyDetection(_conv, series, score="forecast", rate=self.rate)
-        found = [_fitted(name, make, data, self.rate) for name, make in _DETECTORS.items()]
+        batches = list(islice(data.test_dataloader(), int(self.trainer.num_test_batches[0])))
+        found = [_fitted(name, make, batches, self.rate) for name, make in _DETECTORS.items()]
         return [*found, trained(small, data, self.trainer, seed)]
 
 
@@ -238,10 +240,10 @@ def means(sums: Tensor) -> tuple[dict[str, float], float]:
     return dict(zip(METRICS, (total / count).tolist(), strict=True)), float(count.max())
 
 
-def _fitted(name: str, make: DetectorFactory, data: Any, rate: float) -> Score:
+def _fitted(name: str, make: DetectorFactory, batches: Sequence[Batch], rate: float) -> Score:
     """Metrics of a detector that is fitted to each test series."""
     sums = torch.zeros(2 * len(METRICS), dtype=torch.float64)
-    for batch in data.test_dataloader():
+    for batch in batches:
         for x, mask, labels, n_train, length in zip(*(batch[part].cpu() for part in _TEST), strict=True):
             detector = make(series_of(x[:n_train], mask[:n_train]))
             sums += assess(detector, x[:length], mask[:length], labels[:length], int(n_train), rate=rate)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from seqmix.data.files import read_file
-from seqmix.data.series.detection_data import DetectionData, LabeledSeries, check_train_share
+from seqmix.data.series.detection_data import AnomalySeries, DetectionData, check_train_share
 from seqmix.data.series.wide_csv import read_wide
 from seqmix.errors import DataError
 
@@ -59,9 +59,9 @@ class AnomalyCSV(DetectionData):
             seed=seed,
         )
 
-    def _load(self) -> list[LabeledSeries]:
+    def _load(self) -> list[AnomalySeries]:
         values, labels = self._read()
-        return [LabeledSeries(self.name, values, labels, int(self.train_share * len(values)))]
+        return [AnomalySeries(self.name, values, labels, int(self.train_share * len(values)))]
 
     def _read(self, lines: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         path = Path(self.path)

@@ -14,7 +14,7 @@ from seqmix.errors import ConfigError, DataError, check_fraction
 from seqmix.series import Series
 
 
-class LabeledSeries(NamedTuple):
+class AnomalySeries(NamedTuple):
     """A series with training rows first; NaN where a value is missing, labels of 1 for anomalous rows."""
 
     name: str
@@ -73,7 +73,7 @@ class DetectionData(Served, ABC):
         return Series(self.n_channels, self.window, self.window)
 
     @abstractmethod
-    def _load(self) -> list[LabeledSeries]:
+    def _load(self) -> list[AnomalySeries]:
         """Read or make the series; called once."""
 
     def _make(self) -> Mapping[Split, Gathered]:
@@ -150,7 +150,7 @@ class WholeSeries(Gathered):
         }
 
 
-def _checked(series: LabeledSeries, window: int) -> LabeledSeries:
+def _checked(series: AnomalySeries, window: int) -> AnomalySeries:
     """The series, with labels as integers."""
     name, values, labels, n_train = series
     if values.ndim != 2 or labels.shape != values.shape[:1]:
@@ -170,7 +170,7 @@ def _checked(series: LabeledSeries, window: int) -> LabeledSeries:
     return series._replace(labels=labels.astype(np.int64))
 
 
-def _standardized(series: LabeledSeries) -> tuple[Tensor, Tensor]:
+def _standardized(series: AnomalySeries) -> tuple[Tensor, Tensor]:
     """Standardized values, 0 where missing, and where they were observed, each ``(T, C)``."""
     mask = ~np.isnan(series.values)
     values, seen = np.where(mask, series.values, 0), mask[: series.n_train]

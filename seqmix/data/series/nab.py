@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from seqmix.data.files import DEMO, data_folder
-from seqmix.data.series.detection_data import DetectionData, LabeledSeries, check_train_share
+from seqmix.data.series.detection_data import AnomalySeries, DetectionData, check_train_share
 from seqmix.errors import ConfigError, DataError
 
 _NOTE = (
@@ -69,12 +69,12 @@ class NAB(DetectionData):
         )
         self.select, self.root, self.train_share = select, root, train_share
 
-    def _load(self) -> list[LabeledSeries]:
+    def _load(self) -> list[AnomalySeries]:
         warnings.warn(_NOTE, stacklevel=2)
         return read_nab(self.root, self.select, self.train_share)
 
 
-def read_nab(root: str | None, select: str | None, train_share: float) -> list[LabeledSeries]:
+def read_nab(root: str | None, select: str | None, train_share: float) -> list[AnomalySeries]:
     """Series of NAB in the order of their names; see ``NAB``."""
     read = _reader(data_folder(root) / "nab")
     windows = json.loads(read("labels/combined_windows.json"))
@@ -89,7 +89,7 @@ def read_nab(root: str | None, select: str | None, train_share: float) -> list[L
         for begin, end in windows[name]:
             labels |= frame["timestamp"].between(pd.Timestamp(begin), pd.Timestamp(end)).to_numpy()
         values = frame["value"].to_numpy(np.float64)[:, None]
-        found.append(LabeledSeries(name.removesuffix(".csv"), values, labels, int(train_share * len(frame))))
+        found.append(AnomalySeries(name.removesuffix(".csv"), values, labels, int(train_share * len(frame))))
     return found
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from seqmix.data.series.detection_data import DetectionData, LabeledSeries, check_train_share
+from seqmix.data.series.detection_data import AnomalySeries, DetectionData, check_train_share
 from seqmix.data.series.synthetic.anomalies import KINDS, anomalous
 from seqmix.data.served import check_positive
 from seqmix.errors import check_choice
@@ -64,7 +64,7 @@ class GeneratedAnomalies(DetectionData):
         self.n_series, self.n_steps, self.n_anomalies = n_series, n_steps, n_anomalies
         self.train_share, self.data_seed = train_share, data_seed
 
-    def _load(self) -> list[LabeledSeries]:
+    def _load(self) -> list[AnomalySeries]:
         n_train, found = int(self.train_share * self.n_steps), []
         for kind in self.kinds:
             for i in range(self.n_series):
@@ -73,5 +73,5 @@ class GeneratedAnomalies(DetectionData):
                 made = anomalous(
                     kind, self.n_steps, self.n_channels, n_train=n_train, n_anomalies=self.n_anomalies, rng=rng
                 )
-                found.append(LabeledSeries(f"{kind}-{i}", made.values, made.labels, n_train))
+                found.append(AnomalySeries(f"{kind}-{i}", made.values, made.labels, n_train))
         return found

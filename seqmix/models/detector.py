@@ -24,10 +24,10 @@ class Detector(nn.Module, ABC):
     values are taken from the row before and count in no score.
 
     Channels are standardized by their training rows. The score of a row is the largest error of its observed channels,
-    each in units of its largest training error: a score above 1 is one that no training row has, and channels without
-    an anomaly do not dilute those with one. Training errors are those of each half of the rows by a fit to the other
-    half, so that thresholds hold on new rows too; the last fit is to all of them. Rows without a score of their own
-    (too early, nothing observed) have the median score of the training rows.
+    each in units of its largest training error after the fit to all training rows; channels without an anomaly do not
+    dilute those with one. The training scores that ``fit`` returns are those of each half of the rows by a fit to the
+    other half, where halves are twice the context or more, so that thresholds hold on new rows too. Rows without a
+    score of their own (too early, nothing observed) have the median of the training scores.
 
     Args:
         series: the facts of the data.
@@ -75,12 +75,13 @@ class Detector(nn.Module, ABC):
         mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         self.moments.copy_(_moments(x.double(), mask))
         x, mask = self._rows(x, mask)
-        errors = self._held_out(x, mask, needed).masked_fill(~mask, torch.nan)
+        held_out = self._held_out(x, mask, needed)
         self.fit_rows(x, mask)
+        errors = self.errors(x, mask).masked_fill(~mask, torch.nan)
         largest = errors.nan_to_num(0).amax(0).clamp(min=_ROUNDING)
         # of a channel without any error there is nothing to know, and it has no part in scores
         self.largest.copy_(largest.masked_fill(errors.isnan().all(0), torch.nan))
-        scores = self._scores(errors)
+        scores = self._scores(errors if held_out is None else held_out.masked_fill(~mask, torch.nan))
         self.middle.copy_(scores.nanmedian().nan_to_num(0))
         return scores.nan_to_num(float(self.middle))
 

@@ -10,7 +10,7 @@ are means over all hidden cells. What the CSV holds is not run again. CPU second
 thread.
 
 SAITS has two layers of width 64, Adam at 1e-3, batches of 64, every fourth training window of ETTm1 and Weather, and
-five epochs: what fits a budget of some minutes of CPU for a run, less than its authors give it. Its training windows
+ten epochs: what fits a budget of some minutes of CPU for a run, less than its authors give it. Its training windows
 lack cells by the same pattern and rate, and it hides another fifth of the rest, as PyPOTS does.
 """
 
@@ -90,7 +90,7 @@ def ours(cell: dict[str, Any], data: Gaps) -> dict[str, Any]:
     task = _task(cell, data, factory)
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_epochs=5,
+        max_epochs=10,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

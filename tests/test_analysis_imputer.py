@@ -149,7 +149,7 @@ def test_a_wave_is_filled_better_than_by_its_mean():
     truth = np.sin(np.arange(300)[:, None] / 3 + np.arange(2))
     X = truth.copy()
     X[::5, 0], X[3::7, 1] = np.nan, np.nan
-    found = small(max_steps=150, lr=1e-2, context=24, pattern="point").fit(X)
+    found = Imputer(context=24, pattern="point").fit(X)
     missing = np.isnan(X)
     assert np.square(found.transform(X) - truth)[missing].mean() < 0.1 * truth.var()
     assert -0.1 < found.score(X) < 0

@@ -36,8 +36,7 @@ def _checks():
             function = getattr(check, "func", check)
             options = getattr(check, "keywords", {})
             trained = function.__name__ == "check_classifiers_train"
-            # the same once more on other memory and in another type
-            marks = [pytest.mark.slow] if trained and options else []
+            marks = [pytest.mark.slow] if trained else []
             label = "-".join([name, function.__name__, *map(str, options.values())])
             yield pytest.param(TRAINED if trained else estimator, check, id=label, marks=marks)
 

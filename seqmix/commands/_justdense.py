@@ -253,7 +253,8 @@ def _wilcoxon(changes: Sequence[float]) -> str:
     # six differences are the fewest that can be significant at 5 %
     if sum(change != 0 for change in changes) < 6:
         return "too few"
-    return f"{float(wilcoxon(changes).pvalue):.3f}"
+    # the stubs take the result for a tuple
+    return f"{float(wilcoxon(changes).pvalue):.3f}"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _best(scores: Mapping[str, Sequence[float]], better: str) -> str:

@@ -1,6 +1,7 @@
 """DetectorMean: several detectors in one, the default of anomaly detection."""
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,10 @@ class DetectorMean(Detector):
     def fit_rows(self, x: Tensor, mask: Tensor) -> None:
         """Fit each detector."""
         for detector in self.detectors:
-            detector.fit(x, mask)
+            cast(Detector, detector).fit(x, mask)
 
     def errors(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mean of log(1 + error / largest), ``(T, C)``."""
-        each = [(d.errors(d._rows(x, mask)[0], mask) / d.largest).log1p() for d in self.detectors]
+        members = [cast(Detector, detector) for detector in self.detectors]
+        each = [(d.errors(d._rows(x, mask)[0], mask) / d.largest).log1p() for d in members]
         return torch.stack(each).nanmean(0)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from itertools import combinations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,12 +67,11 @@ class RandomConvolutions(SeriesClassifier):
         super().__init__(n_channels, n_classes, max_len)
         check_at_least(1, n_features=n_features, n_groups=n_groups)
         lengths = [max_len, max_len - 1] if max_len > 1 else [max_len]
-        self.proportions = nn.ModuleList(
-            _Proportions(n_channels, length, n_features // len(lengths)) for length in lengths
-        )
-        self.competitions = nn.ModuleList(_Competition(n_channels, length, n_groups) for length in lengths)
-        parts = [*self.proportions, *self.competitions]
-        self.weight = nn.Parameter(torch.zeros(sum(part.n_features for part in parts), n_classes))
+        proportions = [_Proportions(n_channels, length, n_features // len(lengths)) for length in lengths]
+        competitions = [_Competition(n_channels, length, n_groups) for length in lengths]
+        self.proportions, self.competitions = nn.ModuleList(proportions), nn.ModuleList(competitions)
+        total = sum(part.n_features for part in (*proportions, *competitions))
+        self.weight = nn.Parameter(torch.zeros(total, n_classes))
         self.bias = nn.Parameter(torch.zeros(n_classes))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -96,7 +97,7 @@ class RandomConvolutions(SeriesClassifier):
         x, mask = _stacked(batches)
         labels = torch.cat([batch["labels"] for batch in batches])
         for part, form in zip(self.proportions, _forms(x, mask, len(self.proportions)), strict=True):
-            part.learn(*form)
+            cast(_Proportions, part).learn(*form)
         targets = 2 * F.one_hot(labels, self.n_classes).to(x.dtype) - 1
         fit = dual_ridge(self.features(x, mask), targets)
         factors = torch.logspace(0, 1.5, 31)

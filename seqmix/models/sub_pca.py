@@ -34,6 +34,9 @@ class SubPCA(Detector):
     distances to the components as points; ``floor``; means over windows instead of the center of one.
     """
 
+    mean: Tensor
+    components: Tensor
+
     def __init__(self, series: Series, *, window: int | None = None, floor: float = 0.1):
         super().__init__(series)
         check_at_least(1, window=window)

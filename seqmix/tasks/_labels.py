@@ -41,7 +41,9 @@ class LabelTask(Task, ABC):
     @property
     def label(self) -> str:
         """What the model calls itself."""
-        return self.model.label
+        label = self.model.label
+        assert isinstance(label, str)
+        return label
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

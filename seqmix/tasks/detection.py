@@ -218,20 +218,20 @@ def assess(detector: Detector, x: Tensor, mask: Tensor, labels: Tensor, n_train:
     threshold = torch.quantile(detector.fit(x[:n_train], mask[:n_train]), 1 - rate)
     # rows of the training give the first ones a past
     scores = detector.score(x, mask)[n_train:]
-    flags, labels, scores = (scores > threshold).numpy(), labels[n_train:].numpy(), scores.numpy()
-    volumes = detection_metrics.volumes(labels, scores)
+    flags, truth, values = (scores > threshold).numpy(), labels[n_train:].numpy(), scores.numpy()
+    volumes = detection_metrics.volumes(truth, values)
     found = {
         "vus_pr": volumes.pr,
         "vus_roc": volumes.roc,
-        "auc_pr": detection_metrics.average_precision(labels, scores),
-        "auc_roc": detection_metrics.roc_auc(labels, scores),
-        "range_f1": detection_metrics.range_f1(labels, flags),
-        "f1": detection_metrics.f1(labels, flags),
-        "best_f1": detection_metrics.best_f1(labels, scores),
-        "point_adjusted_f1": detection_metrics.point_adjusted_f1(labels, flags),
+        "auc_pr": detection_metrics.average_precision(truth, values),
+        "auc_roc": detection_metrics.roc_auc(truth, values),
+        "range_f1": detection_metrics.range_f1(truth, flags),
+        "f1": detection_metrics.f1(truth, flags),
+        "best_f1": detection_metrics.best_f1(truth, values),
+        "point_adjusted_f1": detection_metrics.point_adjusted_f1(truth, flags),
     }
-    values = torch.tensor([found[name] for name in METRICS], dtype=torch.float64)
-    return torch.cat([values.nan_to_num(0), values.isfinite().double()])
+    measured = torch.tensor([found[name] for name in METRICS], dtype=torch.float64)
+    return torch.cat([measured.nan_to_num(0), measured.isfinite().double()])
 
 
 def means(sums: Tensor) -> tuple[dict[str, float], float]:

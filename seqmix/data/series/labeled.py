@@ -160,7 +160,7 @@ def facts_of(train: TsFile, test: TsFile, name: str) -> tuple[tuple[str, ...], i
     names = tuple(each for each in train.class_names if each in known)
     if len(names) < 2:
         raise DataError(
-            f"{name}: the training file has the class {names[0]!r} alone; give series of two classes at least"
+            f"{name}: the training file has the class {' '.join(names)!r} alone; give series of two classes at least"
         )
     return names, channels[0], max(len(x) for x in (*train.series, *test.series))
 

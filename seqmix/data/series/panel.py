@@ -21,12 +21,11 @@ LARGEST = 1e18
 _EPS = float(np.finfo(np.float64).eps)
 
 
-class Numbered(NamedTuple):
+class Numbered:
     """Batches of some of the windows, which can be gone through several times."""
 
-    windows: Windows
-    numbers: torch.Tensor
-    batch_size: int
+    def __init__(self, windows: Windows, numbers: torch.Tensor, batch_size: int):
+        self.windows, self.numbers, self.batch_size = windows, numbers, batch_size
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         return map(self.windows.gather, self.numbers.split(self.batch_size))
@@ -141,6 +140,7 @@ class Panel(Served):
         """
         self.setup()
         windows = self._splits["train"]
+        assert isinstance(windows, Windows)
         stride = max(1, len(windows) // self.max_val)
         return [
             Block(*(Numbered(windows, each, self.eval_batch_size) for each in (inside[::stride].contiguous(), near)))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable
 from itertools import combinations
-
 from typing import cast
 
 import torch

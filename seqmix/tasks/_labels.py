@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqmix.errors import ConfigError
+from seqmix.models import SeriesClassifier, TokenClassifier
 from seqmix.tasks._baselines import majority
 from seqmix.tasks._optim import Optim
 from seqmix.tasks.score import Score
@@ -31,6 +32,7 @@ class LabelTask(Task, ABC):
     better = "higher"
     #: weight of each class in the loss of training ``(n_classes,)``; None: all are 1
     class_weights: Tensor | None = None
+    model: SeriesClassifier | TokenClassifier
 
     def __init__(self, *, label_smoothing: float, optim: Optim, patience: int | None):
         super().__init__(optim=optim, patience=patience)
@@ -41,9 +43,7 @@ class LabelTask(Task, ABC):
     @property
     def label(self) -> str:
         """What the model calls itself."""
-        label = self.model.label
-        assert isinstance(label, str)
-        return label
+        return self.model.label
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

@@ -1,6 +1,7 @@
 """``seqmix report``: the recorded results as Markdown tables, those of the README, and as pictures."""
 
 import inspect
+import math
 import re
 import statistics
 from collections import defaultdict
@@ -168,9 +169,17 @@ def _lines(folder: Path, published: Path, table: str) -> list[_Line]:
             row = next((row for row in known if _is_of(row, runs[0])), None)
             unlike = any(k != key and (k[0], *k[2:]) == (key[0], *key[2:]) for k in roles["model"])
             lines.append(_Line(_label(file.stem, runs, unlike), (key[0], *key[2:-1]), runs, row, beside))
-    lines.sort(key=lambda line: (line.config.partition(" ")[0], *line.cell[:2], *map(int, line.cell[2:])))
+    lines.sort(key=lambda line: (line.config.partition(" ")[0], *line.cell[:2], *map(_order, line.cell[2:])))
     names = sorted({name for line in lines for name in line.beside})
     return [line._replace(beside={name: line.beside.get(name, []) for name in names}) for line in lines]
+
+
+def _order(fact: str) -> tuple[float, str]:
+    """Numbers by their size, then words."""
+    try:
+        return float(fact), ""
+    except ValueError:
+        return math.inf, fact
 
 
 def _stands_in(run: Run, tasks: Sequence[type[Task]]) -> bool:

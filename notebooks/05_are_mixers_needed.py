@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import seqmix
-from seqmix.commands._justdense import pairs_of, read, verdicts
+from seqmix.commands.justdense import pairs_of, read, verdicts
 from seqmix.commands.report import all_tasks
 from seqmix.commands.tables import markdown
 from seqmix.data import Cycles

@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import wilcoxon
 
 from seqmix.cli import run
-from seqmix.commands import _justdense
-from seqmix.commands._justdense import by_model, cells_of, critical_difference, pairs_of, ranks, read, verdicts
+from seqmix.commands import justdense
+from seqmix.commands.justdense import by_model, cells_of, critical_difference, pairs_of, ranks, read, verdicts
 from seqmix.tasks import Forecasting, SeriesClassification
 from seqmix.tasks.rows import append_rows
 
@@ -100,4 +100,4 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "ranks.png").stat().st_size > 5000
     add(tmp_path / "other" / "study", "long_term", "A", "Mamba", [0.5], dense=False)
     assert run(["report", "justdense", "--folder", "other"]) == 1
-    assert f"no dense twins in 'other/study'; {_justdense._REMEDY}" in capsys.readouterr().err
+    assert f"no dense twins in 'other/study'; {justdense._REMEDY}" in capsys.readouterr().err

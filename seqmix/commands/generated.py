@@ -53,13 +53,13 @@ def _results(kind: str, root: Path) -> str:
 
 def _study(table: str, root: Path) -> str:
     """A table of the study of dense mixers."""
-    from seqmix.commands import _justdense
+    from seqmix.commands import justdense
     from seqmix.commands.report import all_tasks
 
     folder = root / "configs"
-    rows = _justdense.read(folder / "results" / "study")
-    known = _justdense.read_published(folder / "published")
-    return markdown(getattr(_justdense, table)(_justdense.pairs_of(rows, known, all_tasks())))
+    rows = justdense.read(folder / "results" / "study")
+    known = justdense.read_published(folder / "published")
+    return markdown(getattr(justdense, table)(justdense.pairs_of(rows, known, all_tasks())))
 
 
 def _short_results(root: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from seqmix.commands._function import call
-from seqmix.commands._justdense import print_report
+from seqmix.commands.justdense import print_report
 from seqmix.commands.outputs import check_picture
 from seqmix.commands.tables import markdown
 from seqmix.errors import DataError, check_choice

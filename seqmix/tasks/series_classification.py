@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seqmix.errors import ConfigError, check_choice
-from seqmix.models import SeriesClassifierFactory
+from seqmix.models import SeriesClassifier, SeriesClassifierFactory
 from seqmix.tasks._accuracy import confusion_metrics, confusion_sums
 from seqmix.tasks._closed_form import batches_of
 from seqmix.tasks._labels import Batch, LabelTask
@@ -46,6 +46,8 @@ class SeriesClassification(LabelTask):
     facts = ("n_channels", "n_classes", "max_len")
     extent = "{n_channels} channels, {n_classes} classes, length {max_len:,}"
     table = Table("classification", ("max_len",), "length")
+
+    model: SeriesClassifier
 
     def __init__(
         self,

@@ -31,6 +31,8 @@ NAMES = {
     "recipes/pool_fashion": "",
     "detection_mixer_generated": "--data.window 16",
     "imputation_etth1": "",
+    "mambasl_ucr": "--model.model.d_model 8",
+    "study/short_term": "",
     "zeroshot": "--model.model.d_model 16 --model.model.n_layers 1 --data.steps_per_epoch 3 --data.n_val 5",
 }
 

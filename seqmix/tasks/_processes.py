@@ -29,11 +29,12 @@ def largest(trainer: pl.Trainer, number: int) -> int:
     return int(found)
 
 
-def gathered(trainer: pl.Trainer, value: T) -> list[T]:
+def gathered(trainer: pl.Trainer | None, value: T) -> list[T]:
     """The values of all processes, in their order."""
+    if trainer is None or trainer.world_size == 1:
+        return [value]
     found: list[T] = [value] * trainer.world_size
-    if trainer.world_size > 1:
-        distributed.all_gather_object(found, value)
+    distributed.all_gather_object(found, value)
     return found
 
 

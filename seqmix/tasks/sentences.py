@@ -146,7 +146,7 @@ class _SentenceTask(Task, ABC):
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """What ``measure`` finds in all examples."""
-        seen = [pair for part in gathered(self.trainer, self.seen) for pair in part]
+        seen = [pair for part in gathered(self._trainer, self.seen) for pair in part]
         scores, labels = (torch.cat(part) for part in zip(*seen, strict=True))
         self.seen.clear()
         return self.measure(scores, labels), len(labels)

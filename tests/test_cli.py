@@ -289,9 +289,11 @@ def test_damaged_checkpoints(here, fitted, tmp_path, capsys):
     """A flipped bit, a part, weights that are not finite, and files of something else: one line each."""
     whole = (here / "best.ckpt").read_bytes()
     content = torch.load(here / "best.ckpt", weights_only=True)
-    name = next(iter(content["state_dict"]))
+    name, weight = next(iter(content["state_dict"].items()))
+    # inside the weights: between the records of the file there is padding
+    bit = whole.index(weight.numpy().tobytes())
     files = {
-        "flipped": whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :],
+        "flipped": whole[:bit] + bytes([whole[bit] ^ 1]) + whole[bit + 1 :],
         "part": whole[: len(whole) // 2],
         "nothing": {},
         "list": [1],

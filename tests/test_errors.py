@@ -29,7 +29,7 @@ CYCLES = (
 )
 TOP = (
     "  It takes: config, seed_everything, trainer, model, data, name, baselines, densify, allocator, ckpt_path, test, "
-    "record"
+    "resume, record"
 )
 # which mixers and models are known grows, and with other tests too: here only how the list ends
 KNOWN = ", or any dotted path"

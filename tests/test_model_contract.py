@@ -33,7 +33,15 @@ def name(request):
 
 
 def test_every_model_is_listed():
-    names = ["AutoformerForecaster", "DLinear", "DecoderForecaster", "EncoderForecaster", "FFNetTS", "MixerForecaster"]
+    names = [
+        "AutoformerForecaster",
+        "ConvForecaster",
+        "DLinear",
+        "DecoderForecaster",
+        "EncoderForecaster",
+        "FFNetTS",
+        "MixerForecaster",
+    ]
     names += ["Ridge", "SeasonalNaive", "TSM2", "ZeroShot"]
     assert list_models() == names
 

@@ -165,3 +165,17 @@ def test_what_cannot_be(run, error, message):
     with pytest.raises(error) as raised:
         run(wave())
     assert message in str(raised.value)
+
+
+def test_the_rows_of_the_fit_are_labeled_by_their_own_scores():
+    """A threshold for new rows may be above all rows that the detector knows, here beside a channel without a level."""
+    rng = np.random.default_rng(0)
+    X = np.stack(
+        [np.sin(np.arange(600) * 2 * np.pi / 24) + 0.1 * rng.standard_normal(600), rng.standard_normal(600)], 1
+    )
+    X[:, 1] = X[:, 1].cumsum()
+    X[500, 0] = 5
+    flags = AnomalyDetector().fit_predict(X)
+    assert flags.sum() == 6 and flags[500] == 1
+    found = AnomalyDetector(contamination=0.05)
+    assert found.fit_predict(X).sum() == 30 and (found.predict(X) == found.fit_predict(X)).all()

@@ -112,8 +112,7 @@ class AnomalyDetector(SeriesEstimator):
 
         series = self._read(X, Columns(id_col, time_col, None, self._channel_names(), self.freq, self.fill_gaps))
         self.fitted_, scores, self.notes_ = fit_detector(self._plan(), series)
-        share = self.quantile if self.contamination is None else 1 - self.contamination
-        self.threshold_ = float(np.quantile(np.concatenate(scores), share))
+        self.threshold_ = self._threshold(scores)
         self.training_scores_ = series.per_step(scores, "score")
         return self
 
@@ -135,10 +134,16 @@ class AnomalyDetector(SeriesEstimator):
     def fit_predict(self, X: Any, y: Any = None, *, id_col: str = "unique_id", time_col: str | None = "ds") -> Any:
         """Fit, and label the training rows themselves: 1 for an anomalous row, 0 for a normal one.
 
+        The threshold is then the quantile of the scores of these rows by the detector that knows them, so that the
+        expected share of them is above it; that of ``fit`` is for rows that the detector has not seen.
+
         The arguments are those of ``fit``.
         """
         self.fit(X, y, id_col=id_col, time_col=time_col)
-        return self.predict(X)
+        series = self._read_again(X)
+        scores = self.fitted_.scores(series)
+        self.threshold_ = self._threshold(scores)
+        return series.per_step([self._flags(x) for x in scores], "anomaly")
 
     def score(self, X: Any, y: Any) -> float:
         """Average precision (AUC-PR) of the scores of all rows: 1 if every anomaly scores above every normal row.
@@ -170,6 +175,11 @@ class AnomalyDetector(SeriesEstimator):
         scores = self.fitted_.scores(series)
         i = int(np.argmax([x.max() for x in scores])) if id is None else places(series, [id])[0]
         return plot_scores(series, scores, self.threshold_, labels=labels, i=i, max_channels=max_channels)
+
+    def _threshold(self, scores: Sequence[np.ndarray]) -> float:
+        """The quantile of the scores of all series."""
+        share = self.quantile if self.contamination is None else 1 - self.contamination
+        return float(np.quantile(np.concatenate(scores), share))
 
     def _flags(self, scores: np.ndarray) -> np.ndarray:
         return (scores > self.threshold_).astype(np.int64)

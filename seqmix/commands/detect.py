@@ -63,7 +63,8 @@ def detect(
     Args:
         data: CSV, Excel or parquet file: times and one or several columns of values, with ids where there are several
             series.
-        train: file of mostly normal rows of the same columns that the detector learns from. Default: ``data`` itself.
+        train: file of mostly normal rows of the same columns that the detector learns from, and the threshold. Default:
+            ``data`` itself, whose most unusual rows are then labeled.
         out: file of the table with columns ``score`` and ``anomaly`` (1 or 0): ``.csv``, ``.tsv``, ``.parquet`` or
             ``.xlsx``.
         plot: picture of values, scores and threshold, for example ``scores.png``.
@@ -123,8 +124,11 @@ def detect(
             verbose=verbose or sys.stderr.isatty(),
         )
         frame = table.long
-        normal = read_channels(train, Cells(**written), **how, label_col=label_col).long if train else frame
-        found.fit(normal, **table.names)
+        if train is None:
+            # the rows are labeled that the detector learns from
+            found.fit_predict(frame, **table.names)
+        else:
+            found.fit(read_channels(train, Cells(**written), **how, label_col=label_col).long, **table.names)
     scores = found.score_samples(frame)
     flags = scores > found.threshold_
     what = f"{int(flags.sum()):,} of {len(flags):,} rows above the threshold {found.threshold_:.4g}"

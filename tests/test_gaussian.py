@@ -73,6 +73,30 @@ def test_it_is_better_than_lines_where_channels_depend(options, gaps, part):
     assert none.isfinite().all() and torch.equal(model(truth, mask=torch.ones_like(truth).bool()), truth)
 
 
+def test_a_noisy_channel_does_not_disturb_a_smooth_one():
+    """Few windows show covariances that are not there, and the errors of noise are large whatever is done."""
+    rng = torch.Generator().manual_seed(0)
+    season = torch.sin(torch.arange(148) * 2 * torch.pi / 24)
+    season = season + 0.05 * torch.randn(148, generator=rng)
+    errors = []
+    for noise in (torch.zeros(148, 0), torch.randn(148, 2, generator=rng)):
+        y = torch.cat([season[:, None], noise], 1).unfold(0, 48, 1).transpose(1, 2)  # (101, 48, C)
+        mask = torch.rand(y.shape, generator=rng) >= 0.3
+        parts = [slice(0, 60), slice(60, 80)]
+        full = torch.ones_like(mask)
+        batches = [
+            [{"x": y[p] * mask[p], "x_mask": mask[p], "y": y[p], "y_mask": full[p], "weight": full[p, 0].float()}]
+            for p in parts
+        ]
+        model = GaussianImputer(Series(y.shape[2], 48, 48))
+        model.fit_closed_form(*batches)
+        hidden = full[-1:].clone()
+        hidden[:, 16:30, 0] = False
+        found = model(y[-1:] * hidden, mask=hidden)
+        errors.append(float((found - y[-1:])[0, 16:30, 0].square().mean()))
+    assert max(errors) < 0.01
+
+
 def test_levels_of_new_windows_are_others():
     train, _ = _batches()
     model = GaussianImputer(Series(3, 12, 12))

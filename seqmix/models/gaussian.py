@@ -13,7 +13,7 @@ from seqmix.series import Series
 
 Batch = dict[str, Tensor]
 
-_SHRINKS = (1e-4, 1e-3, 1e-2, 1e-1)
+_SHRINKS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 # variance of the level of a channel, in variances of its values: levels of new windows are other ones
 _LEVEL = 1e3
 # deviations beyond which a value is an outlier, and does not bend the covariances
@@ -36,8 +36,9 @@ class GaussianImputer(ForecastModel):
     wide variance of its own, so that only differences to the level count. In training, values beyond six standard
     deviations count as that, and missing values leave out the pairs that they are in.
 
-    ``share`` mixes the estimate with linear interpolation, for each channel. It and ``shrink`` are chosen by the
-    squared error of the missing cells of validation windows. Before the fit the estimate is linear interpolation.
+    ``share`` mixes the estimate with linear interpolation, for each channel. It, ``shrink``, and whether channels have
+    covariances with each other, are chosen by the squared errors of the missing cells of validation windows. Before the
+    fit the estimate is linear interpolation.
 
     Shapes: ``(B, context, C) -> (B, context, C)``. Cost: O((span C)^2) for each window of the fit, O(m^3) for m missing
     values in an estimate.
@@ -45,7 +46,7 @@ class GaussianImputer(ForecastModel):
     Args:
         span: time steps that are one Gaussian vector; windows are cut into such parts, which overlap by half. Default:
             the window, or the steps of 2,048 values where it has more.
-        shrink: part of its variance that is added to the variance of each value. Default: chosen from 1e-4 to 0.1.
+        shrink: part of its variance that is added to the variance of each value. Default: chosen from 1e-4 to 1.
 
     Raises:
         ConfigError: if an option is out of range, or the horizon is not the window.
@@ -104,12 +105,22 @@ class GaussianImputer(ForecastModel):
         self.center.copy_(center)
         held = list(_few(val)) or list(_few(train))
         found = []
-        for shrink in self.shrinks:
-            self._shrink(covariance, shrink)
-            found.append((*self._shares(held), shrink))
-        _, share, shrink = min(found, key=lambda each: each[0])
-        self._shrink(covariance, shrink)
+        for each in self._structures(covariance):
+            tried = []
+            for shrink in self.shrinks:
+                self._shrink(each, shrink)
+                tried.append((*self._shares(held), shrink))
+            found.append((*min(tried, key=lambda choice: float(choice[0].sum())), each))
+        # by ratios of errors: a noisy channel, whose errors are large whatever is done, does not choose for the others
+        _, share, shrink, each = min(found, key=lambda choice: float(choice[0].log().sum()))
+        self._shrink(each, shrink)
         self.share.copy_(share)
+
+    def _structures(self, covariance: Tensor) -> list[Tensor]:
+        """The covariance, and that without covariances between channels: few windows show some that are not there."""
+        C = self.series.n_channels
+        same = torch.eye(C).repeat(self.span, self.span).to(covariance)
+        return [covariance] if C == 1 else [covariance, covariance * same]
 
     def _moments(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """Mean ``(D,)`` and covariance ``(D, D)``, of pairs that were both observed."""
@@ -142,8 +153,8 @@ class GaussianImputer(ForecastModel):
         regular = covariance + level + (shrink * variance).repeat(self.span).diag()
         self.precision.copy_(torch.cholesky_inverse(torch.linalg.cholesky(regular)))
 
-    def _shares(self, held: list[Batch]) -> tuple[float, Tensor]:
-        """Error with the best share of each channel, and these shares ``(C,)``."""
+    def _shares(self, held: list[Batch]) -> tuple[Tensor, Tensor]:
+        """Error of each channel with its best share, and these shares, ``(C,)`` each."""
         e, cross, d = self.share.new_zeros(3, self.series.n_channels)
         for batch in held:
             x, mask, y = batch["x"], batch["x_mask"], batch["y"]
@@ -152,8 +163,9 @@ class GaussianImputer(ForecastModel):
             error, step = (y - lines).double(), self._estimate(x, mask) - lines
             for total, product in ((e, error * error), (cross, error * step), (d, step * step)):
                 total += (weight * product).sum((0, 1))
-        share = (cross / d.clamp(min=torch.finfo(d.dtype).tiny)).clamp(0, 1)
-        return float((e - 2 * share * cross + share**2 * d).sum()), share
+        tiny = torch.finfo(d.dtype).tiny
+        share = (cross / d.clamp(min=tiny)).clamp(0, 1)
+        return (e - 2 * share * cross + share**2 * d).clamp(min=tiny), share
 
     def _estimate(self, x: Tensor, mask: Tensor) -> Tensor:
         """Conditional means of all missing cells ``(B, L, C)``, in float64; other cells are not to be used."""

@@ -170,8 +170,11 @@ class ForecastModel(nn.Module, ABC):
 
         Yields:
             Each batch of the blocks, and its forecast ``(B, horizon, C)``.
+
+        Raises:
+            TypeError: if the model cannot leave windows out of a fit.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no closed form")
+        raise TypeError(f"{type(self).__name__} cannot leave windows out of its fit; hold rows out with val_size")
 
     def given(self, name: str, value: Tensor | None) -> Tensor:
         """Return the covariate ``value`` that the model was built for, or raise ``ValueError`` if it is None."""

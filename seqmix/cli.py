@@ -50,7 +50,14 @@ def main() -> None:
         # an arrow or a bar that the encoding of a terminal or a pipe lacks ends no command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # a reader like `head` has seen enough; nothing more is written, also not when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -391,3 +392,12 @@ def test_the_saved_config_is_the_whole_experiment(here):
     assert config["name"] == "tiny" and config["seed_everything"] == 3
     assert config["model"]["init_args"]["model"]["init_args"]["norm"] == "joint"
     assert not {"ckpt_path", "record", "test", "config"} & config.keys()
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_traceback():
+    words = [sys.executable, "-m", "seqmix", "--help"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        # nobody reads when it begins to write
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -100,6 +100,15 @@ def _selective_scan(d):
     return ops.selective_scan, operands, options | {"return_state": d.often()}
 
 
+def _linear_recurrence(d):
+    B, L, D = d.size(1, 1, 2, 3), d.size(1, 2, 7, 33, 70), d.size(1, 3, 8, 70)
+    along = {"x": d.tensor(B, L, D, first=True), "decay": d.tensor(B, L, D, form=torch.sigmoid)}
+    options = {"reverse": d.often(), "return_state": d.often()}
+    items = _around(d, B, L, along, options)
+    operands = along | ({"initial_state": d.tensor(items, D)} if d.often() else {})
+    return ops.linear_recurrence, operands, options
+
+
 def _ssd(d, ways=()):
     B, L, H = d.size(1, 1, 2), d.size(1, 2, 7, 65), d.size(1, 2, 4)
     P, N = d.size(1, 3, 8), d.size(1, 3, 16)
@@ -161,6 +170,7 @@ def _segment_max(d):
 
 CALLS = {
     "selective_scan": (_selective_scan, ("torch", "native")),
+    "linear_recurrence": (_linear_recurrence, ("torch", "native")),
     "ssd": (_ssd, ("torch", "native")),
     "quasiseparable": (lambda d: _ssd(d, (2,)), ("torch", "native")),
     "depthwise_conv1d": (_depthwise_conv1d, ("torch", "native")),
@@ -231,11 +241,16 @@ FREE = {
 OPTIONAL = {"D", "z", "dt_bias", "bias", "initial_state", "diagonal"}
 
 
+# operands that may be complex
+COMPLEX = {("linear_recurrence", "x"), ("linear_recurrence", "decay")}
+
+
 def _spoiled(name, operand, t):
     """What does not fit in the place of ``t``, by what is wrong with it."""
     yield "device", t.to("meta")
     yield "integers", t.long()
-    yield "complex", t.to(torch.complex64)
+    if (name, operand) not in COMPLEX:
+        yield "complex", t.to(torch.complex64)
     yield "no tensor", t.tolist()
     if operand not in OPTIONAL:
         yield "None", None

@@ -26,6 +26,10 @@ CASES = {
     "depthwise_conv1d": (ops.depthwise_conv1d, [(B, L, D), (D, 3), (D,)]),
     "fft_conv": (ops.fft_conv, [(B, L, D), (D, L)]),
     "global_attention": (lambda q, k, v: ops.global_attention(q, k, v, n_heads=2)[0], [(B, L, D)] * 3),
+    "linear_recurrence": (
+        lambda x, a: ops.linear_recurrence(x, a.sigmoid()),
+        [(B, L, D), (B, L, D)],
+    ),
     "local_max": (ops.local_max, [(B, L, D)]),
     "masked_mean": (lambda x: ops.masked_mean(x, (torch.arange(L) < 5).expand(B, L)), [(B, L, D)]),
     "quasiseparable": (
@@ -48,7 +52,7 @@ CASES = {
     ),
     "vq_attention": (_attend, [(B, L, P)] * 3 + [(4, P), (2,)]),
 }
-OPERATORS = ("depthwise_conv1d", "rms_norm", "selective_scan", "ssd", "quasiseparable")
+OPERATORS = ("depthwise_conv1d", "rms_norm", "selective_scan", "ssd", "quasiseparable", "linear_recurrence")
 OPS = pytest.mark.parametrize("name", CASES)
 # by PyTorch itself, at the first derivative in forward mode
 FORWARD_MODE = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
@@ -74,7 +78,7 @@ def assert_same(got, want, ratio):
 def test_all_public_ops_are_here():
     # what remains takes part in others, or does no arithmetic along a sequence
     others = {"explain", "tune_allocator", "smooth_length", "nearest_code", "update_codebook", "selective_scan_step"}
-    matrices = {"quasiseparable_matrix", "scan_matrix", "ssd_matrix"}
+    matrices = {"quasiseparable_matrix", "recurrence_matrix", "scan_matrix", "ssd_matrix"}
     assert set(ops.__all__) == set(CASES) | others | matrices
 
 

@@ -6,6 +6,7 @@ from seqmix.ops.dispatch import explain
 from seqmix.ops.norm import rms_norm
 from seqmix.ops.pooling import global_attention, local_max, masked_mean, segment_max
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
+from seqmix.ops.recurrence import linear_recurrence, recurrence_matrix
 from seqmix.ops.scan import scan_matrix, selective_scan, selective_scan_step
 from seqmix.ops.ssd import ssd, ssd_matrix
 from seqmix.ops.vq import nearest_code, straight_through, update_codebook, vq_attention
@@ -15,11 +16,13 @@ __all__ = [
     "explain",
     "fft_conv",
     "global_attention",
+    "linear_recurrence",
     "local_max",
     "masked_mean",
     "nearest_code",
     "quasiseparable",
     "quasiseparable_matrix",
+    "recurrence_matrix",
     "rms_norm",
     "scan_matrix",
     "segment_max",

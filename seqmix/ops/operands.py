@@ -11,20 +11,24 @@ Optional = tuple[str, Tensor | None, Sequence[int]]
 
 def require_axes(name: str, x: Tensor, axes: str) -> None:
     """Raise ``ValueError`` unless ``x`` holds real floating-point numbers and has these axes, ``"B L D"``."""
-    _require_numbers(name, x)
+    require_numbers(name, x)
     if x.ndim != len(axes.split()):
         raise ValueError(f"{name} should have the axes ({', '.join(axes.split())}), got shape {tuple(x.shape)}")
 
 
 def require_channels(name: str, x: Tensor) -> None:
     """Raise ``ValueError`` unless ``x`` holds real floating-point numbers and has an axis."""
-    _require_numbers(name, x)
+    require_numbers(name, x)
     if not x.ndim:
         raise ValueError(f"{name} should have channels on its last axis, got a single number")
 
 
 def require_operands(
-    like: Tensor, *operands: Operand, optional: Sequence[Optional] = (), dtype: torch.dtype | None = None
+    like: Tensor,
+    *operands: Operand,
+    optional: Sequence[Optional] = (),
+    dtype: torch.dtype | None = None,
+    complex: bool = False,
 ) -> None:
     """Raise ``ValueError`` for the first operand that does not fit.
 
@@ -33,10 +37,11 @@ def require_operands(
         operands: name, tensor, and the shape it should have; nothing is broadcast.
         optional: likewise, but the tensor may be None.
         dtype: type that all should have. Default: any real floating-point type.
+        complex: allow complex types too.
     """
     given = [(name, x, shape) for name, x, shape in optional if x is not None]
     for name, x, shape in (*operands, *given):
-        _require_numbers(name, x)
+        require_numbers(name, x, complex=complex)
         if x.device != like.device:
             raise ValueError(f"{name} is on {x.device}, the first operand on {like.device}; move all to one device")
         if dtype is not None and x.dtype != dtype:
@@ -78,9 +83,11 @@ def zeros_from(shape: Sequence[int], *operands: Tensor) -> Tensor:
     return operands[0].new_zeros(shape) + total.where(torch.zeros_like(total, dtype=torch.bool), 0.0)
 
 
-def _require_numbers(name: str, x: object) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise ValueError(f"{name} should be a tensor of real floating-point numbers, got {_kind(x)}")
+def require_numbers(name: str, x: object, *, complex: bool = False) -> None:
+    """Raise ``ValueError`` unless ``x`` is a tensor of floating-point numbers: real, or complex where that is meant."""
+    if not isinstance(x, Tensor) or not (x.is_floating_point() or (complex and x.is_complex())):
+        what = "floating-point" if complex else "real floating-point"
+        raise ValueError(f"{name} should be a tensor of {what} numbers, got {_kind(x)}")
 
 
 def _kind(x: object) -> str:

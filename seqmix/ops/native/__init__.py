@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 
 # what this version of the package calls; seqmix_abi() of the library has to agree
-ABI = 12
+ABI = 13
 # where the build leaves word of why it failed
 REASON = "_kernels.txt"
+KERNELS = ("scan", "conv", "ssd", "norm", "recurrence")
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 
 
@@ -71,8 +72,8 @@ def _load() -> ctypes.CDLL | str:
 def _open(file: Path) -> ctypes.CDLL | str:
     try:
         kernels = ctypes.CDLL(str(file))
-        for function in (kernels.seqmix_scan, kernels.seqmix_conv, kernels.seqmix_ssd, kernels.seqmix_norm):
-            function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+        for kernel in KERNELS:
+            getattr(kernels, f"seqmix_{kernel}").argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
         kernels.seqmix_best_isa.argtypes = kernels.seqmix_openmp.argtypes = []
         found = kernels.seqmix_abi()
     except (OSError, AttributeError) as error:

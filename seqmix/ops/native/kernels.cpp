@@ -69,6 +69,15 @@ struct Norm {
   double eps;
 };
 
+// y[t] = a[t] y[t - 1] + x[t] from the state h (Bt, D), from the last step to the first with `reverse`; x, a, g (Bt, L, D)
+// are views in float32, y, dx, da (Bt, L, D) and h, dh (Bt, D) contiguous. `back` asks for the gradients, from g and y.
+struct Recurrence {
+  View x, a, g;
+  const float* h;
+  float *y, *dx, *da, *dh;
+  int64_t Bt, L, D, reverse, back;
+};
+
 // states that go through a chunk together
 enum { STATES = 4 };
 
@@ -80,6 +89,7 @@ namespace baseline {
 #include "conv_body.h"
 #include "ssd_body.h"
 #include "norm_body.h"
+#include "recurrence_body.h"
 #undef LANES
 }  // namespace baseline
 
@@ -98,6 +108,7 @@ namespace avx2 {
 #include "conv_body.h"
 #include "ssd_body.h"
 #include "norm_body.h"
+#include "recurrence_body.h"
 #undef LANES
 }  // namespace avx2
 #if defined(__clang__)
@@ -116,6 +127,7 @@ namespace avx512 {
 #include "conv_body.h"
 #include "ssd_body.h"
 #include "norm_body.h"
+#include "recurrence_body.h"
 #undef LANES
 }  // namespace avx512
 #if defined(__clang__)
@@ -133,7 +145,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 }
 
 // raised with every change of what Python calls; ABI in __init__.py follows
-extern "C" int seqmix_abi(void) { return 12; }
+extern "C" int seqmix_abi(void) { return 13; }
 
 // whether loops are shared among threads
 extern "C" int seqmix_openmp(void) {
@@ -206,4 +218,15 @@ extern "C" int seqmix_norm(const Norm* c, int isa, int threads) {
   if (isa == 1) return avx2::run_norm(*c, threads);
 #endif
   return baseline::run_norm(*c, threads);
+}
+
+// likewise
+extern "C" int seqmix_recurrence(const Recurrence* r, int isa, int threads) {
+  if (!fits({r->Bt, r->L, r->D, threads})) return 2;
+  if (forked) threads = 1;
+#if defined(__x86_64__)
+  if (isa == 2) return avx512::run_recurrence(*r, threads);
+  if (isa == 1) return avx2::run_recurrence(*r, threads);
+#endif
+  return baseline::run_recurrence(*r, threads);
 }

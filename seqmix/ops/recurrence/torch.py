@@ -1,0 +1,74 @@
+"""The diagonal linear recurrence in parallel stretches: portable, with its own backward pass.
+
+The length is cut into stretches that advance together, each from a state of zero; the states at their ends are then
+handed on from stretch to stretch. Products of decays stay inside a stretch, and nothing is divided by them.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seqmix.ops.derivatives import differentiable
+from seqmix.ops.recurrence.reference import reference
+from seqmix.ops.vmap import map_into_channels
+
+# numbers that one step should work on: below, the time goes into calls, above, out of the cache
+_STEP = 2**14
+
+
+def recurrence(x: Tensor, a: Tensor, h: Tensor, reverse: bool) -> Tensor:
+    """Return the states; arguments as ``reference``."""
+    return _differentiable(x, a, h, reverse)
+
+
+@torch.library.custom_op("seqmix::linear_recurrence", mutates_args=())
+def _recurrence(x: Tensor, a: Tensor, h: Tensor, reverse: bool) -> Tensor:
+    return _sweep(x, a, h, reverse)
+
+
+@torch.library.custom_op("seqmix::linear_recurrence_backward", mutates_args=())
+def _backward(grad: Tensor, x: Tensor, a: Tensor, h: Tensor, y: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients to x, a and h, by the same recurrence in the other direction.
+
+    ``lam_t = g_t + a_{t+1} lam_{t+1}`` is the gradient to ``x_t``, and ``lam_t h_{t-1}`` that to ``a_t``.
+    """
+    # shifted by one step: the decay that leads on from t, and the state before t
+    ahead = F.pad(a.conj()[:, :-1] if reverse else a.conj()[:, 1:], (0, 0, 1, 0) if reverse else (0, 0, 0, 1))
+    lam = _sweep(grad, ahead, torch.zeros_like(h), not reverse)
+    first = h.unsqueeze(1)
+    before = torch.cat([y[:, 1:], first] if reverse else [first, y[:, :-1]], 1)
+    start = -1 if reverse else 0
+    return lam, lam * before.conj(), a[:, start].conj() * lam[:, start]
+
+
+def _sweep(x: Tensor, a: Tensor, h: Tensor, reverse: bool) -> Tensor:
+    B, L, D = x.shape
+    n = max(1, min(_STEP // max(1, B * D), int(L**0.5)))
+    T = -(-L // n)
+    if extra := n * T - L:
+        # steps at the end of the walk, whose results are cut off
+        x, a = (F.pad(v, (0, 0, extra, 0) if reverse else (0, 0, 0, extra)) for v in (x, a))
+    y = torch.empty(B, n, T, D, dtype=x.dtype, device=x.device)
+    steps = range(T - 1, -1, -1) if reverse else range(T)
+    stretches = range(n - 1, -1, -1) if reverse else range(n)
+    x, a = x.unflatten(1, (n, T)), a.unflatten(1, (n, T))
+    # the first stretch goes on from h, the others from zero
+    state = torch.zeros(B, n, D, dtype=x.dtype, device=x.device)
+    state[:, stretches[0]] = h
+    for t in steps:
+        state = torch.addcmul(x[:, :, t], a[:, :, t], state)
+        y[:, :, t] = state
+    for last, here in pairwise(stretches):
+        reach = (a[:, here].flip(1) if reverse else a[:, here]).cumprod(1)  # (B, T, D)
+        y[:, here].addcmul_(reach.flip(1) if reverse else reach, y[:, last, steps[-1]].unsqueeze(1))
+    y = y.flatten(1, 2)
+    # an operator's result lies as its input would, without a gap
+    return (y[:, extra:] if reverse else y[:, :L]).contiguous()
+
+
+_recurrence.register_fake(lambda x, a, h, reverse: x.new_empty(x.shape))
+map_into_channels(_recurrence, (2, 2, 1), (2,))
+map_into_channels(_backward, (2, 2, 2, 1, 2), (2, 2, 1))
+_differentiable = differentiable(_recurrence, _backward, reference, tensors=3, kept=(0,))

@@ -30,6 +30,7 @@ COMMANDS = {
     "info": "show versions, device, and which kernels run",
     "matrix": "draw the mixing matrix of a mixer",
     "sweep": "train a config with every combination of options and seeds",
+    "tune": "search the options of a config for the best validation, with Optuna",
     "runs": "list the runs of a folder: what was trained, what was changed, and the results",
     "report": "print the recorded results as Markdown tables, or draw them",
     "bench": "measure time and memory of a mixer at several lengths, and of attention",

@@ -15,6 +15,7 @@ EXAMPLES = {
     "info": "seqmix info",
     "matrix": "seqmix matrix --mixer Hydra --mixer.headdim 16 --out hydra.png",
     "sweep": "seqmix sweep --config demo --grid model.model.mixer=Hydra,Mamba --seeds 0,1",
+    "tune": "seqmix tune --config demo --space model.optim.lr=log:1e-4:1e-2 data.batch_size=32,64 --trials 20",
     "runs": "seqmix runs --name demo",
     "report": "seqmix report lra --plot lra.png",
     "bench": "seqmix bench --mixer Mamba --lengths 1024,4096",

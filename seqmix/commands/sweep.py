@@ -220,7 +220,7 @@ def grid_of(entries: Sequence[str]) -> dict[str, list[str]]:
     for entry in entries:
         name, _, values = entry.partition("=")
         name = name.removeprefix("--")
-        found = list(_split(values))
+        found = list(split(values))
         if not name or not all(found):
             raise ConfigError(f"--grid {entry!r} should be option=value,value; use for example data.horizon=96,192")
         if name in grid:
@@ -229,7 +229,8 @@ def grid_of(entries: Sequence[str]) -> dict[str, list[str]]:
     return grid
 
 
-def _split(values: str) -> Iterator[str]:
+def split(values: str) -> Iterator[str]:
+    """Values between commas; commas inside brackets and braces are part of a value."""
     part, depth = "", 0
     for letter in values:
         depth += (letter in "[{(") - (letter in "]})")

@@ -79,23 +79,32 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
         **{name: whole(name, options[name], *rule) for name, rule in _WHOLE.items()},
         **{name: names(name, options[name]) for name in ("past_covariates", "future_covariates", "static_covariates")},
         "levels": levels(options["levels"]),
-        "budget": _seconds(options["budget"], model),
+        "budget": _budget(options["budget"], model),
     }
 
 
-def _seconds(given: Any, model: Any) -> float:
+def _budget(given: Any, model: Any) -> float:
     """The time budget of ``auto`` in seconds."""
     if given is None:
         return _BUDGET
     if model != AUTO:
         raise ConfigError(f"budget = {given!r} is the time of model='auto'; limit max_steps, or leave it out")
+    return seconds("budget", given)
+
+
+def seconds(name: str, given: Any) -> float:
+    """A time in seconds: a number, or text such as ``1min``.
+
+    Raises:
+        ConfigError: if it is no time, or not above 0.
+    """
     try:
         number = isinstance(given, numbers.Real) or str(given).replace(".", "", 1).isdigit()
         found = float(given) if number else pd.Timedelta(given).total_seconds()
     except (ValueError, TypeError):
         found = math.nan
     if isinstance(given, bool) or not 0 < found < math.inf:
-        raise ConfigError(f"budget = {given!r} is no time; use seconds, or for example '1min'")
+        raise ConfigError(f"{name} = {given!r} is no time; use seconds, or for example '1min'")
     return found
 
 

@@ -33,7 +33,7 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, key: Sequence[
         if key:
             known = {tuple(row.get(name, "") for name in key) for row in old}
             new = [row for row in new if tuple(row.get(name, "") for name in key) not in known]
-        _write_rows(path, [*old, *new])
+        write_rows(path, [*old, *new])
 
 
 def keep_rows(path: Path, wanted: Callable[[Mapping[str, str]], bool]) -> None:
@@ -41,7 +41,7 @@ def keep_rows(path: Path, wanted: Callable[[Mapping[str, str]], bool]) -> None:
     if path.exists():
         with locked(path.with_name(f"{path.name}.lock")):
             kept = [row for row in read_rows(path) if wanted(row)]
-            _write_rows(path, kept) if kept else path.unlink()
+            write_rows(path, kept) if kept else path.unlink()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -64,18 +64,19 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in cells if row]
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, in a folder that is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as a CSV file, whole or not at all."""
     text = io.StringIO(newline="")
     columns = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write(path, text.getvalue())
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8", newline="")
+    os.replace(part, path)

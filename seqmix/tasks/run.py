@@ -103,6 +103,12 @@ class Run(Checkpoint):
                 "with --trainer.default_root_dir"
             ) from e
 
+    def stop(self) -> bool:
+        """Stop after this step, as after Ctrl-C; False if that was asked for before."""
+        asked = self._stop is not None
+        self._stop = self._stop or KeyboardInterrupt
+        return not asked
+
     def release(self) -> None:
         """Let other processes go on in the folder."""
         self._lock.close()

@@ -24,7 +24,19 @@ def _attend(q, k, v, codes, bias):
 # name: function of float tensors, their shapes
 CASES = {
     "depthwise_conv1d": (ops.depthwise_conv1d, [(B, L, D), (D, 3), (D,)]),
+    "delta_product": (
+        lambda q, k, v, beta: ops.delta_product(q, k, v, None, beta.sigmoid()),
+        [(B, L, H, P), (B, L, 2, H, P), (B, L, 2, H, N), (B, L, 2, H)],
+    ),
+    "dplr_delta": (
+        lambda q, k, v, g, a, b: ops.dplr_delta(q, k, v, -g.sigmoid(), a, b),
+        [(B, L, H, P)] * 2 + [(B, L, H, N)] + [(B, L, H, P)] * 3,
+    ),
     "fft_conv": (ops.fft_conv, [(B, L, D), (D, L)]),
+    "gated_delta": (
+        lambda q, k, v, g, beta: ops.gated_delta(q, k, v, -g.exp(), beta.sigmoid()),
+        [(B, L, 1, P), (B, L, 1, P), (B, L, H, N), (B, L, H), (B, L, H)],
+    ),
     "global_attention": (lambda q, k, v: ops.global_attention(q, k, v, n_heads=2)[0], [(B, L, D)] * 3),
     "linear_recurrence": (
         lambda x, a: ops.linear_recurrence(x, a.sigmoid()),
@@ -78,7 +90,7 @@ def assert_same(got, want, ratio):
 def test_all_public_ops_are_here():
     # what remains takes part in others, or does no arithmetic along a sequence
     others = {"explain", "tune_allocator", "smooth_length", "nearest_code", "update_codebook", "selective_scan_step"}
-    matrices = {"quasiseparable_matrix", "recurrence_matrix", "scan_matrix", "ssd_matrix"}
+    matrices = {"delta_matrix", "quasiseparable_matrix", "recurrence_matrix", "scan_matrix", "ssd_matrix"}
     assert set(ops.__all__) == set(CASES) | others | matrices
 
 

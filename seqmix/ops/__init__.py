@@ -2,6 +2,7 @@
 
 from seqmix.ops.allocator import tune_allocator
 from seqmix.ops.conv import depthwise_conv1d, fft_conv, smooth_length
+from seqmix.ops.delta import delta_matrix, delta_product, dplr_delta, gated_delta
 from seqmix.ops.dispatch import explain
 from seqmix.ops.norm import rms_norm
 from seqmix.ops.pooling import global_attention, local_max, masked_mean, segment_max
@@ -12,9 +13,13 @@ from seqmix.ops.ssd import ssd, ssd_matrix
 from seqmix.ops.vq import nearest_code, straight_through, update_codebook, vq_attention
 
 __all__ = [
+    "delta_matrix",
+    "delta_product",
     "depthwise_conv1d",
+    "dplr_delta",
     "explain",
     "fft_conv",
+    "gated_delta",
     "global_attention",
     "linear_recurrence",
     "local_max",

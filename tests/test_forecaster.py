@@ -162,8 +162,7 @@ def test_a_folder_of_parquet_files_is_a_frame(tmp_path, partitioned):
     fc, twin = small().fit(tmp_path), small().fit(df)
     assert fc.report_["windows"] == twin.report_["windows"] and fc.notes_ == twin.notes_
     for one, two in ((fc.predict(), twin.predict()), (fc.predict(str(tmp_path)), twin.predict(df))):
-        # the values were kept in float32
-        pd.testing.assert_frame_equal(one, two, rtol=1e-5, check_dtype=False)
+        pd.testing.assert_frame_equal(one, two, check_exact=True, check_dtype=False)
     df.iloc[:5].to_parquet(tmp_path / "x.parquet")
     with pytest.raises(DataError) as error:
         fc.predict(tmp_path)

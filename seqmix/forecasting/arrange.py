@@ -11,6 +11,7 @@ from torch import Tensor
 from seqmix.data.series.panel import last_rows
 from seqmix.forecasting.covariates import Inputs, calendar_rows, encode
 from seqmix.forecasting.long import Long
+from seqmix.mapped import BLOCK, like, series_blocks
 from seqmix.series import Series
 
 
@@ -44,11 +45,15 @@ class Ends(NamedTuple):
     @property
     def distances(self) -> tuple[np.ndarray, np.ndarray]:
         """How far the nearest and the farthest value are from ``loc`` in units of the scale, each ``(N, C)``."""
-        with np.errstate(over="ignore"):
-            z = np.abs(self.values - self.loc[:, None]) / self.scale[:, None]
-        absent = np.isnan(z)
-        nearest = np.where(absent.all(1), 0.0, np.where(absent, np.inf, z).min(1))
-        return nearest, np.where(absent, 0.0, z).max(1)
+        N, context, C = self.values.shape
+        nearest, farthest, size = np.empty((N, C)), np.empty((N, C)), max(1, BLOCK // (context * C))
+        for cut in (slice(a, a + size) for a in range(0, N, size)):
+            with np.errstate(over="ignore"):
+                z = np.abs(self.values[cut] - self.loc[cut, None]) / self.scale[cut, None]
+            absent = np.isnan(z)
+            nearest[cut] = np.where(absent.all(1), 0.0, np.where(absent, np.inf, z).min(1))
+            farthest[cut] = np.where(absent, 0.0, z).max(1)
+        return nearest, farthest
 
     def batches(self, ahead: np.ndarray | None, size: int) -> Iterator[dict[str, Tensor]]:
         """Scaled batches; ``ahead`` are the known-future inputs of the horizon, ``(N, horizon, F)``."""
@@ -93,14 +98,14 @@ def arrange(long: Long, inputs: Inputs, static: pd.DataFrame | None, *, joint: b
         static: the static columns, one row for each series, in its order.
         joint: aligned series become channels of one series.
     """
-    n, lengths = len(long.ids), np.diff(long.indptr)
-    past, future = (encode(long.columns, codes, long.ids, joint=joint) for codes in (inputs.past, inputs.future))
+    n = len(long.ids)
+    past, future = (
+        encode(long.columns, codes, long.ids, joint=joint, near=long.y) for codes in (inputs.past, inputs.future)
+    )
     if inputs.calendar:
         # the dates of aligned series are those of the first
-        first, steps = (long.first[:1], lengths[:1]) if joint else (long.first, lengths)
-        at = np.arange(steps.sum()) - np.repeat(np.cumsum(steps) - steps, steps)
-        dates = calendar_rows(long.clock, long.clock.after(np.repeat(first, steps), at))
-        future = dates if future is None else np.concatenate([future, dates], 1)
+        dates = _dates(long, 1 if joint else n)
+        future = dates if future is None else _beside(future, dates)
     fixed = None if static is None else encode(static, inputs.static, long.ids, joint=False)
     fixed = None if fixed is None else fixed[:, None]  # (n, 1, S)
     values, weight = long.y[:, None], long.weight
@@ -127,6 +132,25 @@ def ends(arrays: Arrays, series: np.ndarray, end: np.ndarray, context: int, loc:
         loc=loc[series],
         scale=scale[series],
     )
+
+
+def _dates(long: Long, n: int) -> np.ndarray:
+    """Features of the calendar for each row of the first ``n`` series, ``(T, F)``."""
+    found = np.zeros((0, 0))
+    for a, b in series_blocks(long.indptr[: n + 1]):
+        begin, lengths = long.indptr[a:b], np.diff(long.indptr[a : b + 1])
+        at = np.arange(begin[0], long.indptr[b]) - np.repeat(begin, lengths)
+        rows = calendar_rows(long.clock, long.clock.after(np.repeat(long.first[a:b], lengths), at))
+        found = found if a else like(long.y, (rows.shape[1], int(long.indptr[n])), np.float32)
+        found[:, begin[0] : long.indptr[b]] = rows.T
+    return found.T
+
+
+def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Two arrays ``(T, F)`` as one."""
+    found = like(left, (left.shape[1] + right.shape[1], len(left)), np.float32).T
+    found[:, : left.shape[1]], found[:, left.shape[1] :] = left, right
+    return found
 
 
 def _given(rows: np.ndarray | None) -> np.ndarray:

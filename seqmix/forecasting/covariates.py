@@ -1,7 +1,8 @@
 """Covariates of a frame as numbers: standardized, or one column for each category, learned when a model is fitted."""
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any, TypedDict
@@ -13,9 +14,10 @@ from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.clock import Clock, is_number, shown
 from seqmix.forecasting.frame import LARGEST_VALUE, Reading, stamped
 from seqmix.forecasting.kind import with_index
-from seqmix.forecasting.long import Long, named
+from seqmix.forecasting.long import Long, among_first, named
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.times import parse_times
+from seqmix.mapped import like, row_blocks, series_blocks
 
 # categories that get a column each; more become one column of ranks
 _MOST_COLUMNS = 32
@@ -45,15 +47,11 @@ class Inputs:
 
 def learn_inputs(how: Reading, long: Long, static: pd.DataFrame | None, n_train: np.ndarray, plan: Plan) -> Inputs:
     """The inputs, from the first ``n_train`` rows of each series and all static rows."""
-    ours = np.zeros(0, bool)
-    if len(long.columns.columns):
-        lengths = np.diff(long.indptr)
-        rows = np.arange(len(long.y)) - np.repeat(long.indptr[:-1], lengths)
-        ours = rows < np.repeat(n_train, lengths)
+    ours = among_first(long, n_train) if len(long.columns.columns) else np.zeros(0, bool)
     past, future = (learn(long.columns[list(names)], ours) for names in (how.past, how.future))
     for code in (*past, *future) if plan.joint else ():
-        each = _encoded(long.columns[code["name"]], code).reshape(len(long.ids), -1)
-        code["shared"] = bool((each == each[:1]).all())
+        first, *others = _encoded(long.columns[code["name"]], code, _equal_parts(len(long.y), len(long.ids)))
+        code["shared"] = all(np.array_equal(first, each) for each in others)
     return Inputs(
         past=past,
         future=future,
@@ -67,32 +65,33 @@ def learn(columns: Any, rows: np.ndarray) -> list[Code]:
     return [_learned(columns[name], rows) for name in columns]
 
 
-def encode(columns: Any, codes: Sequence[Code], ids: pd.Index, *, joint: bool) -> np.ndarray | None:
+def encode(
+    columns: Any, codes: Sequence[Code], ids: pd.Index, *, joint: bool, near: np.ndarray | None = None
+) -> np.ndarray | None:
     """The columns as float32 inputs ``(T, width)``; None without codes.
 
     Missing numbers are the mean, missing and unknown categories no category, the latter with a warning. With ``joint``
     the rows of aligned series become those of one: a column that all series shared in the fit is one input, any other
-    an input for each series.
+    an input for each series. The inputs are in a mapped file if the array ``near`` is.
 
     Raises:
         DataError: for text in place of numbers, or a column that is no longer shared.
     """
-    parts = []
-    for code in codes:
-        rows = _encoded(columns[code["name"]], code)
-        if not joint:
-            parts.append(rows)
+    if not codes:
+        return None
+    n = len(ids) if joint else 1
+    widths = [_width(code) * (1 if code["shared"] else n) for code in codes]
+    # each input by itself, as windows are cut from it
+    found = like(np.zeros(0) if near is None else near, (sum(widths), len(columns) // n), np.float32)
+    for code, rows in zip(codes, np.split(found, np.cumsum(widths)[:-1]), strict=True):
+        column = columns[code["name"]]
+        if joint:
+            _encode_channels(rows, column, code, ids)
             continue
-        each = rows.reshape(len(ids), -1, rows.shape[1])  # (C, T, width)
-        differs = np.flatnonzero((each != each[:1]).any((1, 2)))
-        if code["shared"] and len(differs):
-            raise DataError(
-                f"column {code['name']!r} had the same values for all series when the models were fitted, so that they "
-                f"have one input for all; now {ids[differs[0]]!r} differs from {ids[0]!r}. Give the same values, or "
-                "fit with mode='global'"
-            )
-        parts += [each[0]] if code["shared"] else list(each)
-    return np.concatenate(parts, 1, dtype=np.float32) if parts else None
+        blocks = list(row_blocks(len(column)))
+        for cut, values in zip(blocks, _encoded(column, code, blocks), strict=True):
+            rows[:, cut] = values.T
+    return found.T
 
 
 def ahead(
@@ -194,16 +193,15 @@ def static_rows(long: Long, names: Sequence[str], static_df: pd.DataFrame | None
             f"static column {absent[0]!r} not found in df; add it, or pass static_df=... with a row for each id"
         )
     if static_df is None:
-        codes = np.repeat(np.arange(len(long.ids)), np.diff(long.indptr))
-        groups = long.columns[list(names)].groupby(codes)
-        changing = groups.nunique() > 1
+        blocks = [_by_series(long, list(names), a, b) for a, b in series_blocks(long.indptr)]
+        changing: Any = pd.concat([each for each, _ in blocks])
         if changing.to_numpy().any():
             name = str(changing.any().idxmax())
             raise DataError(
                 f"static column {name!r} changes within {int(changing[name].sum())} series, first: "
                 f"{long.ids[int(changing[name].idxmax())]!r}; make it a past or future covariate"
             )
-        return pd.DataFrame(groups.first())
+        return pd.concat([each for _, each in blocks])
     static_df = with_index(static_df, [id_col])
     absent = [name for name in (id_col, *names) if name not in static_df]
     if absent:
@@ -215,6 +213,13 @@ def static_rows(long: Long, names: Sequence[str], static_df: pd.DataFrame | None
     if len(unknown):
         raise DataError(f"static_df has no row for {len(unknown)} series: {named(list(unknown))}; add one for each")
     return found.loc[long.ids].reset_index(drop=True)
+
+
+def _by_series(long: Long, names: list[str], a: int, b: int) -> tuple[Any, Any]:
+    """Whether the columns change within each of the series ``a`` to ``b``, and their first values."""
+    rows: Any = long.columns[names].iloc[long.indptr[a] : long.indptr[b]]
+    groups = rows.groupby(np.repeat(np.arange(a, b), np.diff(long.indptr[a : b + 1])))
+    return groups.nunique() > 1, groups.first()
 
 
 def calendar_rows(clock: Clock, stamps: np.ndarray) -> np.ndarray:
@@ -234,14 +239,20 @@ def calendar_rows(clock: Clock, stamps: np.ndarray) -> np.ndarray:
 
 
 def _learned(column: pd.Series, rows: np.ndarray) -> Code:
-    name, numbers = str(column.name), _numeric(column)
+    name, numbers, blocks = str(column.name), as_numbers(column), list(row_blocks(len(column)))
     if numbers is not None:
-        values = _finite(numbers, name)[rows]
-        if np.isnan(values).all():
+
+        def training() -> Iterator[np.ndarray]:
+            return (_finite(numbers.iloc[cut], name)[rows[cut]] for cut in blocks)
+
+        count = sum(int((~np.isnan(values)).sum()) for values in training())
+        if not count:
             raise DataError(f"column {name!r} holds no value in the training rows; leave it out of the covariates")
-        mean, std = float(np.nanmean(values)), float(np.nanstd(values))
+        mean = float(sum(np.nansum(values) for values in training()) / count)
+        std = math.sqrt(sum(np.nansum((values - mean) ** 2) for values in training()) / count)
         return Code(name=name, mean=mean, std=std if std > 0 else 1.0, categories=None, shared=False)
-    categories = sorted(column.dropna().unique().tolist(), key=str)
+    values = dict.fromkeys(value for cut in blocks for value in column.iloc[cut].dropna().unique().tolist())
+    categories = sorted(values, key=str)
     if not all(isinstance(c, str | bool | int | float) for c in categories):
         raise DataError(
             f"column {name!r} holds {type(categories[0]).__name__}, neither numbers nor categories; convert it first"
@@ -249,39 +260,79 @@ def _learned(column: pd.Series, rows: np.ndarray) -> Code:
     return Code(name=name, mean=0.0, std=1.0, categories=categories, shared=False)
 
 
-def _encoded(column: pd.Series, code: Code) -> np.ndarray:
+def _width(code: Code) -> int:
     categories = code["categories"]
-    if categories is None:
-        numbers = _numeric(column)
-        if numbers is None:
-            first = column.dropna().iloc[0]
+    return 1 if categories is None or len(categories) > _MOST_COLUMNS else len(categories)
+
+
+def _equal_parts(total: int, n: int) -> list[slice]:
+    return [slice(first, first + total // n) for first in range(0, total, total // n)]
+
+
+def _encode_channels(found: np.ndarray, column: pd.Series, code: Code, ids: pd.Index) -> None:
+    """Write the inputs of series that are channels, ``(width, T)`` for all or for each."""
+    width, first = _width(code), np.zeros(0)
+    parts = _encoded(column, code, _equal_parts(len(column), len(ids)))
+    for i, values in enumerate(parts):
+        first = first if i else values
+        if not code["shared"] or i == 0:
+            found[i * width : (i + 1) * width] = values.T
+        elif not np.array_equal(values, first):
             raise DataError(
-                f"column {code['name']!r} holds {first!r}, and numbers when the model was fitted; "
-                f"convert it with pd.to_numeric(df[{code['name']!r}])"
+                f"column {code['name']!r} had the same values for all series when the models were fitted, so that they "
+                f"have one input for all; now {ids[i]!r} differs from {ids[0]!r}. Give the same values, or "
+                "fit with mode='global'"
             )
-        values = np.nan_to_num((_finite(numbers, code["name"]) - code["mean"]) / code["std"], nan=0.0)
+
+
+def _encoded(column: pd.Series, code: Code, blocks: Sequence[slice]) -> Iterator[np.ndarray]:
+    """A column as float64 inputs, ``(rows, width)`` for each of the blocks."""
+    if code["categories"] is not None:
+        yield from _encoded_categories(column, code["name"], code["categories"], blocks)
+        return
+    numbers = as_numbers(column)
+    if numbers is None:
+        first = column.dropna().iloc[0]
+        raise DataError(
+            f"column {code['name']!r} holds {first!r}, and numbers when the model was fitted; "
+            f"convert it with pd.to_numeric(df[{code['name']!r}])"
+        )
+    for cut in blocks:
+        values = _finite(numbers.iloc[cut], code["name"])
+        values = np.nan_to_num((values - code["mean"]) / code["std"], nan=0.0)
         row = int(np.abs(values).argmax())
         if abs(values[row]) > _LARGEST:
             raise DataError(
-                f"column {code['name']!r} holds {column.iloc[row]:.3g}, {abs(values[row]):.0e} times its deviation in "
-                "the training rows; correct it, or make it NaN for missing"
+                f"column {code['name']!r} holds {column.iloc[cut].iloc[row]:.3g}, {abs(values[row]):.0e} times its "
+                "deviation in the training rows; correct it, or make it NaN for missing"
             )
-        return values[:, None]
-    at = pd.Index(categories).get_indexer(pd.Index(column))
-    unknown = (at < 0) & column.notna().to_numpy()
-    if unknown.any():
-        values = pd.unique(column.to_numpy()[unknown]).tolist()
+        yield values[:, None]
+
+
+def _encoded_categories(
+    column: pd.Series, name: str, categories: list[Any], blocks: Sequence[slice]
+) -> Iterator[np.ndarray]:
+    unknown, count = {}, 0
+    for cut in blocks:
+        rows: Any = column.iloc[cut]
+        at = pd.Index(categories).get_indexer(pd.Index(rows))
+        odd = (at < 0) & rows.notna().to_numpy()
+        if odd.any():
+            unknown |= dict.fromkeys(pd.unique(rows.to_numpy()[odd]).tolist())
+            count += int(odd.sum())
+        if len(categories) > _MOST_COLUMNS:
+            yield np.where(at < 0, 0.0, 2 * (at + 0.5) / len(categories) - 1)[:, None]
+        else:
+            yield (at[:, None] == np.arange(len(categories))).astype(np.float64)
+    if count:
         warnings.warn(
-            f"column {code['name']!r} holds {named(values)} in {int(unknown.sum())} rows, "
+            f"column {name!r} holds {named(list(unknown))} in {count} rows, "
             f"which the model was not fitted on; they count as none of {named(categories)}",
             stacklevel=2,
         )
-    if len(categories) > _MOST_COLUMNS:
-        return np.where(at < 0, 0.0, 2 * (at + 0.5) / len(categories) - 1)[:, None]
-    return (at[:, None] == np.arange(len(categories))).astype(np.float64)
 
 
-def _numeric(column: pd.Series) -> pd.Series | None:
+def as_numbers(column: pd.Series) -> pd.Series | None:
     """A column of numbers, which may be objects among missing ones; None if it holds categories."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         return column

@@ -18,15 +18,16 @@ from seqmix.forecasting.arrange import Arrays, arrange
 from seqmix.forecasting.covariates import Inputs, learn_inputs, static_rows
 from seqmix.forecasting.factory import Choice, choices, make_task, own_plan
 from seqmix.forecasting.fitted import Fitted, last_windows
-from seqmix.forecasting.folder import mapped, read_long
+from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.intervals import check_windows
-from seqmix.forecasting.long import Long, channels, named, observed, unobserved_tail
+from seqmix.forecasting.long import Long, among_first, channels, missing_values, named, observed, unobserved_tail
 from seqmix.forecasting.member import Member, calibrate, calibration_rows
 from seqmix.forecasting.options import whole
 from seqmix.forecasting.plan import Plan, held_out, make_plan
 from seqmix.forecasting.scales import measure
 from seqmix.forecasting.training import EVAL_BATCH, Training, make_training, train
+from seqmix.mapped import row_blocks
 from seqmix.tasks import AdamW, Forecasting
 
 
@@ -239,7 +240,7 @@ def _panel(long: Long, arrays: Arrays, job: Job, n_val: np.ndarray, n_test: np.n
         past=arrays.past,
         future=arrays.future,
         static=arrays.static,
-        weight=None if arrays.weight is None else arrays.weight.astype(np.float32),
+        weight=arrays.weight,
         scaler=plan.scaler,
         season=plan.season,
         short=plan.short,
@@ -247,16 +248,14 @@ def _panel(long: Long, arrays: Arrays, job: Job, n_val: np.ndarray, n_test: np.n
         least=min(plan.horizon, plan.context) if job.choice.cls.pretrained else None,
         ids=[str(i) for i in (long.ids[:1] if plan.joint else long.ids)],
         eval_batch_size=EVAL_BATCH,
-        out=mapped(arrays.values.shape) if isinstance(long.y, np.memmap) else None,
         seed=plan.seed,
     )
 
 
 def _check_values(long: Long, n_val: np.ndarray) -> None:
     """Refuse frames without a value to train on."""
-    lengths = np.diff(long.indptr)
-    ours = np.arange(len(long.y)) - np.repeat(long.indptr[:-1], lengths) < np.repeat(lengths - n_val, lengths)
-    if not (observed(long) & ours).any():
+    seen, ours = observed(long), among_first(long, np.diff(long.indptr) - n_val)
+    if not any((seen[rows] & ours[rows]).any() for rows in row_blocks(len(seen))):
         raise DataError(
             f"no training row has a value and a weight above 0, before the last {int(n_val.max())} rows, which are for "
             "validation; give earlier rows, or pass val_size=0"
@@ -309,9 +308,8 @@ def frame_notes(long: Long, reading: Reading) -> list[str]:
         notes.append(f"freq {long.clock.freq!r} was inferred")
     if long.ignored:
         notes.append(f"columns that are not used: {', '.join(long.ignored)}")
-    if np.isnan(long.y).any():
-        codes = np.repeat(np.arange(len(long.ids)), np.diff(long.indptr))
-        counts = np.bincount(codes, np.isnan(long.y), len(long.ids)).astype(int)
+    counts = missing_values(long)
+    if counts.any():
         first = ", ".join(f"{long.ids[i]} {counts[i]}" for i in np.flatnonzero(counts)[:5])
         notes.append(f"{counts.sum()} missing values are left out of input and loss: {first}")
         empty = np.flatnonzero(counts == np.diff(long.indptr))

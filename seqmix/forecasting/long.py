@@ -9,6 +9,7 @@ import pandas as pd
 from seqmix.errors import DataError
 from seqmix.forecasting.clock import Clock, shown
 from seqmix.forecasting.kind import Kind
+from seqmix.mapped import like, row_blocks, series_blocks
 
 
 class Long(NamedTuple):
@@ -49,16 +50,41 @@ def picked(long: Long, which: np.ndarray) -> Long:
     return _taken(long, rows, lengths)._replace(ids=long.ids[which], first=long.first[which])
 
 
+def among_first(long: Long, n_rows: np.ndarray) -> np.ndarray:
+    """Which rows are among the first ``n_rows`` of their series, ``(T,)``."""
+    found = like(long.y, long.y.shape, bool)
+    for a, b in series_blocks(long.indptr):
+        begin, lengths = long.indptr[a:b], np.diff(long.indptr[a : b + 1])
+        at = np.arange(begin[0], long.indptr[b]) - np.repeat(begin, lengths)
+        found[begin[0] : long.indptr[b]] = at < np.repeat(n_rows[a:b], lengths)
+    return found
+
+
 def observed(long: Long) -> np.ndarray:
     """Which rows have a value and a weight above 0, ``(T,)``."""
-    return ~np.isnan(long.y) if long.weight is None else ~np.isnan(long.y) & (long.weight > 0)
+    found = like(long.y, long.y.shape, bool)
+    for cut in row_blocks(len(found)):
+        found[cut] = ~np.isnan(long.y[cut]) if long.weight is None else ~np.isnan(long.y[cut]) & (long.weight[cut] > 0)
+    return found
+
+
+def missing_values(long: Long) -> np.ndarray:
+    """How many rows of each series have no value, ``(n,)``."""
+    counts = [
+        np.add.reduceat(np.isnan(long.y[long.indptr[a] : long.indptr[b]]), long.indptr[a:b] - long.indptr[a], dtype=int)
+        for a, b in series_blocks(long.indptr)
+    ]
+    return np.concatenate(counts)
 
 
 def unobserved_tail(long: Long) -> np.ndarray:
     """How many rows at the end of each series have no value, or no weight, ``(n,)``."""
-    seen = observed(long)
-    at = np.where(seen, np.arange(1, len(seen) + 1), 0)
-    return long.indptr[1:] - np.maximum(np.maximum.reduceat(at, long.indptr[:-1]), long.indptr[:-1])
+    seen, tails = observed(long), []
+    for a, b in series_blocks(long.indptr):
+        begin, end = long.indptr[a:b], long.indptr[a + 1 : b + 1]
+        at = np.where(seen[begin[0] : end[-1]], np.arange(begin[0] + 1, end[-1] + 1), 0)
+        tails.append(end - np.maximum(np.maximum.reduceat(at, begin - begin[0]), begin))
+    return np.concatenate(tails)
 
 
 def channels(long: Long, ids: pd.Index) -> Long:

@@ -10,6 +10,7 @@ import numpy as np
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.long import Long
+from seqmix.mapped import row_blocks
 
 # losses whose forecast holds its own uncertainty
 _SPREAD = ("quantile", "normal", "student_t", "negative_binomial")
@@ -122,7 +123,7 @@ def make_plan(options: Mapping[str, Any], long: Long, *, mixes_channels: bool, l
         plain = options["future_covariates"] or options["calendar"] or season == 1 or loss == "negative_binomial"
         normalize = "window" if plain else "season"
     if nonnegative == "auto":
-        nonnegative = not (long.y < 0).any()
+        nonnegative = not any((long.y[rows] < 0).any() for rows in row_blocks(len(long.y)))
     return Plan(
         horizon=options["horizon"],
         context=context,

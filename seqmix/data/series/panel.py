@@ -1,21 +1,21 @@
 """Many series of different lengths as one datamodule: scaling by training rows, missing values, covariates."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 
 from seqmix.data.series.windows import Windows
 from seqmix.data.served import Served, Split
 from seqmix.errors import DataError
+from seqmix.mapped import BLOCK, like, row_blocks, series_blocks
 from seqmix.series import Series
 
 Short = Literal["pad", "drop", "error"]
 Scaler = Literal["season", "standard", "none"]
 
-# rows that are scaled at a time: the work space, whatever the size of the panel
-_BLOCK = 1 << 20
 # largest scaled value: its square is a number in float32 as well
 LARGEST = 1e18
 _EPS = float(np.finfo(np.float64).eps)
@@ -49,7 +49,8 @@ class Panel(Served):
     ``future``, ``static``, ``weight``. ``loc`` and ``scale``, ``(n_series, C)``, undo scaling.
 
     Args:
-        values: all series one after another, NaN where missing, ``(T, C)``.
+        values: all series one after another, NaN where missing, ``(T, C)``; if they are in a mapped file, scaled values
+            and masks are in others.
         indptr: first row of each series, then T; ``(n_series + 1,)``.
         context: lookback length, in rows.
         horizon: forecast length, in rows.
@@ -70,7 +71,6 @@ class Panel(Served):
         ids: names of the series, for messages.
         eval_batch_size: windows per validation batch. Default: that of training.
         max_val: most validation and most test windows that are used, evenly spread.
-        out: float32 array ``(T, C)`` for the scaled values, a mapped file where memory is short. Default: a new array.
         seed: starting point of the shuffles.
 
     Raises:
@@ -98,7 +98,6 @@ class Panel(Served):
         ids: Sequence[Any] | None = None,
         eval_batch_size: int | None = None,
         max_val: int = 2048,
-        out: np.ndarray | None = None,
         seed: int = 0,
     ):
         super().__init__("Panel", batch_size, eval_batch_size=eval_batch_size, seed=seed)
@@ -112,9 +111,12 @@ class Panel(Served):
         self.max_val = max_val
         self.n_train = np.diff(indptr) - n_val
         self.loc, self.scale = scaling(values, indptr, self.n_train, scaler, season)
-        self._values = np.empty(values.shape, np.float32) if out is None else out
+        # channels apart, as windows are cut from them
+        self._values = like(values, values.shape[::-1], np.float32).T
         missing = _scale_into(self._values, values, indptr, self.loc, self.scale, self.ids)
-        rows = {"past": past, "future": future, "weight": weight, "mask": ~np.isnan(values) if missing else None}
+        weight = None if weight is None else _converted(weight, np.float32, np.asarray)
+        mask = _converted(values, np.bool_, lambda block: ~np.isnan(block)) if missing else None
+        rows = {"past": past, "future": future, "weight": weight, "mask": mask}
         self._rows = {name: x for name, x in rows.items() if x is not None}
         self._static, self._indptr, self._n_val = static, indptr, n_val
         self._n_test = np.zeros_like(n_val) if n_test is None else n_test
@@ -196,11 +198,10 @@ class Panel(Served):
         pads = np.where(borders > self.horizon, np.maximum(self.context - least, width - borders), 0)
         if not pads.any():
             return
-        at = np.arange(len(self._values)) + np.repeat(np.cumsum(pads), lengths)
-        total = len(at) + int(pads.sum())
-        self._rows.setdefault("mask", np.ones(self._values.shape, bool))
-        self._values = _placed(self._values, at, total)
-        self._rows = {name: _placed(x, at, total) for name, x in self._rows.items()}
+        if "mask" not in self._rows:
+            self._rows["mask"] = _converted(self._values, np.bool_, lambda block: np.ones(block.shape, bool))
+        self._values = _padded(self._values, self._indptr, pads)
+        self._rows = {name: _padded(x, self._indptr, pads) for name, x in self._rows.items()}
         self._indptr = np.r_[0, np.cumsum(lengths + pads)]
 
 
@@ -280,22 +281,15 @@ def season_error(
 
 def last_rows(rows: np.ndarray, begin: np.ndarray, end: np.ndarray, width: int) -> np.ndarray:
     """The ``width`` rows before each row ``end: (N,)``, ``(N, width, C)``; NaN before row ``begin: (N,)``."""
-    found = np.empty((len(end), width, *rows.shape[1:]), rows.dtype)
+    found = like(rows, (len(end), width, *rows.shape[1:]), rows.dtype)
     # the indices of all windows would be larger than the windows
-    size = max(1, _BLOCK // width)
+    size = max(1, BLOCK // width)
     for cut in (slice(a, a + size) for a in range(0, len(end), size)):
         at = end[cut, None] - np.arange(width, 0, -1)  # (n, width)
         inside = at >= begin[cut, None]
         found[cut] = rows[np.where(inside, at, 0)]
         found[cut][~inside] = np.nan
     return found
-
-
-def series_blocks(indptr: np.ndarray) -> list[tuple[int, int]]:
-    """Runs of whole series of about ``_BLOCK`` rows each."""
-    cuts = np.searchsorted(indptr, np.arange(0, indptr[-1], _BLOCK), side="right") - 1
-    cuts = np.unique(np.r_[cuts, len(indptr) - 1])
-    return list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
 
 
 def _training_rows(
@@ -345,7 +339,19 @@ def _scale_into(
     return missing
 
 
-def _placed(rows: np.ndarray, at: np.ndarray, total: int) -> np.ndarray:
-    wide = np.zeros((total, *rows.shape[1:]), rows.dtype)
-    wide[at] = rows
+def _converted(rows: np.ndarray, dtype: DTypeLike, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """An array of the same shape, made block by block."""
+    found = like(rows, rows.shape[::-1], dtype).T
+    for block in row_blocks(len(rows)):
+        found[block] = convert(rows[block])
+    return found
+
+
+def _padded(rows: np.ndarray, indptr: np.ndarray, pads: np.ndarray) -> np.ndarray:
+    """Rows of series with zeros put before each."""
+    shifts = np.cumsum(pads)
+    wide = like(rows, (*rows.shape[:0:-1], len(rows) + int(shifts[-1])), rows.dtype).T
+    for a, b in series_blocks(indptr):
+        block = np.arange(indptr[a], indptr[b])
+        wide[block + np.repeat(shifts[a:b], np.diff(indptr[a : b + 1]))] = rows[indptr[a] : indptr[b]]
     return wide

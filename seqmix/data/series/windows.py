@@ -69,8 +69,7 @@ class Windows(Gathered):
         self.values = _apart(values)
         self.mask, self.past, self.future = (None if x is None else _apart(x) for x in (mask, past, future))
         self.static = static
-        # sum of the weights before each row, so that a mean over any horizon is a difference
-        self._weights = None if weight is None else torch.cat([weight.new_zeros(1), weight]).double().cumsum(0)
+        self.weight = None if weight is None else weight.unsqueeze(1)
 
         first = (targets[:, 0] - context).clamp(min=0)  # (n_series,)
         room = targets[:, 1] - first
@@ -136,9 +135,9 @@ class Windows(Gathered):
             batch["past"] = cut(self.past, start, middle)
         if self.future is not None:
             batch["future"] = cut(self.future, start, width)
-        if self._weights is not None:
-            total = self._weights[start + width] - self._weights[start + middle]
-            batch["weight"] = (total / self.horizon).to(self.values.dtype)
+        if self.weight is not None:
+            weight = cut(self.weight, start + middle, self.horizon)
+            batch["weight"] = weight.double().mean((1, 2)).to(self.values.dtype)
         if self.static is not None:
             batch["static"] = self.static[series]
         if self.placed:

@@ -109,5 +109,5 @@ def test_arrays_in_files(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
-    with pytest.raises(DataError, match="no room in a temporary folder .No space left on device.; set TMPDIR"):
+    with pytest.raises(DataError, match=r"no room in a temporary folder .No space left on device.; set TMPDIR"):
         mapped((3, 2), np.float32)

@@ -158,10 +158,8 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
 
     def _training(self) -> "Training":
         """How the model is trained."""
-        from seqmix.forecasting.training import Training, where
+        from seqmix.forecasting.machine import where
+        from seqmix.forecasting.training import Training
 
-        accelerator, devices = where(self.device)
-        stage = "fit" if self.verbose else None
-        return Training(
-            self.max_steps, self.batch_size, self.lr, self.patience, accelerator, devices, stage, trainer_kwargs={}
-        )
+        device, stage = where(self.device), "fit" if self.verbose else None
+        return Training(self.max_steps, self.batch_size, self.lr, self.patience, device, stage, trainer_kwargs={})

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,7 +45,9 @@ class Graph(nn.Module):
 
     def __init__(self, fitted: Fitted, member: Member):
         super().__init__()
-        self.task, self.plan, self.levels = member.task, member.plan, sorted(member.plan.levels)
+        # a graph that computes on one device would be of use on that one alone
+        self.task = deepcopy(member.task).to("cpu")
+        self.plan, self.levels = member.plan, sorted(member.plan.levels)
         if self.levels and self.plan.spread and not self.task.loss.exportable:
             raise ConfigError(
                 f"levels of loss = {self.plan.loss!r} cannot be part of a graph; fit with levels=None, or with "

@@ -222,6 +222,7 @@ def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.
     series = arrays.series(plan.context, plan.horizon) if panel is None else panel.series
     task = job.task or make_task(job.choice, plan, series, job.training)
     line = train(job.choice.name, task, panel, job.training, plan.seed)
+    task.to(job.training.device)
     if panel is not None and (plan.calibrated or not plan.spread):
         scores = calibrate(task, panel, plan.calibrated)
     return Member(job.choice, plan, task.eval(), scores), line

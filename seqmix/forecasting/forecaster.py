@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from seqmix.estimator import Estimator
@@ -66,10 +65,11 @@ class Forecaster(Estimator):
         learning_rate: peak learning rate of AdamW. Default: 5e-3, 2e-4 for pretrained models.
         early_stopping: validations without a better one before training stops; None trains to ``max_steps``.
         seed: seed of weights, order and dropout; generators of the program keep their state.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device: where models are trained and forecast: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         verbose: print what was found, and progress: a bar on a terminal, a line per validation elsewhere.
         model_kwargs: options of the model, if there is one; ``members``, a list of models, of ``auto``.
-        trainer_kwargs: options of the Lightning Trainer; they override ours.
+        trainer_kwargs: options of the Lightning Trainer; they override ours. ``{"devices": 2}`` trains by a process for
+            each device, ``batch_size`` windows on each.
         budget: time that the fit of ``auto`` may take: seconds, or text such as ``1min``. Default: one minute.
     """
 
@@ -150,11 +150,11 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.learning import fit
 
-        how = self._reading(id_col, time_col, target_col, weight_col)
+        how, given = self._reading(id_col, time_col, target_col, weight_col), self._ready()
         long, rows = read_long(df, how), val_size
         if val_df is not None:
             long, rows = followed(df, long, to_pandas(val_df), how)
-        return self._take(fit(long, maybe_pandas(static_df), how, self._options(), rows, "fit"))
+        return self._take(fit(long, maybe_pandas(static_df), how, given, rows, "fit"))
 
     def fit_more(
         self, df: Any, *, static_df: Any = None, max_steps: int = 200, learning_rate: float | None = None
@@ -169,7 +169,7 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.learning import fit_more
 
-        before, given = self._fitted(), self._options()
+        before, given = self._fitted(), self._ready()
         long = read_long(df, before.reading)
         return self._take(fit_more(before, long, maybe_pandas(static_df), given, max_steps, learning_rate))
 
@@ -238,7 +238,7 @@ class Forecaster(Estimator):
         from seqmix.forecasting.backtesting import cross_validate, test_windows
         from seqmix.forecasting.learning import fit, least_rows
 
-        how, given = self._reading(id_col, time_col, target_col, weight_col), self._options()
+        how, given = self._reading(id_col, time_col, target_col, weight_col), self._ready()
         long, static, quantiles = read_long(df, how), maybe_pandas(static_df), options.quantiles(quantiles)
         given |= {} if levels is None else {"levels": options.levels(levels)}
         sizes = (n_windows, step_size, test_size)
@@ -275,22 +275,15 @@ class Forecaster(Estimator):
             static_df: static covariates, for a long frame.
             train_df: rows before the first cutoff, for forecasts that were not made by this Forecaster.
         """
-        from seqmix.forecasting.scoring import check_metrics, errors, scales_for
+        from seqmix.forecasting.scoring import check_metrics, evaluate, is_test
 
-        wanted = check_metrics(metrics)
-        frame = None if isinstance(df, str | Path) else to_pandas(df)
-        if frame is None or "cutoff" not in frame:
-            fitted = self._fitted()
-            train, how, scales = read_long(df, fitted.reading), fitted.reading, fitted.scales
-            static, rows = maybe_pandas(static_df), np.array([fitted.plan.horizon])
-            frame = fitted.backtest(train, static, rows, fitted.plan.levels, [])
-        else:
-            known: Any = [getattr(self, name) for name in ("tested_", "fitted_") if hasattr(self, name)]
-            how = known[0].reading if known else self._how()
-            train = None if train_df is None else read_long(train_df, how)
-            scales = scales_for(frame, how, known, train, self.season, wanted, standardized=standardized)
-        found = errors(frame, how, scales, wanted, by=by, standardized=standardized, train=train, season=self.season)
-        return kind_of(df, how.id_col, how.time_col).give(found)
+        wanted, tested = check_metrics(metrics), is_test(df)
+        # a long frame is forecast by the fitted models alone
+        known = [getattr(self, name) for name in ("tested_", "fitted_") if tested and hasattr(self, name)]
+        known = known if tested else [self._fitted()]
+        how = known[0].reading if known else self._how()
+        frames = maybe_pandas(static_df), train_df
+        return evaluate(df, how, known, wanted, *frames, by=by, standardized=standardized, season=self.season)
 
     @property
     def leaderboard_(self) -> pd.DataFrame:
@@ -321,14 +314,14 @@ class Forecaster(Estimator):
 
         Args:
             path: the folder, or ``owner/name`` of the repository.
-            device: where it is trained further.
+            device: where it forecasts, and is trained further.
             trusted: modules of your own models, to be imported; modules of seqmix and torch, and those that are already
                 imported, need not be named.
         """
         from seqmix.forecasting.saving import load_forecaster
 
-        params, fitted = load_forecaster(path, options.names("trusted", trusted), cls._names())
-        return cls(**{**params, "device": device})._take(fitted)
+        params, fitted = load_forecaster(path, device, options.names("trusted", trusted), cls._names())
+        return cls(**params)._take(fitted)
 
     def export(self, path: str | Path, *, model: str | None = None) -> None:
         """Write a fitted model as one graph, with normalization and scaling.
@@ -381,7 +374,7 @@ class Forecaster(Estimator):
             return self.fitted_
         from seqmix.forecasting.learning import as_they_are
 
-        return as_they_are(df, how or self._how(), self._options())
+        return as_they_are(df, how or self._how(), self._ready())
 
     def _horizon_of(self, df: Any, horizon: int | None) -> tuple[Kind, pd.DataFrame]:
         fitted = self._fitted()
@@ -391,6 +384,12 @@ class Forecaster(Estimator):
 
     def _options(self) -> dict[str, Any]:
         return options.resolved(self.get_params())
+
+    def _ready(self) -> dict[str, Any]:
+        """The options, on a machine that can train by them."""
+        from seqmix.forecasting.machine import trainer_options
+
+        return (given := self._options()) | {"trainer_kwargs": trainer_options(given)}
 
     def _how(self, *names: str | None) -> Reading:
         """How frames are read: as that of the fit; before one, by the names that are given and the usual ones."""

@@ -128,7 +128,7 @@ class Member(NamedTuple):
         series = replace(self.task.series, horizon=horizon)
         task = make_task(self.choice, replace(self.plan, horizon=horizon), series)
         task.load_state_dict(self.task.state_dict())
-        return task
+        return task.to(self.task.device)
 
 
 def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.ndarray:

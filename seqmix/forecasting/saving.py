@@ -9,6 +9,7 @@ from torch import Tensor
 from seqmix.forecasting.archive import read_archive, write_archive
 from seqmix.forecasting.auto import Ensemble, pack_ensemble, unpack_ensemble
 from seqmix.forecasting.fitted import Fitted
+from seqmix.forecasting.machine import where
 from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.packing import pack, unpack
 
@@ -23,10 +24,17 @@ def save_forecaster(options: Mapping[str, Any], fitted: Fitted | Ensemble, folde
 
 
 def load_forecaster(
-    source: str | Path, trusted: Sequence[str], names: Sequence[str]
+    source: str | Path, device: str, trusted: Sequence[str], names: Sequence[str]
 ) -> tuple[dict[str, Any], Fitted | Ensemble]:
-    """Options and what was learned, from a folder or a repository of the hub; errors are those of ``read_archive``."""
-    return read_archive(_NAME, _FORMAT, source, trusted, names, _unpacked)
+    """Options and what was learned, from a folder or a repository of the hub, with the models on a device.
+
+    Errors are those of ``where`` and ``read_archive``.
+    """
+    place = where(device)
+    options, fitted = read_archive(_NAME, _FORMAT, source, trusted, names, _unpacked)
+    for member in fitted.members:
+        member.task.to(place)
+    return {**options, "device": device}, fitted
 
 
 def _unpacked(options: dict[str, Any], facts: dict[str, Any], tensors: dict[str, Tensor]) -> Fitted | Ensemble:

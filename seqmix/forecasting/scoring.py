@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import pandas as pd
 from utilsforecast import losses
 
 from seqmix.errors import ConfigError, DataError
+from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.frame_metrics import Offer, frame_metric, plain, scales_itself, takes_frame
+from seqmix.forecasting.kind import kind_of, to_pandas
 from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.plan import bounds
 from seqmix.forecasting.scales import Measured, Scales, measure_before
@@ -39,6 +42,47 @@ _LEVELS = ("coverage", "msis")
 # of all quantiles that there are
 _QUANTILES = ("pinball", "crps", "wql")
 _SCALED = ("mase", "rmsse", "msis")
+
+
+def is_test(df: Any) -> bool:
+    """Whether a frame is a result of ``cross_validation``; a folder is not."""
+    return not isinstance(df, str | Path) and "cutoff" in to_pandas(df)
+
+
+def evaluate(
+    df: Any,
+    how: Reading,
+    known: Sequence[Any],
+    metrics: Sequence[Metric],
+    static: pd.DataFrame | None,
+    train_df: Any,
+    *,
+    by: str | None,
+    standardized: bool,
+    season: int | None,
+) -> Any:
+    """Errors of a test, or of forecasts of the last horizon of a long frame, in a frame of the same kind.
+
+    Args:
+        df: the result of a test, or the long frame.
+        how: how it is read.
+        known: what was tested or fitted, whichever there is; of a long frame, the fitted models.
+        metrics: those of ``errors``.
+        static: static covariates of a long frame.
+        train_df: rows before the test. Default: a long frame itself.
+        by: column to have errors apart by.
+        standardized: errors in units of the deviation of the training rows.
+        season: season of the scales in steps. Default: that of the frequency.
+    """
+    if is_test(df):
+        frame, train = to_pandas(df), None if train_df is None else read_long(train_df, how)
+        scales = scales_for(frame, how, known, train, season, metrics, standardized=standardized)
+    else:
+        (fitted,) = known
+        train, scales, rows = read_long(df, how), fitted.scales, np.array([fitted.plan.horizon])
+        frame = fitted.backtest(train, static, rows, fitted.plan.levels, [])
+    found = errors(frame, how, scales, metrics, by=by, standardized=standardized, train=train, season=season)
+    return kind_of(df, how.id_col, how.time_col).give(found)
 
 
 def errors(

@@ -1,27 +1,28 @@
 """Training a task for an estimator, and forecasting with it: the part that needs Lightning."""
 
-import logging
 import math
+import os
 import signal
+import tempfile
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.multiprocessing import ProcessExitedException
 
 from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError
+from seqmix.forecasting.machine import make_trainer, quiet, silence, trainer_options, where
 from seqmix.forecasting.progress import Progress
 from seqmix.tasks import Forecasting, Task
 
@@ -43,8 +44,7 @@ class Training:
         batch_size: windows per step.
         learning_rate: peak learning rate.
         patience: validations without a better one before training stops; None trains to the end.
-        accelerator: ``auto``, ``cpu``, ``cuda``, ``mps``.
-        devices: the number of a device, or that there is one.
+        device: where the model is trained, and computes from then on.
         stage: what the training is for; progress says it. Default: show no progress.
         trainer_kwargs: options of the Lightning Trainer, above ours.
     """
@@ -53,8 +53,7 @@ class Training:
     batch_size: int
     learning_rate: float
     patience: int | None
-    accelerator: str
-    devices: int | list[int]
+    device: torch.device
     stage: str | None
     trainer_kwargs: Mapping[str, Any]
 
@@ -69,38 +68,20 @@ def make_training(options: Mapping[str, Any], stage: str, *, joint: bool, pretra
         pretrained: the model is fine-tuned.
 
     Raises:
-        ConfigError: if this machine has no such device.
+        ConfigError: those of ``trainer_options``.
     """
     steps, rate, size = _FINE_TUNING if pretrained else (1000, 5e-3, 256)
-    accelerator, devices = where(options["device"])
-    given = dict(options["trainer_kwargs"] or {})
-    unknown = [name for name in given if name not in signature(pl.Trainer).parameters]
-    if unknown:
-        raise ConfigError(f"trainer_kwargs: the Trainer of Lightning has no option {unknown[0]!r}; leave it out")
+    given = trainer_options(options)
     progress = given.pop("enable_progress_bar", options["verbose"])
     return Training(
         max_steps=steps if options["max_steps"] is None else options["max_steps"],
         batch_size=options["batch_size"] or (32 if joint else size),
         learning_rate=options["learning_rate"] or rate,
         patience=options["early_stopping"],
-        accelerator=accelerator,
-        devices=devices,
+        device=where(options["device"]),
         stage=stage if progress else None,
         trainer_kwargs=given,
     )
-
-
-def where(device: str) -> tuple[str, int | list[int]]:
-    """Accelerator and devices of the Lightning Trainer for ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-
-    Raises:
-        ConfigError: if this machine has no such device.
-    """
-    accelerator, _, number = device.partition(":")
-    available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(accelerator, 1)
-    if int(number or 0) >= available:
-        raise ConfigError(f"device = {device!r} is not on this machine; use device='auto' or 'cpu'")
-    return accelerator, [int(number)] if number else 1
 
 
 @contextmanager
@@ -155,13 +136,13 @@ def optimize(
         validate_first: validate before the first step as well.
 
     Raises:
-        ConfigError: if the Trainer cannot be made, or the error is not finite.
+        ConfigError: if the Trainer cannot be made, one of its processes ends, or the error is not finite.
     """
     best = _Best(task)
     period = max(1, min(50, how.max_steps // 10))
     options: dict[str, Any] = {
-        "accelerator": how.accelerator,
-        "devices": how.devices,
+        "accelerator": how.device.type,
+        "devices": 1 if how.device.index is None else [how.device.index],
         "max_epochs": -1,
         "max_steps": how.max_steps,
         "val_check_interval": period,
@@ -177,15 +158,18 @@ def optimize(
     given = dict(how.trainer_kwargs)
     callbacks = [best, *given.pop("callbacks", [])]
     callbacks += [Progress(f"{name}, {how.stage}", how.max_steps)] if how.stage else []
-    with seeded(seed), _quiet():
+    with seeded(seed), quiet(), best.shared():
+        trainer = make_trainer({**options, **given, "callbacks": callbacks}, given)
         try:
-            trainer = pl.Trainer(**{**options, **given, "callbacks": callbacks})
-        except (MisconfigurationException, ValueError, TypeError) as e:
-            raise ConfigError(f"trainer_kwargs = {given} do not make a Trainer: {' '.join(str(e).split())}") from e
-        with _signals_left_alone(trainer):
-            trainer.fit(task, data)
-    # the trainer holds the data, which nothing needs any more
-    task.trainer = None
+            with _signals_left_alone(trainer):
+                trainer.fit(task, data)
+        except ProcessExitedException as e:
+            raise ConfigError(
+                f"a process of the training ended ({e}). With several devices a program has its calls under "
+                "`if __name__ == '__main__':`, and needs memory for each process"
+            ) from e
+    # the trainer holds the data, and the data would go on serving the part of one of its devices
+    task.trainer = data.trainer = None
     best.restore(task)
     task.to("cpu")
     return best.frame()
@@ -194,25 +178,51 @@ def optimize(
 def forecast(
     task: Forecasting, batches: Iterable[Batch], quantiles: Sequence[float] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Forecasts of the batches, ``(N, horizon, C)``, and their quantiles, ``(N, horizon, C, K)``."""
+    """Forecasts of the batches, ``(N, horizon, C)``, and their quantiles, ``(N, horizon, C, K)``.
+
+    They are computed on the device of the task.
+    """
     task.eval()
     points, levels = [], []
     with torch.inference_mode():
         for batch in batches:
-            found = task(batch)
-            points.append(task.point(found).float().numpy())
+            found = task({name: rows.to(task.device) for name, rows in batch.items()})
+            points.append(task.point(found).float().cpu().numpy())
             if quantiles:
-                levels.append(task.quantiles_of(found, quantiles).numpy())
+                levels.append(task.quantiles_of(found, quantiles).cpu().numpy())
     return np.concatenate(points), np.concatenate(levels) if levels else np.zeros((0,))
 
 
 class _Best(Callback):
-    """Keeps the weights of the best validation in memory, and a line of the history per validation."""
+    """Keeps the weights of the best validation in memory, and a line of the history per validation.
+
+    Where processes are started for the training, the first of them leaves both in a file.
+    """
 
     def __init__(self, task: Task):
         self.metrics, self.sign = task.watched, 1 if task.better == "lower" else -1
         self.score, self.weights, self.lines = math.inf, None, []
         self._losses: list[Tensor] = []
+        self._file, self._process = Path(), os.getpid()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in a process that was started for the training."""
+        vars(self).update(state)
+        silence()
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Take over what another process found during the training inside."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._file = Path(folder, "best.pt")
+            yield
+            if self._file.exists():
+                self.weights, self.lines = torch.load(self._file, weights_only=True)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave what was found to the process that began the training."""
+        if trainer.is_global_zero and os.getpid() != self._process:
+            torch.save((self.weights, self.lines), self._file)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         """Remember the loss."""
@@ -249,6 +259,10 @@ class _Best(Callback):
         self.lines.append({"step": step, "train_loss": loss, **found})
 
 
+def _nothing() -> None:
+    """Take the place of a method: other processes can import a function by its name, and no lambda."""
+
+
 @contextmanager
 def _signals_left_alone(trainer: pl.Trainer) -> Iterator[None]:
     """Ctrl-C is a KeyboardInterrupt, and SIGTERM does what the program has set, as anywhere else.
@@ -256,7 +270,7 @@ def _signals_left_alone(trainer: pl.Trainer) -> Iterator[None]:
     Lightning makes them a SystemExit, ignores Ctrl-C from then on, and has a handler of its own for SIGTERM.
     """
     interrupt = signal.getsignal(signal.SIGINT)
-    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer._signal_connector.register_signal_handlers = _nothing
     try:
         yield
     except SystemExit as e:
@@ -266,20 +280,3 @@ def _signals_left_alone(trainer: pl.Trainer) -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread() and interrupt is not None:
             signal.signal(signal.SIGINT, interrupt)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what Lightning says about itself."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-        warnings.filterwarnings("ignore", module="lightning.*")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)

@@ -166,12 +166,12 @@ class Task(pl.LightningModule, ABC):
         )
 
     def on_validation_epoch_start(self) -> None:
-        """Begin the sums anew."""
-        self.sums.zero_()
+        """Begin the sums anew, in memory of this process: started ones share what they were given."""
+        self.sums = torch.zeros_like(self.sums)
 
     def on_test_epoch_start(self) -> None:
-        """Begin the sums anew."""
-        self.sums.zero_()
+        """Begin the sums anew, in memory of this process: started ones share what they were given."""
+        self.sums = torch.zeros_like(self.sums)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add one batch to the sums."""

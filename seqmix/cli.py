@@ -15,6 +15,7 @@ import seqmix
 from seqmix.commands.short_help import short_help
 from seqmix.errors import SeqmixError, Terminated
 from seqmix.trusted import named_in, take_option, trusting
+from seqmix.whole import refusal
 
 COMMANDS = {
     "fit": "train a model, then test its best weights and print them with the baselines",
@@ -92,6 +93,11 @@ def run(argv: list[str]) -> int:
             import_module(f"seqmix.commands.{_module(command, options)}").main(command, options)
     except SeqmixError as e:
         print(f"seqmix: {e}", file=sys.stderr)
+        return 1
+    except OSError as e:
+        if (refused := refusal(e)) is None:
+            raise
+        print(f"seqmix: {refused}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as e:
         ended = isinstance(e, Terminated)

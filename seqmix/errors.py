@@ -15,6 +15,12 @@ class ConfigError(SeqmixError, ValueError):
     """Options that do not fit together; the message names the option, its value and what to set instead."""
 
 
+class WriteError(SeqmixError, OSError):
+    """A file cannot be written; the message names the file, the reason, also in ``reason``, and the remedy."""
+
+    reason = ""
+
+
 class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM): it stops as after Ctrl-C."""
 

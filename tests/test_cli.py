@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_written(here, tmp_path, capsys):
     (tmp_path / "runs").write_text("a file where the folder should be")
     assert run(["fit", "--config", "tiny.yaml", "--trainer.default_root_dir", str(tmp_path)]) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"seqmix: no run folder can be written in '{tmp_path}/runs/tiny': ")
+    assert err.startswith(f"seqmix: '{tmp_path}/runs/tiny' cannot be written: Not a directory; free it, or choose ano")
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
 
 

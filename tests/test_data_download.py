@@ -15,10 +15,12 @@ import pooch
 import pytest
 import requests
 
-from seqmix.data import files
 from seqmix.data.files import Source, read_published
 from seqmix.errors import DataError
+from seqmix.whole import whole
 
+# requests leaves the socket of a response that breaks off to the garbage collector, which may come in another test
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 CONTENT = b"date,a\n2024-01-01,1\n" * 20_000
 SOURCE = Source(("sub/file.csv", "old/name.csv"), "", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 TAIL = "`seqmix fit --config configs/demo.yaml` runs without data"
@@ -106,8 +108,6 @@ def _raises(failure):
     return fail
 
 
-# requests leaves the socket of a response that breaks off to the garbage collector
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
@@ -169,22 +169,28 @@ def test_disk_that_fills_up_half_way(tmp_path, server, monkeypatch):
 
 
 def test_interrupted_download_leaves_nothing_behind(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(files.os, "replace", _raises(KeyboardInterrupt()))
+    monkeypatch.setattr(os, "replace", _raises(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         read_published(server.source, str(tmp_path / "data"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_files_of_killed_processes_are_removed(tmp_path):
-    """Those of living processes stay, and so do those of other machines."""
+    """Those of living processes stay, and so do those of other machines, for a day."""
     path, host = tmp_path / "data[1].csv", platform.node()
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    kept = [tmp_path / f".{path.name}.{name}.part" for name in (f"{host}.1", f"elsewhere.{gone.stdout.strip()}")]
-    for left in [*kept, tmp_path / f".{path.name}.{host}.{gone.stdout.strip()}.part"]:
-        left.touch()
-    with files.whole(path) as part:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    gone = ended.stdout.strip()
+    # a process before had our number, as in a container
+    left = [f"{host}.{gone}-0", f"{host}.{gone}-12", f"{host}.{os.getpid()}-0", "yesterday.7-0"]
+    kept = [f"{host}.1-0", f"elsewhere.{gone}-0"]
+    for name in left + kept:
+        (tmp_path / f".data[1].{name}.part.csv").touch()
+    os.utime(tmp_path / ".data[1].yesterday.7-0.part.csv", (0, 0))
+    with whole(path) as part:
         part.touch()
-    assert sorted(tmp_path.iterdir()) == sorted([*kept, path])
+        with whole(path) as another:
+            another.touch()
+    assert sorted(tmp_path.iterdir()) == sorted([*(tmp_path / f".data[1].{name}.part.csv" for name in kept), path])
 
 
 def test_other_file_of_that_name(tmp_path, server):

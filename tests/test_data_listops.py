@@ -13,7 +13,7 @@ from seqmix.data import ListOps
 from seqmix.data.sequences import _generated, listops
 from seqmix.data.sequences._generated import generated
 from seqmix.data.sequences.listops import SYMBOLS, draw_expression, evaluate
-from seqmix.errors import ConfigError, DataError
+from seqmix.errors import ConfigError, DataError, WriteError
 
 SHORT = {"min_length": 6, "max_length": 60, "max_depth": 4, "max_args": 5}
 FULL = {"min_length": 501, "max_length": 1999, "max_depth": 10, "max_args": 10}
@@ -204,7 +204,7 @@ def test_options_out_of_range(options, message, tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written into .*; free it, or set data.root"):
+    with pytest.raises(WriteError, match=r"cannot be written: Not a directory; free it, or set data.root"):
         _data(tmp_path / "file").setup()
 
 

@@ -6,7 +6,6 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -73,17 +72,37 @@ def test_files_have_the_usual_mode_and_name_versions(tmp_path, fitted):
     assert facts["versions"].keys() == {"seqmix", "torch", "python"}
 
 
-def test_an_interrupted_save_is_never_read_as_a_whole(tmp_path, fitted, monkeypatch):
-    """New weights beside the facts of the old ones: refused, and no part is left."""
+@pytest.mark.parametrize("done", range(3))
+def test_an_interrupted_save_leaves_the_older_one_or_itself(done, tmp_path, fitted, monkeypatch):
+    """Interrupted before each of its three renames: the new weights, the new facts, the name of the weights."""
     fitted.save(tmp_path)
-    replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda part, to: replace(part, to) if "weights" in to.name else 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        small(seed=5).fit(panel(("q", "r"))).save(tmp_path)
+    other = small(seed=5).fit(panel(("q", "r")))
+    replace, renamed = os.replace, []
+
+    def interrupted(part, to):
+        if len(renamed) == done:
+            raise KeyboardInterrupt
+        renamed.append(to)
+        replace(part, to)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        other.save(tmp_path)
     monkeypatch.undo()
+    want = other if done == 2 else fitted
+    assert Forecaster.load(tmp_path).predict().equals(want.predict())
+    # a save that ends leaves its files only
+    other.save(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["forecaster.json", "weights.safetensors"]
-    with pytest.raises(DataError, match="it is damaged, or a save was interrupted"):
-        Forecaster.load(tmp_path)
+    assert Forecaster.load(tmp_path).predict().equals(other.predict())
+
+
+def test_files_of_two_saves_are_never_read_as_one(tmp_path, fitted):
+    for name, forecaster in (("a", fitted), ("b", small(seed=5).fit(panel(("q", "r"))))):
+        forecaster.save(tmp_path / name)
+    os.replace(tmp_path / "b/weights.safetensors", tmp_path / "a/weights.safetensors")
+    with pytest.raises(DataError, match="it is damaged, or of another save"):
+        Forecaster.load(tmp_path / "a")
 
 
 def _flip(at):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from seqmix.commands._long_table import find_roles, long_frame, split, with_id_columns
-from seqmix.errors import ConfigError, DataError
+from seqmix.errors import ConfigError, DataError, WriteError
 from seqmix.forecasting.cells import Cells
 from seqmix.forecasting.tables import OUTPUTS, check_folder, check_output, read_table, write_table
 
@@ -192,7 +192,7 @@ def test_outputs_are_checked_before_work(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
-    with pytest.raises(DataError, match=r"x\.csv' cannot be written \(No space left on device\); give another file"):
+    with pytest.raises(WriteError, match=r"x\.csv' cannot be written: the disk is full; make room, or choose another"):
         write_table(pd.DataFrame({"y": [1]}), tmp_path / "x.csv")
     with pytest.raises(DataError, match="is a folder; give one CSV, Excel or parquet file"):
         read_table(str(tmp_path))

@@ -1,6 +1,5 @@
 """What comes out of a run: test metrics, the table beside the baselines, forecasts as a file."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from seqmix.environment import environment
 from seqmix.tasks import Task
 from seqmix.tasks.run import device_name
 from seqmix.tasks.score import Score
+from seqmix.whole import whole
 
 Row = dict[str, Any]
 
@@ -59,11 +59,9 @@ def print_rows(rows: Sequence[Row], task: Task, data: Any) -> None:
 
 def write_predictions(path: Path, batches: Sequence[dict[str, Tensor]], task: Task, data: Any) -> None:
     """Write predictions as a long table, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     first = 0
-    for batch in batches:
-        frame = task.prediction_rows(batch, first, data)
-        frame.to_csv(part, mode="a" if first else "w", header=not first, index=False)
-        first += len(next(iter(batch.values())))
-    os.replace(part, path)
+    with whole(path) as part:
+        for batch in batches:
+            frame = task.prediction_rows(batch, first, data)
+            frame.to_csv(part, mode="a" if first else "w", header=not first, index=False)
+            first += len(next(iter(batch.values())))

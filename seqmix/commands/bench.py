@@ -17,6 +17,7 @@ from seqmix.commands.tables import print_table
 from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers import Attention, Mixer, MixerFactory
 from seqmix.ops import tune_allocator
+from seqmix.whole import whole
 
 
 def main(command: str, argv: list[str]) -> None:
@@ -66,7 +67,7 @@ def bench(
             rows.append({"mixer": type(module).__name__, "length": L, **_measure(module, x, repeats)})
     print_table(f"{device}, {dtype}, width {d_model}, batch {batch_size}, {torch.get_num_threads()} thread(s)", rows)
     if out:
-        with Path(out).open("w", newline="") as file:
+        with whole(Path(out)) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0].keys())
             writer.writeheader()
             writer.writerows(rows)

@@ -19,6 +19,7 @@ from seqmix.commands._channels import (
 )
 from seqmix.commands._function import call
 from seqmix.commands._long_table import split
+from seqmix.commands.outputs import save_picture
 from seqmix.commands.tables import print_table
 from seqmix.data.files import read_file
 from seqmix.data.series.labeled import hold_out
@@ -133,7 +134,7 @@ def classify(
         found.save(save)
         print(f"classifier: {save}")
     if plot is not None:
-        found.plot(X, target.y).savefig(plot, dpi=150)
+        save_picture(found.plot(X, target.y), Path(plot))
         print(f"picture: {plot}")
 
 

@@ -18,6 +18,7 @@ from seqmix.commands._channels import (
 )
 from seqmix.commands._function import call
 from seqmix.commands._long_table import split
+from seqmix.commands.outputs import save_picture
 from seqmix.errors import ConfigError
 from seqmix.forecasting.cells import Cells
 from seqmix.forecasting.tables import write_table
@@ -148,5 +149,5 @@ def detect(
         print(f"detector: {save}")
     if plot is not None:
         alone = labels if table.names["id_col"] not in frame else None
-        found.plot(frame, labels=alone).savefig(plot, dpi=150)
+        save_picture(found.plot(frame, labels=alone), Path(plot))
         print(f"picture: {plot}")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from seqmix.commands._function import call
 from seqmix.commands._long_table import Roles, check_columns, find_roles, long_frame, split, with_id_columns
+from seqmix.commands.outputs import save_picture
 from seqmix.commands.tables import print_table
 from seqmix.errors import ConfigError, SeqmixError
 from seqmix.forecasting import Forecaster
@@ -227,7 +228,7 @@ def forecast(
         forecaster.export(export)
         print(f"graph: {export}")
     if plot is not None:
-        forecaster.plot(frame, found).savefig(plot, dpi=150)
+        save_picture(forecaster.plot(frame, found), Path(plot))
         print(f"picture: {plot}")
 
 

@@ -21,6 +21,7 @@ from seqmix.commands._channels import (
 )
 from seqmix.commands._function import call
 from seqmix.commands._long_table import split
+from seqmix.commands.outputs import save_picture
 from seqmix.forecasting.cells import Cells
 from seqmix.forecasting.tables import write_table
 
@@ -149,7 +150,7 @@ def impute(
         found.save(save)
         print(f"imputer: {save}")
     if plot is not None:
-        found.plot(frame).savefig(plot, dpi=150)
+        save_picture(found.plot(frame), Path(plot))
         print(f"picture: {plot}")
 
 

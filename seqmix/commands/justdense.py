@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from seqmix.commands.outputs import save_picture
 from seqmix.commands.tables import markdown
 from seqmix.errors import DataError
 from seqmix.tasks import Task
@@ -221,7 +222,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     axes.set_xlim(0.5, len(order) + 0.5)
     axes.set_xlabel("mean rank, 1 is best")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    save_picture(figure, path)
 
 
 def _counts(pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from seqmix.commands.members import (
     mixer_rows,
     model_rows,
 )
+from seqmix.whole import whole
 
 Kind = Literal["mixers", "models", "encoders", "classifiers", "images", "datasets", "configs"]
 _ROWS = {
@@ -44,7 +45,8 @@ def show(*, only: Kind | None = None, markdown: bool = False, write: bool = Fals
     """
     if write:
         for file, text in stale_pages(Path()).items():
-            file.write_text(text)
+            with whole(file) as part:
+                part.write_text(text)
             print(f"refreshed: {file}")
         return
     for kind, rows in _ROWS.items():

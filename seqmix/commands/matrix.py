@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqmix.commands._function import call
-from seqmix.commands.outputs import check_picture
+from seqmix.commands.outputs import check_picture, save_picture
 from seqmix.errors import ConfigError
 from seqmix.mixers import Mixer, MixerFactory
 
@@ -136,5 +136,4 @@ def _save(matrices: Tensor, title: str, out: Path) -> None:
         axes.set(xlabel="from position", ylabel="to position")
         axes.set_title(f"group {g}: white {white:.2g}, full color ±{limit:.2g}", fontsize="small")
     figure.suptitle(title, fontsize="medium")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
+    save_picture(figure, out)

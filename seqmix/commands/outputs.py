@@ -1,9 +1,15 @@
-"""Checks of the files that a command is to write, before it works."""
+"""Files that a command writes: checked before it works, and written whole or not at all."""
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seqmix.errors import ConfigError
+from seqmix.whole import whole
+
+if TYPE_CHECKING:
+    # it takes half a second to import
+    from matplotlib.figure import Figure
 
 
 def check_writable(option: str, path: Path) -> None:
@@ -25,3 +31,13 @@ def check_picture(option: str, path: Path) -> None:
     if path.suffix[1:].lower() not in formats:
         raise ConfigError(f"--{option} {str(path)!r} has no ending of a picture; use one of {', '.join(formats)}")
     check_writable(option, path)
+
+
+def save_picture(figure: "Figure", path: Path) -> None:
+    """Write a figure in the format that the ending says.
+
+    Raises:
+        WriteError: if the file cannot be written.
+    """
+    with whole(path) as part:
+        figure.savefig(part, dpi=150)

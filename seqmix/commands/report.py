@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from seqmix.commands._function import call
 from seqmix.commands.justdense import print_report
-from seqmix.commands.outputs import check_picture
+from seqmix.commands.outputs import check_picture, save_picture
 from seqmix.commands.tables import markdown
 from seqmix.errors import DataError, check_choice
 from seqmix.tasks import Task
@@ -113,7 +113,7 @@ def draw(folder: Path, published: Path, table: str, path: Path) -> None:
     # every line has entries of its own
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(entries.values(), entries.keys(), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
-    figure.savefig(path, dpi=150)
+    save_picture(figure, path)
 
 
 def all_tasks() -> dict[str, type[Task]]:

@@ -1,20 +1,17 @@
 """Find a published file in the data folder, or fetch it once: checksum, progress bar, nothing half-written."""
 
-import errno
-import glob
 import gzip
 import hashlib
 import os
-import platform
 import sys
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from seqmix.errors import DataError
+from seqmix.errors import DataError, WriteError
+from seqmix.whole import whole
 
 DEMO = "`seqmix fit --config configs/demo.yaml` runs without data"
 
@@ -120,36 +117,6 @@ def _find(source: Source, folder: Path) -> Path | None:
     return None
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path``, which takes its place when the block ends without an error.
-
-    Whatever happens, no temporary file is left; those of killed processes of this machine are removed first.
-    """
-    host = platform.node() or "here"
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(host)}.*.part"):
-        if not _alive(int(left.name.split(".")[-2])):
-            left.unlink(missing_ok=True)
-    part = path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        with suppress(OSError):
-            part.unlink()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        # it is somebody else's
-        return True
-    return True
-
-
 def _download(source: Source, path: Path) -> None:
     """Fetch a file; on any failure the folder is as it was before."""
     # they take a tenth of a second to import, and most have the files
@@ -158,7 +125,6 @@ def _download(source: Source, path: Path) -> None:
 
     made = [folder for folder in path.parents if not folder.exists()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as part:
             HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)(source.url, part, None)
             found = file_hash(part)
@@ -171,23 +137,13 @@ def _download(source: Source, path: Path) -> None:
         else:
             reason = "no connection" if isinstance(error, ConnectionError | Timeout) else "the connection broke off"
         raise _failure(source, path, reason) from error
-    except OSError as error:
-        raise _failure(source, path, _WRITING.get(error.errno or 0, f"it cannot be written ({error})")) from error
+    except WriteError as error:
+        raise _failure(source, path, error.reason) from error
     finally:
         for folder in made:
             # fails, as it should, where the file has arrived
             with suppress(OSError):
                 folder.rmdir()
-
-
-# why a file cannot be written
-_WRITING = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk is full",
-    errno.EACCES: "the folder cannot be written to",
-    errno.EPERM: "the folder cannot be written to",
-    errno.EROFS: "the folder cannot be written to",
-}
 
 
 def _failure(source: Source, path: Path, reason: str) -> DataError:

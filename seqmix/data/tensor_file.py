@@ -12,8 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from seqmix.data.files import whole
 from seqmix.errors import DataError
+from seqmix.whole import whole
 
 # room for the header of the file, a multiple of the 8 bytes of the widest number
 _HEADER = 1024
@@ -32,6 +32,7 @@ def write_tensors(
     parts: Iterable[np.ndarray],
     others: Callable[[], Mapping[str, np.ndarray]],
     recipe: str,
+    remedy: str,
 ) -> None:
     """Write a long array part by part, and shorter ones after it.
 
@@ -42,9 +43,13 @@ def write_tensors(
         parts: its values, in order; zeros follow them until the next array begins at a multiple of 8 bytes.
         others: makes the other arrays, of 8 bytes a number but for the last; called after the last part.
         recipe: what the values depend on, kept in the file.
+        remedy: what can be done if the file cannot be written.
+
+    Raises:
+        WriteError: if it cannot be written.
     """
     digest = hashlib.sha256()
-    with whole(path) as part, part.open("wb") as file:
+    with whole(path, remedy) as part, part.open("wb") as file:
 
         def put(values: np.ndarray) -> int:
             content = values.tobytes()

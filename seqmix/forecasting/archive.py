@@ -11,7 +11,6 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -24,6 +23,7 @@ import seqmix
 from seqmix.errors import ConfigError, DataError, SeqmixError
 from seqmix.tasks.lock import locked
 from seqmix.trusted import trusted_modules
+from seqmix.whole import whole
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def write_archive(
     *,
     default: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Write ``<name>.json`` and ``weights.safetensors``, each whole or not at all, and tied by a fingerprint.
+    """Write ``<name>.json`` and ``weights.safetensors``, both or none, and tied by a fingerprint.
 
     Args:
         name: class of the estimator.
@@ -58,7 +58,8 @@ def write_archive(
         default: makes a plain value of one that JSON does not know. Default: such values are refused.
 
     Raises:
-        ConfigError: if an option has no plain form, for example a function, or the folder cannot be written.
+        ConfigError: if an option has no plain form, for example a function.
+        WriteError: if the folder cannot be written.
     """
     weights = save(tensors)
     facts["weights"] = hashlib.sha256(weights).hexdigest()
@@ -73,14 +74,16 @@ def write_archive(
         "facts": plain,
         "fingerprint": _fingerprint(plain),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # two saves at once leave the files of one
-        with locked(folder / ".saving"):
-            _write(folder / "weights.safetensors", weights)
-            _write(folder / _file(name), (json.dumps(text, indent=1) + "\n").encode())
-    except OSError as e:
-        raise ConfigError(f"{str(folder)!r} cannot be written ({e.strerror}); give another folder") from e
+    # two saves at once leave the files of one; killed between two lines, a save leaves the older one or itself, whole
+    with locked(folder / ".saving"):
+        kept = _kept(folder, facts["weights"])
+        with whole(kept, durable=True) as part:
+            part.write_bytes(weights)
+        with whole(folder / _file(name), durable=True) as part:
+            part.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        os.replace(kept, folder / "weights.safetensors")
+        for left in folder.glob(_kept(folder, "*").name):
+            left.unlink()
 
 
 def read_archive(
@@ -128,13 +131,15 @@ def _loaded(
         raise DataError(
             f"{str(path)!r} has format {text.get('format')!r} (seqmix {wrote}), this version reads {version}; fit again"
         )
-    facts, weights = text["facts"], (folder / "weights.safetensors").read_bytes()
+    facts = text["facts"]
     if text["fingerprint"] != _fingerprint(facts):
         raise DataError(f"{str(path)!r} was changed after it was saved; copy the folder again, or save again")
+    kept = _kept(folder, facts["weights"])
+    weights = (kept if kept.exists() else folder / "weights.safetensors").read_bytes()
     if facts["weights"] != hashlib.sha256(weights).hexdigest():
         raise DataError(
-            f"weights.safetensors in {str(folder)!r} is not what {path.name} was saved with: it is damaged, or a "
-            "save was interrupted; copy the folder again, or save again"
+            f"weights.safetensors in {str(folder)!r} is not what {path.name} was saved with: it is damaged, or of "
+            "another save; copy the folder again, or save again"
         )
     return {option: _live(name, text["options"][option], trusted) for option in options}, facts, load(weights)
 
@@ -144,21 +149,13 @@ def _file(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() + ".json"
 
 
+def _kept(folder: Path, digest: str) -> Path:
+    """Where the weights are until the facts about them are saved as well."""
+    return folder / f".weights.{digest[:12]}.safetensors"
+
+
 def _fingerprint(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, by a name that no other save has."""
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _folder(name: str, source: str | Path) -> Path:

@@ -23,6 +23,7 @@ from seqmix.forecasting.intervals import margins
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import bounds
 from seqmix.ops.dispatch import plain
+from seqmix.whole import whole
 
 
 class Graph(nn.Module):
@@ -131,6 +132,7 @@ def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
 
     Raises:
         ConfigError: if there is no such model, the ending is another one, ONNX is not installed, or lacks an operator.
+        WriteError: if the file cannot be written.
     """
     names = [member.name for member in fitted.members]
     if isinstance(fitted, Ensemble):
@@ -146,16 +148,16 @@ def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
     graph, inputs = Graph(fitted, member).eval(), _inputs(member)
     facts = json.dumps(_facts(fitted, member, graph, inputs))
     free = {name: {0: torch.export.Dim("batch")} for name in inputs}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         with _quiet(), plain(), torch.no_grad():
             program = torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=free)
-            if path.suffix == ".pt2":
-                torch.export.save(program, part, extra_files={"seqmix": facts})
-            else:
-                _write_onnx(program, part, facts, inputs)
-        part.replace(path)
+            with whole(path) as part:
+                if path.suffix == ".pt2":
+                    # given a path, torch does not say what the system refused
+                    with part.open("wb") as file:
+                        torch.export.save(program, file, extra_files={"seqmix": facts})
+                else:
+                    _write_onnx(program, part, facts, inputs)
     except UserError as error:
         raise ConfigError(
             f"{member.name} cannot be exported: its operations depend on the number of series in a batch"
@@ -165,8 +167,6 @@ def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
             f"{member.name} cannot be written as ONNX: it has an operation that ONNX lacks ({error.__cause__ or error})"
             "; write it as .pt2"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, facts: str, inputs: dict[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
@@ -16,6 +17,7 @@ import pandas as pd
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.cells import is_date_text
 from seqmix.forecasting.kind import with_index
+from seqmix.whole import whole
 
 _COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _EXCEL = (".xlsx", ".xlsm", ".xls", ".ods")
@@ -72,10 +74,9 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write a frame to a file of the kind that its ending says: whole, or not at all.
 
     Raises:
-        DataError: if the file cannot be written.
+        WriteError: if the file cannot be written.
     """
-    part = path.with_name(f"{path.name}.part")
-    try:
+    with whole(path) as part:
         if path.suffix == ".parquet":
             frame.to_parquet(part, index=False)
         elif path.suffix == ".xlsx":
@@ -83,11 +84,6 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
                 _without_zones(frame).to_excel(stream, index=False)
         else:
             frame.to_csv(part, index=False, sep="\t" if path.suffix == ".tsv" else ",")
-        part.replace(path)
-    except OSError as e:
-        raise DataError(f"{str(path)!r} cannot be written ({e.strerror or e}); give another file") from e
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check_output(option: str, path: str, endings: tuple[str, ...]) -> None:
@@ -105,11 +101,8 @@ def check_output(option: str, path: str, endings: tuple[str, ...]) -> None:
         raise ConfigError(f"--{option} {path!r} ends in {file.suffix!r}; use one of {', '.join(endings)}")
     if file.suffix == ".xlsx":
         _need_openpyxl(f"--{option} {path!r}")
-    part = file.with_name(f"{file.name}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        part.unlink()
+        _try_to_write(file.parent)
     except OSError as e:
         raise ConfigError(f"--{option} {path!r} cannot be written ({e.strerror or e}); give another file") from e
 
@@ -120,14 +113,17 @@ def check_folder(option: str, path: str) -> None:
     Raises:
         ConfigError: if they cannot.
     """
-    folder = Path(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / ".part"
-        part.touch()
-        part.unlink()
+        _try_to_write(Path(path))
     except OSError as e:
         raise ConfigError(f"--{option} {path!r} is no folder to write to ({e.strerror or e}); give another") from e
+
+
+def _try_to_write(folder: Path) -> None:
+    """Make a folder, and a file in it that is gone whatever happens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass
 
 
 def _excel(file: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Checkpoints of runs: read whole, and refused in one message if they are damaged."""
+"""Checkpoints of runs: written whole or not at all, and refused in one message if they are damaged."""
 
 import zipfile
 from pathlib import Path
@@ -6,9 +6,27 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from seqmix.errors import ConfigError
+from seqmix.whole import whole
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Checkpoints as files beside the one that they replace.
+
+    Lightning writes them to memory and to the system's temporary folder first: a killed run would leave them there.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            WriteError: if the disk refuses; an older checkpoint of that name stays.
+        """
+        with whole(Path(path), durable=True) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

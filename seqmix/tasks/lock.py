@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from seqmix.whole import writing
+
 if os.name == "nt":
     import msvcrt
 else:
@@ -17,14 +19,17 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock ``path``; the operating system frees it when the process ends, however it ends.
 
     Args:
-        path: file of the lock; made for the time that the lock is held.
+        path: file of the lock; made for the time that the lock is held, its folder too if need be.
         wait: wait until another process frees the lock.
 
     Raises:
         BlockingIOError: if another process holds the lock and ``wait`` is False.
+        WriteError: if the file cannot be made.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if _take(fd):
             # whoever held the lock may have removed the file after it was opened here: then it locks nothing
             with suppress(FileNotFoundError):

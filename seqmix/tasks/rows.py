@@ -2,13 +2,13 @@
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqmix.errors import DataError
 from seqmix.tasks.lock import locked
+from seqmix.whole import whole
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, key: Sequence[str] = ()) -> None:
@@ -25,8 +25,8 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, key: Sequence[
 
     Raises:
         DataError: if the file is not a table.
+        WriteError: if it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f"{path.name}.lock")):
         old = read_rows(path)
         new = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
@@ -76,7 +76,5 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write(path: Path, text: str) -> None:
     """Write a text file whole or not at all, in a folder that is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")

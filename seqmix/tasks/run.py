@@ -20,13 +20,16 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from seqmix.environment import environment
-from seqmix.errors import ConfigError, Terminated
+from seqmix.errors import ConfigError, SeqmixError, Terminated
 from seqmix.tasks._processes import from_first, gathered, largest
+from seqmix.tasks.checkpoint import CheckpointFiles
 from seqmix.tasks.lock import locked
 from seqmix.tasks.rows import append_rows, keep_rows, write
 from seqmix.tasks.task import Task
+from seqmix.whole import writing
 
 
 class Run(Checkpoint):
@@ -71,14 +74,16 @@ class Run(Checkpoint):
         # a trial of one batch leaves nothing behind
         if getattr(trainer, "fast_dev_run", False) or stage not in ("fit", "test") or (stage == "test" and self.folder):
             return
-        made: Path | ConfigError | None = None
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = CheckpointFiles()
+        made: Path | SeqmixError | None = None
         if trainer.is_global_zero:
             try:
                 made = self._make(trainer, stage)
-            except ConfigError as e:
+            except SeqmixError as e:
                 made = e
         made = from_first(trainer, made)
-        if isinstance(made, ConfigError):
+        if isinstance(made, SeqmixError):
             raise made
         self.folder = made
 
@@ -86,7 +91,8 @@ class Run(Checkpoint):
         facts = {**environment(), "device": device_name(trainer)}
         try:
             self._new = self.folder is None
-            folder = self.folder or _new_folder(self.parent, self.seed)
+            with writing(self.parent, "free it, or choose another place with --trainer.default_root_dir"):
+                folder = self.folder or _new_folder(self.parent, self.seed)
             if stage == "fit":
                 self._lock.enter_context(locked(folder / "lock", wait=False))
             write(folder / "config.yaml", self.config)
@@ -96,11 +102,6 @@ class Run(Checkpoint):
             raise ConfigError(
                 f"another process trains in {str(self.folder)!r}; wait for its end, or leave --ckpt_path out for a run "
                 "of its own"
-            ) from e
-        except OSError as e:
-            raise ConfigError(
-                f"no run folder can be written in {str(self.parent)!r}: {e.strerror}; free it, or choose another place "
-                "with --trainer.default_root_dir"
             ) from e
 
     def stop(self) -> bool:
@@ -230,11 +231,7 @@ class Run(Checkpoint):
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         if self.folder is None:
             return
-        path = self.folder / f"{name}.ckpt"
-        trainer.save_checkpoint(path.with_suffix(".part"))
-        if trainer.is_global_zero:
-            os.replace(path.with_suffix(".part"), path)
-        trainer.strategy.barrier()
+        trainer.save_checkpoint(self.folder / f"{name}.ckpt")
 
     def _record(self, trainer: pl.Trainer, task: Task, better: bool) -> None:
         if self.folder is None:

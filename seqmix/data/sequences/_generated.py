@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from seqmix.data.files import whole
 from seqmix.data.tensor_file import fingerprinted, open_tensors, write_tensors
 from seqmix.errors import ConfigError, DataError
+from seqmix.whole import whole
 
 Example = tuple[bytes, int]
 # examples drawn by one task of the pool, and kept in one file until all are there
 CHUNK = 500
+_REMEDY = "free it, or set data.root"
 
 
 def generated(
@@ -48,7 +50,8 @@ def generated(
         workers: processes that draw; None: as many as there are cores for this process.
 
     Raises:
-        DataError: if the file is damaged, or the folder cannot be written.
+        DataError: if the file is damaged, or a process was killed.
+        WriteError: if the folder cannot be written.
         ConfigError: if there are not as many different examples.
     """
     text = json.dumps({**recipe, "total": total}, sort_keys=True)
@@ -59,22 +62,23 @@ def generated(
         try:
             _draw_all(draw, total, chunks, _workers(workers))
             _assemble(path, chunks, draw, total, text)
-            shutil.rmtree(chunks, ignore_errors=True)
         except FileNotFoundError:
             # another run has made the same file and cleared the chunks
             if not path.exists():
                 raise
-        except OSError as error:
+        except BrokenProcessPool as error:
             raise DataError(
-                f"{path.name} cannot be written into {folder}: {error.strerror}; free it, or set data.root"
+                f"a process that makes {path.name} was killed, most often for want of memory; start again: what was "
+                "made is kept, and data.workers: 1 takes the least memory"
             ) from error
+    # those of a run that was killed when it had made the file as well
+    shutil.rmtree(chunks, ignore_errors=True)
     tokens, offsets, labels = open_tensors(path, ("tokens", "offsets", "labels")).values()
     # zeros may follow the last sequence
     return tokens[: int(offsets[-1])], offsets, labels
 
 
 def _draw_all(draw: Callable[[int], Example], total: int, chunks: Path, workers: int) -> None:
-    chunks.mkdir(parents=True, exist_ok=True)
     missing = [first for first in range(0, total, CHUNK) if not _chunk(chunks, first).exists()]
     make = partial(_draw_chunk, draw, total, chunks)
     console = Console(stderr=True)
@@ -99,7 +103,7 @@ def _draw_all(draw: Callable[[int], Example], total: int, chunks: Path, workers:
 def _draw_chunk(draw: Callable[[int], Example], total: int, chunks: Path, first: int) -> None:
     sequences, labels = zip(*map(draw, range(first, min(first + CHUNK, total))), strict=True)
     tokens, lengths = np.frombuffer(b"".join(sequences), np.uint8), np.array([len(s) for s in sequences])
-    with whole(_chunk(chunks, first)) as part, part.open("wb") as file:
+    with whole(_chunk(chunks, first), _REMEDY) as part, part.open("wb") as file:
         np.savez(file, tokens=tokens, lengths=lengths, labels=np.array(labels, np.uint8))
 
 
@@ -115,7 +119,7 @@ def _assemble(path: Path, chunks: Path, draw: Callable[[int], Example], total: i
     def others() -> dict[str, np.ndarray]:
         return {"offsets": lengths.cumsum(), "labels": labels}
 
-    write_tensors(path, "tokens", np.uint8, sequences(), others, recipe)
+    write_tensors(path, "tokens", np.uint8, sequences(), others, recipe, _REMEDY)
 
 
 def _stored(draw: Callable[[int], Example], chunks: Path, total: int) -> Iterator[Example]:

@@ -128,13 +128,7 @@ class SpeechCommands(SampledData):
         def others() -> dict[str, np.ndarray]:
             return {"labels": np.array(labels), "splits": np.array(splits), "sums": np.array(sums)}
 
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(file, "samples", np.int16, waveforms(), others, recipe)
-        except OSError as error:
-            raise DataError(
-                f"{file.name} cannot be written into {file.parent}: {error.strerror}; free it, or set data.cache"
-            ) from error
+        write_tensors(file, "samples", np.int16, waveforms(), others, recipe, "free it, or set data.cache")
 
     def _check(self, found: Path, labels: list[int], splits: list[int]) -> None:
         missing = [word for k, word in enumerate(self.class_names) if k not in set(labels)]

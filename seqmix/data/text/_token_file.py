@@ -49,18 +49,13 @@ def token_file(
         sentence: regular expression of what a sentence ends with; None: borders of sentences are not kept.
 
     Raises:
-        DataError: if a document is empty, the file is damaged, or the folder cannot be written.
+        DataError: if a document is empty, or the file is damaged.
+        WriteError: if the folder cannot be written.
     """
     recipe = json.dumps([recipe, tokenizer.fingerprint] + ([] if sentence is None else [sentence]))
     path = fingerprinted(folder, name, recipe)
     if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(path, name, recipe, texts, tokenizer, None if sentence is None else re.compile(sentence.encode()))
-        except OSError as error:
-            raise DataError(
-                f"{path.name} cannot be written into {folder}: {error.strerror}; free it, or set data.cache"
-            ) from error
+        _write(path, name, recipe, texts, tokenizer, None if sentence is None else re.compile(sentence.encode()))
     return Documents(**open_tensors(path, Documents._fields))
 
 
@@ -89,7 +84,7 @@ def _write(
         return found if sentence is None else {**found, "sentences": np.concatenate(borders)}
 
     dtype = np.int16 if tokenizer.n_tokens <= np.iinfo(np.int16).max else np.int32
-    write_tensors(path, "tokens", dtype, documents(), others, recipe)
+    write_tensors(path, "tokens", dtype, documents(), others, recipe, "free it, or set data.cache")
 
 
 def _encoded(

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from seqmix.data.text._pieces import Objective, Packing, Pieces
 from seqmix.data.text._token_file import Documents, token_file
 from seqmix.data.text.tokenizer import Bytes, Characters, Tokenizer, WordPiece, read_vocabulary, train_vocabulary
 from seqmix.errors import ConfigError, DataError, check_choice
+from seqmix.whole import whole
 
 Kind = Literal["bytes", "characters", "wordpiece"]
 
@@ -366,8 +366,6 @@ def _trained(folder: Path, recipe: str, texts: Iterable[bytes], corpus: Corpus) 
     path = folder / f"wordpiece-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.txt"
     if not path.exists():
         pieces: Sequence[str] = train_vocabulary(texts, corpus.vocab_size)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text("\n".join(pieces), encoding="utf-8")
-        os.replace(part, path)
+        with whole(path, "make room, or set data.cache") as part:
+            part.write_text("\n".join(pieces), encoding="utf-8")
     return read_vocabulary(path)

@@ -1,7 +1,6 @@
 """What a study found: a table, ``trials.csv``, the best config, and two pictures."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqmix.commands._trials import Search, words
+from seqmix.commands.outputs import save_picture
 from seqmix.commands.tables import print_table
 from seqmix.search import importance
 from seqmix.tasks.rows import write, write_rows
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
 _DONE = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
@@ -78,7 +77,7 @@ def draw_history(trials: Sequence["FrozenTrial"], search: Search, file: Path) ->
     ax.set_title(f"{search.folder.parent.name}: best {best[-1]:.4f} of {len(tried)} trials")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
-    _save(figure, file)
+    save_picture(figure, file)
 
 
 def draw_importance(shares: Mapping[str, float], search: Search, file: Path) -> None:
@@ -94,13 +93,7 @@ def draw_importance(shares: Mapping[str, float], search: Search, file: Path) -> 
     ax.set_xlabel(f"share in the variance of validation {search.metric} over the space (fANOVA)")
     ax.set_title(f"{search.folder.parent.name}: importance of options")
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
-    _save(figure, file)
-
-
-def _save(figure: "Figure", file: Path) -> None:
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    figure.savefig(part, format="png", dpi=150)
-    os.replace(part, file)
+    save_picture(figure, file)
 
 
 def _row(trial: "FrozenTrial", search: Search) -> dict[str, Any]:

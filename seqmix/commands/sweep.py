@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import multiprocessing
 import statistics
 import sys
 from collections import defaultdict
@@ -13,9 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from seqmix.commands._settings import digest
+from seqmix.commands._workers import in_processes
 from seqmix.commands.tables import print_table
 from seqmix.commands.train import Train
 from seqmix.errors import ConfigError, SeqmixError
@@ -78,14 +76,18 @@ def sweep(argv: Sequence[str], grid: dict[str, list[str]], seeds: list[int], job
     if jobs < 1:
         raise ConfigError(f"jobs must be at least 1, got {jobs}; use 1 or the number of cores")
     trials, table = plan(argv, grid, seeds)
-    if jobs == 1:
-        failed = run_all(trials, table)
-    else:
-        with multiprocessing.get_context("spawn").Pool(jobs, torch.set_num_threads, (1,)) as pool:
-            failed = {name for names in pool.starmap(run_all, [(trials, table)] * jobs) for name in names}
-    _summarize(table, trials)
-    if failed:
-        raise ConfigError(f"{len(failed)} of {len(trials)} runs failed; the same line tries them again")
+    try:
+        if jobs == 1:
+            run_all(trials, table)
+        else:
+            in_processes(run_all, (trials, table), jobs)
+    except KeyboardInterrupt as e:
+        raise type(e)(*e.args, "the same line goes on with the sweep") from None
+    finally:
+        _summarize(table, trials)
+    if failed := [trial for trial in trials if not _rows(table, trial)]:
+        count = f"{len(failed)} of {len(trials)}"
+        raise ConfigError(f"{count} runs failed, or run elsewhere; the same line tries them again")
 
 
 def plan(argv: Sequence[str], grid: dict[str, list[str]], seeds: list[int]) -> tuple[list[Trial], Path]:
@@ -105,9 +107,8 @@ def plan(argv: Sequence[str], grid: dict[str, list[str]], seeds: list[int]) -> t
     return sorted(found, key=lambda trial: seeds.index(trial.seed)), table
 
 
-def run_all(trials: Sequence[Trial], table: Path) -> set[str]:
-    """Run every trial that is not done and that no other process runs; what has failed."""
-    failed = set()
+def run_all(trials: Sequence[Trial], table: Path) -> None:
+    """Run every trial that is not done and that no other process runs; a failure is printed."""
     for number, trial in enumerate(trials, 1):
         name = f"{trial.changes} seed={trial.seed}"
         table.parent.mkdir(parents=True, exist_ok=True)
@@ -118,12 +119,8 @@ def run_all(trials: Sequence[Trial], table: Path) -> set[str]:
                     print(f"{number}/{len(trials)}  {name}  {_said(row)}", flush=True)
         except BlockingIOError:
             continue
-        except KeyboardInterrupt as e:
-            raise type(e)(*e.args, "the same line goes on with the sweep") from None
         except SeqmixError as e:
-            failed.add(name)
             print(f"{number}/{len(trials)}  {name}  failed: {e}", file=sys.stderr, flush=True)
-    return failed
 
 
 def _run(trial: Trial, table: Path) -> dict[str, Any]:

@@ -176,7 +176,8 @@ def _evidence(cells: pd.Series) -> str:
 def _read_times(cells: Any, date_format: str | None) -> pd.Series | None:
     if date_format:
         return _all(pd.to_datetime(cells, format=date_format, errors="coerce"))
-    if cells.str.fullmatch(r"[+-]?\d+").all():
+    # more digits are no integer of 64 bits
+    if cells.str.fullmatch(r"[+-]?\d{1,18}").all():
         return _counted(cells)
     sample = cells.drop_duplicates().head(_SAMPLE)
     quarters = cells.str.extract(_QUARTER.pattern) if sample.str.fullmatch(_QUARTER.pattern).all() else None
@@ -189,6 +190,9 @@ def _read_times(cells: Any, date_format: str | None) -> pd.Series | None:
         return _all(pd.to_datetime(cells.str.replace("-", "") + "1", format="%GW%V%u", errors="coerce"))
     if sample.str.match(r"\d{4}-?\d{2}").all():
         return _all(_iso(cells))
+    # every date has a digit, and to try all ways of writing one takes time
+    if not sample.str.contains(r"\d").all():
+        return None
     found: list[tuple[str, pd.Series]] = []
     for form in _FORMATS:
         if pd.to_datetime(sample, format=form, errors="coerce").notna().all():

@@ -229,7 +229,9 @@ def shown(time: Any) -> str:
     """A time in a message: the date alone where that is all there is."""
     if not isinstance(time, pd.Timestamp):
         return str(time)
-    return str(time.date()) if time == time.normalize() else time.strftime("%Y-%m-%d %H:%M:%S").removesuffix(":00")
+    # strftime and date know the years up to 9999 only
+    text = time.tz_localize(None).isoformat(" ", "seconds")
+    return text.removesuffix(" 00:00:00" if time == time.normalize() else ":00")
 
 
 def _commonest(steps: np.ndarray) -> int:

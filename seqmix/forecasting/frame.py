@@ -19,6 +19,8 @@ Missing = Literal["mask", "error", "ffill"]
 
 #: the square of an error of this size is still a number
 LARGEST_VALUE = 1e150
+# rows that gaps may be filled to, or a thousand times those there are
+_MOST_FILLED = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -364,6 +366,11 @@ def _steps(stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: Clock, f
             f"{shown(clock.column(stamps[[row]])[0])}; pass another freq, or resample the frame"
         )
     gaps = steps > 1
+    if fill_gaps and steps.sum() > max(_MOST_FILLED, 1000 * len(steps)):
+        raise DataError(
+            f"fill_gaps would make {int(steps.sum()):,} rows of {len(steps):,} at freq {clock.freq!r}; pass the freq "
+            "of the data, or correct the times"
+        )
     if gaps.any() and not fill_gaps:
         broken = pd.unique(codes[gaps])
         row = int(gaps.argmax())

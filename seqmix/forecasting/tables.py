@@ -250,7 +250,8 @@ def _parsed(path: str, lines: list[str], sep: str) -> pd.DataFrame:
     frame = frame.set_axis([name or f"Unnamed: {i}" for i, name in enumerate(header)], axis=1)
     if not len(frame):
         raise DataError(f"file {path!r} has a header and no rows; give at least one row for each series")
-    return pd.DataFrame({name: frame[name].str.strip() for name in frame})
+    # pandas fills rows that are too short with missing values
+    return pd.DataFrame({name: frame[name].fillna("").str.strip() for name in frame})
 
 
 def _check_header(path: str, line: str, frame: pd.DataFrame) -> None:

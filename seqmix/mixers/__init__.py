@@ -19,9 +19,12 @@ from seqmix.mixers.identity import Identity
 from seqmix.mixers.inception import InceptionMixer
 from seqmix.mixers.longvq import LongVQ
 from seqmix.mixers.low_rank import LowRank
+from seqmix.mixers.lru import LRU
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.mamba2 import Mamba2
 from seqmix.mixers.matrix import MatrixMixer
+from seqmix.mixers.min_gru import MinGRU
+from seqmix.mixers.min_lstm import MinLSTM
 from seqmix.mixers.mixer import (
     Mixer,
     MixerFactory,
@@ -40,7 +43,9 @@ from seqmix.mixers.prob_sparse import ProbSparse
 from seqmix.mixers.quasiseparable import Quasiseparable
 from seqmix.mixers.raft import Raft
 from seqmix.mixers.rand import Rand
+from seqmix.mixers.rg_lru import RGLRU
 from seqmix.mixers.s4d import S4D
+from seqmix.mixers.s5 import S5
 from seqmix.mixers.selective_channel import SelectiveChannel
 from seqmix.mixers.selective_token import SelectiveToken
 from seqmix.mixers.sep_conv import SepConv
@@ -54,7 +59,10 @@ __all__ = [
     "AFF",
     "DFT",
     "EMA",
+    "LRU",
+    "RGLRU",
     "S4D",
+    "S5",
     "AlongFeatures",
     "Attention",
     "AutoCorrelation",
@@ -73,6 +81,8 @@ __all__ = [
     "Mamba",
     "Mamba2",
     "MatrixMixer",
+    "MinGRU",
+    "MinLSTM",
     "Mixer",
     "MixerFactory",
     "MixerFacts",

@@ -77,7 +77,7 @@ def linear_recurrence(
     require_operands(x, ("decay", decay, (D,) if decay.ndim == 1 else x.shape), complex=complex)
     require_operands(x, optional=[("initial_state", initial_state, (items, D))], complex=complex)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    dtype = dtype.to_complex() if complex else dtype
+    dtype = torch.promote_types(dtype, torch.complex64) if complex else dtype
     given = dtype if complex else x.dtype
     x, a = x.to(dtype), decay.to(dtype).expand(x.shape)
     h = x.new_zeros(items, D) if initial_state is None else initial_state.to(dtype)

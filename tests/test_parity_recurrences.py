@@ -1,0 +1,91 @@
+"""minGRU, minLSTM, RG-LRU and S5 against outputs of their original code, LRU against the listing of its paper."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seqmix.mixers import LRU, RGLRU, S5, MinGRU, MinLSTM
+from seqmix.mixers.s5 import _hippo_modes
+from seqmix.testing import assert_close_ratio
+
+FOLDER = Path(__file__).parent / "goldens"
+GATED = torch.load(FOLDER / "gated_rnns.pt", weights_only=True)
+S5_GOLDENS = {name: torch.from_numpy(value) for name, value in np.load(FOLDER / "s5.npz").items()}
+MIXERS = {
+    "min_gru": MinGRU(6),
+    "min_gru_expand": MinGRU(6, expand=2),
+    "min_lstm": MinLSTM(6),
+    "min_lstm_expand": MinLSTM(6, expand=2),
+    "rg_lru": RGLRU(6, width=8, n_heads=2),
+}
+NAMES = {
+    "to_hidden_and_gate": "in_proj",
+    "to_hidden_and_f_i_gate": "in_proj",
+    "to_out": "out_proj",
+    "conv_1d.w": "conv1d.weight",
+    "conv_1d.b": "conv1d.bias",
+    "rg_lru.": "",
+}
+
+
+def _ours(name, value):
+    for theirs, here in NAMES.items():
+        name = name.replace(theirs, here)
+    return name, value.t().unsqueeze(1) if name == "conv1d.weight" else value
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_outputs_and_gradients_are_those_of_the_original(name):
+    case, mixer = GATED[name], MIXERS[name].double()
+    mixer.load_state_dict(dict(_ours(*item) for item in case["state_dict"].items()))
+    x = case["x"].requires_grad_()
+    y = mixer(x)
+    assert_close_ratio(name, y, case["y"], 1e-9)
+    mixer.zero_grad()
+    y.backward(case["dy"])
+    grads = {"dx": x.grad} | {n: p.grad for n, p in mixer.named_parameters()}
+    for key, want in case["grads"].items():
+        key, want = _ours(key, want)
+        assert_close_ratio(f"gradient of {key} of {name}", grads[key], want, 1e-9)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
+@pytest.mark.parametrize("activation", ["none", "gelu", "half_glu1", "half_glu2", "full_glu"])
+def test_s5_is_the_original(discretization, causal, activation):
+    case = f"{discretization}_{'causal' if causal else 'both'}."
+    given = {n.removeprefix(case): v for n, v in S5_GOLDENS.items() if n.startswith(case)}
+    mixer = S5(
+        3, d_state=8, n_blocks=1, discretization=discretization, causal=causal, activation=activation
+    ).double()  # fmt: skip
+    renamed = {"out1.weight": "W1", "out1.bias": "b1", "out2.weight": "W2", "out2.bias": "b2"}
+    mixer.load_state_dict({name: given[renamed.get(name, name)] for name in mixer.state_dict()})
+    y = mixer(given["x"].unsqueeze(0))[0]
+    assert_close_ratio(case, y, given[f"y.{activation}"], 1e-9)
+
+
+def test_s5_starts_at_the_modes_of_the_original():
+    """Eigenvectors are unique up to a phase: their projections are compared."""
+    values, V = (torch.from_numpy(t) for t in _hippo_modes(8))
+    assert_close_ratio("modes", torch.view_as_real(values), torch.view_as_real(S5_GOLDENS["hippo_Lambda"]), 1e-9)
+    want = S5_GOLDENS["hippo_V"]
+    got = torch.einsum("in,jn->nij", V, V.conj())
+    assert_close_ratio(
+        "vectors", torch.view_as_real(got), torch.view_as_real(torch.einsum("in,jn->nij", want, want.conj())), 1e-9
+    )
+
+
+def test_lru_is_the_recurrence_of_its_paper():
+    """The listing of appendix A: a loop over positions in complex numbers."""
+    mixer = LRU(3, d_state=4).double()
+    x = torch.randn(2, 9, 3, dtype=torch.float64)
+    Lambda = torch.exp(torch.complex(-torch.exp(mixer.nu_log), torch.exp(mixer.theta_log)))
+    assert_close_ratio("gamma", mixer.gamma_log.exp(), (1 - Lambda.abs() ** 2).sqrt(), 1e-6)
+    B, C = (torch.complex(p[..., 0], p[..., 1]) for p in (mixer.B, mixer.C))
+    h, want = torch.zeros(2, 4, dtype=torch.complex128), []
+    for x_t in x.unbind(1):
+        h = Lambda * h + mixer.gamma_log.exp() * (x_t.to(h.dtype) @ B.T)
+        want.append((h @ C.T).real + mixer.D * x_t)
+    assert_close_ratio("LRU", mixer(x), torch.stack(want, 1), 1e-12)

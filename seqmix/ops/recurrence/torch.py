@@ -4,7 +4,7 @@ The length is cut into stretches that advance together, each from a state of zer
 handed on from stretch to stretch. Products of decays stay inside a stretch, and nothing is divided by them.
 """
 
-from itertools import pairwise
+import math
 
 import torch
 import torch.nn.functional as F
@@ -45,27 +45,31 @@ def _backward(grad: Tensor, x: Tensor, a: Tensor, h: Tensor, y: Tensor, reverse:
 
 def _sweep(x: Tensor, a: Tensor, h: Tensor, reverse: bool) -> Tensor:
     B, L, D = x.shape
-    n = max(1, min(_STEP // max(1, B * D), int(L**0.5)))
+    n = _stretches(B * D, L)
     T = -(-L // n)
     if extra := n * T - L:
         # steps at the end of the walk, whose results are cut off
         x, a = (F.pad(v, (0, 0, extra, 0) if reverse else (0, 0, 0, extra)) for v in (x, a))
+    x, a = x.unflatten(1, (n, T)), a.unflatten(1, (n, T))
     y = torch.empty(B, n, T, D, dtype=x.dtype, device=x.device)
     steps = range(T - 1, -1, -1) if reverse else range(T)
-    stretches = range(n - 1, -1, -1) if reverse else range(n)
-    x, a = x.unflatten(1, (n, T)), a.unflatten(1, (n, T))
-    # the first stretch goes on from h, the others from zero
-    state = torch.zeros(B, n, D, dtype=x.dtype, device=x.device)
-    state[:, stretches[0]] = h
+    state = h.unsqueeze(1) if n == 1 else torch.zeros(B, n, D, dtype=x.dtype, device=x.device)
     for t in steps:
         state = torch.addcmul(x[:, :, t], a[:, :, t], state)
         y[:, :, t] = state
-    for last, here in pairwise(stretches):
-        reach = (a[:, here].flip(1) if reverse else a[:, here]).cumprod(1)  # (B, T, D)
-        y[:, here].addcmul_(reach.flip(1) if reverse else reach, y[:, last, steps[-1]].unsqueeze(1))
+    if n > 1:
+        for i in reversed(range(n)) if reverse else range(n):
+            reach = a[:, i].flip(1).cumprod(1).flip(1) if reverse else a[:, i].cumprod(1)  # (B, T, D)
+            h = y[:, i].addcmul_(reach, h.unsqueeze(1))[:, steps[-1]]
     y = y.flatten(1, 2)
     # an operator's result lies as its input would, without a gap
-    return (y[:, extra:] if reverse else y[:, :L]).contiguous()
+    return (y[:, extra:] if reverse else y[:, :L]).clone() if extra else y
+
+
+def _stretches(width: int, length: int) -> int:
+    """A power of two, about the root of the length where steps are small."""
+    most = max(1, min(_STEP // max(1, width), math.isqrt(length)))
+    return 1 << (most.bit_length() - 1)
 
 
 _recurrence.register_fake(lambda x, a, h, reverse: x.new_empty(x.shape))

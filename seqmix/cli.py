@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import seqmix
 from seqmix.commands.short_help import short_help
 from seqmix.errors import SeqmixError, Terminated
+from seqmix.memory import exhausted, ran_out
 from seqmix.trusted import named_in, take_option, trusting
 from seqmix.whole import refusal
 
@@ -93,6 +94,11 @@ def run(argv: list[str]) -> int:
             import_module(f"seqmix.commands.{_module(command, options)}").main(command, options)
     except SeqmixError as e:
         print(f"seqmix: {e}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as e:
+        if not ran_out(e):
+            raise
+        print(f"seqmix: {exhausted(e, 'give it less data or a smaller model, or end other programs')}", file=sys.stderr)
         return 1
     except OSError as e:
         if (refused := refusal(e)) is None:

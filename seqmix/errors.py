@@ -21,6 +21,14 @@ class WriteError(SeqmixError, OSError):
     reason = ""
 
 
+class OutOfMemory(SeqmixError, MemoryError):
+    """There is no more memory; the message names the options that need less, and their values."""
+
+
+class ProcessDied(SeqmixError, RuntimeError):
+    """A process that works for this one, or with it, was killed; the message says what it did, and the remedy."""
+
+
 class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM): it stops as after Ctrl-C."""
 

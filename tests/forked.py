@@ -29,7 +29,8 @@ def _struck(event, args, folder):
     else:
         return None
     path = Path(os.path.abspath(os.fsdecode(path)))
-    return path if path.is_relative_to(folder) else None
+    # a folder that is there already is not made
+    return path if path.is_relative_to(folder) and not (event == "os.mkdir" and path.exists()) else None
 
 
 def _inject(fault, at, folder):

@@ -2,12 +2,15 @@
 
 import re
 import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, OutOfMemory, ProcessDied, SeqmixError
+from seqmix.memory import exhausted, ran_out
 
 _LIGHTNING = Path(pl.__file__).parents[1]
 # the least value of each; what Lightning does not check, or finds in the middle of training
@@ -18,6 +21,12 @@ _LEAST = {
     "log_every_n_steps": 0,
     "num_sanity_val_steps": -1,
 }
+# options that memory grows with, and those that save it
+_SIZES = ("batch_size", "eval_batch_size", "context", "max_len", "window", "img_size")
+_SWITCHES = ("checkpointing", "grad_checkpointing")
+# what torch says of its DataLoader's processes, and what gloo and NCCL say of the others
+_READER = re.compile(r"DataLoader worker \(pid.*?\).*?(?:signal: [\w ]+|unexpectedly)")
+_PEER = re.compile(r"gloo/transport|Connection closed by peer|Connection reset by peer|NCCL (?:error|communicator)")
 # a command needs some batches of these
 _NEEDED = {
     "fit": ("max_epochs", "max_steps", "val_check_interval", "limit_train_batches", "limit_val_batches"),
@@ -47,6 +56,51 @@ def is_of_trainer(e: Exception) -> bool:
     """Whether Lightning itself raised an error about its options, not the code that it calls."""
     frames = list(traceback.walk_tb(e.__traceback__))
     return bool(frames) and _LIGHTNING in Path(frames[-1][0].f_code.co_filename).parents
+
+
+@contextmanager
+def explaining(settings: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+    """Say in the words of the options that memory ran out, or that another process was killed.
+
+    Args:
+        settings: gives the options by dotted name.
+
+    Raises:
+        OutOfMemory: with the options that need less memory when they are lower.
+        ProcessDied: if it read data, or had a part in the training.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:
+        if isinstance(e, SeqmixError):
+            raise
+        if ran_out(e):
+            raise _exhausted(e, settings()) from e
+        if died := _dead(" ".join(str(e).split()), settings()):
+            raise died from e
+        raise
+
+
+def _exhausted(e: Exception, settings: Mapping[str, Any]) -> OutOfMemory:
+    ends = [(name, name.rpartition(".")[2], value) for name, value in settings.items()]
+    lower = ", ".join(f"{name}={value}" for name, end, value in ends if end in _SIZES and value)
+    off = [f"{name}: true" for name, end, value in ends if end in _SWITCHES and value is False]
+    return exhausted(e, f"lower {lower or 'the batch size'}, or set {[*off, 'trainer.precision: bf16-mixed'][0]}")
+
+
+def _dead(said: str, settings: Mapping[str, Any]) -> ProcessDied | None:
+    if found := _READER.search(said):
+        workers = ", ".join(f"{name}={value}" for name, value in settings.items() if name.endswith(".n_workers"))
+        return ProcessDied(
+            f"a process that reads data was killed ({found[0]}), most often for want of memory; lower "
+            f"{workers or 'the number of workers'} (0 reads in the main process), or give more shared memory"
+        )
+    if _PEER.search(said):
+        return ProcessDied(
+            "another process of the training has ended, and with it the training: its own message says why, unless it "
+            "was killed, most often for want of memory"
+        )
+    return None
 
 
 def said_briefly(e: Exception) -> str:

@@ -86,6 +86,7 @@ def forecast(
     aggregate: Literal["sum", "mean", "median", "min", "max", "first", "last"] | None = None,
     max_steps: int | None = None,
     learning_rate: float | None = None,
+    batch_size: int | None = None,
     seed: int = 0,
     device: str = "auto",
     save: str | None = None,
@@ -138,6 +139,7 @@ def forecast(
         aggregate: what the values of a step become where rows are finer than ``freq``, for example ``sum``.
         max_steps: most optimizer steps of each fit. Default: 1000, none if all models are pretrained.
         learning_rate: peak learning rate. Default: 5e-3, 2e-4 for pretrained models, which it fine-tunes.
+        batch_size: windows per optimizer step. Default: 256, 32 for ``multivariate``, 64 for fine-tuning.
         seed: of weights and order.
         device: ``auto``, ``cpu`` or ``cuda``.
         save: folder for the fitted models, to be used with ``load``.
@@ -187,6 +189,7 @@ def forecast(
             aggregate=aggregate,
             max_steps=_steps(names) if max_steps is None and learning_rate is None else max_steps,
             learning_rate=learning_rate,
+            batch_size=batch_size,
             seed=seed,
             device=device,
             verbose=verbose,

@@ -22,11 +22,11 @@ import seqmix.data  # noqa: F401  configs name classes that have been imported
 from seqmix.commands._classes import prepare_parser
 from seqmix.commands._results import print_rows, rows_of, write_predictions
 from seqmix.commands._settings import MOMENTARY, differences, digest, flat, misfit
-from seqmix.commands._trainer import check_trainer, is_of_trainer, said_briefly
+from seqmix.commands._trainer import check_trainer, explaining, is_of_trainer, said_briefly
 from seqmix.commands.configs import with_paths
 from seqmix.commands.explain import Explained
 from seqmix.commands.outputs import check_writable
-from seqmix.errors import ConfigError, SeqmixError
+from seqmix.errors import ConfigError, OutOfMemory, ProcessDied, SeqmixError, WriteError
 from seqmix.models import Densify, ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
 from seqmix.tasks import Task
@@ -213,11 +213,15 @@ class Train(LightningCLI):
     def run_command(self) -> None:
         """Run the command; an interruption says what was kept."""
         try:
-            getattr(self, self.command)()
+            with explaining(self.settings):
+                getattr(self, self.command)()
         except (KeyboardInterrupt, SystemExit, SeqmixError) as e:
             if not self.trainer.is_global_zero:
                 # the first process says it
                 raise SystemExit(1) from None
+            if isinstance(e, OutOfMemory | WriteError | ProcessDied):
+                # nothing was wrong with the run itself
+                raise type(e)("; ".join([str(e), *self.kept()])) from e
             if isinstance(e, SeqmixError):
                 raise
             # Lightning makes an exit of Ctrl-C

@@ -221,7 +221,9 @@ def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.
     plan, scores = job.plan, np.zeros((0, job.plan.horizon))
     series = arrays.series(plan.context, plan.horizon) if panel is None else panel.series
     task = job.task or make_task(job.choice, plan, series, job.training)
-    line = train(job.choice.name, task, panel, job.training, plan.seed)
+    one_by_one = ("train on one series at a time, mode='global'",) * plan.joint
+    how = replace(job.training, lower={"context_length": plan.context}, others=one_by_one)
+    line = train(job.choice.name, task, panel, how, plan.seed)
     task.to(job.training.device)
     if panel is not None and (plan.calibrated or not plan.spread):
         scores = calibrate(task, panel, plan.calibrated)

@@ -5,9 +5,10 @@ import os
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from seqmix.data.series.panel import Panel
 from seqmix.errors import ConfigError
 from seqmix.forecasting.machine import make_trainer, quiet, silence, trainer_options, where
 from seqmix.forecasting.progress import Progress
+from seqmix.memory import advising
 from seqmix.tasks import Forecasting, Task
 
 Batch = dict[str, Tensor]
@@ -47,6 +49,8 @@ class Training:
         device: where the model is trained, and computes from then on.
         stage: what the training is for; progress says it. Default: show no progress.
         trainer_kwargs: options of the Lightning Trainer, above ours.
+        lower: other options that memory grows with, and their values, for the message when it runs out.
+        others: what saves memory besides.
     """
 
     max_steps: int
@@ -56,6 +60,8 @@ class Training:
     device: torch.device
     stage: str | None
     trainer_kwargs: Mapping[str, Any]
+    lower: Mapping[str, object] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 def make_training(options: Mapping[str, Any], stage: str, *, joint: bool, pretrained: bool) -> Training:
@@ -137,6 +143,7 @@ def optimize(
 
     Raises:
         ConfigError: if the Trainer cannot be made, one of its processes ends, or the error is not finite.
+        OutOfMemory: if memory runs out.
     """
     best = _Best(task)
     period = max(1, min(50, how.max_steps // 10))
@@ -158,7 +165,8 @@ def optimize(
     given = dict(how.trainer_kwargs)
     callbacks = [best, *given.pop("callbacks", [])]
     callbacks += [Progress(f"{name}, {how.stage}", how.max_steps)] if how.stage else []
-    with seeded(seed), quiet(), best.shared():
+    lower = {"batch_size": how.batch_size, **how.lower}
+    with seeded(seed), quiet(), best.shared(), advising(lower, *how.others):
         trainer = make_trainer({**options, **given, "callbacks": callbacks}, given)
         try:
             with _signals_left_alone(trainer):
@@ -170,7 +178,7 @@ def optimize(
             ) from e
     # the trainer holds the data, and the data would go on serving the part of one of its devices
     task.trainer = data.trainer = None
-    best.restore(task)
+    best.restore(task, name)
     task.to("cpu")
     return best.frame()
 
@@ -186,10 +194,11 @@ def forecast(
     points, levels = [], []
     with torch.inference_mode():
         for batch in batches:
-            found = task({name: rows.to(task.device) for name, rows in batch.items()})
-            points.append(task.point(found).float().cpu().numpy())
-            if quantiles:
-                levels.append(task.quantiles_of(found, quantiles).cpu().numpy())
+            with advising({}, "forecast fewer series at a time"):
+                found = task({name: rows.to(task.device) for name, rows in batch.items()})
+                points.append(task.point(found).float().cpu().numpy())
+                if quantiles:
+                    levels.append(task.quantiles_of(found, quantiles).cpu().numpy())
     return np.concatenate(points), np.concatenate(levels) if levels else np.zeros((0,))
 
 
@@ -233,7 +242,9 @@ class _Best(Callback):
         found = {f"val_{name}": float(trainer.callback_metrics[f"val_{name}"]) for name in self.metrics}
         self._record(trainer.global_step, found)
         score = self.sign * found[f"val_{self.metrics[0]}"]
-        if score < self.score:
+        if not all(map(math.isfinite, found.values())):
+            trainer.should_stop = True
+        elif score < self.score:
             self.score = score
             self.weights = {name: x.detach().clone() for name, x in pl_module.state_dict().items()}
 
@@ -242,10 +253,17 @@ class _Best(Callback):
         if self._losses:
             self._record(trainer.global_step, {})
 
-    def restore(self, task: Task) -> None:
+    def restore(self, task: Task, name: str) -> None:
         """Put the best weights back; the last ones stay where nothing was validated."""
         if self.weights is not None:
             task.load_state_dict(self.weights)
+            bad = next((line["step"] for line in self.lines if not all(map(math.isfinite, list(line.values())[2:]))), 0)
+            if bad:
+                warnings.warn(
+                    f"{name}: training diverged before step {bad}, where the error is not finite, and was stopped: the "
+                    "best weights of before are kept; lower the learning rate",
+                    stacklevel=2,
+                )
         elif any(len(line) > 2 for line in self.lines) or not all(bool(p.isfinite().all()) for p in task.parameters()):
             raise ConfigError("training diverged: the error is not finite; lower the learning rate, then fit again")
 

@@ -21,7 +21,7 @@ from rich.progress import track
 from torch import Tensor
 
 from seqmix.data.tensor_file import fingerprinted, open_tensors, write_tensors
-from seqmix.errors import ConfigError, DataError
+from seqmix.errors import ConfigError, ProcessDied
 from seqmix.whole import whole
 
 Example = tuple[bytes, int]
@@ -50,7 +50,8 @@ def generated(
         workers: processes that draw; None: as many as there are cores for this process.
 
     Raises:
-        DataError: if the file is damaged, or a process was killed.
+        DataError: if the file is damaged.
+        ProcessDied: if a process that draws was killed.
         WriteError: if the folder cannot be written.
         ConfigError: if there are not as many different examples.
     """
@@ -67,7 +68,7 @@ def generated(
             if not path.exists():
                 raise
         except BrokenProcessPool as error:
-            raise DataError(
+            raise ProcessDied(
                 f"a process that makes {path.name} was killed, most often for want of memory; start again: what was "
                 "made is kept, and data.workers: 1 takes the least memory"
             ) from error

@@ -6,6 +6,7 @@ jsonargparse reports everything it tried; one line of that is the cause. It is f
 
 import difflib
 import inspect
+import json
 import re
 import sys
 import types
@@ -30,7 +31,7 @@ class Explained:
         """Print what ``message`` means; inner parsers raise as they did, their errors are caught."""
         if not getattr(self, "exit_on_error", True):
             super().error(message, ex)  # pyright: ignore[reportAttributeAccessIssue]
-        print(f"seqmix: {explain(message, self)}", file=sys.stderr)
+        print("\n".join([f"seqmix: {explain(message, self)}", *_other_versions(sys.argv)]), file=sys.stderr)
         sys.exit(2)
 
     def format_help(self) -> str:
@@ -244,6 +245,13 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 def _listed(known: list[str]) -> str:
     return f"Known: {', '.join([*known, 'or any dotted path'])}" if known else "Any dotted path to a class is accepted"
+
+
+def _other_versions(argv: list[str]) -> list[str]:
+    """Which versions wrote the configs in folders of runs: they were accepted then."""
+    found = [Path(name).with_name("env.json") for name in _config_files(argv)]
+    wrote = [json.loads(path.read_text(encoding="utf-8")).get("seqmix") for path in found if path.is_file()]
+    return [f"  seqmix {version} wrote this config; CHANGELOG.md has the names that changed since" for version in wrote]
 
 
 def _config_files(argv: list[str]) -> list[str]:

@@ -32,7 +32,9 @@ def run_rows(folder: Path, name: str | None) -> list[dict[str, Any]]:
     found = []
     for env in sorted(folder.glob(f"{name or '*'}/*/env.json")):
         path = env.parent
-        tests = [row for row in read_rows(path / "results.csv") if row["role"] == "model"]
+        rows = read_rows(path / "results.csv")
+        # rows of 0.1 have no role, that of the model is the first
+        tests = [row for row in rows if row.get("role") == "model"] or rows[:1]
         last, validations = tests[-1] if tests else {}, read_rows(path / "metrics.csv")
         monitors = [column for column in (validations or [{}])[0] if column.startswith("val_")]
         metric = monitors[0].removeprefix("val_") if monitors else ""

@@ -26,6 +26,7 @@ _MODULES = (
 )
 _NAMES = {
     "AnomalyDetector": "seqmix.analysis",
+    "AutoTune": "seqmix.forecasting",
     "Classifier": "seqmix.analysis",
     "Forecaster": "seqmix.forecasting",
     "Imputer": "seqmix.analysis",

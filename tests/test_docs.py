@@ -27,6 +27,7 @@ LIMITS = {
     "test": f"{_FEW} --trainer.limit_test_batches 1 --data.batch_size 4",
     "predict": f"{_FEW} --trainer.limit_predict_batches 1 --data.batch_size 4",
     "sweep": f"{_FEW} --trainer.limit_test_batches 1 --data.batch_size 4 --seeds 0",
+    "tune": _FEW,
     "forecast": "--max_steps 3",
     "generate": "--tokens 3",
     "bench": "--lengths 16,32 --repeats 1",

@@ -4,5 +4,6 @@ from seqmix.forecasting.forecaster import Forecaster
 from seqmix.forecasting.frame import long_from_wide
 from seqmix.forecasting.report import Report, check_frame
 from seqmix.forecasting.resampling import resample
+from seqmix.forecasting.tuning import AutoTune
 
-__all__ = ["Forecaster", "Report", "check_frame", "long_from_wide", "resample"]
+__all__ = ["AutoTune", "Forecaster", "Report", "check_frame", "long_from_wide", "resample"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,6 +70,12 @@ class EncoderForecaster(ForecastModel):
         """Whether they do in the encoder; a function as its factory does not say, then they may."""
         inner = class_of(options.get("encoder", TimeEncoder))
         return not isinstance(inner, type) or not issubclass(inner, SeriesEncoder) or inner.mixes_channels
+
+    @classmethod
+    def takes(cls, options: Mapping[str, Any]) -> list[str]:
+        """Names of the options of the encoder."""
+        given = signature(class_of(options.get("encoder", TimeEncoder))).parameters
+        return [name for name, p in given.items() if p.kind is p.KEYWORD_ONLY]
 
     @property
     def label(self) -> str:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -48,6 +49,13 @@ class ForecastModel(nn.Module, ABC):
     context: ClassVar[int | None] = None
     #: whether all parameters come from ``fit_closed_form``, none from gradient steps; such a model has ``left_out`` too
     closed_form: ClassVar[bool] = False
+
+    #: options that are worth a search, and values to try; a member that has one of another name or range says so
+    searched: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "d_model": (32, 64, 128),
+        "n_layers": (1, 2, 3),
+        "dropout": (0.0, 0.1, 0.2, 0.3),
+    }
 
     #: share of the outputs that a forecast takes, ``(C,)``, a buffer that validations set; None: all of them
     gate: Tensor | None
@@ -104,6 +112,11 @@ class ForecastModel(nn.Module, ABC):
     def channels_meet(cls, options: Mapping[str, Any]) -> bool:
         """Whether channels meet in a model built with ``options``: a model around another one has to ask that one."""
         return cls.mixes_channels
+
+    @classmethod
+    def takes(cls, options: Mapping[str, Any]) -> list[str]:
+        """Names of the options of a model built with ``options``; of a model around another one those of that one."""
+        return [name for name, p in signature(cls).parameters.items() if p.kind is p.KEYWORD_ONLY]
 
     @property
     def label(self) -> str:

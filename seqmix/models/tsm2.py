@@ -5,7 +5,7 @@ No code and no hyper-parameters were released: what the paper leaves open is an 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -73,6 +73,7 @@ class TSM2(ForecastModel):
 
     covariates = "used"
     mixes_channels = True
+    searched: ClassVar = {**ForecastModel.searched, "d_model": (16, 32, 64)}
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class Holdout:
     unit: np.ndarray
 
 
-def make_holdout(long: Long, horizon: int, season: int, seed: int) -> Holdout | None:
+def make_holdout(long: Long, horizon: int, season: int, seed: int, most: int = _SERIES) -> Holdout | None:
     """The rows to compare models on; None where no series is long enough.
 
     As many windows as most series have, with a season and a horizon before the first cutoff; or else with a horizon, or
@@ -45,6 +45,7 @@ def make_holdout(long: Long, horizon: int, season: int, seed: int) -> Holdout | 
         horizon: steps of a forecast.
         season: steps of the season.
         seed: seed of the sample.
+        most: series in the sample.
     """
     lengths = np.diff(long.indptr)
     sizes = [(windows, max(horizon, rows)) for rows in (season + 2, _LEAST) for windows in range(_WINDOWS, 0, -1)]
@@ -55,8 +56,8 @@ def make_holdout(long: Long, horizon: int, season: int, seed: int) -> Holdout | 
     if not len(enough):
         return None
     sample = enough
-    if len(enough) > _SERIES:
-        sample = np.sort(np.random.default_rng(seed).choice(enough, _SERIES, replace=False))
+    if len(enough) > most:
+        sample = np.sort(np.random.default_rng(seed).choice(enough, most, replace=False))
     tested = picked(long, sample)
     rows = horizon * np.arange(windows, 0, -1)
     at = tested.indptr[1:, None, None] - rows[:, None] + np.arange(horizon)

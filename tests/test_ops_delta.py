@@ -7,7 +7,7 @@ import torch
 from test_ops_ssd import assert_same, with_grads
 from torch.nn import functional as F
 
-from seqmix.ops import delta_matrix, delta_product, dplr_delta, gated_delta
+from seqmix.ops import delta_matrix, delta_product, delta_product_matrix, dplr_delta, gated_delta
 from seqmix.testing import assert_close_ratio
 
 H, K, V = 4, 5, 3
@@ -197,6 +197,9 @@ def test_delta_product_is_householder_after_householder(impl):
     given = (t.to(dtype) for t in (q, k, v, decay, beta))
     got = delta_product(*given, initial_state=S.to(dtype), return_state=True, impl=impl)
     assert_same(got, _by_loop(q, S, step), 2e-6 if impl == "native" else 1e-12)
+    M = delta_product_matrix(q, k, decay, beta)
+    want = delta_product(q, k, v, decay, beta)
+    assert_close_ratio("M v", torch.einsum("brhij,bjrhv->bihv", M, v), want, 1e-12)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -90,7 +90,14 @@ def assert_same(got, want, ratio):
 def test_all_public_ops_are_here():
     # what remains takes part in others, or does no arithmetic along a sequence
     others = {"explain", "tune_allocator", "smooth_length", "nearest_code", "update_codebook", "selective_scan_step"}
-    matrices = {"delta_matrix", "quasiseparable_matrix", "recurrence_matrix", "scan_matrix", "ssd_matrix"}
+    matrices = {
+        "delta_matrix",
+        "delta_product_matrix",
+        "quasiseparable_matrix",
+        "recurrence_matrix",
+        "scan_matrix",
+        "ssd_matrix",
+    }
     assert set(ops.__all__) == set(CASES) | others | matrices
 
 

@@ -6,6 +6,7 @@ from seqmix.mixers.attention import Attention
 from seqmix.mixers.auto_correlation import AutoCorrelation
 from seqmix.mixers.bidirectional import Bidirectional
 from seqmix.mixers.cauchy import Cauchy
+from seqmix.mixers.delta_net import DeltaNet
 from seqmix.mixers.dense import Dense
 from seqmix.mixers.dense_mlp import DenseMLP
 from seqmix.mixers.dft import DFT
@@ -13,10 +14,15 @@ from seqmix.mixers.ema import EMA
 from seqmix.mixers.ffnified import FFNifiedAttention
 from seqmix.mixers.fnet import FNet
 from seqmix.mixers.fourier_filter import FourierFilter
+from seqmix.mixers.gated_delta_net import GatedDeltaNet
+from seqmix.mixers.gated_delta_product import GatedDeltaProduct
+from seqmix.mixers.gla import GLA
+from seqmix.mixers.hgrn2 import HGRN2
 from seqmix.mixers.hybrid import hybrid_layers
 from seqmix.mixers.hydra import Hydra
 from seqmix.mixers.identity import Identity
 from seqmix.mixers.inception import InceptionMixer
+from seqmix.mixers.kda import KDA
 from seqmix.mixers.longvq import LongVQ
 from seqmix.mixers.low_rank import LowRank
 from seqmix.mixers.lru import LRU
@@ -43,6 +49,7 @@ from seqmix.mixers.prob_sparse import ProbSparse
 from seqmix.mixers.quasiseparable import Quasiseparable
 from seqmix.mixers.raft import Raft
 from seqmix.mixers.rand import Rand
+from seqmix.mixers.ret_net import RetNet
 from seqmix.mixers.rg_lru import RGLRU
 from seqmix.mixers.s4d import S4D
 from seqmix.mixers.s5 import S5
@@ -59,6 +66,9 @@ __all__ = [
     "AFF",
     "DFT",
     "EMA",
+    "GLA",
+    "HGRN2",
+    "KDA",
     "LRU",
     "RGLRU",
     "S4D",
@@ -68,11 +78,14 @@ __all__ = [
     "AutoCorrelation",
     "Bidirectional",
     "Cauchy",
+    "DeltaNet",
     "Dense",
     "DenseMLP",
     "FFNifiedAttention",
     "FNet",
     "FourierFilter",
+    "GatedDeltaNet",
+    "GatedDeltaProduct",
     "Hydra",
     "Identity",
     "InceptionMixer",
@@ -92,6 +105,7 @@ __all__ = [
     "Quasiseparable",
     "Raft",
     "Rand",
+    "RetNet",
     "SelectiveChannel",
     "SelectiveToken",
     "SepConv",

@@ -175,7 +175,7 @@ class Attention(Mixer):
         """Queries, keys and values ``(B, H, L, P)`` of ``x`` at positions ``at: (L,)`` or ``(B, L)``."""
         q, k, v = rearrange(self.qkv(x), "b l (three h p) -> three b h l p", three=3, h=self.n_heads)
         if self.rope_base is not None:
-            q, k = _rotate(q, at, self.rope_base), _rotate(k, at, self.rope_base)
+            q, k = rotate(q, at, self.rope_base), rotate(k, at, self.rope_base)
         return q, k, v
 
     def _bias(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -209,7 +209,7 @@ def _linear_bias(slopes: list[float], at: Tensor, of: Tensor, x: Tensor) -> Tens
     return (-rates * distance).to(x.dtype)
 
 
-def _rotate(x: Tensor, at: Tensor, base: float) -> Tensor:
+def rotate(x: Tensor, at: Tensor, base: float) -> Tensor:
     """Turn the pairs (i, i + P/2) of ``x: (B, H, L, P)`` by the angles of positions ``at: (L,)`` or ``(B, L)``."""
     P, dtype = x.shape[-1], torch.promote_types(x.dtype, torch.float32)
     rates = base ** (-torch.arange(0, P, 2, dtype=dtype, device=x.device) / P)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from seqmix.ops.delta.gated_delta import gated_delta
+from seqmix.ops.delta.gated_delta import delta_matrix, gated_delta
 from seqmix.ops.operands import require_axes, require_operands
 
 
@@ -68,6 +68,27 @@ def delta_product(
     )
     y, state = found[0][:, R - 1 :: R], found[1]
     return (y, state) if return_state else y
+
+
+def delta_product_matrix(
+    q: Tensor, k: Tensor, decay: Tensor | None, beta: Tensor, *, scale: float | None = None
+) -> Tensor:
+    """The operator of ``delta_product`` written out, from the values of each of the R delta rules.
+
+    Shapes: ``(B, L, H, K), (B, L, R, H, K) -> (B, R, H, L, L)``. Cost: O(R^2 L^2 K).
+
+    Args:
+        q: what is read ``(B, L, H, K)``.
+        k: what is written ``(B, L, R, H, K)``.
+        decay: log decays ``(B, L, H)``. Default: nothing decays.
+        beta: strengths of the writes ``(B, L, R, H)``.
+        scale: factor of the result. Default: 1 / sqrt(K).
+    """
+    require_axes("k", k, "B L R H K")
+    R = k.shape[2]
+    decay = None if decay is None else _placed(decay, R, 0)
+    M = delta_matrix(_placed(q, R, R - 1), k.flatten(1, 2), decay, beta.flatten(1, 2), scale=scale)
+    return M[:, :, R - 1 :: R].unflatten(-1, (-1, R)).movedim(-1, 1)
 
 
 def dplr_delta(

@@ -249,8 +249,10 @@ def _listed(known: list[str]) -> str:
 
 def _other_versions(argv: list[str]) -> list[str]:
     """Which versions wrote the configs in folders of runs: they were accepted then."""
-    found = [Path(name).with_name("env.json") for name in _config_files(argv)]
-    wrote = [json.loads(path.read_text(encoding="utf-8")).get("seqmix") for path in found if path.is_file()]
+    # jsonargparse reads a config from its own folder
+    found = [path for name in _config_files(argv) for path in (Path(name), Path(Path(name).name)) if path.is_file()]
+    beside = {path.with_name("env.json").resolve() for path in found}
+    wrote = [json.loads(path.read_text(encoding="utf-8")).get("seqmix") for path in beside if path.is_file()]
     return [f"  seqmix {version} wrote this config; CHANGELOG.md has the names that changed since" for version in wrote]
 
 

@@ -1,4 +1,4 @@
-"""minGRU, minLSTM, RG-LRU and S5 against outputs of their original code, LRU against the listing of its paper."""
+"""minGRU, minLSTM, RG-LRU, Mamba-3 and S5 against outputs of their original code, LRU against the listing of its paper."""
 
 from pathlib import Path
 
@@ -6,18 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from seqmix.mixers import LRU, RGLRU, S5, MinGRU, MinLSTM
+from seqmix.mixers import LRU, RGLRU, S5, Mamba3, MinGRU, MinLSTM
 from seqmix.mixers.s5 import _hippo_modes
 from seqmix.testing import assert_close_ratio
 
 FOLDER = Path(__file__).parent / "goldens"
-GATED = torch.load(FOLDER / "gated_rnns.pt", weights_only=True)
+CASES = {
+    name: case
+    for file in ("gated_rnns.pt", "mamba3.pt")
+    for name, case in torch.load(FOLDER / file, weights_only=True).items()
+}
 S5_GOLDENS = {name: torch.from_numpy(value) for name, value in np.load(FOLDER / "s5.npz").items()}
 MIXERS = {
     "min_gru": MinGRU(6),
     "min_gru_expand": MinGRU(6, expand=2),
     "min_lstm": MinLSTM(6),
     "min_lstm_expand": MinLSTM(6, expand=2),
+    "mamba3": Mamba3(6, d_state=8, headdim=4),
+    "mamba3_groups": Mamba3(6, d_state=6, headdim=3, ngroups=2, rope_fraction=1.0, outproj_norm=True),
     "rg_lru": RGLRU(6, width=8, n_heads=2),
 }
 NAMES = {
@@ -36,9 +42,9 @@ def _ours(name, value):
     return name, value.t().unsqueeze(1) if name == "conv1d.weight" else value
 
 
-@pytest.mark.parametrize("name", GATED)
+@pytest.mark.parametrize("name", CASES)
 def test_outputs_and_gradients_are_those_of_the_original(name):
-    case, mixer = GATED[name], MIXERS[name].double()
+    case, mixer = CASES[name], MIXERS[name].double()
     mixer.load_state_dict(dict(_ours(*item) for item in case["state_dict"].items()))
     x = case["x"].requires_grad_()
     y = mixer(x)

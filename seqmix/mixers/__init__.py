@@ -28,6 +28,7 @@ from seqmix.mixers.low_rank import LowRank
 from seqmix.mixers.lru import LRU
 from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.mamba2 import Mamba2
+from seqmix.mixers.mamba3 import Mamba3
 from seqmix.mixers.matrix import MatrixMixer
 from seqmix.mixers.min_gru import MinGRU
 from seqmix.mixers.min_lstm import MinLSTM
@@ -93,6 +94,7 @@ __all__ = [
     "LowRank",
     "Mamba",
     "Mamba2",
+    "Mamba3",
     "MatrixMixer",
     "MinGRU",
     "MinLSTM",

@@ -1,4 +1,4 @@
-"""minGRU, minLSTM, RG-LRU, Mamba-3 and S5 against outputs of their original code, LRU against the listing of its paper."""
+"""Recurrent mixers against outputs of their original code; LRU, which has none, against the listing of its paper."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from seqmix.mixers import LRU, RGLRU, S5, Mamba3, MinGRU, MinLSTM
+from seqmix.mixers import LRU, MLSTM, RGLRU, S5, SLSTM, Mamba3, MinGRU, MinLSTM
 from seqmix.mixers.s5 import _hippo_modes
 from seqmix.testing import assert_close_ratio
 
 FOLDER = Path(__file__).parent / "goldens"
 CASES = {
     name: case
-    for file in ("gated_rnns.pt", "mamba3.pt")
+    for file in ("gated_rnns.pt", "mamba3.pt", "xlstm.pt")
     for name, case in torch.load(FOLDER / file, weights_only=True).items()
 }
 S5_GOLDENS = {name: torch.from_numpy(value) for name, value in np.load(FOLDER / "s5.npz").items()}
@@ -24,6 +24,9 @@ MIXERS = {
     "min_lstm_expand": MinLSTM(6, expand=2),
     "mamba3": Mamba3(6, d_state=8, headdim=4),
     "mamba3_groups": Mamba3(6, d_state=6, headdim=3, ngroups=2, rope_fraction=1.0, outproj_norm=True),
+    "mlstm": MLSTM(8, n_heads=4),
+    "mlstm_bias": MLSTM(8, n_heads=2, qkv_block=8, bias=True),
+    "slstm": SLSTM(8, n_heads=4),
     "rg_lru": RGLRU(6, width=8, n_heads=2),
 }
 NAMES = {
@@ -33,13 +36,31 @@ NAMES = {
     "conv_1d.w": "conv1d.weight",
     "conv_1d.b": "conv1d.bias",
     "rg_lru.": "",
+    "mlstm_cell.": "",
+    "conv1d.conv": "conv1d",
+    "slstm_cell._recurrent_kernel_": "recurrent",
+    "slstm_cell._bias_": "bias",
 }
+_SWAPPED = {"fgate.weight": "igate.weight", "igate.weight": "fgate.weight"}
 
 
-def _ours(name, value):
+def _ours(name, value, gradient=False):
     for theirs, here in NAMES.items():
         name = name.replace(theirs, here)
-    return name, value.t().unsqueeze(1) if name == "conv1d.weight" else value
+    if name == "conv1d.weight" and value.ndim == 2:
+        value = value.t().unsqueeze(1)
+    elif name.endswith("gate.w"):
+        name, value = f"{name}eight", value.mT
+    elif name.endswith("gate.b"):
+        name, value = f"{name}ias", value.flatten()
+    elif name in ("outnorm.weight", "group_norm.weight") and not gradient:
+        value = 1 + value
+    elif name == "bias":
+        value = value.view(4, -1)
+    elif name in _SWAPPED and value.ndim == 3:
+        # the original sLSTM feeds its input gate from what it calls fgate
+        name = _SWAPPED[name]
+    return name, value
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -53,7 +74,7 @@ def test_outputs_and_gradients_are_those_of_the_original(name):
     y.backward(case["dy"])
     grads = {"dx": x.grad} | {n: p.grad for n, p in mixer.named_parameters()}
     for key, want in case["grads"].items():
-        key, want = _ours(key, want)
+        key, want = _ours(key, want, gradient=True)
         assert_close_ratio(f"gradient of {key} of {name}", grads[key], want, 1e-9)
 
 

@@ -44,6 +44,7 @@ from seqmix.mixers.mixer import (
     spared_parameters,
     zero_masked,
 )
+from seqmix.mixers.mlstm import MLSTM
 from seqmix.mixers.ponet import PoNet, segments_between, segments_from_ids
 from seqmix.mixers.pool import Pool
 from seqmix.mixers.prob_sparse import ProbSparse
@@ -57,6 +58,7 @@ from seqmix.mixers.s5 import S5
 from seqmix.mixers.selective_channel import SelectiveChannel
 from seqmix.mixers.selective_token import SelectiveToken
 from seqmix.mixers.sep_conv import SepConv
+from seqmix.mixers.slstm import SLSTM
 from seqmix.mixers.softmax import Softmax
 from seqmix.mixers.state import detach_state
 from seqmix.mixers.toeplitz import Toeplitz
@@ -71,9 +73,11 @@ __all__ = [
     "HGRN2",
     "KDA",
     "LRU",
+    "MLSTM",
     "RGLRU",
     "S4D",
     "S5",
+    "SLSTM",
     "AlongFeatures",
     "Attention",
     "AutoCorrelation",

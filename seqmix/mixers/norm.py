@@ -45,3 +45,22 @@ class ScaleNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the last axis of ``x: (..., D)``."""
         return self.scale * self.rms(x)
+
+
+class HeadNorm(nn.Module):
+    """Layer norm of each head by itself, with a weight per channel and no bias.
+
+    Args:
+        width: channels E of all heads.
+        heads: number of heads, which divides E.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last axis of ``x: (..., E)``."""
+        heads = x.unflatten(-1, (self.heads, -1))
+        return nn.functional.layer_norm(heads, heads.shape[-1:], eps=1e-5).flatten(-2) * self.weight

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_at_least
+from seqmix.mixers.block_linear import BlockLinear
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.state import last_inputs, mix_onward
 from seqmix.ops import linear_recurrence, recurrence_matrix
@@ -67,7 +68,7 @@ class RGLRU(Mixer):
         self.linear_x, self.linear_y = nn.Linear(d_model, E), nn.Linear(d_model, E)
         self.linear_out = nn.Linear(E, d_model)
         self.conv1d = nn.Conv1d(E, E, d_conv, groups=E)
-        self.input_gate, self.a_gate = _BlockLinear(E, n_heads), _BlockLinear(E, n_heads)
+        self.input_gate, self.a_gate = BlockLinear(E, n_heads), BlockLinear(E, n_heads)
         # a at full gate lies uniformly, by area, in the ring from 0.9 to 0.999
         squares = torch.empty(E).uniform_(0.9**2, 0.999**2)
         self.a_param = nn.Parameter(torch.expm1(-squares.log() / 2).log())
@@ -158,18 +159,3 @@ class RGLRU(Mixer):
     def _out(self, x: Tensor, h: Tensor) -> Tensor:
         gate = F.gelu(self.linear_y(x), approximate="tanh")
         return self.linear_out(gate * h.to(gate.dtype))
-
-
-class _BlockLinear(nn.Module):
-    """A linear layer with a block-diagonal matrix."""
-
-    def __init__(self, width: int, blocks: int):
-        super().__init__()
-        size = width // blocks
-        self.w = nn.Parameter(torch.randn(blocks, size, size) * size**-0.5)
-        self.b = nn.Parameter(torch.zeros(blocks, size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x: (..., E)``."""
-        blocks = x.unflatten(-1, self.b.shape)
-        return (torch.einsum("...hi,hij->...hj", blocks, self.w) + self.b).flatten(-2)

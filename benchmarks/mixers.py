@@ -103,11 +103,12 @@ def _measure(mixer: Mixer, L: int, options: argparse.Namespace) -> Row:
     return {
         FORWARD: median_seconds(forward, x.device, options.repeats) * scale,
         TIME: median_seconds(train, x.device, options.repeats) * scale,
-        PEAK: _peak_bytes(train) / L / 1024,
+        PEAK: peak_bytes(train) / L / 1024,
     }
 
 
-def _peak_bytes(run: Callable[[], None]) -> int:
+def peak_bytes(run: Callable[[], None]) -> int:
+    """The most that PyTorch held at once in one run."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         run()
     # an event for each allocation, positive, and each release, negative
@@ -129,11 +130,11 @@ def _times(rows: list[Row], attention: list[Row]) -> Row:
         **_by_length(rows, TIME),
         "time(4L)/time(L)": growth,
         "linear": ("yes" if 3 <= growth <= 5 else "no") if cost == "L" and growth else "",
-        "below attention from": _crossover(measured, {row["length"]: row[TIME] for row in attention if row[TIME]}),
+        "below attention from": crossover(measured, {row["length"]: row[TIME] for row in attention if row[TIME]}),
     }
 
 
-def _crossover(times: dict[int, float], attention: dict[int, float]) -> str:
+def crossover(times: dict[int, float], attention: dict[int, float]) -> str:
     """Length from which on ``times`` stay below those of attention, straight between measured lengths in logarithms."""
     gaps = [(math.log(L), math.log(times[L] / attention[L])) for L in times if L in attention]
     if not gaps or gaps[-1][1] >= 0:

@@ -92,7 +92,7 @@ def test_the_benchmark_measures_and_leaves_out(tmp_path):
 
 
 def test_crossover_of_the_benchmark():
-    crossover = runpy.run_path(str(BENCHMARK))["_crossover"]
+    crossover = runpy.run_path(str(BENCHMARK))["crossover"]
     attention = {4: 1.0, 16: 4.0, 64: 16.0}
     # equal to attention in the middle, in logarithms, of 4 and 16
     assert crossover({4: 2.0, 16: 2.0, 64: 2.0}, attention) == "8"

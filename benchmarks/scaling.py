@@ -8,7 +8,7 @@ draws ``results/scaling.png`` again. Times are CPU seconds of the process on one
 right before each run: a machine that is busy slows both. A curve stops where the next point would take more than
 ``--seconds``, going by the points before, and says so.
 
-- ``length``: forward and backward of every mixer with its defaults, width 32, batch 1.
+- ``length``: forward and backward of every mixer with its defaults, width 64, batch 1.
 - ``channels``: forward and backward of forecasting models, 8 windows of 96 steps, horizon 24.
 - ``batch``: the same with 7 channels.
 - ``series``: a Forecaster in global mode on a parquet folder of series of 96 hours, horizon 8, each in a process of its
@@ -126,11 +126,11 @@ def _expected(rows: list[Row], size: int, key: str) -> float:
 def _point(axis: str, name: str, size: int, repeats: int) -> Row:
     torch.manual_seed(0)
     if axis == "length":
-        run = _step(mixer_facts(name).cls(32, size), torch.randn(1, size, 32))
+        run = _step(mixer_facts(name).cls(64, size), torch.randn(1, size, 64))
     else:
         B, C = (8, size) if axis == "channels" else (size, 7)
         run = _step(MODELS[name](Series(C, 96, 24)), torch.randn(B, 96, C))
-    unit = _step(Attention(32), torch.randn(1, 1024, 32))
+    unit = _step(Attention(64), torch.randn(1, 1024, 64))
     times, ratios = [], []
     for number in range(repeats + 1):
         reference, seconds = _seconds(unit), _seconds(run)
@@ -144,9 +144,10 @@ def _step(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], None]:
     x.requires_grad_()
 
     def step() -> None:
+        module(x).sum().backward()
+        # at the end: the next step begins without gradients, so that its peak has them in it
         module.zero_grad()
         x.grad = None
-        module(x).sum().backward()
 
     return step
 
@@ -185,7 +186,7 @@ def _forecast(verb: str, folder: Path, n: int) -> None:
         with tempfile.TemporaryDirectory() as small:
             _write_panel(Path(small), min(n, 100))
             forecaster.fit(small)
-    unit = _step(Attention(32), torch.randn(1, 1024, 32))
+    unit = _step(Attention(64), torch.randn(1, 1024, 64))
     _seconds(unit)
     reference, base = statistics.median(_seconds(unit) for _ in range(5)), anonymous()
     seconds = _seconds(lambda: forecaster.predict(folder) if what == "predict" else forecaster.fit(folder))
@@ -280,7 +281,7 @@ def _draw(rows: list[Row], path: Path) -> None:
 
     shown = ("Attention", "Hydra", "Mamba", "Mamba2", "LongVQ", "PoNet", "FNet", "Dense")
     titles = {
-        "length": "a mixer, width 32, batch 1",
+        "length": "a mixer, width 64, batch 1",
         "channels": "a model, 8 windows 96 -> 24",
         "batch": "a model, 7 channels, 96 -> 24",
         "series": f"Forecaster, series of {ROWS} hours",

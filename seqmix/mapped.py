@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 from seqmix.errors import DataError
 
 #: rows that are worked on at a time
-BLOCK = 1 << 20
+BLOCK = 1 << 17
 
 
 def mapped(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Corpora: no token lost, doubled or mixed with another document; tokens and back; pairs; files; bad input."""
 
 import gzip
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -198,7 +199,7 @@ def test_the_last_tenth_is_held_out_at_the_end_of_a_line(tmp_path):
     with gzip.open(tmp_path / "all.txt.gz", "wb") as file:
         file.write(text)
     data = TextFiles("all.txt", root=str(tmp_path), cache=str(tmp_path / "cache"))
-    parts = [b"".join(data._texts(split)) for split in ("train", "val", "test")]
+    parts = [b"".join(chain.from_iterable(data._documents(split))) for split in ("train", "val", "test")]
     assert b"".join(parts) == text and all(part.endswith(b"\n") for part in parts)
     assert [round(100 * len(part) / len(text)) for part in parts] == [90, 5, 5]
 

@@ -282,7 +282,7 @@ def test_blocks_are_all_windows_and_do_not_overlap_with_the_rest(lengths, by_ser
     context, horizon = 4, 3
     indptr = torch.tensor([0, *np.cumsum(lengths)])
     windows = Windows(torch.zeros(sum(lengths), 1), indptr, context, horizon, stride=stride)
-    blocks = windows.blocks(5, horizon)
+    blocks = [[torch.cat(list(part.split(4))) for part in pair] for pair in windows.blocks(5, horizon)]
     assert torch.cat([inside for inside, _ in blocks]).sort().values.tolist() == list(range(len(windows)))
     for inside, near in blocks:
         rest = torch.tensor(sorted({*range(len(windows))} - {*near.tolist()}))

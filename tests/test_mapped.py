@@ -3,11 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from seqmix import Forecaster
+from seqmix.data.loader import WindowLoader
+from seqmix.data.series.windows import Windows
 from seqmix.errors import DataError
 from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.long import head
 from seqmix.mapped import Growing, mapped, row_blocks, series_blocks
 
 
@@ -111,3 +115,33 @@ def test_arrays_in_files(monkeypatch):
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     with pytest.raises(DataError, match=r"no room in a temporary folder .No space left on device.; set TMPDIR"):
         mapped((3, 2), np.float32)
+
+
+@pytest.mark.parametrize("n", [2, 7, 1000])
+def test_many_examples_are_shuffled_without_a_list(monkeypatch, n):
+    monkeypatch.setattr("seqmix.data.loader.MANY", 1)
+    windows = Windows(torch.arange(float(n + 1)).unsqueeze(1), torch.tensor([0, n + 1]), 1, 1)
+    loader = WindowLoader(windows, 3, shuffle=True, seed=1)
+    epochs = [torch.cat([batch["x"].flatten() for batch in loader]).tolist() for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(n))
+    if n == 1000:
+        # neither in order, nor the same order again
+        assert max(abs(np.corrcoef([range(n), *epochs])[np.triu_indices(3, 1)])) < 0.1
+        loader.set_epoch(0)
+        loader.load_state_dict({"epoch": 0, "served": 300, "total": len(loader)})
+        assert torch.cat([batch["x"].flatten() for batch in loader]).tolist() == epochs[0][900:]
+    plain = WindowLoader(windows, 3)
+    assert torch.cat([batch["x"].flatten() for batch in plain]).tolist() == list(range(n))
+
+
+def test_the_head_of_a_folder_is_in_mapped_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("seqmix.mapped.BLOCK", 100)
+    parts = _panel()
+    how = Reading(weight_col="weight", past=["price", "kind"])
+    long, twin = read_long(_written(tmp_path, parts), how), read_long(pd.concat(parts, ignore_index=True), how)
+    lengths = np.diff(long.indptr) - 5
+    found, expected = head(long, lengths), head(twin, lengths)
+    assert isinstance(found.y, np.memmap) and isinstance(found.weight, np.memmap)
+    for name in ("y", "weight", "present", "indptr"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    pd.testing.assert_frame_equal(found.columns.astype(object), expected.columns.astype(object))

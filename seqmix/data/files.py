@@ -5,10 +5,11 @@ import hashlib
 import os
 import sys
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from seqmix.errors import DataError, WriteError
 from seqmix.whole import whole
@@ -73,9 +74,20 @@ def read_file(path: Path, lines: int | None = None) -> bytes:
     Raises:
         DataError: if it cannot be read or unpacked.
     """
+    with opened(path) as file:
+        return file.read() if lines is None else b"".join(islice(file, lines))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be read as bytes, unpacked if its name ends in ``.gz``.
+
+    Raises:
+        DataError: if it cannot be read or unpacked, then or later.
+    """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return file.read() if lines is None else b"".join(islice(file, lines))
+            yield file  # pyright: ignore[reportReturnType]
     except FileNotFoundError as error:
         raise DataError(f"{path.name} not found in {path.resolve().parent}; check the path") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -12,6 +12,11 @@ from typing_extensions import Self
 
 from seqmix.errors import ConfigError
 
+# more examples than this are shuffled without a list of their numbers, which would be 64 MiB
+MANY = 1 << 23
+# odd, its bits without a pattern: 2^64 divided by the golden ratio
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
 
 class Gathered(ABC):
     """Numbered examples that lie in the tensors of this object, and are served by ``WindowLoader``."""
@@ -108,7 +113,7 @@ class ResumableLoader(ABC):
         self.epoch += 1
         self._served = 0
 
-    def _part(self, order: Tensor, i: int) -> Tensor:
+    def _part(self, order: "Tensor | Shuffled", i: int) -> Tensor:
         """What this process serves of batch ``i``."""
         whole = self.n_ranks * self.batch_size
         end = (i + 1) * whole if i + 1 < len(self) else self.n
@@ -143,10 +148,51 @@ class ResumableLoader(ABC):
         self.epoch = state["epoch"]
         self._served = self._resume_at = state["served"]
 
-    def _order(self) -> Tensor:
-        if not self.shuffle:
-            return torch.arange(self.n)
-        return torch.from_numpy(np.random.default_rng([self.seed, self.epoch]).permutation(self.n))
+    def _order(self) -> "Tensor | Shuffled":
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.n > MANY:
+            return Shuffled(self.n, rng.integers(2**63, size=4, dtype=np.uint64) if self.shuffle else None)
+        return torch.from_numpy(rng.permutation(self.n)) if self.shuffle else torch.arange(self.n)
+
+
+class Shuffled:
+    """The numbers below ``n`` in an order that is computed where it is asked for: no list of them in memory.
+
+    A Feistel network of four rounds permutes the numbers below a power of four; those that are not below ``n`` are
+    permuted again until they are.
+
+    Args:
+        n: how many numbers.
+        keys: four numbers that the order depends on. Default: ascending.
+        device: where the numbers are wanted.
+    """
+
+    def __init__(self, n: int, keys: np.ndarray | None, device: torch.device | str = "cpu"):
+        self.n, self.keys, self.device = n, keys, device
+        self.half = np.uint64(-(-(n - 1).bit_length() // 2))
+
+    def to(self, device: torch.device | str) -> "Shuffled":
+        """The same order, on ``device``."""
+        return Shuffled(self.n, self.keys, device)
+
+    def __getitem__(self, places: slice) -> Tensor:
+        """The numbers at ``places``."""
+        numbers = np.arange(places.start, places.stop, dtype=np.uint64)
+        if self.keys is not None:
+            numbers = self._permuted(numbers)
+            while (beyond := numbers >= self.n).any():
+                numbers[beyond] = self._permuted(numbers[beyond])
+        return torch.from_numpy(numbers.astype(np.int64)).to(self.device)
+
+    def _permuted(self, numbers: np.ndarray) -> np.ndarray:
+        assert self.keys is not None
+        mask, shift = (np.uint64(1) << self.half) - np.uint64(1), np.uint64(64) - self.half
+        high, low = numbers >> self.half, numbers & mask
+        for key in self.keys:
+            mixed = (low + key) * _ODD
+            mixed = (mixed ^ (mixed >> np.uint64(32))) * _ODD
+            high, low = low, high ^ (mixed >> shift)
+        return (high << self.half) | low
 
 
 class WindowLoader(ResumableLoader):
@@ -166,5 +212,5 @@ class WindowLoader(ResumableLoader):
     def _serve(self, batches: Iterable[Tensor]) -> Iterable[dict[str, Tensor]]:
         return map(self.windows.gather, batches)
 
-    def _order(self) -> Tensor:
+    def _order(self) -> "Tensor | Shuffled":
         return super()._order().to(self.windows.device)

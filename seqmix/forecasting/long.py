@@ -1,6 +1,6 @@
 """A long frame as arrays, and what can be done with it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,14 +40,13 @@ class Long(NamedTuple):
 
 def head(long: Long, lengths: np.ndarray) -> Long:
     """The first ``lengths`` rows of each series, ``(n,)``."""
-    return _taken(long, _rows(long.indptr[:-1], lengths), lengths)
+    return _taken(long, long.indptr[:-1], lengths)
 
 
 def picked(long: Long, which: np.ndarray) -> Long:
     """The series at the positions ``which``, in that order."""
     lengths = np.diff(long.indptr)[which]
-    rows = _rows(long.indptr[which], lengths)
-    return _taken(long, rows, lengths)._replace(ids=long.ids[which], first=long.first[which])
+    return _taken(long, long.indptr[which], lengths)._replace(ids=long.ids[which], first=long.first[which])
 
 
 def among_first(long: Long, n_rows: np.ndarray) -> np.ndarray:
@@ -138,11 +137,31 @@ def _rows(begin: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) + np.repeat(begin - (np.cumsum(lengths) - lengths), lengths)
 
 
-def _taken(long: Long, rows: np.ndarray, lengths: np.ndarray) -> Long:
+def _taken(long: Long, begin: np.ndarray, lengths: np.ndarray) -> Long:
+    """The ``lengths`` rows from each row ``begin``."""
+    indptr = np.r_[0, np.cumsum(lengths)]
+
+    def taken(rows: np.ndarray) -> np.ndarray:
+        found = like(long.y, (int(indptr[-1]),), rows.dtype)
+        for a, b in series_blocks(indptr):
+            found[indptr[a] : indptr[b]] = rows[_rows(begin[a:b], lengths[a:b])]
+        return found
+
+    if isinstance(long.y, np.memmap):
+        columns = pd.DataFrame({name: _column(long.columns[name], taken) for name in long.columns}, copy=False)
+    else:
+        columns = long.columns.iloc[_rows(begin, lengths)].reset_index(drop=True)
     return long._replace(
-        indptr=np.r_[0, np.cumsum(lengths)],
-        y=long.y[rows],
-        present=long.present[rows],
-        weight=None if long.weight is None else long.weight[rows],
-        columns=long.columns.iloc[rows].reset_index(drop=True),
+        indptr=indptr,
+        y=taken(long.y),
+        present=taken(long.present),
+        weight=None if long.weight is None else taken(long.weight),
+        columns=columns,
     )
+
+
+def _column(column: pd.Series, taken: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """Rows of a column of numbers or categories, in a mapped file as it is."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return pd.Categorical.from_codes(taken(column.cat.codes.to_numpy()), dtype=column.dtype)
+    return taken(column.to_numpy())

@@ -3,6 +3,9 @@
 import numpy as np
 from torch import Tensor
 
+# tokens that are counted or scored at a time: the text may be larger than memory
+_BLOCK = 1 << 20
+
 
 def trigram_loss(
     train: Tensor, test: Tensor, document: Tensor, vocab_size: int, count: int | None = None
@@ -21,22 +24,37 @@ def trigram_loss(
 
     Source: Witten and Bell, 1991, method C. Differs from it in: nothing.
     """
-    given, asked = train.numpy().astype(np.int64), test.numpy().astype(np.int64)
-    size = 0
-    chance = np.full(len(asked), 1 / vocab_size)
-    for order in range(1, 4):
-        counted, looked = (_grams(tokens, order, vocab_size) for tokens in (given, asked))
-        grams, n = np.unique(counted, return_counts=True)
-        size += len(grams)
-        contexts, first, kinds = np.unique(grams // vocab_size, return_index=True, return_counts=True)
-        total = np.add.reduceat(n, first)
-        n_abc = _look_up(grams, n, looked)
-        n_ab, t_ab = (_look_up(contexts, values, looked // vocab_size) for values in (total, kinds))
-        seen = n_ab > 0
-        chance[seen] = ((n_abc + t_ab * chance) / np.maximum(n_ab + t_ab, 1))[seen]
-    scored = np.ones(len(asked), bool)
-    scored[document[:-1].numpy()] = False
-    return -float(np.log(chance[scored][:count]).sum()), size
+    tables = [_table(train, order, vocab_size) for order in range(1, 4)]
+    starts, loss, left = set(document[:-1].tolist()), 0.0, len(test) if count is None else count
+    for first in range(0, len(test), _BLOCK):
+        # the tokens before a block are the context of its first
+        back = min(first, 2)
+        asked = test[first - back : first + _BLOCK].numpy().astype(np.int64)
+        chance = np.full(len(asked), 1 / vocab_size)
+        for order, (grams, n, contexts, total, kinds) in enumerate(tables, 1):
+            looked = _grams(asked, order, vocab_size)
+            n_abc = _look_up(grams, n, looked)
+            n_ab, t_ab = (_look_up(contexts, values, looked // vocab_size) for values in (total, kinds))
+            seen = n_ab > 0
+            chance[seen] = ((n_abc + t_ab * chance) / np.maximum(n_ab + t_ab, 1))[seen]
+        scored = np.array([at not in starts for at in range(first, first + len(asked) - back)])
+        kept = np.log(chance[back:][scored][: max(left, 0)])
+        loss, left = loss - float(kept.sum()), left - len(kept)
+    return loss, sum(len(grams) for grams, *_ in tables)
+
+
+def _table(tokens: Tensor, order: int, vocab_size: int) -> tuple[np.ndarray, ...]:
+    """The different sequences of ``order`` tokens, ascending, and their counts; the contexts among them, how often each
+    occurs, and how many different tokens follow it."""
+    grams, n = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for first in range(0, len(tokens), _BLOCK):
+        back = min(first, order - 1)
+        found = _grams(tokens[first - back : first + _BLOCK].numpy().astype(np.int64), order, vocab_size)[back:]
+        new, counts = np.unique(found, return_counts=True)
+        grams, at = np.unique(np.r_[grams, new], return_inverse=True)
+        n = np.bincount(at, np.r_[n, counts], len(grams)).astype(np.int64)
+    contexts, begin, kinds = np.unique(grams // vocab_size, return_index=True, return_counts=True)
+    return grams, n, contexts, np.add.reduceat(n, begin), kinds
 
 
 def _grams(tokens: np.ndarray, order: int, vocab_size: int) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Images in a folder for each class."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 
 from seqmix.data.files import data_folder
@@ -99,34 +101,35 @@ class ImageFolder(ImageData):
         if not folder.is_dir():
             return None
         classes = {name: i for i, name in enumerate(self.class_names)}
-        files, labels, ignored = [], [], []
+        files, labels, ignored = [np.zeros(0, "S1")], [], []
         for child in _classes(folder):
             if child.name not in classes:
                 raise DataError(f"{child}: 'train' has no class of this name; add it there, or remove it here")
             found, others = image_files(child)
             if not found and part == "train":
                 raise DataError(f"{child} holds no image; put some there, or remove the folder")
-            files += found
+            files.append(np.array([os.fsencode(file) for file in found]))
             ignored += others
             labels += [classes[child.name]] * len(found)
-        if not files:
+        if not labels:
             raise DataError(f"{folder} holds no image; put some into {part}/<class>")
         if ignored:
             warnings.warn(
                 f"{len(ignored):,} files in {folder} are no images and are left out: {endings(ignored)}", stacklevel=2
             )
-        return _Files(files, labels, self.n_channels)
+        return _Files(np.concatenate(files), labels, self.n_channels)
 
 
 class _Files:
-    def __init__(self, files: Sequence[Path], labels: Sequence[int], n_channels: int):
+    # one array of names: a list of a million paths would be half a gigabyte, in each of the workers
+    def __init__(self, files: np.ndarray, labels: Sequence[int], n_channels: int):
         self.files, self.labels, self.n_channels = files, labels, n_channels
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, i: int) -> Image.Image:
-        return read_image(self.files[i], self.n_channels)
+        return read_image(Path(os.fsdecode(self.files[i])), self.n_channels)
 
 
 def _classes(folder: Path) -> list[Path]:

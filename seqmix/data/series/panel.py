@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike
 
-from seqmix.data.series.windows import Windows
+from seqmix.data.series.windows import Ranges, Windows
 from seqmix.data.served import Served, Split
 from seqmix.errors import DataError
 from seqmix.mapped import BLOCK, like, row_blocks, series_blocks
@@ -24,11 +24,11 @@ _EPS = float(np.finfo(np.float64).eps)
 class Numbered:
     """Batches of some of the windows, which can be gone through several times."""
 
-    def __init__(self, windows: Windows, numbers: torch.Tensor, batch_size: int):
-        self.windows, self.numbers, self.batch_size = windows, numbers, batch_size
+    def __init__(self, windows: Windows, numbers: Ranges, batch_size: int, stride: int = 1):
+        self.windows, self.numbers, self.batch_size, self.stride = windows, numbers, batch_size, stride
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return map(self.windows.gather, self.numbers.split(self.batch_size))
+        return map(self.windows.gather, self.numbers.split(self.batch_size, self.stride))
 
 
 class Block(NamedTuple):
@@ -145,7 +145,9 @@ class Panel(Served):
         assert isinstance(windows, Windows)
         stride = max(1, len(windows) // self.max_val)
         return [
-            Block(*(Numbered(windows, each, self.eval_batch_size) for each in (inside[::stride].contiguous(), near)))
+            Block(
+                Numbered(windows, inside, self.eval_batch_size, stride), Numbered(windows, near, self.eval_batch_size)
+            )
             for inside, near in windows.blocks(n, self.horizon)
         ]
 

@@ -1,10 +1,11 @@
 """The window engine: every window of any number of series, gathered in one indexing operation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from seqmix.data.loader import Gathered
 from seqmix.errors import DataError
@@ -88,7 +89,7 @@ class Windows(Gathered):
         series = torch.searchsorted(self._ends, index, right=True)
         return series, self._origin[series] + index * self.stride
 
-    def blocks(self, n: int, reach: int) -> list[tuple[Tensor, Tensor]]:
+    def blocks(self, n: int, reach: int) -> list[tuple["Ranges", "Ranges"]]:
         """Numbers of the windows of each of ``n`` blocks, and of those whose horizons overlap with theirs.
 
         A block is the same part of every series, or some of the series where these are so short that most windows
@@ -109,14 +110,12 @@ class Windows(Gathered):
             ours[torch.arange(len(used)) % n, used] = True
             low, high = torch.zeros_like(low), counts.where(ours, 0)
             wide = low, high
-        found = [(self._numbers(a, b), self._numbers(c, d)) for a, b, c, d in zip(low, high, *wide, strict=True)]
+        first = self._ends - self._counts
+        found = [
+            (Ranges(first + a, first + b), Ranges(first + c, first + d))
+            for a, b, c, d in zip(low, high, *wide, strict=True)
+        ]
         return [(inside, near) for inside, near in found if len(inside) and len(near) < len(self)]
-
-    def _numbers(self, low: Tensor, high: Tensor) -> Tensor:
-        """Numbers of the windows ``low`` to ``high`` of each series, each ``(n_series,)``."""
-        sizes = (high - low).clamp(min=0)
-        first = self._ends - self._counts + low - (sizes.cumsum(0) - sizes)
-        return torch.arange(int(sizes.sum())) + first.repeat_interleave(sizes)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
         """Batch of the windows with these numbers ``(B,)``.
@@ -144,6 +143,28 @@ class Windows(Gathered):
             count = self._counts[series]
             batch["place"] = ((index - self._ends[series] + count) / count).to(self.values.dtype)
         return batch
+
+
+class Ranges:
+    """The numbers ``low`` to ``high`` of each series, one after another, without a list of them.
+
+    Args:
+        low: the first numbers ``(n_series,)``.
+        high: what the numbers stay below ``(n_series,)``.
+    """
+
+    def __init__(self, low: Tensor, high: Tensor):
+        self.low, self._ends = low, (high - low).clamp(min=0).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def split(self, size: int, stride: int = 1) -> Iterator[Tensor]:
+        """Every ``stride``-th number, ``size`` of them at a time."""
+        begin = self.low - F.pad(self._ends, (1, 0))[:-1]
+        for first in range(0, len(self), size * stride):
+            place = torch.arange(first, min(first + size * stride, len(self)), stride)
+            yield begin[torch.searchsorted(self._ends, place, right=True)] + place
 
 
 def _apart(rows: Tensor) -> Tensor:

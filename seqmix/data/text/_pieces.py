@@ -37,25 +37,21 @@ class Pieces(Gathered):
         self.tokens, self.causal, self.packed = documents.tokens, causal, packed
         self.pad, self.cls, self.sep, self.mask_id = tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.mask
         # the last token of a document is the input of nothing, and around a masked piece stand two of its own
-        step, outside = (length, 1) if causal else (length - 2, 2)
-        inside = documents.bounds.diff() - outside
-        count = -(-inside // step)
-        whole = torch.arange(len(count)).repeat_interleave(count)  # (n,)
-        place = step * (torch.arange(len(whole)) - (count.cumsum(0) - count)[whole])
-        self.start = documents.bounds[:-1][whole] + place + (0 if causal else 1)
-        self.length = (inside[whole] - place).clamp(max=step)
-        # a document's bytes by the share of its tokens up to the end of a piece: exact over documents, whatever the
-        # tokens, and over every piece where tokens are bytes
-        tokens, n_bytes = inside[whole], documents.n_bytes[whole]
-        first, last = (-(-end * n_bytes // tokens) for end in (place, place + self.length))
-        self.n_bytes = last - first
+        self.step, outside = (length, 1) if causal else (length - 2, 2)
+        self.begin, self.sizes = documents.bounds[:-1] + (0 if causal else 1), documents.n_bytes
+        self.inside = documents.bounds.diff() - outside
+        #: pieces up to the end of each document; nothing is kept of a piece
+        self.ends = (-(-self.inside // self.step)).cumsum(0)
 
     def __len__(self) -> int:
-        return len(self.start)
+        return int(self.ends[-1])
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
         """Batch of the pieces with these numbers ``(B,)``."""
-        start, length = self.start[index], self.length[index]
+        document = torch.searchsorted(self.ends, index, right=True)
+        inside = self.inside[document]
+        before = self.step * (index - self.ends[document] - (-inside // self.step))
+        start, length = self.begin[document] + before, (inside - before).clamp(max=self.step)
         taken = length if self.causal else length + 2
         batch: dict[str, Tensor] = {}
         if self.packed:
@@ -70,7 +66,11 @@ class Pieces(Gathered):
             kept = place < length
             batch["tokens"] = self._at(start + place).masked_fill(~kept, self.pad)
             batch["targets"] = self._at(start + place + 1).masked_fill(~kept, -100)
-            batch["bytes"] = self.n_bytes[index]
+            # a document's bytes by the share of its tokens up to the end of a piece: exact over documents, whatever the
+            # tokens, and over every piece where tokens are bytes
+            sizes = self.sizes[document]
+            first, last = (-(-end * sizes // inside) for end in (before, (before + self.step).minimum(inside)))
+            batch["bytes"] = last - first
             return batch
         # [CLS] stands one place before the text, [SEP] one after it
         place = place - 1

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from seqmix.data.tensor_file import fingerprinted, open_tensors, write_tensors
 from seqmix.data.text.tokenizer import Tokenizer
 from seqmix.errors import DataError
 
-# documents that pass through the tokenizer together: it has threads
-_TOGETHER = 256
+# parts of documents that pass through the tokenizer together, since it has threads, and their bytes
+_TOGETHER, _MOST_BYTES = 256, 1 << 20
 
 
 class Documents(NamedTuple):
@@ -34,17 +35,17 @@ def token_file(
     folder: Path,
     name: str,
     recipe: str,
-    texts: Iterable[bytes],
+    documents: Iterable[Iterable[bytes]],
     tokenizer: Tokenizer,
     sentence: str | None = None,
 ) -> Documents:
-    """The documents of a file below ``folder``, which is made of ``texts`` if it is not there.
+    """The documents of a file below ``folder``, which is made of ``documents`` if it is not there.
 
     Args:
         folder: where the file is kept.
         name: beginning of its name.
         recipe: what the texts depend on; another recipe, or tokenizer, is another file.
-        texts: the documents, read once and only if needed.
+        documents: the texts, each in parts that are tokens by themselves; read once and only if needed.
         tokenizer: makes tokens of them.
         sentence: regular expression of what a sentence ends with; None: borders of sentences are not kept.
 
@@ -55,7 +56,7 @@ def token_file(
     recipe = json.dumps([recipe, tokenizer.fingerprint] + ([] if sentence is None else [sentence]))
     path = fingerprinted(folder, name, recipe)
     if not path.exists():
-        _write(path, name, recipe, texts, tokenizer, None if sentence is None else re.compile(sentence.encode()))
+        _write(path, name, recipe, documents, tokenizer, None if sentence is None else re.compile(sentence.encode()))
     return Documents(**open_tensors(path, Documents._fields))
 
 
@@ -63,47 +64,69 @@ def _write(
     path: Path,
     name: str,
     recipe: str,
-    texts: Iterable[bytes],
+    documents: Iterable[Iterable[bytes]],
     tokenizer: Tokenizer,
     sentence: re.Pattern[bytes] | None,
 ) -> None:
     lengths, sizes, borders = [0], [], []
 
-    def documents() -> Iterator[np.ndarray]:
+    def tokens() -> Iterator[np.ndarray]:
         begin = 0
-        for size, parts in _encoded(name, texts, tokenizer, sentence):
-            tokens = np.concatenate([[tokenizer.cls], *parts, [tokenizer.sep]])
-            lengths.append(len(tokens))
+        for number, document in groupby(_encoded(name, documents, tokenizer, sentence), itemgetter(0)):
+            held, count, size = [[tokenizer.cls]], 1, 0
+            for _, n_bytes, parts in document:
+                if count > 1:
+                    yield np.concatenate(held)
+                    held = []
+                if sentence is not None:
+                    borders.append(begin + count + np.cumsum([0, *map(len, parts)]))
+                held += parts
+                count, size = count + sum(map(len, parts)), size + n_bytes
+            if count == 1:
+                raise DataError(f"{name}: document {number} is empty; leave it out")
+            lengths.append(count + 1)
             sizes.append(size)
-            borders.append(begin + 1 + np.cumsum([0, *map(len, parts)]))
-            begin += len(tokens)
-            yield tokens
+            begin += count + 1
+            yield np.concatenate([*held, [tokenizer.sep]])
 
     def others() -> dict[str, np.ndarray]:
         found = {"bounds": np.cumsum(lengths), "n_bytes": np.array(sizes, np.int64)}
         return found if sentence is None else {**found, "sentences": np.concatenate(borders)}
 
     dtype = np.int16 if tokenizer.n_tokens <= np.iinfo(np.int16).max else np.int32
-    write_tensors(path, "tokens", dtype, documents(), others, recipe, "free it, or set data.cache")
+    write_tensors(path, "tokens", dtype, tokens(), others, recipe, "free it, or set data.cache")
 
 
 def _encoded(
-    name: str, texts: Iterable[bytes], tokenizer: Tokenizer, sentence: re.Pattern[bytes] | None
-) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Size of each document, and the tokens of its sentences, or of the whole."""
-    number, left = 0, iter(texts)
-    while batch := list(islice(left, _TOGETHER)):
-        split = [[text] if sentence is None else _sentences(text, sentence) for text in batch]
+    name: str, documents: Iterable[Iterable[bytes]], tokenizer: Tokenizer, sentence: re.Pattern[bytes] | None
+) -> Iterator[tuple[int, int, list[np.ndarray]]]:
+    """Of each part of a document its number, its size, and the tokens of its sentences, or of the whole.
+
+    Sentences may go beyond a part: with them a document is one.
+    """
+    number = 0
+    for batch in _together(documents, whole=sentence is not None):
+        split = [[text] if sentence is None else _sentences(text, sentence) for _, text in batch]
         encoded = iter(tokenizer.encode([part for parts in split for part in parts]))
-        for text, parts in zip(batch, split, strict=True):
-            number += 1
+        for (number, text), parts in zip(batch, split, strict=True):
             # white space alone has no token in WordPiece, and is no sentence
-            tokens = [part for part in islice(encoded, len(parts)) if len(part)]
-            if not tokens:
-                raise DataError(f"{name}: document {number} is empty; leave it out")
-            yield len(text), tokens
+            yield number, len(text), [part for part in islice(encoded, len(parts)) if len(part)]
     if number == 0:
         raise DataError(f"{name} holds no text; get a whole copy")
+
+
+def _together(documents: Iterable[Iterable[bytes]], *, whole: bool) -> Iterator[list[tuple[int, bytes]]]:
+    """Parts of documents with the number of theirs, some at a time."""
+    batch, size = [], 0
+    for number, document in enumerate(documents, 1):
+        for part in [b"".join(document)] if whole else document:
+            batch.append((number, part))
+            size += len(part)
+            if len(batch) == _TOGETHER or size >= _MOST_BYTES:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _sentences(text: bytes, end: re.Pattern[bytes]) -> list[bytes]:

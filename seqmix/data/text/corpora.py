@@ -1,14 +1,16 @@
 """Corpora: documents from local files or through ``datasets``, as pieces for causal and masked language models."""
 
-import gzip
 import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
-from seqmix.data.files import data_folder, read_file
+from seqmix.data.files import data_folder, opened
 from seqmix.data.served import Served, Split, check_positive
 from seqmix.data.text._pairs import Pairs
 from seqmix.data.text._pieces import Objective, Packing, Pieces
@@ -89,8 +91,8 @@ class Corpus(Served, ABC):
         self._tokenizer: Tokenizer | None = None
 
     @abstractmethod
-    def _texts(self, split: Split) -> Iterable[bytes]:
-        """The documents of a split."""
+    def _documents(self, split: Split) -> Iterable[Iterable[bytes]]:
+        """The documents of a split, each in parts that end where a line does, read one after another."""
 
     @abstractmethod
     def _recipe(self, split: Split) -> str:
@@ -112,7 +114,7 @@ class Corpus(Served, ABC):
         """The documents of a split, as tokens."""
         name = f"{self.name.replace('/', '-')}-{split}"
         sentence = self.sentence if self.objective == "pairs" else None
-        return token_file(self._folder, name, self._recipe(split), self._texts(split), self.tokenizer, sentence)
+        return token_file(self._folder, name, self._recipe(split), self._documents(split), self.tokenizer, sentence)
 
     def _make(self) -> Mapping[Split, Pieces | Pairs]:
         return {split: self._examples(split) for split in SPLITS}
@@ -128,11 +130,12 @@ class Corpus(Served, ABC):
     def _make_tokenizer(self) -> Tokenizer:
         if self.tokens == "bytes":
             return Bytes()
-        if self.tokens == "characters":
-            return Characters.of(self._texts("train"))
         if self.vocabulary is not None:
             return read_vocabulary(data_folder(self.root) / self.vocabulary)
-        return _trained(self._folder, f"{self._recipe('train')} {self.vocab_size}", self._texts("train"), self)
+        parts = chain.from_iterable(self._documents("train"))
+        if self.tokens == "characters":
+            return Characters.of(parts)
+        return _trained(self._folder, f"{self._recipe('train')} {self.vocab_size}", parts, self)
 
     @property
     def _folder(self) -> Path:
@@ -212,15 +215,21 @@ class TextFiles(Corpus):
             raise ConfigError(f"val = {val!r} and test = {test!r}: give both files, or none of them")
         self.files: dict[Split, str | None] = {"train": train, "val": val, "test": test}
         self.document = _pattern("document", document)
+        # bytes where the parts of one file begin, and its size
+        self._borders: list[int] | None = None
 
-    def _texts(self, split: Split) -> Iterator[bytes]:
+    def _documents(self, split: Split) -> Iterator[Iterable[bytes]]:
         start = None if self.document is None else re.compile(self.document.encode())
+        first, last = 0, None
         if self.files["val"] is None:
-            yield from _split_documents(_part(read_file(self._path("train")), split).splitlines(keepends=True), start)
-            return
-        path = self._path(split)
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-            yield from _split_documents(lines, start)
+            path, i = self._path("train"), SPLITS.index(split)
+            self._borders = self._borders or _borders(path)
+            first, last = self._borders[i : i + 2]
+        else:
+            path = self._path(split)
+        with opened(path) as file:
+            file.seek(first)
+            yield from _split_documents(_lines(file, first, last), start)
 
     def _recipe(self, split: Split) -> str:
         path = self._path("train" if self.files["val"] is None else split)
@@ -311,7 +320,7 @@ class HubText(Corpus):
         self.dataset, self.subset, self.column, self.n_documents = dataset, subset, column, n_documents
         self.hub_splits: dict[Split, str] = {"train": "train", "val": val_split, "test": test_split}
 
-    def _texts(self, split: Split) -> Iterator[bytes]:
+    def _documents(self, split: Split) -> Iterator[Iterable[bytes]]:
         # it takes a second to import, and only those need it who have no files
         import datasets
 
@@ -321,7 +330,7 @@ class HubText(Corpus):
             )
             for row in rows if self.n_documents is None else rows.take(self.n_documents):
                 if row[self.column]:
-                    yield row[self.column].encode()
+                    yield [row[self.column].encode()]
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"{self.dataset} cannot be loaded through datasets ({error}); use data: TextFiles with local files"
@@ -331,6 +340,8 @@ class HubText(Corpus):
         return f"{self.dataset} {self.subset} {self.column} {self.hub_splits[split]} {self.n_documents}"
 
 
+# bytes of a part of a document that is longer
+_PART = 1 << 16
 # tokens: rows of the embedding if nothing is said
 _ROWS = {"bytes": 260, "characters": 256, "wordpiece": 30522}
 
@@ -343,22 +354,59 @@ def _pattern(name: str, pattern: str | None) -> str | None:
     return pattern
 
 
-def _split_documents(lines: Iterable[bytes], start: re.Pattern[bytes] | None) -> Iterator[bytes]:
-    """Whole documents; blank lines before the first belong to it."""
-    document: list[bytes] = []
+def _split_documents(lines: Iterable[bytes], start: re.Pattern[bytes] | None) -> Iterator[Iterator[bytes]]:
+    """Whole documents, each in parts; blank lines before the first belong to it."""
+
+    def numbered() -> Iterator[tuple[int, bytes]]:
+        number, filled = 0, False
+        for line in lines:
+            if start is not None and filled and start.match(line):
+                number, filled = number + 1, False
+            filled = filled or bool(line.strip())
+            yield number, line
+
+    for _, document in groupby(numbered(), itemgetter(0)):
+        yield _joined(line for _, line in document)
+
+
+def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines put together until they are long enough."""
+    part, size = [], 0
     for line in lines:
-        if start is not None and start.match(line) and any(part.strip() for part in document):
-            yield b"".join(document)
-            document = []
-        document.append(line)
-    if document:
-        yield b"".join(document)
+        part.append(line)
+        size += len(line)
+        if size >= _PART:
+            yield b"".join(part)
+            part, size = [], 0
+    if part:
+        yield b"".join(part)
 
 
-def _part(text: bytes, split: Split) -> bytes:
-    ends = [0, *(text.rfind(b"\n", 0, len(text) * share // 100) + 1 for share in (90, 95)), len(text)]
-    i = SPLITS.index(split)
-    return text[ends[i] : ends[i + 1]]
+def _lines(file: IO[bytes], first: int, last: int | None) -> Iterator[bytes]:
+    """Lines of a file from byte ``first`` to byte ``last``, both between lines."""
+    for line in file if last is None or last > first else ():
+        yield line
+        first += len(line)
+        if first == last:
+            return
+
+
+def _borders(path: Path) -> list[int]:
+    """Bytes where training, validation and test text begin, after the end of a line, and the size of the file."""
+    with opened(path) as file:
+        size = sum(len(block) for block in _blocks(file))
+    cuts = [size * share // 100 for share in (90, 95)]
+    found, at = [0, 0], 0
+    with opened(path) as file:
+        for block in _blocks(file):
+            ends = [block.rfind(b"\n", 0, max(0, cut - at)) for cut in cuts]
+            found = [before if end < 0 else at + end + 1 for before, end in zip(found, ends, strict=True)]
+            at += len(block)
+    return [0, *found, size]
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    return iter(partial(file.read, 1 << 20), b"")
 
 
 def _trained(folder: Path, recipe: str, texts: Iterable[bytes], corpus: Corpus) -> WordPiece:

@@ -39,11 +39,10 @@ def main() -> None:
     if options.child:
         _child(options.child, options.mib)
         return
-    from seqmix.commands.tables import print_table
-
-    rows = [measure(case, options.mib) for case in options.cases.split(",")]
-    print_table(f"peak memory; the data is {TIMES} times what is allowed", rows)
-    _write(rows, options.out)
+    for case in options.cases.split(","):
+        row = measure(case, options.mib)
+        print(*(f"{name} {value}" for name, value in row.items()), sep="  ", flush=True)
+        _write([row], options.out)
 
 
 def measure(case: str, mib: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from stand_ins import stand_in
 
-from seqmix import cli
+from seqmix import Forecaster, cli
 from seqmix.commands.generated import stale_pages
 from seqmix.commands.train import Train
 
@@ -37,9 +37,9 @@ OUTSIDE = ("python3 -m venv", ". .venv", "pip install -e", "pytest", "ruff", "py
 
 
 def _blocks(language):
-    """Fenced blocks of each page."""
+    """Fenced blocks of each page; what follows the name of the language is part of it."""
     for page, text in TEXTS.items():
-        for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL), 1):
+        for number, block in enumerate(re.findall(rf"```{re.escape(language)}\n(.*?)```", text, re.DOTALL), 1):
             yield pytest.param(block, id=f"{page}-{number}")
 
 
@@ -91,6 +91,47 @@ def test_shell_lines_run(page, folder, monkeypatch):
 def test_python_runs(code, folder):
     Path("page.py").write_text(code)
     runpy.run_path("page.py", run_name="__main__")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("code", [*_blocks("python ray")])
+def test_python_with_ray_runs(code, folder):
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'seqmix[scale]'")
+    try:
+        test_python_runs(code, folder)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [*_blocks("python serve.py")])
+def test_the_server_forecasts_as_the_forecaster(code, folder):
+    testing = pytest.importorskip("fastapi.testclient", reason="needs pip install fastapi httpx")
+    pytest.importorskip("onnxruntime", reason="needs pip install 'seqmix[export]'")
+    sales = pd.read_csv("sales.csv", parse_dates=["ds"])
+    forecaster = Forecaster("DLinear", 14, levels=[80], max_steps=3, device="cpu").fit(sales)
+    forecaster.export("demand.onnx")
+    Path("serve.py").write_text(code)
+    with testing.TestClient(runpy.run_path("serve.py")["app"]) as client:
+        assert client.get("/").json()["horizon"] == 14
+        history = sales["y"].tolist()
+        history[-5] = None
+        found = client.post("/forecast", json={"values": [history, [1.0], history]})
+        assert found.status_code == 200
+        # one series is scaled as in the fit, whatever the window
+        want = forecaster.predict(sales.assign(y=pd.array(history, "Float64")))
+        for name, column in (("y", "DLinear"), ("lo-80", "DLinear-lo-80"), ("hi-80", "DLinear-hi-80")):
+            np.testing.assert_allclose(found.json()[name][2], want[column], rtol=1e-4)
+        for wrong in ({"values": []}, {"values": [[]]}, {"values": [["x"]]}, {}):
+            assert client.post("/forecast", json=wrong).status_code == 422
+
+
+def test_the_server_is_short():
+    (block,) = _blocks("python serve.py")
+    (code,) = block.values
+    assert len([line for line in code.splitlines() if line]) <= 40
+    compile(code, "serve.py", "exec")
 
 
 def test_generated_parts_are_fresh():

@@ -80,7 +80,7 @@ def test_windows(
     if len(few):
         warnings.warn(
             f"{len(few)} of {len(lengths)} series are too short for a test of {need} rows and are left out: {shown}",
-            stacklevel=3,
+            stacklevel=4,
         )
         long = picked(long, np.flatnonzero(lengths >= need + least))
     return long, step, n_windows

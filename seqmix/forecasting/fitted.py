@@ -147,7 +147,7 @@ class Fitted:
         if not any_horizon:
             warnings.warn(
                 f"horizon {horizon} is longer than the fitted {plan.horizon}: forecasts are made from forecasts",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _arrays(self, long: Long, static: pd.DataFrame | None) -> Arrays:
@@ -163,7 +163,7 @@ class Fitted:
             warnings.warn(
                 f"{len(few)} of {len(long.ids)} series have fewer than context_length = {context} rows and are "
                 f"padded: {named([f'{long.ids[i]} ({lengths[i]})' for i in few])}",
-                stacklevel=4,
+                stacklevel=5,
             )
         arrays = self._arrays(long, static)
         return last_windows(arrays, self.plan, self.context, long.ids, *self._scales(long, arrays))
@@ -217,7 +217,7 @@ def last_windows(arrays: Arrays, plan: Plan, context: int, ids: pd.Index, loc: n
     warnings.warn(
         f"values of {far.sum()} of {len(ids)} series are far from those of the fit, and are scaled by themselves: "
         f"{which}",
-        stacklevel=5,
+        stacklevel=6,
     )
     own = scaling(arrays.values, arrays.indptr, np.diff(arrays.indptr), plan.scaler, plan.season)
     return start._replace(loc=np.where(far, own[0], loc), scale=np.where(far, own[1], scale))

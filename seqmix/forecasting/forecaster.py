@@ -8,6 +8,7 @@ import pandas as pd
 
 from seqmix.estimator import Estimator
 from seqmix.forecasting import options
+from seqmix.forecasting.distributed import over_datasets
 from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading, followed, stamped, with_ids
 from seqmix.forecasting.kind import Kind, kind_of, maybe_pandas, to_pandas
@@ -112,13 +113,12 @@ class Forecaster(Estimator):
     ):
         self.model, self.horizon, self.context_length = model, horizon, context_length
         self.freq, self.season, self.loss, self.levels, self.conformal = freq, season, loss, levels, conformal
-        self.normalize, self.scaler, self.mode = normalize, scaler, mode
+        self.normalize, self.scaler, self.mode, self.aggregate = normalize, scaler, mode, aggregate
         self.past_covariates, self.future_covariates = past_covariates, future_covariates
         self.static_covariates, self.calendar, self.missing = static_covariates, calendar, missing
-        self.fill_value, self.aggregate = fill_value, aggregate
         self.fill_gaps, self.short, self.max_steps, self.batch_size = fill_gaps, short, max_steps, batch_size
         self.learning_rate, self.early_stopping, self.seed = learning_rate, early_stopping, seed
-        self.device, self.verbose, self.model_kwargs = device, verbose, model_kwargs
+        self.device, self.verbose, self.model_kwargs, self.fill_value = device, verbose, model_kwargs, fill_value
         self.nonnegative, self.trainer_kwargs, self.budget = nonnegative, trainer_kwargs, budget
         self._options()
 
@@ -173,6 +173,7 @@ class Forecaster(Estimator):
         long = read_long(df, before.reading)
         return self._take(fit_more(before, long, maybe_pandas(static_df), given, max_steps, learning_rate))
 
+    @over_datasets
     def predict(
         self,
         df: Any = None,
@@ -190,7 +191,8 @@ class Forecaster(Estimator):
 
         Args:
             df: history of any series. Default: the frame of ``fit``. Pretrained models need no fit: they forecast
-                after this frame, with names of columns as in ``fit``, and the Forecaster stays unfitted.
+                after this frame, with names of columns as in ``fit``, and the Forecaster stays unfitted. A Ray Dataset
+                is forecast by workers, in parts with whole series, when its result is read.
             future_df: known-future covariates of the horizon; see ``make_future_dataframe``.
             static_df: static covariates of its series. Default: columns of ``df``.
             horizon: steps to forecast; beyond the fitted horizon forecasts are made from forecasts.
@@ -204,6 +206,7 @@ class Forecaster(Estimator):
         found = fitted.forecast(long, maybe_pandas(static_df), maybe_pandas(future_df), steps, *asked)
         return (long or fitted).kind.give(found)
 
+    @over_datasets
     def cross_validation(
         self,
         df: Any,
@@ -225,7 +228,7 @@ class Forecaster(Estimator):
 
         Everything, scaling included, is learned from the rows up to the first cutoff, or with ``refit`` anew at later
         ones. The fitted models stay. Series that are too short for the test are left out, with a warning. Arguments
-        that are not listed are those of ``fit``.
+        that are not listed are those of ``fit``. A Ray Dataset is for pretrained models, with ``max_steps=0``.
 
         Args:
             n_windows: forecasts per series.
@@ -277,13 +280,11 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.scoring import check_metrics, evaluate, is_test
 
-        wanted, tested = check_metrics(metrics), is_test(df)
-        # a long frame is forecast by the fitted models alone
-        known = [getattr(self, name) for name in ("tested_", "fitted_") if tested and hasattr(self, name)]
-        known = known if tested else [self._fitted()]
+        wanted, ours = check_metrics(metrics), [name for name in ("tested_", "fitted_") if hasattr(self, name)]
+        # a long frame is forecast by the fitted models
+        known = [getattr(self, name) for name in ours] if is_test(df) else [self._fitted()]
         how = known[0].reading if known else self._how()
-        frames = maybe_pandas(static_df), train_df
-        return evaluate(df, how, known, wanted, *frames, by=by, standardized=standardized, season=self.season)
+        return evaluate(df, how, known, wanted, maybe_pandas(static_df), train_df, by, standardized, self.season)
 
     @property
     def leaderboard_(self) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +48,12 @@ def kind_of(df: Any, id_col: str, time_col: str) -> Kind:
     return Kind(library, {name: str(frame.schema[of]) for name, of in names.items() if of in frame.columns})
 
 
+def is_dataset(df: Any) -> bool:
+    """Whether ``df`` is a Ray Dataset; Ray is not imported to find out."""
+    data = sys.modules.get("ray.data")
+    return data is not None and isinstance(df, data.Dataset)
+
+
 def to_pandas(df: Any) -> pd.DataFrame:
     """The frame as pandas: itself if it is one, converted by narwhals otherwise.
 
@@ -65,6 +72,7 @@ def to_pandas(df: Any) -> pd.DataFrame:
         return narwhals.from_native(df, eager_only=True).to_pandas()
     except TypeError as e:
         remedy = "use df.collect()" if hasattr(df, "collect") else "use pd.DataFrame(...)"
+        remedy = "use df.write_parquet(folder), and the folder" if is_dataset(df) else remedy
         raise DataError(
             f"df should be a DataFrame of pandas or polars, or the path of a parquet folder, got {type(df).__name__}; "
             + remedy

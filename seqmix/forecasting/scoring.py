@@ -56,7 +56,6 @@ def evaluate(
     metrics: Sequence[Metric],
     static: pd.DataFrame | None,
     train_df: Any,
-    *,
     by: str | None,
     standardized: bool,
     season: int | None,

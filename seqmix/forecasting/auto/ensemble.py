@@ -162,7 +162,7 @@ class Ensemble:
             spreads.append(spread.quantiles(point, unit, wanted) if levels is None else levels)
             shares.append(weight)
         if failed:
-            warnings.warn(f"parts of auto failed, and the others stand in: {named(failed)}", stacklevel=5)
+            warnings.warn(f"parts of auto failed, and the others stand in: {named(failed)}", stacklevel=6)
         naive = run(self.naive, ()).point
         # a series without a value
         naive = np.where(np.isfinite(naive), naive, 0.0)

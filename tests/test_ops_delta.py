@@ -7,7 +7,7 @@ import torch
 from test_ops_ssd import assert_same, with_grads
 from torch.nn import functional as F
 
-from seqmix.ops import delta_matrix, delta_product, delta_product_matrix, dplr_delta, gated_delta
+from seqmix.ops import delta_matrix, delta_product, delta_product_matrix, dplr_delta, dplr_matrix, gated_delta
 from seqmix.testing import assert_close_ratio
 
 H, K, V = 4, 5, 3
@@ -217,6 +217,8 @@ def test_dplr_is_the_recurrence_of_rwkv7(impl):
     given = (t.to(dtype) for t in (q, k, v, decay, a, b))
     got = dplr_delta(*given, initial_state=S.to(dtype), return_state=True, impl=impl)
     assert_same(got, _by_loop(q, S, step), 2e-6 if impl == "native" else 1e-12)
+    M = dplr_matrix(q, k, decay, a, b)
+    assert_close_ratio("M v", torch.einsum("bhij,bjhv->bihv", M, v), dplr_delta(q, k, v, decay, a, b), 1e-12)
 
 
 def test_gradients_of_all_operands():

@@ -53,6 +53,7 @@ from seqmix.mixers.raft import Raft
 from seqmix.mixers.rand import Rand
 from seqmix.mixers.ret_net import RetNet
 from seqmix.mixers.rg_lru import RGLRU
+from seqmix.mixers.rwkv7 import RWKV7
 from seqmix.mixers.s4d import S4D
 from seqmix.mixers.s5 import S5
 from seqmix.mixers.selective_channel import SelectiveChannel
@@ -75,6 +76,7 @@ __all__ = [
     "LRU",
     "MLSTM",
     "RGLRU",
+    "RWKV7",
     "S4D",
     "S5",
     "SLSTM",

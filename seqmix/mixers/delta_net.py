@@ -1,5 +1,7 @@
 """DeltaNet: linear attention whose writes replace what a key held (Yang et al., 2024)."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from seqmix.errors import check_at_least
@@ -60,7 +62,7 @@ class DeltaNet(LinearAttention):
 
     def _operands(
         self, x: Tensor, bounds: list[int], past: Tensor | None, kept: Tensor | None
-    ) -> tuple[dict[str, Tensor | None], Tensor | None]:
+    ) -> tuple[dict[str, Any], Tensor | None]:
         projected, past = self._project(x, bounds, past, kept)
         q, k, v = (t.unflatten(-1, (self.heads[0], -1)) for t in projected)
         return {"q": unit(q), "k": unit(k), "v": v, "beta": strengths(self.b_proj(x), self.negative)}, past

@@ -1,5 +1,7 @@
 """Gated DeltaNet: the delta rule on a state that decays (Yang, Kautz and Hatamizadeh, 2024)."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from seqmix.errors import check_at_least
@@ -77,7 +79,7 @@ class GatedDeltaNet(LinearAttention):
 
     def _operands(
         self, x: Tensor, bounds: list[int], past: Tensor | None, kept: Tensor | None
-    ) -> tuple[dict[str, Tensor | None], Tensor | None]:
+    ) -> tuple[dict[str, Any], Tensor | None]:
         (q, k, v), past = self._project(x, bounds, past, kept)
         H, K, _ = self.heads
         q, k = (unit(t.unflatten(-1, (-1, K))) for t in (q, k))

@@ -87,7 +87,7 @@ class GatedDeltaProduct(LinearAttention):
 
     def _operands(
         self, x: Tensor, bounds: list[int], past: Tensor | None, kept: Tensor | None
-    ) -> tuple[dict[str, Tensor | None], Tensor | None]:
+    ) -> tuple[dict[str, Any], Tensor | None]:
         (q, k, v), past = self._project(x, bounds, past, kept)
         H, n = self.heads[0], self.n_householder
         k, v, beta = (t.unflatten(-1, (n, H, -1)) for t in (k, v, strengths(self.b_proj(x), self.negative)))

@@ -1,5 +1,7 @@
 """Gated linear attention: each channel of a key decays as the input says (Yang et al., 2023)."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,9 +64,7 @@ class GLA(LinearAttention):
         self.temperature = temperature
         self.gk_proj = nn.Sequential(nn.Linear(d_model, gate_rank, bias=False), nn.Linear(gate_rank, n_heads * K))
 
-    def _operands(
-        self, x: Tensor, bounds: list[int], past: None, kept: Tensor | None
-    ) -> tuple[dict[str, Tensor | None], None]:
+    def _operands(self, x: Tensor, bounds: list[int], past: None, kept: Tensor | None) -> tuple[dict[str, Any], None]:
         decay = F.logsigmoid(wide(self.gk_proj(x))) / self.temperature
         projected = self.q_proj(x), self.k_proj(x), self.v_proj(x), decay
         q, k, v, decay = (t.unflatten(-1, (self.heads[0], -1)) for t in projected)

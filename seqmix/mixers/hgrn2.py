@@ -1,5 +1,7 @@
 """HGRN2: gated linear attention whose keys are what the state forgets (Qin et al., 2024)."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -45,9 +47,7 @@ class HGRN2(LinearAttention):
         self.lower_bound = lower_bound
         self.o_norm = RMSNorm(d_model)
 
-    def _operands(
-        self, x: Tensor, bounds: list[int], past: None, kept: Tensor | None
-    ) -> tuple[dict[str, Tensor | None], None]:
+    def _operands(self, x: Tensor, bounds: list[int], past: None, kept: Tensor | None) -> tuple[dict[str, Any], None]:
         logits = wide(self.k_proj(x))
         forget = self.lower_bound + (1 - self.lower_bound) * logits.sigmoid()
         # 1 - forget without cancellation, and the logarithm of forget without a logarithm of 0
@@ -56,5 +56,5 @@ class HGRN2(LinearAttention):
         operands = {"q": F.silu(self.q_proj(x)), "k": key, "v": self.v_proj(x), "decay": decay}
         return {name: t.unflatten(-1, (self.heads[0], -1)) for name, t in operands.items()}, None
 
-    def _close(self, y: Tensor, x: Tensor) -> Tensor:
+    def _close(self, y: Tensor, x: Tensor, operands: dict[str, Any]) -> Tensor:
         return self.o_norm(y.flatten(2))

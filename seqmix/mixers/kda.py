@@ -1,5 +1,7 @@
 """Kimi Delta Attention: the gated delta rule with a decay for each channel of a key (Kimi Team, 2025)."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from seqmix.errors import check_at_least
@@ -76,7 +78,7 @@ class KDA(LinearAttention):
 
     def _operands(
         self, x: Tensor, bounds: list[int], past: Tensor | None, kept: Tensor | None
-    ) -> tuple[dict[str, Tensor | None], Tensor | None]:
+    ) -> tuple[dict[str, Any], Tensor | None]:
         (q, k, v), past = self._project(x, bounds, past, kept)
         H, K, _ = self.heads
         q, k = (unit(t.unflatten(-1, (-1, K))) for t in (q, k))
@@ -84,5 +86,5 @@ class KDA(LinearAttention):
         beta = strengths(self.b_proj(x), self.negative)
         return {"q": q, "k": k, "v": v.unflatten(-1, (H, -1)), "decay": decay, "beta": beta}, past
 
-    def _close(self, y: Tensor, x: Tensor) -> Tensor:
+    def _close(self, y: Tensor, x: Tensor, operands: dict[str, Any]) -> Tensor:
         return self.o_norm(y).flatten(2) * self.g_proj(x).sigmoid()

@@ -61,15 +61,13 @@ class LinearAttention(Mixer, ABC):
         self.o_proj = nn.Linear(H * V, d_model, bias=False)
 
     @abstractmethod
-    def _operands(
-        self, x: Tensor, bounds: list[int], past: Any, kept: Tensor | None
-    ) -> tuple[dict[str, Tensor | None], Any]:
+    def _operands(self, x: Tensor, bounds: list[int], past: Any, kept: Tensor | None) -> tuple[dict[str, Any], Any]:
         """Return what ``gated_delta`` takes for ``x: (B, L, D)``, and what later positions need to know of it.
 
         ``past`` is None in a forward pass without state; ``kept: (B, L)`` marks the positions that count.
         """
 
-    def _close(self, y: Tensor, x: Tensor) -> Tensor:
+    def _close(self, y: Tensor, x: Tensor, operands: dict[str, Any]) -> Tensor:
         """Normalize and gate what the heads read, ``y: (B, L, H, V) -> (B, L, H V)``; ``x`` is the input."""
         return self.o_norm(y, None if self.g_proj is None else self.g_proj(x).view_as(y)).flatten(2)
 
@@ -122,7 +120,7 @@ class LinearAttention(Mixer, ABC):
         x = zero_masked(x, mask)
         operands, _ = self._operands(x, bounds, None, mask)
         y = self._advance_heads(**operands, cu_seqlens=cu_seqlens, mask=mask)
-        return zero_masked(self.o_proj(self._close(y, x)), mask)
+        return zero_masked(self.o_proj(self._close(y, x, operands)), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
         """What each head reads of the values, between projections and norm: ``(B, H, L, L)``."""
@@ -144,7 +142,7 @@ class LinearAttention(Mixer, ABC):
         past, S = state
         operands, past = self._operands(x, [0, x.shape[1]], past, kept)
         y, S = self._advance_heads(**operands, initial_state=S, return_state=True, mask=kept)
-        return self.o_proj(self._close(y, x)), (past, S)
+        return self.o_proj(self._close(y, x, operands)), (past, S)
 
 
 def unit(x: Tensor) -> Tensor:

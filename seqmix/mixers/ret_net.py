@@ -1,5 +1,7 @@
 """Retention: linear attention with rotary positions and a fixed decay for each head (Sun et al., 2023)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -59,7 +61,7 @@ class RetNet(LinearAttention):
 
     def _operands(
         self, x: Tensor, bounds: list[int], past: Tensor | None, kept: Tensor | None
-    ) -> tuple[dict[str, Tensor | None], Tensor | None]:
+    ) -> tuple[dict[str, Any], Tensor | None]:
         (B, L, _), H = x.shape, self.heads[0]
         q, k, v = (p(x).unflatten(-1, (H, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
         # only distances matter: packed sequences and padding on the left need no positions of their own

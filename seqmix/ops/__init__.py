@@ -2,7 +2,7 @@
 
 from seqmix.ops.allocator import tune_allocator
 from seqmix.ops.conv import depthwise_conv1d, fft_conv, smooth_length
-from seqmix.ops.delta import delta_matrix, delta_product, delta_product_matrix, dplr_delta, gated_delta
+from seqmix.ops.delta import delta_matrix, delta_product, delta_product_matrix, dplr_delta, dplr_matrix, gated_delta
 from seqmix.ops.dispatch import explain
 from seqmix.ops.norm import rms_norm
 from seqmix.ops.pooling import global_attention, local_max, masked_mean, segment_max
@@ -18,6 +18,7 @@ __all__ = [
     "delta_product_matrix",
     "depthwise_conv1d",
     "dplr_delta",
+    "dplr_matrix",
     "explain",
     "fft_conv",
     "gated_delta",

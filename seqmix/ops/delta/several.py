@@ -139,11 +139,8 @@ def dplr_delta(
         # NaN in a padded decay would come back in the gradient to a
         decay = decay.masked_fill(~mask[..., None, None], 0)
     found = gated_delta(
-        _placed(q, 2, 1),
-        torch.stack([b.to(q.dtype), k.to(q.dtype)], 2).flatten(1, 2),
-        _placed(v, 2, 1),
-        _placed(decay, 2, 0),
-        erase=_placed(-a * (-decay).exp(), 2, 0),
+        **_two_writes(q, k, decay, a, b),
+        v=_placed(v, 2, 1),
         scale=scale,
         initial_state=initial_state,
         return_state=True,
@@ -153,6 +150,32 @@ def dplr_delta(
     )
     y, state = found[0][:, 1::2], found[1]
     return (y, state) if return_state else y
+
+
+def dplr_matrix(q: Tensor, k: Tensor, decay: Tensor, a: Tensor, b: Tensor, *, scale: float | None = None) -> Tensor:
+    """The operator of ``dplr_delta`` written out.
+
+    Shapes: ``(B, L, H, K) -> (B, H, L, L)``. Cost: O(L^2 K).
+
+    Args:
+        q: what is read ``(B, L, H, K)``.
+        k: what is written ``(B, L, H, K)``.
+        decay: log decays ``(B, L, H, K)``.
+        a: what is read of the state before it decays ``(B, L, H, K)``.
+        b: where that is written ``(B, L, H, K)``.
+        scale: factor of the result. Default: 1 / sqrt(K).
+    """
+    return delta_matrix(**_two_writes(q, k, decay, a, b), scale=scale)[:, :, 1::2, 1::2]
+
+
+def _two_writes(q: Tensor, k: Tensor, decay: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """First what is read of the state is written to b, then v to k; a reads the state that has decayed."""
+    return {
+        "q": _placed(q, 2, 1),
+        "k": torch.stack([b.to(k.dtype), k], 2).flatten(1, 2),
+        "decay": _placed(decay, 2, 0),
+        "erase": _placed(-a * (-decay).exp(), 2, 0),
+    }
 
 
 def _placed(x: Tensor, R: int, place: int) -> Tensor:

@@ -37,7 +37,7 @@ DATA = {
 }
 DETECTORS = {
     "DetectorMean": DetectorMean,
-    "SubPCA": SubPCA,
+    "SubPCA": partial(SubPCA, own=False),  # as published
     "Ridge errors": ForecastErrors,
     "SeasonalNaive errors": partial(ForecastErrors, model=SeasonalNaive),
     "ZeroShot errors": partial(ForecastErrors, model=ZeroShot),

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from seqmix import cli
+from seqmix.analysis.scoring import FittedDetectors
 
 MODEL = ["--max_steps", "2", "--device", "cpu"]
 
@@ -83,6 +84,15 @@ def test_rows_are_scored(here, capsys, name):
     assert (here / "s.png").exists() == name.endswith("csv")
     run("detect", name, "--load", "d", "--out", "again.csv", "--channels", "u,v")
     np.testing.assert_allclose(pd.read_csv("again.csv")["score"], found["score"])
+
+
+def test_rows_that_the_detector_learns_from_are_scored_once(here, capsys, monkeypatch):
+    calls, scored = [], FittedDetectors.both_scores
+    monkeypatch.setattr(FittedDetectors, "both_scores", lambda *given: calls.append(1) or scored(*given))
+    run("detect", "spiked.csv", "--channels", "u,v", "--label_col", "odd", "--model", "SubPCA", "--season", "18")
+    found = pd.read_csv("scores.csv")
+    assert len(calls) == 1 and found["anomaly"].sum() == 2 and found["anomaly"][60:64].any()
+    assert "2 of 120 rows above the threshold" in capsys.readouterr().out
 
 
 def test_series_are_classified(here, capsys):

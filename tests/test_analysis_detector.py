@@ -40,6 +40,19 @@ def test_an_anomaly_scores_highest_and_the_ends_do_not(model):
     assert detector.score(X, np.arange(300) // 8 == 19) > 0.3
 
 
+def test_a_spike_is_labeled_and_the_rows_around_it_are_not():
+    rng = np.random.default_rng(0)
+    X = np.sin(np.arange(2000) * 2 * np.pi / 50) + 0.1 * rng.normal(size=2000)
+    detector = AnomalyDetector().fit(X[:1000, None])
+    X[1500] += 0.8
+    flags = detector.predict(X[1000:, None])
+    assert flags[500] and flags[400:600].sum() <= 5 and flags.sum() < 20
+    # one among the training rows, which labels them: one of the ten of the expected share
+    X[500] += 0.8
+    flags = AnomalyDetector().fit_predict(X[:1000, None])
+    assert flags[500] and flags.sum() == 10 and flags[400:600].sum() <= 7
+
+
 @pytest.mark.parametrize("model", ["DLinear", "Pool", "PatchTST"])
 def test_models_that_are_trained(tmp_path, model):
     small_options = {"Pool": {"d_model": 8, "n_layers": 1, "patch_len": 4}, "PatchTST": {"d_model": 8, "n_layers": 1}}

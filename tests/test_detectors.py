@@ -51,13 +51,14 @@ def test_sub_pca_is_that_of_a_plain_loop():
     of_window = [np.mean(((z[i : i + 5] - train.mean(0)) @ components) ** 2 / variance) for i in range(76)]
     expected = np.array([np.mean(of_window[max(0, t - 4) : t + 1]) for t in range(80)])
     scores = detector.score(x[:, None]).numpy()
-    np.testing.assert_allclose(scores * float(detector.largest), expected, rtol=1e-9)
+    np.testing.assert_allclose(scores * float(detector.largest[0]), expected, rtol=1e-9)
 
 
 def test_forecast_errors_are_those_of_the_model():
     x = _waves(120, 1)
     detector = ForecastErrors(Series(1, 20, 1, season=20), model=SeasonalNaive, horizon=3)
     train = detector.fit(x[:60])
+    unit = detector.unit[0]
     errors = ((x[20:] - x[:-20]).square() / x[:60].std(correction=0) ** 2).squeeze(1)
     # the first forecast is of row 22, three ahead of row 19; earlier rows have the median of the training scores
     scores = detector.score(x)
@@ -66,7 +67,41 @@ def test_forecast_errors_are_those_of_the_model():
     assert (scores[:22] == scores[0]).all() and float(scores[0]) == pytest.approx(
         float((errors[2:40] / largest).median())
     )
-    assert len(train) == 60 and train.max() == 1
+    torch.testing.assert_close(train * unit, scores[:60])
+    assert len(train) == 60 and (train * unit).max() == 1
+
+
+@pytest.mark.parametrize("name", ["SubPCA", "DetectorMean"])
+@pytest.mark.parametrize("size", [0.8, 5])
+def test_a_spike_is_above_the_threshold_and_rows_beside_it_are_not(name, size):
+    """8 and 50 deviations of the noise; a level shift is above it from its first row on."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.sin(torch.arange(2000) * 2 * torch.pi / 50) + 0.1 * torch.randn(2000, generator=rng)
+    x[1500] += size
+    x[1800:] += 0.8
+    detector = MEMBERS[name](series_of(x[:1000, None]))
+    threshold = float(torch.quantile(detector.fit(x[:1000, None]), 0.99))
+    scores = detector.score(x[:, None], threshold=threshold)
+    above = scores > threshold
+    assert above[1500] and above[1400:1600].sum() <= 5 and int(scores[:1750].argmax()) == 1500
+    # by the errors of windows all 40 rows before the shift are
+    assert above[1800:1803].all() and above[1760:1800].sum() <= 10
+    assert (detector.score(x[:, None])[1765:1800] > detector.middle[0]).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_parts_of_sub_pca_add_up_to_the_error_of_the_window(own):
+    x = _waves(90, 2)
+    detector = SubPCA(Series(2, 10, 1, season=3), own=own)
+    detector.fit(x[:60])
+    rows, mask = detector._rows(x[60:], None)
+    windows = rows.unfold(0, 3, 1) - detector.mean
+    parts = torch.einsum("ncw,cwk->nck", windows, detector.components).square()
+    errors, alone = detector.both_errors(rows, mask)
+    torch.testing.assert_close(errors[2], parts.mean(-1)[:3].mean(0))
+    torch.testing.assert_close(
+        alone[2], torch.stack([parts[i, :, 2 - i] for i in range(3)]).mean(0) if own else errors[2]
+    )
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -121,9 +156,9 @@ def test_training_scores_are_of_rows_that_were_held_out():
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((1000, 1)))
     detector = SubPCA(Series(1, 40, 1, season=40), floor=0)
     threshold = torch.quantile(detector.fit(x[:200]), 0.95)
-    assert (detector.score(x)[200:] > threshold).double().mean() < 0.2
+    assert (detector.score(x, threshold=threshold)[200:] > threshold).double().mean() < 0.2
     detector.fit_rows(*detector._rows(x[:200], None))
-    inner = detector.errors(*detector._rows(x[:200], None)) / detector.largest
+    inner = detector.errors(*detector._rows(x[:200], None)) / detector.largest[0]
     assert (detector.score(x)[200:] > torch.quantile(inner, 0.95)).double().mean() > 0.6
 
 
@@ -190,7 +225,7 @@ def test_windows_longer_than_what_is_scored():
     x = _waves()
     for make in MEMBERS.values():
         detector = _fitted(make, x)
-        assert (detector.score(x[:3]) == detector.middle).all()
+        assert (detector.score(x[:3]) == detector.middle[0]).all()
 
 
 def test_ridge_of_the_default_sees_levels():

@@ -32,6 +32,11 @@ def _batches(n=400, L=12, rate=0.3, gaps=0.0, seed=0):
     return [{**batch, "weight": torch.ones(n, 3)}], y
 
 
+def _in_eights(batch):
+    """Batches of eight windows, all of which are used to choose."""
+    return [{name: values[i : i + 8] for name, values in batch.items()} for i in range(0, len(batch["x"]), 8)]
+
+
 def test_the_conditional_mean_by_the_formula():
     train, y = _batches()
     model = GaussianImputer(Series(3, 12, 12), shrink=0.01)
@@ -95,6 +100,24 @@ def test_a_noisy_channel_does_not_disturb_a_smooth_one():
         found = model(y[-1:] * hidden, mask=hidden)
         errors.append(float((found - y[-1:])[0, 16:30, 0].square().mean()))
     assert max(errors) < 0.01
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_spike_in_the_validation_windows_does_not_decide(hidden):
+    train, (val,) = _batches()[0], _batches(80, seed=3)[0]
+    plain, spiked = GaussianImputer(Series(3, 12, 12)), GaussianImputer(Series(3, 12, 12))
+    plain.fit_closed_form(train, _in_eights(val))
+    values = {name: val[name].clone() for name in ("x", "y")}
+    # a few of the hidden cells, or of those that the estimates are made from
+    at = (val["x_mask"] != hidden).nonzero()[:: 250 if hidden else 1200]
+    for each in values.values() if not hidden else (values["y"],):
+        each[tuple(at.T)] += 100 * (-1) ** torch.arange(len(at))
+    spiked.fit_closed_form(train, _in_eights({**val, **values}))
+    assert len(at) >= 2 and (plain.share > 0.9).all()
+    torch.testing.assert_close(spiked.share, plain.share, atol=0.1, rtol=0)
+    wanted = val["y_mask"] & ~val["x_mask"]
+    errors = [(m(val["x"], mask=val["x_mask"]) - val["y"])[wanted].square().mean() for m in (spiked, plain)]
+    assert errors[0] < 1.1 * errors[1]
 
 
 def test_levels_of_new_windows_are_others():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqmix.analysis.estimator import SeriesEstimator
-from seqmix.analysis.series import Columns
+from seqmix.analysis.series import Collection, Columns
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting import options
 
@@ -24,6 +24,9 @@ class AnomalyDetector(SeriesEstimator):
     ``(T_i, C)``, or a long frame with one or several columns of values; there is one score for each row. As in pyod and
     aeon a higher score is more anomalous, and ``predict`` gives 1 for an anomaly and 0 for a normal row; the outlier
     detectors of scikit-learn have it the other way round (lower is more anomalous, -1 and 1).
+
+    A window that is unusual makes every row in it suspicious. Rows above the threshold are those that stand out
+    themselves; the scores of all others are below it, ordered by what is around them.
 
     Missing values are filled before scoring and count in no score: a row without any value has the median score of the
     training rows. So have the first rows of a series, before which the model sees too little; give it earlier rows to
@@ -53,8 +56,9 @@ class AnomalyDetector(SeriesEstimator):
 
     Attributes:
         threshold_: rows with a higher score are anomalies.
-        training_scores_: scores of the training rows, in the form of ``score_samples``; in closed form those of each
-            half of the rows are by a fit to the other.
+        training_scores_: scores of the training rows that the threshold is from, in the form of ``score_samples``. In
+            closed form those of each half of the rows are by a fit to the other; after ``fit_predict`` they are those
+            by the fitted detector.
         n_features_in_: channels.
         notes_: what else there is to know about the fit.
     """
@@ -119,17 +123,17 @@ class AnomalyDetector(SeriesEstimator):
     def score_samples(self, X: Any) -> Any:
         """Score of each row, higher = more anomalous; a Series with the index of X for a pandas frame."""
         series = self._read_again(X)
-        return series.per_step(self.fitted_.scores(series), "score")
+        return series.per_step(self._scores(series), "score")
 
     def decision_function(self, X: Any) -> Any:
         """Score of each row minus the threshold: above 0 for anomalies."""
         series = self._read_again(X)
-        return series.per_step([x - self.threshold_ for x in self.fitted_.scores(series)], "score")
+        return series.per_step([x - self.threshold_ for x in self._scores(series)], "score")
 
     def predict(self, X: Any) -> Any:
         """1 for an anomalous row, 0 for a normal one."""
         series = self._read_again(X)
-        return series.per_step([self._flags(x) for x in self.fitted_.scores(series)], "anomaly")
+        return series.per_step([self._flags(x) for x in self._scores(series)], "anomaly")
 
     def fit_predict(self, X: Any, y: Any = None, *, id_col: str = "unique_id", time_col: str | None = "ds") -> Any:
         """Fit, and label the training rows themselves: 1 for an anomalous row, 0 for a normal one.
@@ -139,10 +143,14 @@ class AnomalyDetector(SeriesEstimator):
 
         The arguments are those of ``fit``.
         """
+        from seqmix.models.detector import ranked
+
         self.fit(X, y, id_col=id_col, time_col=time_col)
         series = self._read_again(X)
-        scores = self.fitted_.scores(series)
-        self.threshold_ = self._threshold(scores)
+        both = self.fitted_.both_scores(series)
+        self.threshold_ = self._threshold([x.amin(0).numpy() for x in both])
+        scores = [ranked(x, self.threshold_).numpy() for x in both]
+        self.training_scores_ = series.per_step(scores, "score")
         return series.per_step([self._flags(x) for x in scores], "anomaly")
 
     def score(self, X: Any, y: Any) -> float:
@@ -172,9 +180,15 @@ class AnomalyDetector(SeriesEstimator):
         from seqmix.analysis.plot import places, plot_scores
 
         series = self._read_again(X)
-        scores = self.fitted_.scores(series)
+        scores = self._scores(series)
         i = int(np.argmax([x.max() for x in scores])) if id is None else places(series, [id])[0]
         return plot_scores(series, scores, self.threshold_, labels=labels, i=i, max_channels=max_channels)
+
+    def _scores(self, series: Collection) -> list[np.ndarray]:
+        """Score of each row, ``(T_i,)`` per series."""
+        from seqmix.models.detector import ranked
+
+        return [ranked(x, self.threshold_).numpy() for x in self.fitted_.both_scores(series)]
 
     def _threshold(self, scores: Sequence[np.ndarray]) -> float:
         """The quantile of the scores of all series."""

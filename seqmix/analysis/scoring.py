@@ -64,14 +64,14 @@ class FittedDetectors:
     ids: list[str]
     task: AnomalyDetection | None = None
 
-    def scores(self, series: Collection) -> list[np.ndarray]:
-        """Score of each row, ``(T_i,)`` per series.
+    def both_scores(self, series: Collection) -> list[Tensor]:
+        """What scores are made of by ``ranked``, ``(2, T_i)`` per series.
 
         Raises:
             DataError: for a series without a detector.
         """
         return [
-            self._of(series, i).score(*rows(x, name)).numpy()
+            self._of(series, i).both_scores(*rows(x, name))
             for i, (x, name) in enumerate(zip(series.values, series.names, strict=True))
         ]
 

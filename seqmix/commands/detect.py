@@ -22,6 +22,7 @@ from seqmix.commands.outputs import save_picture
 from seqmix.errors import ConfigError
 from seqmix.forecasting.cells import Cells
 from seqmix.forecasting.tables import write_table
+from seqmix.tasks.detection_metrics import average_precision
 
 
 def main(command: str, argv: list[str]) -> None:
@@ -109,6 +110,7 @@ def detect(
     if load:
         found = AnomalyDetector.load(load, device=device)
         frame = renamed(table, found)
+        scores = found.score_samples(frame)
     else:
         found = AnomalyDetector(
             *([model] if model else []),
@@ -128,9 +130,10 @@ def detect(
         if train is None:
             # the rows are labeled that the detector learns from
             found.fit_predict(frame, **table.names)
+            scores = found.training_scores_
         else:
             found.fit(read_channels(train, Cells(**written), **how, label_col=label_col).long, **table.names)
-    scores = found.score_samples(frame)
+            scores = found.score_samples(frame)
     flags = scores > found.threshold_
     what = f"{int(flags.sum()):,} of {len(flags):,} rows above the threshold {found.threshold_:.4g}"
     print(f"{data}: channels {', '.join(found.channels_)}, {what}")
@@ -141,7 +144,8 @@ def detect(
     if labels is not None:
         if not np.isin(labels, (0, 1)).all():
             raise ConfigError(f"--label_col {label_col} should hold 1 for anomalies and 0 for other rows; name another")
-        print(f"  average precision {found.score(frame, labels):.3f}, share of anomalies {labels.mean():.3f}")
+        precision = average_precision(labels, scores.to_numpy())
+        print(f"  average precision {precision:.3f}, share of anomalies {labels.mean():.3f}")
     write_table(table.rows.assign(score=scores.to_numpy(), anomaly=flags.to_numpy().astype(int)), Path(out))
     print(f"scores: {out}")
     if save is not None:

@@ -14,6 +14,8 @@ _NO_PERIOD, _SHORTEST, _LONGEST, _LAGS = 125, 6, 300, 401
 _LEAST_CORRELATION = 0.3
 # squared error of a standardized value that may be rounding
 _ROUNDING = 1e-10
+# quantile of the training scores that is the unit of errors of rows and of what is around them
+_UNIT = 0.99
 
 
 class Detector(nn.Module, ABC):
@@ -25,9 +27,15 @@ class Detector(nn.Module, ABC):
 
     Channels are standardized by their training rows. The score of a row is the largest error of its observed channels,
     each in units of its largest training error after the fit to all training rows; channels without an anomaly do not
-    dilute those with one. The training scores that ``fit`` returns are those of each half of the rows by a fit to the
-    other half, where halves are twice the context or more, so that thresholds hold on new rows too. Rows without a
-    score of their own (too early, nothing observed) have the median of the training scores.
+    dilute those with one. Rows without a score of their own (too early, nothing observed) have the median of the
+    training scores.
+
+    The error of a window finds more than that of a row, but one spike is an error in every row around it. Therefore
+    ``both_errors`` has the own errors of rows too: a row is above a threshold if both are, and the errors of windows
+    rank the rows below it.
+
+    The training scores that ``fit`` returns, for the threshold, are those of each half of the rows by a fit to the
+    other half, where halves are twice the context or more, so that thresholds hold on new rows too.
 
     Args:
         series: the facts of the data.
@@ -35,17 +43,20 @@ class Detector(nn.Module, ABC):
 
     #: mean and standard deviation of the training rows, ``(2, C)``
     moments: Tensor
-    #: largest training error of each channel, ``(C,)``
+    #: largest training error of each channel, of both kinds of errors, ``(2, C)``
     largest: Tensor
-    #: median score of the training rows, ``()``
+    #: median score of the training rows, ``(2,)``
     middle: Tensor
+    #: 99 % quantile of these scores, ``(2,)``
+    unit: Tensor
 
     def __init__(self, series: Series):
         super().__init__()
         self.series = series
         self.register_buffer("moments", torch.tensor([[0.0], [1.0]], dtype=torch.float64).repeat(1, series.n_channels))
-        self.register_buffer("largest", torch.ones(series.n_channels, dtype=torch.float64))
-        self.register_buffer("middle", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("largest", torch.ones(2, series.n_channels, dtype=torch.float64))
+        self.register_buffer("middle", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("unit", torch.ones(2, dtype=torch.float64))
 
     @abstractmethod
     def fit_rows(self, x: Tensor, mask: Tensor) -> None:
@@ -55,10 +66,16 @@ class Detector(nn.Module, ABC):
     def errors(self, x: Tensor, mask: Tensor) -> Tensor:
         """How far each standardized value is from normal ``(T, C)``, at least 0 and NaN where that cannot be said."""
 
+    def both_errors(self, x: Tensor, mask: Tensor) -> Tensor:
+        """``errors``, and the part of them that is of each row alone, ``(2, T, C)``. Default: they are that already."""
+        return self.errors(x, mask).expand(2, -1, -1)
+
     @final
     @torch.no_grad()
     def fit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Fit the detector to training rows, and return their scores ``(T,)``, each half by a fit to the other.
+        """Fit the detector to training rows; their scores ``(T,)`` for a threshold, each half by a fit to the other.
+
+        A score is the lesser one of both, each in units of its 99 % quantile.
 
         Args:
             x: training rows ``(T, C)``, at least ``context + horizon`` of the series.
@@ -77,43 +94,60 @@ class Detector(nn.Module, ABC):
         x, mask = self._rows(x, mask)
         held_out = self._held_out(x, mask, needed)
         self.fit_rows(x, mask)
-        errors = self.errors(x, mask).masked_fill(~mask, torch.nan)
-        largest = errors.nan_to_num(0).amax(0).clamp(min=_ROUNDING)
+        errors = self.both_errors(x, mask).masked_fill(~mask, torch.nan)
+        largest = errors.nan_to_num(0).amax(1).clamp(min=_ROUNDING)
         # of a channel without any error there is nothing to know, and it has no part in scores
-        self.largest.copy_(largest.masked_fill(errors.isnan().all(0), torch.nan))
+        self.largest.copy_(largest.masked_fill(errors.isnan().all(1), torch.nan))
         scores = self._scores(errors if held_out is None else held_out.masked_fill(~mask, torch.nan))
-        self.middle.copy_(scores.nanmedian().nan_to_num(0))
-        return scores.nan_to_num(float(self.middle))
+        self.middle.copy_(scores.nanmedian(1).values.nan_to_num(0))
+        scores = self._known(scores)
+        self.unit.copy_(torch.quantile(scores, _UNIT, dim=1).clamp(min=_ROUNDING))
+        return (scores / self.unit[:, None]).amin(0)
 
     @final
     @torch.no_grad()
-    def score(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, mask: Tensor | None = None, *, threshold: float | None = None) -> Tensor:
         """Score every row of ``x: (T, C)``; ``(T,)`` in float64.
 
         Args:
             x: rows, in the units of those of ``fit``; rows before those of interest give them a past.
             mask: True where a value was observed. Default: everywhere.
+            threshold: a threshold for the scores that ``fit`` has returned. Scores are in their units then, and above
+                it in rows that stand out themselves. Default: scores by ``errors`` alone, in units of the largest one.
 
         Raises:
             ValueError: if there are other channels than the detector was built for, or values that are not finite.
         """
+        scores = self._all_scores(x, mask)
+        return scores[0] if threshold is None else ranked(scores / self.unit[:, None], threshold)
+
+    @final
+    @torch.no_grad()
+    def both_scores(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What ``score`` makes scores of: by errors, and by those of rows alone, each in its units, ``(2, T)``."""
+        return self._all_scores(x, mask) / self.unit[:, None]
+
+    def _all_scores(self, x: Tensor, mask: Tensor | None) -> Tensor:
         self._check(x, mask)
         x, mask = self._rows(x, mask)
-        return self._scores(self.errors(x, mask).masked_fill(~mask, torch.nan)).nan_to_num(float(self.middle))
+        return self._known(self._scores(self.both_errors(x, mask).masked_fill(~mask, torch.nan)))
 
     def _held_out(self, x: Tensor, mask: Tensor, needed: int) -> Tensor:
-        """Errors of each half of the rows by a fit to the other half; of all rows where halves are too short."""
+        """Errors of each half of the rows by a fit to the other half; of all rows where halves are too short.
+
+        Shapes: ``(2, T, C)``.
+        """
         T = len(x)
         if needed > T // 2:
             self.fit_rows(x, mask)
-            return self.errors(x, mask)
+            return self.both_errors(x, mask)
         halves = slice(0, T // 2), slice(T // 2, T)
         found = []
         for ours, theirs in (halves, halves[::-1]):
             self.fit_rows(x[theirs], mask[theirs])
             # all rows, so that the first ones of the second half have a past
-            found.append(self.errors(x, mask)[ours])
-        return torch.cat(found)
+            found.append(self.both_errors(x, mask)[:, ours])
+        return torch.cat(found, 1)
 
     def _check(self, x: Tensor, mask: Tensor | None) -> None:
         name, C = type(self).__name__, self.series.n_channels
@@ -130,8 +164,22 @@ class Detector(nn.Module, ABC):
         return filled.squeeze(0), mask
 
     def _scores(self, errors: Tensor) -> Tensor:
-        relative = errors / self.largest
-        return relative.nan_to_num(0).amax(1).masked_fill(relative.isnan().all(1), torch.nan)
+        """Largest relative error over the channels, ``(2, T)``; NaN where there is none."""
+        relative = errors / self.largest[:, None]
+        return relative.nan_to_num(0).amax(2).masked_fill(relative.isnan().all(2), torch.nan)
+
+    def _known(self, scores: Tensor) -> Tensor:
+        """Scores ``(2, T)`` with the median in rows without one."""
+        return torch.where(scores.isnan(), self.middle[:, None], scores)
+
+
+def ranked(both: Tensor, threshold: float) -> Tensor:
+    """One score for each row from ``both_scores (2, T)``: the lesser one if it is above the threshold.
+
+    Any other row comes below the threshold, in the order of the first of both.
+    """
+    least = both.amin(0)
+    return torch.where(least > threshold, least, threshold * both[0] / (threshold + both[0]).clamp(min=_ROUNDING))
 
 
 class DetectorFactory(Protocol):
@@ -188,18 +236,3 @@ def period_of(x: Tensor, mask: Tensor | None = None) -> int:
     peaks[: _SHORTEST - 1] = False
     height, lag = inner.masked_fill(~peaks, -2).max(0)
     return int(lag) + 1 if height > _LEAST_CORRELATION and lag < _LONGEST else _NO_PERIOD
-
-
-def row_means(windows: Tensor, length: int, counted: Tensor) -> Tensor:
-    """Mean over the windows that cover each row and are counted, ``(T, C)``; NaN where there are none.
-
-    Args:
-        windows: a value for each window of ``length`` rows, by its first row, ``(T - length + 1, C)``.
-        length: rows of a window.
-        counted: which windows are counted, of the same shape.
-    """
-    both = torch.stack([windows.masked_fill(~counted, 0), counted.to(windows.dtype)])
-    padded = nn.functional.pad(both.transpose(1, 2), (length - 1, length - 1))  # (2, C, T + length - 1)
-    total, count = nn.functional.avg_pool1d(padded, length, stride=1, count_include_pad=True).transpose(1, 2)
-    # averages of whole numbers of windows, up to rounding
-    return torch.where(count > 0.5 / length, total / count, torch.nan)

@@ -35,6 +35,10 @@ class DetectorMean(Detector):
 
     def errors(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mean of log(1 + error / largest), ``(T, C)``."""
+        return self.both_errors(x, mask)[0]
+
+    def both_errors(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The same mean for both kinds of errors, ``(2, T, C)``."""
         members = [cast(Detector, detector) for detector in self.detectors]
-        each = [(d.errors(d._rows(x, mask)[0], mask) / d.largest).log1p() for d in members]
+        each = [(d.both_errors(d._rows(x, mask)[0], mask) / d.largest[:, None]).log1p() for d in members]
         return torch.stack(each).nanmean(0)

@@ -18,6 +18,10 @@ _SHRINKS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _LEVEL = 1e3
 # deviations beyond which a value is an outlier, and does not bend the covariances
 _FAR = 6.0
+# errors count up to this many times their 90 % quantile, and from what is a rounding
+_FAR_ERROR, _ROUNDING = 2.0, 1e-6
+# shares that are tried, from 0 to 1
+_SHARES = 41
 # validation windows of each batch that options are chosen on
 _CHOSEN_ON = 8
 # values of a Gaussian vector by default
@@ -37,8 +41,8 @@ class GaussianImputer(ForecastModel):
     deviations count as that, and missing values leave out the pairs that they are in.
 
     ``share`` mixes the estimate with linear interpolation, for each channel. It, ``shrink``, and whether channels have
-    covariances with each other, are chosen by the squared errors of the missing cells of validation windows. Before the
-    fit the estimate is linear interpolation.
+    covariances with each other, are chosen by the squared errors of the missing cells of validation windows, which are
+    capped, so that a few outliers do not decide. Before the fit the estimate is linear interpolation.
 
     Shapes: ``(B, context, C) -> (B, context, C)``. Cost: O((span C)^2) for each window of the fit, O(m^3) for m missing
     values in an estimate.
@@ -154,18 +158,21 @@ class GaussianImputer(ForecastModel):
         self.precision.copy_(torch.cholesky_inverse(torch.linalg.cholesky(regular)))
 
     def _shares(self, held: list[Batch]) -> tuple[Tensor, Tensor]:
-        """Error of each channel with its best share, and these shares, ``(C,)`` each."""
-        e, cross, d = self.share.new_zeros(3, self.series.n_channels)
+        """Capped squared error of each channel with its best share, and these shares, ``(C,)`` each."""
+        missed, steps = [], []
         for batch in held:
             x, mask, y = batch["x"], batch["x_mask"], batch["y"]
-            weight = (batch["y_mask"] & ~mask) * batch["weight"][:, None].double()
+            wanted = batch["y_mask"] & ~mask & (batch["weight"][:, None] > 0)
             lines = interpolate(x.masked_fill(~mask, 0), mask)
-            error, step = (y - lines).double(), self._estimate(x, mask) - lines
-            for total, product in ((e, error * error), (cross, error * step), (d, step * step)):
-                total += (weight * product).sum((0, 1))
-        tiny = torch.finfo(d.dtype).tiny
-        share = (cross / d.clamp(min=tiny)).clamp(0, 1)
-        return (e - 2 * share * cross + share**2 * d).clamp(min=tiny), share
+            missed.append((y - lines).double().masked_fill(~wanted, torch.nan).flatten(0, 1))
+            steps.append((self._estimate(x, mask) - lines).flatten(0, 1))
+        error, step = torch.cat(missed), torch.cat(steps)  # (N, C)
+        tried = torch.linspace(0, 1, _SHARES, dtype=error.dtype, device=error.device)
+        # by the errors of interpolation, so that it is the same whatever is chosen from
+        far = (_FAR_ERROR * error.abs().nanquantile(0.9, 0)).nan_to_num(0).clamp(min=_ROUNDING)
+        capped = torch.stack([(error - share * step).abs().minimum(far).square().nansum(0) for share in tried])
+        least, best = capped.min(0)
+        return least.clamp(min=torch.finfo(least.dtype).tiny), tried[best]
 
     def _estimate(self, x: Tensor, mask: Tensor) -> Tensor:
         """Conditional means of all missing cells ``(B, L, C)``, in float64; other cells are not to be used."""

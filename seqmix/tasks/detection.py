@@ -203,7 +203,7 @@ def _conv(series: Series) -> ConvForecaster:
 
 _DETECTORS: dict[str, DetectorFactory] = {
     "DetectorMean": DetectorMean,
-    "SubPCA": SubPCA,
+    "SubPCA": partial(SubPCA, own=False),
     "ForecastErrors (Ridge)": ForecastErrors,
     "ForecastErrors (SeasonalNaive)": partial(ForecastErrors, model=SeasonalNaive),
 }
@@ -215,9 +215,9 @@ def assess(detector: Detector, x: Tensor, mask: Tensor, labels: Tensor, n_train:
     Returns:
         The metrics, 0 where they are not defined, then 1 where they are, ``(2 * metrics,)`` in float64.
     """
-    threshold = torch.quantile(detector.fit(x[:n_train], mask[:n_train]), 1 - rate)
+    threshold = float(torch.quantile(detector.fit(x[:n_train], mask[:n_train]), 1 - rate))
     # rows of the training give the first ones a past
-    scores = detector.score(x, mask)[n_train:]
+    scores = detector.score(x, mask, threshold=threshold)[n_train:]
     flags, truth, values = (scores > threshold).numpy(), labels[n_train:].numpy(), scores.numpy()
     volumes = detection_metrics.volumes(truth, values)
     found = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from seqmix.ops import depthwise_conv1d, fft_conv, native, smooth_length
+from seqmix.ops import causal_conv, depthwise_conv1d, fft_conv, native, smooth_length
 from seqmix.ops.conv import native as native_conv
 from seqmix.ops.conv.torch import _backward, _channels_last
 from seqmix.testing import assert_close_ratio
@@ -267,3 +267,22 @@ assert faults() < 4_000_000 * 4 / 4096, faults()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("length", [1, 5, 33, 64, 300])
+def test_an_exactly_causal_convolution_is_that_by_fourier_transforms(length):
+    """Values and gradients; and a change leaves all before it as it was, bit by bit."""
+    x, kernel = torch.randn(2, length, 3, dtype=torch.float64), torch.randn(3, length, dtype=torch.float64)
+    cotangent, found = torch.randn_like(x), []
+    for conv in (causal_conv, fft_conv):
+        given = x.clone().requires_grad_(), kernel.clone().requires_grad_()
+        y = conv(*given)
+        found.append([y, *torch.autograd.grad(y, given, cotangent)])
+    for got, want in zip(*found, strict=True):
+        assert_close_ratio("causal_conv", got, want, 1e-12)
+    changed = x.clone()
+    changed[:, length // 2 :] += 1
+    kept = slice(0, length // 2)
+    assert torch.equal(causal_conv(changed, kernel)[:, kept], causal_conv(x, kernel)[:, kept])
+    with pytest.raises(ValueError, match=f"kernel has {length} taps for {length + 1} positions; pad it with zeros"):
+        causal_conv(torch.zeros(1, length + 1, 3), kernel.float())

@@ -32,6 +32,7 @@ CASES = {
         lambda q, k, v, g, a, b: ops.dplr_delta(q, k, v, -g.sigmoid(), a, b),
         [(B, L, H, P)] * 2 + [(B, L, H, N)] + [(B, L, H, P)] * 3,
     ),
+    "causal_conv": (ops.causal_conv, [(B, L, D), (D, L)]),
     "fft_conv": (ops.fft_conv, [(B, L, D), (D, L)]),
     "gated_delta": (
         lambda q, k, v, g, beta: ops.gated_delta(q, k, v, -g.exp(), beta.sigmoid()),
@@ -64,7 +65,15 @@ CASES = {
     ),
     "vq_attention": (_attend, [(B, L, P)] * 3 + [(4, P), (2,)]),
 }
-OPERATORS = ("depthwise_conv1d", "rms_norm", "selective_scan", "ssd", "quasiseparable", "linear_recurrence")
+OPERATORS = (
+    "depthwise_conv1d",
+    "rms_norm",
+    "selective_scan",
+    "ssd",
+    "quasiseparable",
+    "linear_recurrence",
+    "causal_conv",
+)
 OPS = pytest.mark.parametrize("name", CASES)
 # by PyTorch itself, at the first derivative in forward mode
 FORWARD_MODE = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

@@ -1,19 +1,20 @@
 """Recurrent mixers against outputs of their original code; LRU, which has none, against the listing of its paper."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from seqmix.mixers import LRU, MLSTM, RGLRU, S5, SLSTM, Mamba3, MinGRU, MinLSTM
+from seqmix.mixers import LRU, MLSTM, RGLRU, S5, SLSTM, Hyena, Mamba3, MinGRU, MinLSTM
 from seqmix.mixers.s5 import _hippo_modes
 from seqmix.testing import assert_close_ratio
 
 FOLDER = Path(__file__).parent / "goldens"
 CASES = {
     name: case
-    for file in ("gated_rnns.pt", "mamba3.pt", "xlstm.pt")
+    for file in ("gated_rnns.pt", "mamba3.pt", "xlstm.pt", "hyena.pt")
     for name, case in torch.load(FOLDER / file, weights_only=True).items()
 }
 S5_GOLDENS = {name: torch.from_numpy(value) for name, value in np.load(FOLDER / "s5.npz").items()}
@@ -27,6 +28,8 @@ MIXERS = {
     "mlstm": MLSTM(8, n_heads=4),
     "mlstm_bias": MLSTM(8, n_heads=2, qkv_block=8, bias=True),
     "slstm": SLSTM(8, n_heads=4),
+    "hyena": Hyena(4, 97, filter_order=6),
+    "hyena_bands": Hyena(4, 97, filter_order=5, emb_dim=5, d_conv=2, n_filter_layers=1, frequency=3.0, shift=0.1),
     "rg_lru": RGLRU(6, width=8, n_heads=2),
 }
 NAMES = {
@@ -38,6 +41,8 @@ NAMES = {
     "rg_lru.": "",
     "mlstm_cell.": "",
     "conv1d.conv": "conv1d",
+    "filter_fn.bias": "long_bias",
+    "filter_fn.implicit_filter.1.freq": "freq",
     "slstm_cell._recurrent_kernel_": "recurrent",
     "slstm_cell._bias_": "bias",
 }
@@ -47,7 +52,13 @@ _SWAPPED = {"fgate.weight": "igate.weight", "igate.weight": "fgate.weight"}
 def _ours(name, value, gradient=False):
     for theirs, here in NAMES.items():
         name = name.replace(theirs, here)
-    if name == "conv1d.weight" and value.ndim == 2:
+    if found := re.match(r"filter_fn.implicit_filter.(\d+).(\w+)", name):
+        # the last layer makes the channels; activations stand between the others
+        last = value.shape[0] == 4
+        name = f"implicit_out.{found[2]}" if last else f"implicit.{int(found[1]) // 2}.{found[2]}"
+    elif name == "freq":
+        value = value[0]
+    elif name == "conv1d.weight" and value.ndim == 2:
         value = value.t().unsqueeze(1)
     elif name.endswith("gate.w"):
         name, value = f"{name}eight", value.mT

@@ -20,6 +20,7 @@ from seqmix.mixers.gla import GLA
 from seqmix.mixers.hgrn2 import HGRN2
 from seqmix.mixers.hybrid import hybrid_layers
 from seqmix.mixers.hydra import Hydra
+from seqmix.mixers.hyena import Hyena
 from seqmix.mixers.identity import Identity
 from seqmix.mixers.inception import InceptionMixer
 from seqmix.mixers.kda import KDA
@@ -94,6 +95,7 @@ __all__ = [
     "GatedDeltaNet",
     "GatedDeltaProduct",
     "Hydra",
+    "Hyena",
     "Identity",
     "InceptionMixer",
     "LongVQ",

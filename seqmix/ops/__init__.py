@@ -1,7 +1,7 @@
 """Ops: pure functions on tensors, each with a reference implementation that is its specification."""
 
 from seqmix.ops.allocator import tune_allocator
-from seqmix.ops.conv import depthwise_conv1d, fft_conv, smooth_length
+from seqmix.ops.conv import causal_conv, depthwise_conv1d, fft_conv, smooth_length
 from seqmix.ops.delta import delta_matrix, delta_product, delta_product_matrix, dplr_delta, dplr_matrix, gated_delta
 from seqmix.ops.dispatch import explain
 from seqmix.ops.norm import rms_norm
@@ -13,6 +13,7 @@ from seqmix.ops.ssd import ssd, ssd_matrix
 from seqmix.ops.vq import nearest_code, straight_through, update_codebook, vq_attention
 
 __all__ = [
+    "causal_conv",
     "delta_matrix",
     "delta_product",
     "delta_product_matrix",

@@ -2,5 +2,6 @@
 
 from seqmix.ops.conv.depthwise import Padding, depthwise_conv1d
 from seqmix.ops.conv.fft import fft_conv, smooth_length
+from seqmix.ops.conv.long import causal_conv
 
-__all__ = ["Padding", "depthwise_conv1d", "fft_conv", "smooth_length"]
+__all__ = ["Padding", "causal_conv", "depthwise_conv1d", "fft_conv", "smooth_length"]

@@ -34,6 +34,7 @@ COMMANDS = {
     "sweep": "train a config with every combination of options and seeds",
     "tune": "search the options of a config for the best validation, with Optuna",
     "runs": "list the runs of a folder: what was trained, what was changed, and the results",
+    "rerun": "train a run again from its folder, and compare every metric",
     "report": "print the recorded results as Markdown tables, or draw them",
     "bench": "measure time and memory of a mixer at several lengths, and of attention",
 }

@@ -17,6 +17,7 @@ EXAMPLES = {
     "sweep": "seqmix sweep --config demo --grid model.model.mixer=Hydra,Mamba --seeds 0,1",
     "tune": "seqmix tune --config demo --space model.optim.lr=log:1e-4:1e-2 data.batch_size=32,64 --trials 20",
     "runs": "seqmix runs --name demo",
+    "rerun": "seqmix rerun runs/demo/20261129-120000-seed0",
     "report": "seqmix report lra --plot lra.png",
     "bench": "seqmix bench --mixer Mamba --lengths 1024,4096",
 }

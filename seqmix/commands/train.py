@@ -76,12 +76,13 @@ class Train(LightningCLI):
         command: ``fit``, ``validate``, ``test`` or ``predict``.
         argv: the command line after it.
         build: make data, task and trainer; else the options are read and the checkpoint is found, no more.
+        runs: folder where the run has its own. Default: ``runs/<name>`` in ``trainer.default_root_dir``.
     """
 
-    def __init__(self, command: str, argv: list[str], *, build: bool = True):
+    def __init__(self, command: str, argv: list[str], *, build: bool = True, runs: Path | None = None):
         _quiet()
         prepare_parser()
-        self.command, self.argv, self.build = command, argv, build
+        self.command, self.argv, self.build, self.runs = command, argv, build, runs
         super().__init__(
             Task,
             pl.LightningDataModule,
@@ -150,7 +151,7 @@ class Train(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint before anything is built, and set the allocator before anything is allocated."""
         self.seed = torch.initial_seed()
-        self.parent = Path(self.config.trainer.default_root_dir or ".") / "runs" / self.config.name
+        self.parent = self.runs or Path(self.config.trainer.default_root_dir or ".") / "runs" / self.config.name
         self.given = self.config.clone()
         self.recorded = Path("configs/results") / f"{self.config.name}.csv"
         self.ckpt_path = self._checkpoint(self.config.ckpt_path or self._resumed())

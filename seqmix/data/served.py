@@ -1,5 +1,6 @@
 """Data of three splits, and data that is kept in memory and placed where training computes."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -48,6 +49,10 @@ class SplitData(LightningDataModule, ABC):
     @abstractmethod
     def _loader(self, split: Split, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> ResumableLoader:
         """Loader of one split."""
+
+    def fingerprint(self) -> str:
+        """Digest of the examples, which tells other data of the same name; empty where reading them takes long."""
+        return ""
 
     def train_dataloader(self) -> ResumableLoader:
         """Training examples, shuffled, but for a trainer that is to overfit the first few batches."""
@@ -98,6 +103,20 @@ class Served(SplitData, ABC):
         """Make the examples; does nothing the second time."""
         if not self._splits:
             self._splits = self._make()
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of the sizes of the splits, and of the first, middle and last example of each."""
+        self.setup()
+        found = hashlib.sha256()
+        # what examples draw is drawn anew in training
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for split, examples in sorted(self._splits.items()):
+                n = len(examples)
+                found.update(f"{split} {n}".encode())
+                for name, values in sorted(examples.gather(torch.tensor([0, n // 2, n - 1])).items()) if n else ():
+                    found.update(name.encode() + values.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:12]
 
     def _loader(self, split: Split, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> WindowLoader:
         return WindowLoader(self._placed(split), batch_size, shuffle=shuffle, seed=seed)

@@ -88,7 +88,10 @@ class Run(Checkpoint):
         self.folder = made
 
     def _make(self, trainer: pl.Trainer, stage: str) -> Path:
-        facts = {**environment(), "device": device_name(trainer)}
+        data = getattr(trainer, "datamodule", None)
+        # data of the user's own may have none
+        fingerprint = getattr(data, "fingerprint", lambda: "")
+        facts = {**environment(), "device": device_name(trainer), "data": fingerprint()}
         try:
             self._new = self.folder is None
             with writing(self.parent, "free it, or choose another place with --trainer.default_root_dir"):

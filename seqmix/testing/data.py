@@ -27,6 +27,8 @@ def check_data(data: SplitData) -> None:
 
 
 def _check_evaluation(name: str, data: SplitData) -> None:
+    if data.fingerprint() != data.fingerprint():
+        raise AssertionError(f"evaluation: {name} has another fingerprint the second time; draw nothing that lasts")
     for loader in (data.val_dataloader(), data.test_dataloader()):
         first, second = list(loader), list(loader)
         if len(first) != len(loader) or _examples(first) != loader.n:

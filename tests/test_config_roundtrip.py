@@ -38,7 +38,7 @@ def test_saved_config_and_checkpoint(model, tmp_path):
     (folder,) = Path("runs/first").iterdir()
 
     again = Train("fit", ["--config", str(folder / "config.yaml"), "--name", "again"])
-    saved, twice = (yaml.safe_load(text) for text in ((folder / "config.yaml").read_text(), again._config_text()))
+    saved, twice = (yaml.safe_load(text) for text in ((folder / "config.yaml").read_text(), again.text))
     assert saved.pop("name") == "first" and twice.pop("name") == "again"
     assert saved == twice
     assert "unable to serialize" not in (folder / "config.yaml").read_text().lower()

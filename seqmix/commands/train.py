@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -44,6 +45,8 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
+# settings of configs by file and time of change: every run of a sweep asks for those of the same one
+_NAMED: dict[tuple[Path, int], dict[str, Any]] = {}
 LINKED = (
     "n_channels",
     "series",
@@ -183,7 +186,7 @@ class Train(LightningCLI):
         """The trainer, with the run's folder; a progress bar on a terminal, plain lines elsewhere."""
         terminal = sys.stdout.isatty()
         known = self.ckpt_path.parent if self.ckpt_path and (self.ckpt_path.parent / "env.json").exists() else None
-        self.run = Run(self.parent, self.seed, self._config_text(), folder=known, lines=not terminal)
+        self.run = Run(self.parent, self.seed, self.text, folder=known, lines=not terminal)
         given = self.config_init["trainer"]
         bar = terminal and given["enable_progress_bar"] is not False
         callbacks = [*(given["callbacks"] or []), self.run, *([RichProgressBar()] if bar else [])]
@@ -239,7 +242,7 @@ class Train(LightningCLI):
         """Train, then test the best weights."""
         if self.trainable:
             for logger in self.trainer.loggers:
-                logger.log_hyperparams(flat(yaml.safe_load(self._config_text())))
+                logger.log_hyperparams(self.settings())
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.ckpt_path)
             if not self.trainer.global_step:
                 self.trainer.validate(self.model, self.datamodule, verbose=False)
@@ -294,9 +297,14 @@ class Train(LightningCLI):
         write_predictions(Path(out), cast(list[dict[str, Tensor]], batches), self.model, self.datamodule)
         print(f"forecasts: {out}")
 
+    @cached_property
+    def text(self) -> str:
+        """The ``config.yaml`` that makes this run again."""
+        return self._text_of(self.given)
+
     def settings(self) -> dict[str, Any]:
         """Settings by dotted name: what the results depend on besides seed and machine."""
-        return flat(yaml.safe_load(self._config_text()))
+        return flat(yaml.safe_load(self.text))
 
     def kept(self) -> list[str]:
         """What an interrupted run left, and how to go on with it."""
@@ -340,7 +348,7 @@ class Train(LightningCLI):
                 f"ckpt_path = {value!r}: no run with seed {self.seed} and a checkpoint in {str(self.parent)!r}; "
                 "run `seqmix fit` first, or give the path of a checkpoint"
             )
-        here, reasons = yaml.safe_load(self._config_text()), {}
+        here, reasons = yaml.safe_load(self.text), {}
         for folder in reversed(folders):
             reasons[folder] = misfit(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), here)
             if not reasons[folder]:
@@ -350,8 +358,8 @@ class Train(LightningCLI):
             f"newest has {reasons[folders[-1]]}; give the same, or --config {folders[-1]}/config.yaml"
         )
 
-    def _config_text(self, config: Namespace | None = None) -> str:
-        config = (config or self.given).clone()
+    def _text_of(self, config: Namespace) -> str:
+        config = config.clone()
         for name in MOMENTARY:
             config.pop(name, None)
         return self.parser.dump(config, skip_none=False)
@@ -360,15 +368,19 @@ class Train(LightningCLI):
         """Settings of the named config without the changes of this command line; those at hand if there is none."""
         if not self.config.config:
             return settings
-        self.parser.exit_on_error = False
-        try:
-            named = self.parser.parse_args(["--config", str(self.config.config[0])])
-        except ArgumentError:
-            # it is a part of a config: all the rest comes from the command line
-            return {}
-        finally:
-            self.parser.exit_on_error = True
-        return flat(yaml.safe_load(self._config_text(named)))
+        path = Path(self.config.config[0].absolute)
+        key = path, path.stat().st_mtime_ns if path.exists() else 0
+        if key not in _NAMED:
+            self.parser.exit_on_error = False
+            try:
+                named = self.parser.parse_args(["--config", str(self.config.config[0])])
+                _NAMED[key] = flat(yaml.safe_load(self._text_of(named)))
+            except ArgumentError:
+                # it is a part of a config: all the rest comes from the command line
+                _NAMED[key] = {}
+            finally:
+                self.parser.exit_on_error = True
+        return _NAMED[key]
 
 
 def _root(e: BaseException) -> BaseException:

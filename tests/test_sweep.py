@@ -9,7 +9,7 @@ from seqmix.commands import sweep
 from seqmix.commands.sweep import grid_of
 from seqmix.errors import ConfigError
 from seqmix.tasks import Forecasting
-from seqmix.tasks.rows import read_rows
+from seqmix.tasks.rows import append_rows, read_rows
 
 CONFIG = """
 model:
@@ -36,11 +36,11 @@ def _models():
     return [row for row in read_rows(Path("runs/tiny/sweep.csv")) if row["role"] == "model"]
 
 
-def test_every_combination_once_after_an_interruption(monkeypatch, capsys):
+def test_every_combination_once_whatever_happens(monkeypatch, capsys):
     asked, done, step_once = [], [], Forecasting.training_step
 
     def baselines(self, data, chosen, seed):
-        asked.append((chosen, seed, data.horizon))
+        asked.append(chosen if chosen is None else len(chosen))
         return []
 
     def training_step(self, batch, batch_idx):
@@ -50,38 +50,56 @@ def test_every_combination_once_after_an_interruption(monkeypatch, capsys):
         return step_once(self, batch, batch_idx)
 
     monkeypatch.setattr(Forecasting, "baselines", baselines)
-    planned = sweep.plan(LINE[1:3], grid_of(LINE[4:]), [0])
-    monkeypatch.setattr(sweep, "plan", lambda *_: planned)
+    line = ["sweep", "--config", "tiny.yaml", "--grid", "model.model.patch_len=4,99,8"]
+    planned = sweep.plan(line[1:3], grid_of(line[4:]), [0])
     with monkeypatch.context() as patch:
+        patch.setattr(sweep, "plan", lambda *_: planned)
         patch.setattr(Forecasting, "training_step", training_step)
-        assert run(LINE) == 130
+        assert run(line) == 130
     said = capsys.readouterr()
-    assert said.err.strip().endswith("the same line goes on with the sweep")
-    assert said.out.startswith("1/4  model.model.mixer=Pool data.horizon=4 seed=0  mse: validation ")
-    assert len(_models()) == 1
-    assert run(LINE) == 0
-    assert [(row["model"], row["horizon"]) for row in _models()] == [
-        (f"MixerForecaster ({mixer})", horizon) for mixer in ("Pool", "FNet") for horizon in ("4", "8")
-    ]
-    assert all(float(row["val_mse"]) > 0 and row["changes"].startswith("model.model.mixer=") for row in _models())
-    table = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(" model.model")]
-    # those of the same data beside each other, the best validation first
-    assert [line[1] for line in table] == ["data.horizon=4"] * 2 + ["data.horizon=8"] * 2
-    assert float(table[0][5]) <= float(table[1][5]) and float(table[2][5]) <= float(table[3][5])
-    # all baselines, until the table holds rows of this data and seed
-    assert asked == [(None, 0, 4), (None, 0, 8), ([], 0, 4), ([], 0, 8)]
-
-
-def test_a_run_that_fails_does_not_stop_the_others(capsys):
-    grid = ["--grid", "model.model.patch_len=99,4,8"]
-    assert run(["sweep", "--config", "tiny.yaml", *grid, "--baselines", "[SeasonalNaive]"]) == 1
-    said = capsys.readouterr()
+    assert said.out.startswith("1/3  model.model.patch_len=4 seed=0  mse: validation ")
     assert "model.model.patch_len=99 seed=0  failed: patch_len = 99" in said.err
+    assert said.err.strip().endswith("the same line goes on with the sweep")
+    first = _models()
+    assert [row["changes"] for row in first] == ["model.model.patch_len=4"]
+    # what is done is not done again; what failed is tried again, and stops nothing
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "plan", lambda *_: planned)
+        assert run(line) == 1
+    said = capsys.readouterr()
     assert "seqmix: 1 of 3 runs failed, or run elsewhere; the same line tries them again" in said.err
-    assert [row["changes"] for row in _models()] == ["model.model.patch_len=4", "model.model.patch_len=8"]
-    # given by hand, baselines stand beside each run
-    rows = read_rows(Path("runs/tiny/sweep.csv"))
-    assert [row["role"] for row in rows] == ["model", "baseline"] * 2
+    assert "1/3" not in said.out and "3/3" in said.out
+    assert _models()[:1] == first and _models()[1]["changes"] == "model.model.patch_len=8"
+    assert all(float(row["val_mse"]) > 0 for row in _models())
+    # baselines are trained once for data and seed; given by hand, they stand beside each run
+    assert run([*line[:4], "model.model.patch_len=6", "--baselines", "[SeasonalNaive]"]) == 0
+    assert asked == [None, 0, 1]
+
+
+def test_the_best_validation_of_the_same_data_comes_first(monkeypatch, capsys):
+    scores = {("Pool", 4): 3.0, ("FNet", 4): 2.0, ("Pool", 8): 5.0, ("FNet", 8): 6.0}
+    table = Path("runs/tiny/sweep.csv")
+    trials = [
+        sweep.Trial(f"mixer={name} horizon={horizon}", (), seed, f"{name}{horizon}", str(horizon))
+        for seed in (0, 1)
+        for name, horizon in scores
+    ]
+    rows = [
+        {
+            **{"settings": trial.settings, "seed": trial.seed, "role": "model", "model": "M", "task": "Forecasting"},
+            **{"val_mse": score + trial.seed, "mse": 10 - score, "seconds": 1},
+        }
+        for trial, score in zip(trials, [*scores.values()] * 2, strict=True)
+    ]
+    append_rows(table, rows)
+    monkeypatch.setattr(sweep, "plan", lambda *_: (trials, table))
+    sweep.sweep([], {}, [], 1)
+    out = capsys.readouterr().out
+    order = [line.split()[:2] for line in out.splitlines() if line.startswith(" mixer")]
+    assert order == [
+        [f"mixer={name}", f"horizon={k}"] for name, k in (("FNet", 4), ("Pool", 4), ("Pool", 8), ("FNet", 8))
+    ]
+    assert out.startswith("4 combinations, 8 runs, in runs/tiny/sweep.csv") and "2.5000 ± 0.7071" in out
 
 
 def test_seeds_come_one_after_another():

@@ -11,13 +11,15 @@ data is ``--mib`` times ten: rows of numbers, bytes of text, bytes of image file
 import argparse
 import csv
 import os
+import queue
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,39 +47,47 @@ def main() -> None:
         _write([row], options.out)
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of the CSV."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The cases, what each was given, and what it took."""
+    return [{name: row[name] for name in COLUMNS[:5]} for row in rows]
+
+
 def measure(case: str, mib: float) -> dict[str, Any]:
     """The row of a case."""
     child = [sys.executable, __file__, "--child", case, "--mib", str(mib)]
     with tempfile.TemporaryDirectory() as folder:
         run = subprocess.Popen(child, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
-        peak, out = peak_of(run)
-    size, base, seconds = (float(part) for part in out.split()[-3:])
+        [(peak, line)] = peaks_of(run)
+    size, base, seconds = map(float, line.split())
     row = {"case": case, "data MiB": round(size), "allowed MiB": round(size / TIMES), "peak MiB": round(peak - base, 1)}
     return {**row, "CPU s": round(seconds, 1)}
 
 
-def peak_of(run: "subprocess.Popen[str]") -> tuple[float, str]:
-    """The largest anonymous memory of a process in MiB after it says ``begin``, and what it prints.
+def peaks_of(run: "subprocess.Popen[str]") -> Iterator[tuple[float, str]]:
+    """Lines that a process prints, each with its largest anonymous memory in MiB since it has said ``begin``.
 
     Raises:
         RuntimeError: if it fails.
     """
-    peak, begun, lines = 0.0, threading.Event(), []
-
-    def read() -> None:
-        for line in run.stdout or ():
-            begun.set() if line.startswith("begin") else lines.append(line)
-
-    reader = threading.Thread(target=read)
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    reader = threading.Thread(target=lambda: [lines.put(line) for line in run.stdout or ()])
     reader.start()
-    while run.poll() is None:
-        if begun.is_set():
-            peak = max(peak, anonymous(run.pid))
-        time.sleep(0.005)
-    reader.join()
-    if run.returncode:
+    peak = 0.0
+    while reader.is_alive() or not lines.empty():
+        peak = max(peak, anonymous(run.pid))
+        with suppress(queue.Empty):
+            line = lines.get(timeout=0.005)
+            if not line.startswith("begin"):
+                yield peak, line
+            peak = 0.0
+    if run.wait():
         raise RuntimeError(f"{run.args} failed: {run.stderr.read()[-2000:] if run.stderr else run.returncode}")
-    return peak, "".join(lines)
 
 
 def anonymous(pid: int | str = "self") -> float:
@@ -252,8 +262,7 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
     rows = [{**row, "commit": facts["commit"] + "+" * facts["dirty"], "device": facts["cpu"]} for row in rows]
     done = {row["case"] for row in rows}
     if path.exists():
-        with path.open(newline="") as file:
-            rows += [row for row in csv.DictReader(file) if row["case"] not in done]
+        rows += [row for row in read(path) if row["case"] not in done]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

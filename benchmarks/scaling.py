@@ -11,28 +11,31 @@ right before each run: a machine that is busy slows both. A curve stops where th
 - ``length``: forward and backward of every mixer with its defaults, width 64, batch 1.
 - ``channels``: forward and backward of forecasting models, 8 windows of 96 steps, horizon 24.
 - ``batch``: the same with 7 channels.
-- ``series``: a Forecaster in global mode on a parquet folder of series of 96 hours, horizon 8, each in a process of its
-  own; memory is the peak of what is no file, beyond the imports.
+- ``series``: a Forecaster in global mode on a parquet folder of series of 48 hours, context 24, horizon 8; each number
+  of series in a process of its own; memory is the peak of what is no file, beyond what there was before.
+- ``rows``: the same with 200 series of quarters of an hour, context 288, horizon 96: a month has 2,880.
 """
 
 import argparse
 import csv
+import ctypes
 import math
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from memory import anonymous, peak_of
-from mixers import peak_bytes
+from memory import anonymous, peaks_of
+from mixers import crossover, peak_bytes
 
+from seqmix.commands.tables import print_table
 from seqmix.environment import environment
 from seqmix.mixers import Attention, Hydra, list_mixers, mixer_facts
 from seqmix.models import TSM2, DLinear, EncoderForecaster, MixerForecaster, Ridge, VariateEncoder
@@ -45,7 +48,8 @@ SIZES = {
     "length": (256, 1024, 4096, 16384, 65536),
     "channels": (7, 21, 64, 200, 1000),
     "batch": (1, 4, 16, 64, 256, 1024),
-    "series": (10, 100, 1000, 10_000, 100_000, 1_000_000),
+    "series": (10, 1000, 30_000, 1_000_000),
+    "rows": (480, 960, 2880),
 }
 MODELS: dict[str, Callable[[Series], torch.nn.Module]] = {
     "DLinear": DLinear,
@@ -55,9 +59,10 @@ MODELS: dict[str, Callable[[Series], torch.nn.Module]] = {
     "Patches with Attention": partial(MixerForecaster, mixer=Attention),
     "Channels as tokens": partial(EncoderForecaster, encoder=VariateEncoder),
 }
-# verb and model of each curve over the number of series
-VERBS = ("Ridge fit", "Ridge predict", "DLinear 100 steps", "DLinear predict", "ZeroShot predict")
-ROWS, HORIZON = 96, 8
+# the curves of a Forecaster: model and what it does
+VERBS = ("Ridge fit", "Ridge predict", "Hydra 20 steps", "Hydra predict", "ZeroShot 5 steps", "ZeroShot predict")
+# frequency, rows of a series or their number, context and horizon
+PANELS = {"series": ("h", 48, 24, 8), "rows": ("15min", 200, 288, 96)}
 
 Row = dict[str, Any]
 
@@ -65,50 +70,53 @@ Row = dict[str, Any]
 def main() -> None:
     """Measure what the CSV lacks, print exponents and turning points, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--axes", default="length,channels,batch,series")
+    parser.add_argument("--axes", default=",".join(SIZES))
     parser.add_argument("--names", help="curves with commas between; all if not given")
     parser.add_argument("--repeats", type=int, default=3, help="runs that count in a median")
-    parser.add_argument(
-        "--seconds", type=float, default=3.0, help="limit on the time of a point; 20 times that of series"
-    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="limit on a point, 20 times that for a Forecaster")
     parser.add_argument("--gib", type=float, default=2.0, help="limit on the memory of a point")
     parser.add_argument("--plot", action="store_true", help="draw the rows there are")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.child:
-        _forecast(options.child[0], Path(options.child[1]), int(options.child[2]))
+        axis, size, folder, *verbs = options.child
+        _forecasts(axis, int(size), Path(folder), verbs)
         return
     tune_allocator()
     if not options.plot:
         for axis in options.axes.split(","):
-            names = {"length": list_mixers(), "series": VERBS}.get(axis, MODELS)
-            for name in names if options.names is None else options.names.split(","):
+            names = {"length": list_mixers()}.get(axis, VERBS if axis in PANELS else MODELS)
+            chosen = list(names) if options.names is None else options.names.split(",")
+            for size in SIZES[axis] if axis in PANELS else ():
+                _panel(axis, size, chosen, options)
+            for name in chosen if axis not in PANELS else ():
                 _curve(axis, name, options)
-    rows = _read()
-    _summary(rows)
+    rows = read(RESULTS)
+    for part in (table, others, month):
+        print_table(f"\n{part.__doc__}", part(rows))
     _draw(rows, RESULTS.with_suffix(".png"))
 
 
 def _curve(axis: str, name: str, options: argparse.Namespace) -> None:
     """Measure the points of a curve that the CSV lacks, up to the first that would take too long."""
-    before = [row for row in _read() if (row["axis"], row["name"]) == (axis, name)]
-    limit = options.seconds * (20 if axis == "series" else 1)
     for size in SIZES[axis]:
-        if any(row["left out"] for row in before):
-            return
-        if any(row["size"] == size for row in before):
-            continue
-        seconds, mib = (_expected(before, size, key) for key in ("seconds", "MiB"))
-        row: Row = {"axis": axis, "name": name, "size": size}
-        if seconds > limit:
-            row["left out"] = f"over {limit:g} s: {seconds:.0f}"
-        elif mib > options.gib * 1024:
-            row["left out"] = f"over {options.gib:g} GiB: {mib / 1024:.0f}"
-        else:
-            row |= _series(name, size) if axis == "series" else _point(axis, name, size, options.repeats)
-        before.append(_append(row))
-        print(*row.values(), sep="  ", flush=True)
+        if (row := _wanted(axis, name, size, options, 1)) is not None:
+            _append(row if "left out" in row else row | _point(axis, name, size, options.repeats))
+
+
+def _wanted(axis: str, name: str, size: int, options: argparse.Namespace, times: float) -> Row | None:
+    """The row of a point, with the reason if it would take too long; None if there is one, or the curve has ended."""
+    before = [row for row in read(RESULTS) if (row["axis"], row["name"]) == (axis, name)]
+    if any(row["left out"] or row["size"] == size for row in before):
+        return None
+    seconds, mib = (_expected(before, size, key) for key in ("seconds", "MiB"))
+    row: Row = {"axis": axis, "name": name, "size": size}
+    if seconds > options.seconds * times:
+        return {**row, "left out": f"over {options.seconds * times:g} s: {seconds:.0f}"}
+    if mib > options.gib * 1024:
+        return {**row, "left out": f"over {options.gib:g} GiB: {mib / 1024:.0f}"}
+    return row
 
 
 def _expected(rows: list[Row], size: int, key: str) -> float:
@@ -158,59 +166,72 @@ def _seconds(run: Callable[[], None]) -> float:
     return time.process_time() - start
 
 
-def _series(verb: str, n: int) -> Row:
-    """A point of the Forecaster, from a process of its own."""
+def _panel(axis: str, size: int, verbs: list[str], options: argparse.Namespace) -> None:
+    """Measure the verbs of a Forecaster in one process."""
+    rows = {verb: row for verb in verbs if (row := _wanted(axis, verb, size, options, 20)) is not None}
+    for row in [row for row in rows.values() if "left out" in row]:
+        _append(rows.pop(row["name"]))
+    if not rows:
+        return
     with tempfile.TemporaryDirectory() as folder:
-        _write_panel(Path(folder), n)
-        child = [sys.executable, __file__, "--child", verb, folder, str(n)]
+        _write_panel(Path(folder), axis, size)
+        child = [sys.executable, __file__, "--child", axis, str(size), folder, *rows]
         run = subprocess.Popen(child, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        peak, out = peak_of(run)
-    seconds, reference, base = (float(part) for part in out.split())
-    return {"seconds": seconds, "ratio": seconds / reference, "MiB": max(0.0, peak - base)}
+        for peak, line in peaks_of(run):
+            verb, *numbers = line.split("\t")
+            seconds, reference, base = map(float, numbers)
+            found = {"seconds": seconds, "ratio": seconds / reference, "MiB": max(0.0, peak - base)}
+            _append(rows[verb] | found)
 
 
-def _forecast(verb: str, folder: Path, n: int) -> None:
-    """Print the CPU seconds of the verb, those of the fixed workload, and the memory before."""
+def _forecasts(axis: str, size: int, folder: Path, verbs: list[str]) -> None:
+    """Print the CPU seconds of each verb, those of the fixed workload, and the memory before."""
     from seqmix import Forecaster
 
-    model, what = verb.split(" ", 1)
-    made = partial(Forecaster, model, HORIZON, context_length=None if model == "ZeroShot" else 48, device="cpu")
-    with tempfile.TemporaryDirectory() as small:
-        # imports, and what libraries keep once they have worked
-        _write_panel(Path(small), 10)
-        made(max_steps=None if model == "Ridge" else 1 if model == "DLinear" else 0).fit(small).predict(small)
-    steps = {"Ridge": None, "DLinear": 100 if what != "predict" else 1, "ZeroShot": 0}[model]
-    forecaster = made(max_steps=steps)
-    if what == "predict" and model != "ZeroShot":
-        # a fit to a few of the series
-        with tempfile.TemporaryDirectory() as small:
-            _write_panel(Path(small), min(n, 100))
-            forecaster.fit(small)
-    unit = _step(Attention(64), torch.randn(1, 1024, 64))
-    _seconds(unit)
-    reference, base = statistics.median(_seconds(unit) for _ in range(5)), anonymous()
-    seconds = _seconds(lambda: forecaster.predict(folder) if what == "predict" else forecaster.fit(folder))
-    print(seconds, reference, base)
+    _, _, context, horizon = PANELS[axis]
+    with tempfile.TemporaryDirectory() as name:
+        small = Path(name)
+        _write_panel(small, axis, 10 if axis == "series" else size, most=10)
+        for verb in verbs:
+            model, what = verb.split(" ", 1)
+            # a few steps, to imports and to what libraries keep once they have worked
+            few = {"Ridge": None, "ZeroShot": 0}.get(model, 1)
+            made = partial(Forecaster, model, horizon, device="cpu")
+            made = made if model == "ZeroShot" else partial(made, context_length=context)
+            forecaster = made(max_steps=few).fit(small)
+            forecaster.predict(small)
+            if what not in ("fit", "predict"):
+                forecaster = made(max_steps=int(what.split()[0]))
+            unit = _step(Attention(64), torch.randn(1, 1024, 64))
+            reference = statistics.median(_seconds(unit) for _ in range(5))
+            ctypes.CDLL(None).malloc_trim(0)
+            run, base = partial(forecaster.predict if what == "predict" else forecaster.fit, folder), anonymous()
+            print("begin", flush=True)
+            seconds = _seconds(run)
+            print(verb, seconds, reference, base, sep="\t", flush=True)
 
 
-def _write_panel(folder: Path, n: int) -> None:
-    """``n`` series of ``ROWS`` hours in files of at most 2,000 series."""
+def _write_panel(folder: Path, axis: str, size: int, most: int | None = None) -> None:
+    """Series in files of about 100,000 rows."""
     import pandas as pd
 
-    rng, hours = np.random.default_rng(0), np.arange(ROWS)
-    stamps = pd.date_range("2024-01-01", periods=ROWS, freq="h").to_numpy()
-    for first in range(0, n, 2000):
-        count = min(2000, n - first)
-        values = np.sin(2 * np.pi * (hours / 24 + rng.random((count, 1)))) + 0.3 * rng.normal(size=(count, ROWS))
-        ids = np.repeat(np.array([f"s{i:07}" for i in range(first, first + count)]), ROWS)
+    freq, other, _, _ = PANELS[axis]
+    n, rows = (size, other) if axis == "series" else (other, size)
+    rng, steps, n = np.random.default_rng(0), np.arange(rows), min(n, most or n)
+    stamps = pd.date_range("2024-01-01", periods=rows, freq=freq).to_numpy()
+    for first in range(0, n, 100_000 // rows):
+        count = min(100_000 // rows, n - first)
+        values = np.sin(2 * np.pi * (steps / 24 + rng.random((count, 1)))) + 0.3 * rng.normal(size=(count, rows))
+        ids = np.repeat(np.array([f"s{i:07}" for i in range(first, first + count)]), rows)
         frame = pd.DataFrame({"unique_id": ids, "ds": np.tile(stamps, count), "y": values.ravel()})
         frame.to_parquet(folder / f"{first:07}.parquet")
 
 
-def _read() -> list[Row]:
-    if not RESULTS.exists():
+def read(path: Path) -> list[Row]:
+    """The rows of the CSV; none where there is no file."""
+    if not path.exists():
         return []
-    with RESULTS.open(newline="") as file:
+    with path.open(newline="") as file:
         rows: list[Row] = list(csv.DictReader(file))
     for row in rows:
         row["size"] = int(row["size"])
@@ -218,7 +239,7 @@ def _read() -> list[Row]:
     return rows
 
 
-def _append(row: Row) -> Row:
+def _append(row: Row) -> None:
     facts = environment()
     row = dict.fromkeys(COLUMNS) | row
     row |= {"commit": facts["commit"] + "+" * facts["dirty"], "device": facts["cpu"], "torch": facts["torch"]}
@@ -228,7 +249,7 @@ def _append(row: Row) -> Row:
         if new:
             writer.writeheader()
         writer.writerow({key: f"{x:.4g}" if isinstance(x, float) else x for key, x in row.items()})
-    return row
+    print(*(row[key] for key in COLUMNS[:7]), sep="  ", flush=True)
 
 
 def curves(rows: list[Row], axis: str, key: str) -> Iterator[tuple[str, list[int], list[float]]]:
@@ -247,30 +268,54 @@ def exponent(sizes: list[int], values: list[float]) -> float:
     return float(np.polyfit(np.log(sizes[-3:]), np.log(values[-3:]), 1)[0])
 
 
-def _summary(rows: list[Row]) -> None:
-    from mixers import crossover
+def table(rows: list[Row]) -> list[Row]:
+    """The mixers: how time and memory grow with the length, and where each becomes cheaper than attention."""
+    found = list(curves(rows, "length", "ratio"))
+    attention = next((dict(zip(*rest, strict=True)) for name, *rest in found if name == "Attention"), {})
+    lines = _lines(rows, "length")
+    for line, (_, sizes, values) in zip(lines, found, strict=True):
+        line["below attention from"] = crossover(dict(zip(sizes, values, strict=True)), attention)
+    return lines
 
-    from seqmix.commands.tables import print_table
 
-    attention: Mapping[int, float] = {}
-    for axis in SIZES:
-        memory = {name: exponent(sizes, values) for name, sizes, values in curves(rows, axis, "MiB")}
-        found = list(curves(rows, axis, "ratio"))
-        if axis == "length":
-            attention = next((dict(zip(*rest, strict=True)) for name, *rest in found if name == "Attention"), {})
-        table = []
-        for name, sizes, values in found:
-            line: Row = {
-                axis: name,
-                "time ~ n^": round(exponent(sizes, values), 2),
-                "memory ~ n^": round(memory[name], 2),
-            }
-            line["largest"] = sizes[-1]
-            if axis == "length":
-                line["below attention from"] = crossover(dict(zip(sizes, values, strict=True)), dict(attention))
-            table.append(line)
-        if table:
-            print_table(f"\n{axis}: exponents of the last three points", table)
+def others(rows: list[Row]) -> list[Row]:
+    """How time and memory of models and of the Forecaster grow."""
+    return [{"against": axis, **line} for axis in SIZES if axis != "length" for line in _lines(rows, axis)]
+
+
+def month(rows: list[Row]) -> list[Row]:
+    """What a month of quarters of an hour of ten million series costs, by the points of 200 such series."""
+    lines = []
+    for row in rows:
+        if (row["axis"], row["size"]) != ("rows", 2880) or not row["seconds"]:
+            continue
+        model, what = row["name"].split(" ", 1)
+        line: Row = {"model": model, "what": what, "CPU s of 200 series": float(f"{row['seconds']:.3g}")}
+        hours = row["seconds"] / 200 * 1e7 / 3600
+        whole = what in ("fit", "predict")
+        line |= {"core hours of ten million": f"{hours:,.0f}" if whole else ""}
+        line |= {"hours on 64 cores": f"{hours / 64:,.1f}" if whole else ""}
+        lines.append(line)
+    return lines
+
+
+def _lines(rows: list[Row], axis: str) -> list[Row]:
+    memory = {name: exponent(sizes, values) for name, sizes, values in curves(rows, axis, "MiB")}
+    seconds = {name: values[-1] for name, _, values in curves(rows, axis, "seconds")}
+    return [
+        {
+            "mixer" if axis == "length" else "what": name,
+            "time ~ n^": _rounded(exponent(sizes, values)),
+            "memory ~ n^": _rounded(memory.get(name, math.nan)),
+            "largest n": f"{sizes[-1]:,}",
+            "CPU s there": float(f"{seconds[name]:.3g}"),
+        }
+        for name, sizes, values in curves(rows, axis, "ratio")
+    ]
+
+
+def _rounded(x: float) -> str:
+    return "" if math.isnan(x) else f"{x:.2f}"
 
 
 def _draw(rows: list[Row], path: Path) -> None:
@@ -284,9 +329,10 @@ def _draw(rows: list[Row], path: Path) -> None:
         "length": "a mixer, width 64, batch 1",
         "channels": "a model, 8 windows 96 -> 24",
         "batch": "a model, 7 channels, 96 -> 24",
-        "series": f"Forecaster, series of {ROWS} hours",
+        "series": "Forecaster, series of 48 hours",
+        "rows": "Forecaster, 200 series of 15 minutes",
     }
-    figure, axes = plt.subplots(2, 4, figsize=(18, 8), layout="constrained", sharex="col")
+    figure, axes = plt.subplots(2, len(SIZES), figsize=(4.5 * len(SIZES), 8), layout="constrained", sharex="col")
     for column, axis in enumerate(SIZES):
         for line, (key, label) in enumerate((("seconds", "CPU seconds"), ("MiB", "peak MiB"))):
             place = axes[line, column]

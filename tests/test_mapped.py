@@ -71,6 +71,19 @@ def test_rows_of_a_folder_are_in_mapped_files(tmp_path):
     assert isinstance(numbers, np.memmap) and codes.dtype == np.int8
 
 
+def test_a_folder_is_read_again_when_it_has_changed(tmp_path, monkeypatch):
+    parts = _panel()
+    folder, how = _written(tmp_path, parts), Reading()
+    long = read_long(folder, how)
+    monkeypatch.setattr("seqmix.forecasting.folder.read_frame", None)
+    # with the frequency that was found, as by a fitted Forecaster
+    assert read_long(folder, how).y is read_long(folder, Reading(freq="h")).y is long.y
+    monkeypatch.undo()
+    assert read_long(folder, Reading(past=["price"])).columns.shape[1] == 1
+    parts[0].assign(y=1.0).to_parquet(folder / "0.parquet")
+    assert read_long(folder, how).y[0] == 1
+
+
 @pytest.mark.parametrize(
     ("columns", "found"),
     [

@@ -12,8 +12,8 @@ from typing_extensions import Self
 
 from seqmix.errors import ConfigError
 
-# more examples than this are shuffled without a list of their numbers, which would be 64 MiB
-MANY = 1 << 23
+# more examples than this are shuffled without a list of their numbers, which would be 16 MiB
+MANY = 1 << 21
 # odd, its bits without a pattern: 2^64 divided by the golden ratio
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 

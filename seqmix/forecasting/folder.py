@@ -14,6 +14,8 @@ from seqmix.forecasting.frame import Reading, read_frame
 from seqmix.forecasting.long import Long, named
 from seqmix.mapped import Growing, mapped, row_blocks
 
+# the files of the folder that was read last, how it was read, and what it holds
+_LAST: list[Any] = []
 # folders named as Hive and pandas do: unique_id=store_7
 _PARTITION = re.compile(r"([^/=]+)=([^/=]+)")
 
@@ -29,7 +31,8 @@ def read_long(df: Any, how: Reading) -> Long:
 def read_folder(path: Path, how: Reading) -> Long:
     """All parquet files under the folder ``path``, each with whole series, or one such file.
 
-    What stays in memory is an id and two numbers of each series; rows are in mapped files.
+    What stays in memory is an id and two numbers of each series; rows are in mapped files, which are read again while
+    the parquet files have not changed.
 
     Args:
         path: the folder; parts of paths like ``unique_id=store_7`` become columns.
@@ -39,10 +42,15 @@ def read_folder(path: Path, how: Reading) -> Long:
         DataError: if there are no files, a series is in two of them, or a column holds numbers in one file and text in
             another.
     """
+    files = _files(path)
+    stamp = [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    if _LAST and _LAST[0] == stamp and how in _LAST[1]:
+        return _LAST[2]
+    asked = how
     y, weight, present = Growing(np.float64), Growing(np.float64), Growing(np.bool_)
     columns: dict[str, _Covariate] = {}
     parts: list[Long] = []
-    for file in _files(path):
+    for file in files:
         try:
             part = read_frame(_frame(file, path), how)
             (parts or [part])[0].clock.check_zone(part.clock, "the file")
@@ -64,7 +72,7 @@ def read_folder(path: Path, how: Reading) -> Long:
     if ids.has_duplicates:
         twice = ids[ids.duplicated()].unique()
         raise DataError(f"{len(twice)} series are in more than one file: {named(list(twice))}; put each in one file")
-    return parts[0]._replace(
+    long = parts[0]._replace(
         ids=ids,
         indptr=np.r_[0, np.cumsum(np.concatenate([np.diff(part.indptr) for part in parts]))],
         first=np.concatenate([part.first for part in parts]),
@@ -74,6 +82,9 @@ def read_folder(path: Path, how: Reading) -> Long:
         columns=pd.DataFrame({name: column.whole() for name, column in columns.items()}, range(y.size), copy=False),
         present=present.whole(),
     )
+    # a fitted Forecaster asks for the frequency that was found
+    _LAST[:] = stamp, [asked, how], long
+    return long
 
 
 class _Covariate:

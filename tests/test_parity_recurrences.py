@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from seqmix.mixers import LRU, MLSTM, RGLRU, S5, SLSTM, Hyena, Mamba3, MinGRU, MinLSTM
+from seqmix.mixers import LRU, MLSTM, RGLRU, S5, SLSTM, Based, Hyena, Mamba3, MinGRU, MinLSTM, SlidingWindow
 from seqmix.mixers.s5 import _hippo_modes
 from seqmix.testing import assert_close_ratio
 
 FOLDER = Path(__file__).parent / "goldens"
 CASES = {
     name: case
-    for file in ("gated_rnns.pt", "mamba3.pt", "xlstm.pt", "hyena.pt")
+    for file in ("gated_rnns.pt", "mamba3.pt", "xlstm.pt", "hyena.pt", "based.pt")
     for name, case in torch.load(FOLDER / file, weights_only=True).items()
 }
 S5_GOLDENS = {name: torch.from_numpy(value) for name, value in np.load(FOLDER / "s5.npz").items()}
@@ -30,6 +30,8 @@ MIXERS = {
     "slstm": SLSTM(8, n_heads=4),
     "hyena": Hyena(4, 97, filter_order=6),
     "hyena_bands": Hyena(4, 97, filter_order=5, emb_dim=5, d_conv=2, n_filter_layers=1, frequency=3.0, shift=0.1),
+    "based": Based(6, n_heads=2, feature_dim=3),
+    "sliding_window": SlidingWindow(6, window=4),
     "rg_lru": RGLRU(6, width=8, n_heads=2),
 }
 NAMES = {

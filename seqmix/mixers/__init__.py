@@ -4,6 +4,7 @@ from seqmix.mixers.aff import AFF
 from seqmix.mixers.along_features import AlongFeatures
 from seqmix.mixers.attention import Attention
 from seqmix.mixers.auto_correlation import AutoCorrelation
+from seqmix.mixers.based import Based
 from seqmix.mixers.bidirectional import Bidirectional
 from seqmix.mixers.cauchy import Cauchy
 from seqmix.mixers.delta_net import DeltaNet
@@ -60,6 +61,7 @@ from seqmix.mixers.s5 import S5
 from seqmix.mixers.selective_channel import SelectiveChannel
 from seqmix.mixers.selective_token import SelectiveToken
 from seqmix.mixers.sep_conv import SepConv
+from seqmix.mixers.sliding_window import SlidingWindow
 from seqmix.mixers.slstm import SLSTM
 from seqmix.mixers.softmax import Softmax
 from seqmix.mixers.state import detach_state
@@ -84,6 +86,7 @@ __all__ = [
     "AlongFeatures",
     "Attention",
     "AutoCorrelation",
+    "Based",
     "Bidirectional",
     "Cauchy",
     "DeltaNet",
@@ -119,6 +122,7 @@ __all__ = [
     "SelectiveChannel",
     "SelectiveToken",
     "SepConv",
+    "SlidingWindow",
     "Softmax",
     "Toeplitz",
     "Unstructured",

@@ -1,18 +1,23 @@
 """Commands in forks of a process that has imported seqmix, each with a fault: the server of ``test_faults.py``.
 
 A request is a line of JSON, so is the answer. What touches the file system below the folder of a command is counted by
-an audit hook: opening for writing, making, renaming, linking and removing. The fault strikes at one of these calls.
+an audit hook: opening for writing, making, renaming, linking and removing. The fault strikes just before one of these
+calls, or a signal comes after some time, or the system limits the size of files.
 """
 
 import errno
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
 import time
+import traceback
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _EVENTS = ("os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove")
@@ -29,32 +34,27 @@ def _struck(event, args, folder):
     else:
         return None
     path = Path(os.path.abspath(os.fsdecode(path)))
-    # a folder that is there already is not made
-    return path if path.is_relative_to(folder) and not (event == "os.mkdir" and path.exists()) else None
+    if not path.is_relative_to(folder):
+        return None
+    # nothing happens to a folder that is there already, nor to a file that is not
+    idle = path.exists() if event == "os.mkdir" else not path.exists() if event == "os.remove" else False
+    return None if idle else path
 
 
 def _inject(fault, at, folder):
-    """Strike at call number ``at``, counted over all processes of the command in ``calls``."""
+    """Strike at the call number ``at``; the calls so far."""
     seen = []
 
     def hook(event, args):
         path = _struck(event, args, folder)
-        if path is None or seen is None:
+        if path is None:
             return
         seen.append(f"{event} {path.name}")
         if len(seen) != at:
             return
-        if fault == "torn" and event == "open" and not path.exists():
-            # what a crash in the middle of writing leaves
-            os.write(os.open(os.devnull, os.O_WRONLY), b"")
-            Path(f"{folder}.torn").write_bytes(b"PK\3\4 half a file")
-            os.replace(f"{folder}.torn", path)
-        if fault in ("kill", "torn"):
-            os.kill(0, signal.SIGKILL)
-        elif fault == "term":
-            signal.raise_signal(signal.SIGTERM)
-        else:
-            raise OSError(getattr(errno, fault), os.strerror(getattr(errno, fault)), str(path))
+        if fault == "kill":
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        raise OSError(getattr(errno, fault), os.strerror(getattr(errno, fault)), str(path))
 
     sys.addaudithook(hook)
     return seen
@@ -64,11 +64,9 @@ def _child(request, out):
     os.setsid()
     folder = Path(request["folder"])
     os.chdir(folder)
-    for target, name in ((out / "out", 1), (out / "err", 2)):
-        os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT), name)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(out / name, os.O_WRONLY | os.O_CREAT), number)
     if limit := request.get("limit"):
-        import resource
-
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     code = 1
     seen = _inject(request.get("fault"), request.get("at"), folder)
@@ -78,8 +76,6 @@ def _child(request, out):
     except SystemExit as e:
         code = e.code
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         calls = list(seen)
@@ -97,8 +93,8 @@ def _answer(request):
             _child(request, out)
         if after := request.get("after"):
             time.sleep(after)
-            os.killpg(pid, signal.SIGKILL if request["fault"] == "kill" else signal.SIGTERM)
-        _, status = os.waitpid(pid, 0)
+            os.killpg(pid, getattr(signal, request["signal"]))
+        _, status, used = os.wait4(pid, 0)
         calls = out / "calls"
         return {
             "code": os.waitstatus_to_exitcode(status),
@@ -106,7 +102,42 @@ def _answer(request):
             "out": (out / "out").read_text(),
             "err": (out / "err").read_text(),
             "seconds": time.monotonic() - began,
+            "cpu": used.ru_utime + used.ru_stime,
         }
+
+
+def generate(name):
+    """Make the file of a data set."""
+    from seqmix import data
+
+    getattr(data, name)(n_train=1100, n_val=4, n_test=4, root="made", workers=2, **_SMALL[name]).setup()
+
+
+def download(size):
+    """Fetch a file from a server of this process."""
+    from hashlib import sha256
+
+    from seqmix.data.files import Source, read_published
+
+    content = bytes(size)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(size))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            """Keep quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/zeros.bin"
+    read_published(Source(("sub/zeros.bin",), address, size, sha256(content).hexdigest()), "made")
+
+
+_SMALL = {"ListOps": {"max_depth": 3, "min_length": 4, "max_length": 40}, "Pathfinder": {}}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -96,14 +97,21 @@ def _crash():
         (5, signal.SIGINT, 130, "interrupted"),
         (10, signal.SIGINT, 130, "interrupted"),
         (14, signal.SIGTERM, 143, "terminated"),
+        # as SLURM may send it
+        pytest.param(11, signal.SIGUSR1, 143, "terminated", marks=pytest.mark.slow),
     ],
 )
 def test_after_ctrl_c(step, number, code, word, uninterrupted, monkeypatch, capsys, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
+    if number == signal.SIGUSR1:
+        facts = {"JOB_NAME": "x", "JOB_ID": 7, "NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "NODELIST": "here"}
+        for name, value in facts.items():
+            monkeypatch.setenv(f"SLURM_{name}", str(value))
     with monkeypatch.context() as patch:
         _stop_at(patch, step, lambda: signal.raise_signal(number))
         assert run(["fit", "--config", "tiny.yaml"]) == code
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == before and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
     (last,) = tmp_path.glob("runs/tiny/*/last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == step
     said = capsys.readouterr().err.strip().splitlines()[-1]
@@ -139,6 +147,19 @@ def test_a_job_that_is_put_into_the_queue_again(uninterrupted, monkeypatch, tmp_
     # other settings are another run
     assert run([*line, "--model.optim.lr", "0.01"]) == 0
     assert len(list((tmp_path / "runs" / "tiny").iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_job_that_is_preempted_again_and_again(seed, uninterrupted, monkeypatch, tmp_path):
+    """The same line until it ends with 0, and SIGTERM after a few steps each time."""
+    draw, codes = random.Random(seed), []
+    while not codes or codes[-1] == 143:
+        with monkeypatch.context() as patch:
+            _stop_at(patch, draw.randint(1, 9), lambda: signal.raise_signal(signal.SIGTERM))
+            codes.append(run(["fit", "--config", "tiny.yaml", "--resume", "auto"]))
+    assert codes[-1] == 0 and len(codes) > 3
+    _same(_outcome(tmp_path), uninterrupted)
 
 
 def test_no_validation_stands_twice_after_a_kill(uninterrupted, monkeypatch, tmp_path):

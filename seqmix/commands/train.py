@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
@@ -190,7 +191,12 @@ class Train(LightningCLI):
         given = self.config_init["trainer"]
         bar = terminal and given["enable_progress_bar"] is not False
         callbacks = [*(given["callbacks"] or []), self.run, *([RichProgressBar()] if bar else [])]
-        return super().instantiate_trainer(callbacks=callbacks, enable_progress_bar=bar, **kwargs)
+        trainer = super().instantiate_trainer(callbacks=callbacks, enable_progress_bar=bar, **kwargs)
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment):
+            # on a signal it saves in the middle of a step, to a file that any other run of the folder would resume from
+            environment.auto_requeue = False
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         """Refuse baselines of another task, and to score weights that were never trained."""

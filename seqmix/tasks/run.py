@@ -31,15 +31,18 @@ from seqmix.tasks.rows import append_rows, keep_rows, write
 from seqmix.tasks.task import Task
 from seqmix.whole import writing
 
+# what SLURM is often told to send before it takes a machine away; Windows has none
+_PREEMPTED = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
+
 
 class Run(Checkpoint):
     """Own the folder of one run: make it when training or testing begins, and keep everything of the run in it.
 
     ``best.ckpt`` has the best value of the task's ``monitor``; of equal values that of the lower loss, else the later.
-    ``last.ckpt`` is where to resume: the latest of the last validation, the last epoch, and the step after Ctrl-C or
-    SIGTERM. It holds the state of every random generator, so that a resumed run ends in the weights of an uninterrupted
-    one, bit for bit on a CPU. Training stops before the first step whose loss is not finite. On several devices the
-    first process writes, and all stop at the same step.
+    ``last.ckpt`` is where to resume: the latest of the last validation, the last epoch, and the step after Ctrl-C,
+    SIGTERM or SIGUSR1. It holds the state of every random generator, so that a resumed run ends in the weights of an
+    uninterrupted one, bit for bit on a CPU. Training stops before the first step whose loss is not finite. On several
+    devices the first process writes, and all stop at the same step.
 
     Args:
         parent: folder of all runs of this configuration, ``runs/<name>``.
@@ -126,14 +129,15 @@ class Run(Checkpoint):
         self.seconds, self._started = self.elapsed(), None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over Ctrl-C and SIGTERM, so that they wait for the end of a step; see that a validation is due."""
+        """Take over Ctrl-C, SIGTERM and SIGUSR1, which wait for the end of a step; see that a validation is due."""
         self._plan_validation(trainer)
         if trainer.global_rank and not self._resumed:
             # each process draws numbers of its own, for dropout; the weights and shuffles of all are made already
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._interrupt)
+            for number in (signal.SIGINT, signal.SIGTERM, *_PREEMPTED):
+                if number not in _PREEMPTED or signal.getsignal(number) == signal.SIG_DFL:
+                    self._handlers[number] = signal.signal(number, self._interrupt)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Stop while the weights are finite if the loss is not."""
@@ -301,10 +305,10 @@ class Run(Checkpoint):
         return stops[largest(trainer, stops.index(self._stop))]
 
     def _interrupt(self, number: int, _: Any) -> None:
-        self._stop = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        self._stop = KeyboardInterrupt if number == signal.SIGINT else Terminated
         # the second time stops at once
         self._release()
-        again = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+        again = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         # not print: it may be the one that was interrupted, and refuses to begin again inside itself
         os.write(1, f"\nstopping after this step; {again} again stops at once\n".encode())
 

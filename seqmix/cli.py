@@ -57,10 +57,14 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:
-        # a reader like `head` has seen enough; nothing more is written, also not when Python ends
+    except OSError as e:
+        if not isinstance(e, BrokenPipeError) and refusal(e) is None:
+            raise
+        # a reader like `head` has seen enough, or the disk is full; nothing more is written, also not when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+        code = 141 if isinstance(e, BrokenPipeError) else 1
+        if code == 1:
+            print(f"seqmix: {refusal(e)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -2,12 +2,16 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from seqmix import Forecaster
 from seqmix.cli import run
@@ -155,3 +159,75 @@ def test_a_disk_that_refuses(code, tmp_path, capsys, monkeypatch):
         part.write_text("after")
     assert isinstance(error.value, OSError) and error.value.errno == code
     assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
+
+
+IMAGES = """
+model:
+  class_path: ImageClassification
+  init_args:
+    model: {class_path: MetaFormer, init_args: {depths: [1], dims: [8], mixers: [Pool2d]}}
+data:
+  class_path: ImageFolder
+  init_args: {path: pets, root: ., img_size: 16, batch_size: 4, n_workers: 1}
+trainer: {max_epochs: 300, accelerator: cpu}
+"""
+
+
+def _popen(*options):
+    line = [sys.executable, "-m", "seqmix", "fit", "--config", "tiny.yaml", "--test", "false", *options]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _children(pid):
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def _wait_for(process, word):
+    while word not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+def test_a_killed_reader(tiny, tmp_path):
+    for part, n in (("train", 8), ("val", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (20, 20), (9 * i, 0, 99)).save(tmp_path / "pets" / part / name / f"{i}.png")
+    Path("tiny.yaml").write_text(IMAGES)
+    with _popen() as process:
+        _wait_for(process, "epoch 2/")
+        os.kill(_children(process.pid)[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert (
+        err.startswith("seqmix: a process that reads data was killed (DataLoader worker (pid") and err.count("\n") == 1
+    )
+    assert "lower data.n_workers=1 (0 reads in the main process)" in err and "--ckpt_path last" in err
+    with _popen("--resume", "auto") as process:
+        _wait_for(process, "epoch 4/")
+        process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+@pytest.mark.parametrize("killed", ["parent", "child"])
+def test_a_killed_process_ends_the_others(killed, tiny):
+    Path("tiny.yaml").write_text(CONFIG.replace("max_epochs: 2", "max_epochs: 300"))
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    with _popen(*two) as process:
+        _wait_for(process, "epoch 2/")
+        (child,) = _children(process.pid)
+        os.kill(process.pid if killed == "parent" else child, signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    if killed == "child":
+        assert process.returncode == 1 and "seqmix: another process of the training has ended" in err
+        assert "kept last.ckpt and best.ckpt" in err and "Traceback" not in err
+    else:
+        # it writes to the pipe of its parent until it ends
+        assert not Path(f"/proc/{child}").exists()
+    # the same line goes on
+    with _popen(*two, "--resume", "auto") as process:
+        _wait_for(process, "epoch 4/")
+        process.kill()

@@ -246,7 +246,10 @@ def _check(name, forks, folder, undisturbed, **fault):
     assert again["code"] == 0, again["err"]
     want, _, _ = undisturbed(name)
     assert scenario.outcome(folder) == want
-    left = [str(file.relative_to(folder)) for file in folder.rglob("*") if ".part" in file.name or "lock" in file.name]
+    # a run that was killed after its first best checkpoint, and before its first last one, keeps that
+    halves = [best.parent for best in folder.glob("runs/*/*/best.ckpt") if not best.with_name("last.ckpt").exists()]
+    names = [file for file in folder.rglob("*") if ".part" in file.name or "lock" in file.name]
+    left = [str(file.relative_to(folder)) for file in names if file.parent not in halves]
     assert not left
     return killed["code"]
 
@@ -267,3 +270,29 @@ def test_killed_at_a_random_moment(name, forks, undisturbed, tmp_path):
     for i in range(3):
         (folder := tmp_path / str(i)).mkdir()
         _check(name, forks, folder, undisturbed, signal="SIGKILL", after=draw.uniform(0.1, 0.9) * seconds)
+
+
+@pytest.mark.parametrize("fault", ["ENOSPC", "EROFS", "size"])
+@pytest.mark.parametrize(
+    "name", [name for name in SCENARIOS if name not in ("fit language", "fit images", "Pathfinder")]
+)
+def test_a_disk_that_refuses(name, fault, forks, undisturbed, tmp_path):
+    """Two lines and exit code 1, whenever it happens; with room again the command ends as if nothing had been."""
+    scenario = SCENARIOS[name]
+    want, calls, _ = undisturbed(name)
+    draw = random.Random(name + fault)
+    places = [at for at, call in enumerate(calls, 1) if not call.startswith("os.remove")]
+    for at in draw.sample(places, min(4, len(places))) if fault != "size" else [1]:
+        (folder := tmp_path / str(at)).mkdir()
+        scenario.prepare(folder)
+        done = forks.run(scenario, folder, **({"limit": 700} if fault == "size" else {"fault": fault, "at": at}))
+        if done["code"]:
+            *_, said = [line for line in done["err"].splitlines() if not line.startswith("  ")]
+            assert "cannot be written" in said or "failed" in said or "cannot download" in said, done["err"]
+            assert "Traceback" not in done["err"] or scenario.call != CLI
+            assert done["code"] == 1
+        assert not [file for file in folder.rglob("*") if ".part" in file.name]
+        again = forks.run(scenario, folder)
+        assert again["code"] == 0, again["err"]
+        assert scenario.outcome(folder) == want
+        shutil.rmtree(folder)

@@ -1,4 +1,7 @@
-"""Images of a run that was stopped and resumed: the sequence, the crops and the weights of one that was not."""
+"""Images of a run that was stopped and resumed: the sequence, the crops and the weights of one that was not.
+
+A fast twin, of the loader alone, is in ``test_data_images.py``.
+"""
 
 import hashlib
 import signal
@@ -88,16 +91,17 @@ def _preempted():
     signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "workers", "how", "at"),
     [
+        ("ImageFolder", 0, _preempted, (3, 10)),
         ("ImageFolder", 2, _preempted, (4, 9)),
-        pytest.param("ImageFolder", 0, _preempted, (3, 10), marks=pytest.mark.slow),
-        pytest.param("ImageFolder", 0, _crash, (5, 9), marks=pytest.mark.slow),
-        pytest.param("ImageFolder", 2, _crash, (3, 8), marks=pytest.mark.slow),
-        pytest.param("HubImages", 0, _preempted, (2, 7), marks=pytest.mark.slow),
-        pytest.param("HubImages", 2, _preempted, (1, 8), marks=pytest.mark.slow),
-        pytest.param("HubImages", 2, _crash, (4, 9), marks=pytest.mark.slow),
+        ("ImageFolder", 0, _crash, (5, 9)),
+        ("ImageFolder", 2, _crash, (3, 8)),
+        ("HubImages", 0, _preempted, (2, 7)),
+        ("HubImages", 2, _preempted, (1, 8)),
+        ("HubImages", 2, _crash, (4, 9)),
     ],
     indirect=["data"],
 )

@@ -98,9 +98,13 @@ class Run(Checkpoint):
         try:
             self._new = self.folder is None
             with writing(self.parent, "free it, or choose another place with --trainer.default_root_dir"):
+                self.parent.mkdir(parents=True, exist_ok=True)
+            # from the making of a folder to its lock no other process takes it for one that was left
+            with locked(self.parent / ".lock"):
                 folder = self.folder or _new_folder(self.parent, self.seed)
-            if stage == "fit":
-                self._lock.enter_context(locked(folder / "lock", wait=False))
+                if stage == "fit":
+                    self._lock.enter_context(locked(folder / "lock", wait=False))
+                    _remove_left(self.parent)
             write(folder / "config.yaml", self.config)
             write(folder / "env.json", json.dumps(facts, indent=2) + "\n")
             return folder
@@ -365,7 +369,6 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 def _new_folder(parent: Path, seed: int) -> Path:
     """Make ``<time>-seed<k>``, or the same with a number where another run of this second has taken it."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
-    parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
         folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
         try:
@@ -374,3 +377,11 @@ def _new_folder(parent: Path, seed: int) -> Path:
             continue
         return folder
     raise FileExistsError(f"{parent / name} and 999 others exist")
+
+
+def _remove_left(parent: Path) -> None:
+    """Remove the folders of runs that were killed before their first checkpoint."""
+    for lock in parent.glob("*-seed*/lock"):
+        if not any(lock.parent.glob("*.ckpt")):
+            with suppress(OSError), locked(lock, wait=False):
+                shutil.rmtree(lock.parent)

@@ -24,7 +24,16 @@ from matplotlib.figure import Figure
 from seqmix.commands.tables import markdown
 from seqmix.data import NAB, AnomalySeries, GeneratedAnomalies
 from seqmix.data.series.synthetic.anomalies import KINDS
-from seqmix.models import DetectorMean, ForecastErrors, SeasonalNaive, SubPCA, ZeroShot, series_of
+from seqmix.models import (
+    DetectorMean,
+    ForecastErrors,
+    RandomScores,
+    SeasonalNaive,
+    SpectralResidual,
+    SubPCA,
+    ZeroShot,
+    series_of,
+)
 from seqmix.tasks import detection_metrics
 from seqmix.tasks.detection import METRICS, assess
 from seqmix.tasks.rows import append_rows, read_rows
@@ -40,6 +49,8 @@ DETECTORS = {
     "SubPCA": partial(SubPCA, own=False),  # as published
     "Ridge errors": ForecastErrors,
     "SeasonalNaive errors": partial(ForecastErrors, model=SeasonalNaive),
+    "SpectralResidual": SpectralResidual,
+    "RandomScores": RandomScores,
     "ZeroShot errors": partial(ForecastErrors, model=ZeroShot),
 }
 # a thousandth of a second or so for each row: on the first generated series of each kind only

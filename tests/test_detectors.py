@@ -10,8 +10,10 @@ from seqmix.models import (
     DetectorMean,
     DLinear,
     ForecastErrors,
+    RandomScores,
     Ridge,
     SeasonalNaive,
+    SpectralResidual,
     SubPCA,
     ZeroShot,
     period_of,
@@ -187,6 +189,16 @@ def test_a_pretrained_model_detects_without_a_fit_of_its_own():
     detector = ForecastErrors(Series(1, 64, 1, season=20), model=ZeroShot)
     detector.fit(x[:120])
     assert int(detector.score(x).argmax()) == 180
+
+
+def test_what_is_not_fitted():
+    x = _waves()
+    x[250, 1] += 10
+    scores = _fitted(SpectralResidual, x).score(x)
+    assert int(scores.argmax()) == 250 and scores.shape == (300,) and (scores >= 0).all()
+    assert _fitted(SpectralResidual, torch.ones(200, 2)).score(torch.ones(150, 2)).isfinite().all()
+    random = _fitted(RandomScores, x)
+    assert torch.equal(random.score(x), random.score(-x)) and 0.4 < random.score(x).mean() < 0.9
 
 
 def test_period_of_a_series():

@@ -63,6 +63,7 @@ class AnomalyDetector(SeriesEstimator):
         notes_: what else there is to know about the fit.
     """
 
+    version = 2
     flat = "table"
 
     threshold_: float

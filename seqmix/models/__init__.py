@@ -38,6 +38,7 @@ from seqmix.models.patch_encoder import PatchEncoder, PatchTST
 from seqmix.models.pooling import Pooling
 from seqmix.models.quantile_patches import QuantilePatches
 from seqmix.models.random_convolutions import RandomConvolutions
+from seqmix.models.random_scores import RandomScores
 from seqmix.models.residual import Residual, ResidualForecaster
 from seqmix.models.ridge import Ridge
 from seqmix.models.series_classifier import (
@@ -54,6 +55,7 @@ from seqmix.models.series_encoder import (
     list_encoders,
     register_encoder,
 )
+from seqmix.models.spectral_residual import SpectralResidual
 from seqmix.models.sub_pca import SubPCA
 from seqmix.models.time_encoder import TimeEncoder, Transformer
 from seqmix.models.times_net import TimesNet
@@ -106,6 +108,7 @@ __all__ = [
     "Pooling",
     "QuantilePatches",
     "RandomConvolutions",
+    "RandomScores",
     "Replaced",
     "Residual",
     "ResidualForecaster",
@@ -119,6 +122,7 @@ __all__ = [
     "SeriesEmbedding",
     "SeriesEncoder",
     "SeriesEncoderFactory",
+    "SpectralResidual",
     "SubPCA",
     "TimeEncoder",
     "TimeHead",

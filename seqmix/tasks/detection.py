@@ -17,7 +17,9 @@ from seqmix.models import (
     DetectorMean,
     ForecastErrors,
     ForecastModelFactory,
+    RandomScores,
     SeasonalNaive,
+    SpectralResidual,
     SubPCA,
     series_of,
 )
@@ -206,6 +208,8 @@ _DETECTORS: dict[str, DetectorFactory] = {
     "SubPCA": partial(SubPCA, own=False),
     "ForecastErrors (Ridge)": ForecastErrors,
     "ForecastErrors (SeasonalNaive)": partial(ForecastErrors, model=SeasonalNaive),
+    "SpectralResidual": SpectralResidual,
+    "RandomScores": RandomScores,
 }
 
 

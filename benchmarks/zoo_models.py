@@ -100,6 +100,10 @@ class Run:
             model.fit(y)
             fitted = time.process_time()
             found = model.predict(self.panel.horizon, level=_LEVELS)
+        except TimeoutError:
+            fitted = time.process_time()
+            done = int(np.isfinite(self.forecasts).all((2, 3)).sum())
+            self.facts["note"] = f"not finished: {done} forecasts in {self.limit:g} s"
         except Exception as e:
             self.facts["note"] = f"{type(e).__name__}: {e}"[:80]
             fitted = time.process_time()
@@ -146,7 +150,7 @@ class Run:
         runner.fit(histories[0])
         self.facts |= {"fit_s": time.process_time() - started, "seen": "training rows"}
         if time.process_time() - started > limit:
-            self.facts["note"] = f"stopped after {limit:g} s, {steps[-1]} steps"
+            self.facts["note"] = f"not finished: {steps[-1]} steps in {limit:g} s"
         self.facts["bytes"] = _bytes(runner.models[0].parameters())
         lo, hi = ([f"{name}-{side}-{level}" for level in _LEVELS] for side in ("lo", "hi"))
         for window, history in enumerate(histories):

@@ -64,7 +64,7 @@ def test_fits_are_equal_to_the_bit_and_batches_change_rounding_only():
     torch.testing.assert_close(fits[2].weight, fits[0].weight, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("weights", ["shared", "own"])
+@pytest.mark.parametrize("weights", ["shared", "own", "clustered"])
 def test_left_out_windows_are_forecast_by_a_fit_to_the_others(weights):
     data = batches(5, 16)
     for inside, near in [(data[:1], data[:2]), (data[4:], data[3:])]:
@@ -81,8 +81,8 @@ def test_the_penalty_is_the_best_of_validation():
     def error(**options):
         model = Ridge(SERIES, weights="shared", **options).double()
         model.fit_closed_form(train, val)
-        held = model._moments(val)
-        return float(held.error(0, model.weight[0].detach().T, torch.zeros(H, 0, dtype=torch.float64)).mean())
+        held = model._moments(val, range(H))
+        return float(held.squared(0, model.weight[0].detach().T, torch.zeros(H, 0, dtype=torch.float64)).sum())
 
     found = [error(ridge=10.0**k) for k in range(-3, 6)]
     assert error() == pytest.approx(min(found)) and min(found) < found[0]
@@ -102,6 +102,92 @@ def test_channels_have_their_own_matrix_where_that_is_better_by_more_than_chance
         model = Ridge(Series(3, L, H), level="none")
         model.fit_closed_form(rows(*signs, n=300), rows(*signs, n=100))
         assert (not torch.equal(model.weight[0], model.weight[1])) == different
+
+
+def kinds_of(signs, n, seed):
+    """Channels that repeat themselves, sign 1, or turn round at every step, sign -1."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 1, len(signs), generator=g)
+    values = x * torch.tensor(signs) ** torch.arange(L + H)[:, None]
+    values = values + 0.3 * torch.randn(values.shape, generator=g)
+    return {"x": values[:, :L], "y": values[:, L:], "weight": torch.ones(n, len(signs))}
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_planted_clusters_of_channels_are_found(held):
+    signs = [1.0, -1, 1, -1, -1, 1]
+    model = Ridge(Series(len(signs), L, H), level="none", weights="clustered")
+    model.fit_closed_form([kinds_of(signs, 300, 0)], [kinds_of(signs, 100, 1)] if held else [])
+    same = torch.tensor([[bool(torch.equal(a, b)) for a in model.weight] for b in model.weight])
+    assert torch.equal(same, torch.tensor(signs)[:, None] == torch.tensor(signs))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_kinds_of_windows_have_their_own_matrix(held):
+    """Windows that go on and windows that turn round at every step: that is to be seen in each of them."""
+
+    def rows(n, seed):
+        g, phi = torch.Generator().manual_seed(seed), torch.tensor([1.0, -0.9]).repeat(n)
+        values = [torch.randn(2 * n, generator=g)]
+        for _ in range(L + H - 1):
+            values.append(phi * values[-1] + torch.randn(2 * n, generator=g))
+        values = torch.stack(values, 1).unsqueeze(2)
+        return {"x": values[:, :L], "y": values[:, L:], "weight": torch.ones(2 * n, 1)}
+
+    train, val, test = rows(400, 0), rows(100, 1), rows(100, 2)
+    models = [Ridge(Series(1, L, H), level="none", weights=weights, ridge=0.1) for weights in ("shared", "clustered")]
+    errors = []
+    for model in models:
+        model.fit_closed_form([train], [val] if held else [])
+        errors.append((model(test["x"]) - test["y"]).square().mean().detach())
+    assert errors[1] < 0.9 * errors[0]
+    # what is saved is all there is
+    again = Ridge(Series(1, L, H), level="none", weights="clustered")
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(test["x"]), model(test["x"]))
+
+
+def test_clusters_are_not_worse_than_one_matrix_on_validation():
+    train, val = batches(2, 40), batches(2, 40, seed=1)
+    models = [Ridge(SERIES, weights=weights) for weights in ("shared", "clustered")]
+    for model in models:
+        model.fit_closed_form(train, val)
+    shared, clustered = (
+        sum(((model(b["x"]) - b["y"]).square().mean(1) * b["weight"]).sum(0) for b in val) for model in models
+    )
+    assert (clustered <= shared).all()
+
+
+@pytest.mark.parametrize("weights", ["shared", "own"])
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_window_counts_at_the_steps_that_it_has_targets_of(weights, in_parts, monkeypatch):
+    """Each step as a weighted least squares of its own, in numpy."""
+    train = batches()
+    for k, batch in enumerate(train):
+        g = torch.Generator().manual_seed(k)
+        batch["y_mask"] = torch.rand(batch["y"].shape, generator=g) > torch.tensor([0.0, 0.2, 0.7])[:, None]
+        batch["y_mask"][3] = False
+        batch["y"] = batch["y"].masked_fill(~batch["y_mask"], 1e6)
+    if in_parts:
+        monkeypatch.setattr("seqmix.models.ridge._MOST_LACKING", 1)
+    model = Ridge(SERIES, weights=weights, ridge=0.3).double()
+    model.fit_closed_form(train, ())
+    x, y, seen, weight = (torch.cat([b[k] for b in train]).double() for k in ("x", "y", "y_mask", "weight"))
+    for h in range(H):
+        step = [{"x": x, "y": y[:, h : h + 1], "weight": weight * seen[:, h]}]
+        for c in range(C):
+            want = plain(step, "last", 0.3, [c] if weights == "own" else range(C))
+            rows = (x - x[:, -1:])[..., c].numpy() @ want[:, 0] + x[:, -1, c].numpy()
+            np.testing.assert_allclose(model(x)[:, h, c].detach(), rows, atol=1e-9)
+
+
+def test_a_step_without_any_target_is_forecast_as_the_last_value():
+    train = [{**batch, "y_mask": torch.arange(H)[:, None].expand(16, H, C) > 0} for batch in batches()]
+    model = Ridge(SERIES, weights="shared")
+    model.fit_closed_form(train, train[:1])
+    y = model(train[0]["x"])
+    torch.testing.assert_close(y[:, 0], train[0]["x"][:, -1])
+    assert not torch.equal(y[:, 1], y[:, 0])
 
 
 @pytest.mark.parametrize("cyclic", [True, False])

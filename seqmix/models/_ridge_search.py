@@ -1,5 +1,6 @@
 """The search of Ridge: every penalty from sums of products alone, and the test that a gain is more than chance."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,20 +13,44 @@ Level = Literal["last", "mean", "season", "none"]
 _LIGHT = 10.0
 
 
+class Path(NamedTuple):
+    """The maps of R penalties for some steps, and their errors."""
+
+    weight: Tensor  # from the inputs of all steps to the horizon, the level in it: (R, D, H), in float64
+    effect: Tensor  # of the inputs of each step: (R, H, F)
+    squared: Tensor  # sum of squared errors of validation, or the estimate of it: (R, H)
+
+    def best(self) -> "Path":
+        """That of the penalty with the least error alone."""
+        best = self.squared.sum(1).argmin()
+        return Path(*(x[best].unsqueeze(0) for x in self))
+
+
 class Fit(NamedTuple):
-    """One map, and its error."""
+    """One map, ``(D, H)`` and ``(H, F)``, and its sum of squared errors."""
 
-    weight: Tensor  # from the inputs of all steps to the horizon, the level in it: (D, H), in float64
-    effect: Tensor  # of the inputs of each step: (H, F)
-    error: float  # mean squared error of validation, or the estimate of it
+    weight: Tensor
+    effect: Tensor
+    squared: float
 
 
-def best_ridge(train: Moments, val: Moments, group: int, level: Tensor, ridges: tuple[float, ...]) -> Fit:
-    """The map of one group with the penalty of the least validation error, or, without one, of cross-validation.
+def best_fit(paths: Sequence[Path]) -> Fit:
+    """The map of the penalty with the least error over all steps; the paths follow each other in the horizon."""
+    weight, effect, squared = (
+        torch.cat(parts, dim) for parts, dim in zip(zip(*paths, strict=True), (2, 1, 1), strict=True)
+    )
+    best = Path(weight, effect, squared).best()
+    return Fit(best.weight[0], best.effect[0], float(best.squared.sum()))
+
+
+def ridge_path(
+    train: Moments, val: Moments, group: int, level: Tensor, ridges: tuple[float, ...], overlap: int = 1
+) -> Path:
+    """The maps of one group for all penalties.
 
     With A the products of the inputs of all steps, and the penalty on their diagonal, the inputs of a step have the
     effect ``(V - B' A^-1 B)^-1 (d - B' A^-1 c)``, and the others ``A^-1 (c - B effect)``: one eigendecomposition of A
-    serves all penalties and all steps.
+    serves all penalties, and all steps that the same rows count at.
 
     Args:
         train: sums over training windows.
@@ -33,14 +58,34 @@ def best_ridge(train: Moments, val: Moments, group: int, level: Tensor, ridges: 
         group: number of the group.
         level: the level at each step of window and horizon as a linear map of the window, ``(L, L + H)``.
         ridges: penalties to try.
+        overlap: rows that cross-validation counts as one.
     """
-    D, H = train.xy.shape[1:]
-    L = len(level)
+    H = train.xy.shape[2]
+    # without missing targets the same rows count at all steps
+    parts = [slice(h, h + 1) for h in range(H)] if train.lacking.shape[1] else [slice(0, H)]
+    found = [_solved(train, group, steps, level, ridges) for steps in parts]
+    weight = torch.cat([part[0] for part in found], 2)
+    effect, freedom = (torch.cat([part[k] for part in found], 1) for k in (1, 2))
+    if val.weight[group].any():
+        squared = torch.stack([val.squared(group, *each) for each in zip(weight, effect, strict=True)])
+    else:
+        squared = torch.stack([train.squared(group, *each) for each in zip(weight, effect, strict=True)])
+        squared = squared / (1 - overlap * freedom / train.rows[group].clamp(min=1)).clamp(min=1e-3) ** 2
+    return Path(weight, effect, squared)
+
+
+def _solved(
+    train: Moments, group: int, steps: slice, level: Tensor, ridges: tuple[float, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights ``(R, D, h)``, effects ``(R, h, F)`` and degrees of freedom ``(R, h)`` at h steps of the same rows."""
+    L, D = len(level), train.xx.shape[1]
     tiny = torch.finfo(torch.float64).tiny
-    n = train.weight[group].clamp(min=tiny)
-    xx, xy, xv, vv, vy = (t[group] / n for t in (train.xx, train.xy, train.xv, train.vv, train.vy))
+    n = train.weight[group, steps.start].clamp(min=tiny)
+    xx = train.gram(group, steps.start) / n
+    xy = train.xy[group, :, steps] / n
+    xv, vv, vy = (t[group, steps] / n for t in (train.xv, train.vv, train.vy))
     level = nn.functional.pad(level.to(xx), (0, 0, 0, D - L))
-    inside, ahead = level.split([L, H], 1)
+    inside, ahead = level[:, :L], level[:, L:][:, steps]
     # of what is left of window and horizon when the level of the window is taken from both
     rest = torch.eye(D, dtype=xx.dtype, device=xx.device)
     rest[:, :L] -= inside
@@ -50,25 +95,21 @@ def best_ridge(train: Moments, val: Moments, group: int, level: Tensor, ridges: 
     size = _LIGHT * (unit / vv.diagonal(dim1=1, dim2=2).mean(0).clamp(min=tiny)).sqrt().clamp(max=1e6)  # (F,)
     values, vectors = torch.linalg.eigh(rest.T @ xx @ rest)
     values, back = values.clamp(min=0), rest @ vectors
-    c = back.T @ (xy - xx @ ahead)  # (D, H)
-    B = back.T @ xv * size  # (H, D, F)
-    V = vv * size * size.unsqueeze(1)  # (H, F, F)
-    d = (vy - (xv.mT @ ahead.T.unsqueeze(2)).squeeze(2)) * size  # (H, F)
+    c = back.T @ (xy - xx @ ahead)  # (D, h)
+    B = back.T @ xv * size  # (h, D, F)
+    V = vv * size * size.unsqueeze(1)  # (h, F, F)
+    d = (vy - (xv.mT @ ahead.T.unsqueeze(2)).squeeze(2)) * size  # (h, F)
     found = []
     for ridge in ridges:
         shrunk = values + ridge * unit
         over = B / shrunk.unsqueeze(1)
         left = V - B.mT @ over + ridge * unit * torch.eye(len(size), dtype=xx.dtype, device=xx.device)
-        effect = torch.linalg.solve(left, d.unsqueeze(2) - over.mT @ c.T.unsqueeze(2))  # (H, F, 1)
+        effect = torch.linalg.solve(left, d.unsqueeze(2) - over.mT @ c.T.unsqueeze(2))  # (h, F, 1)
         weight = ahead + back @ ((c - (B @ effect).squeeze(2).T) / shrunk.unsqueeze(1))
-        effect = effect.squeeze(2) * size
-        if val.weight[group] > 0:
-            error = float(val.error(group, weight, effect).mean())
-        else:
-            freedom = float((values / shrunk).sum() + len(size)) / max(float(train.rows[group]), 1)
-            error = float(train.error(group, weight, effect).mean()) / max(1 - freedom, 1e-3) ** 2
-        found.append(Fit(weight, effect, error))
-    return min(found, key=lambda fit: fit.error)
+        freedom = (values / shrunk).sum() + len(size)
+        found.append((weight, effect.squeeze(2) * size, freedom.expand(ahead.shape[1])))
+    weights, effects, freedoms = zip(*found, strict=True)
+    return torch.stack(weights), torch.stack(effects), torch.stack(freedoms)
 
 
 def level_map(level: Level, context: int, horizon: int, season: int) -> Tensor:

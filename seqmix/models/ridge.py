@@ -1,16 +1,18 @@
 """Ridge, linear forecasts in closed form: no gradient steps, no seed, one eigendecomposition for all penalties."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_choice
+from seqmix.models._clusters import CELLS, Cells, clusterings
 from seqmix.models._cycle import Cycle
 from seqmix.models._moments import Moments, Rows
-from seqmix.models._ridge_search import Fit, Level, best_ridge, level_map, significant
+from seqmix.models._ridge_search import Fit, Level, best_fit, level_map, ridge_path, significant
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.series import Series
 
@@ -19,6 +21,8 @@ Batch = dict[str, Tensor]
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 # bytes of sums for each channel that are kept to choose between one map for all and one for each
 _MOST_BYTES = 2 << 30
+# bytes of the sums for missing targets that are kept at a time
+_MOST_LACKING = 512 << 20
 # values of past inputs that are used, of all of them together
 _MOST_LAGS = 512
 
@@ -34,8 +38,8 @@ class Ridge(ForecastModel):
 
     What is left open is chosen by the squared error of the validation windows, and the map stays that of the training
     windows. Without validation windows ``ridge`` is chosen by generalized cross-validation on the training windows. A
-    missing value is the one before it in its window, or the first after it at the start; so are missing targets, and a
-    window with some weighs the share of its targets that was observed.
+    missing value is the one before it in its window, or the first after it at the start. A window with missing targets
+    counts at the steps that it has targets of, exactly.
 
     Covariates are further columns, penalized a hundredth as much: static inputs, the last values of past inputs, the
     last value and the mean of known-future inputs in the window, and for each step their values at that step.
@@ -51,7 +55,9 @@ class Ridge(ForecastModel):
         weights: one matrix for all channels (``shared``), or one for each (``own``). With ``auto`` channels have their
             own where it is better on validation windows, if the relative gain of all channels together is above chance:
             t > 2 over ten blocks of time, none shorter than the horizon. It is ``shared`` where sums for each channel
-            would take over 2 GB.
+            would take over 2 GB. With ``clustered`` channels share a matrix in clusters, and the windows of a single
+            channel in clusters of how rough they are at several lags; how many, from one to all, is chosen by the same
+            test, and without validation windows by cross-validation that counts overlapping windows as one.
         cycle: take the mean course of the season from window and horizon as well, if that is better on validation
             windows by the same test. The phase of a window is the one that fits its own values best.
 
@@ -69,19 +75,21 @@ class Ridge(ForecastModel):
     closed_form = True
     masked = True
 
+    _labels: Tensor
+
     def __init__(
         self,
         series: Series,
         *,
         ridge: float | None = None,
         level: Level = "last",
-        weights: Literal["auto", "shared", "own"] = "auto",
+        weights: Literal["auto", "shared", "own", "clustered"] = "auto",
         cycle: bool = False,
     ):
         super().__init__(series)
         L, H, C = series.context, series.horizon, series.n_channels
         check_choice("level", level, ("last", "mean", "season", "none"))
-        check_choice("weights", weights, ("auto", "shared", "own"))
+        check_choice("weights", weights, ("auto", "shared", "own", "clustered"))
         if ridge is not None and not 0 < ridge < math.inf:
             raise ConfigError(f"ridge must be above 0, got {ridge}; use for example 0.1, or leave it out")
         if series.season > L and (cycle or level == "season"):
@@ -94,13 +102,17 @@ class Ridge(ForecastModel):
             weights = "shared"
         self.level: Level = level
         self.ridges, self.weights = (ridge,) if ridge else _RIDGES, weights
-        copies = 1 if weights == "shared" else C
-        #: the level and the map of the rest, as one matrix for all channels or one for each
+        #: which kind of window has which matrix
+        self.cells = Cells(L, series.season) if weights == "clustered" and C == 1 else None
+        copies = 1 if weights == "shared" else C if self.cells is None else CELLS
+        #: the level and the map of the rest, as one matrix for all, or one for each channel or kind
         self.weight = nn.Parameter(torch.zeros(copies, H, D))
         #: the effect of known-future inputs on the step they are of
         self.effect = nn.Parameter(torch.zeros(copies, H, series.n_future)) if series.n_future else None
         #: the mean course of the season; 0 where it was not better
         self.cycle = Cycle(C, series.season, H) if cycle else None
+        # the cluster of each channel or kind, for fits that leave windows out
+        self.register_buffer("_labels", torch.arange(copies) * (weights == "own"), persistent=False)
         with torch.no_grad():
             self.weight[..., L - 1] = 1
 
@@ -116,7 +128,7 @@ class Ridge(ForecastModel):
         """Forecast from ``x: (B, context, C)``, observed where ``mask`` is True, and the covariates of the data."""
         x, base = self._without_cycle(fill(x, mask))
         z, ahead = self._inputs(x, future=future, static=static, past=past)
-        y = _mapped(z, ahead, self.weight, self.effect)
+        y = _mapped(z, ahead, self.weight, self.effect, None if self.cells is None else self.cells(x))
         y = y if base is None else y + base
         K = self.series.n_outputs
         return y if K == 1 else y.unsqueeze(-1).expand(-1, -1, -1, K)
@@ -124,32 +136,52 @@ class Ridge(ForecastModel):
     @torch.no_grad()
     def fit_closed_form(self, train: Iterable[Batch], val: Iterable[Batch]) -> None:
         """Fit the map to the training windows, and choose what is left open on the validation windows."""
+        if self.cells is not None:
+            self.cells.learn(fill(batch["x"], batch.get("x_mask")) for batch in train)
         plain = self._fitted(train, val)
         self._take(plain)
         if self.cycle is not None:
-            errors = [_errors(rows, *plain) for rows in map(self._rows, val)]
+            errors = [self._errors(rows, *plain) for rows in map(self._rows, val)]
             self.cycle.learn(lambda: (fill(batch["x"], batch.get("x_mask")) for batch in train))
             found = self._fitted(train, val)
             rows = map(self._rows, val)
-            both = [torch.stack([before, _errors(each, *found)]) for before, each in zip(errors, rows, strict=True)]
-            if _better(both, self.series.horizon, self.series.n_channels).any():
+            both = [torch.stack([before, self._errors(e, *found)]) for before, e in zip(errors, rows, strict=True)]
+            if both and _best_of(both, self.series.horizon).any():
                 self._take(found)
             else:
                 self.cycle.course.zero_()
 
     def _fitted(self, train: Iterable[Batch], val: Iterable[Batch]) -> list[Tensor]:
-        """Weights and effects with the best penalty, of one matrix or of one for each channel."""
-        s, copies = self.series, len(self.weight)
-        moments, held = self._moments(train), self._moments(val)
-        level = level_map(self.level, s.context, s.horizon, s.season)
-        found = [best_ridge(moments, held, c, level, self.ridges) for c in range(copies)]
-        own = self._stacked(found)
-        if self.weights == "auto":
-            shared = self._stacked([best_ridge(moments.pooled(), held.pooled(), 0, level, self.ridges)])
-            errors = [torch.stack([_errors(rows, *fit) for fit in (shared, own)]) for rows in map(self._rows, val)]
-            better = _better(errors, s.horizon, copies).to(self.weight.device)[:, None, None]
-            own = [torch.where(better, mine, theirs) for mine, theirs in zip(own, shared, strict=True)]
-        return own
+        """Weights and effects with the best penalty and clusters."""
+        parts = self._parts(train, val)
+
+        @lru_cache(maxsize=1)
+        def sums(steps: range) -> tuple[Moments, Moments]:
+            return self._moments(train, steps), self._moments(val, steps)
+
+        def fits(labels: Tensor) -> list[Fit]:
+            return self._fits(lambda steps: tuple(each.pooled(labels) for each in sums(steps)), parts)
+
+        moments, held = sums(parts[0])
+        validated, first = bool(held.weight.any()), torch.zeros_like(self._labels)
+        candidates = [torch.arange(len(first)) if self.weights == "own" else first]
+        if self.weights == "clustered":
+            level = self._level(parts[0])
+            candidates += clusterings(moments, level, self.ridges, self.overlap)
+        if self.weights == "clustered" or (self.weights == "auto" and validated):
+            candidates.append(torch.arange(len(first)))
+        found = [fits(labels) for labels in candidates]
+        maps = [self._stacked([own[k] for k in labels.tolist()]) for own, labels in zip(found, candidates, strict=True)]
+        if len(maps) == 1:
+            return maps[0]
+        if validated:
+            errors = [torch.stack([self._errors(rows, *each) for each in maps]) for rows in map(self._rows, val)]
+            best = _best_of(errors, self.series.horizon)
+        else:
+            best = first + min(range(len(found)), key=lambda k: sum(fit.squared for fit in found[k]))
+        self._labels = candidates[int(best.max())].to(first)
+        at = torch.arange(len(first)), best.cpu()
+        return [torch.stack(kinds).transpose(0, 1)[at] for kinds in zip(*maps, strict=True)]
 
     def _take(self, fitted: list[Tensor]) -> None:
         self.weight.copy_(fitted[0])
@@ -161,42 +193,83 @@ class Ridge(ForecastModel):
         self, train: Iterable[Batch], blocks: Sequence[tuple[Iterable[Batch], Iterable[Batch]]]
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Forecasts of the windows of each block, fitted as without validation windows to the others alone."""
-        s, total = self.series, self._moments(train)
-        level = level_map(self.level, s.context, s.horizon, s.season)
+        parts = self._parts(train)
+        total = lru_cache(maxsize=1)(lambda steps: self._moments(train, steps))
         for inside, near in blocks:
-            rest = total.without(self._moments(near))
-            if self.weights == "auto":
-                rest = rest.pooled()
-            none = rest.without(rest)
-            copies = range(len(rest.weight))
-            fit = self._stacked([best_ridge(rest, none, c, level, self.ridges) for c in copies])
+
+            def rest(steps: range, near: Iterable[Batch] = near) -> tuple[Moments, Moments]:
+                sums = total(steps).without(self._moments(near, steps)).pooled(self._labels)
+                return sums, sums.without(sums)
+
+            fits = self._fits(rest, parts)
+            fit = self._stacked([fits[k] for k in self._labels.tolist()])
             for batch in inside:
                 rows = self._rows(batch)
                 # what the course took from the truth is part of the forecast
-                yield batch, _mapped(rows.x, rows.ahead, *fit) + (batch["y"] - rows.y)
+                yield batch, self._forecasts(rows, *fit) + (batch["y"] - rows.y)
+
+    @property
+    def overlap(self) -> int:
+        """Windows that cross-validation counts as one; it would take any number of clusters if all counted."""
+        return self.series.horizon if self.weights == "clustered" else 1
+
+    def _fits(self, sums: Callable[[range], tuple[Moments, ...]], parts: Sequence[range]) -> list[Fit]:
+        """The fit of each group of what ``sums`` gives for parts of the horizon: training and validation sums."""
+        found = []
+        for steps in parts:
+            train, held = sums(steps)
+            level = self._level(steps)
+            groups = range(len(train.weight))
+            paths = [ridge_path(train, held, g, level, self.ridges, self.overlap) for g in groups]
+            found.append([path.best() for path in paths] if len(parts) == 1 else paths)
+        return [best_fit(paths) for paths in zip(*found, strict=True)]
+
+    def _parts(self, *data: Iterable[Batch]) -> list[range]:
+        """Parts of the horizon whose sums are kept at a time: one, unless those for missing targets were too large."""
+        copies, H, D = self.weight.shape
+        size = max(1, _MOST_LACKING // (8 * copies * D * D))
+        gaps = size < H and any("y_mask" in b and not b["y_mask"].all() for batches in data for b in batches)
+        return [range(k, min(k + size, H)) for k in range(0, H, size)] if gaps else [range(H)]
+
+    def _level(self, steps: range) -> Tensor:
+        """Level at each step of the window and at some of the horizon."""
+        s = self.series
+        level = level_map(self.level, s.context, s.horizon, s.season)
+        return torch.cat([level[:, : s.context], level[:, s.context :][:, steps.start : steps.stop]], 1)
 
     def _stacked(self, fits: list[Fit]) -> list[Tensor]:
         """Weights and effects of several fits in the type of the parameters."""
         weight, effect = torch.stack([fit.weight.T for fit in fits]), torch.stack([fit.effect for fit in fits])
         return [weight.to(self.weight), effect.to(self.weight)]
 
-    def _moments(self, batches: Iterable[Batch]) -> Moments:
-        """Sums over the batches, for each channel where there may be a matrix for each."""
-        copies, H, D = self.weight.shape
+    def _moments(self, batches: Iterable[Batch], steps: range) -> Moments:
+        """Sums over the batches at some steps, for each channel or kind of window that may have a matrix."""
         device = self.weight.device if self.weight.is_cuda else torch.device("cpu")
-        return Moments(copies, D, H, self.series.n_future, device).add(map(self._rows, batches))
+        at = slice(steps.start, steps.stop)
+        rows = (
+            each._replace(ahead=each.ahead[:, at], y=each.y[:, at], seen=each.seen[:, at])
+            for each in map(self._rows, batches)
+        )
+        return Moments(len(self.weight), self.weight.shape[2], len(steps), self.series.n_future, device).add(rows)
 
     def _rows(self, batch: Batch) -> Rows:
-        """Inputs, targets and weight of every channel, without missing values."""
-        x, y, weight = batch["x"], batch["y"], batch["weight"]
-        if "y_mask" in batch:
-            both = fill(torch.cat([x, y], 1), torch.cat([batch["x_mask"], batch["y_mask"]], 1))
-            x, y = both.split([x.shape[1], y.shape[1]], 1)
-            weight = weight * batch["y_mask"].to(x.dtype).mean(1)
+        """Inputs, targets and weight of every channel, without missing inputs."""
+        x, y = fill(batch["x"], batch.get("x_mask")), batch["y"]
         x, base = self._without_cycle(x)
         y = y if base is None else y - base
         z, ahead = self._inputs(x, future=batch.get("future"), static=batch.get("static"), past=batch.get("past"))
-        return Rows(z, ahead, y, weight)
+        seen = batch.get("y_mask", torch.ones((), dtype=torch.bool, device=y.device)).expand_as(y)
+        group = torch.zeros(len(x), dtype=torch.long, device=x.device) if self.cells is None else self.cells(x)
+        return Rows(z, ahead, y, seen, batch["weight"], group)
+
+    def _forecasts(self, rows: Rows, weight: Tensor, effect: Tensor) -> Tensor:
+        return _mapped(rows.x, rows.ahead, weight, effect, None if self.cells is None else rows.group)
+
+    def _errors(self, rows: Rows, weight: Tensor, effect: Tensor) -> Tensor:
+        """Weighted squared error of each window and channel, ``(B, C)``, or kind of window, 0 for those it is not."""
+        error = (self._forecasts(rows, weight, effect) - rows.y).square() * rows.seen
+        error = error.mean(1) * rows.weight
+        return error if self.cells is None else error * nn.functional.one_hot(rows.group, len(weight))
 
     def _without_cycle(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Windows without the course of the season, and that of the horizon."""
@@ -221,8 +294,21 @@ class Ridge(ForecastModel):
         return torch.cat(columns, 2), ahead
 
 
-def _mapped(z: Tensor, ahead: Tensor, weight: Tensor, effect: Tensor | None) -> Tensor:
-    """Forecasts ``(B, H, C)`` from ``z: (B, C, D)`` and ``ahead: (B, H, F)``, by one matrix or one per channel."""
+def _mapped(z: Tensor, ahead: Tensor, weight: Tensor, effect: Tensor | None, cell: Tensor | None) -> Tensor:
+    """Forecasts ``(B, H, C)`` from ``z: (B, C, D)`` and ``ahead: (B, H, F)``.
+
+    Args:
+        z: inputs of all steps.
+        ahead: inputs of each step.
+        weight: one matrix for all, or one for each channel or kind of window, ``(copies, H, D)``.
+        effect: effects of the inputs of each step, ``(copies, H, F)``.
+        cell: the kind of each window, ``(B,)``.
+    """
+    if cell is not None:
+        # all kinds of forecast are made: operations that every exported graph has
+        y = torch.einsum("bcd,khd->bhk", z, weight)
+        y = y if effect is None else y + torch.einsum("bhf,khf->bhk", ahead, effect)
+        return y.gather(2, cell[:, None, None].expand(-1, y.shape[1], 1))
     if len(weight) == 1:
         y = nn.functional.linear(z, weight[0]).transpose(1, 2)
     else:
@@ -230,25 +316,24 @@ def _mapped(z: Tensor, ahead: Tensor, weight: Tensor, effect: Tensor | None) -> 
     return y if effect is None else y + torch.einsum("bhf,chf->bhc", ahead, effect)
 
 
-def _errors(rows: Rows, weight: Tensor, effect: Tensor) -> Tensor:
-    """Weighted squared error of each window and channel, ``(B, C)``."""
-    return (_mapped(rows.x, rows.ahead, weight, effect) - rows.y).square().mean(1) * rows.weight
-
-
-def _better(errors: list[Tensor], horizon: int, channels: int) -> Tensor:
-    """The channels for which the second of two fits is better, none if that may be chance, ``(C,)``.
+def _best_of(errors: list[Tensor], horizon: int) -> Tensor:
+    """The fit that each group should have: the first, or another where that is better, if that is above chance.
 
     Args:
-        errors: squared errors of the fits on batches of consecutive windows, each ``(2, B, C)``.
+        errors: squared errors of the fits on batches of consecutive windows, each ``(fits, B, groups)``.
         horizon: steps of the horizon.
-        channels: number of channels C.
+
+    Returns:
+        Numbers of fits, ``(groups,)``, of two fits at most.
     """
-    if not errors:
-        return torch.zeros(channels, dtype=torch.bool)
-    first, second = torch.cat(errors, 1)
-    # relative, so that no channel decides for all by its scale
-    gains = (first - second) / first.mean(0).clamp(min=torch.finfo(first.dtype).tiny)
-    return (gains.mean(0) > 0) & significant(gains.sum(1), horizon)
+    first, *others = torch.cat(errors, 1)
+    # relative, so that no group decides for all by its scale
+    unit = first.mean(0).clamp(min=torch.finfo(first.dtype).tiny)
+    gains = torch.stack([(first - each) / unit for each in others])
+    best = int(gains.mean(1).sum(1).argmax())
+    if not significant(gains[best].sum(1), horizon):
+        return torch.zeros(len(unit), dtype=torch.long)
+    return (gains[best].mean(0) > 0).long() * (best + 1)
 
 
 def fill(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
 """The search of Ridge: every penalty from sums of products alone, and the test that a gain is more than chance."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ class Path(NamedTuple):
     weight: Tensor  # from the inputs of all steps to the horizon, the level in it: (R, D, H), in float64
     effect: Tensor  # of the inputs of each step: (R, H, F)
     squared: Tensor  # sum of squared errors of validation, or the estimate of it: (R, H)
+    share: Tensor  # degrees of freedom for each training row: (R, H)
 
     def best(self) -> "Path":
         """That of the penalty with the least error alone."""
@@ -27,25 +29,26 @@ class Path(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """One map, ``(D, H)`` and ``(H, F)``, and its sum of squared errors."""
+    """One map."""
 
-    weight: Tensor
-    effect: Tensor
-    squared: float
+    weight: Tensor  # (D, H)
+    effect: Tensor  # (H, F)
+    squared: Tensor  # sum of squared errors at each step, of validation or the estimate of it: (H,)
+    share: Tensor  # degrees of freedom for each training row: (H,)
+
+    def cautious(self, overlap: int) -> float:
+        """The estimate of the squared error by cross-validation that counts ``overlap`` rows as one."""
+        left = 1 - overlap * self.share
+        return math.inf if bool((left <= 0).any()) else float((self.squared * ((1 - self.share) / left) ** 2).sum())
 
 
 def best_fit(paths: Sequence[Path]) -> Fit:
     """The map of the penalty with the least error over all steps; the paths follow each other in the horizon."""
-    weight, effect, squared = (
-        torch.cat(parts, dim) for parts, dim in zip(zip(*paths, strict=True), (2, 1, 1), strict=True)
-    )
-    best = Path(weight, effect, squared).best()
-    return Fit(best.weight[0], best.effect[0], float(best.squared.sum()))
+    parts = [torch.cat(each, dim) for each, dim in zip(zip(*paths, strict=True), (2, 1, 1, 1), strict=True)]
+    return Fit(*(x[0] for x in Path(*parts).best()))
 
 
-def ridge_path(
-    train: Moments, val: Moments, group: int, level: Tensor, ridges: tuple[float, ...], overlap: int = 1
-) -> Path:
+def ridge_path(train: Moments, val: Moments, group: int, level: Tensor, ridges: tuple[float, ...]) -> Path:
     """The maps of one group for all penalties.
 
     With A the products of the inputs of all steps, and the penalty on their diagonal, the inputs of a step have the
@@ -58,7 +61,6 @@ def ridge_path(
         group: number of the group.
         level: the level at each step of window and horizon as a linear map of the window, ``(L, L + H)``.
         ridges: penalties to try.
-        overlap: rows that cross-validation counts as one.
     """
     H = train.xy.shape[2]
     # without missing targets the same rows count at all steps
@@ -66,12 +68,12 @@ def ridge_path(
     found = [_solved(train, group, steps, level, ridges) for steps in parts]
     weight = torch.cat([part[0] for part in found], 2)
     effect, freedom = (torch.cat([part[k] for part in found], 1) for k in (1, 2))
-    if val.weight[group].any():
-        squared = torch.stack([val.squared(group, *each) for each in zip(weight, effect, strict=True)])
-    else:
-        squared = torch.stack([train.squared(group, *each) for each in zip(weight, effect, strict=True)])
-        squared = squared / (1 - overlap * freedom / train.rows[group].clamp(min=1)).clamp(min=1e-3) ** 2
-    return Path(weight, effect, squared)
+    share = freedom / train.rows[group].clamp(min=1)
+    held = val if val.weight[group].any() else train
+    squared = torch.stack([held.squared(group, *each) for each in zip(weight, effect, strict=True)])
+    if held is train:
+        squared = squared / (1 - share).clamp(min=1e-3) ** 2
+    return Path(weight, effect, squared, share)
 
 
 def _solved(

@@ -167,7 +167,7 @@ class Ridge(ForecastModel):
         candidates = [torch.arange(len(first)) if self.weights == "own" else first]
         if self.weights == "clustered":
             level = self._level(parts[0])
-            candidates += clusterings(moments, level, self.ridges, self.overlap)
+            candidates += clusterings(moments, level, self.ridges)
         if self.weights == "clustered" or (self.weights == "auto" and validated):
             candidates.append(torch.arange(len(first)))
         found = [fits(labels) for labels in candidates]
@@ -178,7 +178,9 @@ class Ridge(ForecastModel):
             errors = [torch.stack([self._errors(rows, *each) for each in maps]) for rows in map(self._rows, val)]
             best = _best_of(errors, self.series.horizon)
         else:
-            best = first + min(range(len(found)), key=lambda k: sum(fit.squared for fit in found[k]))
+            # windows overlap: if all counted as one row, more clusters would always be better
+            costs = [sum(fit.cautious(self.series.horizon) for fit in fits) for fits in found]
+            best = first + costs.index(min(costs))
         self._labels = candidates[int(best.max())].to(first)
         at = torch.arange(len(first)), best.cpu()
         return [torch.stack(kinds).transpose(0, 1)[at] for kinds in zip(*maps, strict=True)]
@@ -208,11 +210,6 @@ class Ridge(ForecastModel):
                 # what the course took from the truth is part of the forecast
                 yield batch, self._forecasts(rows, *fit) + (batch["y"] - rows.y)
 
-    @property
-    def overlap(self) -> int:
-        """Windows that cross-validation counts as one; it would take any number of clusters if all counted."""
-        return self.series.horizon if self.weights == "clustered" else 1
-
     def _fits(self, sums: Callable[[range], tuple[Moments, ...]], parts: Sequence[range]) -> list[Fit]:
         """The fit of each group of what ``sums`` gives for parts of the horizon: training and validation sums."""
         found = []
@@ -220,7 +217,7 @@ class Ridge(ForecastModel):
             train, held = sums(steps)
             level = self._level(steps)
             groups = range(len(train.weight))
-            paths = [ridge_path(train, held, g, level, self.ridges, self.overlap) for g in groups]
+            paths = [ridge_path(train, held, g, level, self.ridges) for g in groups]
             found.append([path.best() for path in paths] if len(parts) == 1 else paths)
         return [best_fit(paths) for paths in zip(*found, strict=True)]
 

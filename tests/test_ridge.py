@@ -68,7 +68,11 @@ def test_fits_are_equal_to_the_bit_and_batches_change_rounding_only():
 def test_left_out_windows_are_forecast_by_a_fit_to_the_others(weights):
     data = batches(5, 16)
     for inside, near in [(data[:1], data[:2]), (data[4:], data[3:])]:
-        model, plain = (Ridge(SERIES, weights=weights) for _ in range(2))
+        ridge = 0.1 if weights == "clustered" else None
+        model = Ridge(SERIES, weights=weights, ridge=ridge)
+        plain = Ridge(SERIES, weights="own" if weights == "clustered" else weights, ridge=ridge)
+        if weights == "clustered":
+            model._labels = torch.arange(C)
         ((batch, forecast),) = model.left_out(data, [(inside, near)])
         plain.fit_closed_form([each for each in data if not any(each is one for one in near)], ())
         assert batch is inside[0]

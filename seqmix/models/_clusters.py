@@ -79,7 +79,7 @@ class Cells(nn.Module):
             cell = torch.cdist(points, self.centers).argmin(1)
 
 
-def clusterings(train: Moments, level: Tensor, ridges: tuple[float, ...]) -> Iterator[Tensor]:
+def clusterings(train: Moments, level: Tensor, ridges: tuple[float, ...], overlap: int) -> Iterator[Tensor]:
     """Labels ``(G,)`` of the groups in 2, 4, 8, ... clusters, each group in the one whose map errs least on its rows.
 
     The first maps are those of single groups, one after another of the group that the maps before serve worst.
@@ -88,6 +88,7 @@ def clusterings(train: Moments, level: Tensor, ridges: tuple[float, ...]) -> Ite
         train: sums over training windows.
         level: the level at each step of window and horizon as a linear map of the window, ``(L, L + H)``.
         ridges: penalties to try, by cross-validation.
+        overlap: rows that it counts as one.
     """
     G, H, L = *train.yy.shape, len(level)
     steps = torch.linspace(0, H - 1, min(H, _STEPS)).round().long()
@@ -96,7 +97,7 @@ def clusterings(train: Moments, level: Tensor, ridges: tuple[float, ...]) -> Ite
     def maps(sums: Moments) -> list[Fit]:
         none = sums.without(sums)
         groups = range(len(sums.weight))
-        return [best_fit([ridge_path(sums, none, g, level, ridges)]) for g in groups]
+        return [best_fit([ridge_path(sums, none, g, level, ridges)], overlap) for g in groups]
 
     def costs(fits: list[Fit]) -> Tensor:
         """Squared errors of each map on each group, ``(G, K)``."""

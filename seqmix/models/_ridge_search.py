@@ -22,30 +22,32 @@ class Path(NamedTuple):
     squared: Tensor  # sum of squared errors of validation, or the estimate of it: (R, H)
     share: Tensor  # degrees of freedom for each training row: (R, H)
 
-    def best(self) -> "Path":
-        """That of the penalty with the least error alone."""
-        best = self.squared.sum(1).argmin()
-        return Path(*(x[best].unsqueeze(0) for x in self))
-
 
 class Fit(NamedTuple):
-    """One map."""
+    """One map, ``(D, H)`` and ``(H, F)``, and its sum of squared errors of validation, or the estimate of it."""
 
-    weight: Tensor  # (D, H)
-    effect: Tensor  # (H, F)
-    squared: Tensor  # sum of squared errors at each step, of validation or the estimate of it: (H,)
-    share: Tensor  # degrees of freedom for each training row: (H,)
-
-    def cautious(self, overlap: int) -> float:
-        """The estimate of the squared error by cross-validation that counts ``overlap`` rows as one."""
-        left = 1 - overlap * self.share
-        return math.inf if bool((left <= 0).any()) else float((self.squared * ((1 - self.share) / left) ** 2).sum())
+    weight: Tensor
+    effect: Tensor
+    squared: float
 
 
-def best_fit(paths: Sequence[Path]) -> Fit:
-    """The map of the penalty with the least error over all steps; the paths follow each other in the horizon."""
-    parts = [torch.cat(each, dim) for each, dim in zip(zip(*paths, strict=True), (2, 1, 1, 1), strict=True)]
-    return Fit(*(x[0] for x in Path(*parts).best()))
+def best_fit(paths: Sequence[Path], overlap: int) -> Fit:
+    """The map of the penalty with the least error over all steps.
+
+    Args:
+        paths: the maps for parts of the horizon, in order.
+        overlap: training rows that cross-validation counts as one; the error is infinite where that leaves none to
+            spare. Errors of validation count with 1.
+    """
+    weight, effect, squared, share = (
+        torch.cat(parts, dim) for parts, dim in zip(zip(*paths, strict=True), (2, 1, 1, 1), strict=True)
+    )
+    if overlap > 1:
+        left = 1 - overlap * share
+        squared = (squared * ((1 - share) / left) ** 2).masked_fill(left <= 0, math.inf)
+    total = squared.sum(1)
+    best = int(total.argmin()) if bool(total.isfinite().any()) else len(total) - 1
+    return Fit(weight[best], effect[best], float(total[best]))
 
 
 def ridge_path(train: Moments, val: Moments, group: int, level: Tensor, ridges: tuple[float, ...]) -> Path:

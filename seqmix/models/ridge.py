@@ -12,7 +12,7 @@ from seqmix.errors import ConfigError, check_choice
 from seqmix.models._clusters import CELLS, Cells, clusterings
 from seqmix.models._cycle import Cycle
 from seqmix.models._moments import Moments, Rows
-from seqmix.models._ridge_search import Fit, Level, best_fit, level_map, ridge_path, significant
+from seqmix.models._ridge_search import Fit, Level, Path, best_fit, level_map, ridge_path, significant
 from seqmix.models.forecast_model import ForecastModel, register_model
 from seqmix.series import Series
 
@@ -159,28 +159,29 @@ class Ridge(ForecastModel):
         def sums(steps: range) -> tuple[Moments, Moments]:
             return self._moments(train, steps), self._moments(val, steps)
 
-        def fits(labels: Tensor) -> list[Fit]:
-            return self._fits(lambda steps: tuple(each.pooled(labels) for each in sums(steps)), parts)
+        def fits(labels: Tensor, overlap: int) -> list[Fit]:
+            return self._fits(lambda steps: tuple(each.pooled(labels) for each in sums(steps)), parts, overlap)
 
         moments, held = sums(parts[0])
         validated, first = bool(held.weight.any()), torch.zeros_like(self._labels)
+        # windows overlap: if each counted as a row of its own, more clusters would always be better
+        overlap = 1 if validated or self.weights != "clustered" else self.series.horizon
         candidates = [torch.arange(len(first)) if self.weights == "own" else first]
         if self.weights == "clustered":
-            level = self._level(parts[0])
-            candidates += clusterings(moments, level, self.ridges)
+            candidates += clusterings(moments, self._level(parts[0]), self.ridges, self.series.horizon)
         if self.weights == "clustered" or (self.weights == "auto" and validated):
             candidates.append(torch.arange(len(first)))
-        found = [fits(labels) for labels in candidates]
+        found = [fits(labels, overlap) for labels in candidates]
+        if overlap > 1:
+            costs = [sum(fit.squared for fit in each) for each in found]
+            best = costs.index(min(costs))
+            candidates, found = [candidates[best]], [found[best] if best else fits(first, 1)]
         maps = [self._stacked([own[k] for k in labels.tolist()]) for own, labels in zip(found, candidates, strict=True)]
         if len(maps) == 1:
+            self._labels = candidates[0].to(first)
             return maps[0]
-        if validated:
-            errors = [torch.stack([self._errors(rows, *each) for each in maps]) for rows in map(self._rows, val)]
-            best = _best_of(errors, self.series.horizon)
-        else:
-            # windows overlap: if all counted as one row, more clusters would always be better
-            costs = [sum(fit.cautious(self.series.horizon) for fit in fits) for fits in found]
-            best = first + costs.index(min(costs))
+        errors = [torch.stack([self._errors(rows, *each) for each in maps]) for rows in map(self._rows, val)]
+        best = _best_of(errors, self.series.horizon)
         self._labels = candidates[int(best.max())].to(first)
         at = torch.arange(len(first)), best.cpu()
         return [torch.stack(kinds).transpose(0, 1)[at] for kinds in zip(*maps, strict=True)]
@@ -197,29 +198,31 @@ class Ridge(ForecastModel):
         """Forecasts of the windows of each block, fitted as without validation windows to the others alone."""
         parts = self._parts(train)
         total = lru_cache(maxsize=1)(lambda steps: self._moments(train, steps))
+        overlap = self.series.horizon if self.weights == "clustered" and self._labels.any() else 1
         for inside, near in blocks:
 
             def rest(steps: range, near: Iterable[Batch] = near) -> tuple[Moments, Moments]:
                 sums = total(steps).without(self._moments(near, steps)).pooled(self._labels)
                 return sums, sums.without(sums)
 
-            fits = self._fits(rest, parts)
+            fits = self._fits(rest, parts, overlap)
             fit = self._stacked([fits[k] for k in self._labels.tolist()])
             for batch in inside:
                 rows = self._rows(batch)
                 # what the course took from the truth is part of the forecast
                 yield batch, self._forecasts(rows, *fit) + (batch["y"] - rows.y)
 
-    def _fits(self, sums: Callable[[range], tuple[Moments, ...]], parts: Sequence[range]) -> list[Fit]:
+    def _fits(self, sums: Callable[[range], tuple[Moments, ...]], parts: Sequence[range], overlap: int) -> list[Fit]:
         """The fit of each group of what ``sums`` gives for parts of the horizon: training and validation sums."""
-        found = []
-        for steps in parts:
+
+        def paths(steps: range) -> Iterator[Path]:
             train, held = sums(steps)
             level = self._level(steps)
-            groups = range(len(train.weight))
-            paths = [ridge_path(train, held, g, level, self.ridges) for g in groups]
-            found.append([path.best() for path in paths] if len(parts) == 1 else paths)
-        return [best_fit(paths) for paths in zip(*found, strict=True)]
+            return (ridge_path(train, held, g, level, self.ridges) for g in range(len(train.weight)))
+
+        if len(parts) == 1:
+            return [best_fit([path], overlap) for path in paths(parts[0])]
+        return [best_fit(each, overlap) for each in zip(*(list(paths(steps)) for steps in parts), strict=True)]
 
     def _parts(self, *data: Iterable[Batch]) -> list[range]:
         """Parts of the horizon whose sums are kept at a time: one, unless those for missing targets were too large."""

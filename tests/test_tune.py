@@ -235,8 +235,12 @@ def test_what_is_no_list_is_no_choice():
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_trials():
-    assert run([*LINE, "--trials", "6", "--jobs", "2", "--pruner", "none"]) == 0
+@pytest.mark.parametrize("workers", ["--jobs", "--workers"])
+def test_two_processes_share_the_trials(workers):
+    if workers == "--workers":
+        pytest.importorskip("ray", reason="needs ray, of the extra scale")
+    line = [sys.executable, "-m", "seqmix", *LINE, "--trials", "6", workers, "2", "--pruner", "none"]
+    assert subprocess.run(line).returncode == 0
     assert [row["state"] for row in _rows()] == ["done"] * 6 and len({row["run"] for row in _rows()}) == 6
 
 

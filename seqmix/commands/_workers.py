@@ -51,12 +51,14 @@ def in_ray(work: Callable[..., None], args: tuple[Any, ...], workers: int) -> No
     Raises:
         ConfigError: if Ray is not installed.
     """
+    # each trial has its line
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
         import ray
     except ImportError as e:
         raise ConfigError("--workers needs ray; pip install 'seqmix[scale]', or use --jobs") from e
     if not ray.is_initialized():
-        ray.init(log_to_driver=True, include_dashboard=False)
+        ray.init(include_dashboard=False, logging_level="warning")
     task = ray.remote(num_cpus=1, max_retries=3)(_task)
     started = [task.remote(os.getcwd(), work, args, trusted_modules()) for _ in range(workers)]
     try:

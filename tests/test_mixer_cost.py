@@ -32,6 +32,8 @@ OTHERWISE = {
     ("MatrixMixer", 1): "L log L",  # Toeplitz inside
     ("MatrixMixer", 2): "L log L",  # DFT inside
     ("MatrixMixer", 3): "L^2",  # Softmax inside
+    ("Mega", 2): "L",  # chunks
+    ("Mega", 3): "L",
     ("ProbSparse", 2): "L^2",  # rates queries by all keys
 }
 

@@ -32,6 +32,7 @@ from seqmix.mixers.mamba import Mamba
 from seqmix.mixers.mamba2 import Mamba2
 from seqmix.mixers.mamba3 import Mamba3
 from seqmix.mixers.matrix import MatrixMixer
+from seqmix.mixers.mega import Mega
 from seqmix.mixers.min_gru import MinGRU
 from seqmix.mixers.min_lstm import MinLSTM
 from seqmix.mixers.mixer import (
@@ -107,6 +108,7 @@ __all__ = [
     "Mamba2",
     "Mamba3",
     "MatrixMixer",
+    "Mega",
     "MinGRU",
     "MinLSTM",
     "Mixer",

@@ -208,7 +208,8 @@ def check_state(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -
     got, want = _gradients(in_parts, mixer, x), _gradients(mixer, mixer, x)
     for p, grad in want.items():
         assert_close_ratio(f"state: the gradient of {p} of {name} in parts differs", got[p], grad, _EXACT)
-    lengths = torch.tensor([max_len - 1, 1, 0])
+    # two positions follow
+    lengths = torch.tensor([max_len - 2, 1, 0])
     on_the_right = torch.arange(max_len) < lengths[:, None]  # (B, L)
     head, tail = _normal(3, max_len, d_model), _normal(3, 2, d_model, seed=1)
     for side, mask in (("right", on_the_right), ("left", on_the_right.flip(1))):

@@ -7,12 +7,13 @@ import torch
 from test_ops_ssd import assert_same, with_grads
 from torch.nn import functional as F
 
-from seqmix.ops import delta_matrix, delta_product, delta_product_matrix, dplr_delta, dplr_matrix, gated_delta
+from seqmix.ops import delta_matrix, delta_product, delta_product_matrix, dplr_delta, dplr_matrix, gated_delta, native
 from seqmix.testing import assert_close_ratio
 
 H, K, V = 4, 5, 3
 
-IMPLS = ["reference", "torch"]
+compiled = pytest.mark.skipif(native.problem() is not None, reason=f"the kernels are {native.problem()}")
+IMPLS = ["reference", "torch", pytest.param("native", marks=compiled)]
 FAST = pytest.mark.parametrize("impl", IMPLS[1:])
 # one decay for each head, or for each channel of a key, or none
 DECAYS = pytest.mark.parametrize("decays", ["head", "channel", "none"])
@@ -73,6 +74,49 @@ def test_matrix(decays, rule):
     M = delta_matrix(**args, scale=0.7)
     assert_close_ratio("M v", torch.einsum("bhij,bjhv->bihv", M, v), gated_delta(v=v, **args, scale=0.7), 1e-12)
     assert torch.equal(M, M.tril())
+
+
+@compiled
+@pytest.mark.parametrize("isa", range(native.instruction_set() + 1))
+@DECAYS
+@RULES
+# tiles left over in every direction, keys wider than values and the other way round
+@pytest.mark.parametrize(
+    ("shape", "chunk"),
+    [((1, 1, 1, 1, 1), 7), ((2, 70, 1, 17, 9), None), ((1, 41, 2, 6, 35), 17), ((1, 33, 1, 64, 2), 99)],
+)
+def test_every_instruction_set(nan_empty, monkeypatch, isa, decays, rule, shape, chunk):
+    monkeypatch.setattr(native.call, "instruction_set", lambda: isa)
+    B, L, H, K, V = shape
+    keys, decay = torch.randn(3, B, L, H, K), -torch.rand(B, L, H, *[K] * (decays == "channel"))
+    args = {"q": keys[0], "k": F.normalize(keys[1], dim=-1), "v": torch.randn(B, L, H, V)}
+    args |= {} if decays == "none" else {"decay": decay}
+    args |= {} if rule == "linear" else {"beta": 2 * torch.rand(B, L, H)}
+    args |= {"erase": F.normalize(keys[2], dim=-1)} if rule == "erase" else {}
+    args["initial_state"] = torch.randn(B, H, K, V)
+    assert_same(run(args, "native", chunk=chunk), run(args, "reference", torch.float64), 3e-6)
+
+
+@compiled
+def test_threads_agree():
+    args = {n: t.float() for n, t in operands(70, "channel", "erase").items()}
+    one = run(args, "native")
+    torch.set_num_threads(2)
+    try:
+        two = run(args, "native")
+    finally:
+        torch.set_num_threads(1)
+    assert all(map(torch.equal, one, two))
+
+
+@FAST
+@pytest.mark.parametrize("decays", ["head", "channel"])
+def test_what_comes_later_changes_no_bit(impl, decays):
+    args = {n: t.float() for n, t in operands(70, decays).items()}
+    y = gated_delta(**args, impl=impl)
+    for k in (1, 31, 33, 69):
+        changed = {n: torch.cat([t[:, :k], 3 * t[:, k:]], 1) for n, t in args.items() if n != "initial_state"}
+        assert torch.equal(gated_delta(**(args | changed), impl=impl)[:, :k], y[:, :k]), k
 
 
 @FAST

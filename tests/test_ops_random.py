@@ -168,8 +168,23 @@ def _segment_max(d):
     )
 
 
+def _gated_delta(d):
+    B, L, H = d.size(1, 1, 2), d.size(1, 2, 7, 40), d.size(1, 2, 4)
+    G, K, V = d.groups(H), d.size(1, 3, 8, 17), d.size(1, 3, 16)
+    unit = lambda t: torch.nn.functional.normalize(t, dim=-1)  # noqa: E731
+    along = {"q": d.tensor(B, L, G, K, first=True), "k": d.tensor(B, L, G, K, form=unit), "v": d.tensor(B, L, H, V)}
+    along |= {"decay": d.tensor(B, L, H, *[K] * d.often(), form=rates)} if d.often() else {}
+    along |= {"beta": d.tensor(B, L, H, form=lambda t: 2 * t.sigmoid())} if d.often() else {}
+    along |= {"erase": d.tensor(B, L, G, K, form=unit)} if d.often() and "beta" in along else {}
+    options = {"reverse": d.often(), "chunk": d.pick(None, 1, 3, 16, 99), "return_state": d.often()}
+    items = _around(d, B, L, along, options)
+    operands = along | ({"initial_state": d.tensor(items, H, K, V)} if d.often() else {})
+    return ops.gated_delta, operands, options
+
+
 CALLS = {
     "selective_scan": (_selective_scan, ("torch", "native")),
+    "gated_delta": (_gated_delta, ("torch", "native")),
     "linear_recurrence": (_linear_recurrence, ("torch", "native")),
     "ssd": (_ssd, ("torch", "native")),
     "quasiseparable": (lambda d: _ssd(d, (2,)), ("torch", "native")),
@@ -233,12 +248,13 @@ FREE = {
     ("depthwise_conv1d", "x"): (0, 1),
     ("depthwise_conv1d", "weight"): (1,),
     ("rms_norm", "x"): (0, 1, 2),
+    ("gated_delta", "v"): (2, 3),
     ("ssd", "x"): (3,),
     ("quasiseparable", "x"): (3,),
     ("vq_attention", "v"): (2,),
     ("segment_max", "x"): (0, 1, 2),
 }
-OPTIONAL = {"D", "z", "dt_bias", "bias", "initial_state", "diagonal"}
+OPTIONAL = {"decay", "beta", "erase", "D", "z", "dt_bias", "bias", "initial_state", "diagonal"}
 
 
 # operands that may be complex

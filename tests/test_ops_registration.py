@@ -73,6 +73,7 @@ OPERATORS = (
     "quasiseparable",
     "linear_recurrence",
     "causal_conv",
+    "gated_delta",
 )
 OPS = pytest.mark.parametrize("name", CASES)
 # by PyTorch itself, at the first derivative in forward mode
@@ -154,10 +155,13 @@ class _Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-# float64 takes the portable implementation, which for norms is PyTorch's; float32 the compiled one
+# float64 takes the portable implementation, which for these is made of PyTorch's operators; float32 the compiled one
+PORTABLE = ("rms_norm", "gated_delta")
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(n, t) for n in OPERATORS for t in (torch.float32, torch.float64) if (n, t) != ("rms_norm", torch.float64)],
+    [(n, t) for n in OPERATORS for t in (torch.float32, torch.float64) if n not in PORTABLE or t == torch.float32],
 )
 def test_operators_are_registered_as_they_should_be(name, dtype):
     with _Calls() as calls:

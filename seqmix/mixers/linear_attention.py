@@ -120,7 +120,7 @@ class LinearAttention(Mixer, ABC):
         x = zero_masked(x, mask)
         operands, _ = self._operands(x, bounds, None, mask)
         y = self._advance_heads(**operands, cu_seqlens=cu_seqlens, mask=mask)
-        return zero_masked(self.o_proj(self._close(y, x, operands)), mask)
+        return zero_masked(self.o_proj(self._close(y.to(x.dtype), x, operands)), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
         """What each head reads of the values, between projections and norm: ``(B, H, L, L)``."""
@@ -142,7 +142,7 @@ class LinearAttention(Mixer, ABC):
         past, S = state
         operands, past = self._operands(x, [0, x.shape[1]], past, kept)
         y, S = self._advance_heads(**operands, initial_state=S, return_state=True, mask=kept)
-        return self.o_proj(self._close(y, x, operands)), (past, S)
+        return self.o_proj(self._close(y.to(x.dtype), x, operands)), (past, S)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqmix.ops.delta import native
 from seqmix.ops.delta.prepare import Operands, operands
 from seqmix.ops.delta.rows import by_rows
 from seqmix.ops.delta.torch import pair_products, scan_chunks
@@ -65,8 +66,8 @@ def gated_delta(
     Source: Yang et al., 2024, arXiv:2412.06464, eq. 10, and Kimi Team, 2025, arXiv:2510.26692 for decays of channels.
     Differs from fla-org/flash-linear-attention in: decays inside a chunk are never quotients of products.
     """
-    bounds = sequence_bounds(q, cu_seqlens, mask)
     given = operands(q, k, v, decay, beta, erase, scale, mask, chunk)
+    bounds = sequence_bounds(q, cu_seqlens, mask)
     S = _first_state(given, initial_state, bounds)
     run = pick(impl, _IMPLS, given.q)
     run = _nothing if 0 in (*given.q.shape, v.shape[3]) else run
@@ -78,7 +79,7 @@ def gated_delta(
         y, state = run(*given, S, bounds, chunk)
     if reverse:
         y, state = y.flip(1), _turn(state, bounds)
-    y = y.to(v.dtype)
+    y = y.to(q.dtype)
     if mask is not None:
         y = y.masked_fill(~mask[..., None, None], 0)
     return (y, state) if return_state else y
@@ -148,5 +149,5 @@ def _nothing(
 # (q, erase, write, v, decay, S, bounds, chunk) -> y and the last states
 _IMPLS = enter(
     "gated_delta",
-    {"reference": lambda *args: by_rows(*args[:-1]), "torch": scan_chunks},
+    {"reference": lambda *args: by_rows(*args[:-1]), "torch": scan_chunks, "native": native.gated_delta},
 )

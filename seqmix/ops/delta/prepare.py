@@ -65,7 +65,7 @@ def operands(
     read, write, v = (t.to(dtype) for t in (q, k, v))
     erase = write if erase is None and beta is not None else erase
     decay = read.new_zeros(B, L, H) if decay is None else decay.to(dtype)
-    read = read * (K**-0.5 if scale is None else scale)
+    read = read * (max(K, 1) ** -0.5 if scale is None else scale)
     if H != G:
         read, write, erase = (t if t is None else t.repeat_interleave(H // G, 2) for t in (read, write, erase))
     if beta is not None:

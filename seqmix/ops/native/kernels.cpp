@@ -1,6 +1,6 @@
 // Kernels for a CPU: plain C++, no torch headers; one source, built for several instruction sets and chosen at run time.
 // Selective scan S6 (Gu and Dao, 2023, arXiv:2312.00752), with gradients by the adjoint recurrence and recomputed states,
-// state space dual, depthwise convolution, and root mean square norm.
+// state space dual, gated delta rule, depthwise convolution, and root mean square norm.
 
 #include <math.h>
 #include <pthread.h>
@@ -58,6 +58,18 @@ struct Ssd {
   int64_t rows, sequences, L, H, P, ways, G, N, chunk, parts, reverse, strict, back, B_way, C_way;
 };
 
+// q, e, w (rows, L, H, K), v, dy (rows, L, H, V) and the decays of steps (rows, L, H, channels), one or K, are views in
+// float32; e is null without `erases`. Everything else is contiguous: `bounds` (sequences + 1) cut every row; y, dv as v;
+// dq, de, dw as q; ddecay, by the logarithm, as decay; S, last, dlast, dS (rows, sequences, H, K, V); marks (rows, chunks,
+// H, K, V), null if not wanted, see mark() for how many. `back` asks for the gradients.
+struct Delta {
+  View q, e, w, v, decay, dy;
+  const float *S, *dlast;
+  const int64_t* bounds;
+  float *y, *last, *marks, *dq, *de, *dw, *dv, *ddecay, *dS;
+  int64_t rows, sequences, L, H, K, V, channels, chunk, erases, back;
+};
+
 // y = x / rms(x) weight over each of G groups of W channels, times SiLU(z) where z is not null; with `gate_first` x is
 // x SiLU(z) instead. x, z, g (Bt, L, G, W) are views in float32, the rest is contiguous: y, dx, dz as x; weight, dweight
 // (G, W). `back` asks for the gradients.
@@ -88,6 +100,7 @@ namespace baseline {
 #include "scan_body.h"
 #include "conv_body.h"
 #include "ssd_body.h"
+#include "delta_body.h"
 #include "norm_body.h"
 #include "recurrence_body.h"
 #undef LANES
@@ -107,6 +120,7 @@ namespace avx2 {
 #include "scan_body.h"
 #include "conv_body.h"
 #include "ssd_body.h"
+#include "delta_body.h"
 #include "norm_body.h"
 #include "recurrence_body.h"
 #undef LANES
@@ -126,6 +140,7 @@ namespace avx512 {
 #include "scan_body.h"
 #include "conv_body.h"
 #include "ssd_body.h"
+#include "delta_body.h"
 #include "norm_body.h"
 #include "recurrence_body.h"
 #undef LANES
@@ -145,7 +160,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 }
 
 // raised with every change of what Python calls; ABI in __init__.py follows
-extern "C" int seqmix_abi(void) { return 13; }
+extern "C" int seqmix_abi(void) { return 14; }
 
 // whether loops are shared among threads
 extern "C" int seqmix_openmp(void) {
@@ -207,6 +222,18 @@ extern "C" int seqmix_ssd(const Ssd* s, int isa, int threads) {
   if (isa == 1) return avx2::run_ssd(*s, threads);
 #endif
   return baseline::run_ssd(*s, threads);
+}
+
+// likewise
+extern "C" int seqmix_delta(const Delta* s, int isa, int threads) {
+  if (!fits({s->rows, s->sequences, s->L, s->H, s->K, s->V, s->channels, s->chunk, threads})) return 2;
+  if (s->channels > 1 && s->channels != s->K) return 2;
+  if (forked) threads = 1;
+#if defined(__x86_64__)
+  if (isa == 2) return avx512::run_delta(*s, threads);
+  if (isa == 1) return avx2::run_delta(*s, threads);
+#endif
+  return baseline::run_delta(*s, threads);
 }
 
 // likewise

@@ -16,39 +16,59 @@ import logging
 import statistics
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 
 from seqmix.commands.tables import markdown
 from seqmix.data import AssociativeRecall, Copying, SelectiveCopying
+from seqmix.data.sequences.recall import Recall
 from seqmix.environment import environment
-from seqmix.mixers import SepConv, list_mixers, mixer_facts
+from seqmix.mixers import MixerFactory, SepConv, list_mixers, mixer_facts
 from seqmix.ops import tune_allocator
 from seqmix.tasks import AdamW, TokenPrediction
 from seqmix.tasks.rows import append_rows
 
-# data of 16 tokens, optimizer steps, learned positions: which symbol a copy asks for is told by its place alone
-TASKS = {
-    "copying": (partial(Copying, n_symbols=8, n_copied=4, pause=8), 1000, True),
-    "selective copying": (partial(SelectiveCopying, n_symbols=8, n_copied=4, span=12), 1000, True),
-    "associative recall": (partial(AssociativeRecall, vocab_size=16, n_pairs=4, length=16), 3000, False),
+
+class Problem(NamedTuple):
+    """A task that mixers are trained on, and the settings that are the same for all of them."""
+
+    make: Callable[..., Recall]
+    steps: int
+    positions: bool = False
+    convolution: bool = True
+    channel_mixer: MixerFactory | None = None
+    lr: float = 5e-3
+
+
+# data of 16 tokens; learned positions: which symbol a copy asks for is told by its place alone
+PROBLEMS = {
+    "copying": Problem(partial(Copying, n_symbols=8, n_copied=4, pause=8), 1000, positions=True),
+    "selective copying": Problem(partial(SelectiveCopying, n_symbols=8, n_copied=4, span=12), 1000, positions=True),
+    "associative recall": Problem(partial(AssociativeRecall, vocab_size=16, n_pairs=4, length=16), 3000),
 }
-LR, WIDTH, BATCH = 5e-3, 32, 64
+WIDTH, BATCH = 32, 64
 # of the mixers that have such options: their defaults are for widths and lengths ten times these
 SIZES = {"d_state": 16, "headdim": 16, "qk_dim": 16, "n_codes": 32, "window": 4, "group": 16, "head_dim": 8}
 
 
 def main() -> None:
     """Train what the CSV lacks, then print the table of all it holds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mixers", nargs="+", default=list_mixers(), choices=list_mixers(), metavar="NAME")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    mixers = {name: mixer_facts(name).cls for name in list_mixers()}
+    compare(__doc__, PROBLEMS, mixers, Path(__file__).parent / "results" / "recall.csv")
+
+
+def compare(doc: str | None, problems: Mapping[str, Problem], mixers: Mapping[str, MixerFactory], out: Path) -> None:
+    """Read the command line, train what the CSV lacks, then print the table of all it holds."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mixers", nargs="+", default=list(mixers), choices=mixers, metavar="NAME")
+    parser.add_argument("--tasks", nargs="+", default=list(problems), choices=problems)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "recall.csv")
+    parser.add_argument("--out", type=Path, default=out)
     args = parser.parse_args()
     torch.set_num_threads(1)
     tune_allocator()
@@ -58,40 +78,40 @@ def main() -> None:
     for seed in args.seeds:
         for mixer in args.mixers:
             for task in args.tasks:
-                if not any(
-                    (row["task"], row["mixer"], row["seed"]) == (task, mixer, str(seed)) for row in read(args.out)
-                ):
-                    row = {"task": task, "mixer": mixer, "seed": seed, **_settings(task), **_train(task, mixer, seed)}
+                done = {(row["task"], row["mixer"], row["seed"]) for row in read(args.out, problems)}
+                if (task, mixer, str(seed)) not in done:
+                    problem = problems[task]
+                    row = {"task": task, "mixer": mixer, "seed": seed, **_settings(problem)}
+                    row |= _train(problem, mixers[mixer], seed)
                     append_rows(args.out, [row])
                     print(*row.values(), flush=True)
-    print(markdown(table(read(args.out))))
+    print(markdown(table(read(args.out, problems), problems)))
 
 
-def _settings(task: str) -> dict[str, Any]:
-    return {"steps": TASKS[task][1], "lr": LR, "d_model": WIDTH, "batch_size": BATCH}
+def _settings(problem: Problem) -> dict[str, Any]:
+    return {"steps": problem.steps, "lr": problem.lr, "d_model": WIDTH, "batch_size": BATCH}
 
 
-def _train(task: str, mixer: str, seed: int) -> dict[str, Any]:
+def _train(problem: Problem, factory: MixerFactory, seed: int) -> dict[str, Any]:
     pl.seed_everything(seed, verbose=False)
-    make, steps, positions = TASKS[task]
-    data = make(batch_size=BATCH, eval_batch_size=500, data_seed=seed, seed=seed)
-    cls = mixer_facts(mixer).cls
-    sized = partial(cls, **{name: n for name, n in SIZES.items() if name in inspect.signature(cls).parameters})
+    data = problem.make(batch_size=BATCH, eval_batch_size=500, data_seed=seed, seed=seed)
+    options = inspect.signature(factory).parameters
+    sized = partial(factory, **{name: n for name, n in SIZES.items() if name in options})
     model = TokenPrediction(
         sized,
         data.vocab_size,
         data.max_len,
-        layers=[partial(SepConv, kernel_size=3), sized],
+        layers=[partial(SepConv, kernel_size=3), sized] if problem.convolution else None,
         d_model=WIDTH,
         n_layers=2,
-        channel_mixer=None,
-        positions=positions,
-        optim=AdamW(lr=LR, weight_decay=0.1, warmup=0.1, schedule="constant"),
+        channel_mixer=problem.channel_mixer,
+        positions=problem.positions,
+        optim=AdamW(lr=problem.lr, weight_decay=0.1, warmup=0.1, schedule="constant"),
     )
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=-1,
-        max_steps=steps,
+        max_steps=problem.steps,
         gradient_clip_val=1.0,
         limit_val_batches=0,
         logger=False,
@@ -112,21 +132,21 @@ def _train(task: str, mixer: str, seed: int) -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> list[dict[str, str]]:
+def read(path: Path, problems: Mapping[str, Problem]) -> list[dict[str, str]]:
     """Rows of the CSV that were trained with the present settings."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if all(row[name] == str(n) for name, n in _settings(row["task"]).items())]
+        rows = [row for row in csv.DictReader(file) if row["task"] in problems]
+    return [row for row in rows if all(row[name] == str(n) for name, n in _settings(problems[row["task"]]).items())]
 
 
-def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+def table(rows: list[dict[str, str]], problems: Mapping[str, Problem]) -> list[dict[str, Any]]:
     """One line for each mixer: mean and deviation of the accuracy on every task."""
     table = []
     for mixer in sorted({row["mixer"] for row in rows}):
         line: dict[str, Any] = {"mixer": mixer}
-        for task in TASKS:
+        for task in problems:
             found = [float(row["accuracy"]) for row in rows if (row["mixer"], row["task"]) == (mixer, task)]
             spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
             line[task] = f"{statistics.mean(found):.3f}{spread}" if found else ""

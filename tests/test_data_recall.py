@@ -2,10 +2,12 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from seqmix.data.sequences.recall import ASK, UNASKED, AssociativeRecall, Copying, SelectiveCopying
+from seqmix.data.sequences.state_tracking import StateTracking, product_table
 from seqmix.errors import ConfigError
 
 SIZES = {"n_train": 3000, "n_val": 200, "n_test": 1500}
@@ -201,3 +203,30 @@ def test_smallest_sizes(vocab_size, n_pairs, length):
     data = AssociativeRecall(vocab_size, n_pairs, length, **SIZES)
     batch = _all(data, "test")
     assert torch.equal(_lookup(data, batch["tokens"]), batch["targets"])
+
+
+@pytest.mark.parametrize("group", ["parity", "Z5", "Z60", "S3", "A5", "S5"])
+def test_products_of_a_group(group):
+    """Closed, associative, with a unit and inverses; S3 and A5 do not commute."""
+    table = product_table(group)
+    n = len(table)
+    assert n == {"parity": 2, "Z5": 5, "Z60": 60, "S3": 6, "A5": 60, "S5": 120}[group]
+    assert (np.sort(table, 0) == np.arange(n)[:, None]).all()
+    assert (table[0] == np.arange(n)).all()
+    assert (table[table] == table[:, table]).all()
+    assert (table == table.T).all() == (group in ("parity", "Z5", "Z60"))
+
+
+def test_targets_are_the_products_so_far_at_every_length():
+    data = StateTracking("S3", 5, **SIZES)
+    assert (data.max_len, data.vocab_size, data.chance) == (20, 6, 1 / 6)
+    for split, length in (("train", 5), ("val", 5), ("test", 20)):
+        batch = _all(data, split)
+        assert batch["tokens"].shape == batch["targets"].shape == (SIZES[f"n_{split}"], length)
+        for tokens, targets in zip(batch["tokens"].tolist(), batch["targets"].tolist(), strict=True):
+            product = 0
+            for token, target in zip(tokens, targets, strict=True):
+                product = data.products[product, token]
+                assert target == product
+    with pytest.raises(ConfigError, match="there is no group 'S4'; use one of parity, Z5, Z60, S3, A5, S5"):
+        StateTracking("S4")

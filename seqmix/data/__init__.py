@@ -12,6 +12,7 @@ from seqmix.data.sequences.lra import LRAImage, LRARetrieval, LRAText
 from seqmix.data.sequences.pathfinder import Pathfinder
 from seqmix.data.sequences.recall import AssociativeRecall, Copying, SelectiveCopying
 from seqmix.data.sequences.speech import SpeechCommands
+from seqmix.data.sequences.state_tracking import StateTracking
 from seqmix.data.series.anomaly_csv import AnomalyCSV
 from seqmix.data.series.benchmarks import Benchmark
 from seqmix.data.series.detection_data import AnomalySeries, DetectionData
@@ -58,6 +59,7 @@ __all__ = [
     "SequentialCIFAR10",
     "SeriesFiles",
     "SpeechCommands",
+    "StateTracking",
     "SyntheticSeries",
     "TextFiles",
     "WideCSV",

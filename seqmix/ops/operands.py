@@ -64,6 +64,11 @@ def require_mask(like: Tensor, mask: Tensor | None) -> None:
         raise ValueError(f"mask should have shape {tuple(like.shape[:2])}, got {tuple(mask.shape)}")
 
 
+def holds_integers(x: object) -> bool:
+    """Whether ``x`` is a tensor of integers."""
+    return isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+
+
 def require_groups(name: str, n: int, groups: int) -> None:
     """Raise ``ValueError`` unless ``n`` things of this name divide into so many groups."""
     if groups < 1 or n % groups:
@@ -88,6 +93,11 @@ def require_numbers(name: str, x: object, *, complex: bool = False) -> None:
     if not isinstance(x, Tensor) or not (x.is_floating_point() or (complex and x.is_complex())):
         what = "floating-point" if complex else "real floating-point"
         raise ValueError(f"{name} should be a tensor of {what} numbers, got {_kind(x)}")
+
+
+def kind_of(x: object) -> str:
+    """What was given, in a message."""
+    return f"{x.dtype} of shape {tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
 
 
 def _kind(x: object) -> str:

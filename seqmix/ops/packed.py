@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqmix.ops.conv import Padding, depthwise_conv1d
+from seqmix.ops.operands import holds_integers, kind_of
 
 
 def sequence_bounds(x: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None = None) -> list[int]:
@@ -30,10 +31,10 @@ def sequence_bounds(x: Tensor, cu_seqlens: Tensor | None, mask: Tensor | None = 
         raise ValueError("got both cu_seqlens and mask; drop the masked positions from x and keep cu_seqlens")
     if x.shape[0] != 1:
         raise ValueError(f"cu_seqlens needs a batch of one, got {x.shape[0]}; use x.flatten(0, 1).unsqueeze(0)")
-    if cu_seqlens.ndim != 1 or cu_seqlens.is_floating_point() or cu_seqlens.device.type == "meta":
+    if not holds_integers(cu_seqlens) or cu_seqlens.ndim != 1 or cu_seqlens.device.type == "meta":
         raise ValueError(
-            f"cu_seqlens should be a vector of integers, got {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)} on "
-            f"{cu_seqlens.device}; use the cumulative lengths, starting with 0"
+            f"cu_seqlens should be a vector of integers, got {kind_of(cu_seqlens)}; use the cumulative lengths, "
+            "starting with 0"
         )
     bounds = cu_seqlens.tolist()
     require_bounds(bounds, x.shape[1])

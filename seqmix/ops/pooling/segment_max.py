@@ -1,9 +1,10 @@
 """The maximum over segments: operands are checked, then an implementation runs."""
 
+import torch
 from torch import Tensor
 
 from seqmix.ops.dispatch import enter, pick
-from seqmix.ops.operands import require_at_least_one, require_axes, require_mask
+from seqmix.ops.operands import holds_integers, kind_of, require_at_least_one, require_axes, require_mask
 from seqmix.ops.pooling import torch as stacked
 from seqmix.ops.pooling.pooling import MASKED
 from seqmix.ops.pooling.reference import reference
@@ -31,7 +32,7 @@ def segment_max(x: Tensor, segments: int | Tensor, *, mask: Tensor | None = None
     require_mask(x, mask)
     _check_segments(x, segments)
     run = pick(impl, _IMPLS, x)
-    if not x.numel():
+    if not x.numel() or x.is_meta:
         return x.clone()
     if mask is not None:
         x = x.masked_fill(~mask.unsqueeze(-1), MASKED)
@@ -39,10 +40,10 @@ def segment_max(x: Tensor, segments: int | Tensor, *, mask: Tensor | None = None
 
 
 def _check_segments(x: Tensor, segments: int | Tensor) -> None:
-    if not isinstance(segments, Tensor):
+    if isinstance(segments, int | torch.SymInt):
         require_at_least_one(segments=segments)
-    elif segments.is_floating_point() or segments.is_complex():
-        raise ValueError(f"segments should be integers, one id per position, got {segments.dtype}")
+    elif not holds_integers(segments):
+        raise ValueError(f"segments should be integers, one id per position, got {kind_of(segments)}")
     elif segments.shape != x.shape[:2] or segments.device != x.device:
         raise ValueError(
             f"segments should have shape {tuple(x.shape[:2])} on {x.device}, "

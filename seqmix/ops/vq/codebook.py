@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, distributed
 
-from seqmix.ops.operands import require_at_least_one, require_mask, require_operands
+from seqmix.ops.operands import holds_integers, kind_of, require_at_least_one, require_mask, require_operands
 from seqmix.ops.wide import wide
 
 
@@ -100,11 +100,8 @@ def update_codebook(
 def require_codes(k: Tensor, codes: Tensor, z: Tensor) -> None:
     """Raise ``ValueError`` unless ``z`` has one integer for each key ``k: (..., P)``, and there are codes."""
     require_at_least_one(codes=codes.shape[0])
-    if z.is_floating_point() or z.shape != k.shape[:-1] or z.device != k.device:
-        raise ValueError(
-            f"z should hold integers of shape {tuple(k.shape[:-1])} on {k.device}, "
-            f"got {z.dtype} of {tuple(z.shape)} on {z.device}"
-        )
+    if not holds_integers(z) or z.shape != k.shape[:-1] or z.device != k.device:
+        raise ValueError(f"z should hold integers of shape {tuple(k.shape[:-1])} on {k.device}, got {kind_of(z)}")
 
 
 def _random_rows(rows: Tensor, kept: Tensor, n: int, generator: torch.Generator | None) -> Tensor:

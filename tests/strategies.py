@@ -356,3 +356,26 @@ def ts_files(draw: Callable) -> bytes:
         rows[0] = rows[0].replace("1", draw(_CELLS))
     text = "\n".join([*heads, "@classLabel true a b", draw(one_of("@data", "@data", "@DATA", "")), *rows])
     return draw(damaged(text.encode(draw(_ENCODINGS), "replace"), often=4))
+
+
+_VALUES = one_of(
+    *(None, 0, 1, -1, 2, 1e9, 0.5, "x", "", "D", [], [1], {}, {"x": 1}, True, False, "os.system", float("nan"))
+)
+
+
+@st.composite
+def changed_values(draw: Callable, value: Any) -> Any:
+    """A value of JSON or YAML in which one part, at any depth, is another one, gone, or new."""
+    if not isinstance(value, dict | list) or not value or draw(st.integers(0, 5)) == 0:
+        return draw(_VALUES)
+    value = value.copy()
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = draw(st.sampled_from(keys))
+    kind = draw(st.integers(0, 9))
+    if kind == 0:
+        del value[key]
+    elif kind == 1 and isinstance(value, dict):
+        value[draw(one_of("x", "class_path", "init_args", "seed", "model"))] = draw(_VALUES)
+    else:
+        value[key] = draw(changed_values(value[key]))
+    return value

@@ -96,13 +96,18 @@ def mixers(draw: Callable) -> tuple[str, dict, int, int | None]:
 
 def _fits(value: object, kind: object) -> bool:
     """Whether a config could hold the value: others are refused before anything is built."""
-    members = getattr(kind, "__args__", None) or (kind,)
+    # of a tuple the arguments are those of its members
+    members = (kind,) if isinstance(kind, type) else getattr(kind, "__args__", ())
     return any(isinstance(m, type) and type(value) is m for m in members)
 
 
 @fuzz(
     40,
     5000,
+    {
+        **{"mixer": ("Mamba2", {"d_state": 4, "headdim": 4, "conv_init": float("nan")}, 8, None), "shape": (1, 7, 8)},
+        **{"dtype": torch.float32, "mask": None, "scale": 1.0, "strided": False},
+    },
     mixer=mixers(),
     shape=one_of(
         (2, 12, 8), (2, 12, 8), (1, 1, 8), (1, 7, 16), (0, 5, 8), (2, 0, 8), (2, 13, 8), (12, 8), (2, 3, 4, 8)

@@ -44,11 +44,19 @@ def run_rows(folder: Path, name: str | None) -> list[dict[str, Any]]:
                 "run": path.name,
                 "model": last.get("model", ""),
                 "data": last.get("data", ""),
-                "steps": validations[-1]["step"] if validations else "",
-                "last validation": f"{metric} {float(validations[-1][monitors[0]]):.4f}" if metric else "",
-                "test": f"{metric} {float(last[metric]):.4f}" if metric in last else "",
+                "steps": validations[-1].get("step", "") if validations else "",
+                "last validation": _shown(metric, validations[-1][monitors[0]]) if metric else "",
+                "test": _shown(metric, last[metric]) if metric in last else "",
                 "settings": last.get("settings", "")[:6],
                 "changed": last.get("changed", ""),
             }
         )
     return found
+
+
+def _shown(metric: str, value: str) -> str:
+    try:
+        return f"{metric} {float(value):.4f}"
+    except ValueError:
+        # a damaged file is listed as it is
+        return f"{metric} {value}"

@@ -7,7 +7,7 @@ from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mamba2 import inner_sizes
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
-from seqmix.mixers.ssm import check_steps, dt_bias, rates
+from seqmix.mixers.ssm import check_steps, draw_within, dt_bias, rates
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.ssd import step_sizes
@@ -91,8 +91,7 @@ class Hydra(Mixer):
         self.split = (E, E + 4 * ngroups * d_state, 2 * H)
         self.in_proj = nn.Linear(d_model, sum(self.split), bias=bias)
         self.conv1d = nn.Conv1d(self.split[1], self.split[1], d_conv, groups=self.split[1], bias=conv_bias)
-        if conv_init is not None:
-            nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
+        draw_within(self.conv1d.weight, conv_init)
         self.init_states: nn.Parameter | None = None
         if learnable_init_states:
             self.init_states = nn.Parameter(torch.zeros(H, headdim, d_state))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
-from seqmix.mixers.ssm import check_steps, dt_bias, rates
+from seqmix.mixers.ssm import check_steps, draw_within, dt_bias, rates
 from seqmix.mixers.state import last_inputs, mix_onward
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
@@ -115,8 +115,7 @@ class Mamba2(Mixer):
         self.split = (E - S, E - S, S, S + 2 * ngroups * d_state, H)
         self.in_proj = nn.Linear(d_model, sum(self.split), bias=bias)
         self.conv1d = nn.Conv1d(self.split[3], self.split[3], d_conv, groups=self.split[3], bias=conv_bias)
-        if conv_init is not None:
-            nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
+        draw_within(self.conv1d.weight, conv_init)
         self.init_states: nn.Parameter | None = None
         if learnable_init_states:
             self.init_states = nn.Parameter(torch.zeros(H, headdim, d_state))

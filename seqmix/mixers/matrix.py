@@ -15,6 +15,7 @@ from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
 from seqmix.mixers.quasiseparable import Quasiseparable
 from seqmix.mixers.softmax import Softmax
+from seqmix.mixers.ssm import draw_within
 from seqmix.mixers.structured import StructuredFactory
 from seqmix.mixers.toeplitz import Toeplitz
 
@@ -88,8 +89,7 @@ class MatrixMixer(Mixer):
         self.widths = [E if gated else 0, convolved, self.matrix_mixer.n_direct]
         self.in_proj = nn.Linear(d_model, sum(self.widths), bias=bias)
         self.conv1d = nn.Conv1d(convolved, convolved, d_conv, groups=convolved, bias=conv_bias)
-        if conv_init is not None:
-            nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
+        draw_within(self.conv1d.weight, conv_init)
         self.norm = RMSNorm(E) if gated else None
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 

@@ -65,6 +65,15 @@ def check_steps(dt_min: float, dt_max: float, dt_limit: tuple[float, float] = (0
         raise ConfigError(f"dt_limit = {dt_limit} is not 0 <= smallest <= largest step; use (0, .inf) for no limit")
 
 
+def draw_within(weight: Tensor, conv_init: float | None) -> None:
+    """Draw weights of a convolution from ``(-conv_init, conv_init)``; leave them as they are if it is None."""
+    if conv_init is None:
+        return
+    if not 0 <= conv_init < math.inf:
+        raise ConfigError(f"conv_init = {conv_init} is no bound of weights; use for example 0.1")
+    nn.init.uniform_(weight, -conv_init, conv_init)
+
+
 def dt_bias(width: int, dt_min: float, dt_max: float, floor: float) -> Tensor:
     """Draw steps log-uniformly from ``dt_min`` to ``dt_max`` positions; return what softplus maps to them."""
     dt = torch.empty(width).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=floor)

@@ -67,7 +67,7 @@ def _child(request, out):
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(out / name, os.O_WRONLY | os.O_CREAT), number)
     if limit := request.get("limit"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     code = 1
     seen = _inject(request.get("fault"), request.get("at"), folder)
     try:
@@ -79,6 +79,7 @@ def _child(request, out):
         traceback.print_exc()
     finally:
         calls = list(seen)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         sys.stdout.flush()
         sys.stderr.flush()
         (out / "calls").write_text(json.dumps(calls))

@@ -79,8 +79,8 @@ def _fail_at(monkeypatch, step, error):
         ),
         pytest.param(
             RuntimeError(PEER),
-            "another process of the training has ended, and with it the training: its own message says why, unless it "
-            "was killed, most often for want of memory",
+            "another process of this run has ended, and the run with it: its own message says why, unless it was "
+            "killed, most often for want of memory",
             marks=pytest.mark.slow,
         ),
     ],
@@ -222,8 +222,9 @@ def test_a_killed_process_ends_the_others(killed, tiny):
         os.kill(process.pid if killed == "parent" else child, signal.SIGKILL)
         _, err = process.communicate(timeout=120)
     if killed == "child":
-        assert process.returncode == 1 and "seqmix: another process of the training has ended" in err
-        assert "kept last.ckpt and best.ckpt" in err and "Traceback" not in err
+        # Lightning kills this process as well, unless it meets the error before
+        assert process.returncode in (1, -signal.SIGKILL) and "--ckpt_path last" in err and "Traceback" not in err
+        assert "seqmix: another process of this run has ended" in err
     else:
         # it writes to the pipe of its parent until it ends
         assert not Path(f"/proc/{child}").exists()

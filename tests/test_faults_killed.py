@@ -285,7 +285,7 @@ def test_a_disk_that_refuses(name, fault, forks, undisturbed, tmp_path):
     for at in draw.sample(places, min(4, len(places))) if fault != "size" else [1]:
         (folder := tmp_path / str(at)).mkdir()
         scenario.prepare(folder)
-        done = forks.run(scenario, folder, **({"limit": 700} if fault == "size" else {"fault": fault, "at": at}))
+        done = forks.run(scenario, folder, **({"limit": 2000} if fault == "size" else {"fault": fault, "at": at}))
         if done["code"]:
             *_, said = [line for line in done["err"].splitlines() if not line.startswith("  ")]
             assert "cannot be written" in said or "failed" in said or "cannot download" in said, done["err"]

@@ -62,7 +62,8 @@ def _outcome(folder):
     last, best = (torch.load(run_folder / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
     with (run_folder / "metrics.csv").open() as file:
         metrics = [
-            (row["epoch"], row["step"], row["val_mse"], row["val_mae"], row["lr"]) for row in csv.DictReader(file)
+            (row["epoch"], row["step"], row["train_loss"], row["val_mse"], row["val_mae"], row["lr"])
+            for row in csv.DictReader(file)
         ]
     return {
         "weights": last["state_dict"],

@@ -59,11 +59,12 @@ def is_of_trainer(e: Exception) -> bool:
 
 
 @contextmanager
-def explaining(settings: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+def explaining(settings: Callable[[], Mapping[str, Any]], n_workers: int | None) -> Iterator[None]:
     """Say in the words of the options that memory ran out, or that another process was killed.
 
     Args:
         settings: gives the options by dotted name.
+        n_workers: processes that read the data, None if data has no such option.
 
     Raises:
         OutOfMemory: with the options that need less memory when they are lower.
@@ -76,7 +77,7 @@ def explaining(settings: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
             raise
         if ran_out(e):
             raise _exhausted(e, settings()) from e
-        if died := _dead(" ".join(str(e).split()), settings()):
+        if died := _dead(" ".join(str(e).split()), n_workers):
             raise died from e
         raise
 
@@ -88,17 +89,17 @@ def _exhausted(e: Exception, settings: Mapping[str, Any]) -> OutOfMemory:
     return exhausted(e, f"lower {lower or 'the batch size'}, or set {[*off, 'trainer.precision: bf16-mixed'][0]}")
 
 
-def _dead(said: str, settings: Mapping[str, Any]) -> ProcessDied | None:
+def _dead(said: str, n_workers: int | None) -> ProcessDied | None:
     if found := _READER.search(said):
-        workers = ", ".join(f"{name}={value}" for name, value in settings.items() if name.endswith(".n_workers"))
+        workers = "the number of workers" if n_workers is None else f"data.n_workers={n_workers}"
         return ProcessDied(
             f"a process that reads data was killed ({found[0]}), most often for want of memory; lower "
-            f"{workers or 'the number of workers'} (0 reads in the main process), or give more shared memory"
+            f"{workers} (0 reads in the main process), or give more shared memory"
         )
     if _PEER.search(said):
         return ProcessDied(
-            "another process of the training has ended, and with it the training: its own message says why, unless it "
-            "was killed, most often for want of memory"
+            "another process of this run has ended, and the run with it: its own message says why, unless it was "
+            "killed, most often for want of memory"
         )
     return None
 

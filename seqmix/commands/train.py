@@ -223,7 +223,7 @@ class Train(LightningCLI):
     def run_command(self) -> None:
         """Run the command; an interruption says what was kept."""
         try:
-            with explaining(self.settings):
+            with explaining(self.settings, getattr(self.datamodule, "n_workers", None)):
                 getattr(self, self.command)()
         except (KeyboardInterrupt, SystemExit, SeqmixError) as e:
             if not self.trainer.is_global_zero:

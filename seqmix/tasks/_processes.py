@@ -1,10 +1,14 @@
 """What the processes of one run agree on; a run of one process asks nobody."""
 
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch import Tensor, distributed
 
 T = TypeVar("T")
@@ -36,6 +40,19 @@ def gathered(trainer: pl.Trainer | None, value: T) -> list[T]:
     found: list[T] = [value] * trainer.world_size
     distributed.all_gather_object(found, value)
     return found
+
+
+def announce(message: str) -> None:
+    """Have Lightning's watch over child processes, which kills this one when one of them has ended, say so first."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._terminate_all = partial(_announced, thread._terminate_all, message)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _announced(end: Callable[[], None], message: str) -> None:
+    # not print: the main thread may hold its lock for ever
+    os.write(2, f"{message}\n".encode())
+    end()
 
 
 def weight_of(trainer: pl.Trainer | None, n: int) -> float:

@@ -24,7 +24,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from seqmix.environment import environment
 from seqmix.errors import ConfigError, SeqmixError, Terminated
-from seqmix.tasks._processes import from_first, gathered, largest
+from seqmix.tasks._processes import announce, from_first, gathered, largest
 from seqmix.tasks.checkpoint import CheckpointFiles
 from seqmix.tasks.lock import locked
 from seqmix.tasks.rows import append_rows, keep_rows, write
@@ -74,6 +74,10 @@ class Run(Checkpoint):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the folder, now that the data has proved usable."""
+        announce(
+            "seqmix: another process of this run has ended, and the run with it: its own message says why, unless "
+            "it was killed, most often for want of memory; --ckpt_path last resumes the training"
+        )
         # a trial of one batch leaves nothing behind
         if getattr(trainer, "fast_dev_run", False) or stage not in ("fit", "test") or (stage == "test" and self.folder):
             return
@@ -213,6 +217,8 @@ class Run(Checkpoint):
             "seconds": self.elapsed(),
             "over": trainer.should_stop,
             "random": gathered(trainer, random_state()),
+            # of the steps since the last validation
+            "losses": gathered(trainer, torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)),
         }
 
     def on_load_checkpoint(
@@ -231,6 +237,9 @@ class Run(Checkpoint):
         trainer.should_stop = state["over"]
         states, self._resumed = state["random"], True
         set_random_state(states[trainer.global_rank % len(states)])
+        # earlier versions did not keep them
+        losses = state.get("losses", [torch.zeros(0)])
+        self._losses = list(losses[trainer.global_rank % len(losses)].to(trainer.strategy.root_device))
 
     def keep(self, trainer: pl.Trainer, task: Task) -> None:
         """Record the validation that follows a fit without steps, and keep its weights, the best and the last."""

@@ -45,7 +45,8 @@ def gathered(trainer: pl.Trainer | None, value: T) -> list[T]:
 def announce(message: str) -> None:
     """Have Lightning's watch over child processes, which kills this one when one of them has ended, say so first."""
     for thread in threading.enumerate():
-        if isinstance(thread, _ChildProcessObserver):
+        # a run that is fitted and tested says it once
+        if isinstance(thread, _ChildProcessObserver) and not isinstance(thread._terminate_all, partial):
             thread._terminate_all = partial(_announced, thread._terminate_all, message)  # pyright: ignore[reportAttributeAccessIssue]
 
 

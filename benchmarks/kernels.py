@@ -37,6 +37,7 @@ SSD = ((4, 4096, 8, 64), (4, 4096, 8), (8,), (4, 4096, 1, 64), (4, 4096, 1, 64))
 BOTH = ((4, 4096, 8, 64), (4, 4096, 2, 8), (8,), (4, 4096, 2, 1, 64), (4, 4096, 2, 1, 64))
 SHAPES = {
     "depthwise_conv1d": ((8, 2048, 256), (256, 4)),
+    "gated_delta": ((2, 2048, 8, 64), (2, 2048, 8, 64), (2, 2048, 8, 64), (2, 2048, 8), (2, 2048, 8)),
     "quasiseparable": BOTH,
     "rms_norm": ((8, 2048, 256), (256,), (8, 2048, 256)),
     "segment_max": ((8, 2048, 256),),
@@ -50,6 +51,8 @@ QUADRATIC = ("segment_max", "vq_attention")
 # multiplications and additions of a forward pass; an exponential counts as 11 of each
 FLOPS = {
     "depthwise_conv1d": 2 * 4 * 8 * 2048 * 256,
+    # keys with keys and queries, the triangle, U, and three products with the state, in chunks of 32
+    "gated_delta": 2 * 2 * 2048 * 8 * (4 * 16 * 64 + 3 * 64 * 64),
     "quasiseparable": 2 * 16384 * (2 * 64 * 64 + 2 * 128 * 512 + 2 * 64 * 512),
     "rms_norm": 2 * 15 * 8 * 2048 * 256,
     "segment_max": 8 * 2048 * 256,
@@ -136,6 +139,10 @@ def _measure(op: str, name: str, allocator: str, device: str) -> dict[str, float
     if op in SCANS:
         # step sizes and rates
         inputs[1:3] = 0.1 * inputs[1].exp(), -inputs[2].exp()
+    if op == "gated_delta":
+        # keys of norm 1, log decays, strengths
+        inputs[1] = F.normalize(inputs[1], dim=-1)
+        inputs[3:] = -inputs[3].exp(), inputs[4].sigmoid()
     run = (peer if module else ours)(op, name)
     repeats = 0 if name == "reference" else 5
     weight = torch.ones(shapes[0], device=device)

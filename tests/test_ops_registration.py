@@ -103,6 +103,7 @@ def test_all_public_ops_are_here():
     matrices = {
         "delta_matrix",
         "delta_product_matrix",
+        "dplr_matrix",
         "quasiseparable_matrix",
         "recurrence_matrix",
         "scan_matrix",

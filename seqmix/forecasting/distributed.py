@@ -6,6 +6,7 @@ from typing import Any, ParamSpec
 
 import numpy as np
 import pandas as pd
+from pandas.util import hash_array
 
 from seqmix.errors import ConfigError, DataError, NotFittedError
 from seqmix.forecasting import options
@@ -60,7 +61,7 @@ class Worker:
 
 def numbered(rows: pd.DataFrame, id_col: str, n_parts: int) -> pd.DataFrame:
     """Rows with the number of their part, which follows from the id of the series."""
-    hashes = pd.util.hash_array(rows[id_col].to_numpy(object), categorize=False)
+    hashes = hash_array(rows[id_col].to_numpy(object), categorize=False)
     return rows.assign(**{_PART: (hashes % n_parts).astype(np.int64)})
 
 

@@ -100,7 +100,7 @@ def _row(trial: "FrozenTrial", search: Search) -> dict[str, Any]:
     return {
         "trial": trial.number + 1,
         "state": _DONE[trial.state.name],
-        f"validation {search.metric}": f"{_score(trial):.4f}",
+        f"validation {search.metric}": f"{_score(trial):.4f}" if math.isfinite(_score(trial)) else "",
         **{name: _said(trial.params.get(name, "")) for name in search.space},
         "validations": len(trial.intermediate_values),
         "seconds": trial.user_attrs.get("seconds", ""),

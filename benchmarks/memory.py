@@ -180,7 +180,7 @@ def _text(folder: Path, mib: float) -> None:
 
 
 def _fit_tokens(folder: Path) -> None:
-    model = ["--model", "CausalLM", "--model.model.d_model", "32", "--model.model.n_layers", "1"]
+    model = ["--model", "CausalLM", "--model.model.mixer", "Mamba", "--model.model.d_model", "32"]
     data = ["--data", "TextFiles", "--data.train", str(folder / "text.txt"), "--data.cache", str(folder)]
     _run(["fit", *data, *model, "--trainer.max_steps", "20", "--trainer.limit_val_batches", "5"])
 

@@ -262,3 +262,17 @@ def test_wikitext(tmp_path, real_data):
     documents = data.documents("val")
     # 60 articles in the paper of the data set, arXiv:1609.07843, table 1
     assert len(documents.n_bytes) == 60 and documents.n_bytes.sum() == 1_121_681
+
+
+@pytest.mark.parametrize("tokens", ["bytes", "characters", "wordpiece"])
+@pytest.mark.parametrize("document", [None, "= "])
+def test_documents_in_parts_have_the_tokens_of_the_whole(tmp_path, monkeypatch, tokens, document):
+    if tokens == "wordpiece":
+        pytest.importorskip("tokenizers")
+    texts = [b"= a =\n" + b"".join(b"line %d, \xc3\xa9 and more\n" % i for i in range(30)), *TEXTS]
+    whole = _corpus(tmp_path, texts, tokens=tokens, vocab_size=300, document=document).documents("train")
+    monkeypatch.setattr("seqmix.data.text.corpora._PART", 20)
+    monkeypatch.setattr("seqmix.data.text._token_file._MOST_BYTES", 50)
+    parts = _corpus(tmp_path, tokens=tokens, vocab_size=300, document=document, cache=str(tmp_path / "other"))
+    for one, other in zip(whole, parts.documents("train"), strict=True):
+        assert one is other is None or torch.equal(one, other)

@@ -46,7 +46,7 @@ def test_bits_per_byte_are_over_all_tokens(eval_batch_size, tmp_path):
     assert metrics["test_perplexity"] == pytest.approx(math.exp(loss / (n_bytes + 1)), rel=1e-5)
 
 
-def test_bits_per_byte_of_a_part_of_the_text(tmp_path):
+def test_bits_per_byte_of_a_part_of_the_text(tmp_path, monkeypatch):
     """Under a limit the tokens that were scored and their bytes count, for the model and for the trigram beside it."""
     task, text = CausalLM(DECODER, 260, 16), str(tmp_path / "text.txt")
     data = _data(tmp_path, document=r"line \d*0", val=text, test=text, max_len=50)
@@ -64,6 +64,9 @@ def test_bits_per_byte_of_a_part_of_the_text(tmp_path):
     train, test = data.documents("train"), data.documents("test")
     loss, _ = trigram_loss(train.tokens, test.tokens, test.bounds, 260, count=len(asked))
     assert found.metrics["bits_per_byte"] == pytest.approx(loss / math.log(2) / n_bytes)
+    # in blocks that are shorter than a document
+    monkeypatch.setattr("seqmix.tasks._trigram._BLOCK", 7)
+    assert trigram_loss(train.tokens, test.tokens, test.bounds, 260, count=len(asked))[0] == pytest.approx(loss)
 
 
 @pytest.mark.parametrize("objective", ["causal", "masked", "pairs"])

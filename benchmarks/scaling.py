@@ -332,8 +332,9 @@ def _draw(rows: list[Row], path: Path) -> None:
         "series": "Forecaster, series of 48 hours",
         "rows": "Forecaster, 200 series of 15 minutes",
     }
-    figure, axes = plt.subplots(2, len(SIZES), figsize=(4.5 * len(SIZES), 8), layout="constrained", sharex="col")
-    for column, axis in enumerate(SIZES):
+    drawn = [axis for axis in SIZES if any(len(sizes) > 1 for _, sizes, _ in curves(rows, axis, "seconds"))]
+    figure, axes = plt.subplots(2, len(drawn), figsize=(4.5 * len(drawn), 8), layout="constrained", sharex="col")
+    for column, axis in enumerate(drawn):
         for line, (key, label) in enumerate((("seconds", "CPU seconds"), ("MiB", "peak MiB"))):
             place = axes[line, column]
             for name, sizes, values in curves(rows, axis, key):

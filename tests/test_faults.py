@@ -220,14 +220,12 @@ def test_a_killed_process_ends_the_others(killed, tiny):
         _wait_for(process, "epoch 2/")
         (child,) = _children(process.pid)
         os.kill(process.pid if killed == "parent" else child, signal.SIGKILL)
+        # the child has the same pipes: they close when both have ended
         _, err = process.communicate(timeout=120)
     if killed == "child":
         # Lightning kills this process as well, unless it meets the error before
         assert process.returncode in (1, -signal.SIGKILL) and "--ckpt_path last" in err and "Traceback" not in err
         assert "seqmix: another process of this run has ended" in err
-    else:
-        # it writes to the pipe of its parent until it ends
-        assert not Path(f"/proc/{child}").exists()
     # the same line goes on
     with _popen(*two, "--resume", "auto") as process:
         _wait_for(process, "epoch 4/")

@@ -7,7 +7,7 @@ from scipy.stats import wilcoxon
 from seqmix.cli import run
 from seqmix.commands import justdense
 from seqmix.commands.justdense import by_model, cells_of, critical_difference, pairs_of, ranks, read, verdicts
-from seqmix.tasks import Forecasting, SeriesClassification
+from seqmix.tasks import AnomalyDetection, Forecasting, SeriesClassification
 from seqmix.tasks.rows import append_rows
 
 TASKS = {"Forecasting": Forecasting, "SeriesClassification": SeriesClassification}
@@ -39,6 +39,15 @@ def folder(tmp_path):
     baseline = {"cell": "x", "role": "baseline", "seed": 0, "data": "A", "name": "Ridge", "task": "Forecasting"}
     append_rows(found / "long_term.csv", [{**baseline, "context": 96, "horizon": 96, "mse": 0.1}])
     return found
+
+
+def test_a_higher_score_of_a_test_is_better_where_validations_have_errors(tmp_path):
+    for dense, score in ((False, 0.4), (True, 0.5)):
+        row = {"cell": f"x{dense}", "role": "model", "seed": 0, "data": "A", "name": "PatchTST", "dense": dense}
+        row |= {"task": "AnomalyDetection", "window": 64, "vus_pr": score, "parameters": 5, "cpu_seconds": 1}
+        append_rows(tmp_path / "results" / "study" / "detection.csv", [row])
+    (pair,) = pairs_of(read(tmp_path / "results" / "study"), [], {"AnomalyDetection": AnomalyDetection})
+    assert AnomalyDetection.better == "lower" and pair.change == pytest.approx(-0.25)
 
 
 def test_a_pair_is_of_the_seeds_that_both_have(folder):

@@ -104,10 +104,10 @@ def pairs_of(rows: Sequence[Run], published: Sequence[Run], tasks: Mapping[str, 
         if seeds:
             original, dense = ([kinds[kind][seed] for seed in seeds] for kind in ("False", "True"))
             task = tasks[original[0]["task"]]
-            metric = task.metrics[0]
+            metric, better = task.metrics[0], task.better_in_test or task.better
             known = (row[metric] for row in published if _is_of(row, original[0]))
-            said = next(known, ""), _best(beside[study, data, size], task.better)
-            pairs.append(Pair(study, data, size, model, metric, task.better, original, dense, *said))
+            said = next(known, ""), _best(beside[study, data, size], better)
+            pairs.append(Pair(study, data, size, model, metric, better, original, dense, *said))
     return sorted(pairs, key=lambda pair: pair[:4])
 
 
@@ -161,7 +161,7 @@ def cells_of(rows: Sequence[Run], tasks: Mapping[str, type[Task]]) -> list[Cell]
         task, key = tasks[row["task"]], (row["study"], row["data"], _size(row, tasks))
         name = row["name"] + ", dense" * (row["dense"] == "True")
         found[key][name][row["seed"]] = float(row[task.metrics[0]])
-        better[key] = task.better
+        better[key] = task.better_in_test or task.better
     return [
         Cell(study, f"{data} {size}".strip(), {n: statistics.mean(s.values()) for n, s in scores.items()}, better[key])
         for key, scores in found.items()

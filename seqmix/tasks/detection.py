@@ -78,6 +78,7 @@ class AnomalyDetection(Task):
 
     metrics = METRICS
     validated = ("error",)
+    better_in_test = "higher"
     counted = "series"
     facts = ("window",)
     extent = "windows of {window} rows"

@@ -39,6 +39,8 @@ class Task(pl.LightningModule, ABC):
     validated: ClassVar[tuple[str, ...]] = ()
     #: which values of the first metric are better
     better: ClassVar[Literal["lower", "higher"]] = "lower"
+    #: the same of a test, where a validation measures something else. Default: ``better``
+    better_in_test: ClassVar[Literal["lower", "higher"] | None] = None
     #: what is counted in testing
     counted: ClassVar[str]
     #: facts of the data that a line of results gives

@@ -200,9 +200,10 @@ def test_widths_are_those_of_the_length_of_the_history():
     assert 0.3 < ratio[0] < 0.6 and 1.8 < ratio[1] < 4
 
 
-def test_quarterly_intervals_of_the_packaged_weights_are_wider():
-    widths = [ZeroShot(Series(1, 512, 8, 13, season=season)).widths for season in (4, 12)]
-    torch.testing.assert_close(widths[0], 1.3 * widths[1])
+def test_quarterly_and_yearly_intervals_of_the_packaged_weights_are_wider():
+    widths = [ZeroShot(Series(1, 512, 8, 13, season=season)).widths for season in (4, 1, 12)]
+    torch.testing.assert_close(widths[0], 1.3 * widths[2])
+    torch.testing.assert_close(widths[1], 1.1 * widths[2])
 
 
 def test_a_perfect_cycle_goes_on():

@@ -21,8 +21,8 @@ _LONGER = {24: 168, 48: 336, 96: 672, 144: 1008, 7: 365}
 _MEDIAN = LEVELS.index(0.5)
 #: bounds of the numbers of observed values for which intervals are calibrated apart
 LENGTHS = (16, 32, 64, 128)
-# by season: quarterly and yearly series change more than others of their length. On M1 the deciles of yearly series have
-# the least quantile loss at 1.1, those of quarterly series at 1.0, where 80 % intervals hold 67 % (LOG.md)
+# by season: quarterly and yearly series change more than others of their length. On earlier horizons of M1 yearly
+# series have the least quantile loss at 1.1, quarterly ones at 1.0, where 80 % intervals hold 67 % at the end (LOG.md)
 _WIDER = {1: 1.1, 4: 1.3}
 # the deciles, whose paths are followed beyond the first block
 _PATHS = slice(LEVELS.index(0.1), LEVELS.index(0.9) + 1)

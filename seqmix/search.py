@@ -89,11 +89,11 @@ def dimension(name: str, given: Any) -> Choice | Range:
     Raises:
         ConfigError: if ``given`` is neither, or leaves nothing to choose.
     """
-    if isinstance(given, Mapping | str) or not isinstance(given, Sequence):
-        kind, colon, rest = given.partition(":") if isinstance(given, str) else ("", "", "")
-        if not colon or kind not in _EXAMPLES:
-            raise ConfigError(f"space: {name} = {given!r} is no range; use {_GRAMMAR}")
+    kind, colon, rest = given.partition(":") if isinstance(given, str) else ("", "", "")
+    if isinstance(given, str) and colon and kind in _EXAMPLES:
         return _range(name, given, kind, rest.split(":"))
+    if isinstance(given, Mapping | str) or not isinstance(given, Sequence):
+        raise ConfigError(f"space: {name} = {given!r} is no range; use {_GRAMMAR}")
     values = {str(value): value for value in given}
     if len(values) < len(given):
         raise ConfigError(f"space: {name} names a value twice, got {list(given)}; name each once")

@@ -48,6 +48,7 @@ def report(search: Search) -> bool:
 def draw_history(trials: Sequence["FrozenTrial"], search: Search, file: Path) -> None:
     """Draw the result of each trial, and the best so far."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     ax = (figure := Figure(figsize=(7, 4), layout="constrained")).add_subplot()
     tried = [trial for trial in trials if "same_as" not in trial.user_attrs]
@@ -75,7 +76,7 @@ def draw_history(trials: Sequence["FrozenTrial"], search: Search, file: Path) ->
     better = "higher" if search.maximize else "lower"
     ax.set(xlabel="trial", ylabel=f"validation {search.metric} ({better} is better)")
     ax.set_title(f"{search.folder.parent.name}: best {best[-1]:.4f} of {len(tried)} trials")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     save_picture(figure, file)
 

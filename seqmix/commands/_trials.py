@@ -162,7 +162,7 @@ def _train(trial: "Trial", values: Mapping[str, Any], search: Search) -> tuple[f
     cli = Train("fit", [*search.argv, *changed, "--test", "false", "--resume", "auto"])
     watch = _Watch(trial, cli.run, lambda: time.time() > search.deadline or orphaned())
     # the run itself comes after it: it saves what it needs to be gone on with
-    cli.trainer.callbacks.insert(0, watch)
+    cli.trainer.callbacks.insert(0, watch)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         cli.run_command()
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """Work that several processes share: those of this machine, or tasks of Ray."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -26,7 +27,8 @@ def in_processes(work: Callable[..., None], args: tuple[Any, ...], jobs: int) ->
         ConfigError: if a process was killed, or failed.
     """
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_main, args=(work, args, trusted_modules())) for _ in range(jobs)]
+    given = work, args, trusted_modules()
+    processes: list[BaseProcess] = [context.Process(target=_main, args=given) for _ in range(jobs)]
     for process in processes:
         process.start()
     try:
@@ -58,7 +60,7 @@ def in_ray(work: Callable[..., None], args: tuple[Any, ...], workers: int) -> No
     except ImportError as e:
         raise ConfigError("--workers needs ray; pip install 'seqmix[scale]', or use --jobs") from e
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, logging_level="warning")
+        ray.init(include_dashboard=False, logging_level=logging.WARNING)
     task = ray.remote(num_cpus=1, max_retries=3)(_task)
     started = [task.remote(os.getcwd(), work, args, trusted_modules()) for _ in range(workers)]
     try:

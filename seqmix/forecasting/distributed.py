@@ -52,7 +52,8 @@ class Worker:
         forecaster = take()
         for task in getattr(forecaster, "tasks_", {}).values():
             task.to(where(_kind(forecaster.device)))
-        self.run, self.given = getattr(forecaster, verb), given
+        self.run: Callable[..., pd.DataFrame] = getattr(forecaster, verb)
+        self.given = given
 
     def __call__(self, part: pd.DataFrame) -> pd.DataFrame:
         """The result for one part."""

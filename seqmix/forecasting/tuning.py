@@ -196,7 +196,7 @@ class AutoTune(Estimator):
         self.trials_ = pd.DataFrame(rows, columns=columns)
         if not self.trials_["mase"].notna().any():
             raise ConfigError(f"no trial has a result, the first: {rows[0]['note']}")
-        best = rows[int(self.trials_["mase"].idxmin())]
+        best = rows[int(np.nanargmin(self.trials_["mase"]))]
         return {name: best[name] for name in space if name in best}
 
     def _trial(

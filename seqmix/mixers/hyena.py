@@ -1,6 +1,7 @@
 """Hyena: long convolutions with implicit kernels, between gates."""
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -86,7 +87,7 @@ class Hyena(Mixer):
         self.in_proj, self.out_proj = nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
         self.short_filter = nn.Conv1d(3 * d_model, 3 * d_model, d_conv, groups=3 * d_model)
         widths = [emb_dim, *[filter_order] * (n_filter_layers + 1)]
-        self.implicit = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+        self.implicit: Iterable[nn.Linear] = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.implicit_out = nn.Linear(filter_order, d_model, bias=False)
         self.freq = nn.Parameter(torch.full((filter_order,), frequency))
         self.long_bias = nn.Parameter(torch.randn(d_model))

@@ -76,7 +76,7 @@ class RGLRU(Mixer):
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
             nn.init.zeros_(linear.bias)
         nn.init.normal_(self.conv1d.weight, std=math.sqrt(0.01 / d_conv))
-        nn.init.zeros_(self.conv1d.bias)
+        self.conv1d.bias = nn.Parameter(torch.zeros(E))
 
     def forward(
         self,

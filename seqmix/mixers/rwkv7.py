@@ -130,14 +130,13 @@ class _LowRank(nn.Module):
 
     def __init__(self, width: int, rank: int, activation: nn.Module, bias: Tensor | None):
         super().__init__()
-        self.lora = nn.Sequential(
-            nn.Linear(width, rank, bias=False), activation, nn.Linear(rank, width, bias=bias is not None)
-        )
-        nn.init.zeros_(self.lora[0].weight)
-        nn.init.orthogonal_(self.lora[2].weight, gain=0.1 * max(1.0, rank / width) ** 0.5)
+        down, up = nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=bias is not None)
+        nn.init.zeros_(down.weight)
+        nn.init.orthogonal_(up.weight, gain=0.1 * max(1.0, rank / width) ** 0.5)
         if bias is not None:
             with torch.no_grad():
-                self.lora[2].bias.copy_(bias)
+                up.bias.copy_(bias)
+        self.lora = nn.Sequential(down, activation, up)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.lora(x)

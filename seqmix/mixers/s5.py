@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_at_least, check_choice
@@ -162,7 +163,7 @@ class S5(Mixer):
         return (g if self.activation == "half_glu1" else y) * gate
 
 
-def _hippo_modes(size: int) -> tuple[np.ndarray, np.ndarray]:
+def _hippo_modes(size: int) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
     """Of the normal part of HiPPO-LegS the eigenvalues below the real axis and their vectors ``(size, size / 2)``."""
     n = np.arange(size)
     root = np.sqrt(1 + 2 * n)

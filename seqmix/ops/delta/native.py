@@ -92,11 +92,11 @@ def _scan_backward(
     _require(q, erase, write, v, decay, S, bounds, chunk)
     require_operands(q, ("grad_y", grad_y, v.shape), ("grad_last", grad_last, S.shape), dtype=torch.float32)
     require_operands(q, ("marks", marks, _kept(S, q.shape[1], bounds, chunk)), dtype=torch.float32)
-    grads = tuple(torch.empty(t.shape) for t in (q, erase, write, v, decay, S))
+    dq, de, dw, dv, ddecay, dS = (torch.empty(t.shape) for t in (q, erase, write, v, decay, S))
     views = {"q": q, "e": erase, "w": write, "v": v, "decay": decay.exp(), "dy": grad_y}
-    results = dict(zip(("dq", "de", "dw", "dv", "ddecay", "dS"), grads, strict=True))
+    results = {"dq": dq, "de": de, "dw": dw, "dv": dv, "ddecay": ddecay, "dS": dS}
     _run(views, {"dlast": grad_last, "marks": marks}, results, bounds, chunk, back=True)
-    return grads
+    return dq, de, dw, dv, ddecay, dS
 
 
 def _require(

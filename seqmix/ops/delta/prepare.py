@@ -27,7 +27,8 @@ class Operands(NamedTuple):
 
     def flip(self) -> "Operands":
         """The same from the last position to the first."""
-        return Operands(*(t if t is None else t.flip(1) for t in self))
+        erase = None if self.erase is None else self.erase.flip(1)
+        return Operands(self.q.flip(1), erase, self.write.flip(1), self.v.flip(1), self.decay.flip(1))
 
 
 def operands(
@@ -63,16 +64,17 @@ def operands(
         beta = beta if beta is None else beta.masked_fill(hidden[..., 0], 0)
         decay = decay if decay is None else decay.masked_fill(hidden if decay.ndim == 4 else hidden[..., 0], 0)
     read, write, v = (t.to(dtype) for t in (q, k, v))
-    erase = write if erase is None and beta is not None else erase
+    erase = write if erase is None and beta is not None else erase if erase is None else erase.to(dtype)
     decay = read.new_zeros(B, L, H) if decay is None else decay.to(dtype)
     read = read * (max(K, 1) ** -0.5 if scale is None else scale)
     if H != G:
-        read, write, erase = (t if t is None else t.repeat_interleave(H // G, 2) for t in (read, write, erase))
+        read, write = (t.repeat_interleave(H // G, 2) for t in (read, write))
+        erase = erase if erase is None else erase.repeat_interleave(H // G, 2)
     if beta is not None:
         write = write * beta.to(dtype).unsqueeze(-1)
     return Operands(
         read,
-        None if erase is None else erase.to(dtype),
+        erase,
         write,
         v,
         decay if decay.ndim == 4 else decay.unsqueeze(-1),

@@ -138,9 +138,13 @@ def dplr_delta(
     if mask is not None:
         # NaN in a padded decay would come back in the gradient to a
         decay = decay.masked_fill(~mask[..., None, None], 0)
+    read, written, rates, erase = _two_writes(q, k, decay, a, b)
     found = gated_delta(
-        **_two_writes(q, k, decay, a, b),
-        v=_placed(v, 2, 1),
+        read,
+        written,
+        _placed(v, 2, 1),
+        rates,
+        erase=erase,
         scale=scale,
         initial_state=initial_state,
         return_state=True,
@@ -165,17 +169,17 @@ def dplr_matrix(q: Tensor, k: Tensor, decay: Tensor, a: Tensor, b: Tensor, *, sc
         b: where that is written ``(B, L, H, K)``.
         scale: factor of the result. Default: 1 / sqrt(K).
     """
-    return delta_matrix(**_two_writes(q, k, decay, a, b), scale=scale)[:, :, 1::2, 1::2]
+    read, written, rates, erase = _two_writes(q, k, decay, a, b)
+    return delta_matrix(read, written, rates, erase=erase, scale=scale)[:, :, 1::2, 1::2]
 
 
-def _two_writes(q: Tensor, k: Tensor, decay: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """First what is read of the state is written to b, then v to k; a reads the state that has decayed."""
-    return {
-        "q": _placed(q, 2, 1),
-        "k": torch.stack([b.to(k.dtype), k], 2).flatten(1, 2),
-        "decay": _placed(decay, 2, 0),
-        "erase": _placed(-a * (-decay).exp(), 2, 0),
-    }
+def _two_writes(q: Tensor, k: Tensor, decay: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What is read, written, the decays, and what is erased, two writes a position.
+
+    First what is read of the state is written to b, then v to k; a reads the state that has decayed.
+    """
+    written = torch.stack([b.to(k.dtype), k], 2).flatten(1, 2)
+    return _placed(q, 2, 1), written, _placed(decay, 2, 0), _placed(-a * (-decay).exp(), 2, 0)
 
 
 def _placed(x: Tensor, R: int, place: int) -> Tensor:

@@ -62,7 +62,8 @@ class Worker:
 
 def numbered(rows: pd.DataFrame, id_col: str, n_parts: int) -> pd.DataFrame:
     """Rows with the number of their part, which follows from the id of the series."""
-    hashes = hash_array(rows[id_col].to_numpy(object), categorize=False)
+    # pandas exports it lazily, by a function without a type
+    hashes = hash_array(rows[id_col].to_numpy(object), categorize=False)  # pyright: ignore[reportCallIssue]
     return rows.assign(**{_PART: (hashes % n_parts).astype(np.int64)})
 
 

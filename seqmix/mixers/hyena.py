@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ class Hyena(Mixer):
         self.in_proj, self.out_proj = nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
         self.short_filter = nn.Conv1d(3 * d_model, 3 * d_model, d_conv, groups=3 * d_model)
         widths = [emb_dim, *[filter_order] * (n_filter_layers + 1)]
-        self.implicit: Iterable[nn.Linear] = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+        self.implicit = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.implicit_out = nn.Linear(filter_order, d_model, bias=False)
         self.freq = nn.Parameter(torch.full((filter_order,), frequency))
         self.long_bias = nn.Parameter(torch.randn(d_model))
@@ -166,7 +167,7 @@ class Hyena(Mixer):
         angle = 2 * math.pi / self.max_len * t * bands
         with torch.autocast(t.device.type, enabled=False):
             h = torch.cat([share, angle.cos(), -angle.sin()], -1)
-            for layer in self.implicit:
+            for layer in cast(Iterable[nn.Linear], self.implicit):
                 h = (weight * nn.functional.linear(h, wide(layer.weight), wide(layer.bias))).sin()
             h = nn.functional.linear(h, wide(self.implicit_out.weight))
         rates = torch.linspace(*self.decays, h.shape[1], device=t.device, dtype=t.dtype)

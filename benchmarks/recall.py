@@ -132,7 +132,7 @@ def _train(problem: Problem, factory: MixerFactory, seed: int) -> dict[str, Any]
     }
 
 
-def read(path: Path, problems: Mapping[str, Problem]) -> list[dict[str, str]]:
+def read(path: Path, problems: Mapping[str, Problem] = PROBLEMS) -> list[dict[str, str]]:
     """Rows of the CSV that were trained with the present settings."""
     if not path.exists():
         return []
@@ -141,7 +141,7 @@ def read(path: Path, problems: Mapping[str, Problem]) -> list[dict[str, str]]:
     return [row for row in rows if all(row[name] == str(n) for name, n in _settings(problems[row["task"]]).items())]
 
 
-def table(rows: list[dict[str, str]], problems: Mapping[str, Problem]) -> list[dict[str, Any]]:
+def table(rows: list[dict[str, str]], problems: Mapping[str, Problem] = PROBLEMS) -> list[dict[str, Any]]:
     """One line for each mixer: mean and deviation of the accuracy on every task."""
     table = []
     for mixer in sorted({row["mixer"] for row in rows}):

@@ -3,10 +3,8 @@
 import math
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_at_least, check_choice
@@ -87,10 +85,10 @@ class S5(Mixer):
         self.discretization, self.clip_eigs = discretization, clip_eigs
         N = d_state // 2
         Lambda, V = _hippo_modes(d_state // n_blocks)
-        self.Lambda_re = nn.Parameter(torch.tensor(Lambda.real, dtype=torch.float32).repeat(n_blocks))
-        self.Lambda_im = nn.Parameter(torch.tensor(Lambda.imag, dtype=torch.float32).repeat(n_blocks))
+        self.Lambda_re = nn.Parameter(Lambda.real.float().repeat(n_blocks))
+        self.Lambda_im = nn.Parameter(Lambda.imag.float().repeat(n_blocks))
         self.log_step = nn.Parameter(torch.empty(N).uniform_(math.log(dt_min), math.log(dt_max)))
-        V = torch.tensor(V, dtype=torch.complex64)  # (N', N' / 2) for a block of size N'
+        V = V.to(torch.complex64)  # (N', N' / 2) for a block of size N'
         drawn = _truncated(n_blocks, len(V), d_model, fan_in=d_state)
         self.B = nn.Parameter(torch.view_as_real(V.mH @ drawn.to(V.dtype)).flatten(0, 1))  # (N, D, 2)
         ways = 1 if causal else 2
@@ -163,16 +161,16 @@ class S5(Mixer):
         return (g if self.activation == "half_glu1" else y) * gate
 
 
-def _hippo_modes(size: int) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+def _hippo_modes(size: int) -> tuple[Tensor, Tensor]:
     """Of the normal part of HiPPO-LegS the eigenvalues below the real axis and their vectors ``(size, size / 2)``."""
-    n = np.arange(size)
-    root = np.sqrt(1 + 2 * n)
-    A = -(np.tril(root[:, None] * root) - np.diag(n))
-    P = np.sqrt(n + 0.5)
-    imaginary, V = np.linalg.eigh((A + P[:, None] * P) * -1j)
+    # on the CPU also while a module is made on the meta device
+    n = torch.arange(size, dtype=torch.float64, device="cpu")
+    root, P = (1 + 2 * n).sqrt(), (n + 0.5).sqrt()
+    normal = torch.outer(P, P) - torch.outer(root, root).tril() + torch.diag(n)
+    imaginary, V = torch.linalg.eigh(normal * -1j)
     # ascending: the second half are the conjugates
-    real = np.full(size // 2, -0.5)
-    return real + 1j * imaginary[: size // 2], V[:, : size // 2]
+    half = imaginary[: size // 2]
+    return torch.complex(torch.full_like(half, -0.5), half), V[:, : size // 2]
 
 
 def _truncated(*shape: int, fan_in: int) -> Tensor:

@@ -23,25 +23,42 @@ from seqmix.commands.matrix import describe, show_matrix
 from seqmix.mixers import (
     DFT,
     EMA,
+    GLA,
+    HGRN2,
+    KDA,
+    MLSTM,
+    RGLRU,
+    RWKV7,
     S4D,
     Attention,
     AutoCorrelation,
+    Based,
     Cauchy,
+    DeltaNet,
     Dense,
     FNet,
     FourierFilter,
+    GatedDeltaNet,
+    GatedDeltaProduct,
     Hydra,
+    Hyena,
     Identity,
     LongVQ,
     LowRank,
     Mamba,
     Mamba2,
+    Mamba3,
     MatrixMixer,
+    Mega,
+    MinGRU,
+    MinLSTM,
     Mixer,
     Pool,
     ProbSparse,
     Quasiseparable,
     Rand,
+    RetNet,
+    SlidingWindow,
     Softmax,
     Toeplitz,
     Unstructured,
@@ -87,6 +104,7 @@ FAMILY = {
         S4D,
         FourierFilter,
         AutoCorrelation,
+        partial(Hyena, filter_order=16),
         partial(Toeplitz, **head),
     ],
     "Queries meet keys: one entry for each pair of tokens": [
@@ -94,6 +112,8 @@ FAMILY = {
         partial(ProbSparse, n_heads=4, factor=2),
         partial(Softmax, **head),
         partial(LongVQ, d_qk=N, n_codes=8, window=4),
+        partial(Mega, d_qk=N),
+        partial(SlidingWindow, window=12),
         partial(LowRank, **head),
         partial(Cauchy, **head),
         partial(Vandermonde, **head),
@@ -104,6 +124,24 @@ FAMILY = {
         partial(Quasiseparable, headdim=D, qk_dim=N),
         partial(MatrixMixer, headdim=2 * D, qk_dim=N),
         partial(Hydra, **state),
+        partial(Mamba3, **state),
+    ],
+    "Gates: each channel, or each key, forgets at a rate of its own": [
+        MinGRU,
+        MinLSTM,
+        RGLRU,
+        partial(RetNet, n_heads=2),
+        partial(GLA, n_heads=2),
+        partial(HGRN2, headdim=N),
+        partial(MLSTM, n_heads=2),
+        partial(Based, n_heads=2, feature_dim=N),
+    ],
+    "Delta rules: a write replaces what its key held": [
+        partial(DeltaNet, n_heads=4),
+        partial(GatedDeltaNet, n_heads=4, headdim=N),
+        partial(KDA, n_heads=4, headdim=N),
+        partial(GatedDeltaProduct, n_heads=4, headdim=N),
+        partial(RWKV7, headdim=N),
     ],
 }
 
@@ -138,8 +176,8 @@ print("y = M x exactly:", ", ".join(type(m).__name__ for m in mixers if m.pure))
 # above 1e-6 of the largest), and the ranks of the blocks that a cut at the middle leaves below and above the diagonal.
 
 # %%
-figure, rows = plt.subplots(len(FAMILY), 7, figsize=(17.5, 13.4))
-figure.subplots_adjust(left=0.025, right=0.965, top=0.94, bottom=0.055, hspace=0.58, wspace=0.12)
+figure, rows = plt.subplots(len(FAMILY), 9, figsize=(22.5, 20))
+figure.subplots_adjust(left=0.025, right=0.965, top=0.95, bottom=0.045, hspace=0.58, wspace=0.12)
 matrices, found = {}, {}
 
 
@@ -159,14 +197,14 @@ for row, (title, factories) in zip(map(list, rows), FAMILY.items(), strict=True)
         label(axes, "the input", "inner products\nof its tokens")
         axes.set_yticks([8, 24, 40, 56], list("ABAC"), fontsize=10, color="0.25")
         axes.tick_params(length=0)
-    for axes, factory in zip(row, factories, strict=False):
+    for axes, factory in zip(row[: len(factories)], factories, strict=True):
         mixer = build(factory)
         name = type(mixer).__name__
         with torch.no_grad():
             matrices[name] = mixer.matrix(x)[0, 0]
         found[name] = describe(matrices[name])
         show_matrix(axes, matrices[name])
-        label(axes, name, "\n".join(found[name]).replace(", semi", ",\nsemi"))
+        label(axes, name, "\n".join(found[name]).replace(", semi", ",\nsemi").replace(", lower", ",\nlower"))
 
 spectra = rows[-1, -1]
 for name, place in {"Toeplitz": (17, 4e-2), "Attention": (17, 5e-4), "Cauchy": (10, 2e-5), "Hydra": (5, 3e-8)}.items():
@@ -201,6 +239,9 @@ figure.savefig("mixing_matrices.png", dpi=150)
 # - **State spaces.** The matrix has full rank, yet each block off the diagonal has rank `N`: what crosses from one side
 #   of a position to the other fits into a state of `N` numbers. That is what makes the product O(L N). `Mamba` and
 #   `Mamba2` fill one triangle (semiseparable), `Hydra` both (quasiseparable), with a diagonal of its own.
+# - **Gates and delta rules.** One triangle each, of low rank below every cut. With a gate the entries of a column fade
+#   along its rows, at rates that the tokens between decide; a delta rule also takes back what its key held before, so
+#   that entries change sign.
 #
 # The last panel says the same in numbers: the spectrum of `Hydra`'s block ends after `N` values, `Toeplitz` has no end,
 # and `Attention` and `Cauchy` fade.

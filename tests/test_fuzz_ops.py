@@ -14,7 +14,7 @@ from seqmix.mixers.mixer import mixer_facts
 # what an operand may be turned into
 CHANGES: dict[str, Callable[[torch.Tensor], object]] = {
     "half": lambda t: t.bfloat16(),
-    "double": lambda t: t.double(),
+    "double": lambda t: t.real.double(),
     "whole": lambda t: t.long(),
     "complex": lambda t: t.to(torch.complex64),
     "meta": lambda t: t.to("meta"),

@@ -90,7 +90,8 @@ def test_the_command_names_a_table_and_draws_it(results, published, tmp_path, ca
 def test_published_figures_of_another_task_are_not_drawn(table, drawn, results, published, tmp_path, monkeypatch):
     labels = []
 
-    def savefig(figure, *args, **options):
+    def savefig(figure, file, **options):
+        file.touch()
         labels.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts())
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)

@@ -59,7 +59,8 @@ def test_one_batch_is_learned_by_heart(name):
     task = Classification(_model(partial(cls, **example), d_model=16), 5, 3, 11)
     batch = {"tokens": torch.randint(5, (6, 11)), "labels": torch.arange(6) % 3}
     batch["mask"] = torch.arange(11) < torch.tensor([11, 1, 5, 11, 8, 3]).unsqueeze(1)
-    optimizer = torch.optim.Adam(task.parameters(), lr=0.02)
+    # steps of 0.02 throw Mamba3 off again after it has learned all
+    optimizer = torch.optim.Adam(task.parameters(), lr=0.01)
     losses = []
     for _ in range(30):
         optimizer.zero_grad()

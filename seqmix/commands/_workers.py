@@ -56,7 +56,7 @@ def in_ray(work: Callable[..., None], args: tuple[Any, ...], workers: int) -> No
     # each trial has its line
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as e:
         raise ConfigError("--workers needs ray; pip install 'seqmix[scale]', or use --jobs") from e
     if not ray.is_initialized():

@@ -69,8 +69,8 @@ def numbered(rows: pd.DataFrame, id_col: str, n_parts: int) -> pd.DataFrame:
 
 def _spread(forecaster: Any, verb: str, dataset: Any, given: Mapping[str, Any]) -> Any:
     """The dataset of what ``verb`` makes of the parts of ``dataset``."""
-    import ray
-    from ray.data import ActorPoolStrategy
+    import ray  # pyright: ignore[reportMissingImports]
+    from ray.data import ActorPoolStrategy  # pyright: ignore[reportMissingImports]
 
     how, learned = _checked(forecaster, verb, given)
     columns = dataset.columns()
@@ -133,7 +133,7 @@ def _kind(device: str) -> str:
 
 def _put(forecaster: Any) -> Any:
     """A copy of the Forecaster in the object store, with its models on the CPU: workers may have no other device."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     tasks = list(getattr(forecaster, "tasks_", {}).values())
     places = [task.device for task in tasks]

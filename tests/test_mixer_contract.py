@@ -14,7 +14,7 @@ from seqmix.testing import CHECKS, assert_close_ratio, check_compile, check_mixe
 
 # compiling takes seconds: one mixer on each op, and those that are built unlike the others, stand for all; the rest,
 # and further examples than the plainest, are left to the slow suite
-COMPILED = ("Attention", "GatedDeltaNet", "Hydra", "Hyena", "LRU", "LongVQ", "Mamba", "Mamba2", "Mamba3", "PoNet")
+COMPILED = ("Attention", "GatedDeltaNet", "Hydra", "Hyena", "LRU", "LongVQ", "Mamba", "Mamba2", "PoNet")
 CASES = [
     pytest.param(
         partial(mixer_facts(name).cls, **example),

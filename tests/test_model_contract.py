@@ -70,7 +70,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name, window):
 
 
 # seconds each, and their mixers compile in the contract of mixers
-LARGE = ("AutoformerForecaster", "DecoderForecaster")
+LARGE = ("AutoformerForecaster", "DecoderForecaster", "ZeroShot")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in list_models()])

@@ -13,9 +13,9 @@ from seqmix.mixers.mixer import mixer_facts
 
 # what an operand may be turned into
 CHANGES: dict[str, Callable[[torch.Tensor], object]] = {
-    "half": lambda t: t.bfloat16(),
+    "half": lambda t: t.real.bfloat16(),
     "double": lambda t: t.real.double(),
-    "whole": lambda t: t.long(),
+    "whole": lambda t: t.real.long(),
     "complex": lambda t: t.to(torch.complex64),
     "meta": lambda t: t.to("meta"),
     "turned": lambda t: t.mT if t.ndim > 1 else t,

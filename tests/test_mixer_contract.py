@@ -51,6 +51,8 @@ def test_sizes_below_one_are_refused(name):
     [
         (partial(Mamba, 8, dt_min=0.1, dt_max=0.01), "dt_min = 0.1 and dt_max = 0.01 are not 0 < dt_min <= dt_max"),
         (partial(Hydra, 8, headdim=4, dt_limit=(2.0, 1.0)), r"dt_limit = \(2.0, 1.0\) is not 0 <= smallest <= largest"),
+        (partial(Mamba2, 8, headdim=4, dt_limit=0.5), "dt_limit = 0.5 is not 0 <= smallest <= largest step"),
+        (partial(Mamba2, 8, headdim=4, A_init_range=1.0), "A_init_range = 1.0 is not 0 < slowest <= fastest"),
         (partial(Mamba2, 8, headdim=4, A_init_range=(0, 1)), r"A_init_range = \(0, 1\) is not 0 < slowest <= fastest"),
         (partial(Attention, 8, dropout=1.0), "dropout = 1.0 is not a fraction; use 0 or more, and less than 1"),
         (partial(LongVQ, 8, window=-1), "window = -1 is below 0; use window=0 or more"),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
-from seqmix.mixers.ssm import check_steps, draw_within, dt_bias, rates
+from seqmix.mixers.ssm import check_steps, draw_within, dt_bias, is_range, rates
 from seqmix.mixers.state import last_inputs, mix_onward
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
@@ -106,7 +106,7 @@ class Mamba2(Mixer):
             chunk_size=chunk_size,
         )
         check_steps(dt_min, dt_max, dt_limit)
-        if not 0 < A_init_range[0] <= A_init_range[1]:
+        if not is_range(A_init_range) or not A_init_range[0]:
             raise ConfigError(f"A_init_range = {A_init_range} is not 0 < slowest <= fastest; use (1, 16)")
         E, H = inner_sizes(d_model, expand, headdim, ngroups, d_ssm)
         S = H * headdim

@@ -4,6 +4,7 @@ Names, layout and initialization are those of state-spaces/mamba (Gu and Dao, 20
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -61,7 +62,7 @@ def check_steps(dt_min: float, dt_max: float, dt_limit: tuple[float, float] = (0
     """Raise ``ConfigError`` unless steps at initialization, and the range they are clamped to, rise from 0."""
     if not 0 < dt_min <= dt_max:
         raise ConfigError(f"dt_min = {dt_min} and dt_max = {dt_max} are not 0 < dt_min <= dt_max; change them")
-    if not 0 <= dt_limit[0] <= dt_limit[1]:
+    if not is_range(dt_limit):
         raise ConfigError(f"dt_limit = {dt_limit} is not 0 <= smallest <= largest step; use (0, .inf) for no limit")
 
 
@@ -72,6 +73,13 @@ def draw_within(weight: Tensor, conv_init: float | None) -> None:
     if not 0 <= conv_init < math.inf:
         raise ConfigError(f"conv_init = {conv_init} is no bound of weights; use for example 0.1")
     nn.init.uniform_(weight, -conv_init, conv_init)
+
+
+def is_range(value: object) -> bool:
+    """Whether ``value`` is a pair of numbers that rise from 0 or above, not one number in the place of a pair."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        return False
+    return 0 <= value[0] <= value[1]
 
 
 def dt_bias(width: int, dt_min: float, dt_max: float, floor: float) -> Tensor:

@@ -12,6 +12,7 @@ process over that in one of two, which is what the clock would show if each proc
 import argparse
 import csv
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def main() -> None:
 
 def measure(df: pd.DataFrame, processes: int, steps: int) -> tuple[float, float]:
     """Windows per second of all processes, and CPU milliseconds that one of them takes for a window of its own."""
-    path = Path(f"/tmp/devices-{os.getpid()}.txt")
+    path = Path(tempfile.gettempdir(), f"devices-{os.getpid()}.txt")
     options = {"devices": processes, "callbacks": [Timed(str(path), 10)]}
     model = {"d_model": 128, "n_layers": 3}
     forecaster = Forecaster(

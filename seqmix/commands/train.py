@@ -4,7 +4,6 @@ import logging
 import os
 import shlex
 import sys
-import traceback
 import warnings
 from dataclasses import replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 
 import seqmix.data  # noqa: F401  configs name classes that have been imported
+from seqmix.commands._causes import passed_through, root
 from seqmix.commands._classes import prepare_parser
 from seqmix.commands._results import print_rows, rows_of, write_predictions
 from seqmix.commands._settings import MOMENTARY, differences, digest, flat, misfit
@@ -174,8 +174,8 @@ class Train(LightningCLI):
             if how := self.config_init["densify"]:
                 self.model.densify(None if how is True else how)
         except ValueError as e:
-            error = _root(e)
-            if _passed_through(error, trusted_modules()):
+            error = root(e)
+            if passed_through(error, trusted_modules()):
                 raise error from None
             raise ConfigError(f"trainer: {said_briefly(e)}" if is_of_trainer(e) else str(error)) from e
         except Exception as e:
@@ -387,17 +387,6 @@ class Train(LightningCLI):
             finally:
                 self.parser.exit_on_error = True
         return _NAMED[key]
-
-
-def _root(e: BaseException) -> BaseException:
-    """What was wrong in the user's terms: our own error if there is one in the chain, else its beginning."""
-    return _root(e.__cause__) if e.__cause__ and not isinstance(e, SeqmixError) else e
-
-
-def _passed_through(error: BaseException, modules: tuple[str, ...]) -> bool:
-    """Whether a module of the user has part in the error, whose type and place then tell more than our words."""
-    names = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
-    return not isinstance(error, SeqmixError) and bool(names.intersection(modules))
 
 
 def _quiet() -> None:

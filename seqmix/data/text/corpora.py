@@ -4,15 +4,14 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import chain, groupby
-from operator import itemgetter
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from seqmix.data.files import data_folder, opened
 from seqmix.data.served import Served, Split, check_positive
 from seqmix.data.text._pairs import Pairs
+from seqmix.data.text._parts import borders, lines, split_documents
 from seqmix.data.text._pieces import Objective, Packing, Pieces
 from seqmix.data.text._token_file import Documents, token_file
 from seqmix.data.text.tokenizer import Bytes, Characters, Tokenizer, WordPiece, read_vocabulary, train_vocabulary
@@ -216,20 +215,20 @@ class TextFiles(Corpus):
         self.files: dict[Split, str | None] = {"train": train, "val": val, "test": test}
         self.document = _pattern("document", document)
         # bytes where the parts of one file begin, and its size
-        self._borders: list[int] | None = None
+        self.borders: list[int] | None = None
 
     def _documents(self, split: Split) -> Iterator[Iterable[bytes]]:
         start = None if self.document is None else re.compile(self.document.encode())
         first, last = 0, None
         if self.files["val"] is None:
             path, i = self._path("train"), SPLITS.index(split)
-            self._borders = self._borders or _borders(path)
-            first, last = self._borders[i : i + 2]
+            self.borders = self.borders or borders(path)
+            first, last = self.borders[i : i + 2]
         else:
             path = self._path(split)
         with opened(path) as file:
             file.seek(first)
-            yield from _split_documents(_lines(file, first, last), start)
+            yield from split_documents(lines(file, first, last), start)
 
     def _recipe(self, split: Split) -> str:
         path = self._path("train" if self.files["val"] is None else split)
@@ -340,8 +339,6 @@ class HubText(Corpus):
         return f"{self.dataset} {self.subset} {self.column} {self.hub_splits[split]} {self.n_documents}"
 
 
-# bytes of a part of a document that is longer
-_PART = 1 << 16
 # tokens: rows of the embedding if nothing is said
 _ROWS = {"bytes": 260, "characters": 256, "wordpiece": 30522}
 
@@ -352,61 +349,6 @@ def _pattern(name: str, pattern: str | None) -> str | None:
     except re.error as error:
         raise ConfigError(f"{name} = {pattern!r} is no regular expression: {error}; set data.{name}") from error
     return pattern
-
-
-def _split_documents(lines: Iterable[bytes], start: re.Pattern[bytes] | None) -> Iterator[Iterator[bytes]]:
-    """Whole documents, each in parts; blank lines before the first belong to it."""
-
-    def numbered() -> Iterator[tuple[int, bytes]]:
-        number, filled = 0, False
-        for line in lines:
-            if start is not None and filled and start.match(line):
-                number, filled = number + 1, False
-            filled = filled or bool(line.strip())
-            yield number, line
-
-    for _, document in groupby(numbered(), itemgetter(0)):
-        yield _joined(line for _, line in document)
-
-
-def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines put together until they are long enough."""
-    part, size = [], 0
-    for line in lines:
-        part.append(line)
-        size += len(line)
-        if size >= _PART:
-            yield b"".join(part)
-            part, size = [], 0
-    if part:
-        yield b"".join(part)
-
-
-def _lines(file: IO[bytes], first: int, last: int | None) -> Iterator[bytes]:
-    """Lines of a file from byte ``first`` to byte ``last``, both between lines."""
-    for line in file if last is None or last > first else ():
-        yield line
-        first += len(line)
-        if first == last:
-            return
-
-
-def _borders(path: Path) -> list[int]:
-    """Bytes where training, validation and test text begin, after the end of a line, and the size of the file."""
-    with opened(path) as file:
-        size = sum(len(block) for block in _blocks(file))
-    cuts = [size * share // 100 for share in (90, 95)]
-    found, at = [0, 0], 0
-    with opened(path) as file:
-        for block in _blocks(file):
-            ends = [block.rfind(b"\n", 0, max(0, cut - at)) for cut in cuts]
-            found = [before if end < 0 else at + end + 1 for before, end in zip(found, ends, strict=True)]
-            at += len(block)
-    return [0, *found, size]
-
-
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    return iter(partial(file.read, 1 << 20), b"")
 
 
 def _trained(folder: Path, recipe: str, texts: Iterable[bytes], corpus: Corpus) -> WordPiece:

@@ -276,7 +276,7 @@ def test_documents_in_parts_have_the_tokens_of_the_whole(tmp_path, monkeypatch, 
     (tmp_path / "other").mkdir()
     for file in (tmp_path / "cache").glob("*.txt"):
         shutil.copy(file, tmp_path / "other")
-    monkeypatch.setattr("seqmix.data.text.corpora._PART", 20)
+    monkeypatch.setattr("seqmix.data.text._parts._PART", 20)
     monkeypatch.setattr("seqmix.data.text._token_file._MOST_BYTES", 50)
     parts = _corpus(tmp_path, tokens=tokens, vocab_size=300, document=document, cache=str(tmp_path / "other"))
     for one, other in zip(whole, parts.documents("train"), strict=True):

@@ -215,15 +215,15 @@ class TextFiles(Corpus):
         self.files: dict[Split, str | None] = {"train": train, "val": val, "test": test}
         self.document = _pattern("document", document)
         # bytes where the parts of one file begin, and its size
-        self.borders: list[int] | None = None
+        self._borders: list[int] | None = None
 
     def _documents(self, split: Split) -> Iterator[Iterable[bytes]]:
         start = None if self.document is None else re.compile(self.document.encode())
         first, last = 0, None
         if self.files["val"] is None:
             path, i = self._path("train"), SPLITS.index(split)
-            self.borders = self.borders or borders(path)
-            first, last = self.borders[i : i + 2]
+            self._borders = self._borders or borders(path)
+            first, last = self._borders[i : i + 2]
         else:
             path = self._path(split)
         with opened(path) as file:

@@ -30,7 +30,7 @@ def stale_pages(root: Path) -> dict[Path, str]:
     if not (root / "README.md").is_file():
         raise ConfigError(f"no README.md in {str(root.resolve())!r}; run it in a clone of the repository")
     stale = {}
-    for file in [root / "README.md", *sorted(root.glob("docs/*.md")), root / "benchmarks" / "README.md"]:
+    for file in [root / "README.md", *sorted(root.glob("docs/**/*.md")), root / "benchmarks" / "README.md"]:
         text = file.read_text()
         new = _PART.sub(partial(_part, root), text)
         if new != text:
@@ -80,11 +80,11 @@ def _counts(root: Path) -> str:
     recipes = sum(name.startswith("recipes/") for name in configs)
     return f"""\
 - {len(list_mixers())} sequence mixers: attention, state spaces, Fourier transforms, dense and structured matrices
-  ([docs/mixers.md](docs/mixers.md))
+  ([docs/reference/mixers.md](docs/reference/mixers.md))
 - {len(list_models())} forecasting models and {len(list_image_models())} image models of {len(image_rows())} families
-  ([docs/models.md](docs/models.md))
+  ([docs/reference/models.md](docs/reference/models.md))
 - {len(list_encoders())} encoders of series: any mixer along time, patches or variates, PatchTST, iTransformer
-  ([docs/encoders.md](docs/encoders.md))
+  ([docs/reference/encoders.md](docs/reference/encoders.md))
 - {len(dataset_rows())} data sets and kinds of files: series, text, long sequences, images ([data](data/README.md))
 - {len(configs)} configs: {len(configs) - recipes} have been run and have their results in
   [configs/results](configs/results); {recipes} are recipes after papers that have never been run here

@@ -1,21 +1,42 @@
-"""Configuration of the documentation: ``pip install -e '.[docs]' && sphinx-build -W docs docs/_build``."""
+"""Configuration of the documentation: ``pip install -e '.[docs]' && sphinx-build -W docs docs/_build``.
+
+Parts of it are made at build by modules beside this file, each a Sphinx extension.
+"""
+
+import sys
+from pathlib import Path
 
 import seqmix
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "seqmix"
 author = "the seqmix authors"
 copyright = "2026, the seqmix authors"
 release = version = seqmix.__version__
+# the one place that knows the address of the repository
+repository = "https://github.com/seqmix/seqmix"
 
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "_repository",
 ]
-exclude_patterns = ["_build"]
-html_theme = "furo"
-html_title = "seqmix"
+exclude_patterns = ["_*"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
+
+html_theme = "furo"
+html_title = "seqmix"
+html_copy_source = False
+html_theme_options = {
+    "source_repository": repository,
+    "source_branch": "main",
+    "source_directory": "docs/",
+    "top_of_page_buttons": ["view", "edit"],
+}
+# prompts and output are not copied
+copybutton_exclude = ".linenos, .gp, .go"

@@ -20,7 +20,9 @@ def test_a_config_without_results_is_a_recipe():
     assert run and {path.stem for path in CONFIGS if path.parent == FOLDER} == run
 
 
-@pytest.mark.parametrize("name", ["demo", "demo.yaml", "configs/demo.yaml", "recipes/recall_copying"])
+@pytest.mark.parametrize(
+    "name", ["demo", "demo.yaml", "configs/demo.yaml", "recipes/recall_copying", "recall_copying.yaml"]
+)
 def test_configs_come_with_the_package(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for argv in (["--config", name], [f"--config={name}"]):

@@ -144,7 +144,7 @@ def test_every_command_and_file_that_is_named_exists():
             assert command in cli.COMMANDS, f"{page}: {command}"
         for file in re.findall(r"(configs/(?:recipes/)?\w+\.yaml)", text):
             assert (ROOT / file).exists(), f"{page}: {file}"
-        for file in re.findall(r"\]\(([^)#]+)", text):
+        for file in re.findall(r"""(?:\]\(|src(?:set)?=")([^)#"]+)""", text):
             assert "://" in file or (ROOT / page).parent.joinpath(file).exists(), f"{page}: {file}"
 
 

@@ -32,7 +32,7 @@ from seqmix.models import DLinear, MixerForecaster
 from seqmix.models.norm import window_moments
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Forecasting
-from seqmix.tasks.rows import append_rows
+from seqmix.tasks.rows import append_rows, read_rows
 
 CONTEXT, HORIZON, HELD_OUT = 168, 48, 192
 LEVELS = (80, 95)
@@ -66,9 +66,9 @@ def main() -> None:
     for seed in args.seeds:
         for model, loss in METHODS:
             key = {"model": model, "loss": loss, "seed": str(seed), "steps": str(args.steps)}
-            if not any(key.items() <= row.items() for row in _read(args.out)):
+            if not any(key.items() <= row.items() for row in read(args.out)):
                 append_rows(args.out, measure(series, model, loss, seed, args.steps))
-    print(markdown(_table([row for row in _read(args.out) if row["steps"] == str(args.steps)])))
+    print(markdown(table([row for row in read(args.out) if row["steps"] == str(args.steps)])))
 
 
 def read_m4(limit: int | None = None) -> list[np.ndarray]:
@@ -176,14 +176,13 @@ def _bounds(method: str, known: dict[str, np.ndarray], new: dict[str, np.ndarray
     return nest(lo, hi)
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of the CSV, none if there is no file."""
+    return read_rows(path)
 
 
-def _table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """A line for each way to make intervals: coverage and width, means over the seeds."""
     table = []
     trained = {(row["model"], row["loss"]) for row in rows}
     for (model, loss), methods in METHODS.items():

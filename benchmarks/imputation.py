@@ -145,6 +145,18 @@ def saits(cell: dict[str, Any], data: Gaps) -> dict[str, Any]:
     return {**metrics, "cells": int(hidden.sum()), "parameters": sum(p.numel() for p in model.model.parameters())}
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of the CSV, none if there is no file."""
+    return read_rows(path)
+
+
+def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """A line for each model on each set of hidden cells."""
+    names = {"data": "data", "pattern": "pattern", "rate": "hidden", "model": "model", "mse": "MSE", "mae": "MAE"}
+    rounded = [row | {k: f"{float(row[k]):.4f}" for k in ("mse", "mae")} for row in rows]
+    return [{title: row[k] for k, title in names.items()} | {"CPU s": row["cpu_seconds"]} for row in rounded]
+
+
 def draw(table: Path, path: Path) -> None:
     """Draw MSE against the share of hidden cells, a panel for each data set."""
     rows = [row for row in read_rows(table) if row["pattern"] == "point"]

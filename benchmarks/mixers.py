@@ -27,6 +27,7 @@ from seqmix.commands.tables import print_table
 from seqmix.environment import environment
 from seqmix.mixers import Mixer, list_mixers, mixer_facts
 from seqmix.ops import tune_allocator
+from seqmix.tasks.rows import read_rows
 
 Row = dict[str, Any]
 
@@ -59,9 +60,10 @@ def main() -> None:
 
     facts = environment()
     where = f"width {options.d_model}, batch 1, float32, one thread of {facts['cpu']}, torch {facts['torch']}"
-    print_table(f"\n{TIME}; {where}", [_times(rows, found["Attention"]) for rows in found.values()])
-    print_table(f"\n{PEAK}", [{"mixer": name, **_by_length(rows, PEAK)} for name, rows in found.items()])
-    _write(options.out, [row for rows in found.values() for row in rows], options.d_model, facts)
+    rows = [row for own in found.values() for row in own]
+    print_table(f"\n{TIME}; {where}", table(rows))
+    print_table(f"\n{PEAK}", memory(rows))
+    _write(options.out, rows, options.d_model, facts)
 
 
 def _rows(name: str, lengths: list[int], options: argparse.Namespace) -> list[Row]:
@@ -115,6 +117,26 @@ def peak_bytes(run: Callable[[], None]) -> int:
     events = trace.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     return max(accumulate(change for _, change in changes))
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of the CSV, with numbers as numbers."""
+    numbers = {"length": int, FORWARD: float, TIME: float, PEAK: float}
+    return [{k: numbers[k](v) if v and k in numbers else v for k, v in row.items()} for row in read_rows(path)]
+
+
+def table(rows: list[Row]) -> list[Row]:
+    """The times of each mixer over lengths."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["mixer"], []).append(row)
+    return [_times(own, found["Attention"]) for own in found.values()]
+
+
+def memory(rows: list[Row]) -> list[Row]:
+    """The peak memory of each mixer over lengths."""
+    names = dict.fromkeys(row["mixer"] for row in rows)
+    return [{"mixer": name, **_by_length([r for r in rows if r["mixer"] == name], PEAK)} for name in names]
 
 
 def _times(rows: list[Row], attention: list[Row]) -> Row:

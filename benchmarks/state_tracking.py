@@ -11,8 +11,10 @@ python benchmarks/state_tracking.py --mixers DeltaNet "DeltaNet negative" --seed
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from recall import Problem, compare
+import recall
+from recall import Problem
 
 from seqmix.data import StateTracking
 from seqmix.mixers import Attention, DeltaNet, GatedDeltaNet, GatedDeltaProduct, list_mixers, mixer_facts
@@ -37,7 +39,17 @@ def main() -> None:
     """Train what the CSV lacks, then print the table of all it holds."""
     # those that see the whole sequence would read the answer of a later position off earlier ones
     causal = {name: mixer_facts(name).cls for name in list_mixers() if mixer_facts(name).cls.causal}
-    compare(__doc__, PROBLEMS, causal | VARIANTS, Path(__file__).parent / "results" / "state_tracking.csv")
+    recall.compare(__doc__, PROBLEMS, causal | VARIANTS, Path(__file__).parent / "results" / "state_tracking.csv")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of the CSV that were trained with the present settings."""
+    return recall.read(path, PROBLEMS)
+
+
+def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """One line for each mixer: mean and deviation of the accuracy on every group."""
+    return recall.table(rows, PROBLEMS)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import panels
 import zoo_models as runs
-from zoo_scores import bootstrap, geometric_mean, scores, win_rates
+from zoo_scores import bootstrap, geometric_mean, scores, win_matrix, win_rates
 
 HERE = Path(__file__).parent
 OUT = HERE / "results" / "zoo.csv"
@@ -147,6 +147,30 @@ def groups(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
             line[group] = f"{means[0]:.3f} / {means[1]:.3f} ({covered:.0f} %{some})" if mine else ""
         lines.append(line)
     return lines
+
+
+def by_panel(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """A line for each panel: relative MASE / WQL of each model, in the order of ``table``."""
+    models = [line["model"] for line in table(rows)]
+    lines = []
+    for panel in dict.fromkeys(row["panel"] for row in sorted(rows, key=lambda row: GROUPS.index(row["group"]))):
+        own = {row["model"]: row for row in rows if row["panel"] == panel}
+        first = next(iter(own.values()))
+        n = int(first["series"])
+        line = {"panel": panel, "frequency": first["group"], "series": f"{min(n, int(first['sample']))} of {n:,}"}
+        errors = {k: (float(row["relative_mase"]), float(row["relative_wql"])) for k, row in own.items()}
+        lines.append(line | {k: "{:.3f} / {:.3f}".format(*errors[k]) if k in errors else "" for k in models})
+    return lines
+
+
+def wins(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Percent of panels on which the MASE of the model of the line is below that of the column."""
+    errors = {model: _by_panel(own, "relative_mase") for model, own in _models(rows).items()}
+    found = win_matrix({line["model"]: errors[line["model"]] for line in table(rows)})
+    return [
+        {"model": model, **{other: "" if np.isnan(x) else f"{x:.0f}" for other, x in line.items()}}
+        for model, line in found.items()
+    ]
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:

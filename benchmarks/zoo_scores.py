@@ -87,11 +87,22 @@ def win_rates(errors: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """
     rates: dict[str, Any] = {}
     for model, own in errors.items():
-        wins = [
-            (error < theirs[panel]) + 0.5 * (error == theirs[panel])
-            for other, theirs in errors.items()
-            for panel, error in own.items()
-            if other != model and panel in theirs
-        ]
+        wins = [win for other, theirs in errors.items() if other != model for win in _wins(own, theirs)]
         rates[model] = 100 * float(np.mean(wins)) if wins else float("nan")
     return rates
+
+
+def win_matrix(errors: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Percent of panels on which the model of the row beats that of the column, NaN where no panel has both."""
+    return {
+        model: {
+            other: 100 * float(np.mean(wins)) if other != model and (wins := _wins(own, theirs)) else float("nan")
+            for other, theirs in errors.items()
+        }
+        for model, own in errors.items()
+    }
+
+
+def _wins(own: Mapping[str, float], theirs: Mapping[str, float]) -> list[float]:
+    """1 for each shared panel where ``own`` is lower, 0.5 where both are equal."""
+    return [(error < theirs[panel]) + 0.5 * (error == theirs[panel]) for panel, error in own.items() if panel in theirs]

@@ -20,7 +20,11 @@ from seqmix.commands.tables import markdown
 from seqmix.errors import ConfigError
 from seqmix.mixers import list_mixers
 from seqmix.models import list_encoders, list_models
+from seqmix.tasks.rows import read_rows
 from seqmix.vision import list_models as list_image_models
+
+#: Columns that say by which code and on which machine a row was measured.
+PROVENANCE = ("commit", "device", "cpu", "gpus", "torch", "versions")
 
 _PART = re.compile(r"<!-- (?P<name>\w+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
@@ -90,12 +94,12 @@ def _counts(root: Path) -> str:
 
 def _benchmark(root: Path, name: str) -> str:
     """The table of ``benchmarks/<name>.py``, made of the rows that it wrote; ``<name>_<part>`` is another one of it."""
-    folder, part = root / "benchmarks", "table"
-    file = folder / f"{name}.py"
-    if not file.is_file():
-        stem, _, part = name.rpartition("_")
-        file = folder / f"{stem}.py"
-    if not file.is_file():
+    folder, words = root / "benchmarks", name.split("_")
+    for n in range(len(words), 0, -1):
+        file, part = folder / f"{'_'.join(words[:n])}.py", "_".join(words[n:]) or "table"
+        if file.is_file():
+            break
+    else:
         raise ConfigError(f"<!-- {name} --> names no generated part; there are {', '.join(_PARTS)} and the benchmarks")
     sys.path.insert(0, str(folder))
     try:
@@ -104,7 +108,15 @@ def _benchmark(root: Path, name: str) -> str:
         spec.loader.exec_module(script)  # pyright: ignore[reportOptionalMemberAccess]
     finally:
         sys.path.pop(0)
-    return markdown(getattr(script, part)(script.read(folder / "results" / f"{file.stem}.csv")))
+    lines = getattr(script, part)(script.read(folder / "results" / f"{file.stem}.csv"))
+    return markdown(lines) if lines else "No run has been recorded yet."
+
+
+def _measured(name: str, root: Path) -> str:
+    """The rows of ``benchmarks/results/<name>.csv``, without what says where they were measured."""
+    rows = read_rows(root / "benchmarks" / "results" / f"{name}.csv")
+    shown = [{k: f"{int(v):,}" if v.isdigit() else v for k, v in row.items() if k not in PROVENANCE} for row in rows]
+    return markdown([{name.replace("_", " "): value for name, value in row.items()} for row in shown])
 
 
 _PARTS: dict[str, Callable[[Path], str]] = {
@@ -120,5 +132,6 @@ _PARTS: dict[str, Callable[[Path], str]] = {
     "study": partial(_study, "verdicts"),
     "study_models": partial(_study, "by_model"),
     "study_pairs": partial(_study, "pair_rows"),
-    **{kind: partial(_results, kind) for kind in ("language", "lra", "glue")},
+    **{kind: partial(_results, kind) for kind in ("language", "lra", "glue", "masked", "imputation", "detection")},
+    **{name: partial(_measured, name) for name in ("vision", "text", "sweep", "distributed", "devices")},
 }

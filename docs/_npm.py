@@ -1,4 +1,4 @@
-"""Packages of the npm registry for the pages: fetched at build, verified, kept in ``docs/_cache``, not committed."""
+"""Packages of the npm registry for the pages: fetched at build, verified, kept in ``build/npm``, not committed."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from sphinx.errors import ExtensionError
 
-CACHE = Path(__file__).parent / "_cache"
+CACHE = Path(__file__).parents[1] / "build" / "npm"
 #: Set to 1, the pages are built without any package: tables that do not sort, no forecast in the browser.
 PLAIN = os.environ.get("SEQMIX_DOCS_PLAIN") == "1"
 
@@ -29,7 +29,7 @@ def package(name: str, version: str, integrity: str) -> Path:
     """
     folder = CACHE / f"{name.replace('/', '+')}-{version}"
     if not folder.is_dir():
-        CACHE.mkdir(exist_ok=True)
+        CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
             archive = _fetch(f"{name}@{version}", Path(scratch))
             found = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
@@ -49,7 +49,7 @@ def _fetch(package: str, folder: Path) -> Path:
     archives = [*folder.glob("*.tgz")]
     if done.returncode or len(archives) != 1:
         reason = "; ".join(done.stderr.strip().splitlines()[:4])
-        raise ExtensionError(f"npm package {package} is not in docs/_cache and cannot be fetched: {reason}; {_REMEDY}")
+        raise ExtensionError(f"npm package {package} is not in build/npm and cannot be fetched: {reason}; {_REMEDY}")
     return archives[0]
 
 

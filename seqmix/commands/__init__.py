@@ -1,1 +1,1 @@
-"""Commands of ``seqmix``: one module each, imported when it is asked for."""
+"""Commands of ``seqmix``, one module each, imported when needed."""

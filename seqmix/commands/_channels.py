@@ -1,4 +1,4 @@
-"""The table of a file as a long frame of one or several channels, for the commands of analysis."""
+"""Reading of tables as long frames with one or several channels, for classify, impute and detect."""
 
 import re
 import sys
@@ -35,7 +35,7 @@ _NO_CHANNELS = (
 
 
 class ChannelTable(NamedTuple):
-    """A table and what its columns are for."""
+    """A table and the roles of its columns."""
 
     file: TableFile
     long: pd.DataFrame  # ids, times and channels, in the order of the file, lines at its end that are no rows left out
@@ -67,18 +67,18 @@ def read_channels(
     label_col: str | None = None,
     labeled: bool = False,
 ) -> ChannelTable:
-    """Read a table and find out what its columns are for.
+    """Read a table and find the roles of its columns.
 
     Args:
         path: the file.
         cells: how its cells are written.
-        sep: what is between two fields. Default: found in the file.
-        encoding: character encoding. Default: found in the file.
+        sep: field separator. Default: inferred.
+        encoding: character encoding. Default: inferred.
         id_col: columns that name the series, with commas between them. Default: found by name or content.
         time_col: columns of times, with commas between them. Default: found by name or content.
         channels: columns of values, with commas between them. Default: all columns of numbers.
         label_col: column of labels, which stays as it is. Default: none.
-        labeled: there has to be a column of labels.
+        labeled: require a column of labels.
 
     Raises:
         DataError: if a column cannot be found or read.
@@ -119,7 +119,7 @@ def check_loaded(function: Callable[..., None], given: dict[str, Any], fitting: 
 
 
 def check_outputs(out: str, plot: str | None, save: str | None) -> None:
-    """See that what is asked for can be written, before anything is computed."""
+    """Check that the outputs can be written, before anything is computed."""
     check_output("out", out, OUTPUTS)
     if plot is not None:
         check_output("plot", plot, PICTURES)
@@ -152,12 +152,12 @@ def written(values: np.ndarray, column: pd.Series, cells: Cells) -> list[str]:
 
 @contextmanager
 def in_words_of_the_shell(function: Callable[..., None], words: dict[str, str], unfinished: str) -> Iterator[None]:
-    """Warnings and errors that name options as they are written on the command line.
+    """Context in which warnings and errors name options as on the command line.
 
     Args:
         function: the command, whose arguments are the options.
-        words: words of Python, and what they are in the shell.
-        unfinished: what there is not after Ctrl-C.
+        words: names in Python, and on the command line.
+        unfinished: message after Ctrl-C.
     """
 
     def translate(message: str) -> str:

@@ -1,4 +1,4 @@
-"""Which classes a config may name, and what becomes of the options of the class named before."""
+"""Rules for the classes that a config may name."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _allowed_before: set[str] = set()
 
 
 def prepare_parser() -> None:
-    """Set what jsonargparse imports and calls for a value, and what it keeps where a class replaces another."""
+    """Configure which classes jsonargparse accepts, and which options it keeps when a class replaces another."""
     modules = trusted_modules()
     jsonargparse.set_parsing_settings(
         import_path_denylist=[*_REFUSED, *(_allowed_before - {*modules})],
@@ -46,6 +46,6 @@ def _check_factory(callable_type: Any, spec: Any) -> Any:
 
 
 def _discard(parser: Any, before: Any, now: Any) -> None:
-    """Forget the options of the class before: Hydra in place of Mamba would get Mamba's ``d_conv``, never asked for."""
+    """Drop the options of the replaced class: Hydra in place of Mamba must not get Mamba's ``d_conv``."""
     if before and "init_args" in before and before["class_path"] != now["class_path"]:
         before["init_args"] = jsonargparse.Namespace()

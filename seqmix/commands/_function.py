@@ -1,4 +1,4 @@
-"""A plain function as a command: its signature is the parser, its docstring the help."""
+"""Commands from plain functions: the signature is the parser, the docstring the help."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from seqmix.commands.short_help import EXAMPLES
 
 
 class Parser(Explained, ArgumentParser):
-    """jsonargparse's parser with errors of two lines."""
+    """The parser of jsonargparse with errors of two lines."""
 
 
 def call(function: Callable[..., None], command: str, argv: list[str], *, leading: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""The table of a file as a long frame: which column is what, by option, by name or by what it holds."""
+"""Conversion of tables to long frames: column roles by option, by name or by content."""
 
 import difflib
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _MOST_FOOTERS = 5
 
 
 class Roles(NamedTuple):
-    """What the columns of a table are for."""
+    """Roles of the columns of a table."""
 
     ids: list[str]  # columns that name the series together
     times: list[str]  # columns that are the time together
@@ -51,7 +51,7 @@ def find_roles(
     target_col: str | None,
     covariates: Sequence[str],
 ) -> Roles:
-    """What the columns of a table are for.
+    """Find the roles of the columns of a table.
 
     Args:
         frame: the table.
@@ -88,14 +88,14 @@ def find_roles(
 def long_frame(
     frame: pd.DataFrame, cells: Cells, roles: Roles, covariates: Sequence[str], *, values: bool = True
 ) -> tuple[pd.DataFrame, list[str]]:
-    """A table as a long frame of ids, times, values and covariates, and what was left out of it.
+    """Convert a table to a long frame of ids, times, values and covariates; also returns what was left out.
 
     Args:
         frame: the table.
         cells: how its cells are written.
-        roles: what its columns are for.
+        roles: roles of its columns.
         covariates: columns that are inputs.
-        values: whether the table holds values; those of known-future covariates do not.
+        values: the table holds values; tables of known-future covariates do not.
 
     Raises:
         DataError: if cells cannot be read.

@@ -1,4 +1,4 @@
-"""What comes out of a run: test metrics, the table beside the baselines, forecasts as a file."""
+"""Output of a run: the table of results with baselines, and files of predictions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +58,7 @@ def print_rows(rows: Sequence[Row], task: Task, data: Any) -> None:
 
 
 def write_predictions(path: Path, batches: Sequence[dict[str, Tensor]], task: Task, data: Any) -> None:
-    """Write predictions as a long table, whole or not at all."""
+    """Write predictions as a long table, atomically."""
     first = 0
     with whole(path) as part:
         for batch in batches:

@@ -1,4 +1,4 @@
-"""Settings of a run: what its results depend on besides seed and machine, as a digest and in words."""
+"""Settings of a run: all that its results depend on besides seed and machine, with a digest."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ _MODEL = ("model", "data", "densify")
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted name, without seed, places, devices and display."""
+    """Settings by dotted name, without seed, paths, devices and display."""
     return dict(_leaves(config, ""))
 
 

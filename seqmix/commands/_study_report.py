@@ -1,4 +1,4 @@
-"""What a study found: a table, ``trials.csv``, the best config, and two pictures."""
+"""Report of a study: a table, ``trials.csv``, the best config, and two plots."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _DONE = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "u
 
 
 def report(search: Search) -> bool:
-    """Print and write what the study has found; False if no trial has a result."""
+    """Print and write the report of a study; False if no trial has a result."""
     study = search.study()
     trials = study.get_trials(deepcopy=False)
     tried = [trial for trial in trials if "same_as" not in trial.user_attrs]
@@ -118,7 +118,7 @@ def _score(trial: "FrozenTrial") -> float:
 
 
 def _place(trial: "FrozenTrial", search: Search) -> tuple[int, float]:
-    """Place in the table: trials that are done by their result, then the others as they came."""
+    """Sort key in the table: finished trials by their result, then the others in order."""
     if trial.state.name == "COMPLETE":
         return 0, _score(trial) * (-1 if search.maximize else 1)
     return 1 + list(_DONE).index(trial.state.name), trial.number
@@ -129,7 +129,7 @@ def _said(value: Any) -> str:
 
 
 def _write_best(best: "FrozenTrial", search: Search, count: int) -> Path:
-    """Write the config of the best trial, with where it is from."""
+    """Write the config of the best trial, with its origin in the header."""
     file, run = search.folder / "best.yaml", Path(best.user_attrs["run"])
     better = "higher" if search.maximize else "lower"
     head = (

@@ -1,4 +1,4 @@
-"""Trained models from a config and a checkpoint, without the data that they were trained on."""
+"""Loading of trained models from a config and a checkpoint, without their training data."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from seqmix.vision import ImageModel
 
 
 def trained_task(config: str | None, ckpt_path: str | None) -> tuple[Task, Namespace]:
-    """Task of a config with the weights of a checkpoint, and the config; nothing else that it names is made.
+    """Build the task of a config with the weights of a checkpoint; also returns the config.
 
     The facts of the data are those in the checkpoint.
 
@@ -48,7 +48,7 @@ def trained_task(config: str | None, ckpt_path: str | None) -> tuple[Task, Names
 
 
 def trained_language_model(config: str | None, ckpt_path: str | None) -> tuple[TokenModel, Tokenizer]:
-    """A trained causal language model, and what makes its tokens."""
+    """Load a trained causal language model and its tokenizer."""
     task, settings = trained_task(config, ckpt_path)
     if not isinstance(task, CausalLM):
         raise ConfigError(
@@ -63,7 +63,7 @@ def trained_language_model(config: str | None, ckpt_path: str | None) -> tuple[T
 def trained_image_model(
     config: str | None, ckpt_path: str | None
 ) -> tuple[ImageModel, Mapping[str, Any], Sequence[str]]:
-    """A trained image model, what it expects of images, and the names of its classes."""
+    """Load a trained image model, its input configuration, and the names of its classes."""
     task, _ = trained_task(config, ckpt_path)
     if not isinstance(task, ImageClassification):
         raise ConfigError(f"{type(task).__name__} has no images to classify; leave out --images")

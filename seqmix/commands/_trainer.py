@@ -1,4 +1,4 @@
-"""Options of the trainer that cannot work: found before data is read, or Lightning's error in two lines."""
+"""Checks of trainer options before data is read, and Lightning's errors in two lines."""
 
 import re
 import traceback
@@ -37,7 +37,7 @@ _NEEDED = {
 
 
 def check_trainer(command: str, config: Any) -> None:
-    """Raise ``ConfigError`` if the seed or an option of the trainer leaves nothing to do, or cannot be meant."""
+    """Raise ``ConfigError`` if the seed or an option of the trainer leaves nothing to do, or makes no sense."""
     seed, trainer = config["seed_everything"], config["trainer"]
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
         raise ConfigError(f"seed_everything must be between 0 and {2**32 - 1}, got {seed}; use for example 0")
@@ -60,10 +60,10 @@ def is_of_trainer(e: Exception) -> bool:
 
 @contextmanager
 def explaining(settings: Callable[[], Mapping[str, Any]], n_workers: int | None) -> Iterator[None]:
-    """Say in the words of the options that memory ran out, or that another process was killed.
+    """Context that explains out-of-memory errors and killed processes in terms of the options.
 
     Args:
-        settings: gives the options by dotted name.
+        settings: returns the options by dotted name.
         n_workers: processes that read the data, None if data has no such option.
 
     Raises:
@@ -105,7 +105,7 @@ def _dead(said: str, n_workers: int | None) -> ProcessDied | None:
 
 
 def said_briefly(e: Exception) -> str:
-    """What an error of Lightning says, without the sentences that go into details, and where its options are set."""
+    """Short form of an error message of Lightning."""
     said, *more = re.split(r"(?<=[.!?]) (?=[A-Z`])", " ".join(str(e).split()))
     said += "".join(f" {sentence}" for sentence in more[:1] if len(said) + len(sentence) < 150)
     where = "Set it as trainer: {...} in the config or as --trainer.<name>; `seqmix info` lists the devices here"

@@ -1,4 +1,4 @@
-"""Trials of a study: claimed by one process each, trained, ended early, and gone on with after an interruption."""
+"""Trials of a study: claimed by one process each, trained, pruned, and resumed after an interruption."""
 
 import io
 import sys
@@ -37,7 +37,7 @@ class Search:
         space: options that vary, and their values.
         folder: folder of the study.
         trials: number of trials.
-        pruner: how trials that promise little are ended early.
+        pruner: rule that stops unpromising trials early.
         seed: seed of the draws.
         metric: the validation metric that trials are compared by.
         maximize: greater values are better.
@@ -55,13 +55,13 @@ class Search:
     deadline: float
 
     def study(self) -> "Study":
-        """The study as far as it has come."""
+        """The study with its trials so far."""
         file = self.folder / "study.journal"
         return make_study(self.folder.name, maximize=self.maximize, pruner=self.pruner, seed=self.seed, file=file)
 
 
 def words(values: Mapping[str, Any]) -> str:
-    """The values of a trial in a line, as they are typed."""
+    """The values of a trial in one line, as typed on the command line."""
     return " ".join(f"{name}={f'{x:.4g}' if isinstance(x, float) else x}" for name, x in values.items())
 
 
@@ -125,7 +125,7 @@ def _repeat(study: "Study", frozen: "FrozenTrial", same: "FrozenTrial") -> None:
 
 
 def _run(study: "Study", trial: "Trial", search: Search) -> None:
-    """Train once, and tell the study what came of it."""
+    """Train once, and report the result to the study."""
     import optuna
 
     values = drawn(trial, search.space)
@@ -187,7 +187,7 @@ def _fail(study: "Study", trial: "Trial", reason: str) -> None:
 
 
 class _Watch(Callback):
-    """Reports each validation to the study, and stops the run where it promises little or the time is over."""
+    """Callback that reports each validation to the study, and stops pruned runs and those out of time."""
 
     def __init__(self, trial: "Trial", run: Run, over: Callable[[], bool]):
         self.trial, self.run, self.over = trial, run, over

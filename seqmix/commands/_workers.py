@@ -1,4 +1,4 @@
-"""Work that several processes share: those of this machine, or tasks of Ray."""
+"""Work shared by processes of this machine, or by Ray tasks."""
 
 import logging
 import multiprocessing
@@ -21,7 +21,7 @@ _ASKED = 143
 def in_processes(work: Callable[..., None], args: tuple[Any, ...], jobs: int) -> None:
     """Call ``work`` in ``jobs`` processes of one thread each, and wait for all of them.
 
-    Ctrl-C and SIGTERM are passed on as SIGTERM; what is raised waits until the processes have ended.
+    Ctrl-C and SIGTERM are passed on as SIGTERM; exceptions are raised after the processes have ended.
 
     Raises:
         ConfigError: if a process was killed, or failed.
@@ -79,7 +79,7 @@ def orphaned() -> bool:
 
 
 def _main(work: Callable[..., None], args: tuple[Any, ...], modules: tuple[str, ...]) -> None:
-    """What a process does; a terminal's Ctrl-C goes to the process that started it, which passes it on once."""
+    """Body of a process; a terminal's Ctrl-C goes to the parent process, which passes it on once."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGTERM, _raise)

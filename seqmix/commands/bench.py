@@ -36,11 +36,11 @@ def bench(
     repeats: int = 5,
     out: str | None = None,
 ) -> None:
-    """Time a mixer forward, and forward with backward, and measure the memory between the two.
+    """Measure time (forward, and forward with backward) and memory of a mixer.
 
     Times are the median of the repeats, in microseconds per token: of the process on a CPU, all threads together, and
-    of the wall clock on a GPU. Memory, in MiB, is what the forward pass keeps for the backward pass, beside weights
-    and input: it decides the length that can be trained.
+    of the wall clock on a GPU. Memory, in MiB, is that of the activations kept for the backward pass, without weights
+    and input: it limits the length that can be trained.
 
     Args:
         mixer: the mixer, by class name or dotted path; ``--mixer.<option>`` sets its options.
@@ -48,9 +48,9 @@ def bench(
         d_model: width D.
         batch_size: sequences B.
         device: a torch device, ``cpu`` or ``cuda``.
-        dtype: of weights and input.
-        repeats: measurements of each time, after one that does not count.
-        out: CSV file for the rows.
+        dtype: type of weights and input.
+        repeats: measurements of each time, after one warm-up.
+        out: CSV file for the rows. Default: none is written.
     """
     check_at_least(1, d_model=d_model, batch_size=batch_size, repeats=repeats)
     if device.partition(":")[0] not in ("cpu", "cuda") or (device != "cpu" and not torch.cuda.is_available()):

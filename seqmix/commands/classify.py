@@ -1,4 +1,4 @@
-"""``seqmix classify``: labeled series in a file, a trained classifier, the classes of other series in a file."""
+"""``seqmix classify``: train a classifier on labeled series in a file, and classify others."""
 
 import sys
 from pathlib import Path
@@ -65,32 +65,32 @@ def classify(
     """Train a classifier on labeled series in a file, and write the classes of other series.
 
     Args:
-        data: series: a ``.ts`` file of the UCR and UEA archives, or a long table (CSV, Excel, parquet) of ids, times,
-            values and labels. With ``load`` the series to be classified.
-        test: series to be classified, in a file of the same kind, with or without labels. Default: a quarter of the
-            series of each class in ``data``, which the classifier is not trained on.
+        data: file of labeled series: a ``.ts`` file of the UCR and UEA archives, or a long table (CSV, Excel, parquet)
+            of ids, times, values and labels. With ``load`` the series to classify.
+        test: file of the series to classify, with or without labels. Default: a held-out quarter of the series of
+            each class in ``data``.
         model: classifier, encoder, forecasting model or mixer by name. Default: random convolutions and a ridge.
-        out: file of the classes and their probabilities: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
-        plot: picture of the classes, for example ``classes.png``.
+        out: output file of classes and probabilities: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
+        plot: file for a plot of the classes, for example ``classes.png``. Default: none.
         label_col: column of labels, one for each id.
-        id_col: column that names the series, or several with commas between them. Default: found by name or content.
+        id_col: column that names the series, or several separated by commas. Default: found by name or content.
         time_col: column of times, or several. Default: found by name or content.
-        channels: columns of values, with commas between them. Default: all columns of numbers.
+        channels: columns of values, separated by commas. Default: all columns of numbers.
         normalize: ``train`` standardizes channels by the training series, ``series`` each series by itself.
         freq: step between rows. Default: inferred.
         fill_gaps: insert missing time steps as missing values.
-        sep: separator of fields in a CSV file. Default: found in the file.
-        decimal: decimal sign, ``.`` or ``,``. Default: found in the file.
-        date_format: how dates are written, for example ``%d.%m.%Y``. Default: found in the file.
-        encoding: character encoding. Default: found in the file.
-        na: words for missing values besides the usual ones, with commas between them.
-        max_steps: most optimizer steps of a model that is trained.
+        sep: field separator of a CSV file. Default: inferred.
+        decimal: decimal separator, ``.`` or ``,``. Default: inferred.
+        date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
+        encoding: character encoding. Default: inferred.
+        na: further words for missing values, separated by commas.
+        max_steps: maximum number of optimizer steps of a trained model.
         lr: peak learning rate.
-        seed: of weights, order and series that are held out.
+        seed: seed of weights, order and held-out series.
         device: ``auto``, ``cpu`` or ``cuda``.
-        save: folder for the classifier, to be used with ``load``.
-        load: folder of a classifier: classify ``data`` with it instead of training.
-        verbose: print how training went, and show progress, which a terminal always shows.
+        save: folder for the classifier, to be used with ``load``. Default: it is not saved.
+        load: folder of a saved classifier to use instead of training.
+        verbose: print the training history, and show progress also where the output is no terminal.
     """
     check_outputs(out, plot, save)
     if load:

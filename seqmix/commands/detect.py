@@ -1,4 +1,4 @@
-"""``seqmix detect``: a table in a file, and the same table with a score and a label for each row."""
+"""``seqmix detect``: score and label every row of a table in a file."""
 
 import sys
 from pathlib import Path
@@ -60,39 +60,39 @@ def detect(
     load: str | None = None,
     verbose: bool = False,
 ) -> None:
-    """Score every row of a table in a file, higher = more anomalous, and label the rows above a threshold.
+    """Score every row of a table in a file (higher = more anomalous), and label the rows above a threshold.
 
     Args:
         data: CSV, Excel or parquet file: times and one or several columns of values, with ids where there are several
             series.
-        train: file of mostly normal rows of the same columns that the detector learns from, and the threshold. Default:
-            ``data`` itself, whose most unusual rows are then labeled.
+        train: file of mostly normal rows with the same columns, to fit detector and threshold. Default: ``data``
+            itself, whose most unusual rows are then labeled.
         out: file of the table with columns ``score`` and ``anomaly`` (1 or 0): ``.csv``, ``.tsv``, ``.parquet`` or
             ``.xlsx``.
-        plot: picture of values, scores and threshold, for example ``scores.png``.
+        plot: file for a plot of values, scores and threshold, for example ``scores.png``. Default: none.
         model: detector, forecasting model, encoder or mixer by name. Default: the mean of a forecast error and of two
             distances of windows.
         quantile: the threshold is this quantile of the scores of the training rows.
-        contamination: expected share of anomalies among the training rows, in place of ``1 - quantile``.
-        season: length of the season in time steps. Default: found in the training rows.
-        label_col: column of known anomalies, 1 or 0, which the scores are measured by. Default: none.
-        id_col: column that names the series, or several with commas between them. Default: found by name or content.
+        contamination: expected share of anomalies among the training rows. Default: ``1 - quantile``.
+        season: length of the season in time steps. Default: inferred from the training rows.
+        label_col: column of true labels, 1 or 0, to evaluate the scores. Default: none.
+        id_col: column that names the series, or several separated by commas. Default: found by name or content.
         time_col: column of times, or several. Default: found by name or content.
-        channels: columns of values, with commas between them. Default: all columns of numbers.
+        channels: columns of values, separated by commas. Default: all columns of numbers.
         freq: step between rows. Default: inferred.
         fill_gaps: insert missing time steps, which have no score.
-        sep: separator of fields in a CSV file. Default: found in the file.
-        decimal: decimal sign, ``.`` or ``,``. Default: found in the file.
-        date_format: how dates are written, for example ``%d.%m.%Y``. Default: found in the file.
-        encoding: character encoding. Default: found in the file.
-        na: words for missing values besides the usual ones, with commas between them.
-        max_steps: most optimizer steps of a model that is trained.
+        sep: field separator of a CSV file. Default: inferred.
+        decimal: decimal separator, ``.`` or ``,``. Default: inferred.
+        date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
+        encoding: character encoding. Default: inferred.
+        na: further words for missing values, separated by commas.
+        max_steps: maximum number of optimizer steps of a trained model.
         lr: peak learning rate.
-        seed: of weights and order.
+        seed: seed of weights and order.
         device: ``auto``, ``cpu`` or ``cuda``.
-        save: folder for the detector, to be used with ``load``.
-        load: folder of a detector: score with it instead of training.
-        verbose: show progress, which a terminal always shows.
+        save: folder for the detector, to be used with ``load``. Default: it is not saved.
+        load: folder of a saved detector to use instead of training.
+        verbose: show progress also where the output is no terminal.
     """
     check_outputs(out, plot, save)
     if load:

@@ -1,6 +1,6 @@
-"""Wrong options explained in two lines: what is wrong, and what would be accepted.
+"""Error messages for wrong options, in two lines: what is wrong, and what is accepted.
 
-jsonargparse reports everything it tried; one line of that is the cause. It is found here by its wording, which
+jsonargparse reports everything it tried; one line of it is the cause. That line is recognized by its wording, which
 ``tests/test_errors.py`` checks, and completed from the signatures.
 """
 

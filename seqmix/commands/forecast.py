@@ -1,4 +1,4 @@
-"""``seqmix forecast``: from a table in a file to forecasts in a file, measured beside the seasonal naive forecast."""
+"""``seqmix forecast``: forecast every series of a table in a file."""
 
 import inspect
 import re
@@ -98,54 +98,54 @@ def forecast(
 
     Args:
         data: CSV, Excel or parquet file: a long table of ids, times and values, or a wide one with a column for each
-            series. How a CSV file is written is found out, or told by ``sep`` and the options after it.
-        horizon: steps to forecast; with ``load`` by default those that were fitted.
-        model: model, encoder or mixer by name, or several with commas between them. Default: ``auto``, which compares
-            several on the end of the series, prints how they did, and forecasts with the ensemble that was best there.
-        budget: time that the fit of ``auto`` may take, for example ``30s`` or ``5min``. Default: one minute.
-        out: file of the forecasts: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
-        plot: picture of the forecasts, for example ``forecast.png``.
-        cv: forecasts of the end of each series that the models are measured by, beside the seasonal naive forecast.
-            This trains the models once more. Default: none.
-        levels: coverage of intervals in percent, with commas between them, for example ``80,95``.
+            series. The format of a CSV file is inferred, or set by ``sep`` and the options after it.
+        horizon: steps to forecast. Default with ``load``: the fitted horizon.
+        model: model, encoder or mixer by name, or several separated by commas. ``auto`` compares several models on the
+            last rows of the series, prints their errors, and forecasts with a weighted ensemble of the best.
+        budget: time limit for the fit of ``auto``, for example ``30s`` or ``5min``. Default: one minute.
+        out: output file: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
+        plot: file for a plot of the forecasts, for example ``forecast.png``. Default: none.
+        cv: number of backtest windows at the end of each series, on which the models are compared with the seasonal
+            naive forecast. This trains the models once more. Default: no backtest.
+        levels: coverage of intervals in percent, separated by commas, for example ``80,95``.
         conformal: calibrate quantile and distribution forecasts on the validation rows (conformal prediction); the
             intervals of point forecasts always are.
-        loss: what training minimizes.
+        loss: training loss.
         mode: ``global`` trains one model on windows of one series at a time, ``multivariate`` on all series at once.
         normalize: how windows are normalized: ``window`` to zero mean and unit variance, ``last`` by subtracting the
             last value, ``season`` by subtracting the seasonal naive forecast.
-        nonnegative: cut forecasts off at zero; ``auto`` does if no value is below zero.
-        scaler: how each series is scaled: ``season`` by the error of the seasonal naive forecast, ``standard`` by its
-            standard deviation.
+        nonnegative: clip forecasts at zero; ``auto`` clips if no value is negative.
+        scaler: divisor of each series: ``season`` is its seasonal naive error, ``standard`` its standard
+            deviation.
         freq: step between rows, for example ``h``, ``D``, ``MS``. Default: inferred.
-        id_col: column that names the series, or several with commas between them. Default: found by name or content.
+        id_col: column that names the series, or several separated by commas. Default: found by name or content.
         time_col: column of times, or several (``year,month``, ``date,time``). Default: found by name or content.
         target_col: column of values. Default: found by name or content.
-        sep: separator of fields in a CSV file, for example ``;`` or ``tab``. Default: found in the file.
-        decimal: decimal sign, ``.`` or ``,``. Default: found in the file.
-        thousands: sign between groups of three digits. Default: found in the file.
-        date_format: how dates are written, for example ``%d.%m.%Y``. Default: found in the file.
-        encoding: character encoding, for example ``cp1252`` or ``utf-16``. Default: found in the file.
-        na: words for missing values besides the usual ones, with commas between them.
+        sep: field separator of a CSV file, for example ``;`` or ``tab``. Default: inferred.
+        decimal: decimal separator, ``.`` or ``,``. Default: inferred.
+        thousands: thousands separator. Default: inferred.
+        date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
+        encoding: character encoding, for example ``cp1252`` or ``utf-16``. Default: inferred.
+        na: further words for missing values, separated by commas.
         future: file of the known-future covariates of the horizon.
-        future_covariates: columns known for the horizon, with commas between them.
+        future_covariates: columns known for the horizon, separated by commas.
         past_covariates: columns known up to the last row.
         static_covariates: columns that do not change within a series.
         calendar: use hour, weekday and so on as inputs.
-        context_length: steps that a model sees. Default: from the horizon and the frequency.
-        season: steps of the season. Default: that of the frequency.
+        context_length: lookback in steps. Default: from the horizon and the frequency.
+        season: length of the season in steps. Default: that of the frequency.
         fill_gaps: insert missing time steps as missing values.
         fill_value: value of inserted time steps, for example 0 for days without sales. Default: missing.
-        aggregate: what the values of a step become where rows are finer than ``freq``, for example ``sum``.
-        max_steps: most optimizer steps of each fit. Default: 1000, none if all models are pretrained.
-        learning_rate: peak learning rate. Default: 5e-3, 2e-4 for pretrained models, which it fine-tunes.
-        batch_size: windows per optimizer step. Default: 256, 32 for ``multivariate``, 64 for fine-tuning.
-        seed: of weights and order.
+        aggregate: aggregation of rows finer than ``freq``, for example ``sum``. Default: such rows are refused.
+        max_steps: maximum number of optimizer steps of each fit. Default: 1000, or 0 if all models are pretrained.
+        learning_rate: peak learning rate. Default: 5e-3, or 2e-4 for fine-tuning pretrained models.
+        batch_size: windows per optimizer step. Default: 256, or 32 for ``multivariate``, or 64 for fine-tuning.
+        seed: seed of weights and order.
         device: ``auto``, ``cpu`` or ``cuda``.
-        save: folder for the fitted models, to be used with ``load``.
-        load: folder of fitted models: forecast with them instead of training.
-        export: file for the first model as one graph: ``.pt2`` or ``.onnx``.
-        verbose: print what each fit found, and show progress, which a terminal always shows.
+        save: folder for the fitted models, to be used with ``load``. Default: they are not saved.
+        load: folder of saved models to use instead of training.
+        export: file for the first model as one graph: ``.pt2`` or ``.onnx``. Default: no export.
+        verbose: print a report of each fit, and show progress also where the output is no terminal.
     """
     if load:
         _check_fitted(locals())

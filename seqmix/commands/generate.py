@@ -1,4 +1,4 @@
-"""``seqmix generate``: text from a causal language model, one token at a time, in constant memory."""
+"""``seqmix generate``: continue a text with a causal language model."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,10 +39,10 @@ def generate(
         ckpt_path: checkpoint: a file; or ``best`` or ``last`` of the newest run of ``config``. Default: ``best``.
         prompt: beginning of the text.
         prompts: file with a prompt in each line; the texts are printed with an empty line between them.
-        tokens: how many tokens to add at most; a text ends before if the model ends it.
-        temperature: scores are divided by it: below 1 for likelier tokens, 0 for the likeliest one only.
-        top_k: draw among the k likeliest tokens. Default: among all.
-        top_p: draw among the likeliest tokens that together have this probability. Default: among all.
+        tokens: maximum number of tokens to add; the model may end a text before.
+        temperature: divisor of the scores; 0 takes the most likely token.
+        top_k: sample from the k most likely tokens. Default: from all.
+        top_p: sample from the most likely tokens that together have this probability. Default: from all.
         seed: seed of the draws.
     """
     if tokens < 1 or not temperature >= 0:
@@ -86,9 +86,9 @@ def sample(
         model: the model, in evaluation mode.
         begins: tokens before, at least one in each text.
         count: how many to draw.
-        temperature: scores are divided by it; 0 for the likeliest token.
-        top_k: draw among the k likeliest tokens. Default: among all.
-        top_p: draw among the likeliest tokens that together have this probability. Default: among all.
+        temperature: divisor of the scores; 0 takes the most likely token.
+        top_k: sample from the k most likely tokens. Default: from all.
+        top_p: sample from the most likely tokens that together have this probability. Default: from all.
         seed: seed of the draws.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""``seqmix impute``: a table with gaps in a file, and the same table without them; observed cells stay as written."""
+"""``seqmix impute``: fill the missing values of a table in a file; observed cells stay as written."""
 
 import sys
 from pathlib import Path
@@ -60,36 +60,36 @@ def impute(
     load: str | None = None,
     verbose: bool = False,
 ) -> None:
-    """Fill the missing values of a table in a file; everything else stays as it is.
+    """Fill the missing values of a table in a file; all other cells stay as they are.
 
     Args:
         data: CSV, Excel or parquet file: times and one or several columns of values, with ids where there are several
             series. Empty cells, NA and NaN are missing.
-        out: file of the filled table: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
-        plot: picture of the gaps and what they were filled with, for example ``filled.png``.
+        out: output file: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
+        plot: file for a plot of the filled gaps, for example ``filled.png``. Default: none.
         model: imputer, forecasting model, encoder or mixer by name. Default: the conditional mean of a Gaussian.
-        levels: coverage of intervals in percent, with commas between them, for example ``80,95``.
-        context: time steps that the model sees at once. Default: 96, fewer for short series.
+        levels: coverage of intervals in percent, separated by commas, for example ``80,95``.
+        context: window length in time steps. Default: 96, or less for short series.
         pattern: which cells are hidden in training: each ``point`` on its own, a ``subsequence`` of one channel, a
             ``block`` of all channels at once, or one of the three in each window (``mixed``).
         rate: share of the observed cells that is hidden in training.
-        id_col: column that names the series, or several with commas between them. Default: found by name or content.
+        id_col: column that names the series, or several separated by commas. Default: found by name or content.
         time_col: column of times, or several. Default: found by name or content.
-        channels: columns of values, with commas between them. Default: all columns of numbers.
+        channels: columns of values, separated by commas. Default: all columns of numbers.
         freq: step between rows. Default: inferred.
         fill_gaps: insert missing time steps as rows, and fill them.
-        sep: separator of fields in a CSV file. Default: found in the file.
-        decimal: decimal sign, ``.`` or ``,``. Default: found in the file.
-        date_format: how dates are written, for example ``%d.%m.%Y``. Default: found in the file.
-        encoding: character encoding. Default: found in the file.
-        na: words for missing values besides the usual ones, with commas between them.
-        max_steps: most optimizer steps of a model that is trained.
+        sep: field separator of a CSV file. Default: inferred.
+        decimal: decimal separator, ``.`` or ``,``. Default: inferred.
+        date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
+        encoding: character encoding. Default: inferred.
+        na: further words for missing values, separated by commas.
+        max_steps: maximum number of optimizer steps of a trained model.
         lr: peak learning rate.
-        seed: of weights, order and hidden cells.
+        seed: seed of weights, order and hidden cells.
         device: ``auto``, ``cpu`` or ``cuda``.
-        save: folder for the imputer, to be used with ``load``.
-        load: folder of an imputer: fill with it instead of training.
-        verbose: show progress, which a terminal always shows.
+        save: folder for the imputer, to be used with ``load``. Default: it is not saved.
+        load: folder of a saved imputer to use instead of training.
+        verbose: show progress also where the output is no terminal.
     """
     check_outputs(out, plot, save)
     if load:

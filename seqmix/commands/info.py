@@ -1,4 +1,4 @@
-"""``seqmix info``: what a bug report needs, and which kernels run here."""
+"""``seqmix info``: versions, device, and which kernels run here."""
 
 from seqmix.commands._function import call
 from seqmix.commands.tables import print_table

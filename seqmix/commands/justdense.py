@@ -1,4 +1,4 @@
-"""``seqmix report justdense``: models beside their dense twins, in pairs of the same data, seeds and budget."""
+"""``seqmix report justdense``: comparison of models with their dense twins on the same data, seeds and budget."""
 
 import statistics
 from collections import Counter, defaultdict

@@ -36,7 +36,7 @@ def main(command: str, argv: list[str]) -> None:
 
 
 def show(*, only: Kind | None = None, markdown: bool = False, write: bool = False) -> None:
-    """List what can be named in a config.
+    """List the names that a config can use.
 
     Args:
         only: one kind. Default: all of them.

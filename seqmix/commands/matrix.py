@@ -1,4 +1,4 @@
-"""``seqmix matrix``: a picture of the operator that a mixer applies along the sequence, and what structure it has."""
+"""``seqmix matrix``: draw the mixing matrix of a mixer and describe its structure."""
 
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ def draw(
 
     Args:
         mixer: the mixer, by class name or dotted path; ``--mixer.<option>`` sets its options.
-        length: length L of the sequence, so of the rows and columns.
+        length: sequence length L.
         d_model: width D.
-        groups: draw the matrix of every group of channels (the first 16), not of the first group only.
+        groups: draw the matrices of the first 16 groups of channels instead of the first only.
         seed: seed of the weights and of the input.
-        out: file of the picture; its ending chooses the format.
+        out: output file; the ending gives the format.
     """
     check_picture("out", Path(out))
     torch.manual_seed(seed)
@@ -74,7 +74,7 @@ def show_matrix(axes: Any, matrix: Tensor) -> tuple[float, float]:
 
 
 def describe(matrix: Tensor) -> tuple[str, str]:
-    """Name the structure of ``matrix: (L, L)`` and its ranks, read off its numbers.
+    """Structure and ranks of ``matrix: (L, L)``, computed from its values.
 
     Singular values under 1e-6 of the largest count as zero, and an identity that hides a low rank is split off. The
     ranks off the diagonal are those of the blocks below and above it that a cut at the middle leaves. A rank counts as

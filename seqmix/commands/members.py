@@ -1,4 +1,4 @@
-"""What can be named in a config, a row each: mixers, models, encoders, image models, data sets and configs."""
+"""Rows of `seqmix list`: mixers, models, encoders, image models, data sets and configs."""
 
 import ast
 import importlib.util
@@ -16,7 +16,7 @@ from seqmix.vision import model_facts as image_model_facts
 
 
 def mixer_rows() -> list[dict[str, Any]]:
-    """What each registered mixer is and can do, in any of the forms it is registered with."""
+    """Properties of each registered mixer, in any of its registered forms."""
     rows = []
     for name in list_mixers():
         facts = mixer_facts(name)
@@ -40,19 +40,19 @@ def mixer_rows() -> list[dict[str, Any]]:
 
 
 def model_rows() -> list[dict[str, Any]]:
-    """What each registered forecasting model is."""
+    """Properties of each registered forecasting model."""
     found = [(name, *model_facts(name)) for name in list_models()]
     return [{"name": name, "paper": paper, "covariates": cls.covariates == "used"} for name, cls, paper, _ in found]
 
 
 def encoder_rows() -> list[dict[str, Any]]:
-    """What each registered encoder of series is."""
+    """Properties of each registered encoder of series."""
     found = [(name, *encoder_facts(name)) for name in list_encoders()]
     return [{"name": name, "paper": paper, "tokens": cls.axis} for name, cls, paper, _ in found]
 
 
 def classifier_rows() -> list[dict[str, Any]]:
-    """What each registered classifier of series is."""
+    """Properties of each registered classifier of series."""
     found = [(name, *classifier_facts(name)) for name in list_classifiers()]
     return [{"name": name, "paper": paper, "closed form": cls.closed_form} for name, cls, paper, _ in found]
 

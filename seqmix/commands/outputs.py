@@ -1,4 +1,4 @@
-"""Files that a command writes: checked before it works, and written whole or not at all."""
+"""Output files of commands: checked in advance, and written atomically."""
 
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ def check_picture(option: str, path: Path) -> None:
 
 
 def save_picture(figure: "Figure", path: Path) -> None:
-    """Write a figure in the format that the ending says.
+    """Write a figure in the format of the file's ending.
 
     Raises:
         WriteError: if the file cannot be written.

@@ -47,16 +47,16 @@ def predict_images(
     ``seqmix predict --images photos --model caformer_s18 --weights timm/caformer_s18.sail_in1k``.
 
     Args:
-        images: a folder, with all below it, or one file.
+        images: a folder, searched recursively, or one file.
         config: config of a trained model. Default: the ``config.yaml`` beside ``ckpt_path``.
         ckpt_path: checkpoint: a file; or ``best`` or ``last`` of the newest run of ``config``. Default: ``best``.
         model: name of an image model with published weights, for example ``caformer_s18``.
         weights: checkpoint of ``model``, a file or a hub id, for example ``timm/caformer_s18.sail_in1k``.
-        classes: text file with the name of a class in each line. Default: the names of the training data; numbers for
+        classes: text file with the name of a class in each line. Default: those of the training data, or numbers for
             published weights.
         num_classes: classes of ``weights``. Default: those of the published model.
         top: number of classes for each image.
-        batch_size: images that pass through the model together.
+        batch_size: images in a batch.
         device: ``auto``, ``cpu`` or ``cuda``.
         out: file of the predictions, ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``. Default: a table is printed.
     """

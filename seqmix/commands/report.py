@@ -1,4 +1,4 @@
-"""``seqmix report``: the recorded results as Markdown tables, those of the README, and as pictures."""
+"""``seqmix report``: the recorded results as Markdown tables and plots."""
 
 import inspect
 import math
@@ -35,14 +35,14 @@ def report(
     published: str = "configs/published",
     plot: str | None = None,
 ) -> None:
-    """Print what the runs recorded with ``--record true`` have reached, mean and deviation over their seeds.
+    """Print the results of runs recorded with ``--record true``, as mean and standard deviation over seeds.
 
     Args:
-        table: each task has one: ``forecasts``, ``lra`` (Long Range Arena), ``language``, ``glue``, ...; ``justdense``
+        table: table of a task: ``forecasts``, ``lra`` (Long Range Arena), ``language``, ``glue``, ...; ``justdense``
             is the study of models and their dense twins, in ``study/`` of the folder.
-        folder: where the CSV files lie.
+        folder: folder of the CSV files.
         published: folder of published numbers, a CSV file for each table; they are printed beside ours.
-        plot: file of a picture of the same; its ending chooses the format.
+        plot: file for a plot of the table; the ending gives the format. Default: none.
     """
     if plot is not None:
         check_picture("plot", Path(plot))

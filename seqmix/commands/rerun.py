@@ -1,4 +1,4 @@
-"""``seqmix rerun``: train a run again from its folder, and compare every metric with what was recorded."""
+"""``seqmix rerun``: repeat a run from its folder, and compare every metric with the recorded one."""
 
 import json
 import re
@@ -26,15 +26,15 @@ def main(command: str, argv: list[str]) -> None:
 
 
 def rerun(*, run: str, tolerance: float = 0.0) -> None:
-    """Train a run again from its folder, in a folder beside it, and compare every validation and test.
+    """Repeat a run from its folder, in a new folder beside it, and compare every validation and test.
 
-    The config, its seed and the data decide what a run gives, on the same machine with the same versions to the last
-    bit. What differs between the two environments is listed. The exit code is 1 if a metric differs, and the first one
-    that does is named. The mean training loss is not compared: it leaves out steps before an interruption.
+    On the same machine with the same versions, the results are equal to the last bit. Differences between the two
+    environments are listed. The exit code is 1 if a metric differs, and the first difference is named. The mean
+    training loss is not compared: it leaves out steps before an interruption.
 
     Args:
         run: folder of the run, ``runs/<name>/<time>-seed<k>``, or of several of them: the newest.
-        tolerance: largest relative difference of two values that count as equal.
+        tolerance: relative difference up to which two values count as equal.
 
     Raises:
         ConfigError: if the folder lacks what a run is made of.

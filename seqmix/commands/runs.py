@@ -1,4 +1,4 @@
-"""``seqmix runs``: the runs of a folder beside each other, the newest last."""
+"""``seqmix runs``: list the runs of a folder, the newest last."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ def main(command: str, argv: list[str]) -> None:
 
 
 def runs(*, folder: str = "runs", name: str | None = None) -> None:
-    """List the runs of a folder: what was trained, how far, and what it reached in validation and test.
+    """List the runs of a folder with their changes, progress, and validation and test results.
 
     Args:
         folder: folder of all runs.

@@ -1,4 +1,4 @@
-"""Help that fits on a screen: an example first, then the options that are needed often."""
+"""Short help of commands that take a config: an example, and the most frequent options."""
 
 EXAMPLES = {
     "fit": "seqmix fit --config configs/demo.yaml",

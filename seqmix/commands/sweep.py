@@ -62,7 +62,7 @@ def main(command: str, argv: list[str]) -> None:
 
 
 def sweep(argv: Sequence[str], grid: dict[str, list[str]], seeds: list[int], jobs: int) -> None:
-    """Run what is not done, then print a line for each combination.
+    """Run the remaining trials, then print a line for each combination.
 
     Args:
         argv: options of ``seqmix fit``.

@@ -1,4 +1,4 @@
-"""Tables on the screen: framed on a terminal, plain columns elsewhere."""
+"""Printing of tables: framed on a terminal, plain columns elsewhere."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""``seqmix fit | validate | test | predict``: LightningCLI with one parser, for the command at hand."""
+"""``seqmix fit | validate | test | predict``: LightningCLI with a parser for the given command only."""
 
 import logging
 import os
@@ -79,7 +79,7 @@ class Train(LightningCLI):
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
         argv: the command line after it.
-        build: make data, task and trainer; else the options are read and the checkpoint is found, no more.
+        build: build data, task and trainer; otherwise only read the options and find the checkpoint.
         runs: folder where the run has its own. Default: ``runs/<name>`` in ``trainer.default_root_dir``.
     """
 

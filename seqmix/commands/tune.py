@@ -1,4 +1,4 @@
-"""``seqmix tune``: search the options of a config by its validation, with Optuna."""
+"""``seqmix tune``: hyper-parameter search on the validation set, with Optuna."""
 
 import argparse
 import json
@@ -69,7 +69,7 @@ def main(command: str, argv: list[str]) -> None:
 
 
 def tune(search: Search, jobs: int, workers: int | None) -> None:
-    """Run the trials that are not done, then show what they found, also after an interruption.
+    """Run the remaining trials, then print the report, also after an interruption.
 
     Args:
         search: the study.

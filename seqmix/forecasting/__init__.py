@@ -1,4 +1,4 @@
-"""Forecasts for the person with a DataFrame: the Forecaster, its checks of frames, its pictures."""
+"""Forecasting for DataFrames: the Forecaster, checks of frames, and plots."""
 
 from seqmix.forecasting.forecaster import Forecaster
 from seqmix.forecasting.frame import long_from_wide

@@ -46,16 +46,16 @@ def write_archive(
     *,
     default: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Write ``<name>.json`` and ``weights.safetensors``, both or none, and tied by a fingerprint.
+    """Write ``<name>.json`` and ``weights.safetensors`` atomically, tied by a fingerprint.
 
     Args:
         name: class of the estimator.
         version: number of the format.
         options: those of its constructor.
-        facts: what was learned, but for the tensors.
+        facts: the fitted state without its tensors.
         tensors: weights and arrays.
-        folder: where to.
-        default: makes a plain value of one that JSON does not know. Default: such values are refused.
+        folder: the folder to write to.
+        default: converts a value that JSON does not know to one that it does. Default: such values are refused.
 
     Raises:
         ConfigError: if an option has no plain form, for example a function.
@@ -94,18 +94,18 @@ def read_archive(
     options: Sequence[str],
     unpack: Callable[[dict[str, Any], dict[str, Any], dict[str, Tensor]], T],
 ) -> tuple[dict[str, Any], T]:
-    """Options of an estimator and what was learned, from a folder or a repository of the hub.
+    """Read the options and the fitted state of an estimator from a folder or a repository of the hub.
 
     Args:
         name: class of the estimator.
         version: number of the format.
         source: the folder, or ``owner/name``.
         trusted: modules that may be imported.
-        options: names of the options there are.
-        unpack: makes what was learned of options, facts and tensors.
+        options: names of the options of the class.
+        unpack: rebuilds the fitted state from options, facts and tensors.
 
     Raises:
-        DataError: if there is none, it is damaged, of another format, or needs code that is not trusted.
+        DataError: if the folder is missing, damaged, of another format, or needs code that is not trusted.
     """
     folder = _folder(name, source)
     try:

@@ -1,4 +1,4 @@
-"""From a checked frame to the arrays that windows are cut from."""
+"""Conversion of a checked frame to the arrays that windows are cut from."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from seqmix.series import Series
 
 
 class Arrays(NamedTuple):
-    """All series one after another, or, in multivariate mode, one series with a channel for each."""
+    """Arrays of all series, concatenated in time, or, in multivariate mode, as channels of one series."""
 
     values: np.ndarray  # (T, C), NaN where missing
     indptr: np.ndarray  # (n + 1,)
@@ -26,7 +26,7 @@ class Arrays(NamedTuple):
     weight: np.ndarray | None  # (T,)
 
     def series(self, context: int, horizon: int) -> Series:
-        """The facts of their windows, for models."""
+        """Sizes of the windows, for models."""
         given = {"n_past": self.past, "n_future": self.future, "n_static": self.static}
         sizes = {name: rows.shape[-1] for name, rows in given.items() if rows is not None}
         return Series(self.values.shape[1], context, horizon, **sizes)
@@ -82,7 +82,7 @@ class Ends(NamedTuple):
         return self._replace(**{name: x[:, -context:] for name, x in rows.items() if x is not None})
 
     def moved(self, yhat: np.ndarray, ahead: np.ndarray | None) -> "Ends":
-        """The windows one forecast later: ``yhat (N, horizon, C)`` stands for the observed values."""
+        """The windows shifted by one horizon: forecasts ``yhat (N, horizon, C)`` take the place of observed values."""
         context = self.values.shape[1]
         values = np.concatenate([self.values, yhat], 1)[:, -context:]
         future = None if ahead is None else np.concatenate([_given(self.future), ahead], 1)[:, -context:]
@@ -90,13 +90,13 @@ class Ends(NamedTuple):
 
 
 def arrange(long: Long, inputs: Inputs, static: pd.DataFrame | None, *, joint: bool) -> Arrays:
-    """The arrays of a checked frame.
+    """Convert a checked frame to arrays.
 
     Args:
         long: the frame.
         inputs: how covariates become numbers.
         static: the static columns, one row for each series, in its order.
-        joint: aligned series become channels of one series.
+        joint: use aligned series as channels of one series.
     """
     n = len(long.ids)
     past, future = (

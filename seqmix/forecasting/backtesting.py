@@ -1,4 +1,4 @@
-"""Cross-validation: forecasts of the end of each series from the rows before."""
+"""Cross-validation over time (backtesting)."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ def cross_validate(
     n_windows: int,
     refit: int,
 ) -> tuple[pd.DataFrame, Tested]:
-    """Forecasts of the end of each series by what ``learn`` makes of the rows before; and what to measure them by.
+    """Backtest the models that ``learn`` fits: forecasts, and what their errors are scaled by.
 
     ``n_windows`` cutoffs are ``step`` rows apart; it learns at the first, and with ``refit`` at every so many.
     """

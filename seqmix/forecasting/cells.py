@@ -1,4 +1,4 @@
-"""Cells of text as numbers and times, as people write them: ``1.234,5``, ``12 %``, ``31.12.2024``, ``2024Q1``."""
+"""Parsing of numbers and times in text cells: ``1.234,5``, ``12 %``, ``31.12.2024``, ``2024Q1``."""
 
 import re
 import warnings
@@ -37,13 +37,13 @@ class Cells:
     """How the numbers and times of a table are written.
 
     Args:
-        decimal: sign before the decimals, ``.`` or ``,``. Default: found in the cells.
-        thousands: sign between groups of three digits. Default: found in the cells.
-        date_format: how dates are written, in the letters of ``strptime``. Default: found in the cells.
+        decimal: decimal separator, ``.`` or ``,``. Default: inferred from the cells.
+        thousands: thousands separator. Default: inferred from the cells.
+        date_format: format of dates, as in ``strptime``. Default: inferred from the cells.
         missing: further cells that stand for a missing number.
 
     Raises:
-        ConfigError: if the two signs are the same.
+        ConfigError: if the two separators are the same.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Cells:
         self._unclear: tuple[str, ...] = ("?,",)
 
     def observe(self, frame: pd.DataFrame, sep: str | None) -> None:
-        """Find the sign of the decimals in all columns of a table whose fields are separated by ``sep``."""
+        """Infer the decimal separator from all columns of a table whose fields are separated by ``sep``."""
         # between semicolons 1.234 may be 1234, and a comma between commas is no decimal sign
         self._unclear = ("?,", "?.") if sep == ";" else () if sep == "," else ("?,",)
         if self.decimal is None:

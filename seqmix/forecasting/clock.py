@@ -1,4 +1,4 @@
-"""Regular time: inferring a frequency, counting steps between time stamps, and the stamps after the last one.
+"""Regular time: inferred frequency, steps between time stamps, and future time stamps.
 
 Stamps are int64: nanoseconds for dates, the numbers themselves for integer time. Dates with a time zone count in UTC
 for steps below a day, in local time for days and longer, so that a day stays a day when clocks change.

@@ -26,7 +26,7 @@ _LARGEST = 1e18
 
 
 class Code(TypedDict):
-    """How one column becomes numbers: by mean and deviation, or by its categories; plain values, to be saved."""
+    """Encoding of one column, by mean and standard deviation or by categories, in plain values."""
 
     name: str
     mean: float
@@ -37,7 +37,7 @@ class Code(TypedDict):
 
 @dataclass(frozen=True)
 class Inputs:
-    """How covariates become the inputs of models, learned once."""
+    """Encoding of covariates as model inputs, fixed by the fit."""
 
     past: list[Code]
     future: list[Code]
@@ -46,7 +46,7 @@ class Inputs:
 
 
 def learn_inputs(how: Reading, long: Long, static: pd.DataFrame | None, n_train: np.ndarray, plan: Plan) -> Inputs:
-    """The inputs, from the first ``n_train`` rows of each series and all static rows."""
+    """Learn the encoding from the first ``n_train`` rows of each series and all static rows."""
     ours = among_first(long, n_train) if len(long.columns.columns) else np.zeros(0, bool)
     past, future = (learn(long.columns[list(names)], ours) for names in (how.past, how.future))
     for code in (*past, *future) if plan.joint else ():
@@ -61,14 +61,14 @@ def learn_inputs(how: Reading, long: Long, static: pd.DataFrame | None, n_train:
 
 
 def learn(columns: Any, rows: np.ndarray) -> list[Code]:
-    """How the columns become numbers: mean and deviation of the training rows, a mask, and categories of all rows."""
+    """Learn the encoding: mean and deviation of the training rows, a mask, and categories of all rows."""
     return [_learned(columns[name], rows) for name in columns]
 
 
 def encode(
     columns: Any, codes: Sequence[Code], ids: pd.Index, *, joint: bool, near: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """The columns as float32 inputs ``(T, width)``; None without codes.
+    """Encode columns as float32 inputs ``(T, width)``; None without codes.
 
     Missing numbers are the mean, missing and unknown categories no category, the latter with a warning. With ``joint``
     the rows of aligned series become those of one: a column that all series shared in the fit is one input, any other
@@ -111,7 +111,7 @@ def ahead(
     ``future_df`` must have ``horizon`` steps; models that see more of them get what it has, or the last row again.
 
     Raises:
-        DataError: if a column, a row or a value of the horizon is not there.
+        DataError: if a column, a row or a value of the horizon is missing.
     """
     rows = None
     if inputs.future:
@@ -137,7 +137,7 @@ def future_rows(
     must have ``horizon``.
 
     Raises:
-        DataError: if a column, a row or a value is not there.
+        DataError: if a column, a row or a value is missing.
     """
     names = list(how.future)
     if future_df is None:
@@ -183,7 +183,7 @@ def static_rows(long: Long, names: Sequence[str], static_df: pd.DataFrame | None
     """The static columns, one row for each series in its order, from a frame of their own or from the long one.
 
     Raises:
-        DataError: if a column or an id is not there, or a column changes within a series.
+        DataError: if a column or an id is missing, or a column changes within a series.
     """
     if not names:
         return None

@@ -1,4 +1,4 @@
-"""Forecasts of a Ray Dataset: workers that hold the Forecaster forecast parts of it, each with whole series."""
+"""Distributed forecasts of a Ray Dataset: workers with a copy of the Forecaster forecast whole series."""
 
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
@@ -22,7 +22,7 @@ _PART = "__part__"
 
 
 def over_datasets(verb: Callable[P, Any]) -> Callable[P, Any]:
-    """A verb of the Forecaster that takes a Ray Dataset as well, and gives one back then.
+    """Decorator: a method of the Forecaster also takes a Ray Dataset, and then returns one.
 
     The result is computed when it is read. Its rows are those of one process, in another order.
     """
@@ -38,12 +38,12 @@ def over_datasets(verb: Callable[P, Any]) -> Callable[P, Any]:
 
 
 class Worker:
-    """A process of Ray: it takes the Forecaster once, and applies a verb to parts of the data.
+    """A Ray worker: it loads the Forecaster once and applies a method to parts of the data.
 
     Args:
-        take: gives the Forecaster.
-        verb: name of its method.
-        given: arguments of the method, but for the frame.
+        take: returns the Forecaster.
+        verb: name of the method.
+        given: arguments of the method, without the frame.
     """
 
     def __init__(self, take: Callable[[], Any], verb: str, given: Mapping[str, Any]):

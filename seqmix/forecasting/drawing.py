@@ -1,4 +1,4 @@
-"""Drawing that pictures share: panels, titles, dates, names of lines at their ends.
+"""Shared parts of plots: panels, titles, date axes, names of lines at their ends.
 
 Figures are made outside of pyplot. Colors are those of Okabe and Ito, which every kind of color vision tells apart.
 """
@@ -46,7 +46,7 @@ def new_figure(count: int, columns: int, size: tuple[float, float]) -> tuple[Fig
 
 
 def date_axis(axes: Axes, times: np.ndarray) -> None:
-    """Short dates under a panel whose times are dates."""
+    """Set short date labels on a panel whose times are dates."""
     if np.issubdtype(times.dtype, np.datetime64):
         locator = AutoDateLocator(minticks=3, maxticks=7)
         axes.xaxis.set_major_locator(locator)
@@ -66,7 +66,7 @@ def set_title(axes: Axes, title: str, note: str = "") -> None:
 
 
 def name_lines(axes: Axes, lines: Iterable[tuple[str, str, float]]) -> None:
-    """Write the name of each line to the right of its end, in its color, and keep the names apart."""
+    """Write the name of each line to the right of its end, in its color, without overlap."""
     low, high = axes.get_ylim()
     step, at = 0.085 * (high - low), -np.inf
     for name, color, y in sorted(lines, key=lambda line: line[2]):

@@ -27,14 +27,14 @@ from seqmix.whole import whole
 
 
 class Graph(nn.Module):
-    """Scaling, window normalization, model and intervals, in the units of the data.
+    """Module for export: scaling, window normalization, model and intervals, in the units of the data.
 
     Results are the point forecast, then lower and upper bound of each level, each ``(B, horizon, C)``. One series, or
     several that are channels, are scaled as they were in the fit. Where series are samples their scale follows from the
     window, as ``predict`` does for a series that was not fitted.
 
     Args:
-        fitted: what was learned.
+        fitted: the fitted models.
         member: the model.
 
     Raises:

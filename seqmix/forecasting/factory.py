@@ -1,4 +1,4 @@
-"""From a name, a mixer, a class or a ``functools.partial`` to an untrained task."""
+"""Construction of untrained tasks from a name, a mixer, a class or a ``functools.partial``."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
 
 
 def choices(model: Any, options: Mapping[str, Any] | None) -> list[Choice]:
-    """What is fitted: the second of a name has 1 after it, the third 2.
+    """List the models to fit; names that occur again get a suffix 1, 2, ...
 
     Args:
         model: name of a model, encoder or mixer, a class, a ``functools.partial``, or a list of them.
@@ -65,7 +65,7 @@ def make_task(choice: Choice, plan: Plan, series: Series, training: Training | N
         choice: the model.
         plan: its plan.
         series: sizes of the windows.
-        training: how it will be trained; None: it has been.
+        training: training options. None: the task will not be trained.
 
     Raises:
         ConfigError: if the model does not take its options.

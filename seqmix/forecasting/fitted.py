@@ -26,24 +26,24 @@ _FAR = 1e4
 
 @dataclass
 class Fitted:
-    """Everything that was learned, with the last rows of the series.
+    """State of a fitted Forecaster: models, scales and the last rows of the series.
 
     Args:
         reading: how frames are read.
-        plan: what was fitted; that of a model may differ in context, loss and normalization.
+        plan: resolved options; that of a model may differ in context, loss and normalization.
         clock: the time steps.
         kind: library and types of the frame of the fit.
         ids: the series, in order of first appearance.
         inputs: how covariates become numbers.
         loc: mean of the training rows, ``(n, C)``.
-        scale: what they are divided by, ``(n, C)``.
+        scale: divisor of the series, ``(n, C)``.
         scales: units of errors, from the training rows.
         ends: the last rows of each series.
         last: stamp of the last row of each series, one for each id.
         members: the fitted models.
         history: errors during training.
-        report: what was fitted, in figures.
-        notes: what a user should know.
+        report: sizes of the fit.
+        notes: messages for the user.
     """
 
     reading: Reading

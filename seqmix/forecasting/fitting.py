@@ -1,4 +1,4 @@
-"""Fitting: windows from a checked frame, a trained task for each model, calibration errors for intervals."""
+"""Fitting: cut windows from a checked frame, train a task for each model, calibrate intervals."""
 
 import math
 import time
@@ -47,10 +47,10 @@ def fit(
         reading: how the frame was read.
         options: those of the Forecaster, as plain values.
         val_size: validation rows: a number, ``auto``, or those of each series.
-        stage: what the fit is for; progress says it.
+        stage: purpose of the fit, for progress messages.
 
     Raises:
-        ConfigError: if a column of the frame has the name of a model, whose forecasts it would hold.
+        ConfigError: if a column of the frame has the name of a model.
     """
     models = choices(options["model"], options["model_kwargs"])
     taken = (reading.id_col, reading.time_col, reading.target_col, "cutoff")
@@ -69,7 +69,7 @@ def fit(
 
 
 def as_they_are(df: Any, reading: Reading, options: Mapping[str, Any]) -> Fitted:
-    """What pretrained models forecast with after the frame ``df``, without training.
+    """State for forecasts of pretrained models after the frame ``df``, without training.
 
     Raises:
         NotFittedError: if there is no frame, or a model needs training.
@@ -93,7 +93,7 @@ def fit_more(
     """Train copies of fitted models further: plan and inputs are those of the fit, scales are those of the frame.
 
     Args:
-        before: what was learned.
+        before: the fitted state.
         long: the frame, of the same series where they are channels.
         static: static covariates of its series; None takes them from the frame.
         options: those of the Forecaster, as plain values.
@@ -113,7 +113,7 @@ def fit_more(
 
 
 def least_rows(options: Mapping[str, Any]) -> int:
-    """Rows of a series that forecasts can be made from: one, where nothing is trained, or a window to train on."""
+    """Least rows of a series: one, where nothing is trained, or else a training window."""
     models = choices(options["model"], options["model_kwargs"])
     as_is = options["max_steps"] == 0 and all(model.cls.pretrained for model in models)
     return 1 if as_is else options["horizon"] + 1
@@ -134,7 +134,7 @@ class Job(NamedTuple):
 
     @property
     def windows(self) -> tuple[int, int]:
-        """What tells its windows from those of other jobs: context and batch size."""
+        """Key of its windows: context and batch size."""
         return self.plan.context, self.training.batch_size
 
 
@@ -217,7 +217,7 @@ def _without_fine_tuning(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
 
 
 def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.DataFrame]:
-    """The model after training, and what each validation found."""
+    """The trained model, and the errors of each validation."""
     plan, scores = job.plan, np.zeros((0, job.plan.horizon))
     series = arrays.series(plan.context, plan.horizon) if panel is None else panel.series
     task = job.task or make_task(job.choice, plan, series, job.training)
@@ -305,7 +305,7 @@ def _notes(
 
 
 def frame_notes(long: Long, reading: Reading) -> list[str]:
-    """What a user should know about the frame."""
+    """Messages for the user about the frame."""
     notes = []
     if reading.freq is None:
         notes.append(f"freq {long.clock.freq!r} was inferred")

@@ -1,4 +1,4 @@
-"""A folder of parquet files as one panel: files are read one at a time, rows lie in mapped files, not in memory."""
+"""Panels from folders of parquet files, read one at a time into memory-mapped files."""
 
 import re
 from dataclasses import replace
@@ -21,7 +21,7 @@ _PARTITION = re.compile(r"([^/=]+)=([^/=]+)")
 
 
 def read_long(df: Any, how: Reading) -> Long:
-    """A frame, or a folder of them, checked."""
+    """Read and check a frame or a folder of parquet files."""
     long = read_folder(Path(df), how) if isinstance(df, str | Path) else read_frame(df, how)
     if all(np.isnan(long.y[rows]).all() for rows in row_blocks(len(long.y))):
         raise DataError(f"column {how.target_col!r} holds no value; give numbers, and NaN only where they are missing")
@@ -29,7 +29,7 @@ def read_long(df: Any, how: Reading) -> Long:
 
 
 def read_folder(path: Path, how: Reading) -> Long:
-    """All parquet files under the folder ``path``, each with whole series, or one such file.
+    """Read all parquet files under ``path``, each with whole series, or one such file.
 
     What stays in memory is an id and two numbers of each series; rows are in mapped files, which are read again while
     the parquet files have not changed.
@@ -97,7 +97,7 @@ class _Covariate:
         self.numbers = self.flags = False
 
     def write(self, column: pd.Series) -> None:
-        """Put the rows of a file after those before.
+        """Append the rows of a file.
 
         Raises:
             DataError: if one of them holds numbers, and the other text.

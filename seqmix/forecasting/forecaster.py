@@ -1,4 +1,4 @@
-"""The Forecaster: from a DataFrame to forecasts in a DataFrame, with the same task and windows as the command line."""
+"""The Forecaster: DataFrames in, forecasts in DataFrames out, with the tasks of the command line."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,52 +26,56 @@ class Forecaster(Estimator):
 
     ``Forecaster("TSM2", horizon=24).fit(df).predict()``. In *global* mode one model is trained on all series, one
     window of one series at a time. In *multivariate* mode the series are channels of one; models that mix channels
-    (TSM2) use it for series with the same time stamps. ``mode_`` says which it was, ``plan_`` what all options came to,
-    ``notes_`` what else there is to know. Results have columns ``<Model>``, ``<Model>-lo-90``, ``<Model>-hi-90``.
+    (TSM2) use it for series with the same time stamps. After ``fit``, ``mode_`` is the mode, ``plan_`` the resolved
+    options and ``notes_`` messages about the data. Results have the columns ``<Model>``, ``<Model>-lo-90`` and
+    ``<Model>-hi-90``.
 
     Args:
         model: name of a model, encoder or mixer (``TSM2``, ``PatchTST``, ``Hydra``), a class, a ``functools.partial``,
-            or a list of them; each has a column in the results. ``auto`` compares several on the end of the series, and
-            forecasts with the weighted ensemble that was best there; ``leaderboard_`` says what it tried.
+            or a list of them; each has a column in the results. ``auto`` compares several models on the last rows of
+            the series and forecasts with a weighted ensemble of the best; ``leaderboard_`` lists them.
         horizon: number of steps to forecast.
-        context_length: lookback of the models in steps. Default: three horizons, one season, or what is usual for the
-            frequency (two weeks of hours), whichever is longest and as far as the series are long enough.
+        context_length: lookback of the models in steps. Default: the longest of three horizons, one season and the
+            usual lookback of the frequency (two weeks for hourly data), if the series are long enough.
         freq: step between rows, an alias of pandas or an integer. Default: inferred.
         season: length of the season in steps, for the seasonal naive forecast and MASE. Default: that of the frequency,
-            1 if the context is shorter.
-        loss: what training minimizes: ``mse``, ``mae``, ``huber``, ``quantile``, ``normal``, ``student_t``,
+            or 1 if the context is shorter.
+        loss: training loss: ``mse``, ``mae``, ``huber``, ``quantile``, ``normal``, ``student_t``,
             ``negative_binomial``, or a factory of a module.
         levels: coverage of the intervals in percent, ``[80, 95]``. Default: no intervals.
         conformal: calibrate quantile and distribution forecasts, as point forecasts always are, on the validation rows.
         normalize: how windows are normalized: ``window``, ``last``, ``season`` or ``none``, as in the Forecasting task.
             ``auto`` is ``season``, or ``window`` with known-future inputs or without a season.
-        scaler: how each series is scaled by its training rows: ``season`` by the error of the seasonal naive forecast,
-            as in MASE, ``standard`` by the standard deviation, ``none`` not at all. ``auto`` is ``season`` for linear
+        scaler: divisor of each series, from its training rows: ``season`` is the error of the seasonal naive forecast,
+            as in MASE, ``standard`` the standard deviation, ``none`` is 1. ``auto`` is ``season`` for linear
             models, ``standard`` for others; counts are never scaled.
         mode: ``global``, ``multivariate``, or ``auto``.
         past_covariates: columns known up to the last row.
         future_covariates: columns known for the horizon as well.
         static_covariates: columns that do not change within a series.
         calendar: add hour, weekday and so on to the known-future inputs.
-        missing: what is done about missing values: ``mask`` ignores them in input and loss, ``error`` raises, ``ffill``
+        missing: handling of missing values: ``mask`` ignores them in input and loss, ``error`` raises, ``ffill``
             repeats the last value.
         fill_gaps: insert missing time steps as missing values.
         fill_value: value of the time steps that ``fill_gaps`` inserts, for example 0. Default: missing.
-        aggregate: what the values of a step become where rows are finer than ``freq``: ``sum``, ``mean``, ``last`` and
-            so on, see ``seqmix.resample``. Default: such rows are refused.
-        short: series shorter than a window: ``pad`` puts missing rows before, ``drop`` leaves out, ``error`` raises.
-        nonnegative: clip forecasts at zero. ``auto`` does if no value is negative.
-        max_steps: most optimizer steps, 0 for none of pretrained models. Default: 1000, 200 for pretrained models.
-        batch_size: windows per step. Default: 256, 64 for pretrained models, 32 in multivariate mode.
-        learning_rate: peak learning rate of AdamW. Default: 5e-3, 2e-4 for pretrained models.
-        early_stopping: validations without a better one before training stops; None trains to ``max_steps``.
-        seed: seed of weights, order and dropout; generators of the program keep their state.
-        device: where models are trained and forecast: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        verbose: print what was found, and progress: a bar on a terminal, a line per validation elsewhere.
-        model_kwargs: options of the model, if there is one; ``members``, a list of models, of ``auto``.
-        trainer_kwargs: options of the Lightning Trainer; they override ours. ``{"devices": 2}`` trains by a process for
-            each device, ``batch_size`` windows on each.
-        budget: time that the fit of ``auto`` may take: seconds, or text such as ``1min``. Default: one minute.
+        aggregate: aggregation of rows that are finer than ``freq``: ``sum``, ``mean``, ``last`` and so on, see
+            ``seqmix.resample``. Default: such rows are refused.
+        short: handling of series shorter than a window: ``pad`` adds missing rows before them, ``drop`` drops them,
+            ``error`` raises.
+        nonnegative: clip forecasts at zero. ``auto`` clips if no value is negative.
+        max_steps: maximum number of optimizer steps; 0 uses pretrained models as they are. Default: 1000, or 200 for
+            pretrained models.
+        batch_size: windows per step. Default: 256, or 64 for pretrained models, or 32 in multivariate mode.
+        learning_rate: peak learning rate of AdamW. Default: 5e-3, or 2e-4 for pretrained models.
+        early_stopping: number of validations without improvement after which training stops. None: train to
+            ``max_steps``.
+        seed: seed of weights, order and dropout; global random generators keep their state.
+        device: device for training and forecasts: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        verbose: print a report of the data, and progress: a bar on a terminal, a line per validation elsewhere.
+        model_kwargs: options of the model, if there is only one. Of ``auto``: ``members``, a list of models.
+        trainer_kwargs: options of the Lightning Trainer, which override ours. ``{"devices": 2}`` trains in one process
+            for each device with ``batch_size`` windows on each.
+        budget: time limit for the fit of ``auto``: seconds, or text such as ``1min``. Default: one minute.
     """
 
     fitted_: "AnyFitted"
@@ -134,14 +138,14 @@ class Forecaster(Estimator):
         target_col: str = "y",
         weight_col: str | None = None,
     ) -> "Forecaster":
-        """Fit the models and return the Forecaster; whatever was fitted before is forgotten.
+        """Fit the models and return the Forecaster. An earlier fit is discarded.
 
         Args:
             df: long frame, one row per series and time: pandas, polars or Arrow; or a folder of parquet files with
                 whole series, whose values are not kept in memory.
             static_df: static covariates, one row per series. Default: columns of ``df``.
-            val_size: last rows of each series that are for validation; ``auto`` is a tenth, or ten forecast origins,
-                and none for models in closed form; 0 is none.
+            val_size: number of last rows of each series for validation. ``auto`` is a tenth or ten forecast origins,
+                and 0 for models in closed form.
             val_df: validation rows that follow those of ``df``; replaces ``val_size``.
             id_col: column that names the series; a frame without it is one series.
             time_col: column of dates or integers.
@@ -164,8 +168,8 @@ class Forecaster(Estimator):
         Args:
             df: long frame with the same columns.
             static_df: static covariates of its series.
-            max_steps: most further steps.
-            learning_rate: peak learning rate. Default: the same again.
+            max_steps: maximum number of further steps.
+            learning_rate: peak learning rate. Default: that of the fit.
         """
         from seqmix.forecasting.learning import fit_more
 
@@ -187,17 +191,17 @@ class Forecaster(Estimator):
         time_col: str | None = None,
         target_col: str | None = None,
     ) -> Any:
-        """Forecast the steps after the last row of each series, in a long frame.
+        """Forecast the steps after the last row of each series; returns a long frame.
 
         Args:
             df: history of any series. Default: the frame of ``fit``. Pretrained models need no fit: they forecast
-                after this frame, with names of columns as in ``fit``, and the Forecaster stays unfitted. A Ray Dataset
-                is forecast by workers, in parts with whole series, when its result is read.
+                after this frame, with column names as in ``fit``, and the Forecaster stays unfitted. A Ray Dataset
+                is forecast lazily by workers, each with whole series.
             future_df: known-future covariates of the horizon; see ``make_future_dataframe``.
             static_df: static covariates of its series. Default: columns of ``df``.
-            horizon: steps to forecast; beyond the fitted horizon forecasts are made from forecasts.
+            horizon: steps to forecast. Beyond the fitted horizon, forecasts are inputs of later ones (recursive).
             levels: coverage of the intervals in percent. Default: those of the fit.
-            quantiles: levels between 0 and 1, a column ``<Model>_q<level>`` each.
+            quantiles: levels between 0 and 1; each adds a column ``<Model>_q<level>``.
         """
         fitted = self._fitted(df, how := self._how(id_col, time_col, target_col))
         steps = options.whole("horizon", horizon, 1, True) or fitted.plan.horizon
@@ -224,17 +228,17 @@ class Forecaster(Estimator):
         target_col: str = "y",
         weight_col: str | None = None,
     ) -> Any:
-        """Forecast the end of each series from the rows before it: forecasts with ``cutoff`` and truth.
+        """Backtest: forecast the last rows of each series from the rows before; adds columns ``cutoff`` and truth.
 
-        Everything, scaling included, is learned from the rows up to the first cutoff, or with ``refit`` anew at later
-        ones. The fitted models stay. Series that are too short for the test are left out, with a warning. Arguments
+        Everything, scaling included, is learned from the rows up to the first cutoff, and with ``refit`` again at later
+        ones. The models of ``fit`` are kept. Series that are too short are left out with a warning. Arguments
         that are not listed are those of ``fit``. A Ray Dataset is for pretrained models, with ``max_steps=0``.
 
         Args:
             n_windows: forecasts per series.
             step_size: steps between two cutoffs. Default: the horizon.
             test_size: last steps that are forecast; replaces ``n_windows``.
-            refit: fit at every cutoff, or at every so many of them, and not only at the first.
+            refit: fit again at every cutoff (True) or at every ``refit``-th one. Default: only at the first.
             levels: coverage of the intervals in percent. Default: those of the Forecaster.
             quantiles: levels between 0 and 1.
         """
@@ -273,7 +277,7 @@ class Forecaster(Estimator):
             metrics: ``mse``, ``mae``, ``rmse``, ``mape``, ``smape``, ``wape``, ``bias``, ``mase``, ``rmsse``; of
                 intervals ``coverage`` and ``msis``, of quantiles ``pinball``, ``crps`` and ``wql`` (weighted quantile
                 loss); or functions: those of utilsforecast, or of the truth and the forecast of a series.
-            by: column to group errors by, for example ``cutoff``. Default: the mean over the series.
+            by: column to group errors by, for example ``cutoff``. Default: the mean over all series.
             standardized: errors in standard deviations of the training rows, as in the tables of the benchmarks.
             static_df: static covariates, for a long frame.
             train_df: rows before the first cutoff, for forecasts that were not made by this Forecaster.
@@ -288,7 +292,7 @@ class Forecaster(Estimator):
 
     @property
     def leaderboard_(self) -> pd.DataFrame:
-        """What ``auto`` tried: MASE and WQL on the held-out rows, weight, seconds, and what there is to note."""
+        """Models that ``auto`` tried: MASE and WQL on the held-out rows, weight, seconds and notes."""
         return self._fitted().leaderboard
 
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
@@ -315,7 +319,7 @@ class Forecaster(Estimator):
 
         Args:
             path: the folder, or ``owner/name`` of the repository.
-            device: where it forecasts, and is trained further.
+            device: device for forecasts and further training.
             trusted: modules of your own models, to be imported; modules of seqmix and torch, and those that are already
                 imported, need not be named.
         """
@@ -325,7 +329,7 @@ class Forecaster(Estimator):
         return cls(**params)._take(fitted)
 
     def export(self, path: str | Path, *, model: str | None = None) -> None:
-        """Write a fitted model as one graph, with normalization and scaling.
+        """Export a fitted model as one graph that includes normalization and scaling.
 
         Args:
             path: file that ends in ``.pt2`` or ``.onnx``.
@@ -344,7 +348,7 @@ class Forecaster(Estimator):
         levels: Sequence[float] | None = None,
         unit: str | None = None,
     ) -> "Figure":
-        """History and forecasts in one picture.
+        """Plot history and forecasts.
 
         Args:
             df: long frame of the history.

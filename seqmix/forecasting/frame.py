@@ -1,4 +1,4 @@
-"""From a long frame to checked arrays: the one place where a user's frame is read, and every error about it."""
+"""Reading of long frames into checked arrays, with all error messages about frames."""
 
 import difflib
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ LARGEST_VALUE = 1e150
 
 @dataclass(frozen=True)
 class Reading:
-    """How a long frame is read: the names of its columns, and what is done about missing rows and values.
+    """Options for reading a long frame: column names, and handling of missing rows and values.
 
     Args:
         id_col: column that names the series; a frame without it is one series.
@@ -35,11 +35,11 @@ class Reading:
         future: columns known for the horizon as well.
         static: columns that do not change within a series; those that the frame lacks come from a frame of their own.
         freq: step between rows. Default: inferred.
-        fill_gaps: insert rows where steps are left out.
+        fill_gaps: insert missing time steps as missing values.
         fill_value: value of inserted rows. Default: missing.
-        aggregate: what the values of a step become where rows are finer than ``freq``. Default: such rows are refused.
-        missing: what a value that is not there is: ``mask`` leaves it out of input and loss, ``error`` refuses it,
-            ``ffill`` repeats the value before it.
+        aggregate: aggregation of rows that are finer than ``freq``. Default: such rows are refused.
+        missing: handling of missing values: ``mask`` ignores them in input and loss, ``error`` raises, ``ffill``
+            repeats the last value.
     """
 
     id_col: str = "unique_id"
@@ -61,7 +61,7 @@ class Reading:
         return {"id_col": self.id_col, "time_col": self.time_col, "target_col": self.target_col}
 
     def checked(self, *names: str | None) -> "Reading":
-        """Itself, if the names of id, time and target are its own, or None.
+        """Itself, after a check that the given names of id, time and target, if any, are its own.
 
         Raises:
             ConfigError: if one is another.
@@ -77,7 +77,7 @@ class Reading:
 
 
 def read_frame(df: Any, how: Reading) -> Long:
-    """Check a long frame and put it in arrays; the frame itself is not touched.
+    """Check a long frame and convert it to arrays; the frame is not modified.
 
     Args:
         df: one row for each series and time, in any order: pandas, or what narwhals can turn into it.
@@ -150,7 +150,7 @@ def read_frame(df: Any, how: Reading) -> Long:
 
 
 def followed(df: Any, long: Long, val_df: pd.DataFrame, how: Reading) -> tuple[Long, np.ndarray]:
-    """A frame and the validation rows that go on where its series end, and the number of these rows of each series.
+    """Append validation rows to a frame; also returns the number of these rows of each series.
 
     Raises:
         DataError: if they are of other series, or do not come after their rows.

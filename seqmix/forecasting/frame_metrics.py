@@ -1,4 +1,4 @@
-"""Metrics that are functions of a frame, as all of utilsforecast are: they are given what their signature asks for."""
+"""Metrics that are functions of a frame, as in utilsforecast, called with what their signature needs."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from seqmix.forecasting.times import parse_times
 
 
 class Offer(NamedTuple):
-    """What a metric may ask for."""
+    """Arguments that a metric may take."""
 
     models: list[str]
     levels: Sequence[float]  # of intervals that all models have, in percent
@@ -50,12 +50,12 @@ def frame_metric(
     Args:
         frame: forecasts beside the truth, with the cutoff as ``origin``.
         metric: the function.
-        key: column to have errors apart by.
+        key: column to group errors by.
         how: names of the columns.
-        offer: what the metric may ask for.
+        offer: arguments that the metric may take.
 
     Raises:
-        DataError: if the metric asks for what is not there.
+        DataError: if the metric needs an argument that is not available.
     """
     name = getattr(metric.func if isinstance(metric, partial) else metric, "__name__", type(metric).__name__)
     bound = metric.keywords if isinstance(metric, partial) else {}

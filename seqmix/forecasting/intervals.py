@@ -47,7 +47,7 @@ def fit_cqr(y: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
 
 
 def conformal_bounds(yhat: np.ndarray, scores: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Interval around a forecast that holds the truth ``level`` percent of the time.
+    """Conformal interval around a forecast: it covers the truth ``level`` percent of the time.
 
     The half width is the score of rank ``ceil((n + 1) level / 100)``: coverage is at least ``level`` for one new window
     exchangeable with the n of the calibration. Half widths rise with the level, so that intervals are nested.
@@ -67,7 +67,7 @@ def conformal_bounds(yhat: np.ndarray, scores: np.ndarray, level: float) -> tupl
 
 
 def cqr_bounds(lo: np.ndarray, hi: np.ndarray, scores: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrated interval: two forecast quantiles, moved until they hold the truth ``level`` percent of the time.
+    """Conformalized quantile interval: two forecast quantiles, moved to reach a coverage of ``level`` percent.
 
     Bounds that would cross stay at their mean. Use ``nest`` for the results of several levels.
 

@@ -1,4 +1,4 @@
-"""The library of a frame and the types of its ids and times, so that results come back as frames went in."""
+"""Library and column types of a frame, so that results have those of the input."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from seqmix.errors import DataError
 
 
 class Kind(NamedTuple):
-    """The kind of a frame in plain values, to be saved."""
+    """Library and column types of a frame in plain values, to be saved."""
 
     library: str  # pandas, polars or pyarrow
     types: dict[str, str]  # of ids and times, where pandas does not keep them

@@ -1,4 +1,4 @@
-"""Fitting whatever the Forecaster was given: models by name, or the automatic choice among them."""
+"""Fitting of given models, or of ``auto``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ def fit(
 
 
 def as_they_are(df: Any, reading: Reading, options: Mapping[str, Any]) -> Fitted:
-    """What pretrained models forecast with after the frame ``df``, without training.
+    """State for forecasts of pretrained models after the frame ``df``, without training.
 
     Raises:
         NotFittedError: if there is no frame, or something has to be learned.

@@ -1,4 +1,4 @@
-"""A long frame as arrays, and what can be done with it."""
+"""Long frames as arrays, and operations on them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

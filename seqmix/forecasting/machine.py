@@ -1,4 +1,4 @@
-"""The devices of this machine: where models are trained and forecast, in one process or in one for each device."""
+"""Devices for training and forecasts, in one process or in one for each device."""
 
 import logging
 import warnings

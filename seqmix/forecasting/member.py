@@ -30,7 +30,7 @@ class Member(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """Name of the model in results."""
         return self.choice.name
 
     def columns(

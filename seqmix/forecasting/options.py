@@ -1,4 +1,4 @@
-"""Options of the Forecaster as plain values: every one is checked when it is given, before a frame is read."""
+"""Validation of the options of the Forecaster, before a frame is read."""
 
 import math
 import numbers

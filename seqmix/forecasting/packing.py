@@ -1,4 +1,4 @@
-"""What was learned as facts for JSON and tensors for safetensors, and back."""
+"""Serialization of fitted models: facts for JSON and tensors for safetensors."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -32,15 +32,15 @@ class Plan:
         joint: the series are channels of one.
         normalize: how each window is normalized.
         scaler: how each series is scaled.
-        loss: what training minimizes.
+        loss: training loss.
         native: quantiles that a pretrained model forecasts, rising; empty for models that are trained.
         levels: coverage of the intervals that predict gives, in percent.
         conformal: quantile and distribution forecasts are calibrated.
         nonnegative: forecasts are clipped at zero.
         calendar: features of the calendar are known-future inputs.
-        short: what is done about series that are shorter than a window.
+        short: handling of series that are shorter than a window.
         seed: seed of weights, order and dropout.
-        notes: what a user should know about how it was made.
+        notes: messages about how the options were resolved.
     """
 
     horizon: int

@@ -17,8 +17,8 @@ class Progress(Callback):
 
     Args:
         title: what is trained.
-        max_steps: most optimizer steps.
-        out: where to. Default: standard error.
+        max_steps: maximum number of optimizer steps.
+        out: stream to write to. Default: standard error.
     """
 
     def __init__(self, title: str, max_steps: int, out: TextIO | None = None):
@@ -27,21 +27,21 @@ class Progress(Callback):
         self._terminal, self._drawn, self._last, self._found = self._out.isatty(), 0.0, 0, ""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Draw the bar anew, ten times a second at most."""
+        """Redraw the bar, at most ten times a second."""
         now = time.monotonic()
         if self._terminal and now > self._drawn + _PAUSE:
             self._drawn = now
             self._draw(trainer.global_step, "")
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Keep what was found; a line of its own on a pipe."""
+        """Keep the metrics; print a line on a pipe."""
         found = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val_")}
         self._found = "".join(f", {name} {value:.4g}" for name, value in found.items())
         if not self._terminal:
             self._draw(trainer.global_step, "\n")
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Say where training ended."""
+        """Print where training ended."""
         if trainer.global_step < self.max_steps:
             self._found += ", stopped: no longer better"
         elif self._last == trainer.global_step and not self._terminal:

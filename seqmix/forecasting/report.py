@@ -1,4 +1,4 @@
-"""What is in a frame, before anything is trained on it."""
+"""Report on a frame before training."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -53,10 +53,10 @@ def check_frame(
     target_col: str = "y",
     weight_col: str | None = None,
 ) -> Report:
-    """Look at a long frame as ``Forecaster.fit`` will: what it refuses raises the same error here.
+    """Check a long frame as ``Forecaster.fit`` does, with the same errors.
 
     Args:
-        df: long frame; it is not touched.
+        df: long frame; it is not modified.
         freq: step between rows. Default: inferred.
         past_covariates: columns known up to the last row.
         future_covariates: columns known for the horizon as well.

@@ -1,4 +1,4 @@
-"""Rows of a finer frequency as rows of a coarser one: daily sales as weekly sums."""
+"""Resampling to a coarser frequency, for example daily sales to weekly sums."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,15 +25,15 @@ def resample(
     time_col: str = "ds",
     target_col: str = "y",
 ) -> Any:
-    """A long frame with one row for each step of a coarser frequency.
+    """Resample a long frame to a coarser frequency.
 
     Steps that a series covers only in part, the first and the last, are left out. Missing values are ignored; a step
     without any value is missing.
 
     Args:
-        df: long frame of dates; it is not touched.
+        df: long frame of dates; it is not modified.
         freq: the coarser frequency, an alias of pandas such as ``W`` or ``MS``.
-        aggregate: what the values of a step become, ``sum``, ``mean``, ``median``, ``min``, ``max``, ``first`` or
+        aggregate: aggregation of the values of a step, ``sum``, ``mean``, ``median``, ``min``, ``max``, ``first`` or
             ``last``: for the target column, or by the names of columns. Other numbers are averaged; of other columns
             the last value counts.
         id_col: column that names the series; a frame without it is one series.

@@ -1,4 +1,4 @@
-"""Units of errors: deviation and seasonal naive error of each series before a test."""
+"""Scales of errors: standard deviation and seasonal naive error of each series before a test."""
 
 from typing import NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ class Scales(NamedTuple):
 
 
 class Measured(Protocol):
-    """What errors can be measured by: a fit, or a test."""
+    """Base of what has scales of errors: a fit or a test."""
 
     @property
     def reading(self) -> Reading:
@@ -41,7 +41,7 @@ class Measured(Protocol):
 
 
 class Tested(NamedTuple):
-    """What a test leaves to measure its forecasts by."""
+    """Scales of errors after a test."""
 
     reading: Reading
     clock: Clock

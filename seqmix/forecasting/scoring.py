@@ -65,11 +65,11 @@ def evaluate(
     Args:
         df: the result of a test, or the long frame.
         how: how it is read.
-        known: what was tested or fitted, whichever there is; of a long frame, the fitted models.
+        known: the test or the fit; for a long frame, the fitted models.
         metrics: those of ``errors``.
         static: static covariates of a long frame.
         train_df: rows before the test. Default: a long frame itself.
-        by: column to have errors apart by.
+        by: column to group errors by.
         standardized: errors in units of the deviation of the training rows.
         season: season of the scales in steps. Default: that of the frequency.
     """
@@ -102,7 +102,7 @@ def errors(
         how: names of the columns.
         scales: units of errors; None where no metric needs them.
         metrics: names of metrics, functions of truth and forecast of a series, or those of utilsforecast.
-        by: column to have errors apart by.
+        by: column to group errors by.
         standardized: errors in units of the deviation of the training rows.
         train: rows for functions that scale errors by the seasonal naive forecast.
         season: its season in steps. Default: that of the frequency.

@@ -1,4 +1,4 @@
-"""Tables in files: delimited text, parquet and Excel in, text columns as they stand; forecasts out."""
+"""Reading of tables in delimited text, parquet and Excel files, with text columns as they are; writing of forecasts."""
 
 import bz2
 import csv
@@ -33,7 +33,7 @@ _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b
 
 
 class TableFile(NamedTuple):
-    """A table and what had to be guessed to read it; the columns of delimited text are text."""
+    """A table, with notes on what was inferred to read it; columns of delimited text are text."""
 
     frame: pd.DataFrame
     notes: list[str]
@@ -41,12 +41,12 @@ class TableFile(NamedTuple):
 
 
 def read_table(path: str, *, sep: str | None = None, encoding: str | None = None) -> TableFile:
-    """The table in a file; its ending says which kind it is, and what is no other kind is delimited text.
+    """Read the table in a file. The ending gives the kind; any other ending is delimited text.
 
     Args:
         path: the file: ``.parquet``, ``.xlsx``, or delimited text, plain or compressed (``.gz``, ``.bz2``, ``.xz``).
-        sep: what is between two fields. Default: found in the first lines.
-        encoding: how letters are stored. Default: UTF-8, UTF-16 by its byte order mark, else
+        sep: field separator. Default: inferred from the first lines.
+        encoding: text encoding. Default: UTF-8, UTF-16 by its byte order mark, or else
             Windows-1252 with a note.
 
     Raises:
@@ -71,7 +71,7 @@ def read_table(path: str, *, sep: str | None = None, encoding: str | None = None
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame to a file of the kind that its ending says: whole, or not at all.
+    """Write a frame to a file, atomically; the ending gives the kind.
 
     Raises:
         WriteError: if the file cannot be written.
@@ -87,7 +87,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
 
 
 def check_output(option: str, path: str, endings: tuple[str, ...]) -> None:
-    """Make the folder of an output file, and see that the file can be written, before anything is computed.
+    """Create the folder of an output file, and check that the file can be written, before anything is computed.
 
     Raises:
         ConfigError: if the ending is unknown, or the file cannot be written.
@@ -108,7 +108,7 @@ def check_output(option: str, path: str, endings: tuple[str, ...]) -> None:
 
 
 def check_folder(option: str, path: str) -> None:
-    """Make an output folder, and see that files can be written to it, before anything is computed.
+    """Create an output folder, and check that files can be written to it, before anything is computed.
 
     Raises:
         ConfigError: if they cannot.

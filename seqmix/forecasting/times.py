@@ -1,4 +1,4 @@
-"""A column of times as a user has it: dates, ISO text, periods, integers; and what is wrong with it."""
+"""Parsing of time columns: dates, ISO text, periods, integers."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from seqmix.forecasting.clock import is_number, shown
 
 
 def parse_times(times: pd.Series, time_col: str) -> pd.Series:
-    """Dates and integers as they are, ISO text as dates, periods as their first moment."""
+    """Parse a column of times: dates and integers stay, ISO text becomes dates, periods their start."""
     if times.isna().any():
         raise DataError(
             f"column {time_col!r} has {int(times.isna().sum())} missing times, first in row "

@@ -1,4 +1,4 @@
-"""Training a task for an estimator, and forecasting with it: the part that needs Lightning."""
+"""Training of tasks for estimators, and forecasts with them; needs Lightning."""
 
 import math
 import os
@@ -39,18 +39,18 @@ _TURN = threading.RLock()
 
 @dataclass(frozen=True)
 class Training:
-    """How models are trained; nothing of it is needed afterwards.
+    """Training options, which are not needed after training.
 
     Args:
-        max_steps: most optimizer steps; 0 leaves a pretrained model as it is.
+        max_steps: maximum number of optimizer steps; 0 uses a pretrained model as it is.
         batch_size: windows per step.
         learning_rate: peak learning rate.
-        patience: validations without a better one before training stops; None trains to the end.
-        device: where the model is trained, and computes from then on.
-        stage: what the training is for; progress says it. Default: show no progress.
-        trainer_kwargs: options of the Lightning Trainer, above ours.
+        patience: validations without improvement after which training stops. None: train to the end.
+        device: device of the model during training and afterwards.
+        stage: purpose of the training, for progress messages. Default: show no progress.
+        trainer_kwargs: options of the Lightning Trainer, which override ours.
         lower: other options that memory grows with, and their values, for the message when it runs out.
-        others: what saves memory besides.
+        others: other ways to save memory, for the same message.
     """
 
     max_steps: int
@@ -65,11 +65,11 @@ class Training:
 
 
 def make_training(options: Mapping[str, Any], stage: str, *, joint: bool, pretrained: bool) -> Training:
-    """How to train a model, by the options of the Forecaster.
+    """Training options from those of the Forecaster.
 
     Args:
         options: those of the Forecaster, as plain values.
-        stage: what the training is for.
+        stage: purpose of the training.
         joint: the series are channels of one.
         pretrained: the model is fine-tuned.
 
@@ -109,9 +109,9 @@ def building(name: str, seed: int) -> Iterator[None]:
 
 
 def train(name: str, task: Forecasting, panel: Panel | None, how: Training, seed: int) -> pd.DataFrame:
-    """Train a forecasting task and restore its best weights; what each validation found.
+    """Train a forecasting task, restore its best weights, and return the errors of each validation.
 
-    A pretrained model is validated before the first step as well: steps that do not help are taken back.
+    A pretrained model is also validated before the first step: steps that do not help are undone.
     """
     if not any(p.requires_grad for p in task.parameters()) or (not how.max_steps and task.model.pretrained):
         return _Best(task).frame()
@@ -130,10 +130,10 @@ def optimize(
     validate: bool,
     validate_first: bool = False,
 ) -> pd.DataFrame:
-    """Train a task and restore the weights of its best validation, on the CPU; what each validation found.
+    """Train a task, restore the weights of its best validation, and return the errors of each validation.
 
     Args:
-        name: what progress calls the model.
+        name: name of the model in progress messages.
         task: the task.
         data: its data.
         how: how it is trained.
@@ -203,7 +203,7 @@ def forecast(
 
 
 class _Best(Callback):
-    """Keeps the weights of the best validation in memory, and a line of the history per validation.
+    """Callback that keeps the weights of the best validation and one row of history for each validation.
 
     Where processes are started for the training, the first of them leaves both in a file.
     """

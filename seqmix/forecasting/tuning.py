@@ -1,4 +1,4 @@
-"""AutoTune: the options of a Forecaster, searched on the last rows before the fit to all of them."""
+"""AutoTune: hyper-parameter search for a Forecaster on held-out last rows."""
 
 import time
 from collections.abc import Mapping
@@ -39,16 +39,16 @@ _LEAST = 1.0
 
 
 class AutoTune(Estimator):
-    """Search for the options of a Forecaster, then its fit with the best of them.
+    """Search the options of a Forecaster, then fit it with the best ones.
 
     ``AutoTune(Forecaster("TSM2", horizon=24), trials=20).fit(df).forecaster_.predict()``. Each trial is fitted to the
     rows before the last few horizons, and compared there by MASE, as the models of ``auto`` are; the first has the
-    options as they are. The search is that of Optuna (extra ``scale``); the same seed gives the same trials, unless the
-    budget ends it. After ``fit``, ``forecaster_`` is the Forecaster with the best options, fitted to all rows,
+    given options. The search is Optuna's (extra ``scale``); the same seed gives the same trials, unless the budget ends
+    it. After ``fit``, ``forecaster_`` is the Forecaster with the best options, fitted to all rows,
     ``best_params_`` has these options and ``trials_`` a row for each trial.
 
     Args:
-        forecaster: the Forecaster, with one model; what it was fitted to does not matter.
+        forecaster: the Forecaster, with one model, fitted or not.
         trials: number of trials.
         space: options of the Forecaster and, as ``model.d_model``, of its model, with values: a list, or
             ``int:LOW:HIGH[:STEP]``, ``float:LOW:HIGH[:STEP]``, ``log:LOW:HIGH``. Default: learning rate, context and

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 def score_sums(scores: Tensor, labels: Tensor) -> Tensor:
-    """Right answers, negative log-likelihood in nats, and examples of one batch, ``(3,)`` float64 on the CPU."""
+    """Correct predictions, negative log-likelihood in nats, and examples of one batch, ``(3,)`` float64 on the CPU."""
     scores = scores.float()
     right = (scores.argmax(-1) == labels).sum()
     loss = F.cross_entropy(scores, labels, reduction="sum")

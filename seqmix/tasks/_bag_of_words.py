@@ -1,4 +1,4 @@
-"""The bag of words beside fine-tuned encoders: counts of words, and a linear model of scikit-learn."""
+"""Bag-of-words baseline for fine-tuned encoders: word counts and a linear model of scikit-learn."""
 
 import re
 from collections.abc import Sequence

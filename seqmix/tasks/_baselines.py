@@ -1,4 +1,4 @@
-"""Baselines beside a model: the most frequent class, and plainly trained models."""
+"""Baselines: the most frequent class, and models trained with default settings."""
 
 import tempfile
 import time
@@ -31,7 +31,7 @@ def majority(train: Tensor, test: Tensor) -> Score:
 
 
 def trained(task: Task, data: Any, like: pl.Trainer, seed: int) -> Score:
-    """Train and test a baseline with plain settings on the device and the part of the data that ``like`` uses."""
+    """Train and test a baseline with default settings on the device and the part of the data that ``like`` uses."""
     pl.seed_everything(seed, workers=True, verbose=False)
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor=task.monitor, save_weights_only=True)

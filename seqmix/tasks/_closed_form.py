@@ -1,4 +1,4 @@
-"""Batches for fitting in closed form: normalized as the model sees them, each value weighing what its error counts."""
+"""Batches for closed-form fits: normalized as the model sees them, with the weight of each error."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -25,10 +25,10 @@ class Normalized:
 
     Args:
         batches: the loader.
-        limit: batches that are used, a number, or a fraction of all; None for all.
-        norm: normalization of windows; None for windows as they are.
+        limit: number or fraction of batches to use. None: all.
+        norm: normalization of windows. None: not normalized.
         device: where batches are moved.
-        prepare: makes a batch of x and y from one of the loader. Default: it is one.
+        prepare: converts a batch of the loader to one of x and y. Default: unchanged.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ def batches_of(
 
     Args:
         trainer: the trainer, in the training.
-        norm: normalization of windows; None for windows as they are.
+        norm: normalization of windows. None: not normalized.
         device: where batches are moved.
-        train: makes a batch of x and y from a training batch. Default: it is one.
-        val: the same of a validation batch.
+        train: converts a training batch to one of x and y. Default: unchanged.
+        val: the same for a validation batch.
     """
     fit = trainer.fit_loop
     first, second = fit._data_source, fit.epoch_loop.val_loop._data_source

@@ -1,4 +1,4 @@
-"""The gate of a correction: the share of it that a forecast takes, by a test over blocks of the validation time."""
+"""The gate of a correction: the factor applied to it, chosen by a t-test over blocks of the validation set."""
 
 import math
 
@@ -11,10 +11,10 @@ _SHARES = torch.linspace(0, 1, 11, dtype=torch.float64)
 
 
 class GateSums:
-    """Errors of forecasts ``base + g * correction`` in one validation, and the gate ``g`` that they speak for.
+    """Sums of errors of forecasts ``base + g * correction`` in one validation, from which the gate ``g`` is chosen.
 
     A correction is taken if its gain in squared error, one number for each of ten consecutive blocks of the validation
-    time, has a t-statistic over 2. It is then taken by the share of least squares, in tenths from 0 to 1. Where windows
+    time, has a t-statistic over 2. The gate is then its least-squares factor, in tenths from 0 to 1. Where windows
     are too few for ten blocks the test has the same level, with the degrees of freedom that there are.
 
     Args:
@@ -35,7 +35,7 @@ class GateSums:
         Args:
             error: truth less the base, ``(B, horizon, C)``.
             correction: with a gate of 1, ``(B, horizon, C)``.
-            weight: of each value, of that shape; None where all count the same.
+            weight: weight of each value, of that shape. None: equal weights.
             place: part of the validation time before each window, from 0 to below 1, ``(B,)``.
         """
         w = torch.ones_like(error) if weight is None else weight

@@ -1,4 +1,4 @@
-"""Artificial gaps for imputation: which observed cells of a window are hidden, a function of seed and window number."""
+"""Artificial gaps for imputation: hidden cells as a function of seed and window number."""
 
 from typing import Literal, NamedTuple
 
@@ -13,7 +13,7 @@ _GOLDEN, _FIRST, _SECOND = (c - (1 << 64) for c in (0x9E3779B97F4A7C15, 0xBF5847
 
 
 class Hiding(NamedTuple):
-    """How cells of windows are hidden; every cell is hidden with the same probability.
+    """Pattern of hidden cells of windows; every cell is hidden with the same probability.
 
     ``point``: each cell on its own. ``subsequence``: runs of ``run`` steps of one channel. ``block``: runs of ``run``
     steps of all channels at once. ``mixed``: one of the three in each window. Runs start anywhere and may overlap or

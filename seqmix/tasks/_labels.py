@@ -1,4 +1,4 @@
-"""What the classification tasks share: cross-entropy, and the most frequent class as the baseline."""
+"""Base of classification tasks: cross-entropy, and the most frequent class as the baseline."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ class LabelTask(Task, ABC):
     """A task with one label for each example, cross-entropy as its loss, and the most frequent class as its baseline.
 
     Args:
-        label_smoothing: share of the target that training spreads over all classes.
+        label_smoothing: share of the target that is spread over all classes in training.
         optim: optimizer and learning-rate schedule.
-        patience: validations without a better first metric before training stops; None to train to the end.
+        patience: validations without improvement after which training stops. None: train to the end.
 
     Raises:
         ConfigError: if ``label_smoothing`` is no share.
@@ -42,7 +42,7 @@ class LabelTask(Task, ABC):
 
     @property
     def label(self) -> str:
-        """What the model calls itself."""
+        """Name of the model in results."""
         return self.model.label
 
     @abstractmethod

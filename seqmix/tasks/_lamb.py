@@ -1,4 +1,4 @@
-"""LAMB, which trained the published CAFormer weights: Adam with a step as long as the weights it changes."""
+"""The LAMB optimizer, with which the published CAFormer weights were trained."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,9 +18,9 @@ class Lamb(torch.optim.Optimizer):
         betas: decay of the two moments for each step.
         eps: added to the square root of the second moment.
         weight_decay: decay of the weights, as a fraction of the learning rate.
-        max_grad_norm: norm that all gradients together are cut to before the moments.
+        max_grad_norm: norm that all gradients together are clipped to before the moments.
 
-    Source: You et al., 2019, arXiv:1904.00962. Differs from the original code in: gradients are cut, and parameters
+    Source: You et al., 2019, arXiv:1904.00962. Differs from the original code in: gradients are clipped, and parameters
     without decay are not scaled, as in the implementation the published image models were trained with.
     """
 
@@ -39,7 +39,7 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Change every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

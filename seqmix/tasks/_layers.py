@@ -1,4 +1,4 @@
-"""Depth of the parameters of image models, for learning rates that fall towards the input, block by block."""
+"""Depths of the parameters of image models, for layer-wise learning-rate decay."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Losses of forecasts, and how outputs of a model become points, quantiles or parameters of a distribution.
+"""Forecasting losses, with the conversion of model outputs to points, quantiles or distribution parameters.
 
 A parameter other than the location is read from its difference to the location: a model that moves and stretches all of
 its outputs with the window then moves the location, and stretches the scale.
@@ -22,7 +22,7 @@ LossFactory = Callable[[], nn.Module]
 
 
 class Loss(nn.Module, ABC):
-    """Loss of a forecast, and the reading of forecasts from the outputs of a model.
+    """Loss of a forecast, with the conversion of model outputs to forecasts.
 
     Both are ``(B, horizon, C)``, or ``(B, horizon, C, K)`` for K > 1: quantiles or parameters of a distribution.
     """

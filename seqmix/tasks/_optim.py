@@ -1,4 +1,4 @@
-"""Optimizers with their learning-rate schedule: no decay where decay hurts, a linear warm-up, lower rates by depth."""
+"""Optimizers with learning-rate schedule, weight-decay groups and layer-wise decay."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,15 +19,15 @@ Groups = list[dict[str, Any]]
 
 
 class Optim(ABC):
-    """Optimizer and learning-rate schedule of a training.
+    """Optimizer and learning-rate schedule.
 
     Args:
         lr: peak learning rate.
         weight_decay: decay of matrices; norms, biases and state-space rates are never decayed.
         warmup: length of the linear warm-up, as a fraction of all optimizer steps.
         schedule: ``cosine`` falls to zero over all optimizer steps, ``constant`` stays.
-        layer_decay: learning rate of each block over that of the block after it; 1 for the same everywhere. Models
-            whose blocks are ordered have it.
+        layer_decay: ratio of the learning rate of each block to that of the next, 1 for equal rates. Only for models
+            with ordered blocks.
 
     Raises:
         ConfigError: if an option is out of range.

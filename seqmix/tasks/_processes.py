@@ -1,4 +1,4 @@
-"""What the processes of one run agree on; a run of one process asks nobody."""
+"""Communication between the processes of a run."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""The trigram model beside causal language models: counts, and no training."""
+"""Trigram baseline for causal language models."""
 
 import numpy as np
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Checkpoints of runs: written whole or not at all, and refused in one message if they are damaged."""
+"""Checkpoints of runs: atomic writes, and checks for damage."""
 
 import zipfile
 from pathlib import Path
@@ -14,7 +14,7 @@ from seqmix.whole import whole
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Checkpoints as files beside the one that they replace.
+    """Checkpoint plugin that writes beside the older file and then replaces it.
 
     Lightning writes them to memory and to the system's temporary folder first: a killed run would leave them there.
     """
@@ -23,14 +23,14 @@ class CheckpointFiles(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            WriteError: if the disk refuses; an older checkpoint of that name stays.
+            WriteError: if the disk is full or read-only; an older checkpoint of that name stays.
         """
         with whole(Path(path), durable=True) as part, part.open("wb") as file:
             torch.save(checkpoint, file)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Content of a checkpoint, its tensors still on disk.
+    """Read a checkpoint; its tensors are memory-mapped.
 
     Raises:
         ConfigError: if it is no checkpoint, a byte of it has changed, or a weight is not finite.

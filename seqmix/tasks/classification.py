@@ -21,14 +21,14 @@ class Classification(LabelTask):
     by their count, never means of batch means. The best checkpoint is that of the highest validation accuracy.
 
     Args:
-        model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
+        model: model class, ``functools.partial`` or config entry, called with the facts of the data.
         vocab_size: number of tokens; linked from the datamodule.
         n_classes: number of classes; linked from the datamodule.
         max_len: longest sequence; linked from the datamodule.
         pairs: an example is two sequences; linked from the datamodule.
-        label_smoothing: share of the target that training spreads over all classes.
+        label_smoothing: share of the target that is spread over all classes in training.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better first metric before training stops. Default: train to the end.
+        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data does not know its classes.
@@ -66,7 +66,7 @@ class Classification(LabelTask):
         return self.model(batch["tokens"], batch.get("mask"))
 
     def example(self) -> dict[str, Batch]:
-        """The longest sequence of zeros."""
+        """A sequence of zeros of the maximum length."""
         return {"batch": {"tokens": blank_tokens(self, self.max_len, pairs=self.pairs)}}
 
     def test_counts(self) -> Tensor:
@@ -74,11 +74,11 @@ class Classification(LabelTask):
         return self.sums[3:]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
-        """Truth ``labels`` and the likeliest class ``predicted``, each ``(B,)``."""
+        """True ``labels`` and the most likely class ``predicted``, each ``(B,)``."""
         return {"labels": batch["labels"], "predicted": self(batch).argmax(-1)}
 
     def add_batch(self, batch: Batch) -> None:
-        """Add right answers, negative log-likelihood and examples of one batch."""
+        """Add correct predictions, negative log-likelihood and examples of one batch."""
         self.sums += label_sums(self(batch), batch["labels"])
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:

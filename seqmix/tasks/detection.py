@@ -41,7 +41,7 @@ METRICS = ("vus_pr", "auc_pr", "range_f1", "f1", "vus_roc", "auc_roc", "best_f1"
 
 
 class AnomalyDetection(Task):
-    """Score every row of series by the error of a model that was trained on rows assumed to be mostly normal.
+    """Anomaly detection: score each row by the error of a model trained on rows assumed to be mostly normal.
 
     Training and validation batches are windows ``{"x": (B, window, C), "x_mask": (B, window, C)}``, test batches whole
     series; see ``seqmix.data.DetectionData``. One model is trained on the windows of all series. In a test each series
@@ -55,8 +55,8 @@ class AnomalyDetection(Task):
     Args:
         model: model class, ``functools.partial`` or config entry, built with the facts of the data.
         series: the facts of the data, linked from the datamodule; a checkpoint holds them as a dict.
-        score: the model gives the window itself (``reconstruction``), or its last ``horizon`` rows from those before
-            them (``forecast``).
+        score: the error is that of the reconstructed window (``reconstruction``), or of its last ``horizon`` rows,
+            forecast from those before (``forecast``).
         horizon: rows that are forecast at once, with ``forecast``.
         normalize: ``window`` removes mean and standard deviation of what the model sees and puts them back; ``none``
             leaves windows in units of their series.
@@ -65,7 +65,7 @@ class AnomalyDetection(Task):
         smooth: rows of a centered moving average of the errors; 1 for none.
         rate: share of the training rows whose scores are above the threshold.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better error before training stops; null to train to the end.
+        patience: validations without improvement after which training stops. null: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range, or a linear model is to reconstruct windows,
@@ -128,7 +128,7 @@ class AnomalyDetection(Task):
 
     @property
     def label(self) -> str:
-        """What results call the model."""
+        """Name of the model in results."""
         return self.model.label
 
     def forward(self, batch: Batch) -> Tensor:
@@ -266,7 +266,7 @@ class _TrainedErrors(Detector):
         self._task = (task,)
 
     def fit_rows(self, x: Tensor, mask: Tensor) -> None:
-        """Nothing: the model is trained."""
+        """Do nothing: the model is already trained."""
 
     def errors(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mean squared error of the windows that cover each row, ``(T, C)``."""

@@ -1,4 +1,4 @@
-"""Metrics of anomaly detection: areas under curves, volumes under the surface, and F1 with ranges taken seriously.
+"""Metrics of anomaly detection: areas under curves, volumes under the surface, F1 of rows and ranges.
 
 Labels and flags are ``(T,)`` of zeros and ones, scores ``(T,)``, higher = more anomalous. A metric is NaN where it is
 not defined: all labels are 0, or all are 1.
@@ -96,7 +96,7 @@ def f1(labels: np.ndarray, flags: np.ndarray) -> float:
 
 
 def best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
-    """F1 of single rows at the best threshold, an oracle: the threshold is chosen with the labels that are scored."""
+    """F1 of single rows at the best threshold. An oracle: the threshold is chosen with the test labels."""
     labels, scores = _checked(labels, scores)
     if not _defined(labels):
         return np.nan
@@ -105,7 +105,7 @@ def best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def range_f1(labels: np.ndarray, flags: np.ndarray, *, existence: float = 0.2) -> float:
-    """F1 of range-based precision and recall: an anomaly is one, however long it is.
+    """F1 of range-based precision and recall: each anomaly counts once, whatever its length.
 
     Recall is the mean over anomalies of ``existence`` for a flagged row in it plus the rest for the flagged share of
     it, divided by the number of flagged ranges that overlap it. Precision is the same over flagged ranges, without
@@ -114,7 +114,7 @@ def range_f1(labels: np.ndarray, flags: np.ndarray, *, existence: float = 0.2) -
     Args:
         labels: 1 for an anomalous row, ``(T,)``.
         flags: 1 for a row that was flagged, ``(T,)``.
-        existence: weight of having found an anomaly at all, 0 to 1.
+        existence: weight of detecting an anomaly at all, 0 to 1.
 
     Source: Tatbul et al., NeurIPS 2018, arXiv:1803.03639, sec. 4, with flat bias and the reciprocal cardinality
     factor; ``existence`` as in TSB-AD. Differs from the original code in: nothing.
@@ -132,12 +132,12 @@ def range_f1(labels: np.ndarray, flags: np.ndarray, *, existence: float = 0.2) -
 
 
 def point_adjusted_f1(labels: np.ndarray, flags: np.ndarray) -> float:
-    """F1 after one flagged row has counted for all rows of its anomaly; a figure to compare with publications only.
+    """Point-adjusted F1: one flagged row counts for all rows of its anomaly. Only for comparison with publications.
 
-    It hides how little of an anomaly was found: random scores reach values above those of published detectors when
+    It overstates performance: random scores reach values above those of published detectors when
     anomalies are long.
 
-    Source: Xu et al., WWW 2018, arXiv:1802.03903; Kim et al., AAAI 2022, arXiv:2109.05257, for what it hides.
+    Source: Xu et al., WWW 2018, arXiv:1802.03903; Kim et al., AAAI 2022, arXiv:2109.05257, for its fault.
     """
     labels, flags = _checked(labels, flags, binary=True)
     flags = flags.copy()

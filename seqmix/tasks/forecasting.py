@@ -1,4 +1,4 @@
-"""The forecasting task: losses, exact metrics over every window, optimizer, early stopping.
+"""The forecasting task.
 
 The protocol (standardized scale, every window counted) is that of the long-horizon benchmarks since Informer, without
 their dropped last batch.
@@ -33,22 +33,22 @@ _OPTIM = default_optim(AdamW, lr=5e-4, weight_decay=0.01, warmup=0.0)
 
 
 class Forecasting(Task):
-    """Forecast ``horizon`` steps of every channel from ``context`` steps of all channels.
+    """Forecasting of ``horizon`` steps of every channel from ``context`` steps of all channels.
 
     A batch is ``{"x": (B, context, C), "y": (B, horizon, C)}``, with ``"future": (B, context + horizon, F)``,
     ``"static": (B, C, S)`` and ``"past": (B, context, P)`` where the data has them. ``"x_mask"`` and ``"y_mask"``, of
-    the shapes of x and y, are True where a value was observed; ``"weight": (B,)`` is what a window counts. What was not
-    observed reaches the model as the level of its window, or 0, and no loss or metric at all.
+    the shapes of x and y, are True where a value was observed; ``"weight": (B,)`` is the weight of a window. The model
+    sees missing values as the level of the window, or 0; losses and metrics ignore them.
 
     Validation and test MSE and MAE are sums over every window, step and channel divided by their count, never means of
     batch means. They score the median with ``quantile`` loss and the mean of a distribution.
 
     Args:
         model: model class, ``functools.partial`` or config entry, called with the facts of the data.
-        residual: train the model on the residual of a ridge regression, ``true`` or what makes the ridge; validation
-            metrics are those of the gated forecast. See ``ResidualForecaster``.
+        residual: train the model on the residual of a ridge regression: ``true``, or a config entry of the ridge.
+            Validation metrics are those of the gated forecast. See ``ResidualForecaster``.
         series: the facts of the data, linked from the datamodule; a checkpoint holds them as a dict.
-        loss: what training minimizes; ``huber`` has its corner at 1 channel std, ``quantile`` is the pinball loss,
+        loss: training loss; ``huber`` has its corner at 1 channel std, ``quantile`` is the pinball loss,
             ``normal``, ``student_t`` and ``negative_binomial`` (of unscaled counts) are negative log-likelihoods.
         loss_module: makes a module from point forecast and truth to a loss for each value, for example
             ``partial(nn.SmoothL1Loss, reduction="none")``; replaces ``loss``.
@@ -60,7 +60,7 @@ class Forecasting(Task):
         normalize_affine: learn a scale and a shift per channel for normalized windows, as in RevIN.
         season: length of the season for ``season``, in time steps. Default: the season of the data.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better MSE before training stops; null to train to the end.
+        patience: validations without a better MSE after which training stops. null: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range.
@@ -125,7 +125,7 @@ class Forecasting(Task):
 
     @property
     def label(self) -> str:
-        """What results call the model."""
+        """Name of the model in results."""
         return self.model.label
 
     def forward(self, batch: Batch) -> Tensor:
@@ -133,7 +133,7 @@ class Forecasting(Task):
         return self._forecast(batch, self._base(batch), None if self.training else self.model.gate)
 
     def _base(self, batch: Batch) -> Tensor | None:
-        """What the outputs of the model are added to, where that is not the level of the window."""
+        """Base that the outputs of the model are added to, if it is not the level of the window."""
         x, mask = batch["x"], batch.get("x_mask")
         x = x if mask is None else x.masked_fill(~mask, 0)
         return self.model.base(x, mask=mask, **self._covariates(batch))
@@ -182,7 +182,7 @@ class Forecasting(Task):
         between their forecasts.
 
         Args:
-            forecast: what ``forward`` returned.
+            forecast: result of ``forward``.
             quantiles: levels between 0 and 1.
 
         Raises:
@@ -199,7 +199,7 @@ class Forecasting(Task):
         return found[..., [rising.index(q) for q in quantiles]]
 
     def on_fit_start(self) -> None:
-        """Fit what has a closed form; a model that has nothing else takes no gradient steps."""
+        """Fit closed-form parts; a model without others takes no gradient steps."""
         # what a correction is added to sees windows as they are
         norm = self.norm if self.model.gate is None else None
         self.model.fit_closed_form(*batches_of(self.trainer, norm, self.device))
@@ -212,7 +212,7 @@ class Forecasting(Task):
         return left_out_errors(self.model, self.norm, train, blocks, self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Refuse data that the loss cannot be of, at the first batch."""
+        """Refuse data that the loss does not allow, at the first batch."""
         if batch_idx == 0:
             mask = batch.get("y_mask")
             self.loss.check(batch["y"] if mask is None else batch["y"][mask])
@@ -223,7 +223,7 @@ class Forecasting(Task):
         return weighted_mean(self.loss.score(self(batch).float(), y), weight)
 
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
-        """SeasonalNaive, Ridge and DLinear, or the chosen models, with plain settings and without covariates."""
+        """SeasonalNaive, Ridge and DLinear, or the chosen models, with default settings and without covariates."""
         series = data.series.without_covariates()
         if chosen is None:
             # a season longer than the window cannot be repeated: then the last value is

@@ -1,4 +1,4 @@
-"""The image classification task: cross-entropy on labels or mixed targets, learning rates by depth."""
+"""The image classification task."""
 
 import re
 import warnings
@@ -46,10 +46,10 @@ else:
 
 
 class ImageModelFactory(Protocol):
-    """What makes an image model from the facts of the data: a class, a ``functools.partial``, an entry of a config."""
+    """Factory of image models: a class, ``functools.partial`` or config entry, called with the facts of the data."""
 
     def __call__(self, num_classes: int, in_chans: int) -> ImageModel:
-        """Make it; both are given by name."""
+        """Build the model; both arguments are keywords."""
         ...
 
 
@@ -61,20 +61,20 @@ class ImageClassification(Task):
     count, never means of batch means. The best checkpoint is that of the highest validation accuracy.
 
     Args:
-        model: name of an image model (``caformer_s18``), or what makes one: a class with its options.
+        model: name of an image model (``caformer_s18``), or a config entry of a class with its options.
         n_classes: number of classes; linked from the datamodule.
         n_channels: channels of the images; linked from the datamodule.
         options: of the model, where it is given by name, for example ``{drop_path_rate: 0.15}``.
-        weights: checkpoint to start from, published or of another run, a file or a hub id; a classifier for other
-            classes starts anew. With the classifier of the file the model can be tested as it is.
+        weights: checkpoint to start from, published or of another run: a file or a hub id. A classifier for other
+            classes is initialized again. With the classifier of the file the model can be tested as it is.
         freeze: stages that are not trained, counted from the input; ``backbone`` trains the classifier only.
         freeze_norms: batch norms keep their statistics, scales and shifts.
         class_names: names of the classes, kept in checkpoints; linked from the datamodule.
         input_cfg: size, normalization and crop of the images, kept in checkpoints; linked from the datamodule.
-        label_smoothing: share of the target that training spreads over all classes.
-        grad_checkpointing: compute blocks again in the backward pass, which takes less memory and more time.
+        label_smoothing: share of the target that is spread over all classes in training.
+        grad_checkpointing: recompute blocks in the backward pass: less memory, more time.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better first metric before training stops. Default: train to the end.
+        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data does not know its classes.
@@ -181,7 +181,7 @@ class ImageClassification(Task):
         )
 
     def add_batch(self, batch: Batch) -> None:
-        """Add right answers, those among the five likeliest, negative log-likelihood and images of one batch."""
+        """Add correct predictions, those in the top five, negative log-likelihood and images of one batch."""
         scores, labels = self(batch), batch["labels"]
         right, *others = label_sums(scores, labels)
         among = scores.topk(min(5, scores.shape[-1])).indices == labels[:, None]  # (B, 5)
@@ -192,7 +192,7 @@ class ImageClassification(Task):
         return {f"model.{name}": depth for name, depth in block_depths(self.model).items()}
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
-        """Accuracy, that of the five likeliest classes, and negative log-likelihood in nats."""
+        """Accuracy, top-5 accuracy, and negative log-likelihood in nats."""
         right, among, loss, count = self.sums[:4].tolist()
         return {"accuracy": right / count, "top5": among / count, "loss": loss / count}, count
 

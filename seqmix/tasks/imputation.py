@@ -1,4 +1,4 @@
-"""The imputation task: hidden cells of windows are filled by any forecasting model whose horizon is the window."""
+"""The imputation task: any forecasting model whose horizon is the window fills hidden cells."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -31,7 +31,7 @@ _OPTIM = default_optim(AdamW, lr=1e-3, weight_decay=0.01, warmup=0.0)
 
 
 class Imputation(Task):
-    """Fill missing values of windows ``(B, context, C)`` from the observed ones.
+    """Imputation of missing values of windows ``(B, context, C)`` from the observed ones.
 
     A batch is ``{"x": (B, L, C), "x_mask": (B, L, C), "window": (B,)}``: values, 0 where missing; True where a value
     was observed; the number of each window. The task hides a part of the observed cells. Errors are those of the hidden
@@ -56,13 +56,13 @@ class Imputation(Task):
         fill: what the model sees in missing cells: ``zero`` (after normalization), the ``mean`` of the window, or
             linear ``interpolation``.
         mask_input: give the model the mask of the observed cells as further channels, if channels meet in it.
-        residual: train the model on the residual of another imputation: ``true`` for linear interpolation, or what
-            makes it, for example ``GaussianImputer``. The model sees its values in missing cells, and its heads are 0
-            at the start. Each validation chooses anew the share of the correction that is taken, the gate.
+        residual: train the model on the residual of another imputation: ``true`` for linear interpolation, or a config
+            entry, for example ``GaussianImputer``. The model sees its values in missing cells, and its heads are 0
+            at the start. Each validation chooses the factor of the correction, the gate.
         normalize: ``window`` removes mean and standard deviation of the observed values of each window before the model
             and puts them back; ``none`` leaves the window as it is.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better MSE before training stops; null to train to the end.
+        patience: validations without a better MSE after which training stops. null: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range.
@@ -132,7 +132,7 @@ class Imputation(Task):
 
     @property
     def label(self) -> str:
-        """What results call the model."""
+        """Name of the model in results."""
         return self.model.label
 
     def facts_of(self, data: Any) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class Imputation(Task):
         return {"x": x.masked_fill(~left, 0), "x_mask": left}, hidden
 
     def on_fit_start(self) -> None:
-        """Fit what has a closed form; a model that has nothing else takes no gradient steps."""
+        """Fit closed-form parts; a model without others takes no gradient steps."""
         if self.base is not None:
             # what a correction is added to sees windows as they are
             self.base.fit_closed_form(*self._batches(None))
@@ -197,7 +197,7 @@ class Imputation(Task):
         return batches_of(self.trainer, norm, self.device, train=train, val=val)
 
     def _pair(self, batch: Batch, epoch: int) -> Batch:
-        """The batch as what is known, ``x``, and what is wanted, ``y``."""
+        """The batch as inputs ``x`` and targets ``y``."""
         left, hidden = self.hide(batch, epoch)
         return {**left, "y": batch["x"], "y_mask": left["x_mask"] | hidden}
 

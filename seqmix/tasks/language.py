@@ -1,4 +1,4 @@
-"""Language models: of the next token, and of masked ones; metrics are exact over all tokens of a text."""
+"""Language modeling tasks: next-token and masked-token prediction, with metrics exact over all tokens."""
 
 import math
 import time
@@ -43,11 +43,11 @@ class CausalLM(Task):
     different tokens, which perplexity, per token, does not.
 
     Args:
-        model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
+        model: model class, ``functools.partial`` or config entry, called with the facts of the data.
         vocab_size: number of tokens; linked from the datamodule.
         max_len: longest sequence; linked from the datamodule.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better first metric before training stops. Default: train to the end.
+        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if a mixer is not causal, or options are out of range.
@@ -96,7 +96,7 @@ class CausalLM(Task):
         return F.cross_entropy(*self._answer(batch))
 
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
-        """An interpolated trigram model, scored on the tokens that the last test has counted."""
+        """An interpolated trigram model, scored on the tokens of the last test."""
         started = time.perf_counter()
         train, test = data.documents("train"), data.documents("test")
         _, n_bytes, tokens = self.sums.tolist()
@@ -133,9 +133,8 @@ class MaskedLM(Task):
     A batch is ``{"tokens": (B, L), "mask": (B, L), "text": (B, L), "index": (B,), "mask_id": ()}``; or, with
     ``"cu_seqlens": (B + 1,)`` and without a mask, B texts one after another in one row. A share of the tokens of
     ``text`` is asked for: 80 % of them are replaced by the token ``mask_id``, 10 % by one drawn from all, and the rest
-    stay. Which, depends on ``mask_seed``, the epoch, the number of the piece and the position in it alone: a resumed
-    run hides what the first would have hidden, and validation hides the same tokens whatever the size of a batch and
-    its packing.
+    stay. The choice depends only on ``mask_seed``, the epoch, the number of the piece and the position in it: a
+    resumed run hides the same tokens, and so does validation with any batch size and packing.
 
     With ``sentence_order`` a batch is of pairs, with ``"types"``, ``"segments"``, ``"special"``, each ``(B, L)``, and
     ``"relation": (B,)``: in order, swapped, or with a second part from elsewhere. The cross-entropy of the relation,
@@ -143,16 +142,16 @@ class MaskedLM(Task):
     pairs are logged as ``order_loss`` and ``order_accuracy``.
 
     Args:
-        encoder: what makes the encoder for a number of tokens: an entry of a config, or a ``functools.partial``.
+        encoder: config entry or ``functools.partial`` of the encoder, called with the number of tokens.
         vocab_size: number of tokens; linked from the datamodule.
         max_len: longest sequence; linked from the datamodule.
-        gelu: of the head: ``none`` for the function itself, ``tanh`` for the approximation of FNet.
-        mask_rate: share of the tokens that training asks for; 0.3 in Hydra and 0.15 in BERT.
-        eval_mask_rate: share that validation and test ask for.
-        mask_seed: seed of what is hidden.
-        sentence_order: learn the relation of two parts of a text too; needs ``data.objective: pairs``.
+        gelu: GELU of the head: ``none`` is exact, ``tanh`` the approximation of FNet.
+        mask_rate: share of the tokens that is predicted in training; 0.3 in Hydra and 0.15 in BERT.
+        eval_mask_rate: the share in validation and test.
+        mask_seed: seed of the hidden tokens.
+        sentence_order: also learn the relation of two parts of a text; needs ``data.objective: pairs``.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better first metric before training stops. Default: train to the end.
+        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, the encoder is made for shorter texts, or it has no pooler and
@@ -219,7 +218,7 @@ class MaskedLM(Task):
         return loss + F.cross_entropy(*self._relations(batch, x)) if self.sentence_order else loss
 
     def add_batch(self, batch: Batch) -> None:
-        """Add right answers, negative log-likelihood and answers of one batch."""
+        """Add correct predictions, negative log-likelihood and predicted tokens of one batch."""
         x, asked = self._encode(batch, self.eval_mask_rate, 0)
         self.sums[0] += score_sums(*self._tokens(batch, x, asked))
         if self.sentence_order:

@@ -1,4 +1,4 @@
-"""Lock between processes: a file that exists while it is held, and that no crash leaves locked."""
+"""Lock between processes: a file that exists while the lock is held, and is free after a crash."""
 
 import os
 import time
@@ -16,7 +16,7 @@ else:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock ``path``; the operating system frees it when the process ends, however it ends.
+    """Hold the lock ``path``; the operating system frees it when the process ends.
 
     Args:
         path: file of the lock; made for the time that the lock is held, its folder too if need be.

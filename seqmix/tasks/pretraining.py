@@ -30,11 +30,11 @@ class Pretraining(Task):
     seasonal naive forecast (``error``), and the share of values within the 80 % interval, both at the last origin.
 
     Args:
-        model: makes a ZeroShot model from the facts of the data.
+        model: factory of a ZeroShot model, called with the facts of the data.
         series: the facts of the data, linked from the datamodule; a checkpoint holds them as a dict.
-        every: one origin of so many is trained in a step, in turns.
+        every: train one of ``every`` origins in a step, in turns.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a lower loss before training stops. Default: train to the end.
+        patience: validations without a lower loss after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if the model is another one, or options are out of range.

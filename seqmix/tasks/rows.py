@@ -1,4 +1,4 @@
-"""Rows of results in CSV files: one writer for many processes, columns by name, files whole or not at all."""
+"""Rows of results in CSV files, written atomically and by several processes."""
 
 import csv
 import io
@@ -20,8 +20,7 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, key: Sequence[
     Args:
         path: file to append to.
         rows: values by column.
-        key: columns that tell rows apart: a row that the file holds already is not written again. Default: all are
-            written.
+        key: columns that identify a row: a row that the file already has is not written again. Default: write all.
 
     Raises:
         DataError: if the file is not a table.
@@ -45,7 +44,7 @@ def keep_rows(path: Path, wanted: Callable[[Mapping[str, str]], bool]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, none if it is not there.
+    """The rows of a CSV file; empty if the file does not exist.
 
     Raises:
         DataError: if it is no text, the header names a column twice, or a row has another number of cells.
@@ -68,7 +67,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as a CSV file, whole or not at all."""
+    """Write rows as a CSV file, atomically."""
     text = io.StringIO(newline="")
     columns = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -78,6 +77,6 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, in a folder that is made if need be."""
+    """Write a text file atomically; its folder is created if needed."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8", newline="")

@@ -1,6 +1,6 @@
 """The run folder ``runs/<name>/<time>-seed<k>/``: configuration, environment, metrics, checkpoints, results.
 
-Files are written whole or not at all, and training goes on from ``last.ckpt`` as if it had never stopped.
+Files are written atomically, and training resumes from ``last.ckpt`` exactly.
 """
 
 import json
@@ -36,7 +36,7 @@ _PREEMPTED = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(sig
 
 
 class Run(Checkpoint):
-    """Own the folder of one run: make it when training or testing begins, and keep everything of the run in it.
+    """Callback that keeps the folder of one run: configuration, metrics, checkpoints and results.
 
     ``best.ckpt`` has the best value of the task's ``monitor``; of equal values that of the lower loss, else the later.
     ``last.ckpt`` is where to resume: the latest of the last validation, the last epoch, and the step after Ctrl-C,
@@ -313,7 +313,7 @@ class Run(Checkpoint):
         )
 
     def _agreed(self, trainer: pl.Trainer) -> type[KeyboardInterrupt] | None:
-        """What any of the processes was told to stop by, the same in all of them."""
+        """Reason to stop that any of the processes was given, the same in all of them."""
         stops = (None, KeyboardInterrupt, Terminated)
         return stops[largest(trainer, stops.index(self._stop))]
 
@@ -348,7 +348,7 @@ def run_folders(parent: Path, seed: int) -> list[Path]:
 
 
 def device_name(trainer: pl.Trainer) -> str:
-    """What the run computes on: ``cpu`` or the name of the GPU, and how many of them."""
+    """Device of the run: ``cpu``, or name and number of the GPUs."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
@@ -366,7 +366,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set every generator as it was in ``random_state``."""
+    """Restore every generator from ``random_state``."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

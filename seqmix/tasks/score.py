@@ -1,4 +1,4 @@
-"""Score of one model on the test set, and the table of ``seqmix report`` in which the scores of a task stand."""
+"""Score of one model on the test set, and tables of ``seqmix report``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Table(NamedTuple):
-    """Table of ``seqmix report``: its name, the facts that tell two data sets of one name apart, and their title."""
+    """Table of ``seqmix report``: its name, the facts that distinguish data sets of one name, and their title."""
 
     name: str
     facts: tuple[str, ...]
@@ -18,7 +18,7 @@ class Score:
     """Score of one model or baseline on the test set.
 
     Args:
-        model: what results call the model.
+        model: name of the model in results.
         metrics: metrics by name.
         count: number of examples that the metrics are means over.
         parameters: number of trained parameters.

@@ -1,4 +1,4 @@
-"""Fine-tuning of encoders: the class of a sentence or pair, or a score of it; metrics by scikit-learn and scipy."""
+"""Fine-tuning of encoders for classification and regression of sentences and pairs."""
 
 import time
 from abc import ABC, abstractmethod
@@ -30,21 +30,21 @@ _OPTIM = default_optim(AdamW, lr=5e-5, weight_decay=5e-6, warmup=0.06)
 
 
 class _SentenceTask(Task, ABC):
-    """What classes and scores of sentences share: the encoder, a linear head, and what was predicted in one pass.
+    """Base of the tasks of sentences: an encoder, a linear head, and the predictions of one pass.
 
     The head sees the summary of the encoder's ``pooler``, or without one the mean of the kept positions. The best
     checkpoint is that of the highest validation value of the first metric.
 
     Args:
-        encoder: what makes the encoder for a number of tokens: the entry of the pre-training config.
+        encoder: config entry of the encoder as in pre-training, called with the number of tokens.
         vocab_size: number of tokens; linked from the datamodule.
         n_classes: number of classes, 1 for a score; linked from the datamodule.
         max_len: longest example; linked from the datamodule.
-        init_from: checkpoint of ``MaskedLM`` or of another fine-tuning, whose encoder training starts with; null to
-            start with random weights.
-        dropout: probability, on what the head sees.
+        init_from: checkpoint of ``MaskedLM`` or of another fine-tuning, whose encoder is the initial one. null: random
+            weights.
+        dropout: dropout probability on the input of the head.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better first metric before training stops. Default: train to the end.
+        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data is of the other kind.
@@ -129,7 +129,7 @@ class _SentenceTask(Task, ABC):
         return self.loss(self(batch).float(), batch["labels"])
 
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
-        """A linear model on counts of words, scored on the examples that the last test has counted."""
+        """A linear model on counts of words, scored on the examples of the last test."""
         started = time.perf_counter()
         n, classes = self.score().count, data.n_classes > 1
         labels, predicted, size = bag_of_words(data.examples("train"), data.examples("test")[:n], classes)

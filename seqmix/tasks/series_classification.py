@@ -1,4 +1,4 @@
-"""The task of classifying multivariate series."""
+"""The series classification task."""
 
 from typing import Any, Literal
 
@@ -27,15 +27,15 @@ class SeriesClassification(LabelTask):
     loss.
 
     Args:
-        model: what makes the model from the facts of the data: a class, a ``functools.partial``, an entry of a config.
+        model: model class, ``functools.partial`` or config entry, called with the facts of the data.
         n_channels: number of channels; linked from the datamodule.
         n_classes: number of classes; linked from the datamodule.
         max_len: longest series; linked from the datamodule.
         class_weights: ``balanced`` weighs a class in the loss of training by n / (n_classes n_k), n_k its training
             series; ``none`` weighs all series alike.
-        label_smoothing: share of the target that training spreads over all classes.
+        label_smoothing: share of the target that is spread over all classes in training.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better accuracy before training stops. Default: train to the end.
+        patience: validations without a better accuracy after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data does not know its facts.

@@ -27,7 +27,7 @@ _OPTIM = default_optim(AdamW, lr=1e-3, weight_decay=0.01, warmup=0.1)
 
 
 class ShortTerm(Task):
-    """Forecast ``horizon`` steps of series that are divided by their seasonal naive error, from ``context`` steps.
+    """Short-term forecasting of ``horizon`` steps of series scaled by their seasonal naive error.
 
     A batch is ``{"x": (B, context, C), "y": (B, horizon, C)}``, with ``"x_mask"``, True where a value was observed, for
     windows that begin before their series, and in validation and test ``"naive2"``, the forecasts ``(B, horizon, C)``
@@ -37,10 +37,10 @@ class ShortTerm(Task):
     Args:
         model: model class, ``functools.partial`` or config entry, called with the facts of the data.
         series: the facts of the data, linked from the datamodule; a checkpoint holds them as a dict.
-        loss: what training minimizes: ``smape``, or ``mae``, ``huber`` or ``mse`` in units of the seasonal naive error.
+        loss: training loss: ``smape``, or ``mae``, ``huber`` or ``mse`` in units of the seasonal naive error.
         normalize: normalization of windows: ``none``, ``window``, ``last`` or ``season``, as in ``Forecasting``.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better OWA before training stops; null to train to the end.
+        patience: validations without a better OWA after which training stops. null: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range.
@@ -87,7 +87,7 @@ class ShortTerm(Task):
 
     @property
     def label(self) -> str:
-        """What the model is called."""
+        """Name of the model in results."""
         return self.model.label
 
     def forward(self, batch: Batch) -> Tensor:
@@ -102,7 +102,7 @@ class ShortTerm(Task):
         return {"batch": {"x": torch.zeros(1, self.series.context, self.series.n_channels)}}
 
     def on_fit_start(self) -> None:
-        """Fit what has a closed form; a model that has nothing else takes no gradient steps."""
+        """Fit closed-form parts; a model without others takes no gradient steps."""
         self.model.fit_closed_form(*batches_of(self.trainer, self.norm, self.device))
         if self.model.closed_form:
             self.trainer.fit_loop.max_epochs = 0
@@ -125,7 +125,7 @@ class ShortTerm(Task):
         return {"owa": (smape / naive_smape + mase / naive_mase) / 2, "smape": smape, "mase": mase}, series
 
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
-        """Naive2, SeasonalNaive and Ridge, or the chosen models, with plain settings."""
+        """Naive2, SeasonalNaive and Ridge, or the chosen models, with default settings."""
         if chosen is None:
             *_, naive_smape, naive_mase, count, series = self.sums.tolist()
             known = {"owa": 1.0, "smape": naive_smape / count, "mase": naive_mase / count}

@@ -21,13 +21,13 @@ from seqmix.tasks.score import Score, Table
 
 
 class Task(pl.LightningModule, ABC):
-    """A LightningModule with an optimizer, judged by the first of its ``metrics``.
+    """Base of all tasks: a LightningModule with an optimizer, whose first metric selects the best checkpoint.
 
     It logs ``val_<metric>`` and ``test_<metric>`` for each, and ``test_<counted>``, the number they are means over.
 
     Args:
         optim: optimizer and learning-rate schedule.
-        patience: validations without a better ``monitor`` before training stops; None to train to the end.
+        patience: validations without a better ``monitor`` after which training stops. None: train to the end.
 
     Raises:
         ConfigError: if options are out of range.
@@ -73,7 +73,7 @@ class Task(pl.LightningModule, ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What results call the model."""
+        """Name of the model in results."""
 
     @property
     def monitor(self) -> str:
@@ -82,7 +82,7 @@ class Task(pl.LightningModule, ABC):
 
     @property
     def watched(self) -> tuple[str, ...]:
-        """What a validation measures."""
+        """Names of the metrics of a validation."""
         return self.validated or self.metrics
 
     @abstractmethod
@@ -106,11 +106,11 @@ class Task(pl.LightningModule, ABC):
         return [self.sums]
 
     def remarks(self) -> dict[str, float]:
-        """What the last validation found beside the metrics, by name; it is logged and stands in ``metrics.csv``."""
+        """Other values of the last validation by name, to be logged and written to ``metrics.csv``."""
         return {}
 
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
-        """Scores of the baselines on what the last test has counted; none where a task has no baseline.
+        """Scores of the baselines on the examples of the last test; empty for a task without baselines.
 
         Args:
             data: datamodule of the run.
@@ -127,7 +127,7 @@ class Task(pl.LightningModule, ABC):
         """Put dense layers in place of mixers (JustDense), before training.
 
         Args:
-            how: which mixers, and by what. Default: every sequence mixer, by one matrix along the same axis.
+            how: the mixers and their replacement. Default: one matrix along the same axis for every sequence mixer.
         """
         how = how or Densify()
         how(self, self.example())
@@ -141,7 +141,7 @@ class Task(pl.LightningModule, ABC):
         """Rows of a file of predictions, for tasks that make some.
 
         Args:
-            batch: what ``predict_step`` returned.
+            batch: result of ``predict_step``.
             first: number of its first example.
             data: datamodule of the run.
         """
@@ -222,7 +222,7 @@ class Task(pl.LightningModule, ABC):
                 self.hparams.pop(name)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Stop when ``monitor`` no longer gets better."""
+        """Early stopping on ``monitor``."""
         if self.patience is None:
             return []
         # at validations only: training that ends before the first one has nothing to compare

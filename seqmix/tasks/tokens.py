@@ -1,6 +1,6 @@
-"""The token prediction task: any mixers between an embedding and a softmax, with exact loss and accuracy.
+"""The token prediction task: any mixers between an embedding and a softmax.
 
-What a batch asks makes it recall, next-token or masked-token prediction.
+The targets of a batch make it recall, next-token or masked-token prediction.
 """
 
 import torch
@@ -24,7 +24,7 @@ UNASKED = -100
 
 
 class TokenPrediction(Task):
-    """Prediction of tokens at the positions that ask for one.
+    """Prediction of tokens at the positions that have a target.
 
     A batch is ``{"tokens": (B, L), "targets": (B, L)}``, int64, with target -100 where nothing is asked, and
     ``"mask": (B, L)`` bool, True = keep, where sequences are padded. With the next token as target a stack of causal
@@ -32,18 +32,18 @@ class TokenPrediction(Task):
     accuracy are sums over every asked position divided by their count, never means of batch means.
 
     Args:
-        mixer: makes the sequence mixer of every block: a class, a ``functools.partial``, an entry of a config.
+        mixer: class, ``functools.partial`` or config entry of the sequence mixer of every block.
         vocab_size: number of tokens; linked from the datamodule.
         max_len: longest sequence; linked from the datamodule.
         layers: sequence mixers of successive blocks, repeated from the start; replaces ``mixer``.
         d_model: width D.
         n_layers: number of blocks.
-        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
-        positions: learn an embedding for each of ``max_len`` positions; without it mixers blind to order stay so.
-        tied: score tokens with their embeddings instead of a matrix of its own.
+        channel_mixer: factory of the channel mixer of every block. None: blocks with one residual.
+        positions: learn an embedding for each of ``max_len`` positions.
+        tied: use the token embeddings as output matrix.
         dropout: probability, on the embeddings and on the output of each mixer.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better first metric before training stops. Default: train to the end.
+        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range.

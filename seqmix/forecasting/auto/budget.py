@@ -1,4 +1,4 @@
-"""The clock of an automatic choice."""
+"""The time budget of model selection."""
 
 import time
 
@@ -7,7 +7,7 @@ class Budget:
     """Seconds of wall time, counted from when it is made.
 
     Args:
-        seconds: how many there are.
+        seconds: the budget.
     """
 
     def __init__(self, seconds: float):

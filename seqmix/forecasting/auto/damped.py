@@ -1,4 +1,4 @@
-"""Exponential smoothing with a damped trend, of many series at once, without an optimizer."""
+"""Exponential smoothing with a damped trend, for many series at once, without an optimizer."""
 
 import numpy as np
 
@@ -21,12 +21,12 @@ def damped(y: np.ndarray, season: int, horizon: int) -> np.ndarray:
     The initial level and trend of each point of a grid of parameters follow from least squares on the one-step errors.
 
     Args:
-        y: values that end together, NaN before the first, ``(n, T)``.
+        y: values, aligned at the end, NaN before the first, ``(n, T)``.
         season: steps of the season, 1 for none.
         horizon: steps to forecast.
 
     Source: Gardner and McKenzie, 1985, Management Science 31(10); AICc after Hyndman et al., 2002. Differs from the
-    original code in: a grid in place of an optimizer; the season is taken out before.
+    original code in: a grid in place of an optimizer; series are seasonally adjusted before.
     """
     adjusted = adjust(y, season)
     return adjusted.restored(_forecast(adjusted.y, horizon))

@@ -1,4 +1,4 @@
-"""A weighted ensemble of fitted models, with the verbs of ``Fitted``."""
+"""A weighted ensemble of fitted models, with the methods of ``Fitted``."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from seqmix.forecasting.scales import Scales
 
 @dataclass
 class Ensemble:
-    """Fitted models and their weights; what they forecast is their weighted mean, quantile by quantile.
+    """Weighted ensemble: its forecast is the weighted mean of the models, quantile by quantile.
 
     Args:
         reading: how frames are read.
@@ -36,15 +36,15 @@ class Ensemble:
         last: stamp of the last row of each series.
         scales: units of errors of a test.
         unit: units of the intervals of each series.
-        naive: the seasonal naive forecast, which stands in where no other part has a forecast.
+        naive: the seasonal naive forecast, used where no other part has a forecast.
         parts: the models that have a weight.
         weights: their weights for each series, and for series that were not fitted.
         spreads: the errors of each part, for the intervals of those that forecast no quantiles.
-        stretch: by what intervals are stretched, for each coverage.
-        leaderboard: what was tried, with errors, weight and seconds.
+        stretch: factor that calibrates the intervals of each coverage.
+        leaderboard: the models that were tried, with errors, weight and seconds.
         history: errors during training.
-        report: what was fitted, in figures.
-        notes: what a user should know.
+        report: sizes of the fit.
+        notes: messages for the user.
     """
 
     reading: Reading
@@ -146,7 +146,7 @@ class Ensemble:
         unit: np.ndarray,
         weights: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Point forecasts and quantiles; parts that fail, or forecast no number, leave their weight to the others."""
+        """Point forecasts and quantiles; the weight of parts that fail, or forecast NaN, goes to the others."""
         points, spreads, shares, failed = [], [], [], []
         for part, weight, spread in zip(self.parts, weights, self.spreads, strict=True):
             try:
@@ -179,7 +179,7 @@ def units(long: Long, after: int, season: int) -> np.ndarray:
 
     Args:
         long: the series.
-        after: rows at their end that are not looked at.
+        after: rows at their end to ignore.
         season: steps of the season.
     """
     lengths = np.diff(long.indptr) - after

@@ -1,4 +1,4 @@
-"""The automatic choice: a portfolio is backtested within a time budget, and the weights of an ensemble are learned."""
+"""Automatic model selection: backtest a portfolio within a time budget, and learn ensemble weights."""
 
 import math
 import time
@@ -30,12 +30,12 @@ _DECILES = tuple(k / 10 for k in range(1, 10))
 
 
 class Lesson(NamedTuple):
-    """What the held-out rows taught.
+    """Results of the backtest on the held-out rows.
 
     Args:
         weights: weights of the models.
         spreads: errors of each model.
-        stretch: by what intervals of the ensemble are stretched.
+        stretch: factor that calibrates the intervals of the ensemble.
         scores: MASE and WQL of each model, then of the ensemble, ``(M + 1, 2)``; NaN where unknown.
     """
 
@@ -109,7 +109,7 @@ def learn_from(test: Holdout | None, trials: Sequence[Trial]) -> Lesson:
 
     Args:
         test: the held-out rows; without them the weights are those of the prior, of models that need no training.
-        trials: what came of each model, the seasonal naive forecast first.
+        trials: result of each model, the seasonal naive forecast first.
     """
     prior = np.array([trial.candidate.prior for trial in trials])
     spreads, scores = [NORMAL] * len(trials), np.full((len(trials) + 1, 2), math.nan)
@@ -144,7 +144,7 @@ def learn_from(test: Holdout | None, trials: Sequence[Trial]) -> Lesson:
 
 
 def _finish(shop: Workshop, trial: Trial, parts: dict[str, Part]) -> None:
-    """Fit a model to all rows; one that fails leaves its weight to the others."""
+    """Fit a model to all rows; the weight of one that fails goes to the others."""
     started = time.perf_counter()
     try:
         parts[trial.candidate.name] = shop.part(trial.candidate)

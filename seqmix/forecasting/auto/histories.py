@@ -1,4 +1,4 @@
-"""Histories of series side by side, for models that are fitted to each series alone."""
+"""Histories of series as rows of one array, for models that are fitted to each series alone."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def histories(y: np.ndarray, indptr: np.ndarray, after: np.ndarray, most: int) -
     Args:
         y: values of all series, NaN where missing, ``(rows,)``.
         indptr: first row of each series, then the number of rows.
-        after: rows at the end of each series that are not looked at, ``(n,)``.
+        after: rows at the end of each series to ignore, ``(n,)``.
         most: the longest history.
     """
     end = indptr[1:] - after

@@ -1,4 +1,4 @@
-"""The rows that the models of a portfolio are compared on."""
+"""The held-out rows on which the models of a portfolio are compared."""
 
 from dataclasses import dataclass
 
@@ -17,13 +17,13 @@ _LEAST = 3
 
 @dataclass(frozen=True)
 class Holdout:
-    """The end of series that are long enough, several horizons one after another.
+    """Held-out rows at the end of series that are long enough, several horizons one after another.
 
     Args:
         train: the rows of all such series before the first cutoff.
         long: a sample of them with all rows.
         rows: rows after each cutoff, ``(K,)``.
-        truth: what came, NaN where missing, ``(n, K, horizon)``.
+        truth: observed values, NaN where missing, ``(n, K, horizon)``.
         unit: unit of the errors of each of the sample, from its rows before the first cutoff, ``(n,)``.
     """
 
@@ -35,7 +35,7 @@ class Holdout:
 
 
 def make_holdout(long: Long, horizon: int, season: int, seed: int, most: int = _SERIES) -> Holdout | None:
-    """The rows to compare models on; None where no series is long enough.
+    """Choose the rows to compare models on; None where no series is long enough.
 
     As many windows as most series have, with a season and a horizon before the first cutoff; or else with a horizon, or
     with three rows.

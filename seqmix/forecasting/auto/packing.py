@@ -1,4 +1,4 @@
-"""An ensemble as facts for JSON and tensors for safetensors, and back."""
+"""Serialization of an ensemble: facts for JSON and tensors for safetensors."""
 
 import math
 from collections.abc import Mapping

@@ -22,7 +22,7 @@ _CHUNK = 2048
 
 
 class Found(NamedTuple):
-    """Forecasts of one part.
+    """Forecasts of one part of an ensemble.
 
     Args:
         point: point forecasts, ``(n, horizon)``, or ``(n, K, horizon)`` from K cutoffs; NaN where there is none.
@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 
 class Part(ABC):
-    """One model of an ensemble, with the verbs of ``Fitted`` in arrays."""
+    """One model of an ensemble, with the methods of ``Fitted`` on arrays."""
 
     name: str
     #: its trained models
@@ -59,17 +59,17 @@ class Part(ABC):
 
     @abstractmethod
     def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What it learned as facts for JSON and tensors."""
+        """The fitted state as facts for JSON and tensors."""
 
 
 class Learned(Part):
-    """A model of seqmix that was fitted to all series.
+    """A model of seqmix, fitted to all series.
 
     Args:
-        name: what the leaderboard calls it.
+        name: its name in the leaderboard.
         fitted: the model.
         model: name, class or partial that it was made from.
-        bare: it uses no covariates, which are kept from it.
+        bare: the model gets no covariates, as it uses none.
     """
 
     def __init__(self, name: str, fitted: Fitted, model: Any, *, bare: bool):
@@ -110,10 +110,10 @@ class Learned(Part):
 
 
 class Local(Part):
-    """A model that is fitted to each series alone, whenever it forecasts.
+    """A local model: fitted to each series alone, each time it forecasts.
 
     Args:
-        name: what the leaderboard calls it.
+        name: its name in the leaderboard.
         model: the function.
         season: steps of the season.
         kept: the last rows of the series of the fit, ``(rows,)``, and where each series begins, ``(n + 1,)``.
@@ -141,7 +141,7 @@ class Local(Part):
         return Found(np.stack([self._run(long.y, long.indptr, after, horizon) for after in rows], 1), None)
 
     def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Nothing: it learns when it forecasts."""
+        """No state: the model is fitted when it forecasts."""
         return {}, {}
 
     def _run(self, y: np.ndarray, indptr: np.ndarray, after: int, horizon: int) -> np.ndarray:

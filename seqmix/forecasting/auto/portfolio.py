@@ -1,4 +1,4 @@
-"""What an automatic choice tries, and in which order: the cheap before the dear, so that something is always there."""
+"""The portfolio of model selection, cheap models first, so that a result is there at any time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,12 +34,12 @@ class Candidate(NamedTuple):
 
     @property
     def bare(self) -> bool:
-        """It uses no covariates."""
+        """Whether it uses no covariates."""
         return self.cls.covariates == "refused"
 
     @property
     def trained(self) -> bool:
-        """It is trained by gradient steps, for as long as there is time."""
+        """Whether it is trained by gradient steps, for as long as the budget allows."""
         return self.local is None and not self.cls.pretrained and not self.cls.closed_form
 
 
@@ -49,10 +49,10 @@ def candidates(members: Sequence[str | Callable[..., Any]] | None, seconds: floa
     Args:
         members: names of models, mixers and local models (``Drift``, ``Theta``, ``Damped``), classes or partials.
             Default: the portfolio.
-        seconds: time that there is; the portfolio has a mixer if it is long.
+        seconds: the time budget; the portfolio has a mixer if it is long.
 
     Raises:
-        ConfigError: if there is none of such a name.
+        ConfigError: if a name is unknown.
     """
     local = {**_LOCAL, **stats_models()}
     default = [*_FIRST, *(name for name in _STATS if name in local), *_LAST, *([_MIXER] if seconds >= _LONG else [])]

@@ -1,4 +1,4 @@
-"""Seasonal adjustment of many series at once: a test for a season, and the classical decomposition."""
+"""Seasonal adjustment of many series at once: a seasonality test and classical decomposition."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ _CRITICAL = 1.645
 
 
 class Adjusted(NamedTuple):
-    """Series without their season.
+    """Seasonally adjusted series.
 
     Args:
         y: the adjusted values, NaN before the first, ``(n, T)``.
         indices: the season of the steps after the last, from the first of them on, ``(n, season)``.
-        factor: the season is a factor, and not a summand, ``(n,)``.
+        factor: whether the season is multiplicative, ``(n,)``.
     """
 
     y: np.ndarray
@@ -29,14 +29,14 @@ class Adjusted(NamedTuple):
 
 
 def adjust(y: np.ndarray, season: int) -> Adjusted:
-    """Take the season out of the series that have one.
+    """Adjust the series that are seasonal.
 
     A series has one if it is two seasons long and its autocorrelation at the season is above the limit of 90 percent
     for white noise with the autocorrelations before it. The season is a factor where all values, and all factors, are
     positive.
 
     Args:
-        y: values that end together, NaN before the first, ``(n, T)``.
+        y: values, aligned at the end, NaN before the first, ``(n, T)``.
         season: steps of the season.
 
     Source: the seasonal test and decomposition of the Theta method, Assimakopoulos and Nikolopoulos, 2000, as Fiorucci

@@ -4,10 +4,10 @@ import numpy as np
 
 
 def seasonal_naive(y: np.ndarray, season: int, horizon: int) -> np.ndarray:
-    """The last season over and over, ``(n, horizon)``, or the last value where there is no whole season.
+    """Seasonal naive forecasts, ``(n, horizon)``; the last value where there is no whole season.
 
     Args:
-        y: values that end together, NaN before the first, ``(n, T)``.
+        y: values, aligned at the end, NaN before the first, ``(n, T)``.
         season: steps of the season.
         horizon: steps to forecast.
 
@@ -24,8 +24,8 @@ def drift(y: np.ndarray, season: int, horizon: int) -> np.ndarray:
     """Forecasts of the random walk with drift: the line from the first to the last value, ``(n, horizon)``.
 
     Args:
-        y: values that end together, NaN before the first, ``(n, T)``.
-        season: steps of the season, which it does not look at.
+        y: values, aligned at the end, NaN before the first, ``(n, T)``.
+        season: steps of the season; ignored.
         horizon: steps to forecast.
 
     Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, sec. 5.2.

@@ -1,4 +1,4 @@
-"""Intervals of an ensemble from the errors that its parts made in the backtest."""
+"""Intervals of an ensemble from the backtest errors of its parts."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -62,12 +62,12 @@ def learn_spread(errors: np.ndarray) -> Spread:
 
 
 def learn_stretch(quantiles: np.ndarray, point: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """By what the interval of each coverage is stretched so that it holds that share of the truth of the backtest.
+    """Factor by which the interval of each coverage is widened to reach that coverage in the backtest.
 
     Args:
         quantiles: forecasts of ``BOUNDS``, ``(..., horizon, Q)``.
         point: point forecasts, ``(..., horizon)``.
-        truth: what came, NaN where unknown, ``(..., horizon)``.
+        truth: observed values, NaN where missing, ``(..., horizon)``.
     """
     windows = (~np.isnan(truth)).any(-1).sum()
     error, n = (truth - point)[..., None], len(COVERAGES) - 1
@@ -83,7 +83,7 @@ def learn_stretch(quantiles: np.ndarray, point: np.ndarray, truth: np.ndarray) -
 
 
 def stretched(quantiles: np.ndarray, point: np.ndarray, wanted: Sequence[float], stretch: np.ndarray) -> np.ndarray:
-    """Quantiles ``(..., Q)`` around the point forecast with their stretch, rising."""
+    """Calibrated quantiles ``(..., Q)`` around the point forecast, rising."""
     order = np.argsort(wanted)
     factor = np.interp(np.abs(2 * np.array(wanted, float) - 1) * 100, COVERAGES, stretch)
     moved = point[..., None] + (quantiles - point[..., None]) * factor
@@ -93,10 +93,10 @@ def stretched(quantiles: np.ndarray, point: np.ndarray, wanted: Sequence[float],
 
 
 def check_wanted(wanted: Sequence[float]) -> None:
-    """Refuse quantiles beyond those that are learned.
+    """Refuse quantiles beyond the learned ones.
 
     Raises:
-        ConfigError: if one is.
+        ConfigError: if a quantile is beyond them.
     """
     least = 0.5 - COVERAGES[-1] / 200
     for q in wanted:

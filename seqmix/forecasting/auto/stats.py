@@ -1,4 +1,4 @@
-"""Models of the package ``statsforecast``, where it is installed: fitted to one series after another."""
+"""Models of the package ``statsforecast``, if installed, fitted to one series after another."""
 
 import warnings
 from functools import partial
@@ -15,7 +15,7 @@ _LEAST = 5
 
 
 def stats_models() -> dict[str, LocalModel]:
-    """The models by name; none where the package is not installed (``pip install 'seqmix[stats]'``)."""
+    """The models by name; empty if the package is not installed (``pip install 'seqmix[stats]'``)."""
     return {name: partial(_forecasts, name) for name in _NAMES} if find_spec("statsforecast") else {}
 
 

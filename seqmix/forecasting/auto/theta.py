@@ -1,4 +1,4 @@
-"""The dynamic optimized Theta model of many series at once, without an optimizer."""
+"""The dynamic optimized Theta model for many series at once, without an optimizer."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ def theta(y: np.ndarray, season: int, horizon: int) -> np.ndarray:
     grid both follow from least squares on the one-step errors, and the best parameter is kept.
 
     Args:
-        y: values that end together, NaN before the first, ``(n, T)``.
+        y: values, aligned at the end, NaN before the first, ``(n, T)``.
         season: steps of the season, 1 for none.
         horizon: steps to forecast.
 

@@ -1,4 +1,4 @@
-"""Trying one model of a portfolio: its forecasts of the held-out rows, within what is left of the budget."""
+"""Trials of single models: forecasts of the held-out rows within the remaining budget."""
 
 import time
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ _PILOT = 8
 
 @dataclass
 class Trial:
-    """What came of one model.
+    """Result of trying one model.
 
     Args:
         candidate: the model.
-        found: its forecasts of the held-out rows; None where there are none.
-        seconds: what it cost.
-        note: why there are none, or what else there is to know.
+        found: its forecasts of the held-out rows. None: it has none.
+        seconds: wall time that it took.
+        note: the reason if there are none, or other information.
     """
 
     candidate: Candidate
@@ -43,7 +43,7 @@ class Trial:
 
 @dataclass
 class Workshop:
-    """Makes parts of a portfolio from the same frame and options.
+    """Builder of the parts of a portfolio from one frame and its options.
 
     Args:
         long: the frame.
@@ -53,7 +53,7 @@ class Workshop:
         val_size: validation rows of the whole frame.
         stage: what the fit is for.
         budget: the clock.
-        kept: the last rows of the series, for local models.
+        kept: last rows of the series, for local models.
         season: steps of the season.
     """
 
@@ -86,7 +86,7 @@ class Workshop:
         return Learned(candidate.name, fitted, candidate.model, bare=bare)
 
     def trial(self, candidate: Candidate, test: Holdout | None, later: int) -> Trial:
-        """The forecasts of a model, or why there are none.
+        """Try a model: its forecasts, or the reason why there are none.
 
         Args:
             candidate: the model.

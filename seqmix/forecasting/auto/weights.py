@@ -1,4 +1,4 @@
-"""Weights of an ensemble: pure functions of forecasts and truth."""
+"""Ensemble weights as pure functions of forecasts and truth."""
 
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 
 
 def learn(points: np.ndarray, truth: np.ndarray, unit: np.ndarray, prior: np.ndarray) -> Weights:
-    """Weights by the errors of each series, shrunk towards those of all series.
+    """Learn weights from the errors on each series, shrunk towards those on all series.
 
     The error of a model on a series is taken relative to the mean of the models, and averaged with its relative error
     on all series, which counts like a few windows. So a model that was trained is preferred to the others only where
@@ -43,7 +43,7 @@ def learn(points: np.ndarray, truth: np.ndarray, unit: np.ndarray, prior: np.nda
 
     Args:
         points: forecasts, without NaN, ``(M, n, K, horizon)``.
-        truth: what came, NaN where unknown, ``(n, K, horizon)``.
+        truth: observed values, NaN where missing, ``(n, K, horizon)``.
         unit: unit of the errors of each series, NaN where there is none, ``(n,)``.
         prior: weights of models that are equally good, ``(M,)``; they need not sum to 1.
     """
@@ -69,7 +69,7 @@ def learn(points: np.ndarray, truth: np.ndarray, unit: np.ndarray, prior: np.nda
 def errors_of(points: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Mean absolute error of each model over the unit of the series, ``(M,)``; NaN where nothing is known.
 
-    Breaks that no model comes near do not count: one value of 1e15 would leave no digits of all others.
+    Structural breaks that no model predicts are ignored: one value of 1e15 would drown all others.
     """
     scaled = np.abs(points - truth) / unit[:, None, None]
     known = _known(scaled)
@@ -89,7 +89,7 @@ def combined(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _known(errors: np.ndarray) -> np.ndarray:
-    """Which values tell models apart, by their errors ``(M, n, K, horizon)``."""
+    """Mask of the values at which the errors ``(M, n, K, horizon)`` of the models differ."""
     return ~np.isnan(errors).any(0) & (errors.min(0) < _BREAK)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from seqmix.cli import main, run
 from seqmix.commands import report
+from seqmix.commands.generated import stale_pages
 from seqmix.commands.report import summary
 from seqmix.errors import ConfigError
 from seqmix.tasks import Forecasting
@@ -84,6 +85,34 @@ def test_the_command_names_a_table_and_draws_it(results, published, tmp_path, ca
     assert picture.stat().st_size > 5000
     with pytest.raises(ConfigError, match=r"table = 'nonsense' is not known; use one of .*forecasts"):
         report.main("report", ["nonsense"])
+
+
+def test_a_paper_has_its_runs_beside_what_is_published_and_its_recipes(results, published, tmp_path):
+    headers = {
+        "c.yaml": "of a paper",
+        "l.yaml": "our own; like",
+        "recipes/r.yaml": "with a value of 7 in",
+        "x.yaml": "",
+    }
+    pages = {f"docs/{name}.md": f"<!-- paper_{name} -->\n<!-- /paper_{name} -->" for name in ("1234_5", "9_9")}
+    (tmp_path / "configs" / "recipes").mkdir(parents=True)
+    for folder in (results, published):
+        folder.rename(tmp_path / "configs" / folder.name)
+    for name, what in headers.items():
+        number = "1234.55" if name == "x.yaml" else "1234.5"
+        (tmp_path / "configs" / name).write_text(
+            f"# {what or 'Other'} it.\n# Source: {what} arXiv:{number}, table\n# 2.\nx: 1"
+        )
+    for name, text in {**pages, "README.md": "", "benchmarks/README.md": ""}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=r"arXiv:9\.9 is the source of no config"):
+        stale_pages(tmp_path)
+    (tmp_path / "docs" / "9_9.md").unlink()
+    (text,) = stale_pages(tmp_path).values()
+    assert "| c | E, 512 → 96 | TSM2 | MSE | 0.300 ± 0.141 | 0.25 | DLinear 0.600 | 2 |" in text
+    assert "| r | with a value of 7 in it. |" in text
+    assert text.count("\n| ") == 5 and "ListOps" not in text
 
 
 @pytest.mark.parametrize(("table", "drawn"), [("forecasts", True), ("lra", False)])

@@ -44,7 +44,10 @@ def stale_pages(root: Path) -> dict[Path, str]:
 
 def _part(root: Path, found: re.Match[str]) -> str:
     name = found["name"]
-    text = _PARTS[name](root) if name in _PARTS else _benchmark(root, name)
+    if name.startswith("paper_"):
+        text = _paper(root, name.removeprefix("paper_").replace("_", "."))
+    else:
+        text = _PARTS[name](root) if name in _PARTS else _benchmark(root, name)
     return f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
 
 
@@ -53,6 +56,55 @@ def _results(kind: str, root: Path) -> str:
     from seqmix.commands.report import summary
 
     return markdown(summary(root / "configs" / "results", root / "configs" / "published", kind))
+
+
+def _paper(root: Path, number: str) -> str:
+    """Results of the configs after a paper, beside what is published, and the configs that have never been run."""
+    # the report draws too, which takes time to import
+    from seqmix.commands.report import recorded
+
+    folder = root / "configs"
+    headers = {
+        file: " ".join(line.lstrip("# ") for line in file.read_text().splitlines() if line.startswith("#"))
+        for pattern in ("*.yaml", "recipes/*.yaml")
+        for file in sorted(folder.glob(pattern))
+    }
+    # the source that a header names first
+    source = re.compile(rf"Source: (?!our own)((?!arXiv:).)*arXiv:{re.escape(number)}(?!\d)")
+    found = {file: header for file, header in headers.items() if source.search(header)}
+    if not found:
+        raise ConfigError(f"arXiv:{number} is the source of no config; see the headers in {folder}")
+    ran = [file.stem for file in found if (folder / "results" / f"{file.stem}.csv").is_file()]
+    rows = recorded(folder / "results", folder / "published", ran)
+    parts = []
+    if rows:
+        filled = [name for name in rows[0] if any(row[name] for row in rows)]
+        parts += ["Run here; mean and standard deviation over the seeds:"]
+        parts += [markdown([{name: row[name] for name in filled} for row in rows])]
+    if len(ran) < len(found):
+        never = {file.stem: header.partition(" Source:")[0] for file, header in found.items() if file.stem not in ran}
+        parts += ["Recipes that have never been run here, with what their papers report:"]
+        parts += [markdown([{"recipe": name, "what it is": said} for name, said in never.items()])]
+    return "\n\n".join(parts)
+
+
+def _linear(root: Path) -> str:
+    """Ridge, a mixer on its residual, the same mixer alone and the baselines, for each data set and horizon."""
+    from seqmix.commands.report import summary
+
+    cells: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in summary(root / "configs" / "results", root / "configs" / "published", "forecasts"):
+        cells.setdefault((row["data"], row["steps"]), {})[row["model"]] = row
+    models = {"Ridge": "Ridge", "TSM2 on its residual": "ResidualForecaster (TSM2)", "TSM2": "TSM2"}
+    return markdown(
+        [
+            {"data": data, "steps": steps}
+            | {title: line[model]["test MSE"] if model in line else "" for title, model in models.items()}
+            | {name: line["TSM2"][name] for name in ("DLinear", "SeasonalNaive")}
+            for (data, steps), line in sorted(cells.items(), key=lambda cell: (cell[0][0], int(cell[0][1].split()[-1])))
+            if {"Ridge", "TSM2"} <= line.keys()
+        ]
+    )
 
 
 def _study(table: str, root: Path) -> str:
@@ -128,6 +180,7 @@ _PARTS: dict[str, Callable[[Path], str]] = {
     "classification": partial(_results, "classification"),
     "images": lambda root: markdown(image_rows()),
     "short": _short_results,
+    "linear": _linear,
     "results": partial(_results, "forecasts"),
     "study": partial(_study, "verdicts"),
     "study_models": partial(_study, "by_model"),

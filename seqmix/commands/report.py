@@ -5,7 +5,7 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,14 +84,36 @@ def summary(folder: Path, published: Path, table: str = "forecasts") -> list[dic
             "hours": _hours(line.runs),
             "seeds": len(line.runs),
         }
-        for line in _lines(folder, published, table)
+        for line in _lines(sorted(folder.glob("*.csv")), published, table)
     ]
+
+
+def recorded(folder: Path, published: Path, configs: Sequence[str]) -> list[dict[str, Any]]:
+    """One row for each line of the results of some configs, of whatever task, in its first metric."""
+    files = [file for name in configs if (file := folder / f"{name}.csv").is_file()]
+    rows = []
+    for table in dict.fromkeys(task.table.name for task in all_tasks().values()):
+        metric = _tasks(table)[0].metrics[0]
+        rows += [
+            {
+                "config": line.config,
+                "data": ", ".join((line.cell[1], " → ".join(line.cell[2:]))),
+                "model": line.cell[0],
+                "metric": _TITLES.get(metric, metric),
+                "ours": _spread(line.runs, metric),
+                "published": _said(line.published, metric),
+                "baselines": ", ".join(f"{name} {_spread(runs, metric)}" for name, runs in line.beside.items() if runs),
+                "seeds": len(line.runs),
+            }
+            for line in _lines(files, published, table)
+        ]
+    return rows
 
 
 def draw(folder: Path, published: Path, table: str, path: Path) -> None:
     """Draw the first metric: ours as dots with their deviation, baselines as bars, published values as rings."""
     metric = _tasks(table)[0].metrics[0]
-    lines = sorted(_lines(folder, published, table), key=lambda line: line.cell[1])
+    lines = sorted(_lines(sorted(folder.glob("*.csv")), published, table), key=lambda line: line.cell[1])
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for y, line in enumerate(lines):
@@ -149,11 +171,11 @@ def _concrete(cls: type[Task]) -> Iterator[type[Task]]:
         yield from _concrete(child)
 
 
-def _lines(folder: Path, published: Path, table: str) -> list[_Line]:
+def _lines(files: Iterable[Path], published: Path, table: str) -> list[_Line]:
     """One line for each config, settings, model and data: runs of other settings are never averaged."""
     tasks, known = _tasks(table), read_rows(published / f"{table}.csv")
     task, lines = tasks[0], []
-    for file in sorted(folder.glob("*.csv")):
+    for file in files:
         roles: dict[str, dict[tuple[str, ...], dict[str, Run]]] = {role: defaultdict(dict) for role in _ROLES}
         for run in read_rows(file):
             if _stands_in(run, tasks):

@@ -125,6 +125,20 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Forward and backward of each op on a CPU in milliseconds, allocator tuned, beside the fastest other code."""
+    own, found = ("reference", "torch", "native"), {}
+    for row in rows:
+        if row["allocator"] == "tuned" and row["gpus"] == "[]":
+            found.setdefault(row["op"], {})[row["implementation"]] = float(row["forward + backward ms"])
+    lines = []
+    for op, times in found.items():
+        others = sorted((ms, name) for name, ms in times.items() if name not in own)
+        line = {name: f"{times[name]:,.0f}" if name in times else "" for name in own}
+        lines.append({"op": op, **line, "other code": "".join(f"{ms:,.0f} ({name})" for ms, name in others[:1])})
+    return lines
+
+
 def _measure(op: str, name: str, allocator: str, device: str) -> dict[str, float]:
     """Times in ms and peak memory in MiB of one case, in this process."""
     if allocator == "tuned":

@@ -142,7 +142,8 @@ def test_every_command_and_file_that_is_named_exists():
     for page, text in TEXTS.items():
         for command in re.findall(r"`seqmix ([a-z]+)", text):
             assert command in cli.COMMANDS, f"{page}: {command}"
-        for file in re.findall(r"(configs/(?:recipes/)?\w+\.yaml)", text):
+        named = re.findall(r"`((?:benchmarks|seqmix|tests)/[\w./]+)`", text)
+        for file in (*named, *re.findall(r"(configs/(?:recipes/)?\w+\.yaml)", text)):
             assert (ROOT / file).exists(), f"{page}: {file}"
         for file in re.findall(r"""(?:\]\(|src(?:set)?=")([^)#"]+)""", text):
             assert "://" in file or (ROOT / page).parent.joinpath(file).exists(), f"{page}: {file}"

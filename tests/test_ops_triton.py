@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqmix.ops import dispatch, explain
+from seqmix.ops import dispatch, explain, gated_delta
 from seqmix.ops.quasiseparable import quasiseparable
 from seqmix.ops.scan import selective_scan
 from seqmix.ops.ssd import ssd
@@ -31,9 +31,20 @@ SSDS = {
     "chunks, groups": (1, 19, 2, 3, 5, 2, None),
     "packed, blocks of states": (1, 18, 2, 17, 70, 1, [0, 1, 18]),
 }
+# (B, L, H, K, V, bounds), decays of a head or of the channels of its keys, and what is replaced
+DELTAS = {
+    "one step": ((2, 1, 1, 3, 2, None), "head", "delta"),
+    "masked chunks": ((1, 33, 1, 3, 5, None), "head", "delta"),
+    "channels, another key": ((1, 19, 1, 5, 3, None), "channel", "erase"),
+    "packed, linear": ((1, 18, 2, 4, 3, [0, 1, 18]), "channel", "linear"),
+    "packed, blocks of values": ((1, 5, 1, 17, 130, [0, 1, 5]), "head", "delta"),
+    "no decay, no first state": ((1, 4, 2, 3, 3, None), "none", "delta"),
+    "forgets all": ((1, 18, 1, 3, 3, None), "channel", "delta"),
+}
 NAMES = [
     *(f"scan, {case}, {way}, {form}" for case in SCANS for way, form in SCAN_FORMS),
     *(f"ssd, {case}, {way}" for case in SSDS for way in ("forward", "reverse", "both")),
+    *(f"delta, {case}" for case in DELTAS),
     "scan, softplus, no states, rows",
     "scan, softplus, no states, packed",
     "strong decay, forward",
@@ -59,7 +70,7 @@ def errors():
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_are_the_loops(errors, name):
     found = errors[name]
-    assert len(found) >= 7
+    assert len(found) >= 6
     # products of numbers of 8 bits; a decay after a sum of decays of 100 has lost two digits of the sum
     limit = 1e-2 if name == "bfloat16" else 1e-5 if "strong" in name else 2e-6
     # NaN is no success
@@ -69,13 +80,13 @@ def test_kernels_are_the_loops(errors, name):
 def test_on_cuda_the_kernel_runs_and_without_triton_the_reason_is_said(monkeypatch):
     choose = lambda: [  # noqa: E731  a table of two rows
         dispatch._fastest(dispatch._OPS[op], "cuda", dtype)
-        for op in ("ssd", "quasiseparable", "selective_scan")
+        for op in ("ssd", "quasiseparable", "selective_scan", "gated_delta")
         for dtype in (torch.float32, torch.bfloat16, torch.float64)
     ]
     monkeypatch.setattr(dispatch, "_triton_problem", lambda: None)
-    assert choose() == ["triton", "triton", "torch"] * 3
+    assert choose() == ["triton", "triton", "torch"] * 4
     monkeypatch.setattr(dispatch, "_triton_problem", lambda: "Triton is not installed: pip install triton")
-    assert choose() == ["torch"] * 9
+    assert choose() == ["torch"] * 12
     row = next(row for row in explain() if row["op"] == "ssd")
     assert "triton: Triton is not installed: pip install triton" in row["others"]
     with pytest.raises(ValueError, match=r"impl='triton' cannot run: the Triton kernel takes .* got float32 on cpu"):
@@ -103,6 +114,9 @@ def report():
         # one step in twenty forgets all
         found[f"strong decay, {way}"] = _ssd(1, 20, 2, 2, 2, 1, None, way, forget=7)
     found["bfloat16"] = _ssd(1, 33, 1, 16, 16, 1, None, "forward", dtype=torch.bfloat16)
+    for case, (shape, decays, rule) in DELTAS.items():
+        torch.manual_seed(0)
+        found[f"delta, {case}"] = _delta(*shape, decays, rule, case)
     print(json.dumps(found))
 
 
@@ -166,6 +180,24 @@ def _ssd(B, L, H, P, N, G, bounds, way, forget=None, dtype=torch.float32):
     options |= {"chunk": 16}
     op = quasiseparable if ways else ssd
     return _errors(lambda impl, *t: op(*t[:5], initial_state=t[5], impl=impl, **options), tensors)
+
+
+def _delta(B, L, H, K, V, bounds, decays, rule, case):
+    q, k, e = torch.randn(3, B, L, H, K)
+    args = {"q": q, "k": torch.nn.functional.normalize(k, dim=-1), "v": torch.randn(B, L, H, V)}
+    args |= {} if decays == "none" else {"decay": -torch.rand(B, L, H, *[K] * (decays == "channel"))}
+    args |= {} if rule == "linear" else {"beta": 2 * torch.rand(B, L, H)}
+    args |= {"erase": torch.nn.functional.normalize(e, dim=-1)} if rule == "erase" else {}
+    items = B if bounds is None else len(bounds) - 1
+    args |= {} if decays == "none" else {"initial_state": torch.randn(items, H, K, V)}
+    if case == "forgets all":
+        args["decay"][:, [7, 16]] = -torch.inf
+    options = {"return_state": True, "reverse": case == "channels, another key"}
+    options |= {"mask": (torch.arange(L) % 9 != 2).expand(B, L)} if case == "masked chunks" else {}
+    options |= {} if bounds is None else {"cu_seqlens": torch.tensor(bounds)}
+    return _errors(
+        lambda impl, *t: gated_delta(**dict(zip(args, t, strict=True)), impl=impl, **options), list(args.values())
+    )
 
 
 def _errors(op, tensors):

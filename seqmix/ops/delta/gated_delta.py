@@ -58,7 +58,8 @@ def gated_delta(
         cu_seqlens: bounds of packed sequences ``(S + 1,)``; the state starts afresh in each.
         mask: positions to keep ``(B, L)``; the others write nothing, do not decay the state, and give zero.
         chunk: positions per chunk. Default: 32. The result does not depend on it.
-        impl: "reference", "torch", "native" (float32 on a CPU), or "auto". Half types are computed in float32.
+        impl: "reference", "torch", "native" (float32 on a CPU), "triton" (CUDA), or "auto". Half types are computed in
+            float32.
 
     Raises:
         ValueError: if an operand has a wrong shape, type or device, or ``cu_seqlens`` comes with a mask.
@@ -149,5 +150,10 @@ def _nothing(
 # (q, erase, write, v, decay, S, bounds, chunk) -> y and the last states
 _IMPLS = enter(
     "gated_delta",
-    {"reference": lambda *args: by_rows(*args[:-1]), "torch": scan_chunks, "native": native.gated_delta},
+    {
+        "reference": lambda *args: by_rows(*args[:-1]),
+        "torch": scan_chunks,
+        "native": native.gated_delta,
+        "triton": "seqmix.ops.delta.triton:gated_delta",
+    },
 )

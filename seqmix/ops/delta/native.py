@@ -2,12 +2,11 @@
 
 import ctypes
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqmix.ops.delta.rows import by_rows
+from seqmix.ops.delta.rows import definition
 from seqmix.ops.derivatives import differentiable
 from seqmix.ops.native.call import View, readable, run
 from seqmix.ops.operands import require_axes, require_operands
@@ -166,13 +165,9 @@ def _empty_results(
     return q.new_empty(v.shape), q.new_empty(S.shape), new((B, chunks if keep else 0, *state))
 
 
-def _definition(*args: Any) -> tuple[Tensor, Tensor]:
-    q, erase, write, v, decay, S, bounds, _, _ = args
-    y, last = by_rows(q, erase if erase.shape[-1] else None, write, v, decay, S.flatten(0, 1), bounds)
-    return y, last.view(S.shape)
-
-
 _scan.register_fake(_empty_results)
 map_into_batch(_scan)
 map_into_batch(_scan_backward)
-_differentiable = differentiable(_scan, _scan_backward, _definition, tensors=6, results=2, kept=(2,))
+_differentiable = differentiable(
+    _scan, _scan_backward, lambda *args: definition(*args[:7]), tensors=6, results=2, kept=(2,)
+)

@@ -23,3 +23,11 @@ def by_rows(
 
     y, S = reference(rows(q), None if erase is None else rows(erase), rows(write), rows(v), rows(decay), S)
     return gather(y.unflatten(0, (-1, len(starts))).flatten(1, 2), bounds, starts), S
+
+
+def definition(
+    q: Tensor, erase: Tensor, write: Tensor, v: Tensor, decay: Tensor, S: Tensor, bounds: list[int]
+) -> tuple[Tensor, Tensor]:
+    """What the kernels compute: ``S: (B, sequences, H, K, V)``, and a key without channels erases nothing."""
+    y, last = by_rows(q, erase if erase.shape[-1] else None, write, v, decay, S.flatten(0, 1), bounds)
+    return y, last.view(S.shape)

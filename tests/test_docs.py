@@ -5,7 +5,9 @@ import re
 import runpy
 import shlex
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -34,6 +36,11 @@ LIMITS = {
 }
 # commands that .ci/run executes, and those that it leaves out because they take long or need a GPU
 OUTSIDE = ("python3 -m venv", ". .venv", "pip install -e", "pytest", "ruff", "pyright", "bash .ci/run", "seqmix fit")
+
+
+# language, name (a file that the block is written to, or a mark), code, and whether its output follows
+BLOCK = re.compile(r"^```(\w+) ?([\w./-]*)\n(.*?)^```$(\n+(?=```text$))?", re.DOTALL | re.MULTILINE)
+RUN = re.compile(r"^```(?:bash|python)$", re.MULTILINE)
 
 
 def _blocks(language):
@@ -65,10 +72,10 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if "```bash\n" in text])
-def test_shell_lines_run(page, folder, monkeypatch):
-    """Every line of a page in turn, as it stands, with limits appended."""
-    build = Train.instantiate_classes
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if RUN.search(text)])
+def test_page_runs(page, folder, monkeypatch, capsys):
+    """The blocks of a page in turn, in one folder and one module; each may use what those before it made."""
+    build, module, printed = Train.instantiate_classes, ModuleType("page"), ""
 
     def instantiate(self):
         build(self)
@@ -76,21 +83,37 @@ def test_shell_lines_run(page, folder, monkeypatch):
             stand_in(self.datamodule, monkeypatch)
 
     monkeypatch.setattr(Train, "instantiate_classes", instantiate)
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", TEXTS[page], re.DOTALL) for line in block.splitlines()]
-    for line in lines:
-        program, *words = shlex.split(line, comments=True)
-        if program != "seqmix":
-            assert all(part.strip().startswith(OUTSIDE) for part in line.partition("#")[0].split("&&")), line
-            continue
-        command, *options = (match for word in words for match in sorted(glob.glob(word)) or [word])
-        limits = "" if "--images" in options else LIMITS.get(command, "")
-        assert cli.run([command, *options, *limits.split()]) == 0, line
+    monkeypatch.setitem(sys.modules, "page", module)
+    capsys.readouterr()
+    for language, name, code, shown in BLOCK.findall(TEXTS[page]):
+        if language == "text":
+            # numbers differ between machines, and widths with them
+            assert not printed or _words(printed) == _words(code), f"{page}: output is now\n{printed}"
+        elif "." in name:
+            Path(name).write_text(code)
+        elif language == "bash":
+            for line in code.splitlines():
+                _run(line)
+        elif language == "python" and not name:
+            exec(compile(code, f"{page}, block", "exec"), vars(module))
+        printed = capsys.readouterr().out if shown and language in ("bash", "python") else ""
+    for name in [name for name, each in sys.modules.items() if str(folder) in str(getattr(each, "__file__", None))]:
+        monkeypatch.delitem(sys.modules, name)
 
 
-@pytest.mark.parametrize("code", [*_blocks("python")])
-def test_python_runs(code, folder):
-    Path("page.py").write_text(code)
-    runpy.run_path("page.py", run_name="__main__")
+def _run(line):
+    """A line of a shell as it stands, with limits appended."""
+    program, *words = shlex.split(line, comments=True)
+    if program != "seqmix":
+        assert all(part.strip().startswith(OUTSIDE) for part in line.partition("#")[0].split("&&")), line
+        return
+    command, *options = (match for word in words for match in sorted(glob.glob(word)) or [word])
+    limits = "" if "--images" in options else LIMITS.get(command, "")
+    assert cli.run([command, *options, *limits.split()]) == 0, line
+
+
+def _words(text):
+    return re.sub(r"[-+\d.,:]*\d[\d.,:e+-]*|NaN|-{3,}|[^\w\s]{3,}", " ", text).split()
 
 
 @pytest.mark.slow
@@ -99,7 +122,7 @@ def test_python_runs(code, folder):
 def test_python_with_ray_runs(code, folder):
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'seqmix[scale]'")
     try:
-        test_python_runs(code, folder)
+        exec(compile(code, "page", "exec"), {"__name__": "page"})
     finally:
         ray.shutdown()
 

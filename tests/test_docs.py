@@ -54,6 +54,7 @@ def _blocks(language):
 def folder(tmp_path, monkeypatch):
     """A folder outside the clone with the files that the pages speak of."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("results", "published"):
         shutil.copytree(ROOT / "configs" / name, tmp_path / "configs" / name)
     rng = np.random.default_rng(0)
@@ -108,7 +109,7 @@ def _run(line):
         assert all(part.strip().startswith(OUTSIDE) for part in line.partition("#")[0].split("&&")), line
         return
     command, *options = (match for word in words for match in sorted(glob.glob(word)) or [word])
-    limits = "" if "--images" in options else LIMITS.get(command, "")
+    limits = "" if {"--images", "--load"} & {*options} else LIMITS.get(command, "")
     assert cli.run([command, *options, *limits.split()]) == 0, line
 
 

@@ -95,6 +95,10 @@ def test_page_runs(page, folder, monkeypatch, capsys):
         elif language == "bash":
             for line in code.splitlines():
                 _run(line)
+        elif language == "sh":
+            # lines that take long: their options are checked
+            for line in re.findall(r"^seqmix fit (.*)$", code, re.MULTILINE):
+                Train("fit", shlex.split(line, comments=True), build=False)
         elif language == "python" and not name:
             exec(compile(code, f"{page}, block", "exec"), vars(module))
         printed = capsys.readouterr().out if shown and language in ("bash", "python") else ""

@@ -13,7 +13,7 @@ from seqmix.ops.spectral import adaptive_filter
 
 @register(paper="arXiv:2307.14008", cost="L log L", variants=({"activation": nn.ReLU, "residual": False},), n_blocks=2)
 class AFF(Mixer):
-    """Adaptive frequency filter: a convolution as long as the sequence, its kernel made from the sequence.
+    """Adaptive frequency filter: a convolution over the whole sequence with a data-dependent kernel.
 
     ``y = x + irfft(M(U) U)`` with ``U = rfft(x)``, orthonormal, and ``M = shrink(W2 act(W1 U + b1) + b2)`` at each
     frequency. With a mask each sequence is transformed at its own length, rows of equal length together.

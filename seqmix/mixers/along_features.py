@@ -7,7 +7,7 @@ from seqmix.mixers.mixer import Mixer, MixerFactory, require_max_len, zero_maske
 
 
 class AlongFeatures(Mixer):
-    """Any mixer along the features of a position in place of a feed-forward layer: features are the sequence.
+    """Wrapper that applies any mixer along the features of each position, in place of a feed-forward layer.
 
     Where tokens are variates, features are the embedded time (``VariateEncoder(channel_mixer=AlongFeatures)``).
 
@@ -16,7 +16,7 @@ class AlongFeatures(Mixer):
     Args:
         d_model: width D.
         max_len: number of positions L, which are the channels of the mixer.
-        mixer: makes the mixer, of width ``max_len`` and length ``d_model``.
+        mixer: factory of the mixer, called with width ``max_len`` and length ``d_model``.
 
     Raises:
         ConfigError: if ``max_len`` is missing.

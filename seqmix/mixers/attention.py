@@ -41,11 +41,11 @@ class Attention(Mixer):
         d_model: width D.
         max_len: unused, every length works.
         n_heads: number of heads.
-        head_dim: width of a head P; D / n_heads if not given.
-        causal: attend to earlier positions and to itself only.
-        rotary: turn queries and keys by their position.
+        head_dim: width of a head P. Default: D / n_heads.
+        causal: attend to the same and earlier positions only.
+        rotary: rotary position embedding of queries and keys.
         rope_base: wave length of the slowest turn over 2 pi, in positions.
-        alibi: lower the scores in proportion to the distance, to both sides alike unless ``causal``.
+        alibi: linear biases: lower scores in proportion to the distance, on both sides unless ``causal``.
         qkv_bias: bias on the query, key and value projection.
         bias: bias on the output projection.
         dropout: fraction of the attention weights dropped in training.
@@ -106,7 +106,7 @@ class Attention(Mixer):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """

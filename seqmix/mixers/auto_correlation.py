@@ -14,7 +14,7 @@ from seqmix.ops.wide import wide
 
 @register(paper="arXiv:2106.13008", cost="L log L", variants=({"factor": 3, "bias": False},))
 class AutoCorrelation(Mixer):
-    """Auto-correlation: the values, shifted by the lags at which queries and keys agree most, in a weighted sum.
+    """Auto-correlation: a weighted sum of the values, shifted by the lags of largest correlation of queries and keys.
 
     ``y_t = sum_i w_i v_(t + lag_i)``, circular, over the ``factor * ln L`` lags of largest correlation of q and k,
     ``w`` the softmax of these correlations (eq. 6). Correlations are computed by FFT and averaged over channels, so

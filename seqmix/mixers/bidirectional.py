@@ -7,7 +7,7 @@ from seqmix.mixers.mixer import Mixer, MixerFactory, zero_masked
 
 
 class Bidirectional(Mixer):
-    """Two causal mixers of one kind, one on the sequence and one on its reverse: the variate mixer of S-Mamba.
+    """Sum of two causal mixers, one on the sequence and one on its reverse: the variate mixer of S-Mamba.
 
     ``y = f(x) + flip(g(flip(x)))`` with f and g built alike and trained apart.
 
@@ -16,7 +16,7 @@ class Bidirectional(Mixer):
     Args:
         d_model: width D.
         max_len: longest sequence, for mixers that store something per position.
-        mixer: makes the mixer of each direction.
+        mixer: factory of the mixer of each direction.
 
     Source: Wang et al., 2024, arXiv:2403.11144, sec. 4.2. Differs from the original code in: any mixer.
     """
@@ -27,7 +27,7 @@ class Bidirectional(Mixer):
 
     @property
     def label(self) -> str:
-        """Its mixer, beside the name."""
+        """Name with that of the mixer."""
         return f"Bidirectional {self.onward.label}"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

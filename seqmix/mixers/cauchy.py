@@ -1,4 +1,4 @@
-"""Cauchy matrices among the matrix mixers: inverse distances between queries and keys."""
+"""The Cauchy matrix mixer: inverse distances between queries and keys."""
 
 import math
 
@@ -32,9 +32,9 @@ class Cauchy(StructuredMixer):
     Args:
         d_model: width D.
         max_len: longest sequence; sets the scale, and the number of free queries and keys.
-        headdim: width of a head P; D if not given.
-        data_dependent: queries and keys from the tokens; else free ones. With the former sequences longer than
-            ``max_len`` work too.
+        headdim: width of a head P. Default: D.
+        data_dependent: queries and keys from the tokens; otherwise free parameters. With the former sequences longer
+            than ``max_len`` work too.
         qk_dim: terms of the sum d per head.
         project: own the projection to queries and keys; False inside ``MatrixMixer``.
 

@@ -1,4 +1,4 @@
-"""The codebook of LongVQ: codes that follow the keys as moving averages."""
+"""The codebook of LongVQ: codes are moving averages of keys."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from seqmix.ops.wide import wide
 
 
 class Codebook(nn.Module):
-    """Codes that follow the keys as moving averages; buffers in float32 or wider, no parameters.
+    """Codebook learned as moving averages of keys; buffers in float32 or wider, no parameters.
 
     Args:
         n_codes: number of codes S.

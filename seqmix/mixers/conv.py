@@ -1,4 +1,4 @@
-"""What mixers with a short two-sided convolution share."""
+"""Helpers of mixers with a short two-sided convolution."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""What mixers share that are sums of decaying modes per channel: one chunked scan computes them."""
+"""Helpers of mixers that are sums of decaying modes per channel, computed by one chunked scan."""
 
 import torch
 from einops import rearrange

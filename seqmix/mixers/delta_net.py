@@ -1,4 +1,4 @@
-"""DeltaNet: linear attention whose writes replace what a key held (Yang et al., 2024)."""
+"""DeltaNet: linear attention with the delta rule (Yang et al., 2024)."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from seqmix.mixers.mixer import register
     n_heads=2,
 )
 class DeltaNet(LinearAttention):
-    """Delta rule: a write replaces the value that its key held, by a share that depends on the position.
+    """Delta rule: each position replaces a fraction of the value stored under its key.
 
     ``S[t] = S[t-1] + beta[t] k[t] (v[t] - S[t-1]^T k[t])^T``, ``y[t] = S[t]^T q[t] / sqrt(K)``, where q, k and v come
     from a short causal convolution with SiLU, and q and k have norm 1; then a norm per head.

@@ -28,7 +28,7 @@ class Dense(Mixer):
         max_len: longest sequence, and size of the matrices.
         n_heads: number of matrices; head h mixes the h-th of ``n_heads`` equal groups of channels.
         residual: add the input inside the mixer, as the original does.
-        scale: factor on M; 1 / sqrt(max_len) if not given.
+        scale: factor on M. Default: 1 / sqrt(max_len).
         bias: add a learned number per head and position.
         hidden: multiply by a free D x D matrix W too.
 

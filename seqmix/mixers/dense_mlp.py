@@ -19,7 +19,7 @@ class DenseMLP(Mixer):
     Args:
         d_model: width D, any.
         max_len: longest sequence, and size of the layers.
-        hidden: inner width; 2 max_len if not given, about that of Mixer-B/16.
+        hidden: inner width. Default: 2 max_len, about that of Mixer-B/16.
 
     Raises:
         ConfigError: if ``max_len`` is missing.

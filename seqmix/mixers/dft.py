@@ -1,4 +1,4 @@
-"""The discrete Fourier transform among the matrix mixers."""
+"""The discrete Fourier transform as a matrix mixer."""
 
 import math
 from typing import Literal
@@ -23,7 +23,7 @@ from seqmix.ops.wide import wide
     headdim=4,
 )
 class DFT(StructuredMixer):
-    """Real part of the discrete Fourier transform along the sequence, no parameters.
+    """Real part of the discrete Fourier transform along the sequence, without parameters.
 
     ``y = x + Re(F x) / sqrt(max_len)``, ``Re F_ij = cos(2 pi i j / max_len)``. A shorter sequence has zeros after it,
     and gets the leading frequencies.
@@ -33,7 +33,7 @@ class DFT(StructuredMixer):
     Args:
         d_model: width D.
         max_len: points of the transform, and longest sequence.
-        headdim: width of a head P; D if not given. All heads have the same matrix.
+        headdim: width of a head P. Default: D. All heads have the same matrix.
         data_dependent: False, there is no such form.
         qk_dim: unused, there are no queries and keys.
         project: unused, there are no features.

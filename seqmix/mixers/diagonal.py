@@ -1,4 +1,4 @@
-"""What mixers share that are complex diagonal systems with full input and output maps: S5 and LRU."""
+"""Helpers of complex diagonal systems with full input and output maps: S5 and LRU."""
 
 import torch
 from torch import Tensor

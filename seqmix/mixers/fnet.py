@@ -1,4 +1,4 @@
-"""FNet: mixing by Fourier transforms without parameters."""
+"""FNet: Fourier transforms as mixer, without parameters."""
 
 import math
 
@@ -12,7 +12,7 @@ from seqmix.ops.wide import wide
 
 @register(paper="arXiv:2105.03824", cost="L log L", variants=({"hidden": False},))
 class FNet(Mixer):
-    """Mixing tokens with Fourier transforms, no parameters.
+    """Fourier transforms along the sequence and the width, without parameters.
 
     ``y = Re(F_seq(F_hidden(x)))``, unnormalized (eq. 3), that is ``C_L x C_D - S_L x S_D`` with the cosine and sine
     matrices of both axes. The transform sees the length: with a mask each sequence is transformed at its own length,

@@ -27,7 +27,7 @@ from seqmix.mixers.mixer import register
     headdim=4,
 )
 class GatedDeltaNet(LinearAttention):
-    """Gated delta rule: the state decays, then a write replaces what its key still holds.
+    """Gated delta rule: the state decays, then each position replaces the value stored under its key.
 
     ``S[t] = (I - beta[t] k[t] k[t]^T) a[t] S[t-1] + beta[t] k[t] v[t]^T``, ``y[t] = S[t]^T q[t] / sqrt(K)`` with
     ``a[t] = exp(-exp(A_log) softplus(dt[t]))``, where q, k and v come from a short causal convolution with SiLU, and q

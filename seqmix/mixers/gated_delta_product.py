@@ -27,7 +27,7 @@ from seqmix.ops import delta_product, delta_product_matrix
     headdim=4,
 )
 class GatedDeltaProduct(LinearAttention):
-    """Gated delta product: the state decays once, then takes several delta rules, at each position.
+    """Gated delta product: at each position the state decays once, then several delta rules are applied.
 
     The transition is ``a[t] (I - beta_1 k_1 k_1^T) ... (I - beta_n k_n k_n^T)``, a product of generalized Householder
     matrices: with n = 2 and strengths up to 2 it can rotate, and track permutations of three things. Otherwise as
@@ -81,7 +81,7 @@ class GatedDeltaProduct(LinearAttention):
             self.A_log, self.dt_bias = draw_rates(H, 0.0), draw_steps(H)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What each head reads of the values of each delta rule: ``(B, n H, L, L)``, rule by rule."""
+        """Mixing matrix of each head and delta rule: ``(B, n H, L, L)``, rule by rule."""
         operands, _ = self._operands(x, [0, x.shape[1]], None, None)
         return delta_product_matrix(**{name: t for name, t in operands.items() if name != "v"}).flatten(1, 2)
 

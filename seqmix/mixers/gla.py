@@ -1,4 +1,4 @@
-"""Gated linear attention: each channel of a key decays as the input says (Yang et al., 2023)."""
+"""Gated linear attention: data-dependent decay of each key channel (Yang et al., 2023)."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from seqmix.ops.wide import wide
     n_heads=2,
 )
 class GLA(LinearAttention):
-    """Gated linear attention: the state decays channel by channel, as the input says.
+    """Gated linear attention: the state decays per channel at data-dependent rates.
 
     ``S[t] = Diag(a[t]) S[t-1] + k[t] v[t]^T``, ``y[t] = S[t]^T q[t] / sqrt(K)`` with
     ``a[t] = sigmoid(W x[t] + b)^(1 / temperature)``, W of low rank; then a norm per head and a SiLU gate.
@@ -32,7 +32,7 @@ class GLA(LinearAttention):
         expand_k: width of all keys over D.
         expand_v: width of all values over D.
         gate_rank: rank of the projection to the decays.
-        temperature: root that is taken of the decays, so that they begin close to 1.
+        temperature: root of the decays, which keeps them close to 1 at initialization.
         gate: multiply the normalized result by a projection of the input, after SiLU.
 
     Raises:

@@ -1,4 +1,4 @@
-"""HGRN2: gated linear attention whose keys are what the state forgets (Qin et al., 2024)."""
+"""HGRN2: gated linear attention with keys ``1 - forget gate`` (Qin et al., 2024)."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from seqmix.ops.wide import wide
 
 @register(paper="arXiv:2404.07904", cost="L", variants=({"lower_bound": 0.5},), headdim=4)
 class HGRN2(LinearAttention):
-    """Hierarchically gated recurrence with an expanded state: what is forgotten makes room for what is written.
+    """Hierarchically gated linear recurrence with an expanded state; keys are one minus the forget gates.
 
     ``S[t] = Diag(f[t]) S[t-1] + (1 - f[t]) i[t]^T``, ``y[t] = S[t]^T q[t] / sqrt(K)`` with
     ``f = lower_bound + (1 - lower_bound) sigmoid(W x)`` and ``q = SiLU(W x)``; then a norm over all channels.

@@ -1,4 +1,4 @@
-"""Hybrids: which layers of a stack use attention and which a cheaper mixer (FNet, arXiv:2105.03824, sec. 4.3)."""
+"""Hybrids of attention layers and layers of a cheaper mixer (FNet, arXiv:2105.03824, sec. 4.3)."""
 
 from typing import Literal
 
@@ -26,9 +26,9 @@ def hybrid_layers(
     Args:
         n_layers: number of layers n.
         n_attention: number of attention layers k.
-        layout: where they stand, counted from the input; "top" is the paper's best.
-        mixer: makes the mixer of the other layers.
-        attention: makes the mixer of the attention layers.
+        layout: position of the attention layers, counted from the input; "top" is the paper's best.
+        mixer: factory of the mixer of the other layers.
+        attention: factory of the mixer of the attention layers.
 
     Raises:
         ConfigError: if ``n_attention`` is negative or over ``n_layers``, or the layout is not known.

@@ -36,7 +36,7 @@ class Hydra(Mixer):
         max_len: unused, every length works.
         d_state: state size per head N.
         d_conv: positions seen by the short convolution, centered, odd.
-        conv_init: convolution weights are drawn from (-conv_init, conv_init); by PyTorch's rule if not given.
+        conv_init: convolution weights are drawn from (-conv_init, conv_init). Default: PyTorch's rule.
         expand: inner width over D.
         headdim: channels per head P, which share a mixing matrix.
         ngroups: groups of heads that share B and C.
@@ -47,7 +47,7 @@ class Hydra(Mixer):
         learnable_init_states: learn the state before the first and after the last position, one for both.
         bias: bias on the input and output projections.
         conv_bias: bias on the short convolution.
-        chunk_size: positions per chunk of the scan, for speed only; the op's own choice if not given.
+        chunk_size: positions per chunk of the scan, for speed only. Default: chosen by the op.
 
     Raises:
         ConfigError: if the heads do not divide the inner width, the groups the heads, or ``d_conv`` is even.

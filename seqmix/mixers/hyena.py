@@ -43,8 +43,8 @@ class Hyena(Mixer):
         emb_dim: features of a position, odd: its share of ``max_len``, cosines and sines.
         frequency: of the MLP's sines at initialization.
         d_conv: positions seen by the short convolution.
-        fast_decay: share of ``max_len`` after which the fastest window has decayed to 0.01.
-        slow_decay: likewise for the slowest window.
+        fast_decay: fraction of ``max_len`` after which the fastest window has decayed to 0.01.
+        slow_decay: the same for the slowest window.
         shift: added to the window.
         dropout: fraction dropped of ``x_1 o v`` in training.
 
@@ -102,7 +102,7 @@ class Hyena(Mixer):
         Args:
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """
@@ -116,7 +116,7 @@ class Hyena(Mixer):
         return zero_masked(self.out_proj(y * x2), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What is done to v between the projections, gates included: ``(B, D, L, L)``."""
+        """Matrix between the projections, gates included: ``(B, D, L, L)``."""
         x1, x2, _ = self._convolve(self.in_proj(x)).chunk(3, -1)
         t = torch.arange(x.shape[1], device=x.device)
         lag = t.unsqueeze(1) - t

@@ -27,7 +27,7 @@ from seqmix.mixers.mixer import register
     headdim=4,
 )
 class KDA(LinearAttention):
-    """Kimi Delta Attention: each channel of a key decays at its own rate, then a write replaces what its key holds.
+    """Kimi Delta Attention: the gated delta rule with a decay for each channel of a key.
 
     ``S[t] = (I - beta[t] k[t] k[t]^T) Diag(a[t]) S[t-1] + beta[t] k[t] v[t]^T``, ``y[t] = S[t]^T q[t] / sqrt(K)`` with
     ``a[t] = exp(-exp(A_log) softplus(f(x[t]) + dt_bias))``, where q, k and v come from a short causal convolution with

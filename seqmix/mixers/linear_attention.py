@@ -1,4 +1,4 @@
-"""What mixers on ``gated_delta`` share: heads with a state of outer products, short convolutions, a gated norm."""
+"""Base of mixers on ``gated_delta``: heads with a state of outer products, short convolutions, a gated norm."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -20,7 +20,7 @@ State = tuple[Any, Tensor]
 
 
 class LinearAttention(Mixer, ABC):
-    """Abstract: q, k and v are projected, ``gated_delta`` advances a state ``(K, V)`` of each head, a norm follows.
+    """Base of linear attention: projections to q, k and v, ``gated_delta`` on a state ``(K, V)`` of each head, a norm.
 
     Args:
         d_model: width D.
@@ -62,7 +62,7 @@ class LinearAttention(Mixer, ABC):
 
     @abstractmethod
     def _operands(self, x: Tensor, bounds: list[int], past: Any, kept: Tensor | None) -> tuple[dict[str, Any], Any]:
-        """Return what ``gated_delta`` takes for ``x: (B, L, D)``, and what later positions need to know of it.
+        """Return the operands of ``gated_delta`` for ``x: (B, L, D)``, and the past that later positions need.
 
         ``past`` is None in a forward pass without state; ``kept: (B, L)`` marks the positions that count.
         """
@@ -110,7 +110,7 @@ class LinearAttention(Mixer, ABC):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """
@@ -123,12 +123,12 @@ class LinearAttention(Mixer, ABC):
         return zero_masked(self.o_proj(self._close(y.to(x.dtype), x, operands)), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What each head reads of the values, between projections and norm: ``(B, H, L, L)``."""
+        """Mixing matrix of each head, between projections and norm: ``(B, H, L, L)``."""
         operands, _ = self._operands(x, [0, x.shape[1]], None, None)
         return delta_matrix(**{name: t for name, t in operands.items() if name != "v"})
 
     def init_state(self, batch_size: int) -> State:
-        """What the projections keep of the past, and the state of the heads ``(B, H, K, V)``, zero."""
+        """Empty past of the projections, and zero state of the heads ``(B, H, K, V)``."""
         weight = self.o_proj.weight
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return self._empty_past(batch_size), weight.new_zeros(batch_size, *self.heads, dtype=dtype)

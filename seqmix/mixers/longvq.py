@@ -69,7 +69,7 @@ class LongVQ(Mixer):
         d_model: width D.
         max_len: unused, every length works.
         d_qk: width of queries and keys P.
-        d_value: width of values V; 2 D if not given.
+        d_value: width of values V. Default: 2 D.
         d_state: state dimensions per channel of the SSM.
         ssm: ``"ema"``, the damped moving average of Mega, or ``"s4d"``.
         attention: ``"softmax"``, or ``"laplace"``, element-wise without a denominator.
@@ -77,7 +77,7 @@ class LongVQ(Mixer):
             against the query, as in Transformer-XL.
         n_codes: codes in the codebook.
         window: farthest distance with a bias, in positions.
-        block: queries handled together, ``window`` if not given; changes cost, not results.
+        block: queries handled together; changes cost, not results. Default: ``window``.
         decay: share of the codebook's moving sums that one update keeps.
         commitment: weight of the commitment loss.
         codebook_init: ``"data"``, the first update makes keys of its batch the codes, or ``"normal"``, random codes.
@@ -161,7 +161,7 @@ class LongVQ(Mixer):
         Args:
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """

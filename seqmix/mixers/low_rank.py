@@ -1,4 +1,4 @@
-"""Low-rank matrices among the matrix mixers: linear attention without a normalizer."""
+"""The low-rank matrix mixer: linear attention without a normalizer."""
 
 import math
 
@@ -27,9 +27,9 @@ class LowRank(StructuredMixer):
     Args:
         d_model: width D.
         max_len: longest sequence; sets the scale, and the number of free queries and keys.
-        headdim: width of a head P; D if not given.
-        data_dependent: queries and keys from the tokens; else free ones. With the former sequences longer than
-            ``max_len`` work too.
+        headdim: width of a head P. Default: D.
+        data_dependent: queries and keys from the tokens; otherwise free parameters. With the former sequences longer
+            than ``max_len`` work too.
         qk_dim: width of queries and keys d per head, and bound on the rank.
         project: own the projection to queries and keys; False inside ``MatrixMixer``.
 

@@ -41,7 +41,7 @@ class Mamba(Mixer):
         d_state: state size per channel N, 16 in the paper.
         d_conv: positions seen by the short convolution.
         expand: inner width over D.
-        dt_rank: rank of the map from u to dt; ceil(D / 16) if not given.
+        dt_rank: rank of the map from u to dt. Default: ceil(D / 16).
         dt_min: smallest step at initialization, in units of one position.
         dt_max: largest step at initialization, in units of one position.
         dt_init: of the map from rank to steps, ``"random"`` or ``"constant"``.
@@ -118,7 +118,7 @@ class Mamba(Mixer):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """
@@ -129,7 +129,7 @@ class Mamba(Mixer):
         return zero_masked(self.out_proj(y), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What the scan does to its input, between convolution and gate, as ``(B, E, L, L)``."""
+        """Matrix of the scan, between convolution and gate: ``(B, E, L, L)``."""
         u, _ = self.in_proj(x).chunk(2, -1)
         return branch_matrix(u, self._branch, discretization=self.discretization)
 

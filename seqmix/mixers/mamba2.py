@@ -40,10 +40,10 @@ class Mamba2(Mixer):
         max_len: unused, every length works.
         d_state: state size per head N.
         d_conv: positions seen by the short convolution.
-        conv_init: convolution weights are drawn from (-conv_init, conv_init); by PyTorch's rule if not given.
+        conv_init: convolution weights are drawn from (-conv_init, conv_init). Default: PyTorch's rule.
         expand: inner width over D.
         headdim: channels per head P, which share a mixing matrix.
-        d_ssm: channels that are scanned, the others pass a gated MLP; all ``expand d_model`` if not given.
+        d_ssm: channels that are scanned, the others pass a gated MLP. Default: all ``expand d_model``.
         ngroups: groups of heads that share B and C, and the norm.
         A_init_range: slowest and fastest decay rate at initialization, per unit of step.
         D_has_hdim: a skip D for each channel, instead of one for each head.
@@ -56,7 +56,7 @@ class Mamba2(Mixer):
         norm_before_gate: gate what is normalized, instead of normalizing what is gated.
         bias: bias on the input and output projections.
         conv_bias: bias on the short convolution.
-        chunk_size: positions per chunk of the scan, for speed only; the op's own choice if not given.
+        chunk_size: positions per chunk of the scan, for speed only. Default: chosen by the op.
 
     Raises:
         ConfigError: if the heads do not divide the inner width, or the groups the heads.
@@ -140,7 +140,7 @@ class Mamba2(Mixer):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """

@@ -115,14 +115,14 @@ class Mamba3(Mixer):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """
         return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What each head multiplies its values by, the skip included: ``(B, H, L, L)``."""
+        """Mixing matrix of each head, the skip included: ``(B, H, L, L)``."""
         p = self._parts(x, None, self.init_state(x.shape[0]))
         before = delta_matrix(p.read, p.written, p.log_a, scale=1.0)
         return (F.pad(before[..., 1:], (0, 1)) + torch.diag_embed(p.diagonal.mT)).to(x.dtype)

@@ -1,4 +1,4 @@
-"""Padding for mixers that depend on absolute positions: kept tokens move to the left end, results move back."""
+"""Padding for mixers that depend on absolute positions: kept tokens are moved to the left end, results back."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The common block of the matrix-mixer ablation: projections, convolution and gate around any class of matrices.
+"""MatrixMixer: the block of the matrix-mixer ablation around any class of matrices.
 
 Hwang et al., 2024, arXiv:2407.09941, app. E; parameter names of goombalab/hydra, so that its checkpoints load.
 """
@@ -42,14 +42,14 @@ class MatrixMixer(Mixer):
     Args:
         d_model: width D.
         max_len: longest sequence; most classes of matrices need it, if only for their scale.
-        matrix: makes the matrix: ``Quasiseparable``, ``Toeplitz``, ``Vandermonde``, ``DFT``, ``Cauchy``, ``LowRank``,
+        matrix: class of matrix: ``Quasiseparable``, ``Toeplitz``, ``Vandermonde``, ``DFT``, ``Cauchy``, ``LowRank``,
             ``Softmax`` or ``Unstructured``.
-        data_dependent: make the matrix from the tokens; else its parameters are free.
+        data_dependent: compute the matrix from the tokens; otherwise it is a free parameter.
         qk_dim: width of queries and keys per head, 16 data-dependent and 64 free in the paper.
         headdim: width of a head, 128 data-dependent and 64 free in the paper.
         expand: inner width over D.
         d_conv: positions seen by the convolution, odd.
-        conv_init: bound of the uniform initial weights of the convolution; the usual 1 / sqrt(d_conv) if not given.
+        conv_init: bound of the uniform initial weights of the convolution. Default: 1 / sqrt(d_conv).
         bias: biases on the projections.
         conv_bias: bias on the convolution.
         gated: norm and gate before the last projection; False leaves both out, as in JustDense's Mamba drop-in.

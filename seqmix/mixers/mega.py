@@ -47,7 +47,7 @@ class Mega(Mixer):
         d_model: width D.
         max_len: longest sequence, of which ``bias="table"`` stores a number per distance unless there are chunks.
         d_qk: width of queries and keys Z.
-        d_value: width of values V; 2 D if not given.
+        d_value: width of values V. Default: 2 D.
         d_state: dimensions per channel of the moving average.
         attention: ``"softmax"``, or ``"laplace"``, element-wise without a denominator.
         bias: per distance, ``"table"`` (a learned number each) or ``"rotary"`` (a product of two rotated vectors).
@@ -115,7 +115,7 @@ class Mega(Mixer):
         Args:
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """
@@ -128,7 +128,7 @@ class Mega(Mixer):
         return mix_aligned(lambda x: self._mix(x, kept), x, mask)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What attention multiplies its values by, ``(B, 1, L, L)``; blocks on the diagonal if there are chunks."""
+        """Attention matrix, ``(B, 1, L, L)``; block-diagonal with chunks."""
         self._check(x)
         _, q, k, _, _ = self._project(self.move(self.norm(x)))
         at = torch.arange(x.shape[1], device=x.device)

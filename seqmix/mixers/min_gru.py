@@ -55,7 +55,7 @@ class MinGRU(Mixer):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """
@@ -72,7 +72,7 @@ class MinGRU(Mixer):
         return (y, state) if return_state else y
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What the recurrence does to the candidates of each inner channel: ``(B, E, L, L)``."""
+        """Matrix of the recurrence of each inner channel: ``(B, E, L, L)``."""
         _, gate = self.in_proj(x).chunk(2, -1)
         return recurrence_matrix((-gate).sigmoid()) * gate.sigmoid().mT.unsqueeze(2)
 

@@ -65,7 +65,7 @@ class MinLSTM(Mixer):
         return (y, state) if return_state else y
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What the recurrence does to the candidates of each inner channel: ``(B, E, L, L)``."""
+        """Matrix of the recurrence of each inner channel: ``(B, E, L, L)``."""
         _, forget = self._gates(x)
         return (recurrence_matrix(forget.sigmoid()) * (-forget).sigmoid().mT.unsqueeze(2)).to(x.dtype)
 

@@ -59,11 +59,11 @@ class Mixer(nn.Module, ABC):
 
     @property
     def label(self) -> str:
-        """What results call the mixer."""
+        """Name of the mixer in results."""
         return type(self).__name__
 
     def __call__(self, x: Tensor, mask: Tensor | None = None, *args: Any, **options: Any) -> Any:
-        """Check the input, once for all members, and run ``forward``; nothing comes of an empty batch or length 0."""
+        """Check the input and run ``forward``; an empty batch or length 0 gives an empty result."""
         name, shape = type(self).__name__, tuple(x.shape)
         if x.ndim != 3 or not x.is_floating_point():
             raise ValueError(f"{name} takes real x (B, L, D), got {x.dtype} {shape}; use x.unsqueeze(0) or x.float()")
@@ -83,7 +83,7 @@ class Mixer(nn.Module, ABC):
         """Mix ``x: (B, L, D)`` along L; ``mask: (B, L)`` bool, True = keep."""
 
     def auxiliary(self) -> Tensor | None:
-        """Return the mixer's own loss of the last forward in training, or None if it has none."""
+        """Return the auxiliary loss of the last forward in training, or None."""
         return None
 
     def matrix(self, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Mixer(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} has no matrix(); `seqmix list` shows the mixers that have one")
 
     def init_state(self, batch_size: int) -> Any:
-        """Return the state before the first position, for ``step``; None where positions do not meet."""
+        """Return the state before the first position, for ``step``; None for pointwise mixers."""
         if self.pointwise:
             return None
         raise TypeError(f"{type(self).__name__} has no step(); `seqmix list` shows the mixers that have one")
@@ -104,7 +104,7 @@ class Mixer(nn.Module, ABC):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all parameters and buffers anew, as the constructor does, where they are: after ``to_empty``.
+        """Initialize all parameters and buffers again, in place, as after ``to_empty``.
 
         Those of the modules inside are drawn too: in a loop over modules call it after theirs.
         """
@@ -116,7 +116,7 @@ class Mixer(nn.Module, ABC):
             own[name].copy_(tensor)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay would pull away from their meaning."""
+        """Names of the parameters without weight decay."""
         return {name for name, _ in self.named_parameters() if name in self.state_space}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Mixer":
@@ -125,7 +125,7 @@ class Mixer(nn.Module, ABC):
 
 
 class MixerFactory(Protocol):
-    """Whatever makes a mixer from a width and a length: a class, a ``functools.partial``, an entry of a config."""
+    """Factory of mixers: a class, ``functools.partial`` or config entry, called with width and length."""
 
     def __call__(self, d_model: int, max_len: int | None = None) -> Mixer:
         """Build a mixer of width ``d_model``."""
@@ -134,11 +134,11 @@ class MixerFactory(Protocol):
 
 @dataclass(frozen=True)
 class MixerFacts:
-    """What is known of a registered mixer without building it.
+    """Facts about a registered mixer.
 
     Args:
         cls: the mixer class.
-        paper: where it was published, for example ``arXiv:2312.00752``.
+        paper: source, for example ``arXiv:2312.00752``.
         cost: growth of time with the length, for example ``L``, ``L log L``, ``L^2``.
         examples: option sets with which tests and benchmarks build it, the plainest first.
     """
@@ -155,10 +155,10 @@ M = TypeVar("M", bound=type[Mixer])
 
 
 def register(*, paper: str, cost: str, variants: Sequence[Mapping[str, Any]] = (), **example: Any) -> Callable[[M], M]:
-    """Enter a mixer class under its own name.
+    """Register a mixer class under its own name.
 
     Args:
-        paper: where it was published.
+        paper: source.
         cost: growth of time with the length.
         variants: further option sets that the contract tests build.
         **example: options of the plainest instance, on top of which each variant is laid.
@@ -178,14 +178,14 @@ def list_mixers() -> list[str]:
 
 
 def mixer_facts(name: str) -> MixerFacts:
-    """What is known of a registered mixer; raises ``KeyError`` for an unknown name."""
+    """Facts about a registered mixer; raises ``KeyError`` for an unknown name."""
     return _REGISTRY[name]
 
 
 def auxiliary_loss(model: nn.Module) -> Tensor:
     """Sum of the auxiliary losses of the mixers in ``model`` after a forward in training; 0 if there are none.
 
-    A training loop without a task of ours adds it to its loss: ``loss + auxiliary_loss(model)``.
+    A training loop of your own adds it to its loss: ``loss + auxiliary_loss(model)``.
     """
     losses = [loss for m in model.modules() if isinstance(m, Mixer) and (loss := m.auxiliary()) is not None]
     return torch.stack(losses).sum() if losses else torch.zeros(())
@@ -193,7 +193,7 @@ def auxiliary_loss(model: nn.Module) -> Tensor:
 
 @contextmanager
 def stay_wide(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """Let a conversion of ``module`` to a half type leave the named parameters in float32."""
+    """Keep the named parameters in float32 when ``module`` is converted to a half type."""
     before = {name: attrgetter(name)(module).data for name in names}
     yield
     for name, data in before.items():
@@ -221,7 +221,7 @@ def check_mask(x: Tensor, mask: Tensor) -> None:
 
 
 def zero_masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Set masked positions of ``x: (B, L, D)`` to zero, whatever they held, NaN included."""
+    """Set masked positions of ``x: (B, L, D)`` to zero, also if they are NaN."""
     if mask is None:
         return x
     check_mask(x, mask)

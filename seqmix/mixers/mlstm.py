@@ -116,14 +116,14 @@ class MLSTM(Mixer):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """
         return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What each head multiplies its values by, normalized: ``(B, H, L, L)``."""
+        """Normalized mixing matrix of each head: ``(B, H, L, L)``."""
         _, m = self.init_state(x.shape[0])[1:]
         u, _ = self.proj_up(x).chunk(2, -1)
         p = self._parts(u, self._convolve(u), None, m)

@@ -1,4 +1,4 @@
-"""Root mean square norms as modules: of mixers with a gate, and of the blocks around them."""
+"""Root mean square norms as modules, for gated mixers and for blocks."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ class RMSNorm(nn.RMSNorm):
     Args:
         d_model: channels D.
         gate_first: multiply by ``SiLU(z)`` before the norm, not after it.
-        groups: number of runs of channels that are normed by themselves.
+        groups: number of groups of channels that are normalized separately.
 
     Source: Zhang and Sennrich, 2019, arXiv:1910.07467. Differs from the original code in: none.
     """

@@ -32,16 +32,15 @@ class PoNet(Mixer):
 
     Args:
         d_model: width D.
-        max_len: length that is cut into ``n_segments``; if not given, each sequence is cut at its own length.
+        max_len: length that is cut into ``n_segments``. Default: the length of each sequence.
         n_heads: heads of the global part, 12 (base) and 2 (LRA) in the paper.
         variant: ``"base"`` has the parameters of the pre-trained model, ``"lra"`` those of the Long Range Arena code:
             other names, and an output projection.
         n_segments: number of equal parts where no ``segment_index`` is given; as in the original, a part has
             ``length // n_segments + 1`` positions, so that there may be fewer.
         segment_len: length of the parts in positions, in place of ``n_segments``.
-        separate_value: a projection of its own for what the global part sums, as in the paper; the original code takes
-            the keys.
-        clsgsepg: keep special tokens out of the maxima: they neither give nor receive there.
+        separate_value: separate values in the global part, as in the paper; the original code uses the keys.
+        clsgsepg: exclude special tokens from the maxima.
         project: a linear map of the result, as in the layers of the pre-trained model; the variant ``"lra"`` has it.
         original_padding: treat padding as the LRA code does: parts are cut at the padded length, from the first
             position, padding included, and masked positions hold the bias of the output projection.

@@ -1,4 +1,4 @@
-"""Quasiseparable matrices among the matrix mixers: Hydra's matrix with B and C shared by the two directions."""
+"""The quasiseparable matrix mixer: Hydra's matrix with B and C shared by the two directions."""
 
 import torch
 from einops import rearrange
@@ -24,7 +24,7 @@ class Quasiseparable(StructuredMixer):
     Args:
         d_model: width D.
         max_len: longest sequence for free B and C; else unused.
-        headdim: width of a head P; D if not given.
+        headdim: width of a head P. Default: D.
         data_dependent: B, C and the steps from the tokens; else free, with one step per head. The diagonal reads the
             tokens in both forms.
         qk_dim: width of B and C per head; all heads read the H qk_dim columns.
@@ -33,7 +33,7 @@ class Quasiseparable(StructuredMixer):
         dt_max: largest step at initialization, in positions.
         dt_init_floor: lower bound on steps at initialization, in positions.
         dt_limit: range to which steps are clamped, in positions.
-        chunk_size: positions per chunk of the computation, chosen by the op if not given; does not change the result.
+        chunk_size: positions per chunk of the computation; does not change the result. Default: chosen by the op.
 
     Raises:
         ConfigError: if ``max_len`` is needed and missing, or ``d_model`` is not a multiple of ``headdim``.

@@ -10,7 +10,7 @@ from seqmix.mixers.mixer import Mixer, check_length, register, require_max_len
 
 @register(paper="arXiv:2108.04384", cost="L^2", variants=({"n_rafts": 1}, {"n_rafts": 4, "expand": 1}))
 class Raft(Mixer):
-    """Raft-token-mixing: channels are tied into rafts, and an MLP mixes the positions of one channel of each raft.
+    """Raft-token-mixing: channels are grouped into rafts, and an MLP mixes the positions of one channel of each raft.
 
     ``u[g L + i] = x[i, g D/r + j]`` for each j, then ``u <- W2 gelu(W1 u + b1) + b2``, the same for all j.
 

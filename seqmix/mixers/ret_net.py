@@ -16,7 +16,7 @@ from seqmix.ops.wide import wide
     paper="arXiv:2307.08621", cost="L", variants=({"gate": False, "expand_k": 0.5, "rope_base": 100.0},), n_heads=2
 )
 class RetNet(LinearAttention):
-    """Multi-scale retention: each head forgets at its own rate, from fast to slow.
+    """Multi-scale retention: each head has its own fixed decay rate, from fast to slow.
 
     ``S[t] = gamma S[t-1] + k[t] v[t]^T``, ``y[t] = S[t]^T q[t] / sqrt(K)`` with ``gamma = 1 - 2^(-5 - h)`` for head h,
     where q and k are turned by their positions; then a norm per head and a SiLU gate.

@@ -93,7 +93,7 @@ class RGLRU(Mixer):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """
@@ -113,7 +113,7 @@ class RGLRU(Mixer):
         return zero_masked(self._out(x, h), mask)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What the recurrence does to the convolved input of each inner channel: ``(B, E, L, L)``."""
+        """Matrix of the recurrence of each inner channel, after the convolution: ``(B, E, L, L)``."""
         u = self._convolve(self.linear_x(x), [0, x.shape[1]])
         first = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2]) == 0
         gain, a = self._gates(u, first)

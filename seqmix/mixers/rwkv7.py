@@ -28,7 +28,7 @@ _FASTEST = 0.6065306597126334
     gate_rank=2,
 )
 class RWKV7(LinearAttention):
-    """Time mix of RWKV-7 "Goose": each channel decays, and a key is replaced at a rate of its own for each channel.
+    """Time mix of RWKV-7 "Goose": decay and replacement rates for each channel.
 
     ``S[t] = (Diag(w[t]) - (c[t] o kappa[t]) kappa[t]^T) S[t-1] + k[t] v[t]^T``, ``y[t] = S[t]^T r[t]`` with kappa of
     norm 1, the rates c of replacement from 0 to 1 and the decays w from 0.545 to 1; every projection sees a mean of a
@@ -89,7 +89,7 @@ class RWKV7(LinearAttention):
         nn.init.zeros_(self.o_proj.weight)
 
     def matrix(self, x: Tensor) -> Tensor:
-        """What each head reads of the values before the norm, without the bonus: ``(B, H, L, L)``."""
+        """Mixing matrix of each head before the norm, without the bonus: ``(B, H, L, L)``."""
         operands, _ = self._operands(x, [0, x.shape[1]], None, None)
         return dplr_matrix(**{name: t for name, t in operands.items() if name not in ("v", "gate")})
 

@@ -69,7 +69,7 @@ class S4D(Mixer):
         Args:
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """

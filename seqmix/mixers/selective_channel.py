@@ -41,9 +41,9 @@ class SelectiveChannel(Mixer):
     Args:
         d_model: width D.
         max_len: longest sequence for ``transposed``; unused otherwise.
-        width: channels after the input projection w; 2 d_model if not given, and 2 max_len for ``transposed``.
+        width: channels after the input projection w. Default: 2 d_model, and 2 max_len for ``transposed``.
         group: features of one step, see above; ``transposed`` has no use for it.
-        reading: what one step of the scan holds.
+        reading: content of one step of the scan, see above.
         d_state: state size per feature N.
         d_conv: steps seen by the short convolutions.
         merge: ``sum`` or ``mean`` of the two directions.

@@ -44,7 +44,7 @@ class SelectiveToken(Mixer):
         d_state: state size per channel N.
         d_conv: positions seen by the short convolution.
         expand: inner width over D.
-        dt_rank: rank of the map to dt; ceil(D / 16) if not given.
+        dt_rank: rank of the map to dt. Default: ceil(D / 16).
         bidirectional: scan from both ends.
         bcdt_from: what dt, B and C are read from: ``conv``, the convolved input as in Mamba, or ``input``, the input of
             the mixer, as the equations are printed.
@@ -114,7 +114,7 @@ class SelectiveToken(Mixer):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position. With ``bidirectional`` there is none.
             return_state: return ``(y, state)`` with the state after the last position.
         """

@@ -23,7 +23,7 @@ class SlidingWindow(Mixer):
     Args:
         d_model: width D.
         max_len: unused, every length works.
-        window: farthest position that is seen, in positions.
+        window: number of earlier positions that are seen.
         n_heads: heads H, which divide D.
         bias: bias on the projection to queries, keys and values.
         dropout: fraction of the weights dropped in training.
@@ -71,7 +71,7 @@ class SlidingWindow(Mixer):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """
@@ -86,7 +86,7 @@ class SlidingWindow(Mixer):
         return scores.masked_fill((lag < 0) | (lag > self.window), -torch.inf).softmax(-1)
 
     def init_state(self, batch_size: int) -> State:
-        """Room for the keys and values of a window, none of them there."""
+        """Empty keys and values of a window."""
         D, H = self.out_proj.in_features, self.n_heads
         empty = self.out_proj.weight.new_zeros(batch_size, self.window, H, D // H)
         return empty, empty, torch.zeros(batch_size, self.window, dtype=torch.bool, device=empty.device)

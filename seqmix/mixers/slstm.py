@@ -23,7 +23,7 @@ _NEVER = -1e30
 
 @register(paper="arXiv:2405.04517", cost="L", variants=({"n_heads": 4, "d_conv": 1},), n_heads=2)
 class SLSTM(Mixer):
-    """Scalar memories with exponential input gates that hear the last output: the sLSTM layer of xLSTM.
+    """Scalar memories with recurrent exponential input gates: the sLSTM layer of xLSTM.
 
     ``c[t] = f[t] c[t-1] + i[t] tanh(z[t])``, ``n[t] = f[t] n[t-1] + i[t]``, ``h[t] = sigmoid(o[t]) c[t] / n[t]`` (eq. 8
     to 18), ``i = exp(.)``, ``f = sigmoid(.)``, kept in range by the largest exponent so far. Every gate adds a
@@ -85,7 +85,7 @@ class SLSTM(Mixer):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)``.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the state to go on from, as ``init_state`` and ``step`` have it. Default: that before the first
+            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
                 position.
             return_state: return ``(y, state)`` with the state after the last position.
         """

@@ -1,4 +1,4 @@
-"""Softmax attention among the matrix mixers."""
+"""Softmax attention as a matrix mixer."""
 
 import math
 
@@ -27,8 +27,8 @@ class Softmax(StructuredMixer):
     Args:
         d_model: width D.
         max_len: longest sequence for free queries and keys; else unused.
-        headdim: width of a head P; D if not given.
-        data_dependent: queries and keys from the tokens; else free ones, one per position.
+        headdim: width of a head P. Default: D.
+        data_dependent: queries and keys from the tokens; otherwise free parameters, one per position.
         qk_dim: width of queries and keys d per head.
         project: own the projection to queries and keys; False inside ``MatrixMixer``.
 

@@ -1,4 +1,4 @@
-"""What mixers with a selective state space (S6) share: the parts of a branch, its forward pass, one step of it.
+"""Helpers of mixers with a selective state space (S6): parts of a branch, its forward pass, one step.
 
 Names, layout and initialization are those of state-spaces/mamba (Gu and Dao, 2023, arXiv:2312.00752).
 """
@@ -189,7 +189,7 @@ def resume_branch(
 
 
 def branch_matrix(u: Tensor, branch: Branch, *, discretization: Discretization = "euler") -> Tensor:
-    """What the scan of ``run_branch`` does to its convolved and activated input, as ``(B, E, L, L)``."""
+    """Matrix of the scan of ``run_branch``, after convolution and activation: ``(B, E, L, L)``."""
     u = _convolve(u, branch, [0, u.shape[1]], reverse=False)
     dt, B, C = _project(u, branch)
     return scan_matrix(

@@ -1,4 +1,4 @@
-"""State in and out of the forward pass of causal mixers, and sequences packed into one row."""
+"""Initial and final states of causal mixers, and sequences packed into one row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def mix_onward(
     return_state: bool,
     cu_seqlens: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Any]:
-    """Mix ``x: (B, L, D)`` after what ``state`` holds; masked positions leave no trace in the state.
+    """Mix ``x: (B, L, D)`` from an initial state; masked positions do not change the state.
 
     Args:
         mixer: the mixer, for its first state.
@@ -59,7 +59,7 @@ def mix_onward(
 
 
 def detach_state(state: Any) -> Any:
-    """The state of a mixer or of a model without its past: truncated back-propagation goes on from it."""
+    """The state of a mixer or model detached from the graph, for truncated back-propagation."""
     if isinstance(state, tuple | list):
         return type(state)(detach_state(part) for part in state)
     return state.detach() if isinstance(state, Tensor) else state

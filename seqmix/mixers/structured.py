@@ -1,7 +1,7 @@
-"""Matrix mixers: mixing by one L x L matrix per head, free or made from the tokens, out of a class with structure.
+"""Matrix mixers: one structured L x L matrix per head, free or computed from the tokens.
 
-Hwang et al., 2024, arXiv:2407.09941, sec. 2 and app. E. This file says what the classes share; the block around them
-is ``MatrixMixer``.
+Hwang et al., 2024, arXiv:2407.09941, sec. 2 and app. E. This file has the common base; the block around them is
+``MatrixMixer``.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from seqmix.mixers.mixer import Mixer, check_length, zero_masked
 
 
 class StructuredMixer(Mixer, ABC):
-    """Abstract: ``y = M x`` head by head, where M belongs to a class of matrices with structure.
+    """Base of matrix mixers: ``y = M x`` for each head, with M from a class of structured matrices.
 
     A data-dependent M is made from features of the tokens (queries and keys, taps, steps). A mixer that stands alone
     projects its input to them; inside a block that projects anyway, it is handed ``features``. Positions are counted
@@ -92,7 +92,7 @@ class StructuredMixer(Mixer, ABC):
 
 
 class StructuredFactory(Protocol):
-    """Makes the matrix of a block: one signature for every class, so that the block need not know which it holds."""
+    """Factory of the matrix of a block, with one signature for every class."""
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""Toeplitz matrices among the matrix mixers: a two-sided convolution as long as the sequence."""
+"""The Toeplitz matrix mixer: a two-sided convolution as long as the sequence."""
 
 import math
 from typing import Literal
@@ -34,8 +34,8 @@ class Toeplitz(StructuredMixer):
     Args:
         d_model: width D.
         max_len: longest sequence; sets the scale, and the number of free taps.
-        headdim: width of a head P; D if not given.
-        data_dependent: taps from the tokens; else 2 max_len - 1 free ones per head. With taps from the tokens
+        headdim: width of a head P. Default: D.
+        data_dependent: taps from the tokens; otherwise 2 max_len - 1 free ones per head. With taps from the tokens
             sequences longer than ``max_len`` work too.
         qk_dim: unused, there are no queries and keys.
         project: own the projection to the taps; False inside ``MatrixMixer``.

@@ -1,4 +1,4 @@
-"""Free matrices among the matrix mixers: the dense row of the ablation."""
+"""The unstructured matrix mixer: a free dense matrix."""
 
 import math
 
@@ -17,7 +17,7 @@ from seqmix.mixers.structured import (
 
 @register(paper="arXiv:2407.09941", cost="L^2", headdim=4)
 class Unstructured(StructuredMixer):
-    """Free matrix per head: the dense row of the ablation.
+    """Unstructured matrix mixer: a free dense matrix per head.
 
     ``y = x + M x / sqrt(max_len)``. ``Dense`` is the same map with its residual, scale and bias as options.
 
@@ -27,7 +27,7 @@ class Unstructured(StructuredMixer):
     Args:
         d_model: width D.
         max_len: longest sequence, and size of the matrices.
-        headdim: width of a head P; D if not given.
+        headdim: width of a head P. Default: D.
         data_dependent: False, there is no such form.
         qk_dim: unused, there are no queries and keys.
         project: unused, there are no features.

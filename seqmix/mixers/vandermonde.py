@@ -1,4 +1,4 @@
-"""Vandermonde matrices among the matrix mixers: powers of numbers on the unit circle."""
+"""The Vandermonde matrix mixer: powers of numbers on the unit circle."""
 
 import math
 
@@ -29,9 +29,9 @@ class Vandermonde(StructuredMixer):
     Args:
         d_model: width D.
         max_len: longest sequence; sets the scale, and the number of free angles.
-        headdim: width of a head P; D if not given.
-        data_dependent: angles from the tokens; else free ones. With angles from the tokens sequences longer than
-            ``max_len`` work too.
+        headdim: width of a head P. Default: D.
+        data_dependent: angles from the tokens; otherwise free parameters. With angles from the tokens sequences longer
+            than ``max_len`` work too.
         qk_dim: terms of the sum d per head.
         project: own the projection to the angles; False inside ``MatrixMixer``.
 

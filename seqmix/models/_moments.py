@@ -1,4 +1,4 @@
-"""Second moments of inputs and targets, summed over batches: all that least squares needs to know of the data."""
+"""Second moments of inputs and targets, summed over batches, for least squares."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple

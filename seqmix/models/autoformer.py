@@ -19,7 +19,7 @@ from seqmix.series import Series
 
 @register_encoder(paper="arXiv:2106.13008", d_model=8, n_layers=1, kernel_size=5)
 class Autoformer(SeriesEncoder):
-    """The encoder of Autoformer: auto-correlation along time; each layer passes on what is left without the trend.
+    """Encoder of Autoformer: auto-correlation along time; each layer passes on the seasonal part.
 
     Shapes: ``(B, L, C) -> (B, L, D)``. Cost: O(L D (log L + D expand)) per layer.
 
@@ -30,7 +30,7 @@ class Autoformer(SeriesEncoder):
         factor: number of lags over ln L, see ``AutoCorrelation``.
         kernel_size: length of the moving average that is the trend, in time steps, odd.
         activation: class of the nonlinearity of the feed-forward layers.
-        dropout: probability, on embeddings and on the output of each layer.
+        dropout: dropout probability on embeddings and on the output of each layer.
 
     Raises:
         ConfigError: if ``kernel_size`` is even, or a size is out of range.
@@ -91,7 +91,7 @@ class AutoformerForecaster(ForecastModel):
         factor: number of lags over ln L, see ``AutoCorrelation``.
         kernel_size: length of the moving average that is the trend, in time steps, odd.
         activation: class of the nonlinearity of the feed-forward layers.
-        dropout: probability, on embeddings and on the output of each layer.
+        dropout: dropout probability on embeddings and on the output of each layer.
 
     Raises:
         ConfigError: if ``label_len`` is over the context, ``kernel_size`` is even, or a size is out of range.
@@ -143,7 +143,7 @@ class AutoformerForecaster(ForecastModel):
 
     @property
     def label(self) -> str:
-        """What results call the encoder, and the decoder."""
+        """Name of encoder and decoder in results."""
         return f"{self.encoder.label} (decoder)"
 
     def forward(
@@ -165,7 +165,7 @@ class AutoformerForecaster(ForecastModel):
 
 
 class SeasonalNorm(nn.Module):
-    """Layer normalization, less the mean over time, so that what it gives has no level.
+    """Layer normalization minus the mean over time.
 
     Shapes: ``(B, L, D) -> (B, L, D)``. Cost: O(L D).
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class WeightedAveraging(nn.Module):
-    """Input of a mixer as a learned weighted sum of all earlier mixer outputs.
+    """Weighted averaging: the input of a mixer is a learned weighted sum of all earlier mixer outputs.
 
     ``x = sum_i token[i] * y_token[i] + sum_i channel[i] * y_channel[i]``: free scalars, alpha and beta before a token
     mixer, theta and gamma before a channel mixer. A stack of n layers owns n (2 n + 3) of them.

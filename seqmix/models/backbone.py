@@ -11,7 +11,7 @@ from seqmix.models.recompute import recomputed
 
 
 class Backbone(nn.Module):
-    """Blocks of one kind around any mixers, then a norm.
+    """A stack of blocks with any mixers, then a norm.
 
     Shapes: ``(B, L, D) -> (B, L, D)``. Cost: ``n_layers`` times that of a block.
 
@@ -19,19 +19,19 @@ class Backbone(nn.Module):
         d_model: width D.
         n_layers: number of blocks.
         max_len: longest sequence, for mixers that store an L x L matrix.
-        mixer: makes the sequence mixer of every block, called once per block.
+        mixer: factory of the sequence mixer of every block, called once for each.
         layers: sequence mixers of successive blocks, repeated from the start when there are more blocks; replaces
             ``mixer``.
-        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
+        channel_mixer: factory of the channel mixer of every block. None: blocks with one residual.
         norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own.
         channel_norm: norm of the channel mixers and of the result. Default: ``norm``.
-        dropout: probability, on the output of each mixer.
-        drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
-        layer_scale: initial value of a learned scale on the output of each mixer, None for no scale.
-        res_scale: initial value of a learned scale on each skip, None for no scale.
+        dropout: dropout probability on the output of each mixer.
+        drop_path: probability of stochastic depth in the last block, growing linearly from 0 in the first.
+        layer_scale: initial value of a learned scale on the output of each mixer. None: no scale.
+        res_scale: initial value of a learned scale on each skip. None: no scale.
         post_norm: normalize after each residual sum instead of before each mixer.
         final_norm: normalize the result.
-        checkpointing: compute blocks again in the backward pass, which takes time and saves memory.
+        checkpointing: recompute blocks in the backward pass: less memory, more time.
 
     Raises:
         ConfigError: if there is no block or no mixer, or ``norm`` is not known.
@@ -101,7 +101,7 @@ class Backbone(nn.Module):
             mask: positions to keep ``(B, L)`` bool; the others come out as zero.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1, without a mask; nothing crosses
                 them.
-            state: the states of the blocks to go on from. Default: those before the first position.
+            state: initial states of the blocks. Default: those before the first position.
             return_state: return ``(x, state)`` with the states after the last position.
 
         Raises:

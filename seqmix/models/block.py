@@ -1,4 +1,4 @@
-"""The block every backbone stacks: a sequence mixer and a channel mixer, each with norm and residual."""
+"""Blocks of backbones: a sequence mixer and a channel mixer, each with norm and residual."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ NORMS: dict[Norm, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": R
 
 
 class ChannelMLP(Mixer):
-    """Two dense layers on each position: the channel mixer of Transformers and MetaFormers.
+    """Feed-forward layers on each position: the channel mixer of Transformers and MetaFormers.
 
     ``y = W2 act(W1 x + b1) + b2``, or gated ``y = W2 (act(W1 x) * (V x)) + b2``. Built and called as a mixer, though
     positions do not meet.
@@ -32,7 +32,7 @@ class ChannelMLP(Mixer):
         max_len: unused, every length works.
         expand: inner width as a multiple of D.
         activation: class of the nonlinearity.
-        dropout: probability, after the nonlinearity.
+        dropout: dropout probability, after the nonlinearity.
         gated: multiply by a second map of the input; both are without bias, as in MosaicBERT.
 
     Source: Vaswani et al., 2017, arXiv:1706.03762, eq. 2; gated: Shazeer, 2020, arXiv:2002.05202, eq. 6. Differs from
@@ -86,22 +86,22 @@ def inner_width(d_model: int, expand: float) -> int:
 
 
 class Block(nn.Module):
-    """Two residuals: ``x + f(norm(x))`` with a sequence mixer, then with a channel mixer.
+    """Block of two residual branches ``x + f(norm(x))``: a sequence mixer, then a channel mixer.
 
     Shapes: ``(B, L, D) -> (B, L, D)``. Cost: that of the two mixers.
 
     Args:
         d_model: width D.
         max_len: longest sequence, for mixers that store an L x L matrix.
-        mixer: makes the sequence mixer.
-        channel_mixer: makes the channel mixer; None leaves the block with one residual.
+        mixer: factory of the sequence mixer.
+        channel_mixer: factory of the channel mixer. None: a block with one residual.
         norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own: with ``LongVQ(norm="layer")`` the
             block has the gate of its source, pre-norm.
         channel_norm: norm of the channel mixer. Default: that of the sequence mixer.
-        dropout: probability, on the output of each mixer.
+        dropout: dropout probability on the output of each mixer.
         drop_path: probability to skip a mixer for a sample in training.
-        layer_scale: initial value of a learned scale per feature on the output of each mixer, None for no scale.
-        res_scale: initial value of a learned scale per feature on the skip, None for no scale.
+        layer_scale: initial value of a learned scale per feature on the output of each mixer. None: no scale.
+        res_scale: initial value of a learned scale per feature on the skip. None: no scale.
         post_norm: ``norm(x + f(x))`` instead.
 
     Raises:
@@ -150,7 +150,7 @@ class Block(nn.Module):
             x: input ``(B, L, D)``.
             mask: positions to keep ``(B, L)`` bool.
             cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1, without a mask.
-            state: the states of the mixers to go on from. Default: those before the first position.
+            state: initial states of the mixers. Default: those before the first position.
             return_state: return ``(x, state)`` with the states after the last position.
 
         Raises:
@@ -209,7 +209,7 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training a whole sample is zeroed with probability p, the others grow by 1 / (1 - p).
+    """Stochastic depth: in training whole samples are zeroed with probability p, the others scaled by 1 / (1 - p).
 
     Args:
         p: probability, below 1.

@@ -1,4 +1,4 @@
-"""ConvForecaster: the small convolutional forecaster, a strong baseline of anomaly detection."""
+"""ConvForecaster: a small convolutional forecaster, a strong baseline of anomaly detection."""
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class ConvForecaster(ForecastModel):
         widths: channels of the convolutions; after each one the length is halved.
         kernel_size: length of a convolution, in time steps, odd.
         d_model: width between the last two layers.
-        dropout: probability, before the last layer.
+        dropout: dropout probability, before the last layer.
 
     Raises:
         ConfigError: if ``kernel_size`` is even, or an option is out of range.

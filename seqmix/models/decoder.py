@@ -1,4 +1,4 @@
-"""DecoderForecaster: any encoder of series with the Transformer's decoder, which gives all of the horizon at once."""
+"""DecoderForecaster: any encoder of series with a Transformer decoder that forecasts the whole horizon at once."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ class DecoderForecaster(ForecastModel):
     Cost: that of the encoder, and O(S D (S + N + D expand)) per layer for S = label_len + horizon.
 
     Args:
-        encoder: makes the encoder; its width is that of the decoder.
+        encoder: factory of the encoder; its width is that of the decoder.
         label_len: time steps of the window that the decoder starts from. Default: half of them.
         n_layers: number of decoder layers.
         n_heads: heads of the attention.
@@ -37,7 +37,7 @@ class DecoderForecaster(ForecastModel):
         factor: ProbSparse attention among the decoder's own steps with this factor, as in Informer. Default: softmax
             attention, as in the Transformer.
         activation: class of the nonlinearity of the feed-forward layers.
-        dropout: probability, on embeddings, attention weights, and the output of each layer.
+        dropout: dropout probability on embeddings, attention weights, and the output of each layer.
 
     Raises:
         ConfigError: if ``label_len`` is over the context, or the width of the encoder is not a multiple of ``n_heads``.
@@ -75,7 +75,7 @@ class DecoderForecaster(ForecastModel):
 
     @property
     def label(self) -> str:
-        """What results call the encoder, and the decoder."""
+        """Name of encoder and decoder in results."""
         return f"{self.encoder.label} (decoder)"
 
     def heads(self) -> list[nn.Module]:

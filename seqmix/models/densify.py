@@ -1,4 +1,4 @@
-"""JustDense: is the sequence mixer of a model needed? Put a dense layer along the same axis in its place and see.
+"""Densify: replacement of the sequence mixers of a model by dense layers along the same axis (JustDense).
 
 Park et al., 2025, arXiv:2508.09153.
 """
@@ -19,7 +19,7 @@ DenseAxis = Literal["time", "patches", "variates", "embedded"]
 
 
 class Replaced(NamedTuple):
-    """A mixer that made way: where it stood, what it was, the axis it mixed, and the sizes of what it saw.
+    """Record of a replaced mixer: its place, name, axis, and input sizes.
 
     ``axis`` is ``time``, ``patches``, ``variates``, or ``embedded`` for the features of variates; ``sequence`` where
     the model does not say (text, pixels).
@@ -39,7 +39,7 @@ class Densify:
     ``Densify(axis="time")(model, inputs)``. The model runs once, so that each mixer shows the length and width it
     mixes. The model then takes no longer sequences than those in ``inputs``. A dense layer sees later positions: a
     model of causal mixers is refused, unless it says that its outputs may see all of its input (``causal = False``).
-    What is replaced leaves nothing behind: every parameter of the result learns.
+    Replaced mixers are removed entirely: every parameter of the result is trained.
 
     Args:
         axis: mix along ``time``, ``patches`` or ``variates``: sequence mixers of that axis are replaced. ``embedded``

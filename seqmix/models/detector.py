@@ -1,4 +1,4 @@
-"""What an anomaly detector promises: a score for every row of a series, from what normal rows have taught it."""
+"""The contract of anomaly detectors."""
 
 from abc import ABC, abstractmethod
 from typing import Protocol, final
@@ -19,7 +19,7 @@ _UNIT = 0.99
 
 
 class Detector(nn.Module, ABC):
-    """Scores every row of a series, higher = more anomalous, after a fit to rows that are assumed to be mostly normal.
+    """Base of anomaly detectors: scores for every row of a series (higher = more anomalous) after a fit to normal rows.
 
     Members are built as ``Detector(series, *, options)`` and fitted in closed form. ``series.context`` is the number of
     rows before a row, or around it, that its score may depend on; ``series.season`` the period of the series. Missing
@@ -30,9 +30,9 @@ class Detector(nn.Module, ABC):
     dilute those with one. Rows without a score of their own (too early, nothing observed) have the median of the
     training scores.
 
-    The error of a window finds more than that of a row, but one spike is an error in every row around it. Therefore
-    ``both_errors`` has the own errors of rows too: a row is above a threshold if both are, and the errors of windows
-    rank the rows below it.
+    Window errors detect more than row errors, but one spike raises them in every row around it. Therefore
+    ``both_errors`` also has the errors of single rows: a row is above a threshold if both are, and window errors rank
+    the rows below it.
 
     The training scores that ``fit`` returns, for the threshold, are those of each half of the rows by a fit to the
     other half, where halves are twice the context or more, so that thresholds hold on new rows too.
@@ -60,20 +60,20 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def fit_rows(self, x: Tensor, mask: Tensor) -> None:
-        """Learn what normal rows are from standardized ``x: (T, C)``, without gaps, observed where ``mask`` is True."""
+        """Fit to standardized rows ``x: (T, C)``, without gaps, observed where ``mask`` is True."""
 
     @abstractmethod
     def errors(self, x: Tensor, mask: Tensor) -> Tensor:
-        """How far each standardized value is from normal ``(T, C)``, at least 0 and NaN where that cannot be said."""
+        """Error of each standardized value, ``(T, C)``, at least 0 and NaN where unknown."""
 
     def both_errors(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``errors``, and the part of them that is of each row alone, ``(2, T, C)``. Default: they are that already."""
+        """``errors``, and those of single rows, ``(2, T, C)``. Default: the same."""
         return self.errors(x, mask).expand(2, -1, -1)
 
     @final
     @torch.no_grad()
     def fit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Fit the detector to training rows; their scores ``(T,)`` for a threshold, each half by a fit to the other.
+        """Fit the detector and return cross-fitted training scores ``(T,)`` for a threshold.
 
         A score is the lesser one of both, each in units of its 99 % quantile.
 
@@ -112,8 +112,9 @@ class Detector(nn.Module, ABC):
         Args:
             x: rows, in the units of those of ``fit``; rows before those of interest give them a past.
             mask: True where a value was observed. Default: everywhere.
-            threshold: a threshold for the scores that ``fit`` has returned. Scores are in their units then, and above
-                it in rows that stand out themselves. Default: scores by ``errors`` alone, in units of the largest one.
+            threshold: a threshold on the scores that ``fit`` returned. Scores are then in their units, and above it
+                only in rows that are anomalous by themselves. Default: scores from ``errors`` alone, in units of the
+                largest.
 
         Raises:
             ValueError: if there are other channels than the detector was built for, or values that are not finite.
@@ -124,7 +125,7 @@ class Detector(nn.Module, ABC):
     @final
     @torch.no_grad()
     def both_scores(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What ``score`` makes scores of: by errors, and by those of rows alone, each in its units, ``(2, T)``."""
+        """Scores from ``errors`` and from those of single rows, each in its units, ``(2, T)``."""
         return self._all_scores(x, mask) / self.unit[:, None]
 
     def _all_scores(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -183,7 +184,7 @@ def ranked(both: Tensor, threshold: float) -> Tensor:
 
 
 class DetectorFactory(Protocol):
-    """What makes a detector from the facts of the data: a class, a ``functools.partial``, a config entry."""
+    """Factory of detectors: a class, ``functools.partial`` or config entry, called with the facts of the data."""
 
     def __call__(self, series: Series) -> Detector:
         """Build a detector from the facts of the data."""
@@ -208,7 +209,7 @@ def series_of(x: Tensor, mask: Tensor | None = None, *, window: int | None = Non
     Args:
         x: training rows.
         mask: True where a value was observed. Default: everywhere.
-        window: the season, in rows. Default: found in the rows.
+        window: the season, in rows. Default: inferred from the rows.
     """
     season = period_of(x, mask) if window is None else window
     season = max(1, min(season, len(x) // 2))

@@ -1,4 +1,4 @@
-"""DetectorMean: several detectors in one, the default of anomaly detection."""
+"""DetectorMean: the mean of several detectors, and the default of anomaly detection."""
 
 from functools import partial
 from typing import cast
@@ -15,11 +15,11 @@ from seqmix.series import Series
 class DetectorMean(Detector):
     """Mean of the scores of several detectors, channel by channel, each in units of its largest training error.
 
-    By default the one-step forecast error of Ridge, which sees single rows, and SubPCA on windows of one and of two
-    periods, which see shapes.
+    By default the one-step forecast error of Ridge, for single rows, and SubPCA on windows of one and of two
+    periods, for shapes.
 
     Args:
-        detectors: what makes the detectors. Default: as above.
+        detectors: factories of the detectors. Default: as above.
     """
 
     def __init__(self, series: Series, *, detectors: list[DetectorFactory] | None = None):

@@ -1,4 +1,4 @@
-"""From windows to tokens: time steps, patches of channels, and of covariates."""
+"""Embeddings of windows as tokens: time steps, patches of channels, patches of covariates."""
 
 import torch
 from einops import rearrange
@@ -27,7 +27,7 @@ class ValueEmbedding(nn.Module):
         n_channels: number of channels C.
         length: time steps of a window L.
         positions: vectors added to the tokens: ``none``, ``learned``, or ``sinusoidal``.
-        dropout: probability, on the tokens.
+        dropout: dropout probability on the tokens.
 
     Raises:
         ConfigError: if ``positions`` is not known or ``dropout`` is out of range.

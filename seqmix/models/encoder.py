@@ -25,10 +25,10 @@ class BidirectionalLM(nn.Module):
     Shapes: ``(B, L) -> (B, L, vocab_size)``. Cost: that of the encoder, and O(L D vocab_size).
 
     Args:
-        encoder: makes the features; it has to have a pooler if there are relations.
-        n_relations: relations between two sentences that a second head tells apart, 2 for next sentence prediction, 3
+        encoder: the encoder; it needs a pooler if there are relations.
+        n_relations: relations between two sentences that a second head classifies, 2 for next sentence prediction, 3
             for PoNet's sentence order; 0 for no such head.
-        gelu: ``"tanh"`` for the approximation of FNet, ``"none"`` for the function itself.
+        gelu: ``"tanh"`` is the approximation of FNet, ``"none"`` the exact function.
 
     Raises:
         ConfigError: if relations are asked for and the encoder has no pooler.
@@ -85,18 +85,18 @@ class BidirectionalEncoder(nn.Module):
         vocab_size: number of tokens, 30528 in Hydra's models.
         d_model: width D.
         n_layers: number of layers, 23 in Hydra's model.
-        mixer: makes the sequence mixer of each layer.
+        mixer: factory of the sequence mixer of each layer.
         layers: sequence mixers of successive layers, repeated from the start; replaces ``mixer``.
         channel_mixer: makes a channel mixer after each sequence mixer, with norm and residual of its own; None, as in
             Hydra, for none.
         max_len: longest sequence, for mixers that store an L x L matrix and for ``positions``.
-        positions: learn an embedding for each of ``max_len`` positions; for mixers blind to order.
+        positions: learn an embedding for each of ``max_len`` positions; for mixers that ignore order.
         n_types: numbers that sentences can have, 4 in FNet.
         projection: a linear map between the embeddings and the first layer, as in FNet.
-        pooler: a layer ``tanh(linear(x[0]))`` for what is told of the whole text.
+        pooler: a layer ``tanh(linear(x[0]))`` for predictions about the whole text.
         pre_norm: normalize before each mixer and at the end, instead of after each residual sum.
         norm_eps: added to variances in the layers; 1e-5 in Hydra, 1e-12 in FNet and PoNet.
-        dropout: probability, on the embeddings.
+        dropout: dropout probability on the embeddings.
         pad_id: token whose embedding is zero and stays zero.
 
     Raises:
@@ -215,10 +215,10 @@ class BidirectionalEncoder(nn.Module):
 
 
 class EncoderFactory(Protocol):
-    """Whatever makes an encoder for a number of tokens; a config says the same of it to pre-train and to fine-tune."""
+    """Factory of encoders, called with the number of tokens; the same config entry for pre-training and fine-tuning."""
 
     def __call__(self, vocab_size: int) -> BidirectionalEncoder:
-        """Make it."""
+        """Build the encoder."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The classifier of series around any encoder."""
+"""EncoderClassifier: a classifier of series with any encoder."""
 
 from functools import partial
 from typing import Literal
@@ -16,18 +16,18 @@ from seqmix.models.time_encoder import TimeEncoder
 
 @register_classifier(paper="arXiv:2210.02186", encoder=partial(TimeEncoder, d_model=8, n_layers=1))
 class EncoderClassifier(SeriesClassifier):
-    """Classifier of series with any encoder: GELU on the tokens, all of them in one linear layer, or pooled before it.
+    """Classifier of series with any encoder: GELU on the tokens, then a linear layer on all or pooled tokens.
 
-    The encoder is built for the longest series; shorter ones are padded at the end and masked. Results call it by the
+    The encoder is built for the longest series; shorter ones are padded at the end and masked. In results it has the
     name of the encoder.
 
     Shapes: ``(B, L, C) -> (B, n_classes)``. Cost: that of the encoder, and O(N D n_classes) for ``flatten``.
 
     Args:
-        encoder: makes the encoder.
-        pool: what the head sees of the tokens: ``flatten``, all of them, or their ``mean``, ``max``, ``last``, or
+        encoder: factory of the encoder.
+        pool: pooling of the tokens: ``flatten`` keeps all of them; ``mean``, ``max``, ``last``, or
             ``attention``, a mean with learned weights.
-        dropout: probability, on the tokens.
+        dropout: dropout probability on the tokens.
 
     Raises:
         ConfigError: if ``pool`` is not known or an option is out of range.
@@ -56,7 +56,7 @@ class EncoderClassifier(SeriesClassifier):
 
     @property
     def label(self) -> str:
-        """What results call the encoder."""
+        """Name of the encoder in results."""
         return self.encoder.label
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

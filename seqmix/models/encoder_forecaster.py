@@ -1,4 +1,4 @@
-"""EncoderForecaster: a forecasting model of any encoder and the head that goes with its axis."""
+"""EncoderForecaster: a forecasting model of any encoder and a linear head."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -18,7 +18,7 @@ from seqmix.series import Series
 
 @register_model(paper="arXiv:1706.03762", encoder=partial(TimeEncoder, d_model=8, n_layers=1))
 class EncoderForecaster(ForecastModel):
-    """Forecasting model of an encoder and a linear head; results call it by the name of the encoder.
+    """Forecasting model of an encoder and a linear head; in results it has the name of the encoder.
 
     The head goes with the axis of the tokens. Time steps: a linear map along time from the window to the horizon, then
     one of the features to the channels. Patches: all patches of a variate in one linear layer that the variates share.
@@ -28,8 +28,8 @@ class EncoderForecaster(ForecastModel):
     Cost: that of the encoder, and of the head.
 
     Args:
-        encoder: makes the encoder.
-        dropout: probability, on the tokens that the head reads.
+        encoder: factory of the encoder.
+        dropout: dropout probability on the tokens that the head reads.
         along_time: for tokens that are time steps: False reads the value of a step off its own token, so that the
             horizon has to be as long as the context, as in reconstruction.
 
@@ -67,7 +67,7 @@ class EncoderForecaster(ForecastModel):
 
     @classmethod
     def channels_meet(cls, options: Mapping[str, Any]) -> bool:
-        """Whether they do in the encoder; a function as its factory does not say, then they may."""
+        """Whether the encoder mixes channels; True if its factory is a function."""
         inner = class_of(options.get("encoder", TimeEncoder))
         return not isinstance(inner, type) or not issubclass(inner, SeriesEncoder) or inner.mixes_channels
 
@@ -79,7 +79,7 @@ class EncoderForecaster(ForecastModel):
 
     @property
     def label(self) -> str:
-        """What results call the encoder."""
+        """Name of the encoder in results."""
         return self.encoder.label
 
     def heads(self) -> list[nn.Module]:

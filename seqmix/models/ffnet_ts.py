@@ -46,8 +46,8 @@ class FFNetTS(ForecastModel):
         small_kernel: tokens that the convolution beside the channel mixer's sees in training, odd.
         merged: build the channel mixers with one convolution, as ``reparameterize`` leaves them.
         ffn_ratio: inner width of the channel mixer over D, 2 to 12 in the paper.
-        dropout: probability, after the first layer of the channel mixer, 0.6 to 0.9 in the paper.
-        head_dropout: probability, on the forecast.
+        dropout: dropout probability, after the first layer of the channel mixer, 0.6 to 0.9 in the paper.
+        head_dropout: dropout probability on the forecast.
         decomposition: two networks, for the moving average of the window and for what remains, each normalized by its
             own mean and deviation.
         trend_kernel: length of the moving average, in time steps, odd.

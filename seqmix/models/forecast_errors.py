@@ -1,4 +1,4 @@
-"""ForecastErrors: how far a row is from its forecast, by any forecasting model that needs no gradient steps."""
+"""ForecastErrors: a detector by forecast errors of any model that needs no gradient steps."""
 
 from dataclasses import replace
 from functools import partial
@@ -19,12 +19,12 @@ _BATCH = 4096
 
 
 class ForecastErrors(Detector):
-    """Squared error of the forecast of each row, ``horizon`` rows ahead of the last one that the forecast has seen.
+    """Detector whose errors are the squared errors of forecasts ``horizon`` rows ahead.
 
     Args:
         model: a forecasting model that is fitted in closed form, comes pretrained or has nothing to fit.
             Default: Ridge on the values themselves, of which no level is taken.
-        horizon: how far ahead, in rows. Default: 1.
+        horizon: rows ahead. Default: 1.
 
     Raises:
         ConfigError: if the model needs gradient steps; the task AnomalyDetection trains those.
@@ -41,7 +41,7 @@ class ForecastErrors(Detector):
             )
 
     def fit_rows(self, x: Tensor, mask: Tensor) -> None:
-        """Fit what has a closed form."""
+        """Fit the closed form."""
         context, H = self.series.context, self.series.horizon
         windows = x.float().unfold(0, context + H, 1).transpose(1, 2)
         observed = mask.unfold(0, context + H, 1).transpose(1, 2)

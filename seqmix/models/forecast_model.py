@@ -1,4 +1,4 @@
-"""What a forecasting model promises to the task, and the registry that lists the models."""
+"""The contract of forecasting models, and their registry."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,9 +13,9 @@ from seqmix.series import Series
 
 
 class ForecastModel(nn.Module, ABC):
-    """Forecasting model: from a lookback window to the horizon after it, ``(B, context, C) -> (B, horizon, C)``.
+    """Base of forecasting models: from lookback window to horizon, ``(B, context, C) -> (B, horizon, C)``.
 
-    Members are built as ``Model(series, *, options)``; ``series`` holds facts of the data, which never stand in a
+    Members are built as ``Model(series, *, options)``; ``series`` holds facts of the data, which are not part of a
     config. With ``n_outputs`` K > 1 (quantiles, parameters of a distribution) the result is ``(B, horizon, C, K)``,
     each of the K in the units of the window.
 
@@ -86,7 +86,7 @@ class ForecastModel(nn.Module, ABC):
         past: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Check the inputs, once for all members, and run ``forward``; ``mask`` is for members that are ``masked``.
+        """Check the inputs, and run ``forward``; ``mask`` is for models that are ``masked``.
 
         Raises:
             ValueError: if an input is not of the shape that the model was built for.
@@ -110,12 +110,12 @@ class ForecastModel(nn.Module, ABC):
 
     @classmethod
     def channels_meet(cls, options: Mapping[str, Any]) -> bool:
-        """Whether channels meet in a model built with ``options``: a model around another one has to ask that one."""
+        """Whether a model built with ``options`` mixes channels; a wrapper asks the wrapped model."""
         return cls.mixes_channels
 
     @classmethod
     def takes(cls, options: Mapping[str, Any]) -> list[str]:
-        """Names of the options of a model built with ``options``; of a model around another one those of that one."""
+        """Names of the options of a model built with ``options``; a wrapper returns those of the wrapped model."""
         return [name for name, p in signature(cls).parameters.items() if p.kind is p.KEYWORD_ONLY]
 
     @property
@@ -125,11 +125,11 @@ class ForecastModel(nn.Module, ABC):
 
     @property
     def note(self) -> str:
-        """What tells two models of the class apart in results; empty for nothing."""
+        """Suffix that distinguishes models of the class in results. Default: empty."""
         return ""
 
     def heads(self) -> list[nn.Module]:
-        """Modules whose outputs are summed in the forecast: with their parameters at 0 it is 0; empty for none."""
+        """Modules whose outputs are summed in the forecast: it is 0 if their parameters are. Default: none."""
         return []
 
     def base(
@@ -161,7 +161,7 @@ class ForecastModel(nn.Module, ABC):
         """
 
     def fit_closed_form(self, train: Iterable[dict[str, Tensor]], val: Iterable[dict[str, Tensor]]) -> None:
-        """Fit the parameters that have a closed form, before any gradient step; most models have none.
+        """Fit the closed-form parameters before any gradient step. Default: there are none.
 
         Args:
             train: training batches as the task has normalized them, ``x``, ``y``, ``weight`` (of each window and
@@ -175,11 +175,11 @@ class ForecastModel(nn.Module, ABC):
         train: Iterable[dict[str, Tensor]],
         blocks: Sequence[tuple[Iterable[dict[str, Tensor]], Iterable[dict[str, Tensor]]]],
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """Forecasts of training windows by fits that know nothing of them; of models in closed form.
+        """Forecasts of training windows by fits without them, for models in closed form.
 
         Args:
             train: training batches, as in ``fit_closed_form``.
-            blocks: batches of each block of windows, and of those that are left out with it, themselves among them.
+            blocks: batches of each block of windows, and of all windows left out with it, the block included.
 
         Yields:
             Each batch of the blocks, and its forecast ``(B, horizon, C)``.
@@ -198,7 +198,7 @@ class ForecastModel(nn.Module, ABC):
 
 
 class ForecastModelFactory(Protocol):
-    """What makes a forecasting model from the facts of the data: a class, a ``functools.partial``, a config entry."""
+    """Factory of forecasting models: a class, ``functools.partial`` or config entry, called with a ``Series``."""
 
     def __call__(self, series: Series) -> ForecastModel:
         """Build a model from the facts of the data."""
@@ -217,7 +217,7 @@ M = TypeVar("M", bound=type[ForecastModel])
 
 
 def register_model(*, paper: str, **example: Any) -> Callable[[M], M]:
-    """Enter a forecasting model under its own name, with its source and the options the tests build it with."""
+    """Register a forecasting model under its own name, with its source and the options of the tests."""
 
     def enter(cls: M) -> M:
         _REGISTRY[cls.__name__] = (cls, paper, example)

@@ -1,4 +1,4 @@
-"""The classifier of series around any forecasting model."""
+"""ForecastModelClassifier: a classifier of series with any forecasting model."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,9 +22,9 @@ class ForecastModelClassifier(SeriesClassifier):
     Shapes: ``(B, L, C) -> (B, n_classes)``. Cost: that of the model.
 
     Args:
-        model: makes the forecasting model.
+        model: factory of the forecasting model.
         horizon: number of outputs of each channel, which are the features.
-        dropout: probability, on the features.
+        dropout: dropout probability on the features.
 
     Raises:
         ConfigError: if the model is not trained by gradient steps.
@@ -50,7 +50,7 @@ class ForecastModelClassifier(SeriesClassifier):
 
     @property
     def label(self) -> str:
-        """The forecasting model, with what tells it apart."""
+        """Name of the forecasting model, with its note."""
         return self.model.label
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""MixerForecaster, a forecasting model around any mixer, and the baselines DLinear and SeasonalNaive."""
+"""MixerForecaster, a forecasting model with any mixer, and the baselines DLinear and SeasonalNaive."""
 
 import math
 from typing import Literal
@@ -19,9 +19,9 @@ from seqmix.series import Series
 
 @register_model(paper="arXiv:2211.14730", d_model=8, n_layers=1, patch_len=4, patch_stride=2)
 class MixerForecaster(ForecastModel):
-    """Forecasting model of patches, a backbone with any mixer, and one linear head, each channel on its own.
+    """Channel-independent forecasting model: patches, a backbone with any mixer, and one linear head.
 
-    The channels share all weights and do not meet. Patches of the covariates are added to the tokens of the window;
+    The channels share all weights. Patches of the covariates are added to the tokens of the window;
     those of the horizon are tokens after them, and known-future inputs also reach the forecast of their own step by a
     linear map. Static inputs are added to all tokens.
 
@@ -29,17 +29,17 @@ class MixerForecaster(ForecastModel):
     Cost: that of the backbone on B C sequences of N patches.
 
     Args:
-        mixer: makes the sequence mixer of every block.
+        mixer: factory of the sequence mixer of every block.
         layers: sequence mixers of successive blocks, cycled; replaces ``mixer``.
-        channel_mixer: makes the channel mixer of every block; None builds blocks of one residual.
+        channel_mixer: factory of the channel mixer of every block. None: blocks with one residual.
         d_model: width of a token.
         n_layers: number of blocks.
         patch_len: patch length, in time steps. Default: 16, or the context where that is shorter.
         patch_stride: time steps between the starts of patches. Default: half of the patch length.
         norm: ``layer`` or ``rms``, in the backbone.
-        dropout: probability, on the output of each mixer.
-        drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
-        head_dropout: probability, on the input of the head.
+        dropout: dropout probability on the output of each mixer.
+        drop_path: probability of stochastic depth in the last block, growing linearly from 0 in the first.
+        head_dropout: dropout probability on the input of the head.
         position_embedding: learn a vector per patch position; attention needs it, scans do not.
 
     Raises:
@@ -212,7 +212,7 @@ class DLinear(ForecastModel):
 
 @register_model(paper="none: the last season, repeated", season=7)
 class SeasonalNaive(ForecastModel):
-    """Seasonal naive forecast: the last season of the window, repeated over the horizon. It is not trained.
+    """Seasonal naive forecast: the last season of the window, repeated over the horizon.
 
     Where the last season has a missing value, the last observed value of its phase takes its place.
 
@@ -264,7 +264,7 @@ class SeasonalNaive(ForecastModel):
 
 
 def repeat_season(x: Tensor, season: int, horizon: int, mask: Tensor | None = None) -> Tensor:
-    """The last season of ``x: (B, context, C)`` over and over: the seasonal naive forecast ``(B, horizon, C)``.
+    """Seasonal naive forecast ``(B, horizon, C)`` from ``x: (B, context, C)``.
 
     With ``mask``, True where a value was observed, each phase repeats its last observed value; one without any repeats
     what stands in ``x``.

@@ -1,4 +1,4 @@
-"""GaussianImputer: the best linear imputation of a window, in closed form for every pattern of missing values."""
+"""GaussianImputer: linear imputation in closed form for every pattern of missing values."""
 
 import math
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""From tokens to forecasts."""
+"""Heads from tokens to forecasts."""
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from seqmix.models.dropout import Dropout
 
 
 class FlattenHead(nn.Module):
-    """All tokens of a channel in one linear layer, shared by the channels.
+    """Head with one linear layer over all tokens of a channel, shared by the channels.
 
     Shapes: ``(B, C, N, D) -> (B, H, C)``, or ``(B, H, C, K)`` for ``n_outputs`` K > 1. Cost: O(C N D H K).
 
@@ -16,7 +16,7 @@ class FlattenHead(nn.Module):
         n_features: tokens times width, N D.
         horizon: forecast length H, in time steps.
         n_outputs: numbers forecast per value K.
-        dropout: probability, on the tokens.
+        dropout: dropout probability on the tokens.
 
     Source: Nie et al., 2023, arXiv:2211.14730, sec. 3.1. Differs from the original code in: dropout before the layer.
     """
@@ -33,7 +33,7 @@ class FlattenHead(nn.Module):
 
 
 class TimeHead(nn.Module):
-    """Tokens of time steps to a forecast: a linear map along time, then one of the features to the channels.
+    """Head for tokens of time steps: a linear map along time, then one from features to channels.
 
     Shapes: ``(B, L, D) -> (B, H, C)``, or ``(B, H, C, K)`` for ``n_outputs`` K > 1. Cost: O(D H (L + C K)).
 

@@ -30,7 +30,7 @@ class Informer(SeriesEncoder):
         distil: halve the number of tokens between layers; False keeps N = L, as thuml/Time-Series-Library does in
             reconstruction and classification.
         activation: class of the nonlinearity of the feed-forward layers.
-        dropout: probability, on embeddings, attention weights, and the output of each layer.
+        dropout: dropout probability on embeddings, attention weights, and the output of each layer.
 
     Raises:
         ConfigError: if ``d_model`` is not a multiple of ``n_heads``, or a size is out of range.

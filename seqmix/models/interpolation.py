@@ -1,4 +1,4 @@
-"""Simple imputation of windows: window mean, last value, linear interpolation, interpolation by the season."""
+"""Simple imputation of windows: window mean, last value, linear and seasonal interpolation."""
 
 from abc import abstractmethod
 
@@ -14,7 +14,7 @@ from seqmix.series import Series
 
 
 class Filler(ForecastModel):
-    """Imputation without parameters: missing values of a window from the observed values of the same channel.
+    """Base of imputation without parameters, from the observed values of the same channel and window.
 
     A channel without any observed value in the window is 0, the mean of the training rows of standardized data.
 

@@ -19,7 +19,7 @@ from seqmix.ops.wide import wide
 
 @register_classifier(paper="arXiv:2604.15174", d_model=8, d_state=4)
 class MambaSL(SeriesClassifier):
-    """MambaSL: a convolution, one Mamba layer whose selectivity is switched part by part, and a learned mean over time.
+    """MambaSL: a convolution, one Mamba layer with optional selectivity of each part, and learned pooling over time.
 
     Tokens are a convolution of all channels around each time step, plus sinusoidal positions. In the layer each of step
     size dt, input map B and output map C either depends on the token, as in Mamba, or is learned as a constant. A layer
@@ -41,7 +41,7 @@ class MambaSL(SeriesClassifier):
         vary_c: C depends on the token.
         skip: learn a skip D around the state space, as Mamba has.
         n_heads: learned scores of a time step.
-        dropout: probability, on the tokens and on the mean.
+        dropout: dropout probability on the tokens and on the mean.
 
     Raises:
         ConfigError: if a size is below 1.
@@ -116,7 +116,7 @@ class _SwitchedMamba(nn.Module):
         self.out_proj = nn.Linear(E, d_model, bias=False)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay would pull away from their meaning."""
+        """Names of the parameters without weight decay."""
         return {"A_log", "D", "B", "C", "dt_proj.bias"}
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

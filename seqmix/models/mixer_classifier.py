@@ -1,4 +1,4 @@
-"""The classifier of series around any mixer."""
+"""MixerClassifier: a classifier of series with any mixer."""
 
 from typing import Literal
 
@@ -27,21 +27,21 @@ class MixerClassifier(SeriesClassifier):
     Shapes: ``(B, L, C) -> (B, n_classes)``. Cost: that of the backbone on L / patch_stride tokens.
 
     Args:
-        mixer: makes the sequence mixer of every block: a class, a ``functools.partial``, an entry of a config.
+        mixer: class, ``functools.partial`` or config entry of the sequence mixer of every block.
         layers: sequence mixers of successive blocks, repeated from the start; replaces ``mixer``.
-        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
+        channel_mixer: factory of the channel mixer of every block. None: blocks with one residual.
         d_model: width of a token.
         n_layers: number of blocks.
         patch_len: time steps that a token reads. Default: ``patch_stride``.
         patch_stride: time steps between tokens.
         positions: vectors added to the tokens: ``none``, ``learned``, or ``sinusoidal``; attention needs them.
-        pool: what the head sees of the tokens: ``mean``, ``max``, ``last``, or ``attention``, a mean with learned
+        pool: pooling of the tokens: ``mean``, ``max``, ``last``, or ``attention``, a mean with learned
             weights.
         norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own, in the backbone.
         channel_norm: norm of the channel mixers and of the last features. Default: ``norm``.
-        dropout: probability, on the tokens, on the output of each mixer, and in the head.
-        drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
-        checkpointing: compute blocks again in the backward pass, which takes time and saves memory.
+        dropout: dropout probability on the tokens, on the output of each mixer, and in the head.
+        drop_path: probability of stochastic depth in the last block, growing linearly from 0 in the first.
+        checkpointing: recompute blocks in the backward pass: less memory, more time.
 
     Raises:
         ConfigError: if an option is out of range or not known.

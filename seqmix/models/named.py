@@ -1,4 +1,4 @@
-"""From the name of a model, encoder or mixer, a class, or a factory, to a factory of forecasters or classifiers."""
+"""Factories of forecasting models, imputers and classifiers from names, classes or factories."""
 
 import difflib
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What is known of a series at the origin of a forecast: level, scales, drift, and simple forecasts to start from."""
+"""Statistics of a series at forecast origins: level, scales, drift, and simple forecasts."""
 
 from typing import NamedTuple
 

@@ -17,15 +17,15 @@ from seqmix.models.series_encoder import SeriesEncoder, register_encoder
 
 @register_encoder(paper="arXiv:2211.14730", d_model=8, n_layers=1, patch_len=4)
 class PatchEncoder(SeriesEncoder):
-    """Tokens are patches of one variate, and any mixer mixes along them; variates share all weights and do not meet.
+    """Encoder whose tokens are patches of one variate, with any mixer along them; variates share all weights.
 
     Shapes: ``(B, L, C) -> (B, C P, D)`` for P patches, those of the first variate first. Cost: that of the backbone on
     B C sequences of P tokens.
 
     Args:
-        mixer: makes the sequence mixer of every block.
+        mixer: factory of the sequence mixer of every block.
         layers: sequence mixers of successive blocks, cycled; replaces ``mixer``.
-        channel_mixer: makes the channel mixer of every block; None builds blocks of one residual.
+        channel_mixer: factory of the channel mixer of every block. None: blocks with one residual.
         d_model: width of a token D.
         n_layers: number of blocks.
         patch_len: patch length, in time steps. Default: 16, or the window where that is shorter.
@@ -34,8 +34,8 @@ class PatchEncoder(SeriesEncoder):
         norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own, in the backbone.
         post_norm: normalize after each residual sum instead of before each mixer.
         final_norm: normalize the tokens.
-        dropout: probability, on the embeddings and on the output of each mixer.
-        drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
+        dropout: dropout probability on the embeddings and on the output of each mixer.
+        drop_path: probability of stochastic depth in the last block, growing linearly from 0 in the first.
 
     Raises:
         ConfigError: if a patch is longer than the window, an option is not known, or a size is out of range.
@@ -117,7 +117,7 @@ class PatchTST(SeriesEncoder):
         patch_len: patch length, in time steps. Default: 16, or the window where that is shorter.
         patch_stride: time steps between the starts of patches. Default: half of the patch length.
         activation: class of the nonlinearity of the feed-forward layers.
-        dropout: probability, on embeddings, attention weights, and the output of each layer.
+        dropout: dropout probability on embeddings, attention weights, and the output of each layer.
 
     Raises:
         ConfigError: if ``d_model`` is not a multiple of ``n_heads``, a patch is longer than the window, or a size is

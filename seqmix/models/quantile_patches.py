@@ -1,4 +1,4 @@
-"""A causal patch model of quantiles, trained at every patch of a series: what ZeroShot is made of."""
+"""QuantilePatches: the causal patch model of quantiles in ZeroShot, trained at every patch of a series."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ class QuantilePatches(nn.Module):
     Shapes: ``(N, T) -> (N, n, horizon, K)`` for n origins. Cost: that of the backbone on N sequences of T / patch_len.
 
     Args:
-        mixer: makes the sequence mixer of every block; causal.
+        mixer: factory of the sequence mixer of every block; causal.
         d_model: width.
         n_layers: number of blocks.
         expand: inner width of the channel mixers, in widths.

@@ -1,4 +1,4 @@
-"""RandomConvolutions, the classifier for few series: features of random convolutions, and a ridge in closed form."""
+"""RandomConvolutions: a classifier by features of random convolutions and a ridge in closed form."""
 
 import math
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ _AT_ONCE = 1 << 16
 
 @register_classifier(paper="arXiv:2012.08791", n_features=500, n_groups=2)
 class RandomConvolutions(SeriesClassifier):
-    """Classifier for few series: thousands of features of random convolutions, and a ridge; no gradient steps.
+    """Classifier by thousands of features of random convolutions and a ridge, for few series; no gradient steps.
 
     The features, of the series and of its differences, are of two kinds, for dilations up to the length:
 

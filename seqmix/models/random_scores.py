@@ -1,4 +1,4 @@
-"""RandomScores: the detector that knows nothing, which every metric should say."""
+"""RandomScores: random scores, the baseline of detection metrics."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from seqmix.series import Series
 
 
 class RandomScores(Detector):
-    """Uniform random numbers: what a metric gives for no knowledge. The point-adjusted F1 is high for them.
+    """Uniform random scores, a baseline for every metric. Their point-adjusted F1 is high.
 
     Args:
-        seed: seed of the numbers, which depend on nothing else.
+        seed: seed of the numbers.
     """
 
     def __init__(self, series: Series, *, seed: int = 0):
@@ -19,7 +19,7 @@ class RandomScores(Detector):
         self.seed = seed
 
     def fit_rows(self, x: Tensor, mask: Tensor) -> None:
-        """Nothing is fitted."""
+        """Do nothing."""
 
     def errors(self, x: Tensor, mask: Tensor) -> Tensor:
         """A number between 0 and 1 for each value, ``(T, C)``."""

@@ -1,4 +1,4 @@
-"""Activation checkpointing: a module that is computed again in the backward pass, exactly as the first time."""
+"""Activation checkpointing: exact recomputation of a module in the backward pass."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(module: nn.Module, *args: Any, enable: bool = True, **kwargs: Any) -> Any:
-    """Call ``module``; it is computed again in the backward pass, which takes time and saves memory.
+    """Call ``module``, to be recomputed in the backward pass: less memory, more time.
 
     Buffers that it updates in training (running statistics, codebooks) are updated once, and the second pass sees them
     as the first one did.

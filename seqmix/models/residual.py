@@ -1,4 +1,4 @@
-"""Forecasting models on the residual of ridge regression: what a model adds to a linear map of the window."""
+"""Forecasting models trained on the residual of ridge regression."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -25,7 +25,7 @@ def Residual(
 
     Args:
         model: name of a model, encoder or mixer, a class of these, or a ``functools.partial`` of one.
-        ridge: makes the ridge, for example ``partial(Ridge, weights="own")``.
+        ridge: factory of the ridge, for example ``partial(Ridge, weights="own")``.
         gating: ``one`` gate for all channels, or one for each ``channel``.
 
     Raises:
@@ -49,8 +49,8 @@ class ResidualForecaster(ForecastModel):
     Cost: that of the model and of the ridge.
 
     Args:
-        model: makes the model, with the covariates that it uses.
-        ridge: makes the ridge, with the covariates that it uses.
+        model: factory of the model, with the covariates that it uses.
+        ridge: factory of the ridge, with the covariates that it uses.
         gating: ``one`` gate for all channels, or one for each ``channel``, which needs more validation windows.
 
     Raises:
@@ -86,7 +86,7 @@ class ResidualForecaster(ForecastModel):
 
     @classmethod
     def channels_meet(cls, options: Mapping[str, Any]) -> bool:
-        """Whether they do in the model."""
+        """Whether the model mixes channels."""
         inner = class_of(options["model"])
         keywords = options["model"].keywords if isinstance(options["model"], partial) else {}
         return isinstance(inner, type) and issubclass(inner, ForecastModel) and inner.channels_meet(keywords)
@@ -126,7 +126,7 @@ class ResidualForecaster(ForecastModel):
 
 
 def start_at_zero(model: ForecastModel) -> None:
-    """Set the heads of a model to 0, so that it begins as no correction at all.
+    """Set the heads of a model to 0, so that its correction is 0 at the start.
 
     Raises:
         ConfigError: if the model has no ``heads``.

@@ -12,10 +12,10 @@ from seqmix.mixers.mixer import check_mask
 
 
 class SeriesClassifier(nn.Module, ABC):
-    """A classifier of multivariate series: ``(B, L, C) -> (B, n_classes)`` scores.
+    """Base of classifiers of multivariate series: ``(B, L, C) -> (B, n_classes)`` scores.
 
     Members are built as ``Model(n_channels, n_classes, max_len, *, options)``; the arguments before the star are facts
-    of the data and never stand in a config. Series of different lengths are padded and come with a mask.
+    of the data and not part of a config. Series of different lengths are padded and come with a mask.
 
     Args:
         n_channels: number of channels C.
@@ -39,11 +39,11 @@ class SeriesClassifier(nn.Module, ABC):
 
     @property
     def label(self) -> str:
-        """What results call the model."""
+        """Name of the model in results."""
         return type(self).__name__
 
     def __call__(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Check the input, once for all members, and run ``forward`` on it, zero where it is masked."""
+        """Check the input, zero it where it is masked, and run ``forward``."""
         name, shape = type(self).__name__, tuple(x.shape)
         if x.ndim != 3 or shape[2] != self.n_channels or not x.is_floating_point():
             want = f"real x of shape (B, L, {self.n_channels})"
@@ -69,7 +69,7 @@ class SeriesClassifier(nn.Module, ABC):
 
 
 class SeriesClassifierFactory(Protocol):
-    """What makes a classifier of series from the facts of the data: a class, a ``partial``, an entry of a config."""
+    """Factory of series classifiers: a class, ``functools.partial`` or config entry, called with sizes of the data."""
 
     def __call__(self, n_channels: int, n_classes: int, max_len: int) -> SeriesClassifier:
         """Build a model from the facts of the data."""
@@ -81,7 +81,7 @@ M = TypeVar("M", bound=type[SeriesClassifier])
 
 
 def register_classifier(*, paper: str, **example: Any) -> Callable[[M], M]:
-    """Enter a classifier of series under its own name, with its source and the options the tests build it with."""
+    """Register a classifier of series under its own name, with its source and the options of the tests."""
 
     def enter(cls: M) -> M:
         _REGISTRY[cls.__name__] = (cls, paper, example)

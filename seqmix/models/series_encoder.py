@@ -1,4 +1,4 @@
-"""What an encoder of series promises to the heads of every task, and the registry that lists the encoders."""
+"""The contract of encoders of series, and their registry."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,10 +14,10 @@ Axis = Literal["time", "patches", "variates"]
 
 
 class SeriesEncoder(nn.Module, ABC):
-    """Encoder of a window of a multivariate series: ``(B, L, C) -> (B, N, D)``, tokens that a head reads.
+    """Base of encoders of windows of multivariate series: ``(B, L, C) -> (B, N, D)``, tokens that a head reads.
 
-    Members are built as ``Encoder(n_channels, length, *, options)``; what is before the star are facts of the data and
-    never stands in a config. They normalize nothing: windows are normalized by the task. Masked time steps are zero
+    Members are built as ``Encoder(n_channels, length, *, options)``; the arguments before the star are facts of the
+    data and not part of a config. Windows are normalized by the task, not by the encoder. Masked time steps are zero
     when ``forward`` sees them and contribute nothing.
 
     Args:
@@ -46,7 +46,7 @@ class SeriesEncoder(nn.Module, ABC):
         self.n_channels, self.length, self.d_model = n_channels, length, d_model
 
     def __call__(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Check the input, once for all members, set masked steps to zero, and run ``forward``."""
+        """Check the input, set masked steps to zero, and run ``forward``."""
         if x.ndim != 3 or x.shape[1:] != (self.length, self.n_channels) or not x.is_floating_point():
             raise ValueError(
                 f"{type(self).__name__} was built for real x of shape (B, {self.length}, {self.n_channels}), got "
@@ -58,7 +58,7 @@ class SeriesEncoder(nn.Module, ABC):
 
     @property
     def label(self) -> str:
-        """What results call the encoder."""
+        """Name of the encoder in results."""
         return type(self).__name__
 
     def kept(self, mask: Tensor) -> Tensor | None:
@@ -76,7 +76,7 @@ class SeriesEncoder(nn.Module, ABC):
 
 
 class SeriesEncoderFactory(Protocol):
-    """What makes an encoder from the facts of the data: a class, a ``functools.partial``, a config entry."""
+    """Factory of encoders: a class, ``functools.partial`` or config entry, called with the facts of the data."""
 
     def __call__(self, n_channels: int, length: int) -> SeriesEncoder:
         """Build an encoder of windows ``(B, length, n_channels)``."""
@@ -88,7 +88,7 @@ E = TypeVar("E", bound=type[SeriesEncoder])
 
 
 def register_encoder(*, paper: str, **example: Any) -> Callable[[E], E]:
-    """Enter an encoder under its own name, with its source and the options the tests build it with."""
+    """Register an encoder under its own name, with its source and the options of the tests."""
 
     def enter(cls: E) -> E:
         _REGISTRY[cls.__name__] = (cls, paper, example)

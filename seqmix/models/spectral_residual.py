@@ -1,4 +1,4 @@
-"""SpectralResidual: rows that the spectrum of a series does not lead one to expect, without a fit."""
+"""SpectralResidual: a detector of single unusual rows from the spectrum of a series, without a fit."""
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +9,14 @@ from seqmix.series import Series
 
 
 class SpectralResidual(Detector):
-    """Saliency of each row: the inverse transform of what is left of the log spectrum after a moving average.
+    """Spectral residual detector: saliency of each row from the log spectrum minus its moving average.
 
     The error of a row is how far its saliency is above the mean of the rows before it, in units of that mean. Nothing
     is fitted but the units, and the spectrum is that of all rows that are scored. It finds single rows.
 
     Args:
         smooth: frequencies of the moving average of the log spectrum.
-        rows: rows before a row, and itself, that its saliency is compared with.
+        rows: number of rows up to a row whose mean saliency it is compared with.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -30,7 +30,7 @@ class SpectralResidual(Detector):
         self.smooth, self.rows = smooth, rows
 
     def fit_rows(self, x: Tensor, mask: Tensor) -> None:
-        """Nothing is fitted."""
+        """Do nothing."""
 
     def errors(self, x: Tensor, mask: Tensor) -> Tensor:
         """Saliency above its local mean, in units of it, ``(T, C)``."""

@@ -1,4 +1,4 @@
-"""SubPCA: how far a window is from the windows that were seen, in units of their spread in every direction."""
+"""SubPCA: a detector of unusual windows by their Mahalanobis distance."""
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ _CLOSED = 0.25
 class SubPCA(Detector):
     """Principal components of windows: the sum of squared projections, each divided by its training variance.
 
-    The small components, which normal windows hardly have, weigh most; variances are at least ``floor`` of their mean,
-    so that they do not weigh everything. The error of a row is the mean over the windows that cover it, so that it
-    knows up to ``window - 1`` rows after it. Channels have components of their own.
+    Components of small variance weigh most; variances are at least ``floor`` of their mean, which bounds the weights.
+    The error of a row is the mean over the windows that cover it, so it depends on up to ``window - 1`` later rows.
+    Channels have components of their own.
 
     The own error of a row is its part of these sums: with the symmetric square root of the inverse covariance the
     squares of the projections are those of rows. Between two rows with large ones, a quarter of the window apart at

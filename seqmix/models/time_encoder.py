@@ -15,21 +15,21 @@ from seqmix.models.series_encoder import SeriesEncoder, register_encoder
 
 @register_encoder(paper="arXiv:1706.03762", d_model=8, n_layers=1)
 class TimeEncoder(SeriesEncoder):
-    """Tokens are time steps, and any mixer mixes along time: the values of all channels at a step make one token.
+    """Encoder whose tokens are time steps, with all channels of a step in one token and any mixer along time.
 
     Shapes: ``(B, L, C) -> (B, L, D)``. Cost: that of the backbone on B sequences of L tokens.
 
     Args:
-        mixer: makes the sequence mixer of every block.
+        mixer: factory of the sequence mixer of every block.
         layers: sequence mixers of successive blocks, cycled; replaces ``mixer``.
-        channel_mixer: makes the channel mixer of every block; None builds blocks of one residual.
+        channel_mixer: factory of the channel mixer of every block. None: blocks with one residual.
         d_model: width of a token D.
         n_layers: number of blocks.
         positions: vectors added to the tokens: ``none``, ``learned``, or ``sinusoidal``.
         norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own, in the backbone.
         post_norm: normalize after each residual sum instead of before each mixer.
-        dropout: probability, on the embeddings and on the output of each mixer.
-        drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
+        dropout: dropout probability on the embeddings and on the output of each mixer.
+        drop_path: probability of stochastic depth in the last block, growing linearly from 0 in the first.
 
     Raises:
         ConfigError: if an option is not known or a size is out of range.
@@ -94,7 +94,7 @@ class Transformer(SeriesEncoder):
         n_heads: heads of the attention.
         expand: inner width of the feed-forward layers over D.
         activation: class of their nonlinearity.
-        dropout: probability, on embeddings, attention weights, and the output of each layer.
+        dropout: dropout probability on embeddings, attention weights, and the output of each layer.
 
     Raises:
         ConfigError: if ``d_model`` is not a multiple of ``n_heads``, or a size is out of range.

@@ -16,7 +16,7 @@ from seqmix.ops.wide import wide
 
 @register_encoder(paper="arXiv:2210.02186", d_model=8, n_layers=1, n_periods=2, n_kernels=2)
 class TimesNet(SeriesEncoder):
-    """TimesNet: a window is folded at each of its strongest periods, and convolutions see both sides of the fold.
+    """TimesNet: 2-D convolutions over windows folded at each of their strongest periods.
 
     The periods are L / f for the frequencies f of largest amplitude; the results are summed by the softmax of the
     amplitudes. It has no sequence mixer, so there is nothing to ``densify``.
@@ -29,7 +29,7 @@ class TimesNet(SeriesEncoder):
         n_periods: periods that a window is folded at, fewer in windows that have not as many.
         expand: inner width of the convolutions over D.
         n_kernels: kernels of sizes 1, 3, 5, ... in each convolution, which are averaged.
-        dropout: probability, on the embeddings.
+        dropout: dropout probability on the embeddings.
 
     Raises:
         ConfigError: if the window has one step only, or a size is out of range.

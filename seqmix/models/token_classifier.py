@@ -1,4 +1,4 @@
-"""From sequences, or pairs of them, to classes: embedding, backbone with any mixers, pooling, a small head."""
+"""Classifiers of token sequences or pairs: embedding, backbone with any mixers, pooling, a small head."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,10 +19,10 @@ from seqmix.models.positions import look_up, places
 
 
 class TokenClassifier(nn.Module, ABC):
-    """A classifier of sequences of tokens: ``(B, L) -> (B, n_classes)``, ``(B, 2, L)`` for pairs.
+    """Base of classifiers of token sequences: ``(B, L) -> (B, n_classes)``, ``(B, 2, L)`` for pairs.
 
     Members are built as ``Model(vocab_size, n_classes, max_len, pairs, *, options)``; the arguments before the star are
-    facts of the data and never stand in a config.
+    facts of the data and not part of a config.
     """
 
     #: scores may see all of a sequence, whatever the mixers do
@@ -31,7 +31,7 @@ class TokenClassifier(nn.Module, ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What results call the model."""
+        """Name of the model in results."""
 
     @abstractmethod
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -39,19 +39,19 @@ class TokenClassifier(nn.Module, ABC):
 
 
 class TokenClassifierFactory(Protocol):
-    """Whatever makes a classifier from the facts of the data."""
+    """Factory of classifiers of token sequences, called with the facts of the data."""
 
     def __call__(
         self, vocab_size: int, n_classes: int, max_len: int | None = None, pairs: bool = False
     ) -> TokenClassifier:
-        """Make it."""
+        """Build the model."""
         ...
 
 
 class SequenceClassifier(TokenClassifier):
-    """A backbone with any mixer under a pooled head: the model of Long Range Arena.
+    """Classifier of token sequences with any mixer and a pooled head, as in Long Range Arena.
 
-    Of pairs both sequences pass through the same layers, and the head sees ``[a, b, a * b, a - b]``. Padding has no
+    For pairs both sequences pass through the same layers, and the head sees ``[a, b, a * b, a - b]``. Padding has no
     part in anything: positions are counted, and means taken, over kept tokens.
 
     Shapes: ``(B, L) -> (B, n_classes)``, or ``(B, 2, L) -> (B, n_classes)``. Cost: that of the backbone.
@@ -61,14 +61,14 @@ class SequenceClassifier(TokenClassifier):
         n_classes: number of classes.
         max_len: longest sequence.
         pairs: an example is two sequences.
-        mixer: makes the sequence mixer of every block: a class, a ``functools.partial``, an entry of a config.
+        mixer: class, ``functools.partial`` or config entry of the sequence mixer of every block.
         layers: sequence mixers of successive blocks, repeated from the start; replaces ``mixer``.
-        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
+        channel_mixer: factory of the channel mixer of every block. None: blocks with one residual.
         d_model: width D.
         n_layers: number of blocks.
         embed: ``token``, a learned vector for each; or ``scalar``, a linear map of the number that a token is.
         scalar_mean: subtracted from numbers scaled to 0 to 1; 0.5 for Pathfinder and 0.48 for images, in Mega.
-        scalar_std: what they are divided by then; 0.5 and 0.24.
+        scalar_std: divisor after that; 0.5 and 0.24.
         positions: vectors added to the tokens: ``none``, ``learned``, or ``sinusoidal``. Attention with
             ``rotary: true`` and mixers that know the order by themselves need none.
         pool: what the head sees: ``mean`` of all kept positions, ``cls``, a learned one put before the first, or
@@ -76,9 +76,9 @@ class SequenceClassifier(TokenClassifier):
         norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own, in the backbone.
         channel_norm: norm of the channel mixers and of the last features. Default: ``norm``.
         post_norm: normalize after each residual sum instead of before each mixer.
-        dropout: probability, on the embeddings, on the output of each mixer, and in the head.
+        dropout: dropout probability on the embeddings, on the output of each mixer, and in the head.
         head_activation: class of the nonlinearity between the two layers of the head, which is 2 D wide inside.
-        checkpointing: compute blocks again in the backward pass, which takes time and saves memory.
+        checkpointing: recompute blocks in the backward pass: less memory, more time.
 
     Raises:
         ConfigError: if an option is not known, if ``max_len`` is missing, or for ``pool="cls"`` before causal mixers.

@@ -1,4 +1,4 @@
-"""Models of tokens: an embedding, a backbone, and a softmax at every position; step by step where mixers are causal."""
+"""Token models: an embedding, a backbone, and a softmax at every position."""
 
 import sys
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ State = tuple[Tensor, list[Any]]
 
 
 class TokenModel(nn.Module):
-    """Scores of tokens at every position; of the next one, if all mixers are causal, also one step at a time.
+    """Token model: scores of tokens at every position, and step by step if all mixers are causal.
 
     Shapes: ``(B, L) -> (B, L, vocab_size)``. Cost: that of the backbone, and O(L D vocab_size); ``step`` costs that of
     the mixers' steps, the same at every position where their states do not grow.
@@ -26,18 +26,18 @@ class TokenModel(nn.Module):
     Args:
         vocab_size: number of tokens.
         max_len: longest sequence, for ``positions`` and for mixers that store something per position.
-        mixer: makes the sequence mixer of every block: a class, a ``functools.partial``, an entry of a config.
+        mixer: class, ``functools.partial`` or config entry of the sequence mixer of every block.
         layers: sequence mixers of successive blocks, repeated from the start; replaces ``mixer``.
-        channel_mixer: makes the channel mixer of every block; None leaves blocks with one residual.
+        channel_mixer: factory of the channel mixer of every block. None: blocks with one residual.
         d_model: width D.
         n_layers: number of blocks.
         norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own, in the backbone.
         channel_norm: norm of the channel mixers and of the last features. Default: ``norm``.
         post_norm: normalize after each residual sum, which makes the gate of ``LongVQ`` that of its source.
-        positions: learn an embedding for each of ``max_len`` positions; for mixers blind to order.
-        tied: score tokens with their embeddings instead of a matrix of its own.
-        dropout: probability, on the embeddings and on the output of each mixer.
-        checkpointing: compute blocks again in the backward pass, which takes time and saves memory.
+        positions: learn an embedding for each of ``max_len`` positions; for mixers that ignore order.
+        tied: use the token embeddings as output matrix.
+        dropout: dropout probability on the embeddings and on the output of each mixer.
+        checkpointing: recompute blocks in the backward pass: less memory, more time.
 
     Raises:
         ConfigError: if ``positions`` are asked for without ``max_len``.
@@ -140,7 +140,7 @@ class TokenModel(nn.Module):
         return self.head(last), after
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as the constructor does, where they are: after ``to_empty``."""
+        """Initialize all parameters again, in place, as after ``to_empty``."""
         # modules inside others first: a mixer has its own way for some of them
         for module in reversed([*self.modules()][1:]):
             if callable(reset := getattr(module, "reset_parameters", None)):
@@ -209,8 +209,8 @@ def _last_kept(mask: Tensor) -> Tensor:
 
 
 class TokenModelFactory(Protocol):
-    """Whatever makes a model of tokens from the facts of the data."""
+    """Factory of token models, called with the facts of the data."""
 
     def __call__(self, vocab_size: int, max_len: int | None = None) -> TokenModel:
-        """Make it."""
+        """Build the model."""
         ...

@@ -48,8 +48,8 @@ class TSM2(ForecastModel):
         d_state: state size of each scan.
         d_conv: width of the convolution before each scan, in patches or variates.
         expand: inner width of a mixer as a multiple of ``d_model``.
-        dropout: probability, on the output of each mixer.
-        head_dropout: probability, on the input of the head.
+        dropout: dropout probability on the output of each mixer.
+        head_dropout: dropout probability on the input of the head.
         norm: statistics over ``(C, N, D)`` of a sample (``joint``), over D (``layer``: the only one that keeps time
             causal), over ``(C, N)`` per feature (``tsmixer``), or over the batch per feature (``batch``).
         averaging: feed each mixer a learned weighted sum of all earlier outputs, not only the latest.

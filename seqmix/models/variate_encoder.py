@@ -14,22 +14,22 @@ from seqmix.models.series_encoder import SeriesEncoder, register_encoder
 
 @register_encoder(paper="arXiv:2310.06625", d_model=8, n_layers=1)
 class VariateEncoder(SeriesEncoder):
-    """Tokens are variates, each one linear map of its window, and any mixer mixes across them.
+    """Encoder whose tokens are variates, each a linear map of its window, with any mixer across them.
 
     Attention sees a set of variates. Scans and stored matrices depend on their order: keep the columns in one order.
 
     Shapes: ``(B, L, C) -> (B, C, D)``. Cost: O(C L D), and that of the backbone on B sequences of C tokens.
 
     Args:
-        mixer: makes the sequence mixer of every block.
+        mixer: factory of the sequence mixer of every block.
         layers: sequence mixers of successive blocks, cycled; replaces ``mixer``.
-        channel_mixer: makes the mixer along the embedded time of every block; None builds blocks of one residual.
+        channel_mixer: factory of the mixer along the embedded time of every block. None: blocks with one residual.
         d_model: width of a token D.
         n_layers: number of blocks.
         norm: ``layer``, ``rms``, or ``none`` for mixers with a norm of their own, in the backbone.
         post_norm: normalize after each residual sum instead of before each mixer.
-        dropout: probability, on the embeddings and on the output of each mixer.
-        drop_path: probability to skip a mixer in the last block; it grows linearly from 0 in the first.
+        dropout: dropout probability on the embeddings and on the output of each mixer.
+        drop_path: probability of stochastic depth in the last block, growing linearly from 0 in the first.
 
     Raises:
         ConfigError: if ``norm`` is not known or a size is out of range.
@@ -94,7 +94,7 @@ class iTransformer(SeriesEncoder):
         n_heads: heads of the attention.
         expand: inner width of the feed-forward layers over D.
         activation: class of their nonlinearity.
-        dropout: probability, on embeddings, attention weights, and the output of each layer.
+        dropout: dropout probability on embeddings, attention weights, and the output of each layer.
 
     Raises:
         ConfigError: if ``d_model`` is not a multiple of ``n_heads``, or a size is out of range.
@@ -150,7 +150,7 @@ class SMamba(SeriesEncoder):
         mamba_expand: inner width of each Mamba block over D.
         expand: inner width of the feed-forward layers over D.
         activation: class of their nonlinearity.
-        dropout: probability, on embeddings and on the output of each layer.
+        dropout: dropout probability on embeddings and on the output of each layer.
 
     Raises:
         ConfigError: if a size is out of range.

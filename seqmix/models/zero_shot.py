@@ -42,7 +42,7 @@ class ZeroShot(ForecastModel):
 
     Args:
         weights: name of weights in the package, or a safetensors file. None for random ones, to be trained.
-        mixer: makes the sequence mixer of every block; causal. Default: Mamba-2 with 16 states.
+        mixer: factory of the sequence mixer of every block; causal. Default: Mamba-2 with 16 states.
         d_model: width.
         n_layers: number of blocks.
         expand: inner width of the channel mixers, in widths.

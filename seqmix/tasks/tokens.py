@@ -41,7 +41,7 @@ class TokenPrediction(Task):
         channel_mixer: factory of the channel mixer of every block. None: blocks with one residual.
         positions: learn an embedding for each of ``max_len`` positions.
         tied: use the token embeddings as output matrix.
-        dropout: probability, on the embeddings and on the output of each mixer.
+        dropout: dropout probability on the embeddings and on the output of each mixer.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
         patience: validations without improvement after which training stops. Default: train to the end.
 

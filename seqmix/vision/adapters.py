@@ -19,7 +19,7 @@ class Raster(GridMixer):
     Args:
         d_model: width D.
         grid: largest height and width, in tokens; needed by mixers with a ``max_len``, which is their product.
-        mixer: makes the sequence mixer.
+        mixer: factory of the sequence mixer.
 
     Source: Dosovitskiy et al., 2020, arXiv:2010.11929, sec. 3.1. Differs from the original code in: any mixer in
     place of attention.
@@ -50,7 +50,7 @@ class Axial(GridMixer):
     Args:
         d_model: width D.
         grid: largest height and width, in tokens; needed by mixers with a ``max_len``: the width, then the height.
-        mixer: makes the two sequence mixers.
+        mixer: factory of the two sequence mixers.
 
     Source: Ho et al., 2019, arXiv:1912.12180, sec. 3. Differs from the original code in: any mixer in place of
     attention, no residual in between.
@@ -87,7 +87,7 @@ class CrossScan(GridMixer):
     Args:
         d_model: width D.
         grid: largest height and width, in tokens; needed by mixers with a ``max_len``, which is their product.
-        mixer: makes the four sequence mixers.
+        mixer: factory of the four sequence mixers.
         merge: ``sum`` or ``mean`` of the four outputs.
 
     Raises:

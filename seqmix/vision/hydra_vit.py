@@ -26,7 +26,7 @@ class HydraViT(ImageModel):
         d_model: width D of a patch.
         n_layers: number of mixers.
         patch_size: side of a patch, in pixels.
-        mixer: makes the sequence mixer of every layer.
+        mixer: factory of the sequence mixer of every layer.
         img_size: height and width in pixels, for mixers that store something per position; others take any.
         num_classes: classes K; 0 leaves the pooled features as they are.
         in_chans: channels of the images.
@@ -105,7 +105,7 @@ class HydraViTOptions(ImageOptions, total=False):
     """Options of the Hydra-ViT models.
 
     Args:
-        mixer: makes the sequence mixer of every layer.
+        mixer: factory of the sequence mixer of every layer.
         img_size: height and width in pixels, for mixers that store something per position.
     """
 

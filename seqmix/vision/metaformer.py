@@ -26,7 +26,7 @@ class MetaFormer(ImageModel):
     Args:
         depths: blocks in each stage.
         dims: width D of each stage.
-        mixers: makes the mixer of each stage, cycled.
+        mixers: factory of the mixer of each stage, cycled.
         norm: ``layer`` over the features of a token, ``joint`` over all of an image; both without bias.
         mlp_head: two layers with a squared ReLU in place of a linear classifier.
         res_scale: initial value of a learned scale per feature on the skips of the last two stages, None for no scale.
@@ -134,7 +134,7 @@ class MetaFormerBlock(nn.Module):
     Args:
         d_model: width D.
         grid: height and width, in tokens.
-        mixer: makes the mixer.
+        mixer: factory of the mixer.
         norm: ``layer`` or ``joint``.
         res_scale: initial value of a learned scale per feature on the skips, None for no scale.
         drop_path: probability to skip a branch for a sample in training.
@@ -227,7 +227,7 @@ class MLPHead(nn.Module):
     Args:
         d_model: width D.
         num_classes: classes; 0 for none.
-        dropout: probability, before the last linear layer.
+        dropout: dropout probability, before the last linear layer.
 
     Source: Yu et al., 2022, arXiv:2210.13452, sec. 3.1. Differs from the original code in: nothing.
     """

@@ -40,7 +40,7 @@ class PoolFormer(ImageModel):
     Args:
         depths: blocks in each stage.
         dims: width D of each stage.
-        mixers: makes the mixer of each stage.
+        mixers: factory of the mixer of each stage.
         norm: ``joint`` over all of an image, or ``layer`` over the features of a token.
         layer_scale: initial value of the scales.
         positions: stage before which learned positions are added, from 0; None for no positions.
@@ -172,7 +172,7 @@ class PoolFormerBlock(nn.Module):
     Args:
         d_model: width D.
         grid: height and width, in tokens.
-        mixer: makes the mixer.
+        mixer: factory of the mixer.
         norm: ``joint`` or ``layer``.
         layer_scale: initial value of the scales.
         drop_path: probability to skip a branch for a sample in training.

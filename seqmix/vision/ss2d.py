@@ -30,7 +30,7 @@ class SS2D(GridMixer):
         d_state: state size per channel N.
         d_conv: side of the depthwise kernel, odd, in tokens.
         expand: inner width over D.
-        dt_rank: rank of the map to dt; ceil(D / 16) if not given.
+        dt_rank: rank of the map to dt. Default: ceil(D / 16).
         bcdt_from: what dt, B and C are read from: ``conv``, the convolved input, or ``input``, the input of the mixer.
         merge: ``sum`` or ``mean`` of the four orders.
         discretization: of the input map, ``euler`` (dt B) or ``zoh`` (zero-order hold).

@@ -44,8 +44,8 @@ class ViM2(ImageModel):
         depths: token mixers of each stage, a multiple of ``tokens_per_block``.
         channel_widths: inner width of the channel mixers of each stage; None for no channel mixers and no sums.
         tokens_per_block: token mixers before each channel mixer, and between two sums.
-        token_mixer: makes the token mixers.
-        channel_mixer: makes the channel mixers; ``partial(SelectiveChannel, reading="lifted")`` is another reading.
+        token_mixer: factory of the token mixers.
+        channel_mixer: factory of the channel mixers, for example ``partial(SelectiveChannel, reading="lifted")``.
         residual: ``y = x + mixer(norm(x))`` within each mixer; without, ``y = mixer(norm(x))``, as printed.
         init_avg: start of the sums, ``residual`` for a plain stack, ``mean`` for the mean of all earlier outputs.
         img_size: height and width in pixels, for channel mixers that store something per token; others take any.
@@ -216,8 +216,8 @@ class ViM2Options(ImageOptions, total=False):
     """Options of the ViM2 models.
 
     Args:
-        token_mixer: makes the token mixers.
-        channel_mixer: makes the channel mixers.
+        token_mixer: factory of the token mixers.
+        channel_mixer: factory of the channel mixers.
         residual: a residual within each mixer.
         init_avg: start of the sums of earlier outputs, ``residual`` or ``mean``.
         img_size: height and width in pixels, for channel mixers that store something per token.

@@ -44,7 +44,7 @@ def generated(
     Args:
         name: folder below ``root``, and beginning of the file's name.
         recipe: what the examples depend on; another recipe is another file.
-        draw: makes the example of a number; a module's function, or a ``functools.partial`` of one.
+        draw: returns the example of a number; a module's function, or a ``functools.partial`` of one.
         total: number of examples.
         root: folder of generated data; None: ``./data``.
         workers: processes that draw; None: as many as there are cores for this process.

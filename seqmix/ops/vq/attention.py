@@ -47,7 +47,7 @@ def vq_attention(
         window: farthest distance with a bias, in positions.
         causal: attend to earlier positions and to itself only.
         kind: ``"softmax"`` or ``"laplace"``.
-        block: queries handled together, ``window`` if not given; changes cost, not results.
+        block: queries handled together; changes cost, not results. Default: ``window``.
         mask: (B, L) bool, True = keep; output is zero elsewhere.
         impl: ``"reference"`` (quadratic), ``"torch"`` or ``"auto"``. Half types are computed in float32.
 

@@ -42,7 +42,7 @@ def vq_attention_resume(
         bias: ``(window + 1,)``, or such a row per query ``(B, L, window + 1)``.
         state: codes (B, W), keys (B, W, P) and values (B, W, V) in the window, table (B, S + 1, V + 1) of older ones.
         kind: as in ``vq_attention``.
-        block: queries handled together, ``window`` if not given; changes cost, not results.
+        block: queries handled together; changes cost, not results. Default: ``window``.
         kept: (B, L) bool, marks the leading positions of each row that count. Default: all.
     """
     dtype, step = v.dtype, block or max(state[0].shape[1], 1)

@@ -106,5 +106,5 @@ def test_a_baseline_beside_a_model_needs_no_covariates():
     df = two(np.arange(100) % 5, np.arange(100) % 3)
     fc = small(["DLinear", "SeasonalNaive"], future_covariates="promo").fit(df)
     assert [task.series.n_future for task in fc.tasks_.values()] == [1, 0]
-    with pytest.raises(ConfigError, match="SeasonalNaive uses no covariates, the data has n_future = 1"):
+    with pytest.raises(ConfigError, match="SeasonalNaive uses no covariates, got promo; use DLinear, Mixer"):
         small("SeasonalNaive", future_covariates=["promo"]).fit(df)

@@ -105,7 +105,7 @@ def test_what_it_has_of_its_own_is_refused(option):
 
 
 def test_covariates_are_refused_by_name():
-    with pytest.raises(ConfigError, match="Walk uses no covariates"):
+    with pytest.raises(ConfigError, match="Walk uses no covariates, got z; use"):
         unfitted(past_covariates=["z"]).predict(panel().assign(z=1.0))
 
 

@@ -1,8 +1,9 @@
 """Construction of untrained tasks from a name, a mixer, a class or a ``functools.partial``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import isabstract
 from typing import Any, NamedTuple
 
 from seqmix import models
@@ -46,6 +47,16 @@ def choices(model: Any, options: Mapping[str, Any] | None) -> list[Choice]:
     found = [_choice(name, each, dict(options or {})) for name, each in zip(names, given, strict=True)]
     used = [each.cls.covariates == "used" for each in found]
     return [each._replace(baseline=any(used) and not uses) for each, uses in zip(found, used, strict=True)]
+
+
+def check_covariates(found: Sequence[Choice], columns: Sequence[str]) -> None:
+    """Raise ``ConfigError`` if covariates are declared that a model cannot use; a function is asked when it builds."""
+    for each in found:
+        if columns and each.cls.covariates == "refused" and not (each.baseline or isabstract(each.cls)):
+            raise ConfigError(
+                f"{each.name} uses no covariates, got {', '.join(columns)}; use {', '.join(models.covariate_models())}, "
+                "or leave them out"
+            )
 
 
 def own_plan(choice: Choice, plan: Plan) -> Plan:

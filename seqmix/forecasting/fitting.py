@@ -16,7 +16,7 @@ from seqmix.data.series.panel import Panel, scaling
 from seqmix.errors import ConfigError, DataError, NotFittedError
 from seqmix.forecasting.arrange import Arrays, arrange
 from seqmix.forecasting.covariates import Inputs, learn_inputs, static_rows
-from seqmix.forecasting.factory import Choice, choices, make_task, own_plan
+from seqmix.forecasting.factory import Choice, check_covariates, choices, make_task, own_plan
 from seqmix.forecasting.fitted import Fitted, last_windows
 from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading
@@ -50,12 +50,13 @@ def fit(
         stage: purpose of the fit, for progress messages.
 
     Raises:
-        ConfigError: if a column of the frame has the name of a model.
+        ConfigError: if a column of the frame has the name of a model, or a model cannot use the covariates.
     """
     models = choices(options["model"], options["model_kwargs"])
     taken = (reading.id_col, reading.time_col, reading.target_col, "cutoff")
     for name in [model.name for model in models if model.name in taken]:
         raise ConfigError(f"column {name!r} has the name of a model, whose forecasts it would hold; rename it")
+    check_covariates(models, [*reading.past, *reading.future, *reading.static, *["calendar"] * options["calendar"]])
     plan = make_plan(
         options,
         long,

@@ -68,10 +68,9 @@ class ForecastModel(nn.Module, ABC):
         super().__init__()
         if series.covariates and self.covariates == "refused":
             given = " and ".join(f"n_{kind} = {size}" for kind, size in series.covariates.items())
-            able = [name for name, (cls, _, _) in _REGISTRY.items() if cls.covariates == "used"]
             raise ConfigError(
                 f"{type(self).__name__} uses no covariates, the data has {given}; "
-                f"use {', '.join(sorted(able))}, or leave them out of the data"
+                f"use {', '.join(covariate_models())}, or leave them out of the data"
             )
         self.series = series
         self.register_buffer("gate", None)
@@ -229,6 +228,11 @@ def register_model(*, paper: str, **example: Any) -> Callable[[M], M]:
 def list_models() -> list[str]:
     """Names of the registered forecasting models, sorted."""
     return sorted(name for name, (cls, _, _) in _REGISTRY.items() if not cls.reconstructs)
+
+
+def covariate_models() -> list[str]:
+    """Names of the registered forecasting models that use covariates, sorted."""
+    return [name for name in list_models() if _REGISTRY[name][0].covariates == "used"]
 
 
 def list_imputers() -> list[str]:

@@ -51,11 +51,11 @@ def choices(model: Any, options: Mapping[str, Any] | None) -> list[Choice]:
 
 def check_covariates(found: Sequence[Choice], columns: Sequence[str]) -> None:
     """Raise ``ConfigError`` if covariates are declared that a model cannot use; a function is asked when it builds."""
+    able = ", ".join(models.covariate_models())
     for each in found:
         if columns and each.cls.covariates == "refused" and not (each.baseline or isabstract(each.cls)):
             raise ConfigError(
-                f"{each.name} uses no covariates, got {', '.join(columns)}; use {', '.join(models.covariate_models())}, "
-                "or leave them out"
+                f"{each.name} uses no covariates, got {', '.join(columns)}; use {able}, or leave them out"
             )
 
 

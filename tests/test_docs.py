@@ -170,7 +170,7 @@ def test_every_command_and_file_that_is_named_exists():
     for page, text in TEXTS.items():
         for command in re.findall(r"`seqmix ([a-z]+)", text):
             assert command in cli.COMMANDS, f"{page}: {command}"
-        named = re.findall(r"`((?:benchmarks|seqmix|tests)/[\w./]+)`", text)
+        named = re.findall(r"`((?:benchmarks|seqmix|tests)/[\w/]+\.py)`", text)
         for file in (*named, *re.findall(r"(configs/(?:recipes/)?\w+\.yaml)", text)):
             assert (ROOT / file).exists(), f"{page}: {file}"
         for file in re.findall(r"""(?:\]\(|src(?:set)?=")([^)#"]+)""", text):

@@ -38,7 +38,7 @@ from seqmix.vision.iformer import Inception2d
 from seqmix.vision.raftmlp import Raft2d
 from seqmix.vision.ss2d import SS2D
 
-# name of the mixer, system whose mixer it is, what makes it; sizes fit widths of 24 and 48
+# name of the mixer, system whose mixer it is, factory; sizes fit widths of 24 and 48
 MIXERS: dict[str, tuple[str, Callable[..., Any]]] = {
     "Identity2d": ("IdentityFormer", Identity2d),
     "Rand2d": ("RandFormer", Rand2d),

@@ -41,7 +41,7 @@ def main() -> None:
     """Measure, print the tables, write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", default="256,1024,4096,16384,65536", help="sequence lengths")
-    parser.add_argument("--mixers", help="some of them, with commas between; all if not given")
+    parser.add_argument("--mixers", help="some of them, with commas between; default: all")
     parser.add_argument("--d_model", type=int, default=64, help="width D")
     parser.add_argument("--repeats", type=int, default=5, help="runs that count in a median")
     parser.add_argument("--seconds", type=float, default=120.0, help="limit on the time of a cell")

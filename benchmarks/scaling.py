@@ -72,7 +72,7 @@ def main() -> None:
     """Measure what the CSV lacks, print exponents and turning points, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--axes", default=",".join(SIZES))
-    parser.add_argument("--names", help="curves with commas between; all if not given")
+    parser.add_argument("--names", help="curves with commas between; default: all")
     parser.add_argument("--repeats", type=int, default=3, help="runs that count in a median")
     parser.add_argument("--seconds", type=float, default=3.0, help="limit on a point, 20 times that for a Forecaster")
     parser.add_argument("--gib", type=float, default=2.0, help="limit on the memory of a point")

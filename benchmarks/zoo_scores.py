@@ -42,7 +42,7 @@ def scores(panel: panels.Panel, forecasts: np.ndarray, quantiles: Sequence[float
 
 
 def _seasonal_naive(panel: panels.Panel, rows: int) -> np.ndarray:
-    """The last season, repeated over the horizon, ``(n, horizon)``; a missing value is that of the season before."""
+    """The last season, repeated over the horizon, ``(n, horizon)``; a missing value is filled with the seasonal naive value."""
     found = []
     for values in panel.series.values():
         past = values[: len(values) - rows]

@@ -52,7 +52,7 @@ class Seeded(BaseSampler):
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Tell the estimator what came of a trial."""
+        """Report the result of a trial to the estimator."""
         self._sampler.after_trial(study, trial, state, values)
 
     def _of(self, number: int) -> TPESampler:

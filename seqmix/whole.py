@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever ends the process; a disk that refuses is said in one message."""
+"""Atomic writing of files, and error messages for full or read-only disks."""
 
 import errno
 import glob

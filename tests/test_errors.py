@@ -247,7 +247,7 @@ def test_facts_of_the_data_cannot_be_set(monkeypatch, capsys):
 
 def test_lengths_that_are_none(capsys):
     assert run(["bench", "--mixer", "Pool", "--lengths", "64,many"]) == 1
-    message = "seqmix: lengths should be positive integers with commas between them, got '64,many'; use 64,256,1024\n"
+    message = "seqmix: lengths should be positive integers separated by commas, got '64,many'; use 64,256,1024\n"
     assert capsys.readouterr().err == message
 
 

@@ -99,7 +99,7 @@ def test_pretrained_models_are_not_trained(here, capsys, monkeypatch):
         (
             "--data long.csv --levels high",
             1,
-            "seqmix: levels should be percentages with commas between them, got 'high'; use 80,95",
+            "seqmix: levels should be percentages separated by commas, got 'high'; use 80,95",
         ),
         (
             "--data long.csv --target_col y",

@@ -44,7 +44,7 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         max_steps: most optimizer steps.
         batch_size: series per step.
         lr: peak learning rate of AdamW.
-        patience: validations without a better one before training stops. None trains to ``max_steps``.
+        patience: validations without improvement after which training stops. None trains to ``max_steps``.
         val_size: share of the series of each class that is held out to choose the best weights; a class of one series
             has none. 0 trains on all series to ``max_steps``.
         seed: seed of weights, order, dropout and held-out series; generators of the program keep their state.

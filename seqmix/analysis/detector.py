@@ -47,7 +47,7 @@ class AnomalyDetector(SeriesEstimator):
         max_steps: most optimizer steps of a model that is trained.
         batch_size: windows per step.
         lr: peak learning rate of AdamW.
-        patience: validations without a better one before training stops. None trains to ``max_steps``.
+        patience: validations without improvement after which training stops. None trains to ``max_steps``.
         val_size: share of the rows at the end of each series that is held out to choose the best weights.
         seed: seed of weights, order and dropout; generators of the program keep their state.
         device: device of the training: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.

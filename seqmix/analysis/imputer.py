@@ -44,7 +44,7 @@ class Imputer(TransformerMixin, SeriesEstimator):
         max_steps: most optimizer steps.
         batch_size: windows per step.
         lr: peak learning rate of AdamW.
-        patience: validations without a better one before training stops. None trains to ``max_steps``.
+        patience: validations without improvement after which training stops. None trains to ``max_steps``.
         val_size: share of the rows at the end of each series, or of the series where they are short, that is held out.
         seed: seed of weights, order, dropout and hidden cells; generators of the program keep their state.
         device: device of the training: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.

@@ -13,7 +13,7 @@ from seqmix.analysis.series import Collection
 from seqmix.errors import DataError
 from seqmix.forecasting.drawing import (
     COLORS,
-    GREY,
+    GRAY,
     INK,
     colors,
     date_axis,
@@ -144,7 +144,7 @@ def plot_classes(series: Collection, predicted: np.ndarray, classes: np.ndarray,
         axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
         lines.append((shortened(str(name), 18), color, float(middle[-1])))
     axes.margins(x=0.01)
-    axes.set_xlabel("time step", color=GREY, fontsize=9)
+    axes.set_xlabel("time step", color=GRAY, fontsize=9)
     name_lines(axes, lines)
     what = "predicted" if truth is None else "true"
     set_title(axes, f"Median of each {what} class", f"channel {series.channels[0]}" * (len(series.channels) > 1))
@@ -212,6 +212,6 @@ def _confusion(axes: Axes, predicted: np.ndarray, classes: np.ndarray, truth: np
     labels = [shortened(str(name), 12) for name in names]
     axes.set_xticks(range(len(names)), labels)
     axes.set_yticks(range(len(names)), labels)
-    axes.set_xlabel("predicted", color=GREY, fontsize=9)
-    axes.set_ylabel("true", color=GREY, fontsize=9)
+    axes.set_xlabel("predicted", color=GRAY, fontsize=9)
+    axes.set_ylabel("true", color=GRAY, fontsize=9)
     set_title(axes, "Series by class", f"accuracy {np.mean(predicted == truth):.1%}")

@@ -74,9 +74,9 @@ def read_channels(
         cells: how its cells are written.
         sep: field separator. Default: inferred.
         encoding: character encoding. Default: inferred.
-        id_col: columns that name the series, with commas between them. Default: found by name or content.
-        time_col: columns of times, with commas between them. Default: found by name or content.
-        channels: columns of values, with commas between them. Default: all columns of numbers.
+        id_col: columns that name the series, separated by commas. Default: found by name or content.
+        time_col: columns of times, separated by commas. Default: found by name or content.
+        channels: columns of values, separated by commas. Default: all columns of numbers.
         label_col: column of labels, which stays as it is. Default: none.
         labeled: require a column of labels.
 
@@ -133,11 +133,11 @@ def whole_or_text(freq: str | None) -> str | int | None:
 
 
 def numbers_of(option: str, text: str) -> list[float]:
-    """Numbers with commas between them."""
+    """Numbers separated by commas."""
     try:
         return [float(part) for part in split(text)]
     except ValueError as e:
-        raise ConfigError(f"--{option} should be numbers with commas between them, got {text!r}; use 80,95") from e
+        raise ConfigError(f"--{option} should be numbers separated by commas, got {text!r}; use 80,95") from e
 
 
 def written(values: np.ndarray, column: pd.Series, cells: Cells) -> list[str]:

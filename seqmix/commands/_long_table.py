@@ -56,8 +56,8 @@ def find_roles(
     Args:
         frame: the table.
         cells: how its cells are written.
-        id_col: columns that name the series, with commas between them. Default: found by name or content.
-        time_col: columns of times, with commas between them. Default: found by name or content.
+        id_col: columns that name the series, separated by commas. Default: found by name or content.
+        time_col: columns of times, separated by commas. Default: found by name or content.
         target_col: column of values. Default: found by name or content.
         covariates: columns that are inputs.
 
@@ -146,7 +146,7 @@ def check_columns(frame: pd.DataFrame, names: Sequence[str], option: str = "") -
 
 
 def split(names: str | None) -> list[str]:
-    """Names with commas between them."""
+    """Names separated by commas."""
     return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 

@@ -44,7 +44,7 @@ def bench(
 
     Args:
         mixer: the mixer, by class name or dotted path; ``--mixer.<option>`` sets its options.
-        lengths: sequence lengths L, with commas between them.
+        lengths: sequence lengths L, separated by commas.
         d_model: width D.
         batch_size: sequences B.
         device: a torch device, ``cpu`` or ``cuda``.
@@ -79,9 +79,7 @@ def _numbers(text: str) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 1:
-        raise ConfigError(
-            f"lengths should be positive integers with commas between them, got {text!r}; use 64,256,1024"
-        )
+        raise ConfigError(f"lengths should be positive integers separated by commas, got {text!r}; use 64,256,1024")
     return numbers
 
 

@@ -152,7 +152,7 @@ def forecast(
     elif horizon is None:
         raise ConfigError("--horizon is needed; give the number of steps to forecast")
     if future and not (future_covariates or load):
-        raise ConfigError("--future is a file of --future_covariates; name its columns there, with commas between them")
+        raise ConfigError("--future is a file of --future_covariates; name its columns there, separated by commas")
     names, percent = split(model), [_level(part) for part in split(levels)]
     if not names:
         raise ConfigError("--model is empty; give a name, for example --model TSM2")
@@ -314,7 +314,7 @@ def _level(text: str) -> float:
     try:
         level = float(text)
     except ValueError as e:
-        raise ConfigError(f"levels should be percentages with commas between them, got {text!r}; use 80,95") from e
+        raise ConfigError(f"levels should be percentages separated by commas, got {text!r}; use 80,95") from e
     if not 0 < level < 100:
         raise ConfigError(f"levels should be between 0 and 100 percent, got {text}; use 80,95")
     return level

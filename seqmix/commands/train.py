@@ -107,11 +107,11 @@ class Train(LightningCLI):
         for fact in LINKED:
             parser.link_arguments(f"data.{fact}", f"model.init_args.{fact}", apply_on="instantiate")
         add = parser.add_argument
-        add("--name", type=str | None, help="name of the runs' folder, runs/<name>; the config's if not given")
+        add("--name", type=str | None, help="name of the folder of the runs, runs/<name>. Default: that of the config")
         add(
             "--baselines",
             type=list[ForecastModelFactory] | None,
-            help="models tested beside, with plain settings; SeasonalNaive, Ridge, DLinear if not given, '[]' for none",
+            help="baselines, with default settings; '[]' for none. Default: SeasonalNaive, Ridge, DLinear",
         )
         add(
             "--densify",
@@ -132,7 +132,9 @@ class Train(LightningCLI):
             add("--record", type=bool, default=False, help="append the results to configs/results/<name>.csv")
         if self.command == "predict":
             add(
-                "--out", type=str | None, help="file of the forecasts; predictions.csv in the run's folder if not given"
+                "--out",
+                type=str | None,
+                help="file of the forecasts. Default: predictions.csv in the folder of the run",
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -1,4 +1,4 @@
-"""Memory-mapped files of long arrays: written as the values come, whole or not at all, checked when they are opened.
+"""Memory-mapped files of long arrays, written in parts and atomically, and checked when they are opened.
 
 The file is in the safetensors format. The array whose length is known last stands first.
 """

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK, GREY, LIGHT = "#222222", "#8A8A8A", "#E6E6E6"
+INK, GRAY, LIGHT = "#222222", "#8A8A8A", "#E6E6E6"
 
 
 def plain_times(column: pd.Series) -> np.ndarray:
@@ -36,11 +36,11 @@ def new_figure(count: int, columns: int, size: tuple[float, float]) -> tuple[Fig
         for side in ("left", "right", "top"):
             axes.spines[side].set_visible(False)
         axes.spines["bottom"].set_color("#BBBBBB")
-        axes.tick_params(colors=GREY, labelsize=8.5, length=0)
+        axes.tick_params(colors=GRAY, labelsize=8.5, length=0)
         axes.tick_params(axis="x", length=3, color="#BBBBBB")
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(_short))
-        axes.xaxis.get_offset_text().set(color=GREY, fontsize=8.5)
+        axes.xaxis.get_offset_text().set(color=GRAY, fontsize=8.5)
         panels.append(axes)
     return figure, panels
 
@@ -62,7 +62,7 @@ def set_title(axes: Axes, title: str, note: str = "") -> None:
     """A title on the left, and a note on the right."""
     axes.set_title(title, loc="left", fontsize=10.5, color=INK, fontweight="bold")
     if note:
-        axes.set_title(note, loc="right", fontsize=9, color=GREY)
+        axes.set_title(note, loc="right", fontsize=9, color=GRAY)
 
 
 def name_lines(axes: Axes, lines: Iterable[tuple[str, str, float]]) -> None:

@@ -18,7 +18,7 @@ from seqmix.tasks import AdamW, Forecasting
 class Choice(NamedTuple):
     """A model to fit."""
 
-    name: str  # what results call it
+    name: str  # in results
     factory: Callable[..., Any]
     cls: type[models.ForecastModel]  # which knows facts; the base class for a function, which says nothing
     baseline: bool  # it uses no covariates, beside a model that does: it gets the data without them

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from seqmix.errors import DataError
 from seqmix.forecasting.drawing import (
-    GREY,
+    GRAY,
     INK,
     colors,
     date_axis,
@@ -131,7 +131,7 @@ def plot_horizon_error(
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
-    axes.set_xlabel("steps ahead", color=GREY, fontsize=9)
+    axes.set_xlabel("steps ahead", color=GRAY, fontsize=9)
     set_title(axes, {"mae": "Mean absolute error", "rmse": "Root mean squared error"}[metric], "by step of the horizon")
     name_lines(axes, lines)
     return figure
@@ -161,7 +161,7 @@ def plot_training(history: pd.DataFrame, *, step_col: str = "step", model_col: s
                 note = f"best {best[quantity]:.4g} at step {int(best[step_col]):,}"
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel("step", color=GREY, fontsize=9)
+        axes.set_xlabel("step", color=GRAY, fontsize=9)
         set_title(axes, quantity.replace("_", " "), "" if several else note)
         if several:
             name_lines(axes, lines)
@@ -201,12 +201,12 @@ def _panels(
         _draw(axes, past, ahead, models, levels, max_history, names, named=i == columns - 1)
         set_title(axes, shortened(str(which), 70 // columns))
         if i % columns == 0:
-            axes.set_ylabel(shortened(unit, 30), color=GREY, fontsize=9)
+            axes.set_ylabel(shortened(unit, 30), color=GRAY, fontsize=9)
     if levels and len(models) > 1:
         percent = ", ".join(f"{level:g}" for level in levels)
         notes.append(f"bands: {percent} % intervals of {models[0]}; dashed: {levels[-1]:g} % intervals of the others")
     if notes:
-        figure.supxlabel(". ".join(notes), x=0.01, ha="left", color=GREY, fontsize=9)
+        figure.supxlabel(". ".join(notes), x=0.01, ha="left", color=GRAY, fontsize=9)
     return figure
 
 
@@ -254,7 +254,7 @@ def _draw(
     if len(windows) > 1 or len(past) > len(before):
         # where a window begins the truth goes on: say where
         for rows in windows:
-            axes.axvline(plain_times(rows[time_col])[0], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
+            axes.axvline(plain_times(rows[time_col])[0], color=GRAY, linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
     date_axis(axes, plain_times(ahead[time_col]))
     axes.margins(x=0.01)
     if named:

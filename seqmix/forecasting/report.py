@@ -20,7 +20,7 @@ class Report(NamedTuple):
     freq: str | int
     shortest: int  # rows of the shortest series
     longest: int  # rows of the longest
-    gaps: dict[Any, int]  # steps that are left out, by id
+    gaps: dict[Any, int]  # missing time steps, by id
     missing: dict[Any, int]  # rows without a value, by id
     constant: list[Any]  # ids of series that never change
     aligned: bool  # all series have the same time stamps

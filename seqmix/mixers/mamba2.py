@@ -228,7 +228,7 @@ class Mamba2(Mixer):
 
 
 def inner_sizes(d_model: int, expand: int, headdim: int, ngroups: int, d_ssm: int | None = None) -> tuple[int, int]:
-    """Inner width E, and number of heads H in ``d_ssm`` of its channels, all if not given.
+    """Inner width E, and number of heads H in ``d_ssm`` of its channels. Default: in all.
 
     Raises:
         ConfigError: if heads do not fit into the width, or groups into the heads.

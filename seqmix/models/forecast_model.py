@@ -119,7 +119,7 @@ class ForecastModel(nn.Module, ABC):
 
     @property
     def label(self) -> str:
-        """What results call the model: its class, and what tells two of that class apart."""
+        """Name of the model in results: its class, and ``note``."""
         return type(self).__name__ + f" ({self.note})" * bool(self.note)
 
     @property

@@ -58,7 +58,7 @@ class Classification(LabelTask):
         require_facts(self, vocab_size=vocab_size, n_classes=n_classes)
         self.max_len, self.pairs = max_len, pairs
         self.model = model(vocab_size, n_classes, max_len, pairs)
-        # right answers, negative log-likelihood, examples, those of each class: sums over one pass of a loader
+        # correct predictions, negative log-likelihood, examples, those of each class: sums over one pass of a loader
         self.sums = torch.zeros(3 + n_classes, dtype=torch.float64)
 
     def forward(self, batch: Batch) -> Tensor:

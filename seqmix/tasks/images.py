@@ -131,7 +131,7 @@ class ImageClassification(Task):
         if freeze_norms:
             self.model.freeze_norms()
         self.model.set_grad_checkpointing(grad_checkpointing)
-        # right answers, those among five, negative log-likelihood, images, those of each class
+        # correct predictions, those among five, negative log-likelihood, images, those of each class
         self.sums = torch.zeros(4 + n_classes, dtype=torch.float64)
 
     @property

@@ -89,7 +89,7 @@ class TokenPrediction(Task):
             tied=tied,
             dropout=dropout,
         )
-        # right answers, negative log-likelihood, answers: sums over one pass of a loader
+        # correct predictions, negative log-likelihood, answers: sums over one pass of a loader
         self.sums = torch.zeros(3, dtype=torch.float64)
 
     @property
@@ -112,11 +112,11 @@ class TokenPrediction(Task):
         return F.cross_entropy(scores, answers, reduction="sum") / max(1, len(answers))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
-        """Truth ``targets`` and the likeliest token ``predicted``, each ``(B, L)``."""
+        """Truth ``targets`` and the most likely token ``predicted``, each ``(B, L)``."""
         return {"targets": batch["targets"], "predicted": self(batch["tokens"], batch.get("mask")).argmax(-1)}
 
     def add_batch(self, batch: Batch) -> None:
-        """Add right answers, negative log-likelihood and answers of one batch."""
+        """Add correct predictions, negative log-likelihood and answers of one batch."""
         self.sums += score_sums(*self._answer(batch))
 
     def _answer(self, batch: Batch) -> tuple[Tensor, Tensor]:

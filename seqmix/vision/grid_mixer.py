@@ -19,7 +19,7 @@ class GridMixer(nn.Module, ABC):
 
     @property
     def label(self) -> str:
-        """What results call the mixer: its class, with the sequence mixer inside for adapters."""
+        """Name of the mixer in results: its class, with the sequence mixer inside for adapters."""
         return type(self).__name__
 
     @abstractmethod
@@ -28,10 +28,10 @@ class GridMixer(nn.Module, ABC):
 
 
 class GridMixerFactory(Protocol):
-    """Whatever makes a grid mixer from a width and a grid: a class, a ``functools.partial``, an entry of a config."""
+    """Factory of grid mixers: a class, ``functools.partial`` or config entry, called with a width and a grid."""
 
     def __call__(self, d_model: int, grid: Grid | None = None) -> GridMixer:
-        """Make one."""
+        """Build a grid mixer."""
         ...
 
 

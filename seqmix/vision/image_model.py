@@ -216,7 +216,7 @@ class ImageModel(nn.Module, ABC):
 
     @property
     def label(self) -> str:
-        """What results call the model: its name, or its class and its grid mixers."""
+        """Name of the model in results: its name, or its class and its grid mixers."""
         if "architecture" in self.pretrained_cfg:
             return self.pretrained_cfg["architecture"]
         mixers = dict.fromkeys(m.label for m in self.modules() if isinstance(m, GridMixer))

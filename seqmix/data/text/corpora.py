@@ -99,7 +99,7 @@ class Corpus(Served, ABC):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What makes tokens of text; reads the training text if its vocabulary is made of it."""
+        """The tokenizer; reads the training text if its vocabulary comes from it."""
         if self._tokenizer is None:
             self._tokenizer = self._make_tokenizer()
             if self._tokenizer.n_tokens > self.vocab_size:

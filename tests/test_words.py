@@ -1,0 +1,88 @@
+"""Words of docstrings, messages, config headers and pages: American spelling, and phrases that are not used."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PATTERNS = ("*.md", "docs/**/*.md", "docs/*.py", "notebooks/*", "benchmarks/*.py", "benchmarks/*.md", "data/*.md")
+FILES = [
+    *(file for pattern in PATTERNS for file in sorted(ROOT.glob(pattern)) if "_build" not in file.parts),
+    *sorted((ROOT / "seqmix").rglob("*.py")),
+    *sorted((ROOT / "configs").rglob("*.yaml")),
+]
+# British spellings, by what they would be in American ones
+SPELLINGS = {
+    r"\w*(?:normal|initial|standard|optim|minim|maxim|general|regular|parametr|token|summar|recogn|vector|quant|discret"
+    r"|serial|synchron|factor|penal|material|visual|organ|emphas|local|capital|categor|random|equal|special|stabil|memor"
+    r"|author|harmon|diagonal|orthogonal|character|util)is(?:e|es|ed|er|ers|ing|ation|ations)": "-ize",
+    r"\w*(?:colo|behavio|neighbo|favo|hono|labo)ur(?!s? (?:et|de) )\w*": "-or",
+    r"(?:centre|metre|fibre)[sd]?": "-er",
+    r"centring": "centering",
+    r"\w*(?:label|model|cancel|travel|channel|total)l(?:ed|ing)": "one l",
+    r"analys(?:e|ed|er|ing)": "analyze",
+    r"grey\w*": "gray",
+    r"licences?|defences?": "-se",
+    r"catalogues?|programmes?|artefacts?|judgements?|whilst|learnt|spelt": "American form",
+}
+# what is said in another way, and how
+PHRASES = {
+    r"the season before": "the seasonal naive forecast",
+    r"freed of": "normalized to zero mean and unit variance",
+    r"see each series as a sample": "train one model on all series",
+    r"steps that are left out": "missing time steps",
+    r"(?<!\w )what makes": "a factory, or: model class, functools.partial or config entry",
+    r"whatever makes": "a factory",
+    r"what training minimizes": "the training loss",
+    r"what results call": "the name in results",
+    r"what came(?:,| of a)": "the observed values; the result",
+    r"has taught|have taught": "learned from",
+    r"the cheap before the dear": "cheap models first",
+    r"errors apart by": "errors grouped by",
+    r"over and over": "repeated",
+    r"(?:is|are) not looked at": "ignored",
+    r"without a better one before": "without improvement after which",
+    r"if not given": "Default: ...",
+    r"found in the file": "inferred",
+    r"with commas between them": "separated by commas",
+    r"whole or not at all": "atomically",
+    r"may not stand in": "is not part of",
+    r"never stands? in a config": "is not part of a config",
+    r"among the matrix mixers": "as a matrix mixer",
+    r"right answers": "correct predictions",
+    r"(?:the|a) likelie(?:r|st)": "more likely, most likely",
+    r"what (?:several )?\w+ promises": "the contract of",
+}
+
+
+def _text(file):
+    """The words of a file in one line, without the marks of comments."""
+    return re.sub(r"\s+(?:# )?\s*", " ", file.read_text())
+
+
+@pytest.mark.parametrize("words", [SPELLINGS, PHRASES], ids=["spellings", "phrases"])
+def test_words(words):
+    ours = {re.compile(rf"\b(?:{word})\b", re.IGNORECASE): instead for word, instead in words.items()}
+    found = []
+    for file in FILES:
+        text = _text(file)
+        for word, instead in ours.items():
+            for hit in word.finditer(text):
+                place = text[max(hit.start() - 30, 0) : hit.end() + 30]
+                found.append(f"{file.relative_to(ROOT)}: ...{place}...: use {instead!r}")
+    assert not found, "\n".join(found)
+
+
+def test_the_lists_find_what_they_are_for():
+    for words, sample in ((SPELLINGS, "the normalised colours of neighbours"), (PHRASES, "D if not given")):
+        assert any(re.search(rf"\b(?:{word})\b", sample) for word in words)
+
+
+def test_versions_agree():
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert f'"ruff=={hook["rev"].removeprefix("v")}"' in (ROOT / "pyproject.toml").read_text()
+    version = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    assert f'__version__ = "{version}"' in (ROOT / "seqmix" / "__init__.py").read_text()
+    assert f"## {version} " in (ROOT / "CHANGELOG.md").read_text()

@@ -42,7 +42,7 @@ def scores(panel: panels.Panel, forecasts: np.ndarray, quantiles: Sequence[float
 
 
 def _seasonal_naive(panel: panels.Panel, rows: int) -> np.ndarray:
-    """The last season, repeated over the horizon, ``(n, horizon)``; a missing value is filled with the seasonal naive value."""
+    """The last season, repeated over the horizon, ``(n, horizon)``; missing values are those of the season earlier."""
     found = []
     for values in panel.series.values():
         past = values[: len(values) - rows]

@@ -134,7 +134,7 @@ class Train(LightningCLI):
             add(
                 "--out",
                 type=str | None,
-                help="file of the forecasts. Default: predictions.csv in the folder of the run",
+                help="file of forecasts. Default: predictions.csv in the folder of the run",
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -39,7 +39,7 @@ class Identity2d(GridMixer):
 class Pool2d(GridMixer):
     """Average pooling minus the input, the mixer of PoolFormer.
 
-    Each token becomes the mean of its neighbourhood less itself (eq. 4); what lies outside the grid or is masked does
+    Each token becomes the mean of its neighborhood less itself (eq. 4); what lies outside the grid or is masked does
     not count in the mean.
 
     Shapes: ``(B, H, W, D) -> (B, H, W, D)``. Cost: O(H W D pool_size^2).
@@ -47,7 +47,7 @@ class Pool2d(GridMixer):
     Args:
         d_model: width D, any.
         grid: unused, every size works.
-        pool_size: side of the neighbourhood, odd, 3 in the paper, in tokens.
+        pool_size: side of the neighborhood, odd, 3 in the paper, in tokens.
 
     Raises:
         ConfigError: if ``pool_size`` is not odd and positive.

@@ -24,7 +24,7 @@ from seqmix.vision.stage import Stage
 
 
 class ChannelMixerFactory(Protocol):
-    """Whatever makes a channel mixer of a given inner width: ``SelectiveChannel``, a ``functools.partial`` of it."""
+    """Factory of channel mixers of a given inner width: ``SelectiveChannel``, or a ``functools.partial`` of it."""
 
     def __call__(self, d_model: int, max_len: int | None = None, *, width: int) -> Mixer:
         """Make the mixer; ``width`` is that of table 8."""

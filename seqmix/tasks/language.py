@@ -193,7 +193,7 @@ class MaskedLM(Task):
         made = make_encoder(encoder, vocab_size, max_len)
         self.model = BidirectionalLM(made, n_relations=3 if sentence_order else 0, gelu=gelu)
         self.vocab_size, self.max_len, self.sentence_order = vocab_size, max_len, sentence_order
-        # of tokens and of relations: correct predictions, negative log-likelihood, count; sums over one pass of a loader
+        # of tokens and relations: correct predictions, negative log-likelihood, count; sums over one pass of a loader
         self.sums = torch.zeros(2, 3, dtype=torch.float64)
 
     @property

@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "_repository",
+    "_results",
 ]
 exclude_patterns = ["_*"]
 

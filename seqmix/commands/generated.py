@@ -36,19 +36,22 @@ def stale_pages(root: Path) -> dict[Path, str]:
     stale = {}
     for file in [root / "README.md", *sorted(root.glob("docs/**/*.md")), root / "benchmarks" / "README.md"]:
         text = file.read_text()
-        new = _PART.sub(partial(_part, root), text)
+        new = _PART.sub(partial(_written, root), text)
         if new != text:
             stale[file] = new
     return stale
 
 
-def _part(root: Path, found: re.Match[str]) -> str:
-    name = found["name"]
+def part(root: Path, name: str) -> str:
+    """Text of a generated part, in Markdown."""
     if name.startswith("paper_"):
-        text = _paper(root, name.removeprefix("paper_").replace("_", "."))
-    else:
-        text = _PARTS[name](root) if name in _PARTS else _benchmark(root, name)
-    return f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
+        return _paper(root, name.removeprefix("paper_").replace("_", "."))
+    return _PARTS[name](root) if name in _PARTS else _benchmark(root, name)
+
+
+def _written(root: Path, found: re.Match[str]) -> str:
+    name = found["name"]
+    return f"<!-- {name} -->\n{part(root, name)}\n<!-- /{name} -->"
 
 
 def _results(kind: str, root: Path) -> str:

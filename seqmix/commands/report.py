@@ -110,6 +110,13 @@ def recorded(folder: Path, published: Path, configs: Sequence[str]) -> list[dict
     return rows
 
 
+def runs_of(files: Iterable[Path], table: str) -> dict[str, list[Run]]:
+    """The rows of a table in each CSV file, models and baselines, by the name of the file."""
+    tasks = _tasks(table)
+    found = {file.stem: [row for row in read_rows(file) if _stands_in(row, tasks)] for file in files}
+    return {name: rows for name, rows in found.items() if rows}
+
+
 def draw(folder: Path, published: Path, table: str, path: Path) -> None:
     """Draw the first metric: ours as dots with their deviation, baselines as bars, published values as rings."""
     metric = _tasks(table)[0].metrics[0]
@@ -173,15 +180,13 @@ def _concrete(cls: type[Task]) -> Iterator[type[Task]]:
 
 def _lines(files: Iterable[Path], published: Path, table: str) -> list[_Line]:
     """One line for each config, settings, model and data: runs of other settings are never averaged."""
-    tasks, known = _tasks(table), read_rows(published / f"{table}.csv")
-    task, lines = tasks[0], []
-    for file in files:
+    task, known, lines = _tasks(table)[0], read_rows(published / f"{table}.csv"), []
+    for config, rows in runs_of(files, table).items():
         roles: dict[str, dict[tuple[str, ...], dict[str, Run]]] = {role: defaultdict(dict) for role in _ROLES}
-        for run in read_rows(file):
-            if _stands_in(run, tasks):
-                same = tuple(run.get(name, "") for name in ("settings", "data", *task.table.facts, task.counted))
-                # of a seed the newest run counts
-                roles[run.get("role") or "model"][(run["model"], *same)][run["seed"]] = run
+        for run in rows:
+            same = tuple(run.get(name, "") for name in ("settings", "data", *task.table.facts, task.counted))
+            # of a seed the newest run counts
+            roles[run.get("role") or "model"][(run["model"], *same)][run["seed"]] = run
         for key, seeds in roles["model"].items():
             runs, found = (
                 list(seeds.values()),
@@ -190,7 +195,7 @@ def _lines(files: Iterable[Path], published: Path, table: str) -> list[_Line]:
             beside = {name: list(rows.values()) for name, rows in found.items()}
             row = next((row for row in known if _is_of(row, runs[0])), None)
             unlike = any(k != key and (k[0], *k[2:]) == (key[0], *key[2:]) for k in roles["model"])
-            lines.append(_Line(_label(file.stem, runs, unlike), (key[0], *key[2:-1]), runs, row, beside))
+            lines.append(_Line(_label(config, runs, unlike), (key[0], *key[2:-1]), runs, row, beside))
     lines.sort(key=lambda line: (line.config.partition(" ")[0], *line.cell[:2], *map(_order, line.cell[2:])))
     names = sorted({name for line in lines for name in line.beside})
     return [line._replace(beside={name: line.beside.get(name, []) for name in names}) for line in lines]

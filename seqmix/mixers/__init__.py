@@ -57,6 +57,7 @@ from seqmix.mixers.rand import Rand
 from seqmix.mixers.ret_net import RetNet
 from seqmix.mixers.rg_lru import RGLRU
 from seqmix.mixers.rwkv7 import RWKV7
+from seqmix.mixers.rwkv7_channel import RWKV7Channel
 from seqmix.mixers.s4d import S4D
 from seqmix.mixers.s5 import S5
 from seqmix.mixers.selective_channel import SelectiveChannel
@@ -81,6 +82,7 @@ __all__ = [
     "MLSTM",
     "RGLRU",
     "RWKV7",
+    "RWKV7Channel",
     "S4D",
     "S5",
     "SLSTM",

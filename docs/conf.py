@@ -20,8 +20,12 @@ repository = "https://github.com/seqmix/seqmix"
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "_gallery",
+    "_program",
+    "_reference",
     "_repository",
     "_results",
 ]
@@ -29,6 +33,14 @@ exclude_patterns = ["_*"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
+
+autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_typehints_format = "short"
+autosummary_generate = False
+python_maximum_signature_line_length = 88
 
 html_theme = "furo"
 html_title = "seqmix"

@@ -35,7 +35,17 @@ LIMITS = {
     "bench": "--lengths 16,32 --repeats 1",
 }
 # commands that .ci/run executes, and those that it leaves out because they take long or need a GPU
-OUTSIDE = ("python3 -m venv", ". .venv", "pip install -e", "pytest", "ruff", "pyright", "bash .ci/run", "seqmix fit")
+OUTSIDE = (
+    "python3 -m venv",
+    ". .venv",
+    "pip install -e",
+    "pytest",
+    "ruff",
+    "pyright",
+    "sphinx-build",
+    "bash .ci/run",
+    "seqmix fit",
+)
 
 
 # language, name (a file that the block is written to, or a mark), code, and whether its output follows
@@ -173,8 +183,37 @@ def test_every_command_and_file_that_is_named_exists():
         named = re.findall(r"`((?:benchmarks|seqmix|tests)/[\w/]+\.py)`", text)
         for file in (*named, *re.findall(r"(configs/(?:recipes/)?\w+\.yaml)", text)):
             assert (ROOT / file).exists(), f"{page}: {file}"
-        for file in re.findall(r"""(?:\]\(|src(?:set)?=")([^)#"]+)""", text):
+        for file in re.findall(r"""src(?:set)?="([^"]+)""", text):
             assert "://" in file or (ROOT / page).parent.joinpath(file).exists(), f"{page}: {file}"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere_and_pictures_are_described(page):
+    """Files and headings; what is made at build has ``project:`` before it, and the build checks it."""
+    prose = re.sub(r"^```.*?^```$", "", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
+    for picture, words, target in re.findall(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", prose):
+        assert words or not picture, f"{page}: a picture without a description, {target}"
+        if re.match(r"https?:|project:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent.joinpath(path) if path else ROOT / page
+        assert file.exists(), f"{page}: {target}"
+        if anchor and file.suffix == ".md":
+            assert anchor in _anchors(file.read_text()), f"{page}: {target}"
+
+
+def _anchors(text):
+    """Headings as GitHub and MyST name them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("index", sorted((ROOT / "docs").glob("*/index.md")), ids=lambda path: path.parent.name)
+def test_pages_are_listed_in_the_order_of_the_toctree(index):
+    text, _, toctree = index.read_text().partition("```{toctree}\n")
+    listed = re.findall(r"\]\((?:project:)?([\w/-]+)\.(?:md|rst)\)", text)
+    assert toctree.partition("```")[0].split()[1:] == listed
+    assert {file.stem for file in index.parent.glob("*.md")} - {"index"} <= {*listed}
 
 
 def test_ci_runs_the_two_commands_of_the_readme():

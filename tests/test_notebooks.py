@@ -1,8 +1,10 @@
-"""Every notebook runs from start to end as a script, warnings being errors, and leaves its picture."""
+"""Notebooks name what is public; the slow suite, as the documentation's build, runs each from start to end."""
 
+import ast
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,18 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_imports_what_is_public(notebook):
+    text = notebook.read_text()
+    imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imports if node.module.partition(".")[0] == "seqmix"]
+    assert ours and "# %% [markdown]\n# # " in text, "a notebook begins with a cell of Markdown with its title"
+    for node in ours:
+        for name in (alias.name for alias in node.names):
+            assert not name.startswith("_") and hasattr(import_module(node.module), name), f"{node.module}.{name}"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(notebook, tmp_path):
     variables = {

@@ -1,0 +1,129 @@
+"""The API reference: pages written at build from what the packages export; no member is named here.
+
+A page is a package of ``seqmix``. Its members are grouped by the folder of their subject, or by the contract, another
+member, that they derive from.
+"""
+
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+import seqmix
+
+_LAST = {"Classes": 1, "Functions": 2}
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the extension."""
+    app.connect("builder-inited", _write)
+    app.connect("missing-reference", _resolve)
+    app.connect("autodoc-skip-member", _skip)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def members(package: str) -> dict[str, Any]:
+    """Public classes and functions of a package: those in its ``__all__``, else those defined in its file."""
+    module = import_module(package)
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == package]
+    names = sorted(getattr(module, "__all__", own), key=str.lower)
+    found = {name: getattr(module, name) for name in names if not name.startswith("_")}
+    return {name: member for name, member in found.items() if callable(member)}
+
+
+def packages() -> dict[str, dict[str, Any]]:
+    """Members of each public package, those of ``seqmix`` itself first."""
+    found = {f"seqmix.{name}": members(f"seqmix.{name}") for name in seqmix._MODULES}
+    inside = [member for each in found.values() for member in each.values()]
+    own = {name: member for name, member in members("seqmix").items() if member not in inside}
+    return {package: each for package, each in {"seqmix": own, **found}.items() if each}
+
+
+def groups(found: dict[str, Any]) -> dict[str, list[str]]:
+    """Names by title: folders, contracts with what derives from them, other classes, functions."""
+    contracts = {member: name for name, member in found.items() if inspect.isabstract(member)}
+    titled: dict[str, list[str]] = {}
+    for name, member in found.items():
+        folder = member.__module__.split(".")[2:-1]
+        above = [contracts[base] for base in getattr(member, "__mro__", ()) if base in contracts]
+        if folder:
+            title = folder[0]
+        elif above:
+            title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", above[-1])
+        else:
+            title = "Classes" if inspect.isclass(member) else "Functions"
+        titled.setdefault(title[0].upper() + title[1:].lower(), []).append(name)
+    return {title: titled[title] for title in sorted(titled, key=lambda title: (_LAST.get(title, 0), title))}
+
+
+def _write(app: Sphinx) -> None:
+    folder = Path(app.srcdir) / "reference" / "api"
+    folder.mkdir(parents=True, exist_ok=True)
+    exported = packages()
+    for package, found in exported.items():
+        write(folder / f"{package.rpartition('.')[2]}.rst", "\n".join(_page(package, found)))
+    top = {seqmix._NAMES[name]: [] for name in seqmix._NAMES}
+    for name, package in sorted(seqmix._NAMES.items()):
+        top[package].append(name)
+    lines = [
+        *heading("API", "="),
+        "Everything public, by package. These names are imported from ``seqmix`` itself:",
+        "",
+    ]
+    lines += _table(f"{package}.{name}" for package, names in top.items() for name in names)
+    lines += [".. toctree::", "   :maxdepth: 1", "", *(f"   {package.rpartition('.')[2]}" for package in exported)]
+    write(folder / "index.rst", "\n".join(lines) + "\n")
+
+
+def _page(package: str, found: dict[str, Any]) -> list[str]:
+    lines = [
+        *heading(package, "="),
+        inspect.getdoc(import_module(package)) or "",
+        "",
+        f".. currentmodule:: {package}",
+        "",
+    ]
+    for title, names in groups(found).items():
+        lines += [*heading(title, "-"), *_table(names)]
+        for name in names:
+            kind = "class" if inspect.isclass(found[name]) else "function"
+            lines += [f".. auto{kind}:: {name}", *(["   :members:", "   :show-inheritance:"] * (kind == "class")), ""]
+    return lines
+
+
+def heading(text: str, under: str) -> list[str]:
+    return [text, under * len(text), ""]
+
+
+def _table(names: Any) -> list[str]:
+    return [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in names), ""]
+
+
+def write(file: Path, text: str) -> None:
+    """Write a page unless it is there: Sphinx reads what is newer than the last build."""
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)
+
+
+def _skip(app: Sphinx, kind: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what a class of another package brings along."""
+    return True if not getattr(member, "__module__", "seqmix").startswith("seqmix") else None
+
+
+def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.Element | None:
+    """A class named by the file it is in, as annotations have it, is found where it is public."""
+    package, _, name = node.get("reftarget", "").rpartition(".")
+    while package.count("."):
+        package = package.rpartition(".")[0]
+        found = env.domains["py"].resolve_xref(
+            env, node["refdoc"], app.builder, "obj", f"{package}.{name}", node, content
+        )
+        if found is not None:
+            return found
+    return None

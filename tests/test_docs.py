@@ -103,17 +103,22 @@ def test_page_runs(page, folder, monkeypatch, capsys):
         elif "." in name:
             Path(name).write_text(code)
         elif language == "bash":
-            for line in code.splitlines():
+            for line in _lines(code):
                 _run(line)
         elif language == "sh":
             # lines that take long: their options are checked
-            for line in re.findall(r"^seqmix fit (.*)$", code, re.MULTILINE):
-                Train("fit", shlex.split(line, comments=True), build=False)
+            for line in _lines(code):
+                if line.startswith("seqmix fit"):
+                    Train("fit", shlex.split(line, comments=True)[2:], build=False)
         elif language == "python" and not name:
             exec(compile(code, f"{page}, block", "exec"), vars(module))
         printed = capsys.readouterr().out if shown and language in ("bash", "python") else ""
     for name in [name for name, each in sys.modules.items() if str(folder) in str(getattr(each, "__file__", None))]:
         monkeypatch.delitem(sys.modules, name)
+
+
+def _lines(code):
+    return [line for line in code.replace("\\\n", "").splitlines() if not line.startswith("#")]
 
 
 def _run(line):

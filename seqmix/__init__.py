@@ -1,4 +1,4 @@
-"""seqmix: sequence mixers under one contract, and models, tasks and data that use them.
+"""seqmix: sequence mixers with one interface, and models, tasks and data that use them.
 
 Public names load on first use, so that ``import seqmix`` costs nothing.
 """

@@ -1,4 +1,4 @@
-"""Parts of Optuna that survive an interruption: a sampler that draws the same again, a journal that nothing damages."""
+"""Parts of Optuna for resumable studies: a sampler that repeats its draws, and a crash-safe journal."""
 
 import warnings
 from collections.abc import Sequence

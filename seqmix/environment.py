@@ -1,4 +1,4 @@
-"""What a result depends on besides its configuration: versions, machine, commit."""
+"""Record of the environment of a run: versions, machine, commit."""
 
 import os
 import platform

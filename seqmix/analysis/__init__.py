@@ -1,4 +1,4 @@
-"""Analysis of series beyond forecasting, for the person with a DataFrame or an array: classify, impute, detect."""
+"""Classification, imputation and anomaly detection for DataFrames and arrays."""
 
 from seqmix.analysis.classifier import Classifier
 from seqmix.analysis.detector import AnomalyDetector

@@ -1,4 +1,4 @@
-"""The Classifier: the class of each series of a collection, by any model or mixer."""
+"""The Classifier: classification of time series with any model or mixer."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,19 +35,19 @@ class Classifier(ClassifierMixin, SeriesEstimator):
             default is fitted in closed form, on all series and in seconds; options of training are for other models.
         normalize: ``train`` standardizes each channel by the training series, ``series`` each channel of each series
             by itself, ``none`` leaves values as they are.
-        max_len: longest series that can be classified. Default: that of the fit, and a quarter more where lengths
+        max_len: longest series that can be classified. Default: that of the fit, plus a quarter where lengths
             differ.
         channels_first: arrays are ``(n, C, T)``, and lists hold arrays ``(C, T_i)``.
         channels: columns of values of a frame. Default: all columns of numbers.
         freq: step between the rows of a frame. Default: inferred.
         fill_gaps: insert missing time steps of a frame as missing values.
-        max_steps: most optimizer steps.
+        max_steps: maximum number of optimizer steps.
         batch_size: series per step.
         lr: peak learning rate of AdamW.
-        patience: validations without improvement after which training stops. None trains to ``max_steps``.
+        patience: validations without improvement after which training stops. None: train to ``max_steps``.
         val_size: share of the series of each class that is held out to choose the best weights; a class of one series
             has none. 0 trains on all series to ``max_steps``.
-        seed: seed of weights, order, dropout and held-out series; generators of the program keep their state.
+        seed: seed of weights, order, dropout and held-out series; global random generators keep their state.
         device: device of the training: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         verbose: show progress.
         model_kwargs: options of the model.
@@ -60,7 +60,7 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         max_len_: longest series that can be classified; others are refused, shorter ones too if ``max_len`` is not set
             and all series of the fit had the same length.
         history_: a row for each validation.
-        notes_: what else there is to know about the fit.
+        notes_: messages about the fit.
     """
 
     flat = "series"
@@ -106,7 +106,7 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         time_col: str | None = "ds",
         label_col: str = "label",
     ) -> "Classifier":
-        """Fit the model and return the Classifier; whatever was fitted before is forgotten.
+        """Fit the model and return the Classifier. An earlier fit is discarded.
 
         Args:
             X: series: ``(n, T, C)``, ``(n, T)``, a list of ``(T_i, C)``, a ``.ts`` file, or a long frame.

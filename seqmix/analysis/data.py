@@ -1,4 +1,4 @@
-"""Series in memory as data of tasks: scaling by the training series, and the examples that are served."""
+"""Series in memory as data of tasks: scaling by the training series, and examples."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from seqmix.errors import DataError
 
 
 class Scaling(NamedTuple):
-    """What is taken away from each channel and what it is divided by, each ``(C,)``."""
+    """Offset and divisor of each channel, each ``(C,)``."""
 
     loc: np.ndarray
     scale: np.ndarray

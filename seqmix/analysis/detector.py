@@ -1,4 +1,4 @@
-"""The AnomalyDetector: a score for every row, higher = more anomalous, and a threshold from the training rows."""
+"""The AnomalyDetector: anomaly scores for every row, and a threshold from the training rows."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,31 +25,31 @@ class AnomalyDetector(SeriesEstimator):
     aeon a higher score is more anomalous, and ``predict`` gives 1 for an anomaly and 0 for a normal row; the outlier
     detectors of scikit-learn have it the other way round (lower is more anomalous, -1 and 1).
 
-    A window that is unusual makes every row in it suspicious. Rows above the threshold are those that stand out
-    themselves; the scores of all others are below it, ordered by what is around them.
+    An unusual window raises the scores of every row in it. Rows above the threshold are anomalous by themselves; the
+    scores of all others are below it, ordered by the windows around them.
 
     Missing values are filled before scoring and count in no score: a row without any value has the median score of the
     training rows. So have the first rows of a series, before which the model sees too little; give it earlier rows to
     score those. A model without a closed form is trained on the windows of all series: to reconstruct them, or, if it
     is linear and could copy them, to forecast their last rows. What is fitted in closed form, and the units of errors,
-    are those of each series; series of a frame are told apart by their ids, others by their places.
+    are those of each series; series of a frame are identified by their ids, others by their positions.
 
     Args:
         model: name of a detector (``DetectorMean``, ``SubPCA``), forecasting model, encoder or mixer, a class, or a
             ``functools.partial``. The default is the mean of a forecast error and of two distances of windows.
         quantile: the threshold is this quantile of the scores of the training rows.
-        contamination: expected share of anomalies among the training rows, in place of ``1 - quantile``.
-        season: length of the season in time steps. Default: found in the training rows.
+        contamination: expected share of anomalies among the training rows. Default: ``1 - quantile``.
+        season: length of the season in time steps. Default: inferred from the training rows.
         channels_first: arrays are ``(n, C, T)`` or ``(C, T)``, and lists hold arrays ``(C, T_i)``.
         channels: columns of values of a frame. Default: all columns of numbers.
         freq: step between the rows of a frame. Default: inferred.
         fill_gaps: insert missing time steps of a frame, which have no score.
-        max_steps: most optimizer steps of a model that is trained.
+        max_steps: maximum number of optimizer steps of a trained model.
         batch_size: windows per step.
         lr: peak learning rate of AdamW.
-        patience: validations without improvement after which training stops. None trains to ``max_steps``.
+        patience: validations without improvement after which training stops. None: train to ``max_steps``.
         val_size: share of the rows at the end of each series that is held out to choose the best weights.
-        seed: seed of weights, order and dropout; generators of the program keep their state.
+        seed: seed of weights, order and dropout; global random generators keep their state.
         device: device of the training: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         verbose: show progress.
         model_kwargs: options of the model.
@@ -60,7 +60,7 @@ class AnomalyDetector(SeriesEstimator):
             closed form those of each half of the rows are by a fit to the other; after ``fit_predict`` they are those
             by the fitted detector.
         n_features_in_: channels.
-        notes_: what else there is to know about the fit.
+        notes_: messages about the fit.
     """
 
     version = 2
@@ -176,7 +176,7 @@ class AnomalyDetector(SeriesEstimator):
             X: series.
             labels: true anomalies of its rows, 1 or 0. Default: not known.
             id: the series. Default: the one with the highest score.
-            max_channels: most channels that are drawn.
+            max_channels: maximum number of channels to draw.
         """
         from seqmix.analysis.plot import places, plot_scores
 

@@ -1,4 +1,4 @@
-"""What classifier, imputer and detector share: options, reading, training, folders, the conventions of scikit-learn."""
+"""Base of Classifier, Imputer and AnomalyDetector: options, reading, training, saving, scikit-learn conventions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
 
         Args:
             path: the folder, or ``owner/name`` of the repository.
-            device: where it computes.
+            device: device for computations.
             trusted: modules of your own models, to be imported; modules of seqmix and torch, and those that are already
                 imported, need not be named.
         """

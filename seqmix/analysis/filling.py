@@ -31,19 +31,19 @@ _CONTEXT = 96
 
 @dataclass(frozen=True)
 class Plan:
-    """What an imputer is made and trained by.
+    """Options of an imputer and its training.
 
     Args:
         model: name, class or ``functools.partial``.
         options: options of the model.
         n_channels: number of channels.
         context: window length. Default: from the lengths of the series.
-        pattern: which cells are hidden.
+        pattern: pattern of hidden cells.
         rate: share of the observed cells that is hidden.
         levels: coverage of the intervals in percent.
         val_size: share that is held out.
         seed: seed of weights, order, dropout and hidden cells.
-        training: how the model is trained.
+        training: training options of the model.
     """
 
     model: Any
@@ -60,11 +60,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class FittedImputer:
-    """A trained task, how series are scaled for it, and how far hidden cells were from what it filled.
+    """A fitted imputer: trained task, scaling of the series, and half widths of intervals.
 
     Args:
         task: the task.
-        scaling: of each channel.
+        scaling: scaling of each channel.
         radius: half widths of intervals in scaled units, ``(distances, C)``, by level.
     """
 

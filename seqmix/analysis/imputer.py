@@ -1,4 +1,4 @@
-"""The Imputer: gaps of series filled, observed values untouched, by any forecasting model or mixer."""
+"""The Imputer: imputation of missing values with any forecasting model or mixer."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,7 +32,7 @@ class Imputer(TransformerMixin, SeriesEstimator):
             options of training are for other models.
         context: time steps that the model sees at once. Default: 96, at most a quarter of the longest series, but
             all of it where series are short.
-        pattern: which cells are hidden in training: each ``point`` on its own, a ``subsequence`` of one channel, a
+        pattern: pattern of hidden cells in training: each ``point`` on its own, a ``subsequence`` of one channel, a
             ``block`` of all channels at once, or one of the three in each window (``mixed``).
         rate: share of the observed cells that is hidden in training.
         levels: coverage in percent of the intervals that ``transform`` adds to frames. They are calibrated on hidden
@@ -41,12 +41,12 @@ class Imputer(TransformerMixin, SeriesEstimator):
         channels: columns of values of a frame. Default: all columns of numbers.
         freq: step between the rows of a frame. Default: inferred.
         fill_gaps: insert missing time steps of a frame, and fill them.
-        max_steps: most optimizer steps.
+        max_steps: maximum number of optimizer steps.
         batch_size: windows per step.
         lr: peak learning rate of AdamW.
-        patience: validations without improvement after which training stops. None trains to ``max_steps``.
+        patience: validations without improvement after which training stops. None: train to ``max_steps``.
         val_size: share of the rows at the end of each series, or of the series where they are short, that is held out.
-        seed: seed of weights, order, dropout and hidden cells; generators of the program keep their state.
+        seed: seed of weights, order, dropout and hidden cells; global random generators keep their state.
         device: device of the training: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         verbose: show progress.
         model_kwargs: options of the model.
@@ -55,7 +55,7 @@ class Imputer(TransformerMixin, SeriesEstimator):
         n_features_in_: channels.
         context_: time steps that the model sees at once.
         history_: a row for each validation.
-        notes_: what else there is to know about the fit.
+        notes_: messages about the fit.
     """
 
     flat = "table"
@@ -96,7 +96,7 @@ class Imputer(TransformerMixin, SeriesEstimator):
             raise ConfigError(f"levels = {levels} are calibrated on held-out rows; use val_size=0.2")
 
     def fit(self, X: Any, y: Any = None, *, id_col: str = "unique_id", time_col: str | None = "ds") -> "Imputer":
-        """Fit the model and return the Imputer; whatever was fitted before is forgotten.
+        """Fit the model and return the Imputer. An earlier fit is discarded.
 
         Args:
             X: series, with or without missing values: ``(T, C)``, ``(n, T, C)``, a list of ``(T_i, C)``, or a frame.
@@ -156,7 +156,7 @@ class Imputer(TransformerMixin, SeriesEstimator):
         Args:
             X: series.
             ids: series to draw. Default: those with most missing values.
-            max_panels: most panels.
+            max_panels: maximum number of panels.
             steps: time steps of a panel: those with most missing values.
         """
         from seqmix.analysis.plot import plot_gaps

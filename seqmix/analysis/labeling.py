@@ -23,7 +23,7 @@ _EVAL_BATCH = 256
 
 @dataclass(frozen=True)
 class Plan:
-    """What a classifier is made and trained by.
+    """Options of a classifier and its training.
 
     Args:
         model: name, class or ``functools.partial``.
@@ -31,10 +31,10 @@ class Plan:
         n_channels: number of channels.
         n_classes: number of classes.
         max_len: longest series.
-        normalize: how series are normalized.
+        normalize: normalization of the series.
         val_size: share of the series of each class that is held out.
         seed: seed of weights, order, dropout and held-out series.
-        training: how the model is trained.
+        training: training options of the model.
     """
 
     model: Any
@@ -50,7 +50,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class FittedClassifier:
-    """A trained task, and how series are prepared for it."""
+    """A fitted classifier: trained task, and preparation of the series."""
 
     task: SeriesClassification
     preparation: Preparation

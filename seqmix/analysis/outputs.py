@@ -1,4 +1,4 @@
-"""Values of every cell in the form of what was read: observed cells are copied, missing ones are written."""
+"""Conversion of filled values to the form of the input: observed cells are copied, missing ones filled."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def filled_arrays(series: Collection, filled: Sequence[np.ndarray], *, channels_
     """Arrays like those given, in their type, with values where theirs are missing.
 
     Args:
-        series: what was read.
+        series: the series, as read.
         filled: a value for each cell, ``(T_i, C)`` per series.
         channels_first: the arrays have channels first.
     """
@@ -30,10 +30,10 @@ def filled_frame(series: Collection, filled: Sequence[np.ndarray], bounds: Mappi
     """The frame that was given, of its library, with values where they are missing; inserted steps are new rows.
 
     Args:
-        series: what was read.
+        series: the series, as read.
         filled: a value for each cell, ``(T_i, C)`` per series.
         bounds: lower and upper bounds of all cells by level.
-        how: what the columns of the frame are.
+        how: roles of the columns of the frame.
     """
     at = np.concatenate(series.rows)
     inserted = bool((at < 0).any())

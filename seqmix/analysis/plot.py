@@ -1,4 +1,4 @@
-"""Pictures of filled gaps, of anomaly scores, and of classes. Every function returns a ``Figure`` outside of pyplot."""
+"""Plots of filled gaps, anomaly scores and classes. Every function returns a ``Figure`` outside of pyplot."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,11 +37,11 @@ def plot_gaps(
     """Observed values, and in color what their gaps were filled with, a panel for each series and channel.
 
     Args:
-        series: what was read.
+        series: the series, as read.
         filled: a value for each cell, ``(T_i, C)`` per series.
         bounds: lower and upper bounds by level.
         ids: series to draw. Default: those with most missing values.
-        max_panels: most panels.
+        max_panels: maximum number of panels.
         steps: time steps of a panel: those with most missing values.
     """
     missing = [np.isnan(x) for x in series.values]
@@ -85,12 +85,12 @@ def plot_scores(
     """Values, the score of each row under them, and in color the rows above the threshold.
 
     Args:
-        series: what was read.
+        series: the series, as read.
         scores: score of each row, ``(T_i,)`` per series.
         threshold: rows above it are anomalies.
         labels: true anomalies of the series, ``(T_i,)``. Default: not known.
         i: number of the series.
-        max_channels: most channels that are drawn: those that differ most from themselves in flagged rows.
+        max_channels: maximum number of channels to draw: those that differ most from themselves in flagged rows.
     """
     values, score, times = series.values[i], scores[i], times_of(series, i)
     flagged = score > threshold
@@ -121,7 +121,7 @@ def plot_classes(series: Collection, predicted: np.ndarray, classes: np.ndarray,
     """Mean and spread of the series of each class, and a table of true against predicted classes where they are known.
 
     Args:
-        series: what was read.
+        series: the series, as read.
         predicted: predicted class of each series.
         classes: the classes.
         truth: true class of each series. Default: not known.

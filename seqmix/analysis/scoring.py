@@ -31,15 +31,15 @@ from seqmix.tasks import AdamW, AnomalyDetection
 
 @dataclass(frozen=True)
 class Plan:
-    """What a detector is made and trained by.
+    """Options of a detector and its training.
 
     Args:
         model: name, class or ``functools.partial``.
         options: options of the model.
-        season: length of the season. Default: found in the training rows.
+        season: length of the season. Default: inferred from the training rows.
         val_size: share that is held out.
         seed: seed of weights, order and dropout.
-        training: how a model is trained that has no closed form.
+        training: training options of a model that has no closed form.
     """
 
     model: Any
@@ -56,7 +56,7 @@ class FittedDetectors:
 
     Args:
         detectors: the detectors.
-        ids: what the series are called, as text; their places where they have no names.
+        ids: names of the series as text, or their positions.
         task: the trained task that all detectors share. Default: they are in closed form.
     """
 

@@ -1,4 +1,4 @@
-"""Series as arrays, read from what users hold: arrays, lists, long frames; and results in the form they came in."""
+"""Reading of series from arrays, lists and long frames, and results in the form of the input."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Flat = Literal["series", "table"]
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a long frame are.
+    """Roles of the columns of a long frame.
 
     Args:
         id_col: column that names the series; a frame without it is one series.
@@ -38,13 +38,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class Collection:
-    """Series of the same channels, and the form of what they were read from.
+    """Series with the same channels, and the form of the input.
 
     Args:
         values: the series, ``(T_i, C)`` each, NaN where missing.
         channels: names of the channels.
         form: rank of an array, a list of arrays, or a frame.
-        given: what was read.
+        given: the object that was read.
         ids: names of the series, in the order of their first rows.
         rows: row of the frame of each time step, ``(T_i,)`` each; -1 for inserted ones.
         labels: label of each series, where a frame has them.
@@ -71,7 +71,7 @@ class Collection:
 
     @property
     def names(self) -> list[str]:
-        """What messages call the series."""
+        """Names of the series in messages."""
         return ["X"] if self.form == "table" else [f"series {i!r}" for i in self.ids]
 
     def per_step(self, found: Sequence[np.ndarray], name: str) -> Any:
@@ -100,7 +100,7 @@ def read_series(X: Any, columns: Columns, *, flat: Flat, channels_first: bool) -
 
     Args:
         X: ``(n, T, C)``, ``(n, T)`` or ``(T, C)`` by ``flat``, a list of ``(T_i, C)``, or a long frame.
-        columns: what the columns of a frame are.
+        columns: roles of the columns of a frame.
         flat: what an array of rank 2 is: ``series`` is ``(n, T)``, ``table`` is ``(T, C)``.
         channels_first: arrays are ``(n, C, T)``, lists hold ``(C, T_i)``, and a table is ``(C, T)``.
 

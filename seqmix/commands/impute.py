@@ -70,7 +70,7 @@ def impute(
         model: imputer, forecasting model, encoder or mixer by name. Default: the conditional mean of a Gaussian.
         levels: coverage of intervals in percent, separated by commas, for example ``80,95``.
         context: window length in time steps. Default: 96, or less for short series.
-        pattern: which cells are hidden in training: each ``point`` on its own, a ``subsequence`` of one channel, a
+        pattern: pattern of hidden cells in training: each ``point`` on its own, a ``subsequence`` of one channel, a
             ``block`` of all channels at once, or one of the three in each window (``mixed``).
         rate: share of the observed cells that is hidden in training.
         id_col: column that names the series, or several separated by commas. Default: found by name or content.

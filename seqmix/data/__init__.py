@@ -1,4 +1,4 @@
-"""Datamodules: each reads or makes one kind of data and knows the facts that a model is built from."""
+"""Datamodules: each reads or generates one kind of data and has the facts that a model is built from."""
 
 from seqmix.data.images.augment import Augmentation
 from seqmix.data.images.fashion import FashionMNIST

@@ -1,4 +1,4 @@
-"""Find a published file in the data folder, or fetch it once: checksum, progress bar, nothing half-written."""
+"""Published files: found in the data folder, or downloaded once with a checksum and atomically."""
 
 import gzip
 import hashlib

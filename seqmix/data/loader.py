@@ -1,4 +1,4 @@
-"""Loaders of numbered examples: exact resume, nothing dropped."""
+"""Loaders of numbered examples with exact resume."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Gathered(ABC):
-    """Numbered examples that lie in the tensors of this object, and are served by ``WindowLoader``."""
+    """Base of numbered examples in tensors, served by ``WindowLoader``."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -130,7 +130,7 @@ class ResumableLoader(ABC):
             self.epoch, self._resume_at = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the current epoch stands: its number, the batches served and their total."""
+        """Position in the current epoch: its number, the batches served and their total."""
         return {"epoch": self.epoch, "served": self._served, "total": len(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ class ResumableLoader(ABC):
 
 
 class Shuffled:
-    """The numbers below ``n`` in an order that is computed where it is asked for: no list of them in memory.
+    """The numbers below ``n`` in a shuffled order that is computed on demand, without a list in memory.
 
     A Feistel network of four rounds permutes the numbers below a power of four; those that are not below ``n`` are
     permuted again until they are.
@@ -199,7 +199,7 @@ class WindowLoader(ResumableLoader):
     """Batches of windows, or of anything else gathered by number, made in this process.
 
     Args:
-        windows: what to serve.
+        windows: the windows to serve.
         batch_size: windows per batch.
         shuffle: a new order every epoch, instead of the order of the windows.
         seed: starting point of the shuffles.

@@ -1,4 +1,4 @@
-"""Data of three splits, and data that is kept in memory and placed where training computes."""
+"""Bases of datamodules: data in three splits, and data in memory on the training device."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -17,12 +17,12 @@ Split = Literal["train", "val", "test"]
 
 
 class SplitData(LightningDataModule, ABC):
-    """Examples of three splits: shuffled for training, in order otherwise, none dropped, resumed exactly.
+    """Base of data in three splits: shuffled for training, in order otherwise, none dropped, resumed exactly.
 
     On several devices each process serves its part: every example once, in batches of ``batch_size`` on each.
 
     Args:
-        name: what the data is called in tables and messages.
+        name: name of the data in tables and messages.
         batch_size: examples per training batch.
         eval_batch_size: examples per validation and test batch. Default: the same as in training.
         seed: starting point of the shuffles. Default: the seed of torch when training starts.
@@ -51,7 +51,7 @@ class SplitData(LightningDataModule, ABC):
         """Loader of one split."""
 
     def fingerprint(self) -> str:
-        """Digest of the examples, which tells other data of the same name; empty where reading them takes long."""
+        """Digest of the examples, to detect other data of the same name; empty where reading them takes long."""
         return ""
 
     def train_dataloader(self) -> ResumableLoader:
@@ -89,7 +89,7 @@ class SplitData(LightningDataModule, ABC):
 
 
 class Served(SplitData, ABC):
-    """Examples that are kept in memory, or in a mapped file, and gathered by number."""
+    """Base of data in memory, or in a mapped file, gathered by number."""
 
     def __init__(self, name: str, batch_size: int, *, eval_batch_size: int | None, seed: int | None):
         super().__init__(name, batch_size, eval_batch_size=eval_batch_size, seed=seed)

@@ -42,7 +42,7 @@ def write_tensors(
         dtype: its type.
         parts: its values, in order; zeros follow them until the next array begins at a multiple of 8 bytes.
         others: makes the other arrays, of 8 bytes a number except the last; called after the last part.
-        recipe: what the values depend on, kept in the file.
+        recipe: all that the values depend on, kept in the file.
         remedy: what can be done if the file cannot be written.
 
     Raises:

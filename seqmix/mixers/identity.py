@@ -1,4 +1,4 @@
-"""Identity mapping, the lower end of the MetaFormer ladder."""
+"""Identity mapping."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from seqmix.mixers.mixer import Mixer, register, zero_masked
 
 @register(paper="arXiv:2210.13452", cost="L")
 class Identity(Mixer):
-    """Identity mapping: no mixing at all, the lower bound of IdentityFormer.
+    """Identity mapping, the mixer of IdentityFormer.
 
     ``y = x``.
 

@@ -47,8 +47,8 @@ class Imputation(Task):
     Args:
         model: model class, ``functools.partial`` or config entry, built with a horizon of the length of the window.
         series: the facts of the data, linked from the datamodule; a checkpoint holds them as a dict.
-        pattern: which cells are hidden: each ``point`` on its own, a ``subsequence`` of one channel, a ``block`` of all
-            channels at once, or one of the three in each window (``mixed``).
+        pattern: pattern of hidden cells: each ``point`` on its own, a ``subsequence`` of one channel, a ``block`` of
+            all channels at once, or one of the three in each window (``mixed``).
         rate: share of the observed cells that is hidden, between 0 and 1.
         run: length of subsequences and blocks, in time steps. Default: an eighth of the window.
         mask_seed: seed of the hidden cells.

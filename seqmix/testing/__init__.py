@@ -1,4 +1,4 @@
-"""The contract of every kind of member, as functions: a broken promise raises an ``AssertionError`` with the remedy.
+"""Contract checks for every kind of member; a failed check raises an ``AssertionError`` with the remedy.
 
 ``check_mixer(MyMixer)``, ``check_grid_mixer(MyGridMixer)``, ``check_model(MyModel)``, ``check_encoder(MyEncoder)``,
 ``check_task(task, data)`` and ``check_data(data)``. The tests of seqmix run them on its own members.

@@ -1,4 +1,4 @@
-"""What the contracts of models share: models to probe, inputs, and the checks of signature, gradients and weights."""
+"""Shared parts of the contract checks of models: test models, inputs, signature, gradients and weights."""
 
 import inspect
 import re
@@ -58,7 +58,7 @@ def check_gradients(name: str, model: nn.Module, x: Tensor) -> None:
 
 
 def check_batch(name: str, model: nn.Module, x: Tensor) -> None:
-    """Items of a batch do not meet, nothing is remembered or written, and the strides of the input do not matter."""
+    """Items of a batch are independent, no state is kept, and the strides of the input do not matter."""
     before, y = x.clone(), model(x)
     alone = torch.cat([model(row.unsqueeze(0)) for row in x])
     # a single window may take another kernel: a few roundings of float64

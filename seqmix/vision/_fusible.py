@@ -1,4 +1,4 @@
-"""Convolutions with batch norms that become one convolution after training: the units FFNet is made of.
+"""Convolutions with batch norms that are fused into one convolution after training, for FFNet.
 
 The names of parameters are those of ysj9909/FFNet.
 """

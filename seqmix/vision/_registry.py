@@ -16,11 +16,11 @@ from seqmix.vision.weights import load_weights
 
 @dataclass(frozen=True)
 class ImageModelFacts:
-    """What is known of a registered image model without building it.
+    """Facts about a registered image model.
 
     Args:
         build: the function of its name.
-        paper: where it was published.
+        paper: source.
         parameters: published number of parameters, frozen ones included.
         default_cfg: size, normalization and crop the weights expect; ``first_conv``, ``hf_hub_id``.
     """
@@ -42,10 +42,10 @@ def register_model(
     default_cfg: Mapping[str, Any],
     variants: Mapping[str, tuple[int, Mapping[str, Any]]] | None = None,
 ) -> Callable[[F], F]:
-    """Enter a function under its own name.
+    """Register a function under its own name.
 
     Args:
-        paper: where the model was published.
+        paper: source.
         parameters: its number of parameters, frozen ones included.
         default_cfg: what differs from ``DEFAULT_CFG``.
         variants: the same network published again, at another size or with other classes: the name's ending, the
@@ -68,7 +68,7 @@ def list_models(filter: str = "*") -> list[str]:
 
 
 def model_facts(name: str) -> ImageModelFacts:
-    """What is known of a registered image model.
+    """Facts about a registered image model.
 
     Raises:
         ConfigError: if the name is not known; the message has the nearest names.

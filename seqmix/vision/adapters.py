@@ -1,4 +1,4 @@
-"""Adapters that make a grid mixer of any sequence mixer: Raster, Axial, CrossScan."""
+"""Adapters from sequence mixers to grid mixers: Raster, Axial, CrossScan."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from seqmix.vision.grid_mixer import Grid, GridMixer, check_grid_mask
 
 
 class Raster(GridMixer):
-    """One sequence mixer over the rows of a grid, one row after another.
+    """Adapter with one sequence mixer in raster order: the rows of a grid, one after another.
 
     Shapes: ``(B, H, W, D) -> (B, H, W, D)``. Cost: that of the mixer at length H W.
 
@@ -43,7 +43,7 @@ class Raster(GridMixer):
 
 
 class Axial(GridMixer):
-    """Two sequence mixers: one along every row, then one along every column.
+    """Adapter with two sequence mixers: one along every row, then one along every column.
 
     Shapes: ``(B, H, W, D) -> (B, H, W, D)``. Cost: that of the mixer at W, H times, and at H, W times.
 
@@ -80,7 +80,7 @@ class Axial(GridMixer):
 
 
 class CrossScan(GridMixer):
-    """Four sequence mixers, one per scan order: rows, columns, and both backwards; their outputs are merged.
+    """Adapter with four sequence mixers, one per scan order: rows, columns, and both backwards.
 
     Shapes: ``(B, H, W, D) -> (B, H, W, D)``. Cost: four times that of the mixer at length H W.
 

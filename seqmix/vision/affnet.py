@@ -23,7 +23,7 @@ from seqmix.vision.stage import Stage
 
 
 class AFF2d(GridMixer):
-    """Adaptive frequency filter: a convolution as large as the image, its kernel made from the image.
+    """Adaptive frequency filter: a convolution over the whole image with a data-dependent kernel.
 
     ``y = x + irfft2(M(U) U)`` with ``U = rfft2(x)``, orthonormal, and ``M = shrink(W2 act(W1 U + b1) + b2)`` at each
     frequency. With a mask each image is transformed on the smallest rectangle around what it keeps.
@@ -96,7 +96,7 @@ class AFFNet(ImageModel):
         in_chans: channels of the images.
         drop_path_rate: probability to skip a filter block for a sample in training, of the last block; 0 as published.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: how a map becomes a vector; empty keeps the map.
+        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Source: Huang et al., 2023, arXiv:2307.14008; weights of microsoft/TokenMixers load under their own keys. Differs
     from the original code in: drop path may grow over the blocks; plain batch norms, which Lightning makes synchronous.

@@ -1,4 +1,4 @@
-"""Batch norm that takes a last batch of one image."""
+"""Batch norm that accepts a batch of one image in training."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

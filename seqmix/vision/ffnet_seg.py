@@ -39,7 +39,7 @@ class FFNetSeg(ImageModel):
         in_chans: channels of the images.
         drop_path_rate: probability to skip a mixer for a sample in training, of the last block.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: how a map becomes a vector; empty keeps the map.
+        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Source: Yun et al., 2024, arXiv:2406.02021; weights of ysj9909/FFNet load under their own keys. Differs from the
     original code in: nothing.

@@ -10,7 +10,7 @@ Grid = tuple[int, int]
 
 
 class GridMixer(nn.Module, ABC):
-    """A module that mixes the tokens of a grid: ``(B, H, W, D) -> (B, H, W, D)``.
+    """Base of mixers on a grid of tokens: ``(B, H, W, D) -> (B, H, W, D)``.
 
     Members are built as ``GridMixer(d_model, grid=None, *, options)`` and are final; ``grid`` is the height and the
     width, in tokens, for mixers that store something per position. ``mask`` is ``(B, H, W)`` bool, True where a token
@@ -44,7 +44,7 @@ def check_grid_mask(x: Tensor, mask: Tensor) -> None:
 
 
 def zero_masked_grid(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Set masked tokens of ``x: (B, H, W, D)`` to zero, whatever they held, NaN included."""
+    """Set masked tokens of ``x: (B, H, W, D)`` to zero, also if they are NaN."""
     if mask is None:
         return x
     check_grid_mask(x, mask)

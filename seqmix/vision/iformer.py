@@ -131,7 +131,7 @@ class IFormer(ImageModel):
         in_chans: channels of the images.
         drop_path_rate: probability to skip a branch for a sample in training, of the last block.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: how a map becomes a vector; empty keeps the map.
+        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Raises:
         ConfigError: if ``attention_heads`` does not have one entry per block.

@@ -1,4 +1,4 @@
-"""What an image model promises: logits, features, a pyramid and a classifier to exchange, under the names timm gave."""
+"""The contract of image models: logits, features, feature pyramid and classifier, with the names of timm."""
 
 import math
 import re
@@ -45,7 +45,7 @@ class ImageOptions(TypedDict, total=False):
         in_chans: channels of the images.
         drop_path_rate: probability to skip a branch for a sample in training, of the last block.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: how a map becomes a vector; empty keeps the map.
+        global_pool: pooling of a map to a vector; empty keeps the map.
     """
 
     num_classes: int
@@ -72,7 +72,7 @@ class FeatureInfo(list[dict[str, Any]]):
 
 
 class ImageModel(nn.Module, ABC):
-    """A backbone on images with a classifier: ``(B, in_chans, H, W) -> (B, num_classes)``.
+    """Base of image models: ``(B, in_chans, H, W) -> (B, num_classes)``.
 
     A member yields its stages in ``stage_maps``, turns the last map into a vector in ``pre_logits``, and names its
     stages and its classifier, a linear layer. Everything else is here.
@@ -86,7 +86,7 @@ class ImageModel(nn.Module, ABC):
         head_hidden_size: width of what the classifier takes.
         num_classes: classes K.
         in_chans: channels of the images.
-        global_pool: how a map becomes a vector.
+        global_pool: pooling of a map to a vector.
         img_size: height and width the model is made for, in pixels, or the side of a square. Default: any.
         num_features: channels of the last map. Default: those of the last stage.
         min_size: smallest height and width, in pixels. Default: one cell of the last stage.
@@ -238,7 +238,7 @@ class ImageModel(nn.Module, ABC):
         self.num_classes = num_classes
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory: blocks are computed again in the backward pass, with the same running statistics."""
+        """Recompute blocks in the backward pass: less memory, more time, the same running statistics."""
         for name in self.feature_info.module_name():
             if name not in self.absent:
                 setattr(self.get_submodule(name), "grad_checkpointing", enable)  # noqa: B010
@@ -297,7 +297,7 @@ class ImageModel(nn.Module, ABC):
         return [part for i in range(n) for part in (*self.before[i], names[i])]
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, but for what is frozen."""
+        """Set training mode, except for frozen parts."""
         super().train(mode)
         modules = dict(self.named_modules()) if self._frozen else {}
         for name in self._frozen:

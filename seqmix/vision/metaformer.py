@@ -17,7 +17,7 @@ from seqmix.vision.stage import Stage
 
 
 class MetaFormer(ImageModel):
-    """Stem, stages of blocks with convolutions of stride 2 between them, mean, norm, head.
+    """MetaFormer: stem, four stages of blocks with strided convolutions between them, mean, norm, head.
 
     A block is ``r1 x + mixer(norm(x))``, then ``r2 x + W2 StarReLU(W1 norm(x))``; r is learned in the last two stages.
 
@@ -36,7 +36,7 @@ class MetaFormer(ImageModel):
         in_chans: channels of the images.
         drop_path_rate: probability to skip a branch for a sample in training, of the last block; it rises linearly.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: how the last map becomes a vector; empty keeps the map.
+        global_pool: pooling of the last map to a vector; empty keeps the map.
 
     Raises:
         ConfigError: if ``depths`` and ``dims`` differ in length, or ``norm`` or ``global_pool`` is not known.
@@ -127,7 +127,7 @@ class MetaFormer(ImageModel):
 
 
 class MetaFormerBlock(nn.Module):
-    """Two residuals with learned skips: a grid mixer and two dense layers with StarReLU, no biases.
+    """Block with learned skips: a grid mixer and two dense layers with StarReLU, no biases.
 
     Shapes: ``(B, H, W, D) -> (B, H, W, D)``. Cost: that of the mixer, and O(H W D^2).
 

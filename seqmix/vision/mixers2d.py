@@ -1,4 +1,4 @@
-"""Mixers born on a grid: the MetaFormer ladder in two dimensions, under the parameter names of the published weights.
+"""Grid mixers of the MetaFormer family, with the parameter names of the published weights.
 
 From arXiv:2111.11418 (pooling, attention, fully connected) and arXiv:2210.13452 (identity, random, separable).
 """
@@ -17,7 +17,7 @@ fx.wrap("rearrange")
 
 
 class Identity2d(GridMixer):
-    """Identity mapping: no mixing at all, the lower bound of IdentityFormer.
+    """Identity mapping, the mixer of IdentityFormer.
 
     Shapes: ``(B, H, W, D) -> (B, H, W, D)``. Cost: nothing.
 

@@ -1,4 +1,4 @@
-"""PoolFormer, and the models of its paper that mix other ways in some stages (arXiv:2111.11418)."""
+"""PoolFormer, and the models of its paper with other mixers in some stages (arXiv:2111.11418)."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -31,7 +31,7 @@ _ATTENTION = partial(Attention2d, bias=True)
 
 
 class PoolFormer(ImageModel):
-    """Stem, four stages of blocks with convolutions of stride 2 between them, norm, mean, head.
+    """PoolFormer: stem, four stages of blocks with strided convolutions between them, norm, mean, head.
 
     A block is ``x + s1 mixer(norm(x))``, then ``x + s2 W2 gelu(W1 norm(x))``, with learned scales s per feature.
 
@@ -51,7 +51,7 @@ class PoolFormer(ImageModel):
         in_chans: channels of the images.
         drop_path_rate: probability to skip a branch for a sample in training, of the last block; it rises linearly.
         drop_rate: dropout probability before the classifier.
-        global_pool: how the last map becomes a vector; empty keeps the map.
+        global_pool: pooling of the last map to a vector; empty keeps the map.
 
     Raises:
         ConfigError: if ``norm``, ``head_order`` or ``global_pool`` is not known, or ``img_size`` is needed and missing.
@@ -165,7 +165,7 @@ class PoolFormer(ImageModel):
 
 
 class PoolFormerBlock(nn.Module):
-    """Two residuals with learned scales on the branches: a grid mixer and two dense layers with GELU.
+    """Block with learned scales on the branches: a grid mixer and two dense layers with GELU.
 
     Shapes: ``(B, H, W, D) -> (B, H, W, D)``. Cost: that of the mixer, and O(H W D^2).
 

@@ -55,7 +55,7 @@ class RaftMLP(ImageModel):
         in_chans: channels of the images.
         drop_path_rate: probability to skip a branch for a sample in training, the same in all blocks.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: how a map becomes a vector; empty keeps the map.
+        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Raises:
         ConfigError: if the rafts do not divide the channels, the kernels do not fit the patches, or ``mixing`` or

@@ -53,7 +53,7 @@ class ViM2(ImageModel):
         in_chans: channels of the images.
         drop_path_rate: probability to skip a mixer for a sample in training, of the last mixer.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: how a map becomes a vector; empty keeps the map.
+        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Raises:
         ConfigError: if a stage has no whole number of blocks.

@@ -1,4 +1,4 @@
-"""Changes to a batch of training images, on the device that trains: kornia's, and the mixing of two images."""
+"""Augmentation of batches of training images on the training device: kornia's, mixup and cutmix."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -87,7 +87,7 @@ class Augmentation(nn.Module):
 def finish(
     batch: Batch, augment: Augmentation | None, n_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> Batch:
-    """Make of a batch of bytes ``(B, C, H, W)`` what models take, changed by ``augment`` on the way if there is one."""
+    """Convert a batch of bytes ``(B, C, H, W)`` to the inputs of models, with ``augment`` if given."""
     images = batch["images"].float() / 255  # (B, C, H, W)
     center, width = (images.new_tensor(m).view(-1, 1, 1) for m in (mean, std))
     if augment is None:

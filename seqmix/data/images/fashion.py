@@ -78,7 +78,7 @@ class FashionMNIST(Served):
 
     @property
     def input_cfg(self) -> Mapping[str, Any]:
-        """What is done to an image in testing, under the names of ``ImageModel.default_cfg``."""
+        """Preparation of test images, with the keys of ``ImageModel.default_cfg``."""
         size = (self.n_channels, self.img_size, self.img_size)
         return {"input_size": size, "crop_pct": 1.0, "interpolation": "bilinear", "mean": _MEAN, "std": _STD}
 
@@ -88,7 +88,7 @@ class FashionMNIST(Served):
         return finish(batch, self.augment if training else None, self.n_classes, _MEAN, _STD)
 
     def label_counts(self, split: Split) -> torch.Tensor:
-        """How many images of a split each class has, ``(n_classes,)``; reads the data if need be."""
+        """Number of images of each class in a split, ``(n_classes,)``; reads the data if needed."""
         self.setup()
         images = self._splits[split]
         assert isinstance(images, LabeledImages)

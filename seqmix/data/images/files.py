@@ -1,4 +1,4 @@
-"""Image files in folders: which files are images, and which are not."""
+"""Listing of image files in folders."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Images in a folder for each class."""
+"""Images in one folder for each class."""
 
 import os
 import warnings
@@ -32,9 +32,9 @@ class ImageFolder(ImageData):
         n_channels: 3 to read images as RGB, 1 as gray.
         crop: of training images; ``resized`` takes 8 to 100 % of the area, ``plain`` a square at the scale of testing.
         crop_pct: share of the shorter side that testing sees.
-        interpolation: how images are resized.
-        mean: what is subtracted from each channel, of values from 0 to 1. Default: the mean of ImageNet.
-        std: what each channel is divided by then. Default: the standard deviation of ImageNet.
+        interpolation: interpolation for resizing images.
+        mean: value subtracted from each channel, on a scale of 0 to 1. Default: the mean of ImageNet.
+        std: divisor of each channel after that. Default: the standard deviation of ImageNet.
         augment: changes to training batches. Default: none.
         val_share: share of the training images held out to validate on where there is no folder ``test``; ``val`` is
             tested then.

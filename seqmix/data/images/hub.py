@@ -24,9 +24,9 @@ class HubImages(ImageData):
         n_channels: 3 to read images as RGB, 1 as gray.
         crop: of training images; ``resized`` takes 8 to 100 % of the area, ``plain`` a square at the scale of testing.
         crop_pct: share of the shorter side that testing sees.
-        interpolation: how images are resized.
-        mean: what is subtracted from each channel, of values from 0 to 1. Default: the mean of ImageNet.
-        std: what each channel is divided by then. Default: the standard deviation of ImageNet.
+        interpolation: interpolation for resizing images.
+        mean: value subtracted from each channel, on a scale of 0 to 1. Default: the mean of ImageNet.
+        std: divisor of each channel after that. Default: the standard deviation of ImageNet.
         augment: changes to training batches. Default: none.
         val_share: share of the training images held out to validate on where one of validation and test is missing.
         n_workers: processes that read images; 0 reads them in this one.

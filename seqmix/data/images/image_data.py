@@ -1,4 +1,4 @@
-"""Labeled images of any size in three splits: what folders and the hub share."""
+"""Base of image data from folders and the hub: labeled images of any size in three splits."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,23 +18,23 @@ _IMAGENET = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 
 
 
 class ImageData(SplitData, ABC):
-    """Labeled images that are read when they are needed.
+    """Base of labeled images that are read on demand.
 
     Batches are ``{"images": (B, C, H, W), "labels": (B,)}``, bytes from the loaders, normalized where they are used. No
     image is dropped. Published numbers of data without test images, as ImageNet, are of its validation images: they are
     the test images here, and ``val_share`` of the training images is held out to validate on.
 
     Args:
-        name: what the data is called in tables and messages.
+        name: name of the data in tables and messages.
         class_names: names of the classes, in the order of their numbers.
         img_size: side of the crops, in pixels.
         batch_size: images per batch.
         n_channels: 3 for RGB, 1 for gray.
         crop: of training images; ``resized`` takes 8 to 100 % of the area, ``plain`` a square at the scale of testing.
         crop_pct: share of the shorter side that testing sees.
-        interpolation: how images are resized.
-        mean: what is subtracted from each channel, of values from 0 to 1. Default: the mean of ImageNet.
-        std: what each channel is divided by then. Default: the standard deviation of ImageNet.
+        interpolation: interpolation for resizing images.
+        mean: value subtracted from each channel, on a scale of 0 to 1. Default: the mean of ImageNet.
+        std: divisor of each channel after that. Default: the standard deviation of ImageNet.
         augment: changes to training batches. Default: none.
         val_share: share of the training images held out to validate on where one of validation and test is missing.
         n_workers: processes that read images; 0 reads them in this one.
@@ -93,7 +93,7 @@ class ImageData(SplitData, ABC):
 
     @property
     def input_cfg(self) -> Mapping[str, Any]:
-        """What is done to an image in testing, under the names of ``ImageModel.default_cfg``."""
+        """Preparation of test images, with the keys of ``ImageModel.default_cfg``."""
         return {
             "input_size": (self.n_channels, self.img_size, self.img_size),
             "crop_pct": self.crop_pct,
@@ -133,7 +133,7 @@ class ImageData(SplitData, ABC):
         return finish(batch, self.augment if training else None, self.n_classes, self.mean, self.std)
 
     def label_counts(self, split: Split) -> Tensor:
-        """How many images of a split each class has, ``(n_classes,)``; reads none of them."""
+        """Number of images of each class in a split, ``(n_classes,)``; reads none of them."""
         self.setup()
         source, rows = self._parts[split]
         return torch.bincount(torch.as_tensor(source.labels)[rows], minlength=self.n_classes)

@@ -1,4 +1,4 @@
-"""Images that are read when they are needed, in worker processes: each once an epoch, in an order that is resumed."""
+"""Loading of images on demand in worker processes, each once in an epoch, with exact resume."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol, cast
@@ -44,7 +44,7 @@ class Crops(Dataset[Batch | DataError]):
         size: side of the crops, in pixels.
         crop: how training images are cut. Default: the middle, as for testing.
         crop_pct: share of the shorter side that testing sees.
-        interpolation: how images are resized.
+        interpolation: interpolation for resizing images.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ImageLoader(ResumableLoader):
     """Batches of images, read by worker processes; order and crops depend on ``seed`` and the epoch alone.
 
     Args:
-        images: what to serve.
+        images: the images to serve.
         batch_size: images per batch.
         n_workers: processes that read images; 0 reads them in this one.
         shuffle: a new order every epoch, instead of the order of the images.

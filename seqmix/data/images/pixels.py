@@ -78,7 +78,7 @@ def eight_bits(image: Image.Image, n_channels: int = 3) -> Image.Image:
 
 
 def middle(image: Image.Image, size: tuple[int, int], crop_pct: float, resampling: Image.Resampling) -> Image.Image:
-    """The middle of an image at ``size`` (height, width), resized so that it holds ``crop_pct`` of the shorter side."""
+    """Center crop of an image of ``size`` (height, width), resized so that it has ``crop_pct`` of the shorter side."""
     height, width = size
     image = _resized(image, size, crop_pct, resampling)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
@@ -119,7 +119,7 @@ def random_resized(
 
 
 def image_input(image: Path | str | Image.Image, cfg: Mapping[str, Any]) -> Tensor:
-    """What an image model takes of one image: ``(C, H, W)``, resized, cut to its middle and normalized.
+    """Input of an image model from one image: ``(C, H, W)``, resized, center-cropped and normalized.
 
     Args:
         image: a file, or an image of Pillow, of any mode and size.

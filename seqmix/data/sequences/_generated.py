@@ -43,7 +43,7 @@ def generated(
 
     Args:
         name: folder below ``root``, and beginning of the file's name.
-        recipe: what the examples depend on; another recipe is another file.
+        recipe: all that the examples depend on; another recipe is another file.
         draw: returns the example of a number; a module's function, or a ``functools.partial`` of one.
         total: number of examples.
         root: folder of generated data; None: ``./data``.

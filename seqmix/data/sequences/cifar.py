@@ -1,4 +1,4 @@
-"""CIFAR-10 as sequences of pixels, row by row: its files, and the colors as real values."""
+"""CIFAR-10 as sequences of pixels, row by row."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""Byte sequences with a label, or pairs of them: gathered by number, padded to the longest of a batch, masked."""
+"""Labeled byte sequences or pairs, gathered by number, padded to the longest of a batch, and masked."""
 
 from abc import ABC
 from collections.abc import Sequence
@@ -69,15 +69,15 @@ class LabeledBytes(Gathered):
         return batch
 
     def label_counts(self, n_classes: int) -> Tensor:
-        """How many examples each class has, ``(n_classes,)``."""
+        """Number of examples of each class, ``(n_classes,)``."""
         return torch.bincount(self.labels[self.rows].long(), minlength=n_classes)
 
 
 class LabeledData(Served, ABC):
-    """Sequences of tokens, or pairs of them, and their classes.
+    """Base of labeled token sequences or pairs.
 
     Args:
-        name: what the data is called in tables and messages.
+        name: name of the data in tables and messages.
         vocab_size: number of tokens, padding included.
         n_classes: number of classes.
         max_len: longest sequence.
@@ -106,7 +106,7 @@ class LabeledData(Served, ABC):
         self.vocab_size, self.n_classes, self.max_len, self.pairs = vocab_size, n_classes, max_len, pairs
 
     def label_counts(self, split: Split) -> Tensor:
-        """How many examples of a split each class has, ``(n_classes,)``; reads the data if need be."""
+        """Number of examples of each class in a split, ``(n_classes,)``; reads the data if needed."""
         self.setup()
         examples = self._splits[split]
         if not isinstance(examples, LabeledBytes):

@@ -1,4 +1,4 @@
-"""ListOps of Long Range Arena: nested operations on digits, from an own generator or from the official files."""
+"""ListOps of Long Range Arena: nested operations on digits, generated or from the official files."""
 
 import random
 from collections.abc import Mapping
@@ -33,9 +33,9 @@ class ListOps(LabeledData):
     Args:
         batch_size: expressions per training batch.
         min_length: fewest tokens of an expression, 501 in the benchmark.
-        max_length: most tokens of an expression, 1999 in the benchmark.
+        max_length: maximum number of tokens of an expression, 1999 in the benchmark.
         max_depth: operations within one another, plus one for the digits.
-        max_args: most arguments of an operation.
+        max_args: maximum number of arguments of an operation.
         n_train: training expressions.
         n_val: validation expressions.
         n_test: test expressions.
@@ -155,9 +155,9 @@ def draw_expression(
         number: which one.
         seed: which stream, below 2**32.
         min_length: fewest tokens.
-        max_length: most tokens.
+        max_length: maximum number of tokens.
         max_depth: operations within one another, plus one.
-        max_args: most arguments of an operation.
+        max_args: maximum number of arguments of an operation.
     """
     # of all methods of Random this one alone is promised to stay the same
     uniform = random.Random((seed << 64) + number).random

@@ -20,7 +20,7 @@ Labeled = tuple[bytes, object, str]
 
 
 class LRAText(LabeledData):
-    """IMDB reviews as bytes, positive or negative: is it liked?
+    """Sentiment of IMDB reviews as bytes, positive or negative.
 
     Looked for in ``root`` as ``imdb/train.jsonl`` and ``imdb/test.jsonl`` (``text`` and ``label`` in each line, plain
     or ``.gz``), then as ``aclImdb``, the folder of the publisher; else loaded as ``stanfordnlp/imdb`` through

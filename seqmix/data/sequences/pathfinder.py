@@ -1,4 +1,4 @@
-"""Pathfinder and Path-X of Long Range Arena: are the two dots on one dashed curve? From an own generator."""
+"""Pathfinder and Path-X of Long Range Arena, generated: are two dots on one dashed curve?"""
 
 from collections.abc import Mapping
 from functools import partial

@@ -22,12 +22,12 @@ UNASKED = -100
 
 
 class Recall(Served, ABC):
-    """Sequences of tokens with answers: ``{"tokens": (B, L), "targets": (B, L)}``, int64, -100 where nothing is asked.
+    """Base of recall tasks: ``{"tokens": (B, L), "targets": (B, L)}``, int64, -100 where there is no target.
 
     The splits are drawn from three independent streams of ``data_seed``.
 
     Args:
-        name: what the data is called in tables and messages.
+        name: name of the data in tables and messages.
         vocab_size: number of tokens, special ones included.
         max_len: length of every sequence L.
         n_answers: how many answers are possible, all equally likely; one guess is right 1 / n_answers of the time.

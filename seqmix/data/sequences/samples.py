@@ -1,4 +1,4 @@
-"""Sampled signals of one length with a label: raw waveforms, colors of pixels in a row."""
+"""Labeled signals of one length: raw waveforms, pixel sequences."""
 
 from abc import ABC
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class LabeledSamples(Gathered):
     Args:
         samples: all signals, ``(n, T, C)`` uint8 or int16.
         labels: class of each signal ``(n,)``.
-        mean: what is subtracted from each channel ``(C,)``.
-        std: what each channel is divided by then ``(C,)``.
+        mean: value subtracted from each channel ``(C,)``.
+        std: divisor of each channel after that ``(C,)``.
         step: keep every such sample, so that L = T / step, rounded up.
     """
 
@@ -44,16 +44,16 @@ class LabeledSamples(Gathered):
         return {"x": x, "labels": self.labels[rows].long()}
 
     def label_counts(self, n_classes: int) -> Tensor:
-        """How many signals each class has, ``(n_classes,)``."""
+        """Number of signals of each class, ``(n_classes,)``."""
         return torch.bincount(self.labels[self.rows].long(), minlength=n_classes)
 
 
 class SampledData(Served, ABC):
-    """Labeled signals of one length.
+    """Base of labeled signals of one length.
 
     Args:
-        name: what the data is called in tables and messages.
-        class_names: what the classes are called, in the order of their numbers.
+        name: name of the data in tables and messages.
+        class_names: names of the classes, in the order of their numbers.
         n_channels: values per sample C.
         max_len: samples of a signal L.
         batch_size: signals per training batch.
@@ -80,7 +80,7 @@ class SampledData(Served, ABC):
         self.n_channels, self.max_len = n_channels, max_len
 
     def label_counts(self, split: Split) -> Tensor:
-        """How many signals of a split each class has, ``(n_classes,)``; reads the data if need be."""
+        """Number of signals of each class in a split, ``(n_classes,)``; reads the data if needed."""
         self.setup()
         signals = self._splits[split]
         assert isinstance(signals, LabeledSamples)

@@ -1,4 +1,4 @@
-"""State tracking: the word problems of finite groups, at longer sequences than those of training."""
+"""State tracking: word problems of finite groups, tested beyond the training length."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -15,7 +15,7 @@ Group = Literal["parity", "Z5", "Z60", "S3", "A5", "S5"]
 
 
 class StateTracking(Recall):
-    """Multiply the elements of a finite group, one a position: the target at every position is the product so far.
+    """Products of elements of a finite group: the target at every position is the product so far.
 
     ``parity`` is the group of two elements, ``Z5`` and ``Z60`` add modulo 5 and 60, ``S3`` and ``S5`` permute three and
     five things, ``A5`` are the even permutations of five. Elements are drawn uniformly and independently, so that every

@@ -1,4 +1,4 @@
-"""The long-horizon benchmarks: files, splits and window counts as in Informer and what followed it."""
+"""The long-horizon benchmarks, with the files, splits and window counts of Informer and later work."""
 
 from typing import Literal, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Features of the calendar: where a time stamp stands in its hour, day, week, month and year, as in Informer."""
+"""Calendar features: position of a time stamp in its hour, day, week, month and year, as in Informer."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What data of anomaly detection promises to tasks: windows of training rows, and whole series with labels."""
+"""The contract of data for anomaly detection: windows of training rows, and whole series with labels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class AnomalySeries(NamedTuple):
 
 
 class DetectionData(Served, ABC):
-    """Series with labeled anomalies after training rows, which are assumed to be mostly normal.
+    """Base of data for anomaly detection: series with labeled anomalies after mostly normal training rows.
 
     Training and validation batches are windows ``{"x": (B, window, C), "x_mask": (B, window, C)}`` of training rows of
     all series: one model is trained on all of them (a global model), or on one where the data has one (a local model).
@@ -35,7 +35,7 @@ class DetectionData(Served, ABC):
     Each channel of each series is standardized by its observed training rows. Missing values are 0 in ``x``.
 
     Args:
-        name: what the data is called in tables and messages.
+        name: name of the data in tables and messages.
         n_channels: number of channels C.
         window: rows of a window.
         batch_size: windows per training batch.
@@ -69,7 +69,7 @@ class DetectionData(Served, ABC):
 
     @property
     def series(self) -> Series:
-        """The facts that models are built from: the horizon is the window itself."""
+        """The facts of the data for models: the horizon is the window itself."""
         return Series(self.n_channels, self.window, self.window)
 
     @abstractmethod

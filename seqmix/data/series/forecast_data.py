@@ -1,4 +1,4 @@
-"""What a forecasting datamodule promises to tasks: its facts, chronological splits, scaling, loaders."""
+"""The contract of forecasting data: facts, chronological splits, scaling, loaders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class ForecastData(Served, ABC):
     With ``calendar`` batches hold ``"future": (B, context + horizon, F)`` too.
 
     Args:
-        name: what the data is called in tables and messages.
+        name: name of the data in tables and messages.
         n_channels: number of channels C.
         context: lookback length, in time steps.
         horizon: forecast length, in time steps.
@@ -84,7 +84,7 @@ class ForecastData(Served, ABC):
 
     @property
     def series(self) -> Series:
-        """The facts that models are built from."""
+        """The facts of the data for models."""
         return Series(self.n_channels, self.context, self.horizon, n_future=len(self._features), season=self.season)
 
     @abstractmethod

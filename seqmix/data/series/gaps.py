@@ -32,7 +32,7 @@ class GapData(Served, ABC):
     it. A channel that does not vary in them is only centered.
 
     Args:
-        name: what the data is called in tables and messages.
+        name: name of the data in tables and messages.
         n_channels: number of channels C.
         context: window length, in time steps.
         batch_size: windows per training batch.
@@ -76,7 +76,7 @@ class GapData(Served, ABC):
 
     @property
     def series(self) -> Series:
-        """The facts that models are built from: the window is its own horizon."""
+        """The facts of the data for models: the window is its own horizon."""
         return Series(self.n_channels, self.context, self.context, season=self.season)
 
     @abstractmethod
@@ -247,7 +247,7 @@ class GapsCSV(GapData):
         path: the file.
         columns: the channels. Default: every column but the time column.
         time_col: column of time stamps. Default: the first.
-        time_format: how dates are written, in the letters of ``strptime``. Default: recognized.
+        time_format: format of dates, as in ``strptime``. Default: inferred.
         split: shares of training, validation and test rows.
         season: length of the season, in rows. Default: that of ``WideCSV``.
 

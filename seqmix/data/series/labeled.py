@@ -1,4 +1,4 @@
-"""Labeled series of several channels: gathered by number, padded to the longest of a batch, masked."""
+"""Labeled multivariate series, gathered by number, padded to the longest of a batch, and masked."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ class LabeledSeries(Gathered):
         return batch
 
     def label_counts(self, n_classes: int) -> Tensor:
-        """How many series each class has, ``(n_classes,)``."""
+        """Number of series of each class, ``(n_classes,)``."""
         return torch.bincount(self.labels[self.rows], minlength=n_classes)
 
 
@@ -69,8 +69,8 @@ class SeriesData(Served, ABC):
     missing values. Series of different lengths are padded at the end and masked.
 
     Args:
-        name: what the data is called in tables and messages.
-        class_names: what the classes are called, in the order of their numbers.
+        name: name of the data in tables and messages.
+        class_names: names of the classes, in the order of their numbers.
         n_channels: number of channels C.
         max_len: longest series, in time steps.
         batch_size: series per training batch.
@@ -115,7 +115,7 @@ class SeriesData(Served, ABC):
         """The training and the test file."""
 
     def label_counts(self, split: Split) -> Tensor:
-        """How many series of a split each class has, ``(n_classes,)``; reads the data if need be."""
+        """Number of series of each class in a split, ``(n_classes,)``; reads the data if needed."""
         self.setup()
         series = self._splits[split]
         assert isinstance(series, LabeledSeries)

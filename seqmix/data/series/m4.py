@@ -78,7 +78,7 @@ class M4(Served):
 
     @property
     def series(self) -> Series:
-        """The facts that models are built from."""
+        """The facts of the data for models."""
         return Series(1, self.context, self.horizon, season=self._facts.season)
 
     def _read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -7,7 +7,7 @@ _CRITICAL = 1.645
 
 
 def naive2(y: np.ndarray, season: int, horizon: int) -> np.ndarray:
-    """Forecast one series ``y: (T,)``: its last value, without its season where it has one, times the season ahead.
+    """Forecast one series ``y: (T,)`` by the last seasonally adjusted value times the season ahead.
 
     The season is that of the classical multiplicative decomposition.
 

@@ -22,7 +22,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 class Numbered:
-    """Batches of some of the windows, which can be gone through several times."""
+    """Batches of some of the windows, which can be iterated several times."""
 
     def __init__(self, windows: Windows, numbers: Ranges, batch_size: int, stride: int = 1):
         self.windows, self.numbers, self.batch_size, self.stride = windows, numbers, batch_size, stride
@@ -216,7 +216,7 @@ def scaling(
     *,
     typical: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is taken away from each series and what it is divided by, each ``(n_series, C)``; see ``Panel``.
+    """Offset and divisor of each series, each ``(n_series, C)``; see ``Panel``.
 
     A series that does not vary is divided by its level, one that is zero by ``typical``, the scale of other series.
     Default of that: the median over those that vary.

@@ -1,4 +1,4 @@
-"""A user's own CSV file, one column per channel; every complaint about it names file, line and column."""
+"""CSV files with one column per channel; error messages name file, line and column."""
 
 import csv
 import difflib
@@ -27,7 +27,7 @@ class WideCSV(ForecastData):
         path: the file.
         columns: the channels. Default: every column but the time column.
         time_col: column of time stamps. Default: the first.
-        time_format: how dates are written, in the letters of ``strptime``. Default: recognized. Times with an offset
+        time_format: format of dates, as in ``strptime``. Default: inferred. Times with an offset
             become UTC; numbers count rows and are no dates.
         split: shares of training, validation and test rows.
         season: length of the season, in rows. Default: an hour for rows of seconds, a day for minutes and hours, a
@@ -153,7 +153,7 @@ def read_wide(
         file: its name, for messages.
         columns: the channels. Default: every column but the time column.
         time_col: column of time stamps. Default: the first.
-        time_format: how dates are written. Default: recognized.
+        time_format: format of dates. Default: inferred.
         missing: read empty cells, NA and NaN as NaN, instead of refusing them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Files of text in parts: nothing but a part of a document is held in memory."""
+"""Reading of text files in parts, so that only a part of a document is in memory."""
 
 import re
 from collections.abc import Iterable, Iterator

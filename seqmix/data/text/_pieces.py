@@ -1,4 +1,4 @@
-"""Pieces of documents by number: what causal and masked language models are trained on."""
+"""Pieces of documents by number, the examples of causal and masked language models."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Documents as tokens in one memory-mapped file, which is made of the texts where it is not there."""
+"""Documents as tokens in one memory-mapped file, which is created from the texts if needed."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def token_file(
     Args:
         folder: where the file is kept.
         name: beginning of its name.
-        recipe: what the texts depend on; another recipe, or tokenizer, is another file.
+        recipe: all that the texts depend on; another recipe, or tokenizer, is another file.
         documents: the texts, each in parts that are tokens by themselves; read once and only if needed.
         tokenizer: makes tokens of them.
         sentence: regular expression of what a sentence ends with; None: borders of sentences are not kept.

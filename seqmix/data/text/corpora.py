@@ -29,7 +29,7 @@ class Corpus(Served, ABC):
     """Documents of three splits, as tokens in memory-mapped files that are made when first asked for.
 
     Args:
-        name: what the data is called in tables and messages.
+        name: name of the data in tables and messages.
         max_len: longest piece, in tokens.
         batch_size: pieces per training batch.
         objective: pieces for ``causal`` or for ``masked`` language models, or ``pairs`` for masked ones that learn the
@@ -41,8 +41,8 @@ class Corpus(Served, ABC):
         root: the data folder; None: ``$SEQMIX_DATA``, else ``./data``.
         packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
             in one row; mixers that are packed in `seqmix list` save the padding.
-        sentence: of pairs: regular expression of what a sentence ends with.
-        copies: of pairs: how often the training text is cut and paired, each time with other draws.
+        sentence: for pairs: regular expression for the end of a sentence.
+        copies: for pairs: number of times that the training text is cut and paired, with other draws each time.
         cache: folder of the token files; None: ``./data/corpora``.
         eval_batch_size: pieces per validation and test batch; None: the same as in training.
         seed: starting point of the shuffles; None: the seed of torch when training starts.
@@ -163,8 +163,8 @@ class TextFiles(Corpus):
         root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
         packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
             in one row; mixers that are packed in `seqmix list` save the padding.
-        sentence: of pairs: regular expression of what a sentence ends with.
-        copies: of pairs: how often the training text is cut and paired, each time with other draws.
+        sentence: for pairs: regular expression for the end of a sentence.
+        copies: for pairs: number of times that the training text is cut and paired, with other draws each time.
         cache: folder of the token files; null: ``./data/corpora``.
         eval_batch_size: pieces per validation and test batch; null: the same as in training.
         seed: starting point of the shuffles; null: the seed of torch when training starts.
@@ -265,8 +265,8 @@ class HubText(Corpus):
         root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
         packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
             in one row; mixers that are packed in `seqmix list` save the padding.
-        sentence: of pairs: regular expression of what a sentence ends with.
-        copies: of pairs: how often the training text is cut and paired, each time with other draws.
+        sentence: for pairs: regular expression for the end of a sentence.
+        copies: for pairs: number of times that the training text is cut and paired, with other draws each time.
         cache: folder of the token files; null: ``./data/corpora``.
         eval_batch_size: pieces per validation and test batch; null: the same as in training.
         seed: starting point of the shuffles; null: the seed of torch when training starts.

@@ -61,7 +61,7 @@ class GLUE(Served):
     ``[CLS] a [SEP]``, or ``[CLS] a [SEP] b [SEP]`` with type 1 for b; L is the longest of the batch.
 
     Args:
-        task: which one; ``mnli-mm`` is MNLI with the mismatched development set.
+        task: name of the task; ``mnli-mm`` is MNLI with the mismatched development set.
         max_len: longest example in tokens; the longer sentence is cut.
         batch_size: examples per training batch.
         protocol: ``held-out``, as above; ``dev`` trains on everything and validates on the development set, as

@@ -1,4 +1,4 @@
-"""From text to tokens and back: bytes, characters, and WordPiece through the package ``tokenizers``."""
+"""Tokenizers: bytes, characters, and WordPiece through the package ``tokenizers``."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"]
 
 
 class Tokenizer(ABC):
-    """Text as numbers, some of which are no text: padding, begin and end of a text, and what hides a token."""
+    """Base of tokenizers, with special tokens for padding, begin and end of a text, and the mask."""
 
     def __init__(self, n_tokens: int, fingerprint: str, pad: int, cls: int, sep: int, mask: int):
         self.n_tokens, self.fingerprint = n_tokens, fingerprint
@@ -33,7 +33,7 @@ class Tokenizer(ABC):
 
 
 class Bytes(Tokenizer):
-    """Byte b is token b + 4: nothing is unknown, and broken UTF-8 is kept."""
+    """Byte tokenizer: byte b is token b + 4; nothing is unknown, and invalid UTF-8 is kept."""
 
     def __init__(self):
         super().__init__(256 + UNKNOWN, "bytes", PAD, CLS, SEP, MASK)
@@ -48,7 +48,7 @@ class Bytes(Tokenizer):
 
 
 class Characters(Tokenizer):
-    """A token for each character of the training text; bytes that are not UTF-8 are characters of their own.
+    """Character tokenizer: a token for each character of the training text; bytes that are not UTF-8 are characters.
 
     Args:
         characters: the code points that have a token, ascending.
@@ -82,7 +82,7 @@ class Characters(Tokenizer):
 
 
 class WordPiece(Tokenizer):
-    """Words, and pieces of words, of text without case and accents: the tokens of BERT.
+    """WordPiece tokenizer of BERT, without case and accents.
 
     Args:
         vocabulary: the pieces in the order of their numbers; with [PAD], [UNK], [CLS], [SEP] and [MASK] among them.

@@ -18,7 +18,7 @@ def reference(
         C: what is read ``(B, L, 2, G, N)``.
         S: first state of both directions ``(B, H, P, N)``, packed one per sequence.
         bounds: bounds of the sequences along L.
-        chunk: of no effect here.
+        chunk: ignored.
     """
     S = S.unsqueeze(1).expand(-1, 2, -1, -1, -1)
     return many_ways(x, dt, a, B, C, S, bounds, reverse=False, strict=True)[0]

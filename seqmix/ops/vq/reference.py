@@ -32,7 +32,7 @@ def reference(
         window: farthest distance with a bias.
         causal: earlier positions and the own only.
         kind: ``"softmax"`` or ``"laplace"``.
-        block: of no effect here.
+        block: ignored.
         kept: mask ``(B, L)``.
     """
     return weights(q, straight_through(k, codes, z), codes, z, bias, window, causal, kind, kept) @ v

@@ -1,1 +1,1 @@
-"""Generated series: one with known cycles for the demo, and the mixture that pretrained models are trained on."""
+"""Generated series: known cycles for the demo, and the mixture for pretraining."""

@@ -1,4 +1,4 @@
-"""Operations on many series at once that the generators share; a row is a series."""
+"""Shared operations of the generators on many series at once; a row is a series."""
 
 import numpy as np
 

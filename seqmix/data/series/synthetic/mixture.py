@@ -1,4 +1,4 @@
-"""The mixture of generated series that a pretrained model is trained on: shares, seasons, lengths of history."""
+"""The mixture of generated series for pretraining: shares, seasons, lengths of history."""
 
 from collections.abc import Callable
 from functools import partial

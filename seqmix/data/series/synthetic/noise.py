@@ -1,4 +1,4 @@
-"""What happens to a series on its way to the user: counting noise, spikes, level shifts, rounding, missing values."""
+"""Corruptions of series: counting noise, spikes, level shifts, rounding, missing values."""
 
 import numpy as np
 

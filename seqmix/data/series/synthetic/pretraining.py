@@ -27,7 +27,8 @@ class SyntheticSeries(SplitData):
         steps_per_epoch: batches that count as an epoch.
         n_val: number of validation series, and of test series.
         eval_batch_size: series per validation and test batch. Default: ``batch_size``.
-        seed: of the series. Default: the seed of torch when training starts; validation and test series have seed 0.
+        seed: seed of the series. Default: the seed of torch when training starts; validation and test series have seed
+            0.
 
     Raises:
         ConfigError: if a size is not positive, or ``seed`` is negative.
@@ -50,7 +51,7 @@ class SyntheticSeries(SplitData):
 
     @property
     def series(self) -> Series:
-        """The facts that models are built from."""
+        """The facts of the data for models."""
         return Series(1, self.context, self.horizon)
 
     def _loader(self, split: Split, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> ResumableLoader:

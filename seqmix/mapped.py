@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from seqmix.errors import DataError
+from seqmix.errors import WriteError
 
 #: rows that are worked on at a time
 BLOCK = 1 << 17
@@ -23,7 +23,7 @@ def mapped(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """An array of zeros in a file, whose disk space is reserved.
 
     Raises:
-        DataError: if the temporary folder has no room for it.
+        WriteError: if the temporary folder has no room for it.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with _temporary() as file, file:
@@ -55,7 +55,7 @@ class Growing:
         """Put ``values`` after those before.
 
         Raises:
-            DataError: if the temporary folder has no room for them.
+            WriteError: if the temporary folder has no room for them.
         """
         with _temporary(self._file):
             self._file.write(np.ascontiguousarray(values, self.dtype).data)
@@ -85,4 +85,7 @@ def _temporary(file: Any = None) -> Iterator[Any]:
     try:
         yield file or tempfile.TemporaryFile()  # noqa: SIM115
     except OSError as e:
-        raise DataError(f"no room in a temporary folder ({e.strerror or e}); set TMPDIR to a folder with room") from e
+        reason = e.strerror or str(e)
+        error = WriteError(f"no room in a temporary folder ({reason}); set TMPDIR to a folder with room")
+        error.errno, error.reason = e.errno, reason
+        raise error from e

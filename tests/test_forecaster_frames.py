@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from seqmix import Forecaster
-from seqmix.errors import DataError
+from seqmix.errors import DataError, WriteError
 
 DAYS = pd.date_range("2024-01-01", periods=60)
 
@@ -172,5 +172,5 @@ def test_folders_name_the_file_that_is_wrong(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
-    with pytest.raises(DataError, match=r"no room in a temporary folder .No space left on device.; set TMPDIR"):
+    with pytest.raises(WriteError, match=r"no room in a temporary folder .No space left on device.; set TMPDIR"):
         forecaster().fit(tmp_path)

@@ -8,7 +8,7 @@ import torch
 from seqmix import Forecaster
 from seqmix.data.loader import WindowLoader
 from seqmix.data.series.windows import Windows
-from seqmix.errors import DataError
+from seqmix.errors import DataError, WriteError
 from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.long import head
@@ -126,7 +126,7 @@ def test_arrays_in_files(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
-    with pytest.raises(DataError, match=r"no room in a temporary folder .No space left on device.; set TMPDIR"):
+    with pytest.raises(WriteError, match=r"no room in a temporary folder .No space left on device.; set TMPDIR"):
         mapped((3, 2), np.float32)
 
 

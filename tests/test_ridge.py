@@ -13,6 +13,7 @@ from seqmix import Forecaster
 from seqmix.cli import run
 from seqmix.data import Cycles
 from seqmix.errors import ConfigError
+from seqmix.forecasting.exporting import Graph
 from seqmix.models import Ridge
 from seqmix.series import Series
 from seqmix.tasks import Forecasting
@@ -72,7 +73,7 @@ def test_left_out_windows_are_forecast_by_a_fit_to_the_others(weights):
         model = Ridge(SERIES, weights=weights, ridge=ridge)
         plain = Ridge(SERIES, weights="own" if weights == "clustered" else weights, ridge=ridge)
         if weights == "clustered":
-            model._labels = torch.arange(C)
+            model.labels = torch.arange(C)
         ((batch, forecast),) = model.left_out(data, [(inside, near)])
         plain.fit_closed_form([each for each in data if not any(each is one for one in near)], ())
         assert batch is inside[0]
@@ -149,6 +150,50 @@ def test_kinds_of_windows_have_their_own_matrix(held):
     again = Ridge(Series(1, L, H), level="none", weights="clustered")
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(test["x"]), model(test["x"]))
+
+
+def series_of_two_kinds(n=16, steps=80):
+    """Series that go on and series that turn round at every step, as a frame."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(steps, n))
+    for t in range(1, steps):
+        values[t] += np.resize([1.0, -0.9], n) * values[t - 1]
+    ids, ds = np.repeat([f"s{k:02}" for k in range(n)], steps), np.tile(np.arange(steps), n)
+    return pd.DataFrame({"unique_id": ids, "ds": ds, "y": values.T.ravel()})
+
+
+def test_a_forecaster_of_many_series_tells_kinds_of_windows(tmp_path):
+    """The default; equal to the bit when it is fitted again, from a folder, and after it was saved."""
+    df = series_of_two_kinds()
+    fits = [Forecaster("Ridge", 3, context_length=12, levels=[80], device="cpu") for _ in range(2)]
+    found = fits[0].fit(df).predict()
+    assert len(fits[0].tasks_["Ridge"].model.weight) > 1
+    (tmp_path / "rows").mkdir()
+    for k, part in enumerate(np.array_split(df["unique_id"].unique(), 3)):
+        df[df["unique_id"].isin(part)].to_parquet(tmp_path / "rows" / f"{k}.parquet")
+    pd.testing.assert_frame_equal(fits[1].fit(tmp_path / "rows").predict(), found, check_dtype=False)
+    fits[0].save(tmp_path / "saved")
+    pd.testing.assert_frame_equal(Forecaster.load(tmp_path / "saved").predict(), found)
+    # and as a graph, whose scale of a series follows from its window as for one that was not fitted
+    new = df[df["unique_id"] == "s01"].tail(12).assign(unique_id="new")
+    x = torch.tensor(new["y"].to_numpy())[None, :, None]
+    graph = Graph(fits[0].fitted_, fits[0].fitted_.members[0]).eval()(x, ~x.isnan())
+    for y, name in zip(graph, ("Ridge", "Ridge-lo-80", "Ridge-hi-80"), strict=True):
+        np.testing.assert_allclose(y[0, :, 0].detach(), fits[0].predict(new)[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("horizon", [1, H])
+def test_one_kind_of_windows_is_one_matrix(horizon):
+    """Of few windows; no more weights than with ``shared``, which are the same, and whose state is read."""
+    x = torch.randn(40, L + horizon, 1, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    train = [{"x": x[:, :L], "y": x[:, L:], "weight": torch.ones(40, 1)}]
+    models = [Ridge(Series(1, L, horizon), **kinds) for kinds in ({}, {"weights": "shared"})]
+    for model in models:
+        model.fit_closed_form(train, ())
+    assert models[0].cells is not None and torch.equal(models[0].weight, models[1].weight)
+    again = Ridge(Series(1, L, horizon))
+    again.load_state_dict(models[1].state_dict())
+    assert torch.equal(again(x[:, :L]), models[1](x[:, :L]))
 
 
 def test_clusters_are_not_worse_than_one_matrix_on_validation():

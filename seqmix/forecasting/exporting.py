@@ -19,7 +19,7 @@ import seqmix
 from seqmix.errors import ConfigError
 from seqmix.forecasting.auto import Ensemble
 from seqmix.forecasting.fitted import Fitted
-from seqmix.forecasting.intervals import margins
+from seqmix.forecasting.intervals import CALMEST, margins
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import bounds
 from seqmix.ops.dispatch import plain
@@ -54,6 +54,7 @@ class Graph(nn.Module):
                 f"levels of loss = {self.plan.loss!r} cannot be part of a graph; fit with levels=None, or with "
                 "loss='quantile' or 'normal'"
             )
+        self.closed_form = member.choice.cls.closed_form
         self.typical = float(np.median(fitted.scale))
         for name, values in (("loc", fitted.loc), ("scale", fitted.scale)):
             self.register_buffer(name, torch.from_numpy(values[0]) if len(values) == 1 else None)
@@ -79,14 +80,25 @@ class Graph(nn.Module):
                 batch[name] = given
         forecast = self.task(batch)
         point = self.task.point(forecast).double()
-        found = [y * scale + loc for y in (point, *self._bounds(forecast, point))]
+        wide = self._spread((x - loc) / scale, mask)
+        found = [y * scale + loc for y in (point, *self._bounds(forecast, point, wide))]
         # nothing below zero, where no value ever was
         return tuple((y.clamp(min=0) if self.plan.nonnegative else y).float() for y in found)
 
-    def _bounds(self, forecast: Tensor, point: Tensor) -> list[Tensor]:
+    def _spread(self, x: Tensor, mask: Tensor) -> Tensor | float:
+        """What intervals of models in closed form are in units of, ``(B, 1, C)``, as in ``local_scale``."""
+        season = self.plan.season
+        if not (self.closed_form and self.levels) or season >= x.shape[1]:
+            return 1.0
+        both = mask[:, season:] & mask[:, :-season]
+        apart = (x[:, season:] - x[:, :-season]).abs().masked_fill(~both, 0).sum(1, keepdim=True)
+        pairs = both.double().sum(1, keepdim=True)
+        return torch.where(pairs > 0, (apart / pairs.clamp(min=1)).clamp(min=CALMEST), 1.0)
+
+    def _bounds(self, forecast: Tensor, point: Tensor, wide: Tensor | float) -> list[Tensor]:
         """Lower and upper bound of each level, rising, in scaled units."""
         if not (self.levels and self.plan.spread):
-            return [point + sign * margin for margin in self.margins for sign in (-1, 1)]
+            return [point + sign * margin * wide for margin in self.margins for sign in (-1, 1)]
         n = len(self.levels)
         sides = self.task.loss.quantiles(forecast, sorted(q for level in self.levels for q in bounds(level))).double()
         lows, highs = [sides[..., n - 1 - i] for i in range(n)], [sides[..., n + i] for i in range(n)]

@@ -11,8 +11,8 @@ import numpy as np
 
 from seqmix.errors import ConfigError, DataError
 
-# a series that has stopped to vary for a while may begin again: coverage is the same from 0.05 to 0.3 (LOG.md)
-_CALMEST = 0.2
+#: least local scale: a series that has stopped to vary for a while may begin again: coverage is the same from 0.05 to 0.3 (LOG.md)
+CALMEST = 0.2
 
 
 def fit_conformal(residuals: np.ndarray) -> np.ndarray:
@@ -112,7 +112,7 @@ def local_scale(x: np.ndarray, season: int) -> np.ndarray:
     known = ~np.isnan(apart)
     mean = np.where(known, apart, 0).sum(1) / known.sum(1).clip(min=1)
     # windows without a difference have the unit
-    return np.where(known.any(1), mean.clip(min=_CALMEST), 1.0)
+    return np.where(known.any(1), mean.clip(min=CALMEST), 1.0)
 
 
 def check_windows(scores: np.ndarray, levels: Iterable[float]) -> None:

@@ -14,8 +14,8 @@ CELLS = 2**_HALVINGS
 # windows that they are learned from
 _SAMPLE = 8192
 _PASSES = 10
-# steps of the horizon that clusters are told by
-_STEPS = 8
+# steps of the horizon that clusters are told by, and where targets are missing: each then has an eigendecomposition
+_STEPS, _STEPS_LACKING = 8, 2
 
 
 class Cells(nn.Module):
@@ -79,7 +79,7 @@ class Cells(nn.Module):
             cell = torch.cdist(points, self.centers).argmin(1)
 
 
-def clusterings(train: Moments, level: Tensor, ridges: tuple[float, ...], overlap: int) -> Iterator[Tensor]:
+def clusterings(train: Moments, level: Tensor, ridges: tuple[float, ...], overlap: int, most: int) -> Iterator[Tensor]:
     """Labels ``(G,)`` of the groups in 2, 4, 8, ... clusters, each group in the one whose map errs least on its rows.
 
     The first maps are those of single groups, one after another of the group that the maps before serve worst.
@@ -89,9 +89,13 @@ def clusterings(train: Moments, level: Tensor, ridges: tuple[float, ...], overla
         level: the level at each step of window and horizon as a linear map of the window, ``(L, L + H)``.
         ridges: penalties to try, by cross-validation.
         overlap: rows that it counts as one.
+        most: clusters at most.
     """
+    if most < 2:
+        return
     G, H, L = *train.yy.shape, len(level)
-    steps = torch.linspace(0, H - 1, min(H, _STEPS)).round().long()
+    most = _STEPS_LACKING if train.lacking.shape[1] else _STEPS
+    steps = torch.linspace(0, H - 1, min(H, most)).round().long()
     train, level = train.at(steps), torch.cat([level[:, :L], level[:, L + steps]], 1)
 
     def maps(sums: Moments) -> list[Fit]:
@@ -109,7 +113,7 @@ def clusterings(train: Moments, level: Tensor, ridges: tuple[float, ...], overla
         min=torch.finfo(shared.dtype).tiny
     )  # relative: no group counts by its scale
     first, size = [int(own.sum(0).argmin())], 2
-    while size < G:
+    while size < min(G, most + 1):
         while len(first) < size:
             first.append(int((own[:, first].amin(1) - own.diagonal()).argmax()))
         labels = own[:, first].argmin(1)

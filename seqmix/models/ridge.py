@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,12 +52,13 @@ class Ridge(ForecastModel):
             matrix.
         level: what is taken from window and horizon: the ``last`` value, the ``mean`` of the window, its last
             ``season`` repeated, or nothing with ``none``.
-        weights: one matrix for all channels (``shared``), or one for each (``own``). With ``auto`` channels have their
-            own where it is better on validation windows, if the relative gain of all channels together is above chance:
-            t > 2 over ten blocks of time, none shorter than the horizon. It is ``shared`` where sums for each channel
-            would take over 2 GB. With ``clustered`` channels share a matrix in clusters, and the windows of a single
-            channel in clusters of how rough they are at several lags; how many, from one to all, is chosen by the same
-            test, and without validation windows by cross-validation that counts overlapping windows as one.
+        weights: one matrix for all channels (``shared``), or one for each (``own``). With ``clustered`` channels share a
+            matrix in clusters, and the windows of a single channel in clusters of how rough they are at several lags.
+            How many, from one to all, is chosen on validation windows, if the relative gain of all channels together is
+            above chance: t > 2 over ten blocks of time, none shorter than the horizon. Without validation windows it is
+            chosen by cross-validation that counts overlapping windows as one. With ``auto`` a single channel, as in
+            global mode, is ``clustered``, and several channels have their own matrices where those pass the test. It is
+            ``shared`` where sums for each channel or kind of window would take over 2 GB.
         cycle: take the mean course of the season from window and horizon as well, if that is better on validation
             windows by the same test. The phase of a window is the one that fits its own values best.
 
@@ -75,7 +76,7 @@ class Ridge(ForecastModel):
     closed_form = True
     masked = True
 
-    _labels: Tensor
+    labels: Tensor
 
     def __init__(
         self,
@@ -98,21 +99,26 @@ class Ridge(ForecastModel):
         #: how many values of each past input are used, the last ones
         self.lags = min(L, max(1, _MOST_LAGS // max(1, series.n_past)))
         D = L + series.n_static + self.lags * series.n_past + 2 * series.n_future
-        if weights == "auto" and (C == 1 or 16 * C * D * (D + H * (1 + series.n_future)) > _MOST_BYTES):
-            weights = "shared"
+        if weights == "auto":
+            groups = CELLS if C == 1 else C
+            large = 16 * groups * D * (D + H * (1 + series.n_future)) > _MOST_BYTES
+            weights = "shared" if large else "clustered" if C == 1 else "auto"
         self.level: Level = level
         self.ridges, self.weights = (ridge,) if ridge else _RIDGES, weights
-        #: which kind of window has which matrix
+        #: kinds of windows of a single channel
         self.cells = Cells(L, series.season) if weights == "clustered" and C == 1 else None
-        copies = 1 if weights == "shared" else C if self.cells is None else CELLS
-        #: the level and the map of the rest, as one matrix for all, or one for each channel or kind
+        #: channels or kinds of windows that may have a matrix of their own
+        self.groups = 1 if weights == "shared" else C if self.cells is None else CELLS
+        copies = self.groups if self.cells is None else 1
+        #: the level and the map of the rest, as one matrix for all, or one for each channel or cluster of kinds
         self.weight = nn.Parameter(torch.zeros(copies, H, D))
         #: the effect of known-future inputs on the step they are of
         self.effect = nn.Parameter(torch.zeros(copies, H, series.n_future)) if series.n_future else None
         #: the mean course of the season; 0 where it was not better
         self.cycle = Cycle(C, series.season, H) if cycle else None
-        # the cluster of each channel or kind, for fits that leave windows out
-        self.register_buffer("_labels", torch.arange(copies) * (weights == "own"), persistent=False)
+        #: the cluster of each channel or kind
+        labels = torch.arange(self.groups) * (weights == "own")
+        self.register_buffer("labels", labels, persistent=weights == "clustered")
         with torch.no_grad():
             self.weight[..., L - 1] = 1
 
@@ -128,7 +134,9 @@ class Ridge(ForecastModel):
         """Forecast from ``x: (B, context, C)``, observed where ``mask`` is True, and the covariates of the data."""
         x, base = self._without_cycle(fill(x, mask))
         z, ahead = self._inputs(x, future=future, static=static, past=past)
-        y = _mapped(z, ahead, self.weight, self.effect, None if self.cells is None else self.cells(x))
+        # where all kinds are one cluster there is nothing to tell
+        kind = None if self.cells is None or len(self.weight) == 1 else self.labels[self.cells(x)]
+        y = _mapped(z, ahead, self.weight, self.effect, kind)
         y = y if base is None else y + base
         K = self.series.n_outputs
         return y if K == 1 else y.unsqueeze(-1).expand(-1, -1, -1, K)
@@ -138,21 +146,21 @@ class Ridge(ForecastModel):
         """Fit the map to the training windows, and choose what is left open on the validation windows."""
         if self.cells is not None:
             self.cells.learn(fill(batch["x"], batch.get("x_mask")) for batch in train)
-        plain = self._fitted(train, val)
-        self._take(plain)
+        labels, maps = self._fitted(train, val)
+        self._take(labels, maps)
         if self.cycle is not None:
-            errors = [self._errors(rows, *plain) for rows in map(self._rows, val)]
+            errors = [self._errors(rows, *maps) for rows in map(self._rows, val)]
             self.cycle.learn(lambda: (fill(batch["x"], batch.get("x_mask")) for batch in train))
-            found = self._fitted(train, val)
+            labels, maps = self._fitted(train, val)
             rows = map(self._rows, val)
-            both = [torch.stack([before, self._errors(e, *found)]) for before, e in zip(errors, rows, strict=True)]
+            both = [torch.stack([before, self._errors(e, *maps)]) for before, e in zip(errors, rows, strict=True)]
             if both and _best_of(both, self.series.horizon).any():
-                self._take(found)
+                self._take(labels, maps)
             else:
                 self.cycle.course.zero_()
 
-    def _fitted(self, train: Iterable[Batch], val: Iterable[Batch]) -> list[Tensor]:
-        """Weights and effects with the best penalty and clusters."""
+    def _fitted(self, train: Iterable[Batch], val: Iterable[Batch]) -> tuple[Tensor, list[Tensor]]:
+        """The cluster of each channel or kind of window, and its weights and effects with the best penalty."""
         parts = self._parts(train, val)
 
         @lru_cache(maxsize=1)
@@ -163,13 +171,16 @@ class Ridge(ForecastModel):
             return self._fits(lambda steps: tuple(each.pooled(labels) for each in sums(steps)), parts, overlap)
 
         moments, held = sums(parts[0])
-        validated, first = bool(held.weight.any()), torch.zeros_like(self._labels)
+        validated, first = bool(held.weight.any()), torch.zeros_like(self.labels)
         # windows overlap: if each counted as a row of its own, more clusters would always be better
-        overlap = 1 if validated or self.weights != "clustered" else self.series.horizon
+        overlap = 1 if validated or self.weights != "clustered" else self._overlap
         candidates = [torch.arange(len(first)) if self.weights == "own" else first]
+        most = len(first) if self.weights == "auto" and validated else 1
         if self.weights == "clustered":
-            candidates += clusterings(moments, self._level(parts[0]), self.ridges, self.series.horizon)
-        if self.weights == "clustered" or (self.weights == "auto" and validated):
+            # a cluster with fewer windows than weights would follow their noise
+            most = int(moments.rows.amax(1).sum() / self._overlap / self.weight.shape[2])
+            candidates += clusterings(moments, self._level(parts[0]), self.ridges, self._overlap, most)
+        if 1 < len(first) <= most:
             candidates.append(torch.arange(len(first)))
         found = [fits(labels, overlap) for labels in candidates]
         if overlap > 1:
@@ -178,18 +189,43 @@ class Ridge(ForecastModel):
             candidates, found = [candidates[best]], [found[best] if best else fits(first, 1)]
         maps = [self._stacked([own[k] for k in labels.tolist()]) for own, labels in zip(found, candidates, strict=True)]
         if len(maps) == 1:
-            self._labels = candidates[0].to(first)
-            return maps[0]
+            return candidates[0], maps[0]
         errors = [torch.stack([self._errors(rows, *each) for each in maps]) for rows in map(self._rows, val)]
         best = _best_of(errors, self.series.horizon)
-        self._labels = candidates[int(best.max())].to(first)
         at = torch.arange(len(first)), best.cpu()
-        return [torch.stack(kinds).transpose(0, 1)[at] for kinds in zip(*maps, strict=True)]
+        # the matrix of all is none of the clusters
+        labels = at[1] * self.groups + torch.stack([labels.cpu() for labels in candidates], 1)[at]
+        return labels.unique(return_inverse=True)[1], [
+            torch.stack(kinds).transpose(0, 1)[at] for kinds in zip(*maps, strict=True)
+        ]
 
-    def _take(self, fitted: list[Tensor]) -> None:
-        self.weight.copy_(fitted[0])
+    def _take(self, labels: Tensor, maps: list[Tensor]) -> None:
+        if self.cells is not None:
+            # one of each cluster: where all kinds of windows are one, nothing is larger or slower than with shared
+            kinds = labels.tolist()
+            first = [kinds.index(k) for k in range(max(kinds) + 1)]
+            maps = [each[first] for each in maps]
+        self._resize(len(maps[0]))
+        self.labels.copy_(labels)
+        self.weight.copy_(maps[0])
         if self.effect is not None:
-            self.effect.copy_(fitted[1])
+            self.effect.copy_(maps[1])
+
+    def _resize(self, copies: int) -> None:
+        """Make room for a number of matrices, which is known after the fit."""
+        for each in (self.weight, self.effect):
+            if each is not None and len(each) != copies:
+                each.data = each.new_zeros(copies, *each.shape[1:])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        found = state_dict.get(f"{prefix}weight")
+        if self.cells is not None and found is not None:
+            self._resize(len(found))
+            if f"{prefix}labels" not in state_dict:
+                # saved with one matrix for all
+                state_dict |= {f"{prefix}labels": torch.zeros_like(self.labels)}
+                state_dict |= {f"{prefix}cells.{name}": x for name, x in self.cells.state_dict().items()}
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def left_out(
@@ -198,19 +234,24 @@ class Ridge(ForecastModel):
         """Forecasts of the windows of each block, fitted as without validation windows to the others alone."""
         parts = self._parts(train)
         total = lru_cache(maxsize=1)(lambda steps: self._moments(train, steps))
-        overlap = self.series.horizon if self.weights == "clustered" and self._labels.any() else 1
+        overlap = self._overlap if self.weights == "clustered" and self.labels.any() else 1
         for inside, near in blocks:
 
             def rest(steps: range, near: Iterable[Batch] = near) -> tuple[Moments, Moments]:
-                sums = total(steps).without(self._moments(near, steps)).pooled(self._labels)
+                sums = total(steps).without(self._moments(near, steps)).pooled(self.labels)
                 return sums, sums.without(sums)
 
             fits = self._fits(rest, parts, overlap)
-            fit = self._stacked([fits[k] for k in self._labels.tolist()])
+            fit = self._stacked([fits[k] for k in self.labels.tolist()])
             for batch in inside:
                 rows = self._rows(batch)
                 # what the course took from the truth is part of the forecast
                 yield batch, self._forecasts(rows, *fit) + (batch["y"] - rows.y)
+
+    @property
+    def _overlap(self) -> int:
+        """Windows that count as one in the choice of clusters, which were found in the same windows."""
+        return max(2, self.series.horizon)
 
     def _fits(self, sums: Callable[[range], tuple[Moments, ...]], parts: Sequence[range], overlap: int) -> list[Fit]:
         """The fit of each group of what ``sums`` gives for parts of the horizon: training and validation sums."""
@@ -226,8 +267,8 @@ class Ridge(ForecastModel):
 
     def _parts(self, *data: Iterable[Batch]) -> list[range]:
         """Parts of the horizon whose sums are kept at a time: one, unless those for missing targets were too large."""
-        copies, H, D = self.weight.shape
-        size = max(1, _MOST_LACKING // (8 * copies * D * D))
+        _, H, D = self.weight.shape
+        size = max(1, _MOST_LACKING // (8 * self.groups * D * D))
         gaps = size < H and any("y_mask" in b and not b["y_mask"].all() for batches in data for b in batches)
         return [range(k, min(k + size, H)) for k in range(0, H, size)] if gaps else [range(H)]
 
@@ -250,7 +291,7 @@ class Ridge(ForecastModel):
             each._replace(ahead=each.ahead[:, at], y=each.y[:, at], seen=each.seen[:, at])
             for each in map(self._rows, batches)
         )
-        return Moments(len(self.weight), self.weight.shape[2], len(steps), self.series.n_future, device).add(rows)
+        return Moments(self.groups, self.weight.shape[2], len(steps), self.series.n_future, device).add(rows)
 
     def _rows(self, batch: Batch) -> Rows:
         """Inputs, targets and weight of every channel, without missing inputs."""

@@ -170,14 +170,9 @@ class Run(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         task = cast(Task, pl_module)
-        scores = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in task.watched}
-        first = scores[task.watched[0]] * (1 if task.better == "lower" else -1)
-        now = (first, scores.get("loss", first))
-        # an accuracy is finite even where the loss is not; of validations that are alike the later is taken
-        better = all(map(math.isfinite, scores.values())) and now <= self.best
         self._check_weights(trainer, task)
+        better = self._improved(trainer, task)
         if better:
-            self.best = now
             self._save(trainer, "best")
         self._record(trainer, task, better)
         if not trainer.is_last_batch:
@@ -244,9 +239,20 @@ class Run(Checkpoint):
     def keep(self, trainer: pl.Trainer, task: Task) -> None:
         """Record the validation that follows a fit without steps, and keep its weights, the best and the last."""
         self._check_weights(trainer, task)
-        self._record(trainer, task, True)
+        self._record(trainer, task, self._improved(trainer, task))
         for name in ("best", "last"):
             self._save(trainer, name)
+
+    def _improved(self, trainer: pl.Trainer, task: Task) -> bool:
+        """Whether the last validation is the best so far, which is remembered."""
+        scores = {name: float(trainer.callback_metrics[f"val_{name}"]) for name in task.watched}
+        first = scores[task.watched[0]] * (1 if task.better == "lower" else -1)
+        now = (first, scores.get("loss", first))
+        # an accuracy is finite even where the loss is not; of validations that are alike the later is taken
+        better = all(map(math.isfinite, scores.values())) and now <= self.best
+        if better:
+            self.best = now
+        return better
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         if self.folder is None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from seqmix.errors import ConfigError, DataError
 
-#: least local scale: a series that has stopped to vary for a while may begin again: coverage is the same from 0.05 to 0.3 (LOG.md)
+#: least local scale; a series that has stopped to vary for a while may begin again: coverage is the same from 0.05 to
+#: 0.3 (LOG.md)
 CALMEST = 0.2
 
 

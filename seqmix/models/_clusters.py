@@ -94,8 +94,8 @@ def clusterings(train: Moments, level: Tensor, ridges: tuple[float, ...], overla
     if most < 2:
         return
     G, H, L = *train.yy.shape, len(level)
-    most = _STEPS_LACKING if train.lacking.shape[1] else _STEPS
-    steps = torch.linspace(0, H - 1, min(H, most)).round().long()
+    n_steps = min(H, _STEPS_LACKING if train.lacking.shape[1] else _STEPS)
+    steps = torch.linspace(0, H - 1, n_steps).round().long()
     train, level = train.at(steps), torch.cat([level[:, :L], level[:, L + steps]], 1)
 
     def maps(sums: Moments) -> list[Fit]:

@@ -12,8 +12,8 @@ from seqmix.models.forecast_model import ForecastModelFactory
 from seqmix.models.ridge import Ridge
 from seqmix.series import Series
 
-# of standardized rows: how high a window is counts too
-_RIDGE = partial(Ridge, level="none")
+# of standardized rows: how high a window is counts too, and a window with an anomaly is no kind of its own
+_RIDGE = partial(Ridge, level="none", weights="shared")
 # windows that are forecast at a time
 _BATCH = 4096
 
@@ -23,7 +23,7 @@ class ForecastErrors(Detector):
 
     Args:
         model: a forecasting model that is fitted in closed form, comes pretrained or has nothing to fit.
-            Default: Ridge on the values themselves, of which no level is taken.
+            Default: Ridge on the values themselves, of which no level is taken, one matrix for all.
         horizon: rows ahead. Default: 1.
 
     Raises:

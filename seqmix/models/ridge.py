@@ -52,9 +52,9 @@ class Ridge(ForecastModel):
             matrix.
         level: what is taken from window and horizon: the ``last`` value, the ``mean`` of the window, its last
             ``season`` repeated, or nothing with ``none``.
-        weights: one matrix for all channels (``shared``), or one for each (``own``). With ``clustered`` channels share a
-            matrix in clusters, and the windows of a single channel in clusters of how rough they are at several lags.
-            How many, from one to all, is chosen on validation windows, if the relative gain of all channels together is
+        weights: one matrix for all channels (``shared``), or one for each (``own``). With ``clustered`` channels share
+            a matrix in clusters, and windows of a single channel in clusters of how rough they are at several lags. How
+            many, from one to all, is chosen on validation windows, if the relative gain of all channels together is
             above chance: t > 2 over ten blocks of time, none shorter than the horizon. Without validation windows it is
             chosen by cross-validation that counts overlapping windows as one. With ``auto`` a single channel, as in
             global mode, is ``clustered``, and several channels have their own matrices where those pass the test. It is

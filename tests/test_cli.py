@@ -14,7 +14,11 @@ import yaml
 
 import seqmix
 from seqmix.cli import run
+from seqmix.commands._results import print_rows
 from seqmix.commands.short_help import EXAMPLES
+from seqmix.data import Cycles
+from seqmix.models import DLinear
+from seqmix.tasks import Forecasting
 
 CONFIG = """
 # a model with dropout, covariates, and fewer test windows than a batch
@@ -125,6 +129,14 @@ def test_fit_results(here, fitted):
     weights = torch.load(here / "best.ckpt", weights_only=True)["state_dict"]
     assert int(rows[0]["parameters"]) == sum(w.numel() for w in weights.values())
     assert float(rows[0]["seconds"]) > 0
+
+
+def test_a_model_that_is_a_baseline_too(capsys):
+    data = Cycles(24, 8)
+    row = {"model": "DLinear", "windows": 113, "mse": 1.0, "mae": 1.0, "parameters": 9, "seed": 0}
+    rows = [{"role": "model", **row}, {"role": "baseline", **row}]
+    print_rows(rows, Forecasting(DLinear, data.series), data)
+    assert re.findall(r"DLinear \S+", capsys.readouterr().out) == ["DLinear (baseline)"]
 
 
 def test_test_repeats_the_numbers_from_the_saved_config(here, capsys):

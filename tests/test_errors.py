@@ -243,6 +243,9 @@ def test_facts_of_the_data_cannot_be_set(monkeypatch, capsys):
     flags = ["Forecasting", "--model.model", "DLinear", "--model.series.context", "3"]
     line = "seqmix: model.series cannot be set: it is a fact of the data; leave it out"
     assert _says([*argv, *flags], monkeypatch, capsys)[0] == line
+    flags[-2:] = ["--model.series.season", "3"]
+    advice = "  A task of your own annotates it as `Series | dict[str, int]`"
+    assert _says([*argv, *flags], monkeypatch, capsys)[:2] == [line, advice]
 
 
 def test_lengths_that_are_none(capsys):

@@ -48,7 +48,8 @@ def print_rows(rows: Sequence[Row], task: Task, data: Any) -> None:
         f"{data.name}: {first[task.counted]:,} test {task.counted}, {extent}, seed {first['seed']}",
         [
             {
-                "model": row["model"],
+                # the model itself may be one of the baselines, with other settings
+                "model": row["model"] + " (baseline)" * (row["role"] == "baseline" and row["model"] == first["model"]),
                 **{f"test {_TITLES.get(name, name)}": f"{row[name]:.4f}" for name in task.metrics},
                 "parameters": row["parameters"],
             }

@@ -121,7 +121,9 @@ def _not_factory(found: re.Match, where: str, parser: Any) -> str:
 def _required(found: re.Match, where: str, parser: Any) -> str:
     names = [f"{where}.{name}" if where else name for name in found["names"].split(", ")]
     if names[0].startswith("model.series."):
-        return "model.series cannot be set: it is a fact of the data; leave it out"
+        title = "model.series cannot be set: it is a fact of the data; leave it out"
+        # nothing of it was given: a class of the user's own, from whose annotation options were made
+        return title + "\n  A task of your own annotates it as `Series | dict[str, int]`" * (len(names) == 3)
     return f"{' and '.join(names)} must be given\n  In a config, `{parser.prog} --config <file>`, or as an option"
 
 

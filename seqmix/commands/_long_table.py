@@ -105,7 +105,7 @@ def long_frame(
     if roles.ids and set(roles.ids) <= set(frame):
         parts = [_as_text(frame[name]) for name in roles.ids]
         columns[roles.id_col] = parts[0] if len(parts) == 1 else parts[0].str.cat(parts[1:], sep="/")
-        if columns[roles.id_col].nunique() < len(pd.concat(parts, axis=1).drop_duplicates()):
+        if columns[roles.id_col].nunique(dropna=False) < len(pd.concat(parts, axis=1).drop_duplicates()):
             raise DataError(f"ids of {', '.join(roles.ids)} joined by '/' are not unique; write '/' in them otherwise")
     columns[roles.time_col] = times
     if values and roles.target:

@@ -194,7 +194,8 @@ def infer_freq(times: pd.Series, starts: np.ndarray, time_col: str) -> str | int
             return max(found, key=found.count)
         steps = np.concatenate([np.diff(index.as_unit("ns").asi8) for index in indices])
         if len(steps):
-            span: Any = pd.Timedelta(int(_commonest(steps)), unit="ns")
+            step = int(_commonest(steps))
+            span: Any = pd.Timedelta(step, unit="ns") if step % _DAY else f"{step // _DAY}D"
             return to_offset(span).freqstr
     raise DataError(f"the frequency cannot be seen in {time_col!r}: no series has two different times; pass freq='D'")
 

@@ -4,11 +4,12 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,18 +159,9 @@ def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
         raise ConfigError(f"ONNX needs the package {lacking[0]!r}; pip install 'seqmix[export]'")
     member = fitted.members[0 if model is None else names.index(model)]
     graph, inputs = Graph(fitted, member).eval(), _inputs(member)
-    facts = json.dumps(_facts(fitted, member, graph, inputs))
     free = {name: {0: torch.export.Dim("batch")} for name in inputs}
     try:
-        with _quiet(), plain(), torch.no_grad():
-            program = torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=free)
-            with whole(path) as part:
-                if path.suffix == ".pt2":
-                    # given a path, torch does not say what the system refused
-                    with part.open("wb") as file:
-                        torch.export.save(program, file, extra_files={"seqmix": facts})
-                else:
-                    _write_onnx(program, part, facts, inputs)
+        write_graph(graph, inputs, path, _facts(fitted, member, graph, inputs), free)
     except UserError as error:
         raise ConfigError(
             f"{member.name} cannot be exported: its operations depend on the number of series in a batch"
@@ -181,12 +173,32 @@ def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
         ) from error
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path, facts: str, inputs: dict[str, Tensor]) -> None:
-    names = json.loads(facts)["outputs"]
-    converted = torch.onnx.export(program, (), kwargs=inputs, dynamo=True, verbose=False, output_names=names)
-    assert converted is not None
-    converted.model.metadata_props["seqmix"] = facts
-    converted.save(path, external_data=False)
+def write_graph(
+    graph: nn.Module, inputs: dict[str, Tensor], path: Path, facts: Mapping[str, Any], free: dict[str, Any] | None
+) -> None:
+    """Write any module as one graph to ``path``, ``.pt2`` or ``.onnx``.
+
+    Args:
+        graph: the module.
+        inputs: examples of its keyword arguments.
+        path: the file.
+        facts: its metadata; ``outputs`` names the results.
+        free: axes of the inputs that may have any length, as for ``torch.export``. Default: none.
+    """
+    text = json.dumps(facts)
+    with _quiet(), plain(), torch.no_grad():
+        program = torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=free)
+        with whole(path) as part:
+            if path.suffix == ".pt2":
+                # given a path, torch does not say what the system refused
+                with part.open("wb") as file:
+                    torch.export.save(program, file, extra_files={"seqmix": text})
+                return
+            how = {"dynamo": True, "verbose": False, "optimize": False, "output_names": facts["outputs"]}
+            converted = torch.onnx.export(program, (), kwargs=inputs, **how)
+            assert converted is not None
+            converted.model.metadata_props["seqmix"] = text
+            converted.save(part, external_data=False)
 
 
 def _inputs(member: Member) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int
     rows = torch.arange(T, device=x.device)
     first = torch.where(mask.any(1), mask.int().argmax(1), T - 1)[:, None]  # (N, 1)
     # a missing value is the last one before it
-    filled = x.gather(1, torch.where(mask, rows, 0).cummax(1).values)  # (N, T)
+    filled = x.gather(1, _latest(torch.where(mask, rows, 0)))  # (N, T)
     age = (ends - first).clamp(min=0)  # (N, n)
     one = torch.ones_like(age)
     p = torch.stack([torch.where((q > 0) & (age >= 2 * q), q, one) for q in periods[:, None].unbind(-1)], -1)
@@ -126,12 +126,21 @@ def _profile(filled: Tensor, lag: Tensor, first: Tensor) -> Tensor:
     total, wide = _before(filled.detach()), filled.detach().double()
     cycle = (total[:, 1:] - total.gather(1, (rows + 1 - lag).clamp(min=0))) / lag
     above = torch.where(whole, wide - cycle, 0.0)
-    phase = rows % lag
-    start = phase * (T // lag) + torch.minimum(phase, T % lag)
+    phase, length = rows % lag, torch.full_like(lag, T)
+    start = phase * (length // lag) + torch.minimum(phase, length % lag)
     place = start + rows // lag
     running = _before(torch.zeros_like(above).scatter(1, place, above))
     count = torch.where(whole, (rows - lag + 1 - first) // lag + 1, 1)
     return ((running.gather(1, place + 1) - running.gather(1, start)) / count).to(filled.dtype)
+
+
+def _latest(rows: Tensor) -> Tensor:
+    """The largest of ``rows: (N, T)`` so far, in doubling steps: operations that every exported graph has."""
+    step = 1
+    while step < rows.shape[1]:
+        rows = torch.maximum(rows, F.pad(rows, (step, 0))[:, : rows.shape[1]])
+        step *= 2
+    return rows
 
 
 def _before(x: Tensor) -> Tensor:

@@ -117,19 +117,31 @@ class ZeroShot(ForecastModel):
         # a constant series may differ from its mean by rounding
         scale = torch.where(scale > 1e-6 * level.abs(), scale, torch.ones_like(scale))
         z = ((wide - level) / scale).to(x.dtype).masked_fill(~seen, 0)
-        y = self._quantiles(z, seen)  # (B C, horizon, K)
+        known = torch.tensor([self.known], device=z.device).expand(z.shape[0], 2)
+        y = self.quantiles_after(z, seen, known, self.widths)  # (B C, horizon, K)
         y = (y * scale[..., None] + level[..., None]).to(x.dtype)
         y = y.unflatten(0, (B, C)).transpose(1, 2)
         return y if self.series.n_outputs > 1 else y[..., _MEDIAN]
 
-    def _quantiles(self, z: Tensor, seen: Tensor) -> Tensor:
-        """Quantiles ``(N, horizon, K)`` of the steps after standardized windows ``z: (N, context)``."""
+    @property
+    def known(self) -> tuple[int, int]:
+        """The two periods that are usual for the season of the data, 0 for none."""
+        season = self.series.season if self.series.season > 1 else 0
+        return season, _LONGER.get(season, 0)
+
+    def quantiles_after(self, z: Tensor, seen: Tensor, known: Tensor, widths: Tensor) -> Tensor:
+        """Quantiles ``(N, horizon, K)`` of the steps after standardized windows.
+
+        Args:
+            z: windows ``(N, context)``, 0 where ``seen`` is False.
+            seen: observed values ``(N, context)`` bool.
+            known: periods that are usual for the data ``(N, 2)``, 0 for none.
+            widths: widths of the intervals by the length of the history ``(5,)``.
+        """
         pad = -z.shape[1] % self.patches.patch_len
         z, seen = F.pad(z, (pad, 0)), F.pad(seen, (pad, 0))
-        season = self.series.season if self.series.season > 1 else 0
-        known = torch.tensor([[season, _LONGER.get(season, 0)]], device=z.device).expand(z.shape[0], 2)
         periods = find_periods(z, seen, known)
-        width = self.widths[torch.bucketize(seen.sum(1), torch.tensor(LENGTHS, device=z.device), right=True)]
+        width = widths[(seen.sum(1)[:, None] >= torch.tensor(LENGTHS, device=z.device)).sum(1)]
         blocks = [self._block(z, seen, periods, width)]
         ahead, n_paths = self.patches.horizon, len(LEVELS[_PATHS])
         season_of = periods[:, 0].clamp(1, ahead)
@@ -193,7 +205,8 @@ def _mixed(values: Tensor, n_paths: int) -> Tensor:
     values, order = values.sort(-1)
     weight = edges.diff().repeat(n_paths)[order] / n_paths
     position = weight.cumsum(-1) - weight / 2
-    right = torch.searchsorted(position, levels.expand(*values.shape[:-1], -1).contiguous())
+    # a search by comparison, which every exported graph has
+    right = (position.unsqueeze(-2) < levels[:, None]).sum(-1)
     right = right.clamp(1, values.shape[-1] - 1)
     low, high = position.gather(-1, right - 1), position.gather(-1, right)
     share = ((levels - low) / (high - low)).clamp(0, 1)

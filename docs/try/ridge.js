@@ -1,0 +1,268 @@
+// Ridge in closed form, as `seqmix.models.Ridge` with one matrix: fit, generalized cross-validation, calibrated intervals.
+import { refuse } from "./messages.js";
+
+const RIDGES = [1e-3, 1e-2, 1e-1, 1, 10, 100, 1e3, 1e4, 1e5];
+const EPS = 2 ** -52;
+const MOST_WINDOWS = 2048;
+// what takes the place of a unit of zero, small enough to change nothing else
+const TINY = 1e-290;
+
+// rows [point, lo, hi] of the horizon in the units of the data; the plan is that of the Forecaster
+export function ridge(values, clock, horizon, level) {
+  const n = values.length;
+  const room = Math.max(n - 2 * horizon, horizon);
+  const context = Math.min(Math.max(3 * horizon, clock.cycle, clock.season), room);
+  const season = clock.season <= context ? clock.season : 1;
+  if (n <= horizon) refuse("too_short", { width: context + horizon, rows: n });
+  const held = n >= context + 4 * horizon ? 0 : heldOut(n, context, horizon, season, level);
+  const { loc, scale } = scaling(values.slice(0, n - held), season);
+  const scaled = values.map((value) => Math.fround((value - loc) / scale));
+  const windows = [];
+  for (let at = 0; at + context + horizon <= n; at++) windows.push(window(scaled, at, context, horizon));
+  const train = windows.slice(0, Math.max(0, n - held - context - horizon + 1));
+  const val = held ? windows.slice(train.length + horizon - 1) : [];
+  const map = fit(train, val, context, horizon);
+  const units = [];
+  const errors = [];
+  const tested = (rows, rest) =>
+    rows.forEach((row) => {
+      const unit = localScale(scaled, row.at, context, season);
+      const found = forecast(row, rest);
+      errors.push(found.map((value, h) => (Math.abs(row.y[h] - value) * row.scale) / unit));
+    });
+  if (held) tested(val, map);
+  else for (const { inside, rest } of blocks(train, horizon)) tested(inside, fit(rest, [], context, horizon));
+  const last = window(scaled, n - context, context, 0);
+  const flat = last.scale * Math.max(...last.d.map((d, j) => Math.abs(d + last.last))) <= 1e-6 * (1 + Math.abs(last.level));
+  units.push(scale * localScale(scaled, n - context, context, season));
+  const positive = values.every((value) => !(value < 0));
+  return forecast(last, map).map((value, h) => {
+    const point = ((flat ? 0 : value * last.scale) + last.level) * scale + loc;
+    const margin = quantile(errors.map((each) => each[h]), level) * units[0];
+    return [point, point - margin, point + margin].map((y) => (positive ? Math.max(y, 0) : y));
+  });
+}
+
+// validation rows where there are too few for windows that do not overlap
+function heldOut(n, context, horizon, season, level) {
+  const spare = n - context - 2 * horizon + 1;
+  const origins = Math.max(10, season === 24 ? 6 * season + 1 : 0, Math.ceil(level / (100 - level)));
+  const want = Math.max(Math.floor(n / 10), horizon - 1 + origins);
+  if (n >= want + context + horizon) return want;
+  const few = spare >= 1 ? Math.min(Math.max(Math.floor(spare / 2), 1), origins) : 0;
+  checkCount(few, level);
+  return horizon - 1 + few;
+}
+
+function checkCount(n, level) {
+  if (Math.ceil(((n + 1) * level) / 100 - 1e-9) > n) {
+    refuse("few_windows", { level, need: Math.ceil(level / (100 - level) - 1e-9), count: n });
+  }
+}
+
+// the score of rank ceil((n + 1) level / 100) of the n that are known
+function quantile(scores, level) {
+  const known = scores.filter((score) => !Number.isNaN(score)).sort((a, b) => a - b);
+  checkCount(known.length, level);
+  return known[Math.ceil(((known.length + 1) * level) / 100 - 1e-9) - 1];
+}
+
+// mean, and the error of the seasonal naive forecast that the series is divided by
+function scaling(values, season) {
+  const seen = values.filter((value) => !Number.isNaN(value));
+  const [low, high] = [Math.min(...seen), Math.max(...seen)];
+  const span = high - low > EPS * Math.max(Math.abs(low), Math.abs(high)) ? high - low : 0;
+  const part = seen.map((value) => (span ? (value - low) / span : 0));
+  const middle = mean(part);
+  const loc = low + span * middle;
+  if (!span) return { loc, scale: loc === 0 ? 1 : Math.abs(loc) };
+  const deviation = span * Math.sqrt(mean(part.map((value) => (value - middle) ** 2)));
+  const apart = values.map((value, i) => Math.abs(value - values[i - season]) / span).filter((value) => !Number.isNaN(value));
+  const error = apart.length ? mean(apart) : 0;
+  const least = Math.max(1e-9, (EPS * Math.max(Math.abs(low), Math.abs(high))) / span);
+  return { loc, scale: error > least ? Math.max(span * error, 0.01 * deviation) : deviation };
+}
+
+// a window normalized by its own mean and deviation, as differences to its last value; NaN targets are missing
+function window(scaled, at, context, horizon) {
+  const x = scaled.slice(at, at + context);
+  const seen = x.filter((value) => !Number.isNaN(value));
+  const level = seen.length ? mean(seen) : 0;
+  const scale = Math.sqrt((seen.length ? mean(seen.map((value) => (value - level) ** 2)) : 0) + 1e-5);
+  const z = filled(x.map((value) => (value - level) / scale));
+  const last = z[context - 1];
+  const d = z.map((value) => value - last);
+  const y = scaled.slice(at + context, at + context + horizon).map((value) => (value - level) / scale);
+  return { at, level, scale, last, d, y };
+}
+
+// each missing value is the one before it, or the first after it at the start
+function filled(z) {
+  let before = z.find((value) => !Number.isNaN(value)) ?? 0;
+  return z.map((value) => (before = Number.isNaN(value) ? before : value));
+}
+
+function forecast({ d, last }, map) {
+  return map.map((weight) => last + dot(weight, d));
+}
+
+// weights of the differences for each step, with the penalty that has the least error over all steps
+function fit(train, val, context, horizon) {
+  const complete = train.every((row) => row.y.every((value) => !Number.isNaN(value)));
+  const all = Array.from({ length: horizon }, (_, h) => h);
+  const parts = complete ? [all] : all.map((h) => [h]);
+  const found = parts.map((steps) => path(train, val, context, steps));
+  const total = RIDGES.map((_, r) => found.reduce((sum, part) => sum + part[r].squared, 0));
+  const best = total.indexOf(Math.min(...total));
+  return found.flatMap((part) => part[best].map());
+}
+
+// the maps of all penalties for steps that the same rows count at, and their errors
+function path(train, val, D, steps) {
+  const rows = train.filter((row) => !Number.isNaN(row.y[steps[0]]));
+  const total = rows.reduce((sum, row) => sum + row.scale ** 2, 0) || TINY;
+  const A = Array.from({ length: D }, () => new Float64Array(D));
+  const c = steps.map(() => new Float64Array(D));
+  const yy = steps.map(() => 0);
+  for (const { d, y, last, scale } of rows) {
+    const weight = scale ** 2 / total;
+    for (let i = 0; i < D; i++) {
+      const [row, value] = [A[i], weight * d[i]];
+      for (let j = 0; j <= i; j++) row[j] += value * d[j];
+      steps.forEach((h, k) => (c[k][i] += value * (y[h] - last)));
+    }
+    steps.forEach((h, k) => (yy[k] += weight * (y[h] - last) ** 2));
+  }
+  const unit = Math.max(A.reduce((sum, row, i) => sum + row[i], 0) / D, TINY);
+  const { diagonal, beside, turn, back } = tridiagonal(A);
+  const turned = c.map(turn);
+  return RIDGES.map((ridge) => {
+    const solved = shifted(diagonal, beside, ridge * unit);
+    const freedom = D - ridge * unit * solved.trace;
+    const weights = turned.map(solved.solve);
+    const map = () => weights.map(back);
+    if (val.length) return { map, squared: errorOf(val, map(), steps) };
+    let squared = 0;
+    // w'Aw = w'c less the penalty
+    weights.forEach((w, k) => (squared += Math.max(0, yy[k] - dot(w, turned[k]) - ridge * unit * dot(w, w))));
+    const share = freedom / Math.max(rows.length, 1);
+    return { map, squared: (squared * total) / Math.max(1 - share, 1e-3) ** 2 };
+  });
+}
+
+function errorOf(rows, map, steps) {
+  let squared = 0;
+  for (const row of rows) {
+    map.forEach((weight, k) => {
+      const error = row.y[steps[k]] - row.last - dot(weight, row.d);
+      if (!Number.isNaN(error)) squared += (row.scale * error) ** 2;
+    });
+  }
+  return squared;
+}
+
+// the lower triangle of a symmetric matrix as Q T Q' with T tridiagonal, by reflections; `turn` is Q', `back` is Q
+function tridiagonal(A) {
+  const D = A.length;
+  const beside = new Float64Array(D);
+  const mirrors = [];
+  for (let k = 0; k < D - 2; k++) {
+    const v = new Float64Array(D);
+    let size = 0;
+    for (let i = k + 1; i < D; i++) size += (v[i] = A[i][k]) ** 2;
+    const norm = Math.sqrt(size);
+    beside[k] = v[k + 1] > 0 ? -norm : norm;
+    v[k + 1] -= beside[k];
+    const length = dot(v, v);
+    if (!(length > 0)) continue;
+    mirrors.push([k + 1, v, 2 / length]);
+    const p = new Float64Array(D);
+    for (let i = k + 1; i < D; i++) {
+      const row = A[i];
+      let sum = row[i] * v[i];
+      for (let j = k + 1; j < i; j++) {
+        sum += row[j] * v[j];
+        p[j] += row[j] * v[i];
+      }
+      p[i] += sum;
+    }
+    const factor = 2 / length;
+    const half = (factor * factor * dot(p, v)) / 2;
+    for (let i = k + 1; i < D; i++) p[i] = factor * p[i] - half * v[i];
+    for (let i = k + 1; i < D; i++) {
+      const row = A[i];
+      for (let j = k + 1; j <= i; j++) row[j] -= v[i] * p[j] + p[i] * v[j];
+    }
+  }
+  if (D > 1) beside[D - 2] = A[D - 1][D - 2];
+  const reflect = (x, order) => {
+    const found = Float64Array.from(x);
+    for (const [begin, v, factor] of order) {
+      let sum = 0;
+      for (let i = begin; i < D; i++) sum += v[i] * found[i];
+      for (let i = begin; i < D; i++) found[i] -= factor * sum * v[i];
+    }
+    return found;
+  };
+  const reversed = [...mirrors].reverse();
+  return {
+    diagonal: A.map((row, i) => row[i]),
+    beside,
+    turn: (x) => reflect(x, mirrors),
+    back: (x) => reflect(x, reversed),
+  };
+}
+
+// T + shift of a tridiagonal T: the trace of its inverse, and what solves it
+function shifted(diagonal, beside, shift) {
+  const D = diagonal.length;
+  const down = new Float64Array(D);
+  const up = new Float64Array(D);
+  const at = (i) => diagonal[i] + shift;
+  for (let i = 0; i < D; i++) down[i] = at(i) - (i ? beside[i - 1] ** 2 / down[i - 1] : 0);
+  for (let i = D - 1; i >= 0; i--) up[i] = at(i) - (i < D - 1 ? beside[i] ** 2 / up[i + 1] : 0);
+  let trace = 0;
+  for (let i = 0; i < D; i++) trace += 1 / (down[i] + up[i] - at(i));
+  const solve = (x) => {
+    const found = Float64Array.from(x);
+    for (let i = 1; i < D; i++) found[i] -= (beside[i - 1] / down[i - 1]) * found[i - 1];
+    for (let i = D - 1; i >= 0; i--) found[i] = (found[i] - (i < D - 1 ? beside[i] * found[i + 1] : 0)) / down[i];
+    return found;
+  };
+  return { trace, solve };
+}
+
+// ten blocks of windows, and for each the windows whose horizons do not overlap with theirs
+function blocks(train, horizon) {
+  const stride = Math.max(1, Math.floor(train.length / MOST_WINDOWS));
+  const found = [];
+  for (let k = 0; k < 10; k++) {
+    const [low, high] = [k, k + 1].map((edge) => Math.floor((edge * train.length) / 10));
+    const inside = train.slice(low, high).filter((_, i) => i % stride === 0);
+    const rest = train.filter((_, i) => i < low - horizon + 1 || i >= high + horizon - 1);
+    if (inside.length && rest.length) found.push({ inside, rest });
+  }
+  return found;
+}
+
+// mean absolute seasonal difference of a window, at least a fifth of the unit of the series
+function localScale(scaled, at, context, season) {
+  const apart = [];
+  for (let i = at + season; i < at + context; i++) {
+    const difference = Math.abs(scaled[i] - scaled[i - season]);
+    if (!Number.isNaN(difference)) apart.push(difference);
+  }
+  return apart.length ? Math.max(mean(apart), 0.2) : 1;
+}
+
+function mean(values) {
+  let sum = 0;
+  for (const value of values) sum += value;
+  return sum / values.length;
+}
+
+function dot(a, b) {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
+  return sum;
+}

@@ -1,14 +1,15 @@
-"""The page that forecasts in the browser: its model as an ONNX graph, its facts, and the runtime, beside its scripts."""
+"""The page that forecasts in the browser: its model as an ONNX graph, its facts, and the runtime of such graphs."""
 
 import hashlib
 import inspect
 import json
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 
 import _npm
+import onnxruntime
 import torch
 from _try_messages import messages
 from sphinx.application import Sphinx
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from seqmix.forecasting.exporting import write_graph
 from seqmix.models import ZeroShot
+from seqmix.models.origins import origins
+from seqmix.models.periods import find_periods
 from seqmix.series import Series
 
 #: steps that the page forecasts at most; the graph always makes all of them
@@ -105,20 +108,27 @@ def _model() -> Path:
     digest = hashlib.sha256(torch.__version__.encode())
     for name, values in model.state_dict().items():
         digest.update(name.encode() + values.numpy().tobytes())
-    # classes of its parts, and the functions that they call
-    made: list[Callable[..., object]] = [Graph, *(type(part) for part in model.modules())]
-    ours = {inspect.getmodule(each) for each in made if each.__module__.split(".")[0] in ("seqmix", __name__)}
-    near = [sys.modules[f"seqmix.models.{name}"] for name in ("origins", "periods")]
-    for module in sorted({*ours, *near} - {None}, key=str):
-        digest.update(inspect.getsource(module).encode())
+    # the modules of its parts, and of the functions that they call
+    modules = {type(part).__module__ for part in model.modules()} | {find_periods.__module__, origins.__module__}
+    ours = [sys.modules[name] for name in sorted(modules) if name.startswith("seqmix.")]
+    for source in (Graph, *ours):
+        digest.update(inspect.getsource(source).encode())
     path = _npm.CACHE / f"zeroshot-{digest.hexdigest()[:16]}.onnx"
     if not path.exists():
-        _npm.CACHE.mkdir(exist_ok=True)
+        _npm.CACHE.mkdir(parents=True, exist_ok=True)
         inputs = {
             "x": torch.randn(1, _CONTEXT, dtype=torch.float64).cumsum(1),
             "mask": torch.ones(1, _CONTEXT, dtype=torch.bool),
             "known": torch.tensor([model.known]),
             "widths": model.widths.clone(),
         }
-        write_graph(Graph(model).eval(), inputs, path, {"outputs": ["y"]}, None)
+        with tempfile.TemporaryDirectory(dir=_npm.CACHE) as scratch:
+            raw, ready = Path(scratch, "raw.onnx"), Path(scratch, "ready.onnx")
+            write_graph(Graph(model).eval(), inputs, raw, {"outputs": ["y"]}, None)
+            # half of the operations are constants: the page need not find that out each time that it is opened
+            how = onnxruntime.SessionOptions()
+            how.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            how.optimized_model_filepath, how.log_severity_level = str(ready), 3
+            onnxruntime.InferenceSession(raw, how)
+            ready.rename(path)
     return path

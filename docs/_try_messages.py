@@ -6,8 +6,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
-from sphinx.errors import ExtensionError
-
 from seqmix import cli
 
 
@@ -99,8 +97,11 @@ _FAULTS = {
         ("--model", "Ridge"),
     ),
     "too_short": Fault(
-        _rows(*(f"{day},{k}" for k, day in enumerate(_DAYS[:3]))), {}, ("--model", "Ridge")
+        _rows(*(f"{day},{k}" for k, day in enumerate(_DAYS[:3]))),
+        {"horizon = 8": "horizon = {width}", "'y' (3)": "{id} ({rows})"},
+        ("--model", "Ridge"),
     ),
+    "horizon": Fault(_rows("2026-01-01,1", "2026-01-02,1"), {"got 0": "got {horizon}"}, ("--horizon", "0")),
 }
 
 
@@ -126,6 +127,6 @@ def _template(name: str, fault: Fault, folder: Path) -> str:
     found = said(fault.text, folder / "data.csv", *fault.options)
     for words, slot in fault.slots.items():
         if words not in found:
-            raise ExtensionError(f"the message {name!r} of the page try is {found!r}, without {words!r}; see _FAULTS")
+            raise ValueError(f"the message {name!r} of the page try is {found!r}, without {words!r}; see _FAULTS")
         found = found.replace(words, slot)
     return found

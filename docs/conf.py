@@ -28,6 +28,7 @@ extensions = [
     "_reference",
     "_repository",
     "_results",
+    "_try",
 ]
 exclude_patterns = ["_*"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browsing import browser, page, site  # noqa: F401
 
 torch.set_num_threads(1)
 # a shell starts background jobs with Ctrl-C ignored

@@ -2,7 +2,7 @@
 import { compact, draw } from "./chart.js";
 import { shown } from "./clock.js";
 import { readFrame } from "./frame.js";
-import { Refused, learn } from "./messages.js";
+import { Refused, learn, refuse } from "./messages.js";
 import { ridge } from "./ridge.js";
 import { readTable } from "./table.js";
 
@@ -62,14 +62,13 @@ async function forecast() {
   say("Forecasting …");
   try {
     const horizon = Number($("horizon").value);
-    if (!Number.isInteger(horizon) || horizon < 1 || horizon > facts.horizon) {
-      throw new Refused(`horizon must be a whole number from 1 to ${facts.horizon}, got ${$("horizon").value || "nothing"}`);
-    }
+    if (!Number.isInteger(horizon) || horizon < 1) refuse("horizon", { horizon });
+    if (horizon > facts.horizon) throw new Refused(`this page forecasts ${facts.horizon} steps at most, got ${horizon}`);
     const table = readTable($("data").value, `'${file}'`);
     const frame = readFrame(table, { freq: $("freq").value, fillGaps: $("gaps").checked });
     const series = chosen(frame.series);
     const level = Number($("level").value);
-    const how = [series.values, frame.clock, horizon, level];
+    const how = [series, frame.clock, horizon, level];
     const model = $("model").value;
     const rows = model === "Ridge" ? ridge(...how) : await (await import("./zeroshot.js")).zeroShot(...how, facts);
     if (mine !== run) return;
@@ -102,17 +101,17 @@ function show(frame, series, ahead, rows, { model, level, horizon }) {
   csv = [header, ...cells].map((line) => line.map(field).join(",")).join("\n") + "\n";
   fill($("table"), header, cells);
   $("download").disabled = false;
-  const many = frame.series.length > 1 ? `  # one series of them here: ${series.id}` : "";
   const gaps = $("gaps").checked ? ", fill_gaps=True" : "";
   const freq = $("freq").value ? `, freq="${label}"` : "";
-  const options = `horizon=${horizon}, levels=[${level}]${freq}${gaps}`;
-  const columns = `id_col="${frame.idCol}", time_col="${frame.timeCol}", target_col="${frame.targetCol}"`;
-  const ridges = `, model_kwargs={"weights": "shared"}`;
-  const last =
-    model === "Ridge"
-      ? `Forecaster("Ridge", ${options}${ridges}).fit(df, ${columns}).predict()`
-      : `Forecaster("ZeroShot", ${options}).predict(df, ${columns})`;
-  $("code").textContent = `df = pd.read_csv("${file}")${many}\n${last}`;
+  const own = model === "Ridge" ? `, model_kwargs={"weights": "shared"}` : "";
+  const names = { id_col: frame.alone ? "" : frame.idCol, time_col: frame.timeCol, target_col: frame.targetCol };
+  const columns = Object.entries(names).map(([option, column]) => (column ? `, ${option}="${column}"` : ""));
+  const call = `df${columns.join("")}`;
+  $("code").textContent = [
+    `df = pd.read_csv("${file}")`,
+    `forecaster = Forecaster("${model}", horizon=${horizon}, levels=[${level}]${freq}${gaps}${own})`,
+    model === "Ridge" ? `forecaster.fit(${call}).predict()` : `forecaster.predict(${call})`,
+  ].join("\n");
 }
 
 function fill(table, header, rows) {

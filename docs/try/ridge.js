@@ -1,5 +1,5 @@
 // Ridge in closed form, as `seqmix.models.Ridge` with one matrix: fit, generalized cross-validation, calibrated intervals.
-import { refuse } from "./messages.js";
+import { quoted, refuse } from "./messages.js";
 
 const RIDGES = [1e-3, 1e-2, 1e-1, 1, 10, 100, 1e3, 1e4, 1e5];
 const EPS = 2 ** -52;
@@ -8,12 +8,12 @@ const MOST_WINDOWS = 2048;
 const TINY = 1e-290;
 
 // rows [point, lo, hi] of the horizon in the units of the data; the plan is that of the Forecaster
-export function ridge(values, clock, horizon, level) {
+export function ridge({ id, values }, clock, horizon, level) {
   const n = values.length;
   const room = Math.max(n - 2 * horizon, horizon);
   const context = Math.min(Math.max(3 * horizon, clock.cycle, clock.season), room);
   const season = clock.season <= context ? clock.season : 1;
-  if (n <= horizon) refuse("too_short", { width: context + horizon, rows: n });
+  if (n <= horizon) refuse("too_short", { width: context + horizon, id: quoted(id), rows: n });
   const held = n >= context + 4 * horizon ? 0 : heldOut(n, context, horizon, season, level);
   const { loc, scale } = scaling(values.slice(0, n - held), season);
   const scaled = values.map((value) => Math.fround((value - loc) / scale));

@@ -197,6 +197,9 @@ def write_graph(
             how = {"dynamo": True, "verbose": False, "optimize": False, "output_names": facts["outputs"]}
             converted = torch.onnx.export(program, (), kwargs=inputs, **how)
             assert converted is not None
+            # where each operation stood in the code takes more space than the weights
+            for node in converted.model.graph:
+                node.metadata_props.clear()
             converted.model.metadata_props["seqmix"] = text
             converted.save(part, external_data=False)
 

@@ -128,10 +128,10 @@ def _kernels(root: Path, path: Path) -> None:
         own = [row for row in tuned if (row["implementation"] if row["implementation"] in kinds else "peer") == kind]
         times = [float(row["forward + backward ms"]) for row in own]
         axes.scatter(times, [ops.index(row["op"]) for row in own], s=45, color=f"C{color}", label=kind, zorder=2)
-        for row, time in zip(own, times, strict=True):
+        for i, (row, time) in enumerate(zip(own, times, strict=True)):
             if kind == "peer":
-                place = (time, ops.index(row["op"]))
-                axes.annotate(row["implementation"], place, (0, 7), textcoords="offset points", ha="center", fontsize=7)
+                place, offset = (time, ops.index(row["op"])), (0, -14 if i % 2 else 7)
+                axes.annotate(row["implementation"], place, offset, textcoords="offset points", ha="center", fontsize=7)
     axes.set_yticks(range(len(ops)), ops)
     axes.set_ylim(len(ops) - 0.4, -0.7)
     axes.set(xscale="log", xlabel="milliseconds, forward and backward")

@@ -129,6 +129,7 @@ def _add_controls(app: Sphinx, doctree: nodes.document, page: str) -> None:
             table["classes"].append("short")
         if len(rows) >= _tables.FEW:
             box = table.parent if "table-wrapper" in table.parent.get("classes", ()) else table
+            box["classes"].append("scrolls")
             bar = _tables.controls(dict(zip(head, zip(*rows, strict=True), strict=True)))
             box.parent.insert(box.parent.index(box), nodes.raw("", bar, format="html"))
 

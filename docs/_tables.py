@@ -12,7 +12,7 @@ Row = Mapping[str, str]
 #: Tables from this number of rows on can be filtered.
 FEW = 8
 #: Cells up to this number of characters stay on one line, and the table scrolls.
-SHORT = 32
+SHORT = 48
 
 _NUMBER = re.compile(r"[-+±]?[\d.](?!.*→)")
 
@@ -42,7 +42,7 @@ def table(rows: Sequence[Row], caption: str) -> str:
     lines = ["".join(f"<td>{escape(value)}</td>" for value in row.values()) for row in rows]
     body = "".join(f"<tr>{line}</tr>\n" for line in lines)
     return (
-        f'<div class="table-wrapper docutils container" role="region" aria-label="{escape(caption)}" tabindex="0">\n'
+        f'<div class="table-wrapper scrolls docutils container" role="region" aria-label="{escape(caption)}">\n'
         f'<table class="docutils short">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
     )
 
@@ -60,8 +60,8 @@ def controls(columns: Mapping[str, Sequence[str]], means: Sequence[str] = ()) ->
         values = sorted({cell for cell in cells if cell}, key=_natural)
         words = name not in _SOURCE and not any(_NUMBER.match(value) for value in values)
         if words and 1 < len(values) <= n // 2:
-            options = "".join(f"<option>{escape(value)}</option>" for value in ("", *values))
-            choices.append(f'<label>{escape(name)} <select data-column="{i}">{options}</select></label>')
+            options = "".join(f"<option>{escape(value)}</option>" for value in values)
+            choices.append(f'<label>{escape(name)} <select data-column="{i}">{_ALL}{options}</select></label>')
     return (
         f'<div class="results-filter" data-means="{",".join(str(names.index(name)) for name in means)}">'
         f'<label>filter <input type="search" placeholder="words"></label>{"".join(choices[:4])}'
@@ -79,6 +79,7 @@ def commit_dates(root: Path) -> dict[str, str]:
     return dict(line.split(" ") for line in done.stdout.splitlines())
 
 
+_ALL = '<option value="">all</option>'
 _SOURCE = ("date", "commit", "machine", "versions", "run", "settings", "config")
 
 

@@ -56,4 +56,5 @@ const filtered = (bar) => {
 };
 
 document.querySelectorAll("article table.docutils").forEach(sorted);
+document.querySelectorAll(".table-wrapper.scrolls").forEach((box) => (box.tabIndex = 0));
 document.querySelectorAll(".results-filter").forEach(filtered);

@@ -38,7 +38,9 @@ def _shown(value: Any) -> str:
         return "yes" if value else "-"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return str(value)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

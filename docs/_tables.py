@@ -12,7 +12,7 @@ Row = Mapping[str, str]
 #: Tables from this number of rows on can be filtered.
 FEW = 8
 #: Cells up to this number of characters stay on one line, and the table scrolls.
-SHORT = 48
+SHORT = 60
 
 _NUMBER = re.compile(r"[-+±]?[\d.](?!.*→)")
 

@@ -213,7 +213,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
         axes.plot(mean[name], y, "o", color=color)
         axes.annotate(f"{mean[name]:.2f}", (mean[name], y), (7, 0), textcoords="offset points", va="center", fontsize=8)
     bar, best = critical_difference(len(order), len(found)), mean[order[0]]
-    axes.axvspan(best, best + bar, color="0.93", zorder=0)
+    axes.axvspan(best, best + bar, color="0.5", alpha=0.15, linewidth=0, zorder=0)
     axes.set_title(
         f"Mean rank on {len(found)} data sets; gray: within the critical difference of the best, {bar:.2f}", fontsize=9
     )

@@ -133,7 +133,7 @@ def draw(folder: Path, published: Path, table: str, path: Path) -> None:
         # a figure of another task or another choice of the model stands in the table only, which says which
         if line.published is not None and not line.published.get("protocol"):
             value = float(line.published[metric])
-            axes.scatter([value], [y], s=80, facecolors="none", edgecolors="0.2", label="published")
+            axes.scatter([value], [y], s=80, facecolors="none", edgecolors="0.5", label="published")
     names = ["  ".join((line.cell[1], " → ".join(line.cell[2:]), line.cell[0])) for line in lines]
     axes.set_yticks(range(len(lines)), names)
     axes.set_ylim(len(lines) - 0.5, -0.5)
@@ -141,7 +141,7 @@ def draw(folder: Path, published: Path, table: str, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     # every line has entries of its own
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(entries.values(), entries.keys(), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
+    figure.legend(entries.values(), entries.keys(), frameon=False, loc="outside upper center", ncols=5)
     save_picture(figure, path)
 
 

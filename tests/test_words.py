@@ -24,7 +24,8 @@ SPELLINGS = {
     r"\w*(?:label|model|cancel|travel|channel|total)l(?:ed|ing)": "one l",
     r"analys(?:e|ed|er|ing)": "analyze",
     r"grey\w*": "gray",
-    r"licences?|defences?": "-se",
+    # in quotes it is the name of a file of somebody else
+    r"(?<!\")licences?|defences?": "-se",
     r"catalogues?|programmes?|artefacts?|judgements?|whilst|learnt|spelt": "American form",
 }
 # what is said in another way, and how

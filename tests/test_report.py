@@ -110,7 +110,9 @@ def test_a_paper_has_its_runs_beside_what_is_published_and_its_recipes(results, 
         stale_pages(tmp_path)
     (tmp_path / "docs" / "9_9.md").unlink()
     (text,) = stale_pages(tmp_path).values()
-    assert "| c | E, 512 → 96 | TSM2 | MSE | 0.300 ± 0.141 | 0.25 | DLinear 0.600 | 2 |" in text
+    assert "Run here: MSE of TSM2," in text
+    assert "| config | data | ours | published | DLinear | seeds |" in text
+    assert "| c | E, 512 → 96 | 0.300 ± 0.141 | 0.25 | 0.600 | 2 |" in text
     assert "| r | with a value of 7 in it. |" in text
     assert text.count("\n| ") == 5 and "ListOps" not in text
 

@@ -81,9 +81,12 @@ def _paper(root: Path, number: str) -> str:
     rows = recorded(folder / "results", folder / "published", ran)
     parts = []
     if rows:
-        filled = [name for name in rows[0] if any(row[name] for row in rows)]
-        parts += ["Run here; mean and standard deviation over the seeds:"]
-        parts += [markdown([{name: row[name] for name in filled} for row in rows])]
+        names = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "seeds"] + ["seeds"]
+        same = [name for name in ("metric", "model") if len({row[name] for row in rows}) == 1]
+        shown = [name for name in names if name not in same and any(row.get(name) for row in rows)]
+        what = " of ".join(rows[0][name] for name in same)
+        parts += [f"Run here{': ' if what else ''}{what}, mean and standard deviation over the seeds."]
+        parts += [markdown([{name: row.get(name, "") for name in shown} for row in rows])]
     if len(ran) < len(found):
         never = {file.stem: header.partition(" Source:")[0] for file, header in found.items() if file.stem not in ran}
         parts += ["Recipes that have never been run here, with what their papers report:"]

@@ -102,7 +102,7 @@ def recorded(folder: Path, published: Path, configs: Sequence[str]) -> list[dict
                 "metric": _TITLES.get(metric, metric),
                 "ours": _spread(line.runs, metric),
                 "published": _said(line.published, metric),
-                "baselines": ", ".join(f"{name} {_spread(runs, metric)}" for name, runs in line.beside.items() if runs),
+                **{name: _spread(runs, metric) for name, runs in line.beside.items()},
                 "seeds": len(line.runs),
             }
             for line in _lines(files, published, table)

@@ -8,25 +8,25 @@ class SeqmixError(Exception):
 
 
 class DataError(SeqmixError, ValueError):
-    """A file or frame cannot be used as it is; the message names the file, the column and the row."""
+    """Error for a file or frame that cannot be used; the message names the file, the column and the row."""
 
 
 class ConfigError(SeqmixError, ValueError):
-    """Options that do not fit together; the message names the option, its value and what to set instead."""
+    """Error for options that do not fit together; the message names the option, its value and the remedy."""
 
 
 class WriteError(SeqmixError, OSError):
-    """A file cannot be written; the message names the file, the reason, also in ``reason``, and the remedy."""
+    """Error for a file that cannot be written; the message names the file, the reason (``reason``) and the remedy."""
 
     reason = ""
 
 
 class OutOfMemory(SeqmixError, MemoryError):
-    """There is no more memory; the message names the options that need less, and their values."""
+    """Error for too little memory; the message names the options that need less, and their values."""
 
 
 class ProcessDied(SeqmixError, RuntimeError):
-    """A process that works for this one, or with it, was killed; the message says what it did, and the remedy."""
+    """Error for a killed worker process; the message says what it did, and the remedy."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -34,7 +34,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class NotFittedError(SeqmixError, RuntimeError):
-    """A result was asked of a model that has not been trained yet."""
+    """Error for a result of a model that has not been fitted."""
 
 
 def check_at_least(minimum: float, **options: float | None) -> None:

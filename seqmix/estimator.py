@@ -1,4 +1,4 @@
-"""The conventions of scikit-learn for estimators, kept without importing it: that costs a second."""
+"""Base of estimators with the conventions of scikit-learn, without importing it (a second)."""
 
 import inspect
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ class Estimator:
         return {name: getattr(self, name) for name in self._names()}
 
     def set_params(self: E, **params: Any) -> E:
-        """Set options by name, and return the estimator; what was learned with other options is forgotten.
+        """Set options by name, and return the estimator, which is then unfitted.
 
         Raises:
             ConfigError: if there is no such option, or it cannot have the value.
@@ -36,7 +36,7 @@ class Estimator:
         return self
 
     def clone(self: E) -> E:
-        """An estimator with the same options that has learned nothing."""
+        """An unfitted estimator with the same options."""
         return type(self)(**self.get_params())
 
     def __repr__(self) -> str:

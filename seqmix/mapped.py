@@ -1,4 +1,4 @@
-"""Arrays that may be larger than memory: in mapped files that have no name, gone through in blocks of rows.
+"""Arrays larger than memory, in unnamed memory-mapped files, processed in blocks of rows.
 
 The files are in the temporary folder of the system (``$TMPDIR``) and end with the process, however it ends.
 """

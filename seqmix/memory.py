@@ -1,4 +1,4 @@
-"""Out of memory: recognized whichever library says it, and answered by the options that need less."""
+"""Out-of-memory errors of any library, with the options that need less memory."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ def advising(lower: Mapping[str, object], *others: str) -> Iterator[None]:
 
     Args:
         lower: options that need less memory when they are lower, and their values.
-        others: what helps besides, as the user would write it.
+        others: other remedies, as the user would write them.
     """
     try:
         yield

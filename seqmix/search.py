@@ -1,4 +1,4 @@
-"""Search over options with Optuna: the grammar of a space, and studies that a seed decides."""
+"""Search over options with Optuna: the grammar of search spaces, and reproducible studies."""
 
 import math
 import warnings
@@ -134,7 +134,7 @@ def make_study(name: str, *, maximize: bool, pruner: str, seed: int, file: Path 
     Args:
         name: name of the study in the file.
         maximize: greater values are better.
-        pruner: how trials that promise little are ended early.
+        pruner: rule that stops unpromising trials early.
         seed: seed of the draws.
         file: journal of the trials. Default: they are kept in memory.
 

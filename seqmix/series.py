@@ -1,4 +1,4 @@
-"""The facts of a forecasting data set that models are built from."""
+"""Sizes of a forecasting data set, from which models are built."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -9,7 +9,8 @@ from seqmix.errors import ConfigError
 class Series:
     """Sizes of the windows of a data set; the one positional argument of every forecasting model.
 
-    A datamodule has them as ``data.series``; the command line hands them to the task, so they stand in no config.
+    A datamodule has them as ``data.series``; the command line passes them to the task, so they are not part of a
+    config.
 
     Args:
         n_channels: number of channels (variates) C.

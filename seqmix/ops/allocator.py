@@ -1,4 +1,4 @@
-"""One setting of the C library's allocator that makes eager PyTorch on CPU several times faster."""
+"""A setting of the C allocator that makes eager PyTorch on CPU several times faster."""
 
 import ctypes
 import sys

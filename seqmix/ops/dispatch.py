@@ -1,4 +1,4 @@
-"""Which implementation of an op runs.
+"""Choice of the implementation of an op.
 
 ``reference`` is the definition, ``torch`` the fast portable path, ``native`` the compiled CPU kernel, ``triton`` the
 CUDA kernel.

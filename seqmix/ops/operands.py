@@ -1,4 +1,4 @@
-"""The operands of an op, checked where they enter: a compiled kernel reads what it is told, there or not."""
+"""Checks of the operands of ops, as compiled kernels do not check bounds."""
 
 from collections.abc import Sequence
 

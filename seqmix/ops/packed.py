@@ -1,4 +1,4 @@
-"""Packed sequences: several, laid one after another along the length of a batch of one, told apart by ``cu_seqlens``.
+"""Packed sequences: several sequences concatenated along the length of a batch of one, with bounds ``cu_seqlens``.
 
 ``cu_seqlens`` holds the first position of every sequence and the total length, ``[0, 3, 8]`` for lengths 3 and 5.
 """

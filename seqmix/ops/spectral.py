@@ -1,4 +1,4 @@
-"""Filters made from the spectrum they act on (AFFNet, arXiv:2307.14008); any number of axes may be transformed."""
+"""Data-dependent spectral filters (AFFNet, arXiv:2307.14008) over any number of axes."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Precision of what half types would round badly: transforms, recurrences, counts."""
+"""Wider types for operations that half precision rounds badly: transforms, recurrences, counts."""
 
 import torch
 from torch import Tensor

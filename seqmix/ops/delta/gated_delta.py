@@ -35,7 +35,7 @@ def gated_delta(
     chunk: int | None = None,
     impl: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Gated delta rule: a state that decays, and writes that replace what a key held.
+    """Gated delta rule: the state decays, and each position replaces the value stored under its key.
 
     ``S' = Diag(exp(decay_t)) S_{t-1}``, ``S_t = S' + beta_t k_t (v_t - S'^T k_t)^T``, ``y_t = scale S_t^T q_t``.
     Without ``beta`` the write is ``k_t v_t^T`` alone: gated linear attention.
@@ -95,7 +95,7 @@ def delta_matrix(
     erase: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """The operator of ``gated_delta`` written out: what position i reads of the value at position j.
+    """The matrix of ``gated_delta``: weight of the value at position j in the result at position i.
 
     Shapes: ``(B, L, G, K), (B, L, H) -> (B, H, L, L)``. Cost: O(L^2 K) time and O(L^2) memory per head.
 

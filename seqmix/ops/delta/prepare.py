@@ -9,7 +9,7 @@ from seqmix.ops.wide import wide
 
 
 class Operands(NamedTuple):
-    """What an implementation takes, in float32 or float64; see ``reference``.
+    """Operands of an implementation, in float32 or float64; see ``reference``.
 
     Args:
         q: what is read ``(B, L, H, K)``, times the scale.

@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: where the library is, whether it loads, and why not.
+"""Loading of the compiled CPU kernels.
 
 Plain C++ without torch headers, built as an optional extension when the package is installed and called through ctypes
 on raw pointers: it fits any torch and any Python.

@@ -1,4 +1,4 @@
-"""How pip builds the compiled kernels: with OpenMP, else without, else not at all, and the reason is left for later."""
+"""Build of the compiled kernels by pip: with OpenMP, or without, or not at all, with the reason recorded."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How the compiled kernels are called: tensors as pointers with strides, and checked, as a kernel reads blindly."""
+"""Calls of the compiled kernels: tensors as checked pointers with strides."""
 
 import ctypes
 from collections.abc import Mapping

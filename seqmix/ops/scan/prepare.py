@@ -1,4 +1,4 @@
-"""What the scan and its matrix have in common before they run: checks, step sizes, masks, types."""
+"""Preparation of the scan and its matrix: checks, step sizes, masks, types."""
 
 import torch
 from torch import Tensor

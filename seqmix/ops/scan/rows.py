@@ -1,4 +1,4 @@
-"""What lies around a scan over whole rows: step sizes, packed sequences, the direction, skip and gate."""
+"""Wrapping of a scan over whole rows: step sizes, packed sequences, direction, skip and gate."""
 
 from collections.abc import Callable
 from itertools import pairwise

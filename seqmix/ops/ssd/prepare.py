@@ -1,4 +1,4 @@
-"""What SSD and Hydra's product have in common before they run: checks, step sizes, first states, types."""
+"""Preparation of SSD and Hydra's product: checks, step sizes, first states, types."""
 
 from collections.abc import Sequence
 

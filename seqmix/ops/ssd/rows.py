@@ -1,4 +1,4 @@
-"""What lies around a recurrence over whole rows: packed sequences and the direction."""
+"""Wrapping of a recurrence over whole rows: packed sequences and direction."""
 
 from itertools import pairwise
 

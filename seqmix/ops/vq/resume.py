@@ -1,4 +1,4 @@
-"""Causal attention to quantized keys in parts: what a part leaves to the next, and how that goes on."""
+"""Causal attention to quantized keys in parts, with a state between parts."""
 
 import torch
 from torch import Tensor

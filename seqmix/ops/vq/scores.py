@@ -1,4 +1,4 @@
-"""What every form of the attention has: biases of near keys, the Laplace function, near keys and codes together."""
+"""Shared parts of the attention: biases of near keys, the Laplace function, near keys and codes together."""
 
 from typing import Literal
 

@@ -185,8 +185,8 @@ def test_a_forecaster_of_many_series_tells_kinds_of_windows(tmp_path):
 @pytest.mark.parametrize("horizon", [1, H])
 def test_one_kind_of_windows_is_one_matrix(horizon):
     """Of few windows; no more weights than with ``shared``, which are the same, and whose state is read."""
-    x = torch.randn(40, L + horizon, 1, generator=torch.Generator().manual_seed(0)).cumsum(1)
-    train = [{"x": x[:, :L], "y": x[:, L:], "weight": torch.ones(40, 1)}]
+    x = torch.randn(20, L + horizon, 1, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    train = [{"x": x[:, :L], "y": x[:, L:], "weight": torch.ones(20, 1)}]
     models = [Ridge(Series(1, L, horizon), **kinds) for kinds in ({}, {"weights": "shared"})]
     for model in models:
         model.fit_closed_form(train, ())
@@ -378,6 +378,9 @@ def test_the_command_line_fits_keeps_and_tests_it(tmp_path, monkeypatch, capsys)
     (folder,) = (tmp_path / "runs" / "tiny").iterdir()
     assert {"best.ckpt", "last.ckpt", "metrics.csv", "results.csv"} < {p.name for p in folder.iterdir()}
     assert capsys.readouterr().out.startswith("closed form  val mse ")
+    (score,) = pd.read_csv(folder / "metrics.csv")["val_mse"]
+    # what a search compares
+    assert torch.load(folder / "best.ckpt", weights_only=False)["run"]["best"][0] == pytest.approx(score)
     before = (folder / "results.csv").read_text()
     # the checkpoint gives the row again, which is then not added
     assert run(["test", *options, "--ckpt_path", "best"]) == 0

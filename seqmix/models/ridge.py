@@ -177,8 +177,8 @@ class Ridge(ForecastModel):
         candidates = [torch.arange(len(first)) if self.weights == "own" else first]
         most = len(first) if self.weights == "auto" and validated else 1
         if self.weights == "clustered":
-            # a cluster with fewer windows than weights would follow their noise
-            most = int(moments.rows.amax(1).sum() / self._overlap / self.weight.shape[2])
+            # a cluster with fewer windows than half of its weights would follow their noise
+            most = int(2 * moments.rows.amax(1).sum() / self._overlap / self.weight.shape[2])
             candidates += clusterings(moments, self._level(parts[0]), self.ridges, self._overlap, most)
         if 1 < len(first) <= most:
             candidates.append(torch.arange(len(first)))

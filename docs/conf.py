@@ -24,6 +24,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "_gallery",
+    "_outside",
     "_program",
     "_reference",
     "_repository",

@@ -1,8 +1,7 @@
 """Links to classes of other packages, through intersphinx and inventories that are written here.
 
 Published inventories would be fetched at every build, which then fails without a network or with a site that is down.
-The annotations of this package name few classes of others, so their addresses stand here, by the names that Python gives
-them.
+The annotations of this package name few classes of others: their addresses stand here, by the name Python gives them.
 """
 
 import zlib

@@ -94,7 +94,7 @@ def _help(command: str) -> str:
     words = [name, "--help", *rest, *["all"] * (command in cli.TRAINER_COMMANDS)]
     with patch.dict(os.environ, COLUMNS="10000"), redirect_stdout(io.StringIO()) as out, suppress(SystemExit):
         cli.run(words)
-    return out.getvalue()
+    return re.sub(r"[^\n -~]", "", out.getvalue())
 
 
 def configs(root: Path, repository: str) -> list[str]:
@@ -119,7 +119,7 @@ def configs(root: Path, repository: str) -> list[str]:
         facts = yaml.safe_load(text)
         model, data = (_named(facts.get(key)) for key in ("model", "data"))
         lines += [*heading(name, "~"), rst("\n".join(prose)), ""]
-        lines += [f":File: `configs/{name}.yaml <{address}>`__", f":Task: {model}", f":Data: {data}", ""]
+        lines += [f"`configs/{name}.yaml <{address}>`__: {model}; data {data}.", ""]
         lines += [".. code-block:: console", "", *(f"   $ {line}" for line in shell), ""] if shell else []
         lines += _table(found.get(file.stem, [])) if not folder else []
     return lines

@@ -51,14 +51,16 @@ def groups(found: dict[str, Any]) -> dict[str, list[str]]:
     titled: dict[str, list[str]] = {}
     for name, member in found.items():
         folder = member.__module__.split(".")[2:-1]
-        above = [contracts[base] for base in getattr(member, "__mro__", ()) if base in contracts]
+        above = [base for base in getattr(member, "__mro__", ()) if base in contracts]
         if folder:
             title = folder[0]
         elif above:
-            title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", above[-1])
+            title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", contracts[above[-1]])
         else:
             title = "Classes" if inspect.isclass(member) else "Functions"
-        titled.setdefault(title[0].upper() + title[1:].lower(), []).append(name)
+        group = titled.setdefault(title[0].upper() + title[1:].lower(), [])
+        # a contract stands before what derives from it
+        group.insert(0 if member in contracts and above == [member] else len(group), name)
     return {title: titled[title] for title in sorted(titled, key=lambda title: (_LAST.get(title, 0), title))}
 
 

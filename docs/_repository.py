@@ -4,6 +4,7 @@ Pages are read in the repository as well, so they link to such files by relative
 """
 
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
@@ -16,7 +17,20 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_config_value("repository", "", "env")
     # before Sphinx collects the files to download
     app.connect("doctree-read", _redirect, priority=100)
+    app.connect("html-page-context", _buttons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Buttons to view and edit a page lead to the notebook it was made of; other pages made at build have none."""
+    if doctree is None or app.env.doc2path(page).suffix == ".md":
+        return
+    notebook = f"notebooks/{page.rpartition('/')[2]}.py"
+    if (Path(app.srcdir).parent / notebook).exists():
+        context["theme_source_view_link"] = f"{app.config.repository}/blob/main/{notebook}"
+        context["theme_source_edit_link"] = f"{app.config.repository}/edit/main/{notebook}"
+    else:
+        context["theme_source_repository"] = ""
 
 
 def _redirect(app: Sphinx, doctree: nodes.document) -> None:

@@ -32,6 +32,8 @@ extensions = [
     "_try",
 ]
 exclude_patterns = ["_*"]
+# quotes in messages and options are those to type
+smartquotes = False
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
@@ -46,6 +48,7 @@ python_maximum_signature_line_length = 88
 
 html_theme = "furo"
 html_title = "seqmix"
+html_favicon = "favicon.svg"
 html_copy_source = False
 html_theme_options = {
     "source_repository": repository,

@@ -95,7 +95,7 @@ def saved_figures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str
     for figure, path in zip(_saved, block_vars["image_path_iterator"], strict=False):
         _savefig(figure, path, dpi=110)
         paths.append(path)
-    titles = [axes.get_title() for figure in _saved for axes in figure.axes]
+    titles = [axes.get_title() or axes.get_title("left") for figure in _saved for axes in figure.axes]
     _saved.clear()
     return figure_rst(paths, gallery_conf["src_dir"], "; ".join(filter(None, titles)))
 

@@ -310,17 +310,19 @@ def test_order_does_not_matter_but_that_of_the_ids():
 
 
 def test_gaps_become_missing_values():
-    whole, long = read(panel()), read(GAP.assign(k=1.0), fill_gaps=True, past=["k"], weight_col="k")
+    whole, long = read(panel()), read(GAP.assign(k=0.5), fill_gaps=True, past=["k"], weight_col="k")
     assert np.flatnonzero(np.isnan(long.y)).tolist() == [50, 51, 52]
     kept = ~np.isnan(long.y)
     assert np.array_equal(long.y[kept], whole.y[kept]) and np.array_equal(long.indptr, whole.indptr)
-    assert long.weight[[49, 50, 53]].tolist() == [1, 0, 1] and long.columns["k"].isna().sum() == 3
+    assert long.weight[[49, 50, 53]].tolist() == [0.5, 0, 0.5] and long.columns["k"].isna().sum() == 3
     assert np.array_equal(read(GAP, fill_gaps=True, missing="ffill").y[50:53], whole.y[[49] * 3])
 
 
 def test_gaps_are_filled_with_a_value():
-    long = read(GAP.assign(k=2.0), fill_gaps=True, fill_value=0.0, weight_col="k")
-    assert long.y[49:54].tolist()[1:4] == [0, 0, 0] and not np.isnan(long.y).any() and set(long.weight) == {2.0}
+    long = read(GAP.assign(k=2.5), fill_gaps=True, fill_value=0, weight_col="k")
+    assert long.y[50:53].tolist() == [0, 0, 0] and set(long.weight) == {2.5}
+    # values beside the gap stay as they are, whatever the type of the fill
+    assert np.array_equal(np.delete(long.y, [50, 51, 52]), GAP["y"])
 
 
 def test_rows_finer_than_the_frequency_are_aggregated():

@@ -346,7 +346,8 @@ def _check_duplicates(
 
 
 def _spread(values: np.ndarray, at: np.ndarray, total: int, fill: float) -> np.ndarray:
-    wide = np.full(total, fill)
+    # a fill of 0 would make whole numbers of all values
+    wide = np.full(total, fill, float)
     wide[at] = values
     return wide
 

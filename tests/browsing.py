@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import threading
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -42,20 +43,26 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def page(browser, site):
+@contextmanager
+def opened(browser, site):
     """A page as wide as a phone that knows this server alone; ``faults`` is what its console said."""
     context = browser.new_context(viewport=PHONE, accept_downloads=True, reduced_motion="reduce")
     context.set_default_timeout(120_000)
     page, page.faults = context.new_page(), []
     page.route("**/*", lambda route: route.continue_() if route.request.url.startswith(site) else route.abort())
     page.on("pageerror", lambda error: page.faults.append(f"{page.url}: {error}"))
-    page.on("console", lambda message: page.faults.append(_said(page, message, site)))
+    page.on("console", lambda message: page.faults.extend(_said(page, message, site)))
     yield page
     context.close()
+
+
+@pytest.fixture
+def page(browser, site):
+    with opened(browser, site) as page:
+        yield page
 
 
 def _said(page, message, site):
     # what is not of this site was refused above
     ours = message.location["url"].startswith(site) and not message.location["url"].endswith("/favicon.ico")
-    return f"{page.url}: {message.text}" if message.type in ("error", "warning") and ours else ""
+    return [f"{page.url}: {message.text}"] if message.type in ("error", "warning") and ours else []

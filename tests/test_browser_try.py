@@ -11,7 +11,7 @@ from seqmix import Forecaster, cli
 
 pytestmark = pytest.mark.browser
 
-DAYS = pd.date_range("2026-01-01", periods=40, freq="D").strftime("%Y-%m-%d")
+DAYS = pd.date_range("2026-01-01", periods=60, freq="D").strftime("%Y-%m-%d")
 ROWS = [f"{day},{10 + k % 7 + k / 10:.1f}" for k, day in enumerate(DAYS)]
 
 
@@ -40,8 +40,16 @@ def done(page):
     return page.text_content("#try-message")
 
 
-def paste(page, text):
+def paste(page, text, model="ZeroShot", *, gaps=False):
+    """Paste a table, with the other fields set before, as if that had been done long ago."""
+    fields = {"model": model, "horizon": "4", "level": "80", "freq": ""}
+    page.evaluate(
+        "all => Object.entries(all).forEach(([k, v]) => document.querySelector(`#try-${k}`).value = v)", fields
+    )
+    page.evaluate("on => document.querySelector('#try-gaps').checked = on", gaps)
     page.evaluate("document.querySelector('#try-message').textContent = 'Loading'")
+    # the same text again is no change
+    page.fill("#try-data", "")
     page.fill("#try-data", text)
     return done(page)
 
@@ -74,7 +82,8 @@ def assert_same(found, want):
 @pytest.mark.parametrize("model", ["ZeroShot", "Ridge"])
 @pytest.mark.parametrize("name", ["air_passengers.csv", "hourly.csv", "weekly.csv"])
 def test_examples_are_forecast_as_in_python(trying, site, model, name):
-    choose(trying, "model", model)
+    trying.evaluate("model => document.querySelector('#try-model').value = model", model)
+    trying.evaluate("document.querySelector('#try-example').value = ''")
     said = choose(trying, "example", name)
     df = pd.read_csv(f"{site}try/{name}").set_axis(["ds", "y"], axis=1)
     horizon = int(trying.input_value("#try-horizon"))
@@ -105,9 +114,7 @@ def test_examples_are_forecast_as_in_python(trying, site, model, name):
     ],
 )
 def test_tables_are_read_as_in_python(trying, model, text, change):
-    choose(trying, "model", model)
-    trying.fill("#try-horizon", "4")
-    said = paste(trying, text)
+    said = paste(trying, text, model)
     assert said.startswith(f"{model}: "), said
     df = change(pd.DataFrame({"ds": DAYS, "y": [float(row.split(",")[1]) for row in ROWS]}))
     assert_same(downloaded(trying), wanted(model, df, 4))
@@ -145,9 +152,7 @@ def test_tables_are_read_as_in_python(trying, model, text, change):
     ],
 )
 def test_what_is_wrong_is_said_in_the_words_of_the_command(trying, tmp_path, monkeypatch, capsys, text, model):
-    choose(trying, "model", model)
-    trying.fill("#try-horizon", "4")
-    said = paste(trying, text)
+    said = paste(trying, text, model)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pasted.csv").write_text(text)
     words = ["--data", "pasted.csv", "--horizon", "4", "--levels", "80", "--model", model]
@@ -157,17 +162,15 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command(trying, tmp_path, mon
 
 
 def test_gaps_are_filled_when_asked_for(trying):
-    trying.fill("#try-horizon", "4")
-    assert "fill_gaps" in paste(trying, table(*ROWS[:8], *ROWS[10:]))
-    trying.evaluate("document.querySelector('#try-message').textContent = 'Loading'")
-    trying.check("#try-gaps")
-    assert done(trying).startswith("ZeroShot: 38 values")
+    said = paste(trying, table(*ROWS[:8], *ROWS[10:]), gaps=True)
+    assert said.startswith("ZeroShot: 58 values"), said
     df = pd.DataFrame({"ds": DAYS, "y": [float(row.split(",")[1]) for row in ROWS]}).drop(index=[8, 9])
     assert_same(downloaded(trying), wanted("ZeroShot", df, 4, fill_gaps=True))
 
 
 def test_fields_have_labels_and_are_reached_by_the_keyboard(trying):
     fields = "#try-form select:visible, #try-form input:visible, #try-form textarea"
+    assert paste(trying, table(*ROWS)).startswith("ZeroShot: 60 values")
     names = trying.eval_on_selector_all(fields, "all => all.map(field => field.labels.length)")
     assert len(names) == 8 and all(names)
     trying.focus("#try-example")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from daily_panel import panel, small
 
+from seqmix import Forecaster
 from seqmix.errors import ConfigError
 from seqmix.forecasting.covariates import ahead
 from seqmix.forecasting.exporting import Graph
@@ -140,3 +141,20 @@ def test_every_model_is_exported_or_refused(tmp_path, name, suffix):
     x = fc.fitted_.ends.values.astype(np.float32)
     (y,), _ = _run(tmp_path, suffix, x=x, mask=np.ones_like(x, bool))
     np.testing.assert_allclose(y[0, :, 0], fc.predict()[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_zeroshot_as_onnx(tmp_path):
+    """Its own operations have a fast twin: they equal those that ONNX lacks in tests/test_zero_shot.py."""
+    _needs(".onnx")
+    df = panel(("a", "b"))
+    fc = Forecaster("ZeroShot", 6, levels=[80], max_steps=0, device="cpu").fit(df)
+    fc.export(tmp_path / "model.onnx")
+    x = np.zeros((2, 512, 1), np.float32)
+    mask = np.zeros(x.shape, bool)
+    for k, (_, rows) in enumerate(df.groupby("unique_id")):
+        x[k, -len(rows) :, 0], mask[k, -len(rows) :] = rows["y"], True
+    found, _ = _run(tmp_path, ".onnx", x=x, mask=mask)
+    want = fc.predict()
+    for y, name in zip(found, ("ZeroShot", "ZeroShot-lo-80", "ZeroShot-hi-80"), strict=True):
+        np.testing.assert_allclose(y[..., 0].ravel(), want[name], rtol=1e-4)

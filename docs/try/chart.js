@@ -6,40 +6,43 @@ const SHARE = 5;
 
 export function draw(svg, { values, stamps, show }, ahead, rows, level) {
   const first = Math.max(0, values.length - Math.max(SHARE * ahead.length, 60));
-  const past = values.slice(first);
-  const total = past.length + rows.length;
-  const seen = past.filter((value) => !Number.isNaN(value)).concat(rows.flat());
+  const recent = values.slice(first);
+  const total = recent.length + rows.length;
+  const seen = recent.filter((value) => !Number.isNaN(value)).concat(rows.flat());
   const ticks = round(Math.min(...seen), Math.max(...seen));
   const [low, high] = [ticks[0], ticks.at(-1)];
   const x = (i) => LEFT + (i / Math.max(total - 1, 1)) * (WIDTH - LEFT - 8);
   const y = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low || 1)) * (HEIGHT - BOTTOM - TOP);
   const at = (value, i) => `${x(i).toFixed(1)},${y(value).toFixed(1)}`;
-  const end = past.length;
+  const end = recent.length;
   const band = [...rows.map(([, lo], i) => at(lo, end + i)), ...rows.map(([, , hi], i) => at(hi, end + i)).reverse()];
-  const points = past.map((value, i) => [value, i]).filter(([value]) => !Number.isNaN(value));
+  const points = recent.map((value, i) => [value, i]).filter(([value]) => !Number.isNaN(value));
   const joined = [points.at(-1), ...rows.map(([point], i) => [point, end + i])].filter(Boolean);
   const label = (i) => show(i < end ? stamps[first + i] : ahead[i - end]);
-  const marks = [0, Math.floor((total - 1) / 2), total - 1];
+  const marks = [[0, "start"], [Math.floor((total - 1) / 2), "middle"], [total - 1, "end"]];
   svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
   svg.innerHTML =
     ticks.map((tick) => `<path class="grid" d="M${LEFT} ${y(tick)}H${WIDTH - 8}"/>`).join("") +
     ticks.map((tick) => `<text x="${LEFT - 6}" y="${y(tick) + 4}" text-anchor="end">${compact(tick)}</text>`).join("") +
-    marks.map((i, k) => `<text x="${x(i)}" y="${HEIGHT - 8}" text-anchor="${["start", "middle", "end"][k]}">${label(i)}</text>`).join("") +
+    marks.map(([i, side]) => `<text x="${x(i)}" y="${HEIGHT - 8}" text-anchor="${side}">${label(i)}</text>`).join("") +
     `<polygon class="band" points="${band.join(" ")}"/>` +
     path("history", points, at) +
     path("forecast", joined, at);
   const [least, most] = [0, 1].map((k) => compact((k ? Math.max : Math.min)(...rows.map(([point]) => point))));
-  const text = `${points.length} values of history up to ${show(stamps.at(-1))}, then a forecast of ${rows.length} steps `;
-  svg.setAttribute("aria-label", `${text}between ${least} and ${most}, with ${level} % intervals; the table below has the numbers`);
+  const past = `${points.length} values of history up to ${show(stamps.at(-1))}`;
+  const future = `a forecast of ${rows.length} steps between ${least} and ${most}, with ${level} % intervals`;
+  svg.setAttribute("aria-label", `${past}, then ${future}; the table below has the numbers`);
 }
 
 export function compact(value) {
-  return value.toLocaleString("en-US", { maximumSignificantDigits: 4, notation: Math.abs(value) >= 1e5 ? "compact" : "standard" });
+  const notation = Math.abs(value) >= 1e5 ? "compact" : "standard";
+  return value.toLocaleString("en-US", { maximumSignificantDigits: 4, notation });
 }
 
 function path(name, points, at) {
-  const dots = points.length === 1 ? `<circle class="${name}" r="2.5" cx="${at(...points[0]).split(",")[0]}" cy="${at(...points[0]).split(",")[1]}"/>` : "";
-  return `${dots}<polyline class="${name}" points="${points.map(([value, i]) => at(value, i)).join(" ")}"/>`;
+  const line = points.map(([value, i]) => at(value, i)).join(" ");
+  // a line of one point is its round end
+  return `<polyline class="${name}" points="${points.length === 1 ? `${line} ${line}` : line}"/>`;
 }
 
 // four to seven round numbers that hold all values

@@ -63,7 +63,8 @@ async function forecast() {
   try {
     const horizon = Number($("horizon").value);
     if (!Number.isInteger(horizon) || horizon < 1) refuse("horizon", { horizon });
-    if (horizon > facts.horizon) throw new Refused(`this page forecasts ${facts.horizon} steps at most, got ${horizon}`);
+    const most = facts.horizon;
+    if (horizon > most) throw new Refused(`this page forecasts ${most} steps at most, got ${horizon}`);
     const table = readTable($("data").value, `'${file}'`);
     const frame = readFrame(table, { freq: $("freq").value, fillGaps: $("gaps").checked });
     const series = chosen(frame.series);
@@ -76,7 +77,8 @@ async function forecast() {
     show(frame, series, ahead, rows, { model, level, horizon });
     const count = series.values.filter((value) => !Number.isNaN(value)).length;
     const seconds = ((performance.now() - began) / 1000).toFixed(2);
-    say(`${model}: ${count} values of ${series.id}, step ${frame.clock.label}, season ${frame.clock.season}; ${seconds} s.`);
+    const { label, season } = frame.clock;
+    say(`${model}: ${count} values of ${series.id}, step ${label}, season ${season}; ${seconds} s.`);
   } catch (error) {
     if (mine !== run) return;
     if (!(error instanceof Refused)) console.warn(error);

@@ -117,37 +117,54 @@ function fit(train, val, context, horizon) {
   return found.flatMap((part) => part[best].map());
 }
 
-// the maps of all penalties for steps that the same rows count at, and their errors
+// the maps of all penalties for steps that the same rows count at, and their errors; with fewer rows than weights in the
+// dual form, where the weights are sums over rows
 function path(train, val, D, steps) {
   const rows = train.filter((row) => !Number.isNaN(row.y[steps[0]]));
   const total = rows.reduce((sum, row) => sum + row.scale ** 2, 0) || TINY;
-  const A = Array.from({ length: D }, () => new Float64Array(D));
-  const c = steps.map(() => new Float64Array(D));
-  const yy = steps.map(() => 0);
-  for (const { d, y, last, scale } of rows) {
-    const weight = scale ** 2 / total;
-    for (let i = 0; i < D; i++) {
-      const [row, value] = [A[i], weight * d[i]];
-      for (let j = 0; j <= i; j++) row[j] += value * d[j];
-      steps.forEach((h, k) => (c[k][i] += value * (y[h] - last)));
-    }
-    steps.forEach((h, k) => (yy[k] += weight * (y[h] - last) ** 2));
-  }
-  const unit = Math.max(A.reduce((sum, row, i) => sum + row[i], 0) / D, TINY);
-  const { diagonal, beside, turn, back } = tridiagonal(A);
-  const turned = c.map(turn);
+  const shares = rows.map((row) => row.scale / Math.sqrt(total));
+  const X = rows.map((row, i) => Float64Array.from(row.d, (value) => shares[i] * value));
+  const Y = steps.map((h) => Float64Array.from(rows, (row, i) => shares[i] * (row.y[h] - row.last)));
+  const dual = rows.length < D;
+  const products = dual ? X.map((x, i) => X.slice(0, i + 1).map((z) => dot(x, z))) : gram(X, D);
+  const { diagonal, beside, turn, back } = tridiagonal(products);
+  const unit = Math.max(X.reduce((sum, x) => sum + dot(x, x), 0) / D, TINY);
+  const turned = (dual ? Y : Y.map((y) => sumOf(X, y, D))).map(turn);
   return RIDGES.map((ridge) => {
-    const solved = shifted(diagonal, beside, ridge * unit);
-    const freedom = D - ridge * unit * solved.trace;
+    const penalty = ridge * unit;
+    const solved = shifted(diagonal, beside, penalty);
     const weights = turned.map(solved.solve);
-    const map = () => weights.map(back);
+    const map = () => weights.map(back).map((w) => (dual ? sumOf(X, w, D) : w));
     if (val.length) return { map, squared: errorOf(val, map(), steps) };
-    let squared = 0;
-    // w'Aw = w'c less the penalty
-    weights.forEach((w, k) => (squared += Math.max(0, yy[k] - dot(w, turned[k]) - ridge * unit * dot(w, w))));
-    const share = freedom / Math.max(rows.length, 1);
-    return { map, squared: (squared * total) / Math.max(1 - share, 1e-3) ** 2 };
+    // errors are the penalty times the dual weights, and w'Aw is w'c less the penalty
+    const squared = weights.map((w, k) =>
+      dual ? penalty ** 2 * dot(w, w) : Math.max(0, dot(Y[k], Y[k]) - dot(w, turned[k]) - penalty * dot(w, w)),
+    );
+    const freedom = diagonal.length - penalty * solved.trace;
+    const left = 1 - freedom / Math.max(rows.length, 1);
+    return { map, squared: (squared.reduce((a, b) => a + b, 0) * total) / Math.max(left, 1e-3) ** 2 };
   });
+}
+
+// the lower triangle of X'X
+function gram(X, D) {
+  const A = Array.from({ length: D }, (_, i) => new Float64Array(i + 1));
+  for (const x of X) {
+    for (let i = 0; i < D; i++) {
+      const [row, value] = [A[i], x[i]];
+      for (let j = 0; j <= i; j++) row[j] += value * x[j];
+    }
+  }
+  return A;
+}
+
+// X'w
+function sumOf(X, w, D) {
+  const found = new Float64Array(D);
+  X.forEach((x, i) => {
+    for (let j = 0; j < D; j++) found[j] += w[i] * x[j];
+  });
+  return found;
 }
 
 function errorOf(rows, map, steps) {

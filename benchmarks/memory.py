@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--cases panel-fit,tokens] [--mib 64]
 
 Each case is a process of its own that first does the same on a little data, so that imports and what libraries keep are
-not counted. Memory is the largest ``RssAnon`` of Linux beyond that: what is no file, and cannot be given back without
+not counted. Memory is the largest ``RssAnon`` of Linux beyond that: what is not a file, and cannot be freed without
 swapping. Pages of mapped files are counted by ``top`` as well, but the system takes them back when it needs them. The
 data is ``--mib`` times ten: rows of numbers, bytes of text, bytes of image files and of waveforms.
 """
@@ -91,7 +91,7 @@ def peaks_of(run: "subprocess.Popen[str]") -> Iterator[tuple[float, str]]:
 
 
 def anonymous(pid: int | str = "self") -> float:
-    """Memory of a process that is no file, in MiB; 0 where it has ended."""
+    """Memory of a process that is not a file, in MiB; 0 where it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -12,7 +12,7 @@ right before each run: a machine that is busy slows both. A curve stops where th
 - ``channels``: forward and backward of forecasting models, 8 windows of 96 steps, horizon 24.
 - ``batch``: the same with 7 channels.
 - ``series``: a Forecaster in global mode on a parquet folder of series of 48 hours, context 24, horizon 8; each number
-  of series in a process of its own; memory is the peak of what is no file, beyond what there was before.
+  of series in a process of its own; memory is the peak of what is not a file, beyond what there was before.
 - ``rows``: the same with 200 series of quarters of an hour, context 288, horizon 96: a month has 2,880.
 """
 

@@ -62,7 +62,7 @@ class Smoothing(Mixer):
     def __init__(self, d_model: int, max_len: int | None = None, *, init_halflife: float = 4.0):
         super().__init__()
         if init_halflife <= 0:
-            raise ConfigError(f"init_halflife = {init_halflife} is no number of positions; use one above 0")
+            raise ConfigError(f"init_halflife = {init_halflife} is not a number of positions; use one above 0")
         decay = torch.full((d_model,), 0.5 ** (1 / init_halflife))
         self.logit = nn.Parameter(decay.logit())  # (D,)
 

@@ -93,7 +93,7 @@ def dimension(name: str, given: Any) -> Choice | Range:
     if isinstance(given, str) and colon and kind in _EXAMPLES:
         return _range(name, given, kind, rest.split(":"))
     if isinstance(given, Mapping | str) or not isinstance(given, Sequence):
-        raise ConfigError(f"space: {name} = {given!r} is no range; use {_GRAMMAR}")
+        raise ConfigError(f"space: {name} = {given!r} is not a range; use {_GRAMMAR}")
     values = {str(value): value for value in given}
     if len(values) < len(given):
         raise ConfigError(f"space: {name} names a value twice, got {list(given)}; name each once")

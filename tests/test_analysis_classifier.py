@@ -167,7 +167,7 @@ def test_a_class_that_was_not_seen_counts_as_wrong(unequal):
         (lambda fc, X, y: small(max_len=8).fit(X, y), DataError, "X has a series of 9 time steps, and max_len = 8"),
         (lambda fc, X, y: fc.predict(X * 1e30), DataError, "series 0 holds a value in step"),
         (lambda fc, X, y: small().predict(X), NotFittedError, "this Classifier is not fitted; call fit() or load()"),
-        (lambda fc, X, y: fc.predict("x.csv"), DataError, "'x.csv' is no .ts file; read it with pandas"),
+        (lambda fc, X, y: fc.predict("x.csv"), DataError, "'x.csv' is not a .ts file; read it with pandas"),
         (lambda fc, X, y: fc.predict("x.ts"), DataError, "x.ts"),
         (lambda fc, X, y: small("Hidra").fit(X, y), ConfigError, "did you mean 'Hydra'?"),
         (

@@ -117,7 +117,7 @@ def test_series_are_classified(here, capsys):
         ("impute sensors.csv --out filled.doc", "--out 'filled.doc' ends in '.doc'"),
         ("impute sensors.csv --plot gaps.txt", "--plot 'gaps.txt' ends in '.txt'"),
         ("impute sensors.csv --channels w", "column 'w' not found"),
-        ("impute sensors.csv --channels place", "column 'place' holds 'x', which is no number"),
+        ("impute sensors.csv --channels place", "column 'place' holds 'x', which is not a number"),
         ("impute sensors.csv --levels many", "--levels should be numbers separated by commas, got 'many'"),
         ("impute sensors.csv --load kept --levels 80", "--levels is for fitting, and --load takes a fitted model"),
         ("impute holes.csv", "Pass --fill_gaps true"),

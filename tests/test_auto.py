@@ -70,7 +70,7 @@ def test_what_was_learned_is_saved(tmp_path):
     assert str(error.value) == (
         "auto is not trained further: its weights are learned as a whole; call fit with all rows"
     )
-    with pytest.raises(ConfigError, match=r"auto is no single graph; fit and export one of its models, "):
+    with pytest.raises(ConfigError, match=r"auto is not a single graph; fit and export one of its models, "):
         fc.export(tmp_path / "auto.pt2")
 
 
@@ -170,8 +170,8 @@ def test_the_budget_leaves_slow_models_out(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": "soon"}, "budget = 'soon' is no time; use seconds, or for example '1min'"),
-        ({"budget": -1}, "budget = -1 is no time; use seconds, or for example '1min'"),
+        ({"budget": "soon"}, "budget = 'soon' is not a time; use seconds, or for example '1min'"),
+        ({"budget": -1}, "budget = -1 is not a time; use seconds, or for example '1min'"),
         ({"model": "DLinear", "budget": 5}, "budget = 5 is the time of model='auto'; limit max_steps, or leave it out"),
     ],
 )

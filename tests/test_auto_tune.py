@@ -147,7 +147,7 @@ def test_the_space_is_what_is_left_open(model, options, searched, scored):
         ),
         ({"forecaster": Forecaster("auto", 4)}, "AutoTune searches the options of one model, got 'auto'"),
         ({"trials": 0}, "trials must be >= 1, got 0"),
-        ({"budget": "soon"}, "budget = 'soon' is no time"),
+        ({"budget": "soon"}, "budget = 'soon' is not a time"),
         ({"space": {}}, "space should have options and values, got {}"),
         ({"space": {"lr": [1, 2]}}, "space: DLinear has no option 'lr' to search; it has context_length"),
         ({"space": {"model.d_model": [1, 2]}}, "no option 'model.d_model' to search; .* model.kernel_size"),

@@ -110,8 +110,8 @@ BAD_CSV = {
         ", line 7: has 4 fields, the header has 3; separate fields by single commas",
     ),
     "empty row": (7, "", f", line 7, column 'a': missing value ''; {FILL}"),
-    "date": (9, "2024-02-30 07,1,2", f", line 9, column 'date': '2024-02-30 07' is no date; {REWRITE}"),
-    "no date": (9, ",1,2", f", line 9, column 'date': '' is no date; {REWRITE}"),
+    "date": (9, "2024-02-30 07,1,2", f", line 9, column 'date': '2024-02-30 07' is not a date; {REWRITE}"),
+    "no date": (9, ",1,2", f", line 9, column 'date': '' is not a date; {REWRITE}"),
     "repeated": (
         9,
         "2024-02-28 06,1,2",
@@ -223,7 +223,7 @@ def test_too_few_rows(tmp_path):
             {"time_format": "%Q"},
             "time_format = '%Q' is not known ('Q' is a bad directive in format '%Q'); use for example '%d.%m.%Y'",
         ),
-        ({"time_format": "%d/%m/%Y"}, f"mine.csv, line 2, column 'date': '2024-02-28 00' is no date; {REWRITE}"),
+        ({"time_format": "%d/%m/%Y"}, f"mine.csv, line 2, column 'date': '2024-02-28 00' is not a date; {REWRITE}"),
     ],
 )
 def test_bad_options(tmp_path, options, message):

@@ -317,7 +317,7 @@ def test_table_of_images(monkeypatch):
     assert data.label_counts("test").tolist() == [2, 1]
     with pytest.raises(DataError, match=r"has no column 'image', it has img, kind; set data.image_col"):
         HubImages("someone/pets")
-    with pytest.raises(DataError, match="column 'img' of someone/pets is no class label"):
+    with pytest.raises(DataError, match="column 'img' of someone/pets is not a class label"):
         HubImages("someone/pets", image_col="img", label_col="img")
 
 

@@ -172,7 +172,7 @@ def test_the_official_files(tmp_path):
     assert batch["tokens"][1].tolist() == [12, 3, 10, 15, 0, 0, 0] and batch["labels"].tolist() == [1, 9]
 
     for text, message in (
-        ("[MAX 2 x ]\t2", "basic_val.tsv, line 2: 'x' is no symbol of ListOps; give its basic_*.tsv"),
+        ("[MAX 2 x ]\t2", "basic_val.tsv, line 2: 'x' is not a symbol of ListOps; give its basic_*.tsv"),
         ("[MAX 2 3 ]\t10", "basic_val.tsv, line 2: the target is '10'; it has to be 0 to 9"),
         ("\t1", "basic_val.tsv, line 2: the expression has 0 tokens; 1 to max_length = 8 are allowed"),
         ("", f"{tmp_path / 'basic_val.tsv'} holds no expression; get a whole copy"),

@@ -175,7 +175,7 @@ def test_images_of_the_publisher(tmp_path):
     assert [len(data._splits[s]) for s in ("train", "val", "test")] == [18, 2, 3] and "mask" not in batch
 
     (folder / "test_batch").write_bytes(pickle.dumps({b"data": os.system, b"labels": []}))
-    with pytest.raises(DataError, match=r"is no batch of CIFAR-10 \(it names \w+.system\); get a whole copy"):
+    with pytest.raises(DataError, match=r"is not a batch of CIFAR-10 \(it names \w+.system\); get a whole copy"):
         LRAImage(root=str(tmp_path)).setup()
 
 

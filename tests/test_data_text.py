@@ -249,7 +249,7 @@ def test_bad_input(tmp_path):
         TextFiles("a", max_len=4, objective="pairs")
     with pytest.raises(ConfigError, match=r"pairs are padded, got packing = 'documents'; set data.packing: padded"):
         TextFiles("a", packing="documents", objective="pairs")
-    with pytest.raises(ConfigError, match=r"sentence = '\(' is no regular expression: .*; set data.sentence"):
+    with pytest.raises(ConfigError, match=r"sentence = '\(' is not a regular expression: .*; set data.sentence"):
         TextFiles("a", sentence="(")
     (tmp_path / "one").mkdir()
     with pytest.raises(DataError, match=r"no document has two sentences to tell the order of; set data.sentence"):

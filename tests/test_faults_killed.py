@@ -61,7 +61,7 @@ trainer: {max_epochs: 2, val_check_interval: 2, accelerator: cpu}
 FIT = ["fit", "--config", "tiny.yaml", "--resume", "auto"]
 CLI = "seqmix.cli:run"
 # what a command says when it cannot write
-REFUSALS = ("cannot be written", "is no folder to write to", "cannot download", "runs failed", "no room")
+REFUSALS = ("cannot be written", "is not a folder to write to", "cannot download", "runs failed", "no room")
 # of a result: what depends on the machine and the moment
 _OF_THE_MOMENT = ("seconds", "run", "commit", "started", "ended", "duration")
 

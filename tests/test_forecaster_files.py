@@ -46,7 +46,7 @@ def test_what_cannot_be_saved_or_loaded(tmp_path, fitted):
     fitted.save(tmp_path)
     file = tmp_path / "forecaster.json"
     file.write_text(file.read_text().replace('"model": "DLinear"', '"model": {"class": "os:system"}'))
-    with pytest.raises(DataError, match="'os:system' is no module of torch"):
+    with pytest.raises(DataError, match="'os:system' is not a module of torch"):
         Forecaster.load(tmp_path)
 
 
@@ -56,7 +56,7 @@ def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):
     with pytest.raises(DataError) as error:
         Forecaster.load("seqmix/nothing-here")
     assert str(error.value) == (
-        "'seqmix/nothing-here' is no folder, and the hub gives no such repository (LocalEntryNotFoundError); check "
+        "'seqmix/nothing-here' is not a folder, and the hub gives no such repository (LocalEntryNotFoundError); check "
         "name and connection, or give a folder that Forecaster.save wrote"
     )
 

@@ -291,7 +291,7 @@ def test_counts_are_whole(value):
     assert str(error.value) == (
         f"loss = 'negative_binomial' is for counts, got {value:g}; leave the data unscaled, or use loss='student_t'"
     )
-    # what was not observed is no count
+    # what was not observed is not a count
     y_mask = torch.ones(5, HORIZON, C, dtype=torch.bool)
     y_mask[3, 2, 1] = False
     task.on_train_batch_start({**batch, "y_mask": y_mask}, 0)

@@ -58,7 +58,7 @@ def test_sizes_below_one_are_refused(name):
         (partial(LongVQ, 8, window=-1), "window = -1 is below 0; use window=0 or more"),
         (partial(ChannelMLP, 8, expand=0), "expand = 0 of d_model = 8 leaves no inner width; use expand=4"),
         (partial(Backbone, 8, 2, mixer=Pool, drop_path=1.0), "drop_path = 1.0 should be at least 0 and below 1"),
-        (partial(Backbone, 8, 2, mixer=Pool, dropout=-0.1), "dropout = -0.1 is no probability; use 0 to 1"),
+        (partial(Backbone, 8, 2, mixer=Pool, dropout=-0.1), "dropout = -0.1 is not a probability; use 0 to 1"),
         (partial(TokenModel, 0, mixer=Pool), "vocab_size = 0 is below 1; use vocab_size=1 or more"),
     ],
 )

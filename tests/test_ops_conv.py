@@ -101,7 +101,7 @@ def test_native_threads_and_strides(D, activation):
 
 @compiled
 def test_native_rounds_bfloat16_to_even_and_passes_nan():
-    # products that lie between two numbers of bfloat16, and what is no number
+    # products that lie between two numbers of bfloat16, and what is not a number
     x = torch.cat([1 + torch.arange(0, 64) / 128, torch.tensor([torch.inf, -torch.inf, torch.nan, 3e38, 1e-40])])
     x = x.bfloat16().view(1, -1, 1).expand(1, -1, 33)
     w = torch.full((33, 1), 1.00390625)

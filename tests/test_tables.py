@@ -77,18 +77,18 @@ def test_how_a_file_is_written_is_found(tmp_path, text, options, values, first):
         ("ds,y\n", {}, "has a header and no rows"),
         ("", {}, "is empty; give a header row and rows of data"),
         ("ds,,y\n2024-01-01,x,1\n2024-01-02,y,1\n", {}, "column 2 has no name; name it in the header row"),
-        ("ds,y\n2024-01-01,1\n2024-01-02,about 2\n", {"target_col": "y"}, "'y' holds 'about 2', which is no number"),
-        ("ds,y\n2024-01-01,x\n2024-01-02,x\n", {}, "'y' holds 'x', which is no number"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,about 2\n", {"target_col": "y"}, "'y' holds 'about 2', which is not a number"),
+        ("ds,y\n2024-01-01,x\n2024-01-02,x\n", {}, "'y' holds 'x', which is not a number"),
         ("ds,y\n2024-01-01,\n2024-01-02,\n", {}, "'y' holds no numbers"),
         ("ds;y\n2024-01-01;1,234\n2024-01-02;2\n", {}, "'1,234', which can be read in two ways; pass --decimal ,"),
         ("ds,y\n01/02/2024,1\n02/02/2024,2\n", {}, "pass --date_format '%d/%m/%Y' or '%m/%d/%Y'"),
-        ("ds,y\nsoon,1\nlater,2\n", {}, "column 'ds' holds 'soon', which is no date that is recognized"),
+        ("ds,y\nsoon,1\nlater,2\n", {}, "column 'ds' holds 'soon', which is not a date that is recognized"),
         ("ds,y\n2024-01-01,1\n", {"date_format": "%d.%m.%Y"}, "'2024-01-01', which is not written as '%d.%m.%Y'"),
         ("ds,y\n2024-01-01,1\n", {"encoding": "utf-99"}, "--encoding 'utf-99' is not known; use for example utf-8"),
         ("ds,y\n2024-01-01,1\n", {"sep": "::"}, "--sep '::' should be one character, or one of \\t, tab, space"),
         ("ds,y\n2024-01-01,1\n", {"decimal": ";"}, "--decimal ';' should be '.' or ','"),
         ("ds,y\n2024-01-01,1\n", {"decimal": ",", "thousands": ","}, "--decimal and --thousands are both ','"),
-        (b"PK\x03\x04\x00\x00", {}, "is no text; give a CSV, Excel or parquet file"),
+        (b"PK\x03\x04\x00\x00", {}, "is not text; give a CSV, Excel or parquet file"),
         ("a,b\nx,y\nz,w\n", {}, "no column to take for --time_col among ['a', 'b']; name it"),
         ("ds,y\n2024-01-01,1\n", {"id_col": "shop"}, "column 'shop' not found; columns are ['ds', 'y']"),
     ],
@@ -185,7 +185,7 @@ def test_outputs_are_checked_before_work(tmp_path, monkeypatch):
     ):
         with pytest.raises(ConfigError, match=message):
             check_output("out", path, OUTPUTS)
-    with pytest.raises(ConfigError, match=r"--save .* is no folder to write to"):
+    with pytest.raises(ConfigError, match=r"--save .* is not a folder to write to"):
         check_folder("save", str(tmp_path / "file"))
 
     def full(*_, **__):

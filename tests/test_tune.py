@@ -183,12 +183,12 @@ def test_no_result_is_an_error(trained, monkeypatch):
         (["--space", "a=1,2", "--space", "a=3,4"], "--space names a twice; put all of its values into one entry"),
         (["--space", "a=1,1"], "space: a names a value twice, got ['1', '1']; name each once"),
         (["--space", "none.yaml"], "--space 'none.yaml' should be OPTION=VALUES or a YAML file: No such file"),
-        (["--space", "space.yaml"], "space: model.optim.lr = 0.1 is no range; use int:LOW:HIGH[:STEP]"),
+        (["--space", "space.yaml"], "space: model.optim.lr = 0.1 is not a range; use int:LOW:HIGH[:STEP]"),
         ([], "there is nothing to search; use for example --space model.optim.lr=log:1e-4:1e-2"),
         (["--pruner", "mean"], "pruner = 'mean' is not known; use one of median, hyperband, none"),
         (["--trials", "0"], "trials must be at least 1, got 0"),
         (["--study", "../x"], "study = '../x' should be the name of one folder"),
-        (["--budget", "soon"], "budget = 'soon' is no time; use seconds, or for example '1min'"),
+        (["--budget", "soon"], "budget = 'soon' is not a time; use seconds, or for example '1min'"),
         (["--jobs", "2", "--workers", "2"], "--jobs are processes of this machine, --workers tasks of Ray"),
     ],
 )
@@ -230,7 +230,7 @@ def test_poor_trials_are_ended_early(pruner):
 
 
 def test_what_is_no_list_is_no_choice():
-    with pytest.raises(ConfigError, match=r"space: lr = \{'low': 1\} is no range"):
+    with pytest.raises(ConfigError, match=r"space: lr = \{'low': 1\} is not a range"):
         dimension("lr", {"low": 1})
 
 

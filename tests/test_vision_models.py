@@ -384,8 +384,8 @@ def test_names_and_options():
             "randformer_s12 has no option 'image_size'; did you mean 'img_size'\\? It takes img_size, num_classes",
         ),
         (lambda: create_model("caformer_s18", qqq=1), "caformer_s18 has no option 'qqq'; It takes num_classes"),
-        (lambda: create_model("affnet_et", activation="torch.nn.ReLU"), "activation = 'torch.nn.ReLU' is no class"),
-        (lambda: create_model("hydra_vit_base", mixer="Mamba"), "mixer = 'Mamba' is no class; pass a class, or in"),
+        (lambda: create_model("affnet_et", activation="torch.nn.ReLU"), "activation = 'torch.nn.ReLU' is not a class"),
+        (lambda: create_model("hydra_vit_base", mixer="Mamba"), "mixer = 'Mamba' is not a class; pass a class, or in"),
     ],
 )
 def test_errors_of_create_model(call, message):

@@ -233,7 +233,7 @@ def _from_file(X: Any, y: Any) -> tuple[Any, Any]:
 
     path = Path(X)
     if not path.name.endswith((".ts", ".ts.gz")):
-        raise DataError(f"{str(path)!r} is no .ts file; read it with pandas, and give the frame")
+        raise DataError(f"{str(path)!r} is not a .ts file; read it with pandas, and give the frame")
     found = read_ts(read_file(path), path.name)
     return found.series, found.labels if y is None else y
 

@@ -21,7 +21,7 @@ class Scaling(NamedTuple):
         """Scaled series ``(T_i, C)`` in float32, NaN where missing; ``names`` are those of the series.
 
         Raises:
-            DataError: for a value that is no number of float32 any more.
+            DataError: for a value that is not a number of float32 any more.
         """
         found = []
         for x, name in zip(values, names, strict=True):

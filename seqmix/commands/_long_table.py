@@ -196,7 +196,7 @@ def _with_times(frame: pd.DataFrame, cells: Cells, roles: Roles) -> tuple[pd.Dat
             notes = [f"{last} line{'s' * (last > 1)} at the end without a time ignored, first: {line[:60]!r}"]
         return frame.iloc[: len(times)], times, notes
     wrong = (cell for i, cell in enumerate(column.head(2000)) if cells.times(column.iloc[[i]]) is None)
-    what = f"is not written as {cells.date_format!r}" if cells.date_format else "is no date that is recognized"
+    what = f"is not written as {cells.date_format!r}" if cells.date_format else "is not a date that is recognized"
     raise DataError(
         f"column {str(column.name)!r} holds {next(wrong, column.iloc[0])!r}, which {what}; "
         "pass --date_format, for example %d.%m.%Y"
@@ -223,7 +223,7 @@ def _numbers(column: pd.Series, cells: Cells) -> pd.Series:
     if found is None:
         wrong = cells.first_wrong(column)
         raise DataError(
-            f"column {str(column.name)!r} holds {f'{wrong!r}, which is no number' if wrong else 'no numbers'}; "
+            f"column {str(column.name)!r} holds {f'{wrong!r}, which is not a number' if wrong else 'no numbers'}; "
             "pass --na, --decimal or --thousands, or name another --target_col"
         )
     return found

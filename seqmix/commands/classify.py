@@ -90,7 +90,7 @@ def classify(
         device: ``auto``, ``cpu`` or ``cuda``.
         save: folder for the classifier, to be used with ``load``. Default: it is not saved.
         load: folder of a saved classifier to use instead of training.
-        verbose: print the training history, and show progress also where the output is no terminal.
+        verbose: print the training history, and show progress also where the output is not a terminal.
     """
     check_outputs(out, plot, save)
     if load:

@@ -92,7 +92,7 @@ def detect(
         device: ``auto``, ``cpu`` or ``cuda``.
         save: folder for the detector, to be used with ``load``. Default: it is not saved.
         load: folder of a saved detector to use instead of training.
-        verbose: show progress also where the output is no terminal.
+        verbose: show progress also where the output is not a terminal.
     """
     check_outputs(out, plot, save)
     if load:

@@ -20,7 +20,7 @@ import yaml
 
 from seqmix.commands.configs import config_files
 
-# what a factory is called with stands in no config; data, whose first arguments may have these names, is no factory
+# what a factory is called with stands in no config; data, whose first arguments may have these names, is not a factory
 _CALLED_WITH = ("d_model", "max_len", "series", "n_channels")
 
 

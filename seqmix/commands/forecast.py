@@ -145,7 +145,7 @@ def forecast(
         save: folder for the fitted models, to be used with ``load``. Default: they are not saved.
         load: folder of saved models to use instead of training.
         export: file for the first model as one graph: ``.pt2`` or ``.onnx``. Default: no export.
-        verbose: print a report of each fit, and show progress also where the output is no terminal.
+        verbose: print a report of each fit, and show progress also where the output is not a terminal.
     """
     if load:
         _check_fitted(locals())
@@ -283,7 +283,7 @@ def _tested(forecaster: Forecaster, frame: pd.DataFrame, columns: dict[str, Any]
     """Errors of forecasts of the end of each series by the models, and by the seasonal naive forecast."""
     models = forecaster.model if isinstance(forecaster.model, list) else [forecaster.model]
     naive = [] if "SeasonalNaive" in models else ["SeasonalNaive"]
-    # the automatic choice is no model in a list
+    # the automatic choice is not a model in a list
     apart = [[AUTO], naive] if models == [AUTO] else [[*models, *naive]]
     parts = []
     for names in apart:

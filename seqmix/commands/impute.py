@@ -89,7 +89,7 @@ def impute(
         device: ``auto``, ``cpu`` or ``cuda``.
         save: folder for the imputer, to be used with ``load``. Default: it is not saved.
         load: folder of a saved imputer to use instead of training.
-        verbose: show progress also where the output is no terminal.
+        verbose: show progress also where the output is not a terminal.
     """
     check_outputs(out, plot, save)
     if load:

@@ -112,7 +112,7 @@ def _facts(path: Path) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise DataError(f"{str(path)!r} is no environment of a run; copy the folder again")
+        raise DataError(f"{str(path)!r} is not an environment of a run; copy the folder again")
     return found
 
 

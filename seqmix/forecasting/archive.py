@@ -159,7 +159,7 @@ def _fingerprint(facts: Any) -> str:
 
 
 def _folder(name: str, source: str | Path) -> Path:
-    """The folder itself, or a copy of the repository ``owner/name`` that is no folder here."""
+    """The folder itself, or a copy of the repository ``owner/name`` that is not a folder here."""
     folder, file = Path(source), _file(name)
     if (folder / file).is_file():
         return folder
@@ -169,13 +169,13 @@ def _folder(name: str, source: str | Path) -> Path:
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError as e:
         raise DataError(
-            f"{str(source)!r} is no folder, and the hub needs a package; pip install huggingface_hub"
+            f"{str(source)!r} is not a folder, and the hub needs a package; pip install huggingface_hub"
         ) from e
     try:
         return Path(snapshot_download(str(source), allow_patterns=[file, "weights.safetensors"]))
     except (OSError, ValueError) as e:
         raise DataError(
-            f"{str(source)!r} is no folder, and the hub gives no such repository ({type(e).__name__}); "
+            f"{str(source)!r} is not a folder, and the hub gives no such repository ({type(e).__name__}); "
             f"check name and connection, or give a folder that {name}.save wrote"
         ) from e
 
@@ -222,5 +222,5 @@ def _live(name: str, value: Any, trusted: Sequence[str]) -> Any:
         import_module(module)
     found = getattr(sys.modules[module], cls, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise DataError(f"{value['class']!r} is no module of torch; use a folder that you trust")
+        raise DataError(f"{value['class']!r} is not a module of torch; use a folder that you trust")
     return found

@@ -66,7 +66,7 @@ class Cells:
 
     def observe(self, frame: pd.DataFrame, sep: str | None) -> None:
         """Infer the decimal separator from all columns of a table whose fields are separated by ``sep``."""
-        # between semicolons 1.234 may be 1234, and a comma between commas is no decimal sign
+        # between semicolons 1.234 may be 1234, and a comma between commas is not a decimal sign
         self._unclear = ("?,", "?.") if sep == ";" else () if sep == "," else ("?,",)
         if self.decimal is None:
             columns = [frame[name] for name in frame if is_text(frame[name])]
@@ -142,7 +142,7 @@ class Cells:
         decimal = self.decimal or (sign if sign in (".", ",") else ".")
         thousands = self.thousands or ("," if decimal == "." else ".")
         group, mark = re.escape(thousands), re.escape(decimal)
-        # 1.5 is no number where commas are decimal signs: groups have three digits
+        # 1.5 is not a number where commas are decimal signs: groups have three digits
         right = cells.str.fullmatch(rf"[+-]?(?:\d{{1,3}}(?:{group}\d{{3}})+|\d*)(?:{mark}\d*)?(?:[eE][+-]?\d+)?")
         plain = cells.str.replace(thousands, "", regex=False).str.replace(decimal, ".", regex=False)
         numbers: Any = pd.to_numeric(plain.where(right & ~absent, None), errors="coerce")

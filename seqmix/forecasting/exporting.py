@@ -149,7 +149,9 @@ def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
     """
     names = [member.name for member in fitted.members]
     if isinstance(fitted, Ensemble):
-        raise ConfigError(f"auto is no single graph; fit and export one of its models, {', '.join(names) or 'Ridge'}")
+        raise ConfigError(
+            f"auto is not a single graph; fit and export one of its models, {', '.join(names) or 'Ridge'}"
+        )
     if model is not None and model not in names:
         raise ConfigError(f"model = {model!r} was not fitted; use one of {', '.join(names)}")
     if path.suffix not in (".pt2", ".onnx"):

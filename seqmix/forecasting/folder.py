@@ -165,7 +165,7 @@ def _frame(file: Path, path: Path) -> pd.DataFrame:
         # pandas would look at the folders above as well, and type the ids by itself
         frame = pd.read_parquet(file, partitioning=None)
     except (OSError, ValueError) as e:
-        raise DataError(f"{str(file)!r} is no parquet file ({e}); take it out of the folder") from e
+        raise DataError(f"{str(file)!r} is not a parquet file ({e}); take it out of the folder") from e
     found = _PARTITION.findall(str(file.parent.relative_to(path))) if file != path else []
     return frame.assign(**{name: value for name, value in found if name not in frame})
 

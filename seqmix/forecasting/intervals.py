@@ -61,7 +61,7 @@ def conformal_bounds(yhat: np.ndarray, scores: np.ndarray, level: float) -> tupl
         level: coverage in percent, for example 90.
 
     Raises:
-        ConfigError: if the level is no percentage.
+        ConfigError: if the level is not a percentage.
         DataError: if there are too few calibration windows for the level.
     """
     return cqr_bounds(yhat, yhat, scores, level)
@@ -81,7 +81,7 @@ def cqr_bounds(lo: np.ndarray, hi: np.ndarray, scores: np.ndarray, level: float)
         level: coverage in percent, for example 90.
 
     Raises:
-        ConfigError: if the level is no percentage.
+        ConfigError: if the level is not a percentage.
         DataError: if there are too few calibration windows for the level.
     """
     margin = np.maximum(margins(scores, level), (lo - hi) / 2)
@@ -107,7 +107,7 @@ def local_scale(x: np.ndarray, season: int) -> np.ndarray:
         x: windows in units of the scale of their series, NaN where missing.
         season: steps of the season.
 
-    Source: Lei et al., 2018, arXiv:1604.04173, sec. 5.2. Differs from the original code in: the scale is no model.
+    Source: Lei et al., 2018, arXiv:1604.04173, sec. 5.2. Differs from the original code in: the scale is not a model.
     """
     apart = np.abs(x[:, season:] - x[:, :-season])
     known = ~np.isnan(apart)

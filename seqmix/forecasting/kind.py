@@ -58,7 +58,7 @@ def to_pandas(df: Any) -> pd.DataFrame:
     """The frame as pandas: itself if it is one, converted by narwhals otherwise.
 
     Raises:
-        DataError: if it is no frame.
+        DataError: if it is not a frame.
     """
     if isinstance(df, pd.DataFrame):
         return df

@@ -96,7 +96,7 @@ def seconds(name: str, given: Any) -> float:
     """A time in seconds: a number, or text such as ``1min``.
 
     Raises:
-        ConfigError: if it is no time, or not above 0.
+        ConfigError: if it is not a time, or not above 0.
     """
     try:
         number = isinstance(given, numbers.Real) or str(given).replace(".", "", 1).isdigit()
@@ -104,7 +104,7 @@ def seconds(name: str, given: Any) -> float:
     except (ValueError, TypeError):
         found = math.nan
     if isinstance(given, bool) or not 0 < found < math.inf:
-        raise ConfigError(f"{name} = {given!r} is no time; use seconds, or for example '1min'")
+        raise ConfigError(f"{name} = {given!r} is not a time; use seconds, or for example '1min'")
     return found
 
 

@@ -116,7 +116,7 @@ def check_folder(option: str, path: str) -> None:
     try:
         _try_to_write(Path(path))
     except OSError as e:
-        raise ConfigError(f"--{option} {path!r} is no folder to write to ({e.strerror or e}); give another") from e
+        raise ConfigError(f"--{option} {path!r} is not a folder to write to ({e.strerror or e}); give another") from e
 
 
 def _try_to_write(folder: Path) -> None:
@@ -188,7 +188,7 @@ def _text(path: str, content: bytes, encoding: str | None, notes: list[str]) -> 
         notes.append("not UTF-8: read as Windows-1252; pass --encoding if letters look wrong")
         text = content.decode("cp1252", errors="replace")
     if "\0" in text:
-        raise DataError(f"file {path!r} is no text; give a CSV, Excel or parquet file, or pass --encoding utf-16")
+        raise DataError(f"file {path!r} is not text; give a CSV, Excel or parquet file, or pass --encoding utf-16")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -246,7 +246,7 @@ def _parsed(path: str, lines: list[str], sep: str) -> pd.DataFrame:
         rows = _fields(lines, sep)
         row = next((row for row in rows if len(row) > len(header)), None)
         what = f"row {sep.join(row)[:60]!r} has {len(row)} fields, the header {len(header)}" if row else f"{e}".strip()
-        raise DataError(f"file {path!r} is no table: {what}; quote fields that hold {sep!r}, or pass --sep") from e
+        raise DataError(f"file {path!r} is not a table: {what}; quote fields that hold {sep!r}, or pass --sep") from e
     frame = frame.set_axis([name or f"Unnamed: {i}" for i, name in enumerate(header)], axis=1)
     if not len(frame):
         raise DataError(f"file {path!r} has a header and no rows; give at least one row for each series")

@@ -108,7 +108,7 @@ class AutoTune(Estimator):
             weight_col: column of sample weights.
 
         Raises:
-            ConfigError: if the space names what is no option, or no trial has a result.
+            ConfigError: if the space names what is not an option, or no trial has a result.
             DataError: if no series is long enough.
         """
         from seqmix.forecasting.auto.budget import Budget

@@ -25,7 +25,7 @@ class Dropout(nn.Dropout):
 
     def __init__(self, p: float):
         if not 0 <= p <= 1:
-            raise ConfigError(f"dropout = {p} is no probability; use 0 to 1")
+            raise ConfigError(f"dropout = {p} is not a probability; use 0 to 1")
         super().__init__(p)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from seqmix.models.forecast_model import ForecastModelFactory
 from seqmix.models.ridge import Ridge
 from seqmix.series import Series
 
-# of standardized rows: how high a window is counts too, and a window with an anomaly is no kind of its own
+# of standardized rows: how high a window is counts too, and a window with an anomaly is not a kind of its own
 _RIDGE = partial(Ridge, level="none", weights="shared")
 # windows that are forecast at a time
 _BATCH = 4096

@@ -26,7 +26,7 @@ class LabelTask(Task, ABC):
         patience: validations without improvement after which training stops. None: train to the end.
 
     Raises:
-        ConfigError: if ``label_smoothing`` is no share.
+        ConfigError: if ``label_smoothing`` is not a share.
     """
 
     better = "higher"

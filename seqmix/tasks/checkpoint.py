@@ -33,7 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; its tensors are memory-mapped.
 
     Raises:
-        ConfigError: if it is no checkpoint, a byte of it has changed, or a weight is not finite.
+        ConfigError: if it is not a checkpoint, a byte of it has changed, or a weight is not finite.
     """
     if not path.is_file():
         raise ConfigError(f"checkpoint {str(path)!r} not found; give the path of a .ckpt file")
@@ -52,7 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-# what zip, pickle and torch raise for a file that is no checkpoint, or no whole one
+# what zip, pickle and torch raise for a file that is not a checkpoint, or no whole one
 _DAMAGE = (
     OSError,
     ValueError,

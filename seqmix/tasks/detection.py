@@ -257,7 +257,7 @@ def _fitted(name: str, make: DetectorFactory, batches: Sequence[Batch], rate: fl
 
 
 class _TrainedErrors(Detector):
-    """Errors of a trained task, which is no part of the state."""
+    """Errors of a trained task, which is not part of the state."""
 
     def __init__(self, task: AnomalyDetection):
         # a row needs a whole window, at its end for a forecast

@@ -47,14 +47,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file; empty if the file does not exist.
 
     Raises:
-        DataError: if it is no text, the header names a column twice, or a row has another number of cells.
+        DataError: if it is not text, the header names a column twice, or a row has another number of cells.
     """
     if not path.exists():
         return []
     try:
         lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     except (UnicodeDecodeError, csv.Error) as e:
-        raise DataError(f"{path} is no table ({e}); mend or move the file") from e
+        raise DataError(f"{path} is not a table ({e}); mend or move the file") from e
     header, *cells = lines or [[]]
     if len({*header}) < len(header):
         raise DataError(f"{path} names a column twice: {', '.join(header)}; mend or move the file")

@@ -225,7 +225,7 @@ def load_encoder(encoder: nn.Module, path: str) -> None:
     """Load the encoder of a checkpoint; a pooler that it lacks keeps its weights.
 
     Raises:
-        ConfigError: if it is no checkpoint, or of an encoder of other sizes.
+        ConfigError: if it is not a checkpoint, or of an encoder of other sizes.
     """
     try:
         state = read_checkpoint(Path(path))["state_dict"]

@@ -113,8 +113,8 @@ def create_model(
     for option, value in options.items():
         if option in known and _is_factory(known[option]) and not callable(value):
             raise ConfigError(
-                f"{option} = {value!r} is no class; pass a class, or in a config name the class of the model and write "
-                f"{option} into its init_args"
+                f"{option} = {value!r} is not a class; pass a class, or in a config name the class of the model and "
+                f"write {option} into its init_args"
             )
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1)

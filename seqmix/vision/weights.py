@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what wrappers put before the names; where they did, what they did not wrap is no part of the model."""
+    """Take off what wrappers put before the names; where they did, what they did not wrap is not part of the model."""
     names = {key: key.replace("_orig_mod.", "") for key in state}
     wrapped = {key: match.end() for key, name in names.items() if (match := _WRAPPED.match(name))}
     return {names[key][wrapped.get(key, 0) :]: tensor for key, tensor in state.items() if key in wrapped or not wrapped}

@@ -67,7 +67,7 @@ class HubImages(ImageData):
                 "set data.image_col and data.label_col"
             )
         if not hasattr(features[label_col], "names"):
-            raise DataError(f"column {label_col!r} of {path} is no class label; set data.label_col to one that is")
+            raise DataError(f"column {label_col!r} of {path} is not a class label; set data.label_col to one that is")
         super().__init__(
             path,
             features[label_col].names,

@@ -119,7 +119,7 @@ def _batch(path: Path) -> Iterator[tuple[np.ndarray, int]]:
         batch = _Arrays(io.BytesIO(read_file(path)), encoding="bytes").load()
         images, labels = batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), batch[b"labels"]
     except (pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise DataError(f"{path} is no batch of CIFAR-10 ({error}); get a whole copy") from error
+        raise DataError(f"{path} is not a batch of CIFAR-10 ({error}); get a whole copy") from error
     yield from zip(images, labels, strict=True)
 
 

@@ -133,7 +133,7 @@ class ListOps(LabeledData):
         try:
             expression = bytes(map(_NUMBER.__getitem__, source.split()))
         except KeyError as error:
-            raise DataError(f"{where}: {error.args[0]!r} is no symbol of ListOps; give its basic_*.tsv") from error
+            raise DataError(f"{where}: {error.args[0]!r} is not a symbol of ListOps; give its basic_*.tsv") from error
         if not 1 <= len(expression) <= self.max_len:
             raise DataError(
                 f"{where}: the expression has {len(expression)} tokens; 1 to max_length = {self.max_len} are allowed"

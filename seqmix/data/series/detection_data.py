@@ -46,7 +46,7 @@ class DetectionData(Served, ABC):
         seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
-        ConfigError: if a size is not positive, or ``val_share`` is no fraction.
+        ConfigError: if a size is not positive, or ``val_share`` is not a fraction.
         DataError: if a series has fewer training rows than a window, or no series has rows for validation.
     """
 

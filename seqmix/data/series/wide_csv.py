@@ -226,7 +226,7 @@ def _parse(text: str, names: list[str], file: str) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         line, cells = _record(text, file, -1, wider=len(names))
         wide = len(cells) > len(names)
-        what = f"has {len(cells)} fields, the header has {len(names)}" if wide else f"is no table ({error})"
+        what = f"has {len(cells)} fields, the header has {len(names)}" if wide else f"is not a table ({error})"
         _fail(file, what, "separate fields by single commas", line=line if wide else None)
 
 
@@ -270,7 +270,9 @@ def _times(frame: pd.DataFrame, name: str, time_format: str | None, file: str, t
     bad = missing if missing.any() else times.isna().to_numpy()
     if bad.any():
         line, cell = _cell(text, file, int(bad.argmax()), list(frame.columns).index(name))
-        _fail(file, f"{cell!r} is no date", "write it like the others, or set data.time_format", line=line, column=name)
+        _fail(
+            file, f"{cell!r} is not a date", "write it like the others, or set data.time_format", line=line, column=name
+        )
     return pd.DatetimeIndex(times, name=name).tz_localize(None)
 
 
@@ -311,7 +313,7 @@ def _record(text: str, file: str, which: int, wider: int | None = None) -> tuple
                 break
         return found
     except csv.Error as error:
-        what = "has a carriage return inside a row" if "new-line" in str(error) else f"is no table ({error})"
+        what = "has a carriage return inside a row" if "new-line" in str(error) else f"is not a table ({error})"
         _fail(file, what, "remove it, or quote the cell", line=line)
     finally:
         csv.field_size_limit(limit)

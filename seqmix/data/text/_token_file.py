@@ -109,7 +109,7 @@ def _encoded(
         split = [[text] if sentence is None else _sentences(text, sentence) for _, text in batch]
         encoded = iter(tokenizer.encode([part for parts in split for part in parts]))
         for (number, text), parts in zip(batch, split, strict=True):
-            # white space alone has no token in WordPiece, and is no sentence
+            # white space alone has no token in WordPiece, and is not a sentence
             yield number, len(text), [part for part in islice(encoded, len(parts)) if len(part)]
     if number == 0:
         raise DataError(f"{name} holds no text; get a whole copy")

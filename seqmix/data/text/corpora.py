@@ -347,7 +347,7 @@ def _pattern(name: str, pattern: str | None) -> str | None:
     try:
         re.compile(pattern or "")
     except re.error as error:
-        raise ConfigError(f"{name} = {pattern!r} is no regular expression: {error}; set data.{name}") from error
+        raise ConfigError(f"{name} = {pattern!r} is not a regular expression: {error}; set data.{name}") from error
     return pattern
 
 

@@ -52,6 +52,7 @@ PHRASES = {
     r"may not stand in": "is not part of",
     r"never stands? in a config": "is not part of a config",
     r"among the matrix mixers": "as a matrix mixer",
+    r"(?<!there )is no (?:file|folder|table|number|date|time|class|checkpoint|frame)": "is not a",
     r"right answers": "correct predictions",
     r"(?:the|a) likelie(?:r|st)": "more likely, most likely",
     r"what (?:several )?\w+ promises": "the contract of",

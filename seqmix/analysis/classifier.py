@@ -112,7 +112,7 @@ class Classifier(ClassifierMixin, SeriesEstimator):
             X: series: ``(n, T, C)``, ``(n, T)``, a list of ``(T_i, C)``, a ``.ts`` file, or a long frame.
             y: label of each series: text, numbers or booleans. Default: those of the file or frame.
             id_col: column that names the series.
-            time_col: column of dates or integers; None for rows that are in order.
+            time_col: column of dates or integers. None: rows are in order.
             label_col: column of the labels.
         """
         from seqmix.analysis.labeling import fit_classifier

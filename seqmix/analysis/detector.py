@@ -111,7 +111,7 @@ class AnomalyDetector(SeriesEstimator):
             X: mostly normal series: ``(T, C)``, ``(n, T, C)``, a list of ``(T_i, C)``, or a frame.
             y: ignored; pipelines pass it.
             id_col: column that names the series; a frame without it is one series.
-            time_col: column of dates or integers; None for rows that are in order.
+            time_col: column of dates or integers. None: rows are in order.
         """
         from seqmix.analysis.scoring import fit_detector
 

@@ -102,7 +102,7 @@ class Imputer(TransformerMixin, SeriesEstimator):
             X: series, with or without missing values: ``(T, C)``, ``(n, T, C)``, a list of ``(T_i, C)``, or a frame.
             y: ignored; pipelines pass it.
             id_col: column that names the series; a frame without it is one series.
-            time_col: column of dates or integers; None for rows that are in order.
+            time_col: column of dates or integers. None: rows are in order.
         """
         from seqmix.analysis.filling import fit_imputer
 

@@ -21,7 +21,7 @@ class Columns:
 
     Args:
         id_col: column that names the series; a frame without it is one series.
-        time_col: column of dates or integers; None for rows that are in order and one step apart.
+        time_col: column of dates or integers. None: rows are in order and one step apart.
         label_col: column of labels. Default: none.
         channels: columns of values. Default: all columns of numbers.
         freq: step between rows. Default: inferred.

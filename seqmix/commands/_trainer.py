@@ -64,7 +64,7 @@ def explaining(settings: Callable[[], Mapping[str, Any]], n_workers: int | None)
 
     Args:
         settings: returns the options by dotted name.
-        n_workers: processes that read the data, None if data has no such option.
+        n_workers: processes that read the data. None: the data has no such option.
 
     Raises:
         OutOfMemory: with the options that need less memory when they are lower.

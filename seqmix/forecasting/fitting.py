@@ -43,7 +43,7 @@ def fit(
 
     Args:
         long: the frame.
-        static: static covariates of its series; None takes them from the frame.
+        static: static covariates of its series. None: they are in the frame.
         reading: how the frame was read.
         options: those of the Forecaster, as plain values.
         val_size: validation rows: a number, ``auto``, or those of each series.
@@ -96,7 +96,7 @@ def fit_more(
     Args:
         before: the fitted state.
         long: the frame, of the same series where they are channels.
-        static: static covariates of its series; None takes them from the frame.
+        static: static covariates of its series. None: they are in the frame.
         options: those of the Forecaster, as plain values.
         max_steps: most further steps.
         learning_rate: peak learning rate. Default: the same again.

@@ -29,7 +29,7 @@ class Reading:
     Args:
         id_col: column that names the series; a frame without it is one series.
         time_col: column of dates or integers.
-        target_col: column of the values; None for a frame of covariates alone.
+        target_col: column of the values. None: a frame of covariates alone.
         weight_col: column of sample weights.
         past: columns known up to the last row.
         future: columns known for the horizon as well.

@@ -30,7 +30,7 @@ class StructuredMixer(Mixer, ABC):
         n_convolved: features that a block convolves along with the values.
         n_direct: further features that it does not.
         activated: the convolved features go through SiLU.
-        max_len: longest sequence if something is stored per position, None if every length works.
+        max_len: longest sequence if something is stored per position. None: every length works.
 
     Raises:
         ConfigError: if ``d_model`` is not a multiple of ``headdim``.

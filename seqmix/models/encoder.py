@@ -65,7 +65,7 @@ class BidirectionalLM(nn.Module):
         Args:
             ids: tokens ``(B, L)``.
             mask: positions to keep ``(B, L)`` bool.
-            types: number of the sentence that each token is in ``(B, L)``, all 0 if None.
+            types: number of the sentence that each token is in ``(B, L)``. Default: all 0.
             cu_seqlens: bounds ``(S + 1,)`` of texts packed into one row, B = 1, without a mask; nothing crosses them.
         """
         return self.cls["predictions"](self.bert(ids, mask, types, cu_seqlens=cu_seqlens))
@@ -172,7 +172,7 @@ class BidirectionalEncoder(nn.Module):
         Args:
             ids: tokens ``(B, L)``.
             mask: positions to keep ``(B, L)`` bool.
-            types: number of the sentence that each token is in ``(B, L)``, all 0 if None.
+            types: number of the sentence that each token is in ``(B, L)``. Default: all 0.
             cu_seqlens: bounds ``(S + 1,)`` of texts packed into one row, B = 1, without a mask; nothing crosses them.
             segments: segment of each token ``(B, L)``, for mixers that pool over segments. Default: the text between
                 two special tokens, where those are given.

@@ -49,7 +49,7 @@ def volumes(
         labels: 1 for an anomalous row, ``(T,)``.
         scores: higher = more anomalous, ``(T,)``.
         max_buffer: largest width, in rows. Default: the median length of the anomalies.
-        n_thresholds: thresholds, evenly spaced in the rank of the scores; None for every distinct score.
+        n_thresholds: thresholds, evenly spaced in the rank of the scores. None: every distinct score.
 
     Raises:
         ValueError: if labels or scores are not what they should be, or an option is out of range.

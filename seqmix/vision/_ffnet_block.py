@@ -31,7 +31,7 @@ class FFNetBlock(nn.Module):
         channel_unit: its depthwise convolution, see ``depthwise``.
         expand: inner width of the channel mixer over C.
         drop_path: probability to skip a mixer for a sample in training.
-        layer_scale: initial value of a learned scale per channel on each mixer, None for no scale.
+        layer_scale: initial value of a learned scale per channel on each mixer. None: no scale.
         post_act: GELU after each residual.
         slot: name the token mixer as first of a sequence, whose second place the classifiers leave empty.
 

@@ -34,7 +34,7 @@ class FFNet(ImageModel):
         depths: blocks of each stage.
         token_kernels: rows and columns that the token mixers see, for each stage; 7 has 3 beside it in training.
         channel_kernel: rows and columns that the channel mixers see, 3 or 7; 7 has 3 beside it in training.
-        layer_scale: initial value of a learned scale per channel on each mixer, None for no scale.
+        layer_scale: initial value of a learned scale per channel on each mixer. None: no scale.
         feature_norms: each map in ``features`` gets a norm over channels; ImageNet weights have none of these.
         num_classes: classes K; 0 leaves the pooled features as they are.
         in_chans: channels of the images.

@@ -29,7 +29,7 @@ class MetaFormer(ImageModel):
         mixers: factory of the mixer of each stage, cycled.
         norm: ``layer`` over the features of a token, ``joint`` over all of an image; both without bias.
         mlp_head: two layers with a squared ReLU in place of a linear classifier.
-        res_scale: initial value of a learned scale per feature on the skips of the last two stages, None for no scale.
+        res_scale: initial value of a learned scale per feature on the skips of the last two stages. None: no scale.
         stem: kernel, stride and padding of the first convolution, in pixels.
         img_size: height and width in pixels, or the side of a square; for mixers that store something per token.
         num_classes: classes K; 0 for none.
@@ -136,7 +136,7 @@ class MetaFormerBlock(nn.Module):
         grid: height and width, in tokens.
         mixer: factory of the mixer.
         norm: ``layer`` or ``joint``.
-        res_scale: initial value of a learned scale per feature on the skips, None for no scale.
+        res_scale: initial value of a learned scale per feature on the skips. None: no scale.
         drop_path: probability to skip a branch for a sample in training.
 
     Source: Yu et al., 2022, arXiv:2210.13452, eq. 8 to 10. Differs from the original code in: nothing.

@@ -43,7 +43,7 @@ class PoolFormer(ImageModel):
         mixers: factory of the mixer of each stage.
         norm: ``joint`` over all of an image, or ``layer`` over the features of a token.
         layer_scale: initial value of the scales.
-        positions: stage before which learned positions are added, from 0; None for no positions.
+        positions: stage before which learned positions are added, from 0. Default: no positions.
         img_size: height and width in pixels, or the side of a square; for positions and mixers that store a matrix.
         head_order: ``norm_pool`` of the paper, or ``pool_norm``, over features with eps 1e-6, as timm runs the weights.
         feature_norms: stages whose map in ``features`` gets a norm of its own; ImageNet weights have none of these.

@@ -42,7 +42,7 @@ class ViM2(ImageModel):
     Args:
         dims: width D of each stage.
         depths: token mixers of each stage, a multiple of ``tokens_per_block``.
-        channel_widths: inner width of the channel mixers of each stage; None for no channel mixers and no sums.
+        channel_widths: inner width of the channel mixers of each stage. None: no channel mixers and no sums.
         tokens_per_block: token mixers before each channel mixer, and between two sums.
         token_mixer: factory of the token mixers.
         channel_mixer: factory of the channel mixers, for example ``partial(SelectiveChannel, reading="lifted")``.

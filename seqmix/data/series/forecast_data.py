@@ -39,7 +39,7 @@ class ForecastData(Served, ABC):
         context: lookback length, in time steps.
         horizon: forecast length, in time steps.
         batch_size: windows per training batch.
-        step: time between two rows, in hours; None if rows are only numbered.
+        step: time between two rows, in hours. None: rows are only numbered.
         season: length of the natural season, in time steps; 1 for none.
         eval_batch_size: windows per validation and test batch. Default: that of training.
         stride: time steps between the starts of two training windows.

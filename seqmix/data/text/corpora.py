@@ -149,8 +149,8 @@ class TextFiles(Corpus):
 
     Args:
         train: file of the training text, for example ``wikitext2/wiki.train.tokens``.
-        val: file of the validation text; null to cut it from the training text.
-        test: file of the test text; null to cut it from the training text.
+        val: file of the validation text. Default: cut from the training text.
+        test: file of the test text. Default: cut from the training text.
         document: regular expression of the line that a document begins with; null: a file is one document.
         max_len: longest piece, in tokens.
         batch_size: pieces per training batch.
@@ -249,11 +249,11 @@ class HubText(Corpus):
 
     Args:
         dataset: its name, for example ``allenai/c4``.
-        subset: its configuration, for example ``en``; null for none.
+        subset: its configuration, for example ``en``. Default: none.
         column: the column of the text.
         val_split: its split for validation.
         test_split: its split for the test.
-        n_documents: documents of each split, from the beginning, read without loading the rest; null for all.
+        n_documents: documents of each split, from the beginning, read without loading the rest. Default: all.
         max_len: longest piece, in tokens.
         batch_size: pieces per training batch.
         objective: pieces for ``causal`` or for ``masked`` language models, or ``pairs`` for masked ones that learn the

@@ -84,7 +84,7 @@ def writing(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
 
 
 def refusal(e: OSError) -> WriteError | None:
-    """What an error of the system means if it is that of a disk: that a file cannot be written."""
+    """Convert a system error of a disk to a ``WriteError``; None for other errors."""
     full = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
     if not full and (e.filename is None or e.errno not in _REASONS):
         return None

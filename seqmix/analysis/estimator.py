@@ -62,7 +62,7 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
 
     @abstractmethod
     def _pack(self) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
-        """What was learned, as plain values and tensors."""
+        """Pack the fitted state as plain values and tensors."""
 
     @abstractmethod
     def _unpack(self, facts: dict[str, Any], tensors: dict[str, "Tensor"]) -> None:
@@ -157,7 +157,7 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
             raise NotFitted(f"this {type(self).__name__} is not fitted; call fit() or load()")
 
     def _training(self) -> "Training":
-        """How the model is trained."""
+        """Training options of the model."""
         from seqmix.forecasting.machine import where
         from seqmix.forecasting.training import Training
 

@@ -114,7 +114,7 @@ class FittedImputer:
         return float(np.square(np.concatenate(errors)).mean())
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Itself as plain values and tensors."""
+        """Pack the fitted state as plain values and tensors."""
         tensors = {f"scaling.{name}": torch.from_numpy(x) for name, x in self.scaling._asdict().items()}
         tensors |= {f"radius.{level:g}": torch.from_numpy(x) for level, x in self.radius.items()}
         tensors |= {f"task.{name}": x.contiguous() for name, x in self.task.state_dict().items()}
@@ -161,7 +161,7 @@ def fit_imputer(plan: Plan, series: Collection) -> tuple[FittedImputer, pd.DataF
 
 
 def unpack_imputer(plan: Plan, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedImputer:
-    """What ``pack`` gave, as it was."""
+    """Rebuild an imputer from the result of ``pack``."""
     scaling = Scaling(*(tensors[f"scaling.{name}"].numpy() for name in Scaling._fields))
     task = _make_task(plan, facts["context"])
     task.load_state_dict({name[5:]: x for name, x in tensors.items() if name.startswith("task.")})

@@ -64,7 +64,7 @@ class FittedClassifier:
         return torch.cat(found).double().numpy()
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Itself as plain values and tensors."""
+        """Pack the fitted state as plain values and tensors."""
         tensors = {name: torch.from_numpy(getattr(self.preparation, name)) for name in ("mean", "std")}
         return {}, {**tensors, **{f"task.{name}": x.contiguous() for name, x in self.task.state_dict().items()}}
 
@@ -100,7 +100,7 @@ def fit_classifier(
 
 
 def unpack_classifier(plan: Plan, tensors: Mapping[str, Tensor]) -> FittedClassifier:
-    """What ``pack`` gave, as it was."""
+    """Rebuild a classifier from the result of ``pack``."""
     task = _make_task(plan)
     task.load_state_dict({name[5:]: x for name, x in tensors.items() if name.startswith("task.")})
     return FittedClassifier(

@@ -65,7 +65,7 @@ class FittedDetectors:
     task: AnomalyDetection | None = None
 
     def both_scores(self, series: Collection) -> list[Tensor]:
-        """What scores are made of by ``ranked``, ``(2, T_i)`` per series.
+        """Scores of windows and of rows, the arguments of ``ranked``, ``(2, T_i)`` per series.
 
         Raises:
             DataError: for a series without a detector.
@@ -76,7 +76,7 @@ class FittedDetectors:
         ]
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Itself as plain values and tensors."""
+        """Pack the fitted state as plain values and tensors."""
         tensors = {
             f"{i}.{name}": x.contiguous()
             for i, each in enumerate(self.detectors)
@@ -132,7 +132,7 @@ def fit_detector(plan: Plan, series: Collection) -> tuple[FittedDetectors, list[
 def unpack_detector(
     plan: Plan, n_channels: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> FittedDetectors:
-    """What ``pack`` gave, as it was."""
+    """Rebuild detectors from the result of ``pack``."""
 
     def part(start: str) -> dict[str, Tensor]:
         return {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}

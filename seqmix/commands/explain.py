@@ -250,7 +250,7 @@ def _listed(known: list[str]) -> str:
 
 
 def _other_versions(argv: list[str]) -> list[str]:
-    """Which versions wrote the configs in folders of runs: they were accepted then."""
+    """Note on the versions that wrote the configs in folders of runs."""
     # jsonargparse reads a config from its own folder
     found = [path for name in _config_files(argv) for path in (Path(name), Path(Path(name).name)) if path.is_file()]
     beside = {path.with_name("env.json").resolve() for path in found}

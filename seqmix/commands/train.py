@@ -315,7 +315,7 @@ class Train(LightningCLI):
         return flat(yaml.safe_load(self.text))
 
     def kept(self) -> list[str]:
-        """What an interrupted run left, and how to go on with it."""
+        """Messages on what an interrupted run left, and how to resume it."""
         names = [f"{name}.ckpt" for name in ("last", "best") if self.run.kept(name)]
         if not names:
             return ["no checkpoint was written yet"]

@@ -31,7 +31,7 @@ class Gathered(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the examples are."""
+        """Device of the examples."""
         return next(iter(self._tensors().values())).device
 
     @property
@@ -114,7 +114,7 @@ class ResumableLoader(ABC):
         self._served = 0
 
     def _part(self, order: "Tensor | Shuffled", i: int) -> Tensor:
-        """What this process serves of batch ``i``."""
+        """Part of batch ``i`` that this process serves."""
         whole = self.n_ranks * self.batch_size
         end = (i + 1) * whole if i + 1 < len(self) else self.n
         return order[i * whole : end].tensor_split(self.n_ranks)[self.rank]

@@ -150,7 +150,7 @@ def _file(name: str) -> str:
 
 
 def _kept(folder: Path, digest: str) -> Path:
-    """Where the weights are until the facts about them are saved as well."""
+    """Temporary path of the weights until the facts are saved too."""
     return folder / f".weights.{digest[:12]}.safetensors"
 
 

@@ -44,7 +44,7 @@ class Ends(NamedTuple):
 
     @property
     def distances(self) -> tuple[np.ndarray, np.ndarray]:
-        """How far the nearest and the farthest value are from ``loc`` in units of the scale, each ``(N, C)``."""
+        """Distance of the nearest and the farthest value from ``loc`` in units of the scale, each ``(N, C)``."""
         N, context, C = self.values.shape
         nearest, farthest, size = np.empty((N, C)), np.empty((N, C)), max(1, BLOCK // (context * C))
         for cut in (slice(a, a + size) for a in range(0, N, size)):

@@ -34,7 +34,7 @@ _SAMPLE = 500
 
 
 class Cells:
-    """How the numbers and times of a table are written.
+    """Format of the numbers and times of a table.
 
     Args:
         decimal: decimal separator, ``.`` or ``,``. Default: inferred from the cells.
@@ -76,7 +76,7 @@ class Cells:
             self.decimal = signs.pop() if len(signs) == 1 else None
 
     def kind(self, column: pd.Series) -> str:
-        """What a column holds: ``number``, ``time`` or ``text``."""
+        """Kind of the content of a column: ``number``, ``time`` or ``text``."""
         if not is_text(column):
             return "number" if pd.api.types.is_numeric_dtype(column.dtype) else "time"
         cells = column.iloc[np.unique(np.linspace(0, len(column) - 1, _SAMPLE).astype(int))]

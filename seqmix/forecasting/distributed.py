@@ -96,7 +96,7 @@ def _spread(forecaster: Any, verb: str, dataset: Any, given: Mapping[str, Any]) 
 
 
 def _checked(forecaster: Any, verb: str, given: Mapping[str, Any]) -> tuple[Reading, bool]:
-    """How the dataset is read, and whether fitted models forecast it.
+    """Reading options of the dataset, and whether fitted models forecast it.
 
     Raises:
         ConfigError: if parts of the data would be forecast otherwise than the whole.

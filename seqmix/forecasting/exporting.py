@@ -87,7 +87,7 @@ class Graph(nn.Module):
         return tuple((y.clamp(min=0) if self.plan.nonnegative else y).float() for y in found)
 
     def _spread(self, x: Tensor, mask: Tensor) -> Tensor | float:
-        """What intervals of models in closed form are in units of, ``(B, 1, C)``, as in ``local_scale``."""
+        """Unit of the intervals of models in closed form, ``(B, 1, C)``, as in ``local_scale``."""
         season = self.plan.season
         if not (self.closed_form and self.levels) or season >= x.shape[1]:
             return 1.0
@@ -115,7 +115,7 @@ class Graph(nn.Module):
         return found
 
     def _scaling(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What is taken from ``x`` and what it is divided by, ``(B, 1, C)``, or ``(C,)``."""
+        """Offset and divisor of ``x``, ``(B, 1, C)``, or ``(C,)``."""
         if self.loc is not None and self.scale is not None:
             return self.loc, self.scale
         if self.plan.scaler == "none":
@@ -215,7 +215,7 @@ def _inputs(member: Member) -> dict[str, Tensor]:
 
 
 def _facts(fitted: Fitted, member: Member, graph: Graph, inputs: dict[str, Tensor]) -> dict[str, object]:
-    """What a program that runs the graph has to know."""
+    """Metadata for programs that run the graph."""
     plan, reading, series = member.plan, fitted.reading, member.task.series
     codes = {name: list(getattr(fitted.inputs, name)) for name in ("past", "future", "static")}
     return {

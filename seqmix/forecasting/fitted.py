@@ -169,7 +169,7 @@ class Fitted:
         return last_windows(arrays, self.plan, self.context, long.ids, *self._scales(long, arrays))
 
     def _scales(self, long: Long, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-        """What each series is scaled by: as in the fit, or by all its rows where it was not fitted."""
+        """Scales of each series: those of the fit, or from all its rows if it was not fitted."""
         if self.plan.joint:
             return self.loc, self.scale
         at = self.ids.get_indexer(long.ids)

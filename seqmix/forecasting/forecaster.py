@@ -374,7 +374,7 @@ class Forecaster(Estimator):
         return self
 
     def _fitted(self, df: Any = None, how: Reading | None = None) -> "AnyFitted":
-        """What was fitted, or what pretrained models make of ``df`` as they are."""
+        """The fitted state, or that of pretrained models for ``df``."""
         if hasattr(self, "fitted_"):
             return self.fitted_
         from seqmix.forecasting.learning import as_they_are
@@ -397,7 +397,7 @@ class Forecaster(Estimator):
         return (given := self._options()) | {"trainer_kwargs": trainer_options(given)}
 
     def _how(self, *names: str | None) -> Reading:
-        """How frames are read: as that of the fit; before one, by the names that are given and the usual ones."""
+        """Reading options: those of the fit, or, before a fit, given and default names."""
         return self.fitted_.reading.checked(*names) if hasattr(self, "fitted_") else self._reading(*names)
 
     def _reading(self, *names: str | None) -> Reading:

@@ -72,7 +72,7 @@ class Reading:
         return self
 
     def again(self, freq: str | int) -> "Reading":
-        """How later frames are read: of the frequency that was found, without weights."""
+        """Options for later frames: with the inferred frequency, without weights."""
         return replace(self, freq=freq, weight_col=None)
 
 

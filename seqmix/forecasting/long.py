@@ -50,7 +50,7 @@ def picked(long: Long, which: np.ndarray) -> Long:
 
 
 def among_first(long: Long, n_rows: np.ndarray) -> np.ndarray:
-    """Which rows are among the first ``n_rows`` of their series, ``(T,)``."""
+    """Mask of the first ``n_rows`` rows of each series, ``(T,)``."""
     found = like(long.y, long.y.shape, bool)
     for a, b in series_blocks(long.indptr):
         begin, lengths = long.indptr[a:b], np.diff(long.indptr[a : b + 1])
@@ -60,7 +60,7 @@ def among_first(long: Long, n_rows: np.ndarray) -> np.ndarray:
 
 
 def observed(long: Long) -> np.ndarray:
-    """Which rows have a value and a weight above 0, ``(T,)``."""
+    """Mask of the rows that have a value and a weight above 0, ``(T,)``."""
     found = like(long.y, long.y.shape, bool)
     for cut in row_blocks(len(found)):
         found[cut] = ~np.isnan(long.y[cut]) if long.weight is None else ~np.isnan(long.y[cut]) & (long.weight[cut] > 0)
@@ -68,7 +68,7 @@ def observed(long: Long) -> np.ndarray:
 
 
 def missing_values(long: Long) -> np.ndarray:
-    """How many rows of each series have no value, ``(n,)``."""
+    """Number of rows of each series without a value, ``(n,)``."""
     counts = [
         np.add.reduceat(np.isnan(long.y[long.indptr[a] : long.indptr[b]]), long.indptr[a:b] - long.indptr[a], dtype=int)
         for a, b in series_blocks(long.indptr)
@@ -77,7 +77,7 @@ def missing_values(long: Long) -> np.ndarray:
 
 
 def unobserved_tail(long: Long) -> np.ndarray:
-    """How many rows at the end of each series have no value, or no weight, ``(n,)``."""
+    """Number of rows at the end of each series without a value or weight, ``(n,)``."""
     seen, tails = observed(long), []
     for a, b in series_blocks(long.indptr):
         begin, end = long.indptr[a:b], long.indptr[a + 1 : b + 1]

@@ -115,7 +115,7 @@ def reading(
     target_col: str | None = None,
     weight_col: str | None = None,
 ) -> Reading:
-    """How frames of these columns are read, by the resolved options; those of no name have the usual one."""
+    """Reading options for frames with these columns; columns without a name have the default one."""
     same = {name: given[name] for name in ("freq", "fill_gaps", "fill_value", "aggregate", "missing")}
     columns = {kind: given[f"{kind}_covariates"] for kind in ("past", "future", "static")}
     return Reading(id_col or "unique_id", time_col or "ds", target_col or "y", weight_col, **same, **columns)

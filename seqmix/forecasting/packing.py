@@ -85,7 +85,7 @@ def pack_frame(learned: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def unpack_frame(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What ``pack_frame`` packed, by the names of its fields."""
+    """Rebuild the fields that ``pack_frame`` packed, by name."""
     plan, time = facts["plan"], facts["time"]
     ids = pd.Index(facts["ids"]["values"]).astype(dtype_of(facts["ids"]["dtype"]))
     tuples = {name: tuple(plan[name]) for name in ("native", "levels", "notes")}

@@ -13,7 +13,7 @@ from seqmix.forecasting.long import named
 
 
 class Report(NamedTuple):
-    """What ``check_frame`` found; it prints as a table."""
+    """Result of ``check_frame``; it prints as a table."""
 
     series: int
     rows: int

@@ -12,7 +12,7 @@ from seqmix.forecasting.long import Long
 
 
 class Scales(NamedTuple):
-    """What is known from the rows of each series up to one of them; all arrays are ``(n,)``."""
+    """Scales from the rows of each series up to one of them; all arrays are ``(n,)``."""
 
     ids: pd.Index
     until: np.ndarray  # stamp of the last row
@@ -26,7 +26,7 @@ class Measured(Protocol):
 
     @property
     def reading(self) -> Reading:
-        """How its frame was read."""
+        """Reading options of its frame."""
         ...
 
     @property

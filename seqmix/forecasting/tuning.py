@@ -228,7 +228,7 @@ def _error(given: dict[str, Any], test: "Holdout", static: pd.DataFrame | None, 
 
 
 def _default_space(given: Mapping[str, Any], choice: "Choice", test: "Holdout") -> dict[str, Any]:
-    """What is searched where no space is given: what the Forecaster leaves open, and what the model says."""
+    """Default search space: open options of the Forecaster, and ``searched`` of the model."""
     cls, space = choice.cls, {}
     if not cls.closed_form and given["learning_rate"] is None:
         space["learning_rate"] = "log:5e-5:1e-3" if cls.pretrained else "log:1e-3:2e-2"

@@ -179,7 +179,7 @@ class Attention(Mixer):
         return q, k, v
 
     def _bias(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
-        """What is added to the scores, -inf where a position may not look, ``(B or 1, n_heads or 1, L, L)``."""
+        """Bias of the scores, -inf at masked pairs, ``(B or 1, n_heads or 1, L, L)``."""
         if mask is None and self.slopes is None:
             return None
         L = x.shape[1]

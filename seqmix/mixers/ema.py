@@ -49,7 +49,7 @@ class EMA(Mixer):
         self.omega = nn.Parameter(torch.randn(d_model))
 
     def no_weight_decay(self) -> set[str]:
-        """Nothing: the original code decays every matrix of it."""
+        """Return no names: the original code decays every matrix."""
         return set()
 
     def forward(

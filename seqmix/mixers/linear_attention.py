@@ -89,7 +89,7 @@ class LinearAttention(Mixer, ABC):
         return (q, k, v), None if window is None else last_inputs(inputs, behind, kept)
 
     def _empty_past(self, batch_size: int) -> Any:
-        """What is known of the past before the first position: inputs of the convolutions, or nothing."""
+        """Past before the first position: zero inputs of the convolutions, or nothing."""
         if not self.convolved:
             return None
         width = self.q_proj.out_features + self.k_proj.out_features + self.v_proj.out_features
@@ -163,7 +163,7 @@ def draw_rates(n_heads: int, slowest: float) -> nn.Parameter:
 
 
 def draw_steps(width: int) -> nn.Parameter:
-    """What softplus maps to steps of 0.001 to 0.1 positions."""
+    """Draw values that softplus maps to steps of 0.001 to 0.1 positions."""
     return nn.Parameter(dt_bias(width, 1e-3, 0.1, 1e-4))
 
 

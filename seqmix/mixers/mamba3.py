@@ -186,7 +186,7 @@ class Mamba3(Mixer):
 
 
 class _Parts(NamedTuple):
-    """What the recurrence reads, one step late: a key is written when the step after it is known.
+    """Operands of the recurrence, one step late: a key is written when the step after it is known.
 
     All but the gate are in float32 at least.
     """

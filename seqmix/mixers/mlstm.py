@@ -178,7 +178,7 @@ class MLSTM(Mixer):
 
 
 class _Parts(NamedTuple):
-    """What the recurrence reads, in float32 at least."""
+    """Operands of the recurrence, in float32 at least."""
 
     q: Tensor  # (B, L, H, P)
     k: Tensor  # (B, L, H, P), times the input gate

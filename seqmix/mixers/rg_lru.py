@@ -146,7 +146,7 @@ class RGLRU(Mixer):
         return packed_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, bounds, padding="causal")
 
     def _gates(self, u: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """What the input is multiplied by, and the decay, both ``(B, L, E)``."""
+        """Factor of the input, and decay, both ``(B, L, E)``."""
         log_a = -_SHARPNESS * wide(self.a_gate(u)).sigmoid() * F.softplus(wide(self.a_param))
         root = (-torch.expm1(2 * log_a)).clamp(min=_LEAST).sqrt()
         root = root.masked_fill(first.unsqueeze(-1), 1)

@@ -98,7 +98,7 @@ def _makes(factory: Any, kind: type) -> bool:
 
 
 def _registered(name: str, kinds: str, *registries: _Registry) -> Any:
-    """What stands under ``name`` in the first of the registries, then of encoders and mixers, that has it."""
+    """Look ``name`` up in the given registries, then in those of encoders and mixers."""
     named = []
     for listed, facts in (*registries, _ENCODERS):
         if name in listed():

@@ -96,7 +96,7 @@ def require_numbers(name: str, x: object, *, complex: bool = False) -> None:
 
 
 def kind_of(x: object) -> str:
-    """What was given, in a message."""
+    """Description of a value for messages."""
     return f"{x.dtype} of shape {tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
 
 

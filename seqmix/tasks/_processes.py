@@ -57,7 +57,7 @@ def _announced(end: Callable[[], None], message: str) -> None:
 
 
 def weight_of(trainer: pl.Trainer | None, n: int) -> float:
-    """What the loss of ``n`` examples counts, so that every example of all processes counts the same."""
+    """Weight of the loss of ``n`` examples, so that every example of all processes has equal weight."""
     if trainer is None or trainer.world_size == 1:
         return 1.0
     total = torch.tensor(float(n), device=trainer.strategy.root_device)

@@ -139,7 +139,7 @@ class Forecasting(Task):
         return self.model.base(x, mask=mask, **self._covariates(batch))
 
     def _covariates(self, batch: Batch) -> dict[str, Tensor]:
-        """Those of the model, which may share its data with one that has more."""
+        """Covariates of the model, which may be fewer than those of the data."""
         return {kind: batch[kind] for kind in self.series.covariates}
 
     def _forecast(self, batch: Batch, base: Tensor | None, gate: Tensor | None) -> Tensor:

@@ -145,7 +145,7 @@ class _SentenceTask(Task, ABC):
         self.seen.append((self(batch).float().cpu(), batch["labels"].cpu()))
 
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
-        """What ``measure`` finds in all examples."""
+        """Return the metrics of all examples."""
         seen = [pair for part in gathered(self._trainer, self.seen) for pair in part]
         scores, labels = (torch.cat(part) for part in zip(*seen, strict=True))
         self.seen.clear()

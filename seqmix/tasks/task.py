@@ -102,7 +102,7 @@ class Task(pl.LightningModule, ABC):
         return {fact: getattr(data, fact) for fact in self.facts}
 
     def totals(self, stage: str) -> list[Tensor]:
-        """What the processes of a run on several devices add up, in place, before ``finish``."""
+        """Tensors that the processes of a run on several devices add up, in place, before ``finish``."""
         return [self.sums]
 
     def remarks(self) -> dict[str, float]:

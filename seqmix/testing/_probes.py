@@ -14,7 +14,7 @@ T = TypeVar("T", bound=nn.Module)
 
 
 def probe(build: Callable[[], T], seed: int = 0) -> T:
-    """What ``build`` makes, in float64 and evaluation mode, its parameters moved off their initial values."""
+    """Build a model in float64 and evaluation mode, with parameters moved off their initial values."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build().double().eval()

@@ -21,4 +21,4 @@ class BatchNorm2d(nn.BatchNorm2d):
         return super().forward(input)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Nothing: a condition on the shape would stop ``torch.fx``."""
+        """Do nothing: a condition on the shape would stop ``torch.fx``."""

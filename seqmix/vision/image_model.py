@@ -200,7 +200,7 @@ class ImageModel(nn.Module, ABC):
 
     @property
     def default_cfg(self) -> Mapping[str, Any]:
-        """What this model takes: classes, input size, normalization, crop; where it was changed, not as published."""
+        """Configuration of the model: classes, input size, normalization, crop; with changes to the published one."""
         published = {**DEFAULT_CFG, **self.pretrained_cfg}
         height, width = self.input_size or published["input_size"][1:]
         stride = self.feature_info.reduction()[-1]

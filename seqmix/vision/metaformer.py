@@ -244,7 +244,7 @@ class MLPHead(nn.Module):
         return self.fc2(self.hidden(x))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What the last linear layer takes, ``(..., 4 D)``."""
+        """Input of the last linear layer, ``(..., 4 D)``."""
         return self.drop(self.norm(self.fc1(x).relu().square()))
 
 

@@ -37,6 +37,6 @@ def hidden(name: str) -> bool:
 
 
 def endings(files: list[Path]) -> str:
-    """How the names of files end, with their numbers: ``.txt (2), .heic (1)``."""
+    """Endings of file names, with their counts: ``.txt (2), .heic (1)``."""
     counts = Counter(file.suffix.lower() or file.name for file in files)
     return ", ".join(f"{ending} ({n:,})" for ending, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))

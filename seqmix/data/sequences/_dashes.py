@@ -17,7 +17,7 @@ FREE, CLASH = 76, 459
 
 
 class Size(NamedTuple):
-    """What differs between the sizes, in pixels of the image unless said otherwise."""
+    """Parameters of an image size, in pixels unless said otherwise."""
 
     border: int
     margins: tuple[int, ...]
@@ -124,7 +124,7 @@ def dashes(side: int, margin: int) -> Dashes:
 
 
 def free(taken: np.ndarray, reach: list[int], pixels: np.ndarray) -> np.ndarray:
-    """Those of ``pixels`` from which all that is in reach is free."""
+    """Pixels of ``pixels`` whose whole reach is free."""
     # shifts of one long whole number: the canvas as bits
     bits = int.from_bytes(np.packbits(taken > FREE, bitorder="little").tobytes(), "little")
     hit = 0

@@ -152,7 +152,7 @@ def published_split(name: str) -> Split:
 
 
 def _stamp(found: Path) -> str:
-    """What changes when recordings are added: size and time of an archive, number of files of a folder."""
+    """Stamp that changes when recordings are added: size and time of an archive, number of files of a folder."""
     if found.is_file():
         return f"{found.stat().st_size} {found.stat().st_mtime_ns}"
     return str(sum(1 for _ in found.glob("*/*.wav")))

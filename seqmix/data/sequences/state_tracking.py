@@ -92,7 +92,7 @@ class StateTracking(Recall):
 
 @cache
 def product_table(group: Group) -> np.ndarray:
-    """What the product of two elements is, by their numbers ``(G, G)``: the first acts first. Element 0 is the unit."""
+    """Multiplication table of a group by numbers of elements, ``(G, G)``; the first acts first, 0 is the unit."""
     elements = _GROUPS[group]
     if isinstance(elements, int):
         n = np.arange(elements)

@@ -9,7 +9,7 @@ from seqmix.errors import DataError, check_choice
 
 
 class Facts(NamedTuple):
-    """What is known about a published data set; row and channel counts are checked when it is read."""
+    """Facts about a published data set; row and channel counts are checked when it is read."""
 
     name: str
     source: Source

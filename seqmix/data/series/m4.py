@@ -20,7 +20,7 @@ from seqmix.series import Series
 
 
 class Facts(NamedTuple):
-    """What is published about a set of M4."""
+    """Published facts about a set of M4."""
 
     season: int  # that of MASE and Naive2, in time steps
     horizon: int

@@ -94,7 +94,7 @@ def read_nab(root: str | None, select: str | None, train_share: float) -> list[A
 
 
 def _reader(folder: Path) -> Callable[[str], bytes]:
-    """What reads a file of NAB by its path."""
+    """Return a function that reads a file of NAB by its path."""
     archive = folder / "nab.tar.gz"
     if archive.exists():
         try:

@@ -100,7 +100,7 @@ def _write(
 def _encoded(
     name: str, documents: Iterable[Iterable[bytes]], tokenizer: Tokenizer, sentence: re.Pattern[bytes] | None
 ) -> Iterator[tuple[int, int, list[np.ndarray]]]:
-    """Of each part of a document its number, its size, and the tokens of its sentences, or of the whole.
+    """Number, size and tokens (of sentences or of the whole) of each part of a document.
 
     Sentences may go beyond a part: with them a document is one.
     """

@@ -95,7 +95,7 @@ class Corpus(Served, ABC):
 
     @abstractmethod
     def _recipe(self, split: Split) -> str:
-        """What the documents of a split depend on."""
+        """All that the documents of a split depend on."""
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -61,7 +61,7 @@ class Characters(Tokenizer):
 
     @classmethod
     def of(cls, texts: Iterable[bytes]) -> "Characters":
-        """Those that have all characters of ``texts``."""
+        """The tokenizer of all characters of ``texts``."""
         known: set[int] = set()
         for text in texts:
             known.update(np.unique(_points(text)).tolist())

@@ -71,7 +71,7 @@ class _Line(NamedTuple):
     slope: np.ndarray
 
     def drift(self, g: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        """What the line adds to the next step, where ``g`` is ``1 - alpha`` to the number of values."""
+        """Increment of the line at the next step; ``g`` is ``1 - alpha`` to the number of values."""
         shape = (-1, *(1,) * (g.ndim - 1))
         return self.intercept.reshape(shape) * g + self.slope.reshape(shape) * (1 - (1 - alpha) * g) / alpha
 

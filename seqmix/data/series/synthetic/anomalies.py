@@ -17,7 +17,7 @@ class Anomalous(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """How long anomalies of a kind last, in rows, and the segment they make of a normal one ``(length, C)``."""
+    """Length of anomalies of a kind, in rows, and the function that changes a normal segment ``(length, C)``."""
 
     shortest: int
     longest: int

@@ -9,7 +9,7 @@ PHASES = 288
 
 
 class _Clock:
-    """Where each step of each series stands: phase of the day, number of the day, weekday, whether it is a holiday."""
+    """Calendar of each step of each series: phase of the day, number of the day, weekday, holiday or not."""
 
     def __init__(self, n: int, length: int, periods: np.ndarray, rng: np.random.Generator):
         day = periods[:, :1].astype(int)

@@ -39,7 +39,7 @@ def rounded(y: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
 
 
 def missing(n: int, length: int, *, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Where values are missing ``(n, length)``: ``share`` of them, single ones in half of the rows, blocks in others.
+    """Mask of missing values ``(n, length)``: ``share`` of them, single ones in half of the rows, blocks in others.
 
     Blocks last 2 to 48 steps.
     """

@@ -117,6 +117,8 @@ def test_means_over_panels(load):
     assert (lo, hi) == pytest.approx((0.5, 2)), "both panels are drawn twice in a quarter of the draws"
     wins = rates.win_rates({"a": {"x": 1, "y": 1}, "b": {"x": 2, "y": 1}, "c": {"x": 3}, "d": {}})
     assert wins["a"] == pytest.approx(100 * 2.5 / 3) and wins["c"] == 0 and np.isnan(wins["d"])
+    pairs = rates.win_matrix({"a": {"x": 1, "y": 1}, "b": {"x": 2, "y": 1}, "c": {"x": 3}})
+    assert (pairs["a"]["b"], pairs["b"]["a"], pairs["c"]["a"]) == (75, 25, 0) and np.isnan(pairs["a"]["a"])
 
 
 def test_a_model_of_seqmix_forecasts_every_window(load, folder):
@@ -135,7 +137,8 @@ def test_pairs_in_the_csv_are_not_run_again(load, folder, monkeypatch, capsys):
     def measure(model, names, python, series, limit, held_out):
         for name in names:
             ran.append((model, name))
-            row = {"panel": name, "group": "quarterly", "model": model, "sample": series, "note": "", "seen": "no"}
+            row = {"panel": name, "group": "quarterly", "model": model, "sample": series}
+            row |= {"series": 3, "note": "", "seen": "no"}
             numbers = ("coverage80", "failures", "forecasts", "fit_s", "predict_s", "bytes", "relative_wql")
             yield row | dict.fromkeys(numbers, 1) | {"relative_mase": {"DLinear": 0.5, "SeasonalNaive": 1}[model]}
 
@@ -155,6 +158,9 @@ def test_pairs_in_the_csv_are_not_run_again(load, folder, monkeypatch, capsys):
     assert zoo.table([*rows, {**rows[0], "panel": "other"}])[1]["MASE, many series"] == "0.500, 1 of 2", "comes last"
     assert second["failures"] == "1 of 1" and second["MASE, few, long"] == ""
     assert zoo.groups(rows)[0] == {"model": "DLinear", "quarterly": "0.500 / 1.000 (1 %)"}
+    (panel,) = zoo.by_panel(rows)
+    assert (panel["series"], panel["DLinear"], panel["SeasonalNaive"]) == ("2 of 3", "0.500 / 1.000", "1.000 / 1.000")
+    assert zoo.wins(rows)[0] == {"model": "DLinear", "DLinear": "", "SeasonalNaive": "100"}
     assert (folder / "zoo.png").exists()
     monkeypatch.setattr("sys.argv", [*options[:-2], "3"])
     with pytest.raises(SystemExit):

@@ -36,8 +36,10 @@ SCAN = ((8, 2048, 256), (8, 2048, 256), (256, 16), (8, 2048, 16), (8, 2048, 16))
 SSD = ((4, 4096, 8, 64), (4, 4096, 8), (8,), (4, 4096, 1, 64), (4, 4096, 1, 64))
 BOTH = ((4, 4096, 8, 64), (4, 4096, 2, 8), (8,), (4, 4096, 2, 1, 64), (4, 4096, 2, 1, 64))
 SHAPES = {
+    "causal_conv": ((8, 2048, 256), (256, 2048)),
     "depthwise_conv1d": ((8, 2048, 256), (256, 4)),
     "gated_delta": ((2, 2048, 8, 64), (2, 2048, 8, 64), (2, 2048, 8, 64), (2, 2048, 8), (2, 2048, 8)),
+    "linear_recurrence": ((8, 2048, 256), (8, 2048, 256)),
     "quasiseparable": BOTH,
     "rms_norm": ((8, 2048, 256), (256,), (8, 2048, 256)),
     "segment_max": ((8, 2048, 256),),
@@ -50,9 +52,12 @@ SCANS = ("quasiseparable", "selective_scan", "ssd")
 QUADRATIC = ("segment_max", "vq_attention")
 # multiplications and additions of a forward pass; an exponential counts as 11 of each
 FLOPS = {
+    # products of blocks of 32, then at each power of two up to 1,024 two real transforms of twice as many positions
+    "causal_conv": 8 * 256 * 2048 * (2 * 32 + sum(5 * n for n in range(6, 12))),
     "depthwise_conv1d": 2 * 4 * 8 * 2048 * 256,
     # keys with keys and queries, the triangle, U, and three products with the state, in chunks of 32
     "gated_delta": 2 * 2 * 2048 * 8 * (4 * 16 * 64 + 3 * 64 * 64),
+    "linear_recurrence": 2 * 8 * 2048 * 256,
     "quasiseparable": 2 * 16384 * (2 * 64 * 64 + 2 * 128 * 512 + 2 * 64 * 512),
     "rms_norm": 2 * 15 * 8 * 2048 * 256,
     "segment_max": 8 * 2048 * 256,
@@ -83,7 +88,9 @@ def main() -> None:
     limits = _limits(options.device)
     rows = []
     for op in options.ops.split(","):
-        for name in [*dispatch._OPS[op], *PEERS.get(op, {})]:
+        # the definition of causal_conv is the code of "torch"
+        own = [name for name in dispatch._OPS[op] if (op, name) != ("causal_conv", "reference")]
+        for name in [*own, *PEERS.get(op, {})]:
             for allocator in ("system", "tuned") if options.allocator == "both" else (options.allocator,):
                 command = [sys.executable, __file__, "--device", options.device, "--case", op, name, allocator]
                 row = {"op": op, "implementation": name, "allocator": allocator}
@@ -157,6 +164,8 @@ def _measure(op: str, name: str, allocator: str, device: str) -> dict[str, float
         # keys of norm 1, log decays, strengths
         inputs[1] = F.normalize(inputs[1], dim=-1)
         inputs[3:] = -inputs[3].exp(), inputs[4].sigmoid()
+    if op == "linear_recurrence":
+        inputs[1] = inputs[1].sigmoid()
     run = (peer if module else ours)(op, name)
     repeats = 0 if name == "reference" else 5
     weight = torch.ones(shapes[0], device=device)
@@ -181,6 +190,9 @@ def _measure(op: str, name: str, allocator: str, device: str) -> dict[str, float
 def ours(op: str, name: str) -> Call:
     """An implementation of ours, as a function of the tensors of ``SHAPES``."""
     f = getattr(ops, op)
+    if op == "causal_conv":
+        # the op itself has no choice
+        return dispatch.pick(name, dispatch._OPS[op], torch.empty(0))
     if op == "segment_max":
         return lambda x: f(x, 32, impl=name)
     if op == "vq_attention":

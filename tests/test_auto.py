@@ -15,8 +15,11 @@ from daily_panel import panel, small
 from seqmix import Forecaster
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.auto import portfolio, stats
+from seqmix.forecasting.auto.holdout import make_holdout
 from seqmix.forecasting.auto.theta import theta
 from seqmix.forecasting.auto.weights import combined, learn
+from seqmix.forecasting.folder import read_long
+from seqmix.forecasting.frame import Reading
 from seqmix.models import DLinear, ForecastModel
 
 
@@ -39,6 +42,14 @@ class Fragile(ForecastModel):
 
 def rows(values, name="x"):
     return pd.DataFrame({"unique_id": name, "ds": pd.date_range("2024-01-01", periods=len(values)), "y": values})
+
+
+@pytest.mark.parametrize(("mode", "n", "tested"), [("auto", 5, 4), ("auto", 4, 4), ("multivariate", 5, 5)])
+def test_models_of_all_series_are_compared_on_all_of_them(mode, n, tested, monkeypatch):
+    """As many series may be channels of one as models are compared on."""
+    monkeypatch.setattr("seqmix.forecasting.auto.holdout.MOST_CHANNELS", 4)
+    test = make_holdout(read_long(panel(range(n), 20), Reading()), 3, 1, 0, mode)
+    assert len(test.long.ids) == tested and len(test.train.ids) == n
 
 
 def test_a_portfolio_is_compared_and_combined(capfd):

@@ -92,7 +92,8 @@ def test_a_new_class_starts_from_its_own_defaults(before):
         f"model: {{class_path: Forecasting, init_args: {{model: {{class_path: MixerForecaster, "
         f"init_args: {{d_model: 64{named}}}}}}}}}\ndata: {{class_path: Cycles}}\n"
     )
-    cli = Train("fit", ["--config", "a.yaml", "--model.model.mixer", "Mamba2"])
+    cli = Train("fit", ["--config", "a.yaml", "--model.model.mixer", "Mamba2", "--model.model.channel_mixer", "null"])
+    assert not [m for m in cli.model.modules() if type(m).__name__ == "ChannelMLP"]
     mixer = next(m for m in cli.model.modules() if type(m).__name__ == "Mamba2")
     own = Mamba2(64)
     assert [p.shape for p in mixer.parameters()] == [p.shape for p in own.parameters()]

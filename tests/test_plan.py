@@ -65,7 +65,7 @@ def test_rows_are_held_out_for_ten_origins(rows, held):
 
 
 def test_many_series_are_no_channels(monkeypatch):
-    monkeypatch.setattr("seqmix.forecasting.plan._MOST_CHANNELS", 2)
+    monkeypatch.setattr("seqmix.forecasting.plan.MOST_CHANNELS", 2)
     options = {"context_length": 16, "model_kwargs": {"d_model": 4, "n_layers": 1}}
     assert small("TSM2", **options).fit(panel()).mode_ == "multivariate"
     fc = small("TSM2", **options).fit(panel(("a", "b", "c")))

@@ -84,3 +84,11 @@ def test_a_closed_form_again_and_what_is_needed(capsys):
             Path("copy", gone).unlink()
         assert run(["rerun", "copy"]) == 1
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_residual_model_again(capsys):
+    assert run(["fit", "--config", "tiny.yaml", "--model.residual", "true"]) == 0
+    (first,) = _runs()
+    assert run(["rerun", str(first)]) == 0
+    assert " are equal to the last digit" in capsys.readouterr().out

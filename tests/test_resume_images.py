@@ -124,3 +124,12 @@ def test_every_image_once_in_the_same_order(data, workers, how, at, seen, monkey
     assert found == want
     whole, parts = _weights("whole"), _weights("parts")
     assert all(torch.equal(parts[name], weight) for name, weight in whole.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["ImageFolder"], indirect=True)
+def test_a_run_of_images_again(data, capsys):
+    assert run(FIT) == 0
+    (folder,) = Path("runs/tiny").iterdir()
+    assert run(["rerun", str(folder)]) == 0
+    assert " are equal to the last digit" in capsys.readouterr().out

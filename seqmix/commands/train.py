@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,12 @@ def main(command: str, argv: list[str]) -> None:
 
 class Parser(Explained, LightningArgumentParser):
     """Lightning's parser with errors of two lines."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *given: Any, **how: Any) -> Any:
+        """Parse as jsonargparse does, which hands the null of a nested option to an inner parser as ``None``."""
+        if args is not None and not self.exit_on_error:
+            args = [f"{arg[:-4]}null" if arg.endswith("=None") else arg for arg in args]
+        return super().parse_args(args, *given, **how)
 
 
 class Train(LightningCLI):

@@ -14,8 +14,8 @@ from seqmix.mapped import row_blocks
 
 # losses whose forecast holds its own uncertainty
 _SPREAD = ("quantile", "normal", "student_t", "negative_binomial")
-# most series that a model gets as channels in mode "auto": weights and memory grow with their number
-_MOST_CHANNELS = 512
+#: most series that a model gets as channels in mode "auto": weights and memory grow with their number
+MOST_CHANNELS = 512
 _LEAST_ORIGINS = 10
 # options that pretrained models have no use for, and the values that say nothing
 _FIXED = {"context_length": (None,), "loss": ("mae", "quantile"), "normalize": ("auto", "none")}
@@ -228,8 +228,8 @@ def _joint(long: Long, mode: str, mixes: bool) -> tuple[bool, str]:
         )
     if mode != "auto" or not mixes or n == 1 or not long.aligned:
         return mode == "multivariate", ""
-    if n > _MOST_CHANNELS:
-        return False, f"{n} series are more than {_MOST_CHANNELS} channels: mode is global; mode='multivariate' insists"
+    if n > MOST_CHANNELS:
+        return False, f"{n} series are more than {MOST_CHANNELS} channels: mode is global; mode='multivariate' insists"
     return True, ""
 
 

@@ -32,8 +32,6 @@ _SEARCHED = (
 _MODEL = "model."
 # contexts that are tried, in horizons or seasons, whichever is longer
 _MULTIPLES = (1, 2, 3, 4, 6)
-# as many series as are forecast together at most
-_SERIES = 512
 # seconds below which no training begins
 _LEAST = 1.0
 
@@ -118,7 +116,7 @@ class AutoTune(Estimator):
         given = options.resolved(self.forecaster.get_params())
         how = options.reading(given, id_col, time_col, target_col, weight_col)
         long = read_long(df, how)
-        test = make_holdout(long, given["horizon"], given["season"] or long.clock.season, self.seed, _SERIES)
+        test = make_holdout(long, given["horizon"], given["season"] or long.clock.season, self.seed, given["mode"])
         if test is None:
             raise DataError(
                 f"no series is long enough to hold out {given['horizon']} rows, the longest has "

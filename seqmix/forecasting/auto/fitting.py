@@ -61,7 +61,7 @@ def fit_auto(
     # models that see whole histories know seasons that are longer than a context
     plan = replace(plan, season=options["season"] or long.clock.season, levels=options["levels"], notes=())
     shop = Workshop(long, static, reading, plain, val_size, stage, budget, tails(long), plan.season)
-    test = make_holdout(long, plan.horizon, plan.season, plan.seed)
+    test = make_holdout(long, plan.horizon, plan.season, plan.seed, options["mode"])
     trials = [
         shop.trial(each, test, sum(later.trained for later in portfolio[k + 1 :])) for k, each in enumerate(portfolio)
     ]

@@ -6,9 +6,9 @@ import numpy as np
 
 from seqmix.forecasting.auto.ensemble import units
 from seqmix.forecasting.long import Long, head, picked
+from seqmix.forecasting.plan import MOST_CHANNELS
 
-# series and windows at most, and the share of series that must be long enough for one window more
-_SERIES = 400
+# windows at most, and the share of series that must be long enough for one window more
 _WINDOWS = 3
 _SHARE = 0.75
 # rows before the first cutoff
@@ -34,7 +34,7 @@ class Holdout:
     unit: np.ndarray
 
 
-def make_holdout(long: Long, horizon: int, season: int, seed: int, most: int = _SERIES) -> Holdout | None:
+def make_holdout(long: Long, horizon: int, season: int, seed: int, mode: str) -> Holdout | None:
     """Choose the rows to compare models on; None where no series is long enough.
 
     As many windows as most series have, with a season and a horizon before the first cutoff; or else with a horizon, or
@@ -45,7 +45,8 @@ def make_holdout(long: Long, horizon: int, season: int, seed: int, most: int = _
         horizon: steps of a forecast.
         season: steps of the season.
         seed: seed of the sample.
-        most: series in the sample.
+        mode: ``multivariate`` for models that forecast all series together: the sample is all of them. With other modes
+            models forecast as many together as the sample has at most.
     """
     lengths = np.diff(long.indptr)
     sizes = [(windows, max(horizon, rows)) for rows in (season + 2, _LEAST) for windows in range(_WINDOWS, 0, -1)]
@@ -56,8 +57,8 @@ def make_holdout(long: Long, horizon: int, season: int, seed: int, most: int = _
     if not len(enough):
         return None
     sample = enough
-    if len(enough) > most:
-        sample = np.sort(np.random.default_rng(seed).choice(enough, most, replace=False))
+    if len(enough) > MOST_CHANNELS and mode != "multivariate":
+        sample = np.sort(np.random.default_rng(seed).choice(enough, MOST_CHANNELS, replace=False))
     tested = picked(long, sample)
     rows = horizon * np.arange(windows, 0, -1)
     at = tested.indptr[1:, None, None] - rows[:, None] + np.arange(horizon)

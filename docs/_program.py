@@ -128,7 +128,7 @@ def configs(root: Path, repository: str) -> list[str]:
 def _named(part: Any) -> str:
     """The class of a part of a config, and of what is in it."""
     if not isinstance(part, dict):
-        return rst(str(part))
+        return f"``{part}``"
     options = part.get("init_args") or {}
     inner = [_named(options[key]) for key in ("model", "mixer", "mixers", "name") if options.get(key)]
     return ", ".join([f"``{part['class_path']}``", *inner]) if "class_path" in part else ", ".join(inner)

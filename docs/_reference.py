@@ -25,6 +25,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", _write)
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("doctree-read", _dashes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -116,6 +117,12 @@ def write(file: Path, text: str) -> None:
 def _skip(app: Sphinx, kind: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
     """Leave out what a class of another package brings along."""
     return True if not getattr(member, "__module__", "seqmix").startswith("seqmix") else None
+
+
+def _dashes(app: Sphinx, doctree: nodes.document) -> None:
+    """Sphinx leaves the dash between a parameter and its text to smartquotes, which would change options as well."""
+    for text in [text for text in doctree.findall(nodes.Text) if text == " -- "]:
+        text.parent.replace(text, nodes.Text(" – "))
 
 
 def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.Element | None:

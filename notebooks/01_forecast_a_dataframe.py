@@ -16,6 +16,7 @@
 import os
 import tempfile
 from pathlib import Path
+from pprint import pprint
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ print(check_frame(df))
 # %%
 fc = Forecaster(["DLinear", "Hydra", "SeasonalNaive"], horizon=12, levels=[80], max_steps=60, learning_rate=3e-3)
 fc.fit(df)
-print(fc.report_)
+pprint(fc.report_, width=100, compact=True, sort_dicts=False)
 print(*fc.notes_, sep="\n")
 forecast = fc.predict()
 print(forecast.head())

@@ -48,8 +48,6 @@ def paste(page, text, model="ZeroShot", *, gaps=False):
     )
     page.evaluate("on => document.querySelector('#try-gaps').checked = on", gaps)
     page.evaluate("document.querySelector('#try-message').textContent = 'Loading'")
-    # the same text again is no change
-    page.fill("#try-data", "")
     page.fill("#try-data", text)
     return done(page)
 

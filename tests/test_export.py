@@ -128,7 +128,7 @@ NO_ONNX = {"S4D", "AFF"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize("name", sorted({*list_models(), *list_mixers()} - {"MixerForecaster", "Cauchy"}))
+@pytest.mark.parametrize("name", sorted({*list_models(), *list_mixers()} - {"MixerForecaster", "Cauchy", "ZeroShot"}))
 def test_every_model_is_exported_or_refused(tmp_path, name, suffix):
     _needs(suffix)
     fc = small(name, max_steps=1).fit(panel(("a",)))
@@ -144,17 +144,18 @@ def test_every_model_is_exported_or_refused(tmp_path, name, suffix):
 
 
 @pytest.mark.slow
-def test_zeroshot_as_onnx(tmp_path):
-    """Its own operations have a fast twin: they equal those that ONNX lacks in tests/test_zero_shot.py."""
-    _needs(".onnx")
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_pretrained_model_is_exported(tmp_path, suffix):
+    """Of context and options of its own; the page that forecasts in the browser has the graph of its parts."""
+    _needs(suffix)
     df = panel(("a", "b"))
     fc = Forecaster("ZeroShot", 6, levels=[80], max_steps=0, device="cpu").fit(df)
-    fc.export(tmp_path / "model.onnx")
+    fc.export(tmp_path / f"model{suffix}")
     x = np.zeros((2, 512, 1), np.float32)
     mask = np.zeros(x.shape, bool)
     for k, (_, rows) in enumerate(df.groupby("unique_id")):
         x[k, -len(rows) :, 0], mask[k, -len(rows) :] = rows["y"], True
-    found, _ = _run(tmp_path, ".onnx", x=x, mask=mask)
+    found, _ = _run(tmp_path, suffix, x=x, mask=mask)
     want = fc.predict()
     for y, name in zip(found, ("ZeroShot", "ZeroShot-lo-80", "ZeroShot-hi-80"), strict=True):
         np.testing.assert_allclose(y[..., 0].ravel(), want[name], rtol=1e-4)

@@ -1,4 +1,4 @@
-// History, forecast and interval as one SVG picture, drawn in the colors of the page.
+// History, forecast and interval as one SVG picture, drawn in the colors of the page; without rows the history alone.
 
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [720, 320, 56, 28, 12];
 // steps of history beside those of the forecast
@@ -28,8 +28,9 @@ export function draw(svg, { values, stamps, show }, ahead, rows, level) {
     `<polygon class="band" points="${band.join(" ")}"/>` +
     path("history", points, at) +
     path("forecast", joined, at);
-  const [least, most] = [0, 1].map((k) => compact((k ? Math.max : Math.min)(...rows.map(([point]) => point))));
   const past = `${points.length} values of history up to ${show(stamps.at(-1))}`;
+  if (!rows.length) return svg.setAttribute("aria-label", past);
+  const [least, most] = [Math.min, Math.max].map((of) => compact(of(...rows.map(([point]) => point))));
   const future = `a forecast of ${rows.length} steps between ${least} and ${most}, with ${level} % intervals`;
   svg.setAttribute("aria-label", `${past}, then ${future}; the table below has the numbers`);
 }

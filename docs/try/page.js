@@ -22,7 +22,10 @@ async function start() {
     else if (event.target === $("file")) open(event.target.files[0]);
     else if (event.target !== $("data")) forecast();
   });
-  $("data").addEventListener("input", later(() => pasted("pasted.csv")));
+  $("data").addEventListener("input", later(() => {
+    $("example").value = "";
+    return pasted("pasted.csv");
+  }));
   $("data").addEventListener("dragover", (event) => event.preventDefault());
   $("data").addEventListener("drop", (event) => {
     event.preventDefault();
@@ -71,6 +74,9 @@ async function forecast() {
     const level = Number($("level").value);
     const how = [series, frame.clock, horizon, level];
     const model = $("model").value;
+    draw($("chart"), { ...series, show: (stamp) => shown(stamp, frame.clock.dated) }, [], [], level);
+    // the history is seen before the model has loaded
+    await new Promise((resolve) => setTimeout(resolve));
     const rows = model === "Ridge" ? ridge(...how) : await (await import("./zeroshot.js")).zeroShot(...how, facts);
     if (mine !== run) return;
     const ahead = rows.map((_, h) => frame.clock.after(series.stamps.at(-1), h + 1));

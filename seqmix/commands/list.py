@@ -5,7 +5,6 @@ from typing import Literal
 
 from seqmix.commands import tables
 from seqmix.commands._function import call
-from seqmix.commands.generated import stale_pages
 from seqmix.commands.members import (
     classifier_rows,
     config_rows,
@@ -44,6 +43,9 @@ def show(*, only: Kind | None = None, markdown: bool = False, write: bool = Fals
         write: refresh the generated tables of the documentation in the current folder, a clone of the repository.
     """
     if write:
+        # the tables of results load tasks, and these lightning
+        from seqmix.commands.generated import stale_pages
+
         for file, text in stale_pages(Path()).items():
             with whole(file) as part:
                 part.write_text(text)

@@ -26,11 +26,13 @@ def shown(rows: Sequence[Row], dates: Mapping[str, str]) -> list[dict[str, str]]
     """
     made = []
     for row in rows:
-        commit = row.get("commit", "")
+        commit, run = row.get("commit", ""), row.get("run", "")
+        # a run is named after its time: 20261129-093417-seed0
+        date = dates.get(commit.rstrip("+")) or (f"{run[:4]}-{run[4:6]}-{run[6:8]}" if run else "")
         own = {name.replace("_", " "): _short(value) for name, value in row.items() if name not in PROVENANCE}
         machine = [row[name] for name in ("device", "cpu") if row.get(name)]
         versions = row.get("versions") or (f"torch {row['torch']}" if row.get("torch") else "")
-        source = {"date": dates.get(commit.rstrip("+"), ""), "commit": commit, "machine": ", ".join(machine)}
+        source = {"date": date, "commit": commit, "machine": ", ".join(machine)}
         made.append(own | source | {"versions": versions})
     used = [name for name in dict.fromkeys(name for row in made for name in row) if any(row.get(name) for row in made)]
     return [{name: row.get(name, "") for name in used} for row in made]

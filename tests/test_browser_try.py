@@ -159,6 +159,18 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command(trying, tmp_path, mon
     assert trying.locator("#try-chart polyline").count() == 0 and trying.is_disabled("#try-download")
 
 
+def test_the_code_reads_the_table_as_the_page_does(trying, tmp_path, monkeypatch):
+    rows = [f"{day[8:]}.{day[5:7]}.{day[:4]};{k % 7},5" for k, day in enumerate(DAYS)]
+    text = table(*rows, header="day;sold")
+    assert paste(trying, text).startswith("ZeroShot: 60 values")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pasted.csv").write_text(text)
+    *lines, last = trying.text_content("#try-code").splitlines()
+    names = {"pd": pd, "Forecaster": Forecaster}
+    exec("\n".join(lines), names)
+    assert_same(downloaded(trying), eval(last, names).rename(columns={"day": "ds"}))
+
+
 def test_gaps_are_filled_when_asked_for(trying):
     said = paste(trying, table(*ROWS[:8], *ROWS[10:]), gaps=True)
     assert said.startswith("ZeroShot: 58 values"), said

@@ -11,7 +11,7 @@ const ISO = /^(\d{4})-?(\d{2})(?:-?(\d{2}))?(?:[T ](\d{2}):?(\d{2})(?::?(\d{2})(
 const YEAR_FIRST = /^(\d{4})[/.](\d{1,2})[/.](\d{1,2})(?:[T ](\d{2}):(\d{2})(?::(\d{2}))?)?$/;
 const YEAR_LAST = /^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(?:[T ](\d{2}):(\d{2})(?::(\d{2}))?)?$/;
 
-// stamps of a column, and whether they are dates; null if it holds something else
+// stamps of a column, whether they are dates, and whether days come first in them; null if it holds something else
 export function readTimes({ name, cells }) {
   if (cells.every((cell) => /^[+-]?\d{1,15}$/.test(cell))) {
     const dates = [/^(19|20)\d{6}$/, /^(19|20)\d{4}$/].some((form) => cells.every((cell) => form.test(cell)));
@@ -27,15 +27,16 @@ export function readTimes({ name, cells }) {
     all(cells, (cell) => turned(cell, true)),
     // a day follows the month only between slashes and dashes
     cells.some((cell) => cell.includes(".")) ? null : all(cells, (cell) => turned(cell, false)),
-  ].filter(Boolean);
-  const regular = forms.filter((stamps) => evenly(stamps));
-  const found = regular.length ? regular : forms;
+  ];
+  const read = forms.filter(Boolean);
+  const regular = read.filter((stamps) => evenly(stamps));
+  const found = regular.length ? regular : read;
   if (found.length > 1 && found[0].some((stamp, i) => stamp !== found[1][i])) {
     const sign = cells[0].includes("/") ? "/" : "-";
     const [d, m] = [`%d${sign}%m${sign}%Y`, `%m${sign}%d${sign}%Y`];
     refuse("two_dates", { column: quoted(name), cell: quoted(cells.at(-1)), forms: `'${d}' or '${m}'` });
   }
-  return found.length ? { stamps: found[0], dated: true } : null;
+  return found.length ? { stamps: found[0], dated: true, dayFirst: found[0] === forms[1] } : null;
 }
 
 // the step of sorted stamps without repetitions: pieces vote, so that gaps do not matter; null for fewer than two stamps

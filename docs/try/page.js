@@ -80,7 +80,7 @@ async function forecast() {
     const rows = model === "Ridge" ? ridge(...how) : await (await import("./zeroshot.js")).zeroShot(...how, facts);
     if (mine !== run) return;
     const ahead = rows.map((_, h) => frame.clock.after(series.stamps.at(-1), h + 1));
-    show(frame, series, ahead, rows, { model, level, horizon });
+    show(frame, series, ahead, rows, { model, level, horizon, table });
     const count = series.values.filter((value) => !Number.isNaN(value)).length;
     const seconds = ((performance.now() - began) / 1000).toFixed(2);
     const { label, season } = frame.clock;
@@ -100,7 +100,7 @@ function chosen(series) {
   return series.find(({ id }) => id === select.value) ?? series[0];
 }
 
-function show(frame, series, ahead, rows, { model, level, horizon }) {
+function show(frame, series, ahead, rows, { model, level, horizon, table }) {
   const { dated, label } = frame.clock;
   const name = (stamp) => shown(stamp, dated);
   draw($("chart"), { ...series, show: name }, ahead, rows, level);
@@ -115,8 +115,13 @@ function show(frame, series, ahead, rows, { model, level, horizon }) {
   const names = { id_col: frame.alone ? "" : frame.idCol, time_col: frame.timeCol, target_col: frame.targetCol };
   const columns = Object.entries(names).map(([option, column]) => (column ? `, ${option}="${column}"` : ""));
   const call = `df${columns.join("")}`;
+  const sep = { ";": ', sep=";"', "\t": ', sep="\\t"', "|": ', sep="|"' }[table.sep] ?? "";
+  const values = table.columns.filter(({ name }) => name !== frame.timeCol).flatMap(({ cells }) => cells);
+  const decimal = values.some((cell) => /^-?\d*,(\d{1,2}|\d{4,})$/.test(cell)) ? ', decimal=","' : "";
+  const time = `df["${frame.timeCol}"]`;
   $("code").textContent = [
-    `df = pd.read_csv("${file}")`,
+    `df = pd.read_csv("${file}"${sep}${decimal})`,
+    ...(frame.times.dayFirst ? [`${time} = pd.to_datetime(${time}, dayfirst=True)`] : []),
     `forecaster = Forecaster("${model}", horizon=${horizon}, levels=[${level}]${freq}${gaps}${own})`,
     model === "Ridge" ? `forecaster.fit(${call}).predict()` : `forecaster.predict(${call})`,
   ].join("\n");

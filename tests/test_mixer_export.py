@@ -8,8 +8,8 @@ from seqmix.mixers import list_mixers, mixer_facts
 
 # chunks, pooling over segments, a transform; the others take a second each
 FAST = ("PoNet", "S4D", "Toeplitz")
-# they choose a number of queries or lags by the logarithm of the length, or step through the sequence one position after
-# another, which fixes the length in a graph
+# they choose a number of queries or lags by the logarithm of the length, or step from position to position, which fixes
+# the length in a graph
 FIXED = ("AutoCorrelation", "ProbSparse", "SLSTM")
 FREE = [name for name in list_mixers() if name not in FIXED]
 

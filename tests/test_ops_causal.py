@@ -66,11 +66,11 @@ def _attention(**options):
 
 # what is called, and the positions of a chunk by implementation; 1 where no earlier position sees NaN
 CASES = {
-    "delta": (lambda **o: _delta((), **o), {"reference": 1, "torch": CHUNK, "native": CHUNK}),
-    "delta, channels": (lambda **o: _delta((K,), **o), {"reference": 1, "torch": CHUNK, "native": CHUNK}),
-    "linear attention": (_linear, {"reference": 1, "torch": CHUNK, "native": CHUNK}),
-    "diagonal plus low rank": (_dplr, {"reference": 1, "native": CHUNK}),
-    "delta product": (_product, {"reference": 1, "native": CHUNK}),
+    "delta": (lambda **o: _delta((), **o), {"reference": 1, "torch": CHUNK, "native": 1}),
+    "delta, channels": (lambda **o: _delta((K,), **o), {"reference": 1, "torch": CHUNK, "native": 1}),
+    "linear attention": (_linear, {"reference": 1, "torch": CHUNK, "native": 1}),
+    "diagonal plus low rank": (_dplr, {"reference": 1, "native": 1}),
+    "delta product": (_product, {"reference": 1, "native": 1}),
     "ssd": (_ssd, {"reference": 1, "torch": CHUNK, "native": CHUNK}),
     "selective scan": (_scan, {"reference": 1, "torch": 1, "native": 1}),
     "recurrence": (_recurrence, {"reference": 1, "torch": 1, "native": 1}),

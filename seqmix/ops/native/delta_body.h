@@ -194,9 +194,9 @@ struct DeltaJob {
     write(S);
     float* y = s.y + place(s.V);
     int64_t step = s.H * s.V;
-    tiles(q, V, [&](auto t, int64_t i, int64_t j, int64_t next) {
+    tiles(q, V, [&](auto t, int64_t i, int64_t j, int64_t) {
       t.add(s.K, m.qr + i * K, K, 1, S + j, V);
-      t.add(next, m.M + i * Q, Q, 1, m.U + j, V);
+      t.add_lower(i, m.M + i * Q, Q, m.U + j, V);
       t.each([&](int r, int c, vf x) { store(y + (i + r) * step + j + c, x, s.V - j - c); });
     });
     tiles(s.K, V, [&](auto t, int64_t i, int64_t j, int64_t) {

@@ -31,6 +31,18 @@ struct Tile {
     *this = t;
   }
 
+  // += A B with A lower triangular from row i on: what is above the diagonal is not read, so that no NaN comes from there
+  INLINE void add_lower(int64_t i, const float* A, int64_t down, const float* B, int64_t width) {
+    add(i, A, down, 1, B, width);
+    A += i, B += i * width;
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 6
+      for (int k = 0; k <= r; ++k)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[r][v] += A[r * down + k] * at(B + k * width + v * LANES);
+  }
+
   // f(row, column, vector) for each vector
   template <class F>
   INLINE void each(F f) {

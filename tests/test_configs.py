@@ -28,7 +28,10 @@ def test_configs_come_with_the_package(name, monkeypatch, tmp_path):
     for argv in (["--config", name], [f"--config={name}"]):
         (option, path) = with_paths([*argv, "--name", "x"])[:2]
         assert option == "--config" and Path(path).is_file() and Path(path).stem in name
-    # a file of one's own has its own name
+    # a file of one's own has its own name, a folder does not
+    Path("demo").mkdir()
+    assert with_paths(["--config", "demo"]) != ["--config", "demo"]
+    Path("demo").rmdir()
     Path("demo").touch()
     assert with_paths(["--config", "demo"]) == ["--config", "demo"]
 

@@ -25,4 +25,4 @@ def with_paths(argv: list[str]) -> list[str]:
 def _path(name: str) -> str:
     stem = name.removeprefix("configs/").removesuffix(".yaml")
     packaged = (_PACKAGED / f"{part}{stem}.yaml" for part in _PARTS)
-    return name if Path(name).exists() else next((str(path) for path in packaged if path.is_file()), name)
+    return name if Path(name).is_file() else next((str(path) for path in packaged if path.is_file()), name)

@@ -110,7 +110,7 @@ def recorded(folder: Path, published: Path, configs: Sequence[str]) -> list[dict
     return rows
 
 
-def runs_of(files: Iterable[Path], table: str) -> dict[str, list[Run]]:
+def runs_of(files: Iterable[Path], table: str) -> Mapping[str, Sequence[Run]]:
     """The rows of a table in each CSV file, models and baselines, by the name of the file."""
     tasks = _tasks(table)
     found = {file.stem: [row for row in read_rows(file) if _stands_in(row, tasks)] for file in files}

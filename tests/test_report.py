@@ -123,7 +123,7 @@ def test_published_figures_of_another_task_are_not_drawn(table, drawn, results, 
 
     def savefig(figure, file, **options):
         file.touch()
-        labels.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+        labels.extend(text.get_text() for text in figure.legends[0].get_texts())
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
     report.draw(results, published, table, tmp_path / "x.png")

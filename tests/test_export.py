@@ -53,7 +53,10 @@ def _needs(suffix):
         pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize(("model", "suffix"), [("Mamba", ".pt2"), ("DLinear", ".onnx")])
+@pytest.mark.parametrize(
+    ("model", "suffix"),
+    [("DLinear", ".pt2"), ("DLinear", ".onnx"), pytest.param("Mamba", ".pt2", marks=pytest.mark.slow)],
+)
 def test_a_file_runs_without_the_package(tmp_path, capfd, model, suffix):
     """Five windows at once, though the graph was made from two; a missing value is one of the mask."""
     _needs(suffix)

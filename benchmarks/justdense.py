@@ -34,9 +34,9 @@ from justdense_grid import Cell, cells
 
 from seqmix.commands.train import Train
 from seqmix.errors import SeqmixError
+from seqmix.tasks.folders import run_folders
 from seqmix.tasks.lock import locked
 from seqmix.tasks.rows import append_rows, read_rows
-from seqmix.tasks.run import run_folders
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WORK = Path("runs") / "justdense"

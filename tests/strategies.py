@@ -128,8 +128,8 @@ def _times(draw: Callable, length: int, odd: bool) -> list[Any]:
             return [t.tz_localize("Europe/Berlin", ambiguous=True, nonexistent="shift_forward") for t in times]
         if kind == 4:
             return [t.to_pydatetime().date() for t in times]
+    # dates beyond what pandas or Python can count; pandas has no shift of time zones there
     except (ValueError, OverflowError, NotImplementedError):
-        # beyond what pandas or Python can count
         return list(pd.date_range("2024-01-01", periods=length))
     return [str(t) for t in times] if kind == 3 else [1.5 * i for i in range(length)] if kind == 5 else times
 

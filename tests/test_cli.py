@@ -323,11 +323,11 @@ def test_damaged_checkpoints(here, fitted, tmp_path, capsys):
 
 
 def test_two_runs_in_one_second_do_not_meet(tmp_path, monkeypatch):
-    from seqmix.tasks.run import _new_folder, run_folders
+    from seqmix.tasks.folders import new_folder, run_folders
 
     monkeypatch.setattr("time.strftime", lambda _: "20260101-000000")
     (tmp_path / "a").mkdir()
-    made = [_new_folder(tmp_path / "a", seed) for seed in (10, *[1] * 10)]
+    made = [new_folder(tmp_path / "a", seed) for seed in (10, *[1] * 10)]
     assert [p.name for p in made[:3]] == [f"20260101-000000-seed{k}" for k in ("10", "1", "1-2")]
     for folder in made:
         (folder / "last.ckpt").touch()

@@ -3,7 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from seqmix.errors import ConfigError
+from seqmix.tasks.folders import run_folders
 
 # options of one invocation: they do not belong to the experiment, so not into its config.yaml
 MOMENTARY = ("ckpt_path", "resume", "test", "record", "out")
@@ -53,3 +59,26 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(part, f"{name}.{key}" if name else str(key))
     else:
         yield name.replace("init_args.", "").removesuffix(".class_path"), value
+
+
+def matching_run(parent: Path, seed: int, settings: Mapping[str, Any], value: str) -> Path:
+    """The newest run in ``parent`` with this seed and these settings.
+
+    Raises:
+        ConfigError: if there is none; it names ``value``, that of ``ckpt_path``, and what the newest run has instead.
+    """
+    folders = run_folders(parent, seed)
+    if not folders:
+        raise ConfigError(
+            f"ckpt_path = {value!r}: no run with seed {seed} and a checkpoint in {str(parent)!r}; "
+            "run `seqmix fit` first, or give the path of a checkpoint"
+        )
+    reasons = {}
+    for folder in reversed(folders):
+        reasons[folder] = misfit(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), settings)
+        if not reasons[folder]:
+            return folder
+    raise ConfigError(
+        f"ckpt_path = {value!r}: no run with seed {seed} in {str(parent)!r} has these settings; the "
+        f"newest has {reasons[folders[-1]]}; give the same, or --config {folders[-1]}/config.yaml"
+    )

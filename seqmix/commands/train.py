@@ -24,7 +24,7 @@ import seqmix.data  # noqa: F401  configs name classes that have been imported
 from seqmix.commands._causes import passed_through, root
 from seqmix.commands._classes import prepare_parser
 from seqmix.commands._results import print_rows, rows_of, write_predictions
-from seqmix.commands._settings import MOMENTARY, differences, digest, flat, misfit
+from seqmix.commands._settings import MOMENTARY, differences, digest, flat, matching_run
 from seqmix.commands._trainer import check_trainer, explaining, is_of_trainer, said_briefly
 from seqmix.commands.configs import with_paths
 from seqmix.commands.explain import Explained
@@ -35,7 +35,7 @@ from seqmix.ops.allocator import tune_allocator
 from seqmix.tasks import Task
 from seqmix.tasks.checkpoint import read_checkpoint
 from seqmix.tasks.rows import append_rows
-from seqmix.tasks.run import Run, run_folders
+from seqmix.tasks.run import Run
 from seqmix.trusted import trusted_modules
 
 # where we differ from Lightning; a config or a flag overrides each
@@ -357,21 +357,7 @@ class Train(LightningCLI):
         given = Path(self.config.config[-1].absolute if self.config.config else "").parent
         if (given / "env.json").exists():
             return given
-        folders = run_folders(self.parent, self.seed)
-        if not folders:
-            raise ConfigError(
-                f"ckpt_path = {value!r}: no run with seed {self.seed} and a checkpoint in {str(self.parent)!r}; "
-                "run `seqmix fit` first, or give the path of a checkpoint"
-            )
-        here, reasons = yaml.safe_load(self.text), {}
-        for folder in reversed(folders):
-            reasons[folder] = misfit(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), here)
-            if not reasons[folder]:
-                return folder
-        raise ConfigError(
-            f"ckpt_path = {value!r}: no run with seed {self.seed} in {str(self.parent)!r} has these settings; the "
-            f"newest has {reasons[folders[-1]]}; give the same, or --config {folders[-1]}/config.yaml"
-        )
+        return matching_run(self.parent, self.seed, yaml.safe_load(self.text), value)
 
     def _text_of(self, config: Namespace) -> str:
         config = config.clone()

@@ -124,7 +124,7 @@ class Forecaster(Estimator):
         self.learning_rate, self.early_stopping, self.seed = learning_rate, early_stopping, seed
         self.device, self.verbose, self.model_kwargs, self.fill_value = device, verbose, model_kwargs, fill_value
         self.nonnegative, self.trainer_kwargs, self.budget = nonnegative, trainer_kwargs, budget
-        self._options()
+        options.resolved(self.get_params())
 
     def fit(
         self,
@@ -154,7 +154,7 @@ class Forecaster(Estimator):
         """
         from seqmix.forecasting.learning import fit
 
-        how, given = self._reading(id_col, time_col, target_col, weight_col), self._ready()
+        how = options.reading(given := self._ready(), id_col, time_col, target_col, weight_col)
         long, rows = read_long(df, how), val_size
         if val_df is not None:
             long, rows = followed(df, long, to_pandas(val_df), how)
@@ -245,7 +245,7 @@ class Forecaster(Estimator):
         from seqmix.forecasting.backtesting import cross_validate, test_windows
         from seqmix.forecasting.learning import fit, least_rows
 
-        how, given = self._reading(id_col, time_col, target_col, weight_col), self._ready()
+        how = options.reading(given := self._ready(), id_col, time_col, target_col, weight_col)
         long, static, quantiles = read_long(df, how), maybe_pandas(static_df), options.quantiles(quantiles)
         given |= {} if levels is None else {"levels": options.levels(levels)}
         sizes = (n_windows, step_size, test_size)
@@ -387,18 +387,14 @@ class Forecaster(Estimator):
         steps = options.whole("horizon", horizon, 1, True) or fitted.plan.horizon
         return rows.kind, stamped(fitted.reading, fitted.clock, rows.ids, rows.last, steps)
 
-    def _options(self) -> dict[str, Any]:
-        return options.resolved(self.get_params())
-
     def _ready(self) -> dict[str, Any]:
         """The options, on a machine that can train by them."""
         from seqmix.forecasting.machine import trainer_options
 
-        return (given := self._options()) | {"trainer_kwargs": trainer_options(given)}
+        return (given := options.resolved(self.get_params())) | {"trainer_kwargs": trainer_options(given)}
 
     def _how(self, *names: str | None) -> Reading:
         """Reading options: those of the fit, or, before a fit, given and default names."""
-        return self.fitted_.reading.checked(*names) if hasattr(self, "fitted_") else self._reading(*names)
-
-    def _reading(self, *names: str | None) -> Reading:
-        return options.reading(self._options(), *names)
+        if hasattr(self, "fitted_"):
+            return self.fitted_.reading.checked(*names)
+        return options.reading(options.resolved(self.get_params()), *names)

@@ -6,18 +6,15 @@ Files are written atomically, and training resumes from ``last.ckpt`` exactly.
 import json
 import math
 import os
-import random
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -25,7 +22,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from seqmix.environment import environment
 from seqmix.errors import ConfigError, SeqmixError, Terminated
 from seqmix.tasks._processes import announce, from_first, gathered, largest
+from seqmix.tasks._random_state import random_state, set_random_state
 from seqmix.tasks.checkpoint import CheckpointFiles
+from seqmix.tasks.folders import new_folder, remove_left
 from seqmix.tasks.lock import locked
 from seqmix.tasks.rows import append_rows, keep_rows, write
 from seqmix.tasks.task import Task
@@ -105,10 +104,10 @@ class Run(Checkpoint):
                 self.parent.mkdir(parents=True, exist_ok=True)
             # from the making of a folder to its lock no other process takes it for one that was left
             with locked(self.parent / ".lock"):
-                folder = self.folder or _new_folder(self.parent, self.seed)
+                folder = self.folder or new_folder(self.parent, self.seed)
                 if stage == "fit":
                     self._lock.enter_context(locked(folder / "lock", wait=False))
-                    _remove_left(self.parent)
+                    remove_left(self.parent)
             write(folder / "config.yaml", self.config)
             write(folder / "env.json", json.dumps(facts, indent=2) + "\n")
             return folder
@@ -341,62 +340,8 @@ class Run(Checkpoint):
         self._handlers.clear()
 
 
-def run_folders(parent: Path, seed: int) -> list[Path]:
-    """The runs in ``parent`` with this seed that have a checkpoint, the newest last."""
-    found = []
-    for folder in {p.parent for p in parent.glob(f"*-seed{seed}*/*.ckpt")}:
-        # <time>-seed<k>, or <time>-seed<k>-<n>
-        started, _, rest = folder.name.rpartition("-seed")
-        k, _, n = rest.partition("-")
-        if k == str(seed) and (n.isdigit() or not n):
-            found.append((started, int(n or 1), folder))
-    return [folder for *_, folder in sorted(found)]
-
-
 def device_name(trainer: pl.Trainer) -> str:
     """Device of the run: ``cpu``, or name and number of the GPUs."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
-
-
-def random_state() -> dict[str, Any]:
-    """State of the generators of torch, its CUDA devices, numpy and Python, as plain values and tensors."""
-    numpy = np.random.get_state(legacy=False)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": {**numpy, "state": {"key": numpy["state"]["key"].tolist(), "pos": numpy["state"]["pos"]}},
-        "python": random.getstate(),
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restore every generator from ``random_state``."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    np.random.set_state(state["numpy"])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-
-
-def _new_folder(parent: Path, seed: int) -> Path:
-    """Make ``<time>-seed<k>``, or the same with a number where another run of this second has taken it."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
-    for attempt in range(1, 1000):
-        folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise FileExistsError(f"{parent / name} and 999 others exist")
-
-
-def _remove_left(parent: Path) -> None:
-    """Remove the folders of runs that were killed before their first checkpoint."""
-    for lock in parent.glob("*-seed*/lock"):
-        if not any(lock.parent.glob("*.ckpt")):
-            with suppress(OSError), locked(lock, wait=False):
-                shutil.rmtree(lock.parent)

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from seqmix.data import Gaps
+from seqmix.environment import environment
 from seqmix.models import (
     GaussianImputer,
     LastValue,
@@ -77,7 +78,8 @@ def main() -> None:
             continue
         begin = time.process_time()
         found = saits(cell, data) if cell["model"] == "SAITS" else ours(cell, data)
-        row = {**cell, **found, "cpu_seconds": round(time.process_time() - begin, 1)}
+        cost = {"cpu_seconds": round(time.process_time() - begin, 1), "commit": environment()["commit"]}
+        row = {**cell, **found, **cost}
         print(row, flush=True)
         append_rows(args.out, [row], key=KEY)
 
@@ -151,10 +153,15 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """A line for each model on each set of hidden cells."""
-    names = {"data": "data", "pattern": "pattern", "rate": "hidden", "model": "model", "mse": "MSE", "mae": "MAE"}
-    rounded = [row | {k: f"{float(row[k]):.4f}" for k in ("mse", "mae")} for row in rows]
-    return [{title: row[k] for k, title in names.items()} | {"CPU s": row["cpu_seconds"]} for row in rounded]
+    """MSE of each model, a line for each set of hidden cells; CPU seconds of the two that are not simple."""
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["data"], row["pattern"], float(row["rate"]))):
+        key = row["data"], row["pattern"], row["rate"]
+        line = lines.setdefault(key, dict(zip(("data", "pattern", "hidden"), key, strict=True)))
+        line[row["model"]] = f"{float(row['mse']):.4f}"
+        line[f"{row['model']} CPU s"] = row["cpu_seconds"]
+    columns = ("data", "pattern", "hidden", *MODELS, *(f"{name} CPU s" for name in MODELS if name not in SIMPLE))
+    return [{name: line.get(name, "") for name in columns} for line in lines.values()]
 
 
 def draw(table: Path, path: Path) -> None:

@@ -90,10 +90,10 @@ def measure(df: pd.DataFrame, processes: int, steps: int) -> tuple[float, float]
     model = {"d_model": 128, "n_layers": 3}
     forecaster = Forecaster(
         *("PatchTST", 24),
-        context_length=336,
+        context=336,
         batch_size=BATCH,
         max_steps=steps + 10,
-        early_stopping=None,
+        patience=None,
         device="cpu",
         model_kwargs=model,
         trainer_kwargs=options,

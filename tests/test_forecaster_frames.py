@@ -17,7 +17,7 @@ def panel(ids=("a", "b"), **columns):
 
 
 def forecaster(**options):
-    return Forecaster("DLinear", 4, context_length=12, max_steps=2, device="cpu", **options)
+    return Forecaster("DLinear", 4, context=12, max_steps=2, device="cpu", **options)
 
 
 def types(frame):

@@ -123,6 +123,6 @@ def _make_task(plan: Plan) -> SeriesClassification:
             plan.n_channels,
             plan.n_classes,
             plan.max_len,
-            optim=AdamW(lr=plan.training.learning_rate),
+            optim=AdamW(lr=plan.training.lr),
             patience=plan.training.patience,
         )

@@ -1,6 +1,8 @@
 """Words of docstrings, messages, config headers and pages: American spelling, and phrases that are not used."""
 
+import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import yaml
@@ -86,6 +88,24 @@ def test_phrases():
 def test_the_lists_find_what_they_are_for():
     for words, sample in ((SPELLINGS, "the normalised colours of neighbours"), (PHRASES, "D if not given")):
         assert any(re.search(rf"\b(?:{word})\b", sample) for word in words)
+
+
+def test_public_methods_have_a_docstring_or_that_of_a_base():
+    # by name of the class: its bases, and its methods with and without a docstring
+    bases, said, silent = defaultdict(set), defaultdict(set), []
+    for file in (ROOT / "seqmix").rglob("*.py"):
+        for node in (node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)):
+            bases[node.name] |= {base.id for base in node.bases if isinstance(base, ast.Name)} - {node.name}
+            for method in (part for part in node.body if isinstance(part, ast.FunctionDef) and part.name[0] != "_"):
+                if ast.get_docstring(method):
+                    said[node.name].add(method.name)
+                else:
+                    silent.append((node.name, method.name))
+
+    def inherits(cls, method):
+        return method in said[cls] or any(inherits(base, method) for base in [*bases[cls]])
+
+    assert not [f"{cls}.{method}" for cls, method in silent if cls[0] != "_" and not inherits(cls, method)]
 
 
 def test_versions_agree():

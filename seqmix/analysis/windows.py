@@ -54,7 +54,6 @@ class SpanWindows(Gathered):
         return len(self.starts)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the windows with these numbers ``(B,)``."""
         start = self.starts[index]
         return {
             "x": cut(self.values, start, self.length),

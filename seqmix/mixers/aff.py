@@ -56,7 +56,6 @@ class AFF(Mixer):
         self.b1, self.b2 = (nn.Parameter(0.02 * torch.randn(2, n_blocks, width)) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Filter ``x: (B, L, D)`` along L."""
         return mix_by_length(self._filter, x, mask)
 
     def _filter(self, x: Tensor) -> Tensor:

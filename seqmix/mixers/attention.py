@@ -100,16 +100,6 @@ class Attention(Mixer):
         state: Cache | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, Cache]:
-        """Attend along L of ``x: (B, L, D)``.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         if state is not None or return_state:
             return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
         bounds = sequence_bounds(x, cu_seqlens, mask)
@@ -136,7 +126,6 @@ class Attention(Mixer):
         return empty, empty, empty.new_zeros(batch_size, 0, dtype=torch.bool)
 
     def step(self, x: Tensor, state: Cache) -> tuple[Tensor, Cache]:
-        """Attend from ``x: (B, D)`` to all earlier positions and itself."""
         y, state = self._advance(x.unsqueeze(1), None, state)
         return y.squeeze(1), state
 

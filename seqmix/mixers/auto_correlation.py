@@ -48,7 +48,6 @@ class AutoCorrelation(Mixer):
         self.proj = nn.Linear(d_model, d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Aggregate shifts of ``x: (B, L, D)`` along L."""
         return mix_by_length(self._aggregate, x, mask)
 
     def matrix(self, x: Tensor) -> Tensor:

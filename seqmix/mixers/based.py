@@ -55,16 +55,6 @@ class Based(Mixer):
         state: Tensor | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Mix ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         x = zero_masked(x, mask)
         # the denominator is what the memory would hold of ones
         v = nn.functional.pad(wide(self.proj_v(x)).unflatten(-1, (self.n_heads, -1)), (0, 1), value=1.0)
@@ -87,7 +77,6 @@ class Based(Mixer):
         return wide(self.proj_v.weight).new_zeros(batch_size, self.n_heads, 1 + d + d * d, P + 1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self(x.unsqueeze(1), state=state, return_state=True)
         return y.squeeze(1), state
 

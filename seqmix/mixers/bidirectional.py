@@ -31,7 +31,6 @@ class Bidirectional(Mixer):
         return f"Bidirectional {self.onward.label}"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L; ``mask: (B, L)`` bool, True = keep."""
         x = zero_masked(x, mask)
         reverse = None if mask is None else mask.flip(1)
         return self.onward(x, mask) + self.back(x.flip(1), reverse).flip(1)

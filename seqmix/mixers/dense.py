@@ -64,7 +64,6 @@ class Dense(Mixer):
         self.hidden = nn.Linear(d_model, d_model, bias=False) if hidden else None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
         check_length(self, x, self.max_len)
         return mix_aligned(self._mix, x, mask)
 

@@ -37,7 +37,6 @@ class DenseMLP(Mixer):
         self.fc2 = nn.Linear(hidden, self.max_len)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
         check_length(self, x, self.max_len)
         return mix_aligned(self._mix, x, mask)
 

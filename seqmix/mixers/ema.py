@@ -55,15 +55,6 @@ class EMA(Mixer):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, state: Tensor | None = None, return_state: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Average ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         if state is not None or return_state:
             return mix_onward(self, self._advance, x, mask, state, return_state)
         return decay_mix(x, mask, *self._modes(), self.omega, self.causal)
@@ -77,7 +68,6 @@ class EMA(Mixer):
         return decay_state(self, batch_size, *self._modes())
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self._advance(x.unsqueeze(1), None, state)
         return y.squeeze(1), state
 

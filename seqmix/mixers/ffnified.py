@@ -35,7 +35,6 @@ class FFNifiedAttention(Mixer):
         self.conv2 = nn.Conv1d(d_model, d_model, kernel_size, groups=d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
         # biases fill the padding, which each convolution would carry into its neighbors
         query = zero_masked(self.fc(zero_masked(x, mask)), mask)
         scores = zero_masked(nn.functional.gelu(convolve(self.conv1, query)), mask)

@@ -38,7 +38,6 @@ class FourierFilter(Mixer):
         self.weight = nn.Parameter(torch.randn(self.max_len // 2 + 1, d_model, 2) * init_std)  # (F, D, 2)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Filter ``x: (B, L, D)`` along L."""
         check_length(self, x, self.max_len)
         return mix_aligned(self._filter, x, mask)
 

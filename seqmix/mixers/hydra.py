@@ -103,13 +103,6 @@ class Hydra(Mixer):
         self.out_proj = nn.Linear(E, d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-        """
         bounds = sequence_bounds(x, cu_seqlens, mask)
         z, dt, x, B, C, diagonal = self._operands(x, mask, bounds)
         S = self.init_states

@@ -97,15 +97,6 @@ class Hyena(Mixer):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, state: State | None = None, return_state: bool = False
     ) -> Tensor | tuple[Tensor, State]:
-        """Mix ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         if state is not None or return_state:
             return mix_onward(self, self._advance, x, mask, state, return_state)
         # biases fill padding again, and the convolutions would carry it to its neighbors
@@ -132,7 +123,6 @@ class Hyena(Mixer):
         return new(batch_size, K - 1, width), new(batch_size, 0, width // 3), new(batch_size, 0, dtype=torch.bool)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self._advance(x.unsqueeze(1), None, state)
         return y.squeeze(1), state
 

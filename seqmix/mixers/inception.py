@@ -65,7 +65,6 @@ class InceptionMixer(Mixer):
         self.proj = nn.Linear(fused, d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
         L = x.shape[1]
         # cells are counted from the first position kept, so those are moved to the front
         lengths = L if mask is None else mask.sum(1, keepdim=True)

@@ -104,16 +104,6 @@ class LinearAttention(Mixer, ABC):
         state: State | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, State]:
-        """Mix ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         if state is not None or return_state:
             return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
         bounds = sequence_bounds(x, cu_seqlens, mask)
@@ -134,7 +124,6 @@ class LinearAttention(Mixer, ABC):
         return self._empty_past(batch_size), weight.new_zeros(batch_size, *self.heads, dtype=dtype)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance by one position: ``x: (B, D)``, state -> ``(B, D)``, state."""
         y, state = self._advance(x.unsqueeze(1), None, state)
         return y.squeeze(1), state
 

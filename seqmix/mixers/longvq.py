@@ -156,15 +156,6 @@ class LongVQ(Mixer):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, state: State | None = None, return_state: bool = False
     ) -> Tensor | tuple[Tensor, State]:
-        """Mix ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         if state is not None or return_state:
             return mix_onward(self, self._advance, x, mask, state, return_state)
         x = zero_masked(x, mask)
@@ -215,7 +206,6 @@ class LongVQ(Mixer):
         return self.move.init_state(batch_size), init_vq_state(batch_size, window=self.window, codes=codes, d_value=V)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self._advance(x.unsqueeze(1), None, state)
         return y.squeeze(1), state
 

@@ -75,16 +75,6 @@ class LRU(Mixer):
         state: Tensor | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Mix ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         if state is None and return_state:
             state = self.init_state(x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1)
         decay, B = self._modes()
@@ -107,7 +97,6 @@ class LRU(Mixer):
         return diagonal_state(self, batch_size, self._modes()[0])
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self(x.unsqueeze(1), state=state, return_state=True)
         return y.squeeze(1), state
 

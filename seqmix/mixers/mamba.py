@@ -112,16 +112,6 @@ class Mamba(Mixer):
         state: BranchState | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, BranchState]:
-        """Mix ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         if state is not None or return_state:
             return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
         u, z = self.in_proj(zero_masked(x, mask)).chunk(2, -1)  # (B, L, E)
@@ -138,7 +128,6 @@ class Mamba(Mixer):
         return empty_state(batch_size, self._branch)
 
     def step(self, x: Tensor, state: BranchState) -> tuple[Tensor, BranchState]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self._advance(x.unsqueeze(1), None, state)
         return y.squeeze(1), state
 

@@ -99,7 +99,6 @@ class MatrixMixer(Mixer):
         return f"MatrixMixer of {self.matrix_mixer.label}"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
         z, v, features = self._project(x, mask)
         y = self.matrix_mixer(v, mask, features)
         if self.norm is not None:

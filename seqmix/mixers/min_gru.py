@@ -49,16 +49,6 @@ class MinGRU(Mixer):
         state: Tensor | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Mix ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         candidate, gate = self.in_proj(zero_masked(x, mask)).chunk(2, -1)  # (B, L, E)
         h, state = linear_recurrence(
             wide(gate).sigmoid() * positive_state(wide(candidate), self.positive),
@@ -83,7 +73,6 @@ class MinGRU(Mixer):
         return weight.new_zeros(batch_size, weight.shape[0] // 2, dtype=dtype)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self(x.unsqueeze(1), state=state, return_state=True)
         return y.squeeze(1), state
 

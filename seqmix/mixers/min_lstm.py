@@ -51,7 +51,6 @@ class MinLSTM(Mixer):
         state: Tensor | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Mix ``x: (B, L, D)`` along L; arguments as in ``MinGRU.forward``."""
         candidate, forget = self._gates(zero_masked(x, mask))
         h, state = linear_recurrence(
             (-forget).sigmoid() * positive_state(candidate, self.positive),
@@ -76,7 +75,6 @@ class MinLSTM(Mixer):
         return weight.new_zeros(batch_size, weight.shape[0] // 3, dtype=dtype)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self(x.unsqueeze(1), state=state, return_state=True)
         return y.squeeze(1), state
 

@@ -80,7 +80,16 @@ class Mixer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L; ``mask: (B, L)`` bool, True = keep."""
+        """Mix ``x: (B, L, D)`` along L.
+
+        Args:
+            x: input ``(B, L, D)``.
+            mask: positions to keep ``(B, L)`` bool; the others give zero. Default: all.
+
+        Causal mixers also take ``state``, the state before the first position (of ``init_state``, ``step`` or an
+        earlier call), and with ``return_state=True`` return ``(y, state)`` after the last position. Some mixers take
+        ``cu_seqlens``, bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
+        """
 
     def auxiliary(self) -> Tensor | None:
         """Return the auxiliary loss of the last forward in training, or None."""

@@ -110,16 +110,6 @@ class MLSTM(Mixer):
         state: State | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, State]:
-        """Mix ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
 
     def matrix(self, x: Tensor) -> Tensor:
@@ -138,7 +128,6 @@ class MLSTM(Mixer):
         return weight.new_zeros(batch_size, K - 1, E), C, C.new_full((batch_size, H), _NEVER)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self._advance(x.unsqueeze(1), None, state)
         return y.squeeze(1), state
 

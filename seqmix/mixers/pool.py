@@ -36,7 +36,6 @@ class Pool(Mixer):
         self.pool_size, self.subtract_input = pool_size, subtract_input
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Pool ``x: (B, L, D)`` along L."""
         x = zero_masked(x, mask)
         kept = torch.ones_like(x[..., :1]) if mask is None else mask.unsqueeze(-1).to(x.dtype)  # (B, L, 1)
         # a window without any kept position stands at a masked one, where the sum is set to zero below

@@ -70,7 +70,6 @@ class ProbSparse(Mixer):
         self.proj = nn.Linear(d_model, d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend along L of ``x: (B, L, D)``."""
         return mix_by_length(self._attend, x, mask)
 
     def matrix(self, x: Tensor) -> Tensor:

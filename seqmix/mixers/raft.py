@@ -41,7 +41,6 @@ class Raft(Mixer):
         self.fc2 = nn.Linear(expand * width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
         check_length(self, x, self.max_len)
         return mix_aligned(self._mix, x, mask)
 

@@ -36,7 +36,6 @@ class Rand(Mixer):
         self.register_buffer("random_matrix", torch.rand(self.max_len, self.max_len).softmax(-1))  # (L, L)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
         check_length(self, x, self.max_len)
         # one more channel, 1 where a position is kept, collects the weight that each row has left
         marked = torch.cat([x, torch.ones_like(x[..., :1])], -1)

@@ -87,16 +87,6 @@ class RGLRU(Mixer):
         state: State | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, State]:
-        """Mix ``x: (B, L, D)`` along L.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         if state is not None or return_state:
             return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
         bounds = sequence_bounds(x, cu_seqlens, mask)
@@ -127,7 +117,6 @@ class RGLRU(Mixer):
         return weight.new_zeros(batch_size, K - 1, E), h, torch.zeros(batch_size, dtype=torch.bool, device=h.device)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self._advance(x.unsqueeze(1), None, state)
         return y.squeeze(1), state
 

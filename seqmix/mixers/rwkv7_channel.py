@@ -51,15 +51,7 @@ class RWKV7Channel(Mixer):
         state: Tensor | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Mix the features of ``x: (B, L, D)`` with those of the positions before.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: the position before the first one ``(B, D)``. Default: zeros.
-            return_state: return ``(y, state)`` with the last position.
-        """
+        """Mix the features of each position with those of the one before; the state is the last position ``(B, D)``."""
         if state is not None or return_state:
             return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
         bounds = sequence_bounds(x, cu_seqlens, mask)
@@ -71,7 +63,6 @@ class RWKV7Channel(Mixer):
         return self.x_k.new_zeros(batch_size, len(self.x_k))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one position: ``x: (B, D)``, state -> ``(B, D)``, state."""
         return self._mix(x, state.to(x.dtype)), x
 
     def _mix(self, x: Tensor, before: Tensor) -> Tensor:

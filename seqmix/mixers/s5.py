@@ -108,7 +108,6 @@ class S5(Mixer):
         state: Tensor | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Mix ``x: (B, L, D)`` along L; arguments as in ``LRU.forward``."""
         if state is None and return_state:
             state = self.init_state(x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1)
         decay, B, C = self._system()
@@ -131,7 +130,6 @@ class S5(Mixer):
         return diagonal_state(self, batch_size, self._system()[0])
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self(x.unsqueeze(1), state=state, return_state=True)
         return y.squeeze(1), state
 

@@ -52,7 +52,6 @@ class SepConv(Mixer):
         self.pwconv2 = nn.Linear(E, d_model, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, L, D)`` along L."""
         u = self.pwconv1(zero_masked(x, mask))
         # StarReLU of zero is b: padding has to be emptied again before the convolution
         u = zero_masked(self.scale * u.relu().square() + self.bias, mask)  # (B, L, E)

@@ -65,16 +65,6 @@ class SlidingWindow(Mixer):
         state: State | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, State]:
-        """Attend along L of ``x: (B, L, D)``.
-
-        Args:
-            x: input ``(B, L, D)``.
-            mask: positions to keep ``(B, L)``.
-            cu_seqlens: bounds ``(S + 1,)`` of sequences packed into one row, B = 1; nothing crosses them.
-            state: initial state, as returned by ``init_state`` and ``step``. Default: the state before the first
-                position.
-            return_state: return ``(y, state)`` with the state after the last position.
-        """
         return mix_onward(self, self._advance, x, mask, state, return_state, cu_seqlens)
 
     def matrix(self, x: Tensor) -> Tensor:
@@ -92,7 +82,6 @@ class SlidingWindow(Mixer):
         return empty, empty, torch.zeros(batch_size, self.window, dtype=torch.bool, device=empty.device)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance by one position ``x: (B, D)``."""
         y, state = self._advance(x.unsqueeze(1), None, state)
         return y.squeeze(1), state
 

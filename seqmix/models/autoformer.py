@@ -65,7 +65,6 @@ class Autoformer(SeriesEncoder):
         self.norm = SeasonalNorm(d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encode ``x: (B, L, C)``; tokens of masked steps are zero."""
         x = zero_masked(self.embed(x), mask)
         for layer in self.layers:
             x = layer(x, mask)
@@ -149,7 +148,6 @@ class AutoformerForecaster(ForecastModel):
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``."""
         H, K = self.series.horizon, self.series.n_outputs
         tokens = self.encoder(x)
         seasonal, trend = decompose(x, self.kernel_size)

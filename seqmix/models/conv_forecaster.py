@@ -63,7 +63,6 @@ class ConvForecaster(ForecastModel):
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``."""
         z = x.transpose(1, 2)
         for conv in self.convs:
             z = conv(z).relu()

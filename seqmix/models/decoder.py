@@ -85,7 +85,6 @@ class DecoderForecaster(ForecastModel):
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``."""
         H, K = self.series.horizon, self.series.n_outputs
         tokens = self.encoder(x)
         z = self.embed(torch.cat([x[:, -self.label_len :], x.new_zeros(x.shape[0], H, x.shape[-1])], 1))

@@ -60,7 +60,6 @@ class EncoderClassifier(SeriesClassifier):
         return self.encoder.label
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Score the classes of ``x: (B, L, C)``; ``mask: (B, L)`` bool, True = keep."""
         missing = self.max_len - x.shape[1]
         if missing:
             mask = x.new_ones(x.shape[:2]).bool() if mask is None else mask

@@ -89,7 +89,6 @@ class EncoderForecaster(ForecastModel):
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``."""
         tokens = self.drop(self.encoder(x))  # (B, N, D)
         if self.encoder.axis == "time":
             return self.head(tokens)

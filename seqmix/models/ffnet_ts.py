@@ -119,7 +119,6 @@ class FFNetTS(ForecastModel):
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``."""
         networks = list(self.children())
         if len(networks) == 1:
             return networks[0](x)

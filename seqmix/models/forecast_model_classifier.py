@@ -54,7 +54,6 @@ class ForecastModelClassifier(SeriesClassifier):
         return self.model.label
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Score the classes of ``x: (B, L, C)``; ``mask: (B, L)`` bool, True = keep."""
         missing = self.max_len - x.shape[1]
         observed = None
         if self.model.masked and mask is not None:

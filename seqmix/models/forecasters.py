@@ -106,9 +106,6 @@ class MixerForecaster(ForecastModel):
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``, ``future: (B, context + horizon, F)``, ``static: (B, C, S)``, and
-        ``past: (B, context, P)``.
-        """
         tokens = self._join(self.embed(x.transpose(1, 2)), future, static, past)  # (B, C, N, D)
         if self.position is not None:
             tokens = tokens + self.position
@@ -193,9 +190,6 @@ class DLinear(ForecastModel):
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``, ``future: (B, context + horizon, F)``, ``static: (B, C, S)``, and
-        ``past: (B, context, P)``.
-        """
         if self.effect is not None:
             x = x - self.effect(self.given("future", future)[:, : self.series.context])
         x = x.transpose(1, 2)  # (B, C, L)

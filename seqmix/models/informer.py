@@ -76,7 +76,6 @@ class Informer(SeriesEncoder):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encode ``x: (B, L, C)``; tokens of masked steps only are zero."""
         x = zero_masked(self.embed(x), mask)
         for block, halving in zip_longest(self.blocks, self.halvings):
             x = block(x, mask)

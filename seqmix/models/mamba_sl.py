@@ -83,7 +83,6 @@ class MambaSL(SeriesClassifier):
         nn.init.xavier_uniform_(self.head.weight)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Score the classes of ``x: (B, L, C)``; ``mask: (B, L)`` bool, True = keep."""
         kernel_size, L = self.embed.kernel_size[0], x.shape[1]
         if mask is not None:
             # repeat the last value, as beyond the end of the longest

@@ -105,7 +105,6 @@ class MixerClassifier(SeriesClassifier):
         return "+".join(self.backbone.mixer_names)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Score the classes of ``x: (B, L, C)``; ``mask: (B, L)`` bool, True = keep."""
         x, mask = self.embed(x, mask)
         if self.place is not None:
             x = x + look_up(self.place, places(x[..., 0], mask), x.shape[1])

@@ -93,7 +93,6 @@ class PatchEncoder(SeriesEncoder):
         return f"PatchEncoder ({'+'.join(self.backbone.mixer_names)})"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encode ``x: (B, L, C)``; patches of masked steps only give zero."""
         tokens = self.drop(self.place(self.embed(x.transpose(1, 2)).flatten(0, 1)))  # (B C, P, D)
         y = self.backbone(tokens, None if mask is None else self.kept(mask).view(tokens.shape[:2]))
         return y.unflatten(0, (len(x), -1)).flatten(1, 2)
@@ -163,7 +162,6 @@ class PatchTST(SeriesEncoder):
         self.norm = MaskedBatchNorm(d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encode ``x: (B, L, C)``; patches of masked steps only give zero."""
         return self.norm(self.frame(x, mask), None if mask is None else self.kept(mask))
 
     def kept(self, mask: Tensor) -> Tensor:

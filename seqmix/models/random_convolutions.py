@@ -74,7 +74,6 @@ class RandomConvolutions(SeriesClassifier):
         self.bias = nn.Parameter(torch.zeros(n_classes))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Score the classes of ``x: (B, L, C)``; ``mask: (B, L)`` bool, True = keep."""
         return self.features(x, mask) @ self.weight + self.bias
 
     @torch.no_grad()

@@ -67,7 +67,7 @@ class SeriesEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encode windows.
+        """Encode windows; tokens without a kept time step are zero.
 
         Args:
             x: windows ``(B, L, C)``, zero where they are masked.

@@ -78,7 +78,6 @@ class TimeEncoder(SeriesEncoder):
         return f"TimeEncoder ({'+'.join(self.backbone.mixer_names)})"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encode ``x: (B, L, C)``; tokens of masked steps are zero."""
         return self.backbone(self.embed(x), mask)
 
 
@@ -133,5 +132,4 @@ class Transformer(SeriesEncoder):
         )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encode ``x: (B, L, C)``; tokens of masked steps are zero."""
         return self.frame(x, mask)

@@ -66,7 +66,6 @@ class TimesNet(SeriesEncoder):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encode ``x: (B, L, C)``; tokens of masked steps are zero."""
         x = zero_masked(self.embed(x), mask)
         for layer in self.layers:
             x = zero_masked(self.norm(layer(x)), mask)

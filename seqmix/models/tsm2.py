@@ -138,9 +138,6 @@ class TSM2(ForecastModel):
     def forward(
         self, x: Tensor, *, future: Tensor | None = None, static: Tensor | None = None, past: Tensor | None = None
     ) -> Tensor:
-        """Forecast from ``x: (B, context, C)``, ``future: (B, context + horizon, F)``, ``static: (B, C, S)``, and
-        ``past: (B, context, P)``.
-        """
         if self.series.n_past:
             x = torch.cat([x, self.given("past", past)], -1)  # (B, context, M) for M = C + P variates
         x = self._join(x.transpose(1, 2), future, static)  # (B, M, T)

@@ -42,7 +42,6 @@ class LabelTask(Task, ABC):
 
     @property
     def label(self) -> str:
-        """Name of the model in results."""
         return self.model.label
 
     @abstractmethod

@@ -81,7 +81,6 @@ class AdamW(Optim):
     """AdamW (Loshchilov and Hutter, 2017, arXiv:1711.05101). Options are those of ``Optim``."""
 
     def make(self, groups: Groups, *, fused: bool) -> torch.optim.Optimizer:
-        """Make the optimizer."""
         return torch.optim.AdamW(groups, lr=self.lr, fused=fused)
 
 
@@ -89,7 +88,6 @@ class LAMB(Optim):
     """LAMB (You et al., 2019, arXiv:1904.00962), for large batches. Options are those of ``Optim``."""
 
     def make(self, groups: Groups, *, fused: bool) -> torch.optim.Optimizer:
-        """Make the optimizer."""
         return Lamb(groups, lr=self.lr)
 
 

@@ -62,7 +62,6 @@ class Classification(LabelTask):
         self.sums = torch.zeros(3 + n_classes, dtype=torch.float64)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Score every class of every example of a batch, ``(B, n_classes)``."""
         return self.model(batch["tokens"], batch.get("mask"))
 
     def example(self) -> dict[str, Batch]:
@@ -70,7 +69,6 @@ class Classification(LabelTask):
         return {"batch": {"tokens": blank_tokens(self, self.max_len, pairs=self.pairs)}}
 
     def test_counts(self) -> Tensor:
-        """Examples of each class in the last test, ``(n_classes,)``."""
         return self.sums[3:]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:

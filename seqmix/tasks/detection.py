@@ -128,7 +128,6 @@ class AnomalyDetection(Task):
 
     @property
     def label(self) -> str:
-        """Name of the model in results."""
         return self.model.label
 
     def forward(self, batch: Batch) -> Tensor:

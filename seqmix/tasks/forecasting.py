@@ -125,7 +125,6 @@ class Forecasting(Task):
 
     @property
     def label(self) -> str:
-        """Name of the model in results."""
         return self.model.label
 
     def forward(self, batch: Batch) -> Tensor:
@@ -218,7 +217,6 @@ class Forecasting(Task):
             self.loss.check(batch["y"] if mask is None else batch["y"][mask])
 
     def loss_of(self, batch: Batch) -> Tensor:
-        """Loss of one batch."""
         y, weight = _truth(batch)
         return weighted_mean(self.loss.score(self(batch).float(), y), weight)
 

@@ -132,7 +132,6 @@ class Imputation(Task):
 
     @property
     def label(self) -> str:
-        """Name of the model in results."""
         return self.model.label
 
     def facts_of(self, data: Any) -> dict[str, Any]:

@@ -97,7 +97,6 @@ class Pretraining(Task):
         return self.model.patches.loss(*self._series(batch), part)
 
     def add_batch(self, batch: Batch) -> None:
-        """Add the sums of one batch."""
         T = self.series.context
         x, mask, periods = self._series(batch)
         forecast = self.model.patches(x[:, :T], mask[:, :T], periods)

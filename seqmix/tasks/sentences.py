@@ -125,7 +125,6 @@ class _SentenceTask(Task, ABC):
         return {"batch": {"tokens": tokens, "mask": mask, "types": tokens, "special": ~mask}}
 
     def loss_of(self, batch: Batch) -> Tensor:
-        """Loss of one batch."""
         return self.loss(self(batch).float(), batch["labels"])
 
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:

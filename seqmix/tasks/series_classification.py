@@ -88,7 +88,6 @@ class SeriesClassification(LabelTask):
             self.trainer.fit_loop.max_epochs = 0
 
     def forward(self, batch: Batch) -> Tensor:
-        """Score every class of every series of a batch, ``(B, n_classes)``."""
         return self.model(batch["x"].to(self.dtype), batch.get("mask"))
 
     def example(self) -> dict[str, Batch]:

@@ -87,7 +87,6 @@ class ShortTerm(Task):
 
     @property
     def label(self) -> str:
-        """Name of the model in results."""
         return self.model.label
 
     def forward(self, batch: Batch) -> Tensor:
@@ -108,7 +107,6 @@ class ShortTerm(Task):
             self.trainer.fit_loop.max_epochs = 0
 
     def loss_of(self, batch: Batch) -> Tensor:
-        """Loss of one batch."""
         return self.loss.score(self(batch).float(), batch["y"].float()).mean()
 
     def add_batch(self, batch: Batch) -> None:

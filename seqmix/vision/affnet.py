@@ -63,7 +63,6 @@ class AFF2d(GridMixer):
         self.b1, self.b2 = (nn.Parameter(0.02 * torch.randn(2, n_blocks, width)) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Filter ``x: (B, H, W, D)``."""
         return mix_boxes(lambda x, _: self._filter(x), x, mask)
 
     def _filter(self, x: Tensor) -> Tensor:

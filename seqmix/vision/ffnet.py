@@ -153,7 +153,6 @@ class FFNifiedAttention2d(GridMixer):
         self.conv2 = nn.Conv2d(d_model, d_model, kernel_size, padding=padding, groups=d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, H, W, D)``."""
         u = zero_masked_grid(x, mask)
         for layer, act in ((self.fc, nn.Identity()), (self.conv1, F.gelu), (self.conv2, nn.Identity())):
             # biases fill the padding, which the next convolution would carry into its neighbors

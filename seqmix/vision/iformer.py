@@ -76,7 +76,6 @@ class Inception2d(GridMixer):
         self.proj = nn.Conv2d(fused, d_model, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, H, W, D)``."""
         return mix_boxes(self._mix, x, mask)
 
     def _mix(self, x: Tensor, mask: Tensor | None) -> Tensor:

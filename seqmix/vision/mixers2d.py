@@ -60,7 +60,6 @@ class Pool2d(GridMixer):
         self.pool_size = require_odd("pool_size", pool_size)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Pool ``x: (B, H, W, D)``."""
         x = zero_masked_grid(x, mask)
         y = self._mean(x)
         if mask is not None:
@@ -149,7 +148,6 @@ class SepConv2d(GridMixer):
         self.pwconv2 = Pointwise(E, d_model, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, H, W, D)``."""
         # StarReLU of zero is b: padding has to be emptied again before the convolution
         u = zero_masked_grid(self.act1(self.pwconv1(zero_masked_grid(x, mask))), mask)  # (B, H, W, E)
         u = self.dwconv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -186,7 +184,6 @@ class Attention2d(GridMixer):
         self.proj = nn.Linear(d_model, d_model, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend between the tokens of ``x: (B, H, W, D)``."""
         x = zero_masked_grid(x, mask)
         qkv = self.qkv(x.flatten(1, 2))
         q, k, v = rearrange(qkv, "b l (three g p) -> three b g l p", three=3, g=self.n_heads)
@@ -226,7 +223,6 @@ class Rand2d(GridMixer):
         self.random_matrix = nn.Parameter(torch.rand(N, N).softmax(-1), requires_grad=False)  # (H W, H W)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, H, W, D)``."""
         check_grid(self, x, (self.height, self.width))
         tokens = zero_masked_grid(x, mask).flatten(1, 2)
         y = self.random_matrix @ tokens
@@ -258,7 +254,6 @@ class Dense2d(GridMixer):
         self.fc = nn.Linear(N, N, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, H, W, D)``."""
         check_grid(self, x, (self.height, self.width))
         y = self.fc.weight @ zero_masked_grid(x, mask).flatten(1, 2)
         return zero_masked_grid(y.view(x.shape), mask)

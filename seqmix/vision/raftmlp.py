@@ -178,7 +178,6 @@ class Raft2d(GridMixer):
         self.horizontal = Raft(d_model, self.width, n_rafts=n_rafts, expand=expand)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, H, W, D)``."""
         return mix_boxes(lambda x, _: self._mix(x), x, mask)
 
     def _mix(self, x: Tensor) -> Tensor:

@@ -88,7 +88,6 @@ class SS2D(GridMixer):
             return super()._apply(fn, recurse)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix ``x: (B, H, W, D)``."""
         x = zero_masked_grid(x, mask)
         u, z = self.in_proj(x).chunk(2, -1)  # (B, H, W, E)
         u = F.silu(self.conv2d(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)

@@ -41,7 +41,6 @@ class LabeledImages(Gathered):
         return LabeledImages(self.pixels[rows], self.labels[rows])
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the images with these numbers ``(B,)``."""
         return {"images": self.pixels[index], "labels": self.labels[index].long()}
 
 

@@ -53,7 +53,6 @@ class LabeledBytes(Gathered):
         return part
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the examples with these numbers ``(B,)``."""
         rows = self.rows[index]
         sequence = torch.stack([2 * rows, 2 * rows + 1], 1) if self.pairs else rows  # (B, 2) or (B,)
         start = self.offsets[sequence].unsqueeze(-1)

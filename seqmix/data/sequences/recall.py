@@ -306,7 +306,6 @@ class Examples(Gathered):
         return len(self.pair)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the sequences with these numbers ``(B,)``."""
         tokens, targets = self.pair[index].long().unbind(1)
         return {"tokens": tokens, "targets": targets}
 

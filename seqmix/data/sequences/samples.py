@@ -38,7 +38,6 @@ class LabeledSamples(Gathered):
         return part
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the signals with these numbers ``(B,)``."""
         rows = self.rows[index]
         x = (self.samples[rows, :: self.step].float() - self.mean) / self.std
         return {"x": x, "labels": self.labels[rows].long()}

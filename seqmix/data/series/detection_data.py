@@ -115,7 +115,6 @@ class RowWindows(Gathered):
         return len(self.starts)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the windows with these numbers ``(B,)``."""
         start = self.starts[index]
         x, mask = (
             rows.unfold(0, self.length, 1).index_select(0, start).transpose(1, 2) for rows in (self.values, self.mask)
@@ -136,7 +135,6 @@ class WholeSeries(Gathered):
         return len(self.length)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the series with these numbers ``(B,)``."""
         length = self.length[index]
         row = torch.arange(int(length.max()), device=length.device)
         inside = row < length[:, None]  # (B, T)

@@ -132,7 +132,6 @@ class WholeWindows(Gathered):
         return len(self.starts)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the windows with these numbers ``(B,)``."""
         start = self.starts[index]
         return {
             "x": cut(self.values, start, self.length),

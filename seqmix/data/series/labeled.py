@@ -45,7 +45,6 @@ class LabeledSeries(Gathered):
         return part
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the series with these numbers ``(B,)``."""
         rows = self.rows[index]
         start = self.offsets[rows].unsqueeze(-1)
         length = self.offsets[rows + 1].unsqueeze(-1) - start

@@ -139,7 +139,6 @@ class BesideNaive2(Gathered):
         return len(self.windows)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the windows with these numbers ``(B,)``."""
         return {**self.windows.gather(index), "naive2": self.naive2[index]}
 
     def to(self, device: torch.device | str) -> Self:

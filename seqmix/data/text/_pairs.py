@@ -56,7 +56,6 @@ class Pairs(Gathered):
         return len(self.parts)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the pairs with these numbers ``(B,)``."""
         a_start, a, b_start, b, relation = self.parts[index].unsqueeze(-1).unbind(1)  # (B, 1)
         place = torch.arange(int((a + b).max()) + 3, device=self.device) - 1  # (L,)
         second = place > a

@@ -47,7 +47,6 @@ class Pieces(Gathered):
         return int(self.ends[-1])
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the pieces with these numbers ``(B,)``."""
         document = torch.searchsorted(self.ends, index, right=True)
         inside = self.inside[document]
         before = self.step * (index - self.ends[document] - (-inside // self.step))

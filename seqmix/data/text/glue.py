@@ -186,7 +186,6 @@ class Sentences(Gathered):
         return part
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """Batch of the examples with these numbers ``(B,)``."""
         kinds = self.kinds[index].long()
         kinds = kinds[:, : int((kinds > 0).sum(1).max())]
         tokens = self.tokens[index, : kinds.shape[1]].long()

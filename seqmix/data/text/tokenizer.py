@@ -39,11 +39,9 @@ class Bytes(Tokenizer):
         super().__init__(256 + UNKNOWN, "bytes", PAD, CLS, SEP, MASK)
 
     def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
-        """Tokens of each text."""
         return [np.frombuffer(text, np.uint8).astype(np.int64) + UNKNOWN for text in texts]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of ``tokens``."""
         return bytes(t - UNKNOWN for t in tokens if UNKNOWN <= t < self.n_tokens).decode(errors="replace")
 
 
@@ -68,7 +66,6 @@ class Characters(Tokenizer):
         return cls(np.array(sorted(known), np.uint32))
 
     def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
-        """Tokens of each text."""
         tokens = []
         for points in map(_points, texts):
             at = np.searchsorted(self.characters, points).clip(max=len(self.characters) - 1)
@@ -76,7 +73,6 @@ class Characters(Tokenizer):
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of ``tokens``."""
         text = "".join(chr(self.characters[t - len(SPECIAL)]) for t in tokens if len(SPECIAL) <= t < self.n_tokens)
         return text.encode(errors="surrogateescape").decode(errors="replace")
 
@@ -102,7 +98,6 @@ class WordPiece(Tokenizer):
         super().__init__(len(numbers), f"wordpiece {digest}", pad, cls, sep, mask)
 
     def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
-        """Tokens of each text."""
         encoded = self.pieces.encode_batch_fast([t.decode(errors="replace") for t in texts], add_special_tokens=False)
         return [np.array(e.ids, np.int64) for e in encoded]
 

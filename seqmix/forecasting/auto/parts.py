@@ -85,7 +85,6 @@ class Learned(Part):
         horizon: int,
         quantiles: Sequence[float],
     ) -> Found:
-        """Forecasts after the last rows, ``(n, horizon)``."""
         static, future = (None, None) if self.bare else (static, future)
         wanted = self._served(quantiles)
         return self._found(self.fitted.forecast(long, static, future, horizon, [], wanted), (-1, horizon), wanted)
@@ -93,7 +92,6 @@ class Learned(Part):
     def backtest(
         self, long: Long, static: pd.DataFrame | None, rows: np.ndarray, horizon: int, quantiles: Sequence[float]
     ) -> Found:
-        """Forecasts from cutoffs, ``(n, K, horizon)``."""
         static, wanted = None if self.bare else static, self._served(quantiles)
         return self._found(self.fitted.backtest(long, static, rows, [], wanted), (-1, len(rows), horizon), wanted)
 
@@ -130,14 +128,12 @@ class Local(Part):
         horizon: int,
         quantiles: Sequence[float],
     ) -> Found:
-        """Forecasts after the last rows, ``(n, horizon)``."""
         y, indptr = self.kept if long is None else (long.y, long.indptr)
         return Found(self._run(y, indptr, 0, horizon), None)
 
     def backtest(
         self, long: Long, static: pd.DataFrame | None, rows: np.ndarray, horizon: int, quantiles: Sequence[float]
     ) -> Found:
-        """Forecasts from cutoffs, ``(n, K, horizon)``."""
         return Found(np.stack([self._run(long.y, long.indptr, after, horizon) for after in rows], 1), None)
 
     def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from seqmix.cli import run
-from seqmix.commands.train import Train
+from seqmix.commands._classes import prepare_parser
+from seqmix.commands.train import Parser, Train
 from seqmix.mixers import Dense, Mamba2, Mixer
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Forecasting
@@ -83,6 +84,16 @@ def test_a_task_built_in_python_makes_checkpoints_of_plain_values(tmp_path):
     loaded = Forecasting.load_from_checkpoint(tmp_path / "plain.ckpt", model=DLinear)
     assert loaded.patience == 7
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), task.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("annotation", [int | float | None, float | int | None, None | float | int])
+def test_one_batch_is_not_all_batches(annotation):
+    """Lightning's ``int | float`` has either order, by what was imported before it."""
+    prepare_parser()
+    parser = Parser()
+    parser.add_argument("--limit", type=annotation)
+    found = [parser.parse_args([f"--limit={text}"]).limit for text in ("1", "1.0", "null")]
+    assert found == [1, 1.0, None] and list(map(type, found)) == [int, float, type(None)]
 
 
 @pytest.mark.parametrize("before", ["{class_path: Mamba, init_args: {d_state: 5, expand: 3}}", "null"])

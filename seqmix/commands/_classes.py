@@ -13,6 +13,7 @@ _PACKAGES = ("seqmix", "torch.nn", "torch.optim", "lightning.pytorch", "lightnin
 _REFUSED = ("*", "seqmix.cli", "seqmix.commands", "lightning.pytorch.cli", "lightning.pytorch.core.saving")
 
 _adapt_factory = _typehints.adapt_partial_callable_class
+_rank = _typehints.union_subtype_sort_key
 _allowed_before: set[str] = set()
 
 
@@ -27,6 +28,7 @@ def prepare_parser() -> None:
     _allowed_before.update(modules)
     _typehints.adapt_partial_callable_class = _check_factory
     _typehints.discard_init_args_on_class_path_change = _discard
+    _typehints.union_subtype_sort_key = _integers_first
 
 
 def _check_factory(callable_type: Any, spec: Any) -> Any:
@@ -49,3 +51,11 @@ def _discard(parser: Any, before: Any, now: Any) -> None:
     """Drop the options of the replaced class: Hydra in place of Mamba must not get Mamba's ``d_conv``."""
     if before and "init_args" in before and before["class_path"] != now["class_path"]:
         before["init_args"] = jsonargparse.Namespace()
+
+
+def _integers_first(member: Any) -> tuple[int, bool]:
+    """Rank ``float`` after ``int`` in a union: one batch, ``trainer.limit_train_batches=1``, is not all of them, 1.0.
+
+    typing gives a union the order of an equal one that was made before, so that the order in the source does not count.
+    """
+    return _rank(member), member is float

@@ -78,11 +78,16 @@ def test_lists_of_unequal_lengths_in_every_verb(unequal):
     unequal.predict([np.zeros((11, 2)), np.zeros((1, 2))])
 
 
-@pytest.mark.parametrize("labels", [["b", "a"], [7, 3], [True, False], [1.0, 0.0], pd.Categorical(["b", "a"])])
+@pytest.mark.parametrize(
+    "labels",
+    [["b", "a"], [7, 3], [True, False], [1.0, 0.0], pd.Categorical(["b", "a"]), pd.array([7, 3], dtype="Int64")],
+)
 def test_labels_of_any_type(labels):
     X, _ = waves()
-    y = np.asarray(labels)[np.arange(12) % 2]
-    found = small().fit(np.stack(X), y)
+    at = np.arange(12) % 2
+    y = np.asarray(labels)[at]
+    # pandas' own types as they are
+    found = small().fit(np.stack(X), labels.take(at) if hasattr(labels, "take") else y)
     assert found.classes_.dtype == np.unique(y).dtype and (found.classes_ == np.unique(y)).all()
     assert set(found.predict(np.stack(X))) <= set(y)
 
@@ -113,6 +118,12 @@ def test_missing_values_are_interpolated():
     gaps[0, 3:5, 1] = np.nan
     found = small().fit(gaps, y)
     assert "2 missing values are interpolated" in found.notes_ and np.isfinite(found.predict_proba(gaps)).all()
+    # channels that say nothing are used, and said
+    gaps[:, :, 1] = np.nan
+    assert "channel '1' has no value at all, and tells no class from another" in small().fit(gaps, y).notes_
+    gaps[:, :, 1] = 3
+    found = small().fit(gaps, y)
+    assert found.notes_ == ["channel '1' has one value in all series, and tells no class from another"]
 
 
 def test_a_class_that_was_not_seen_counts_as_wrong(unequal):
@@ -166,6 +177,8 @@ def test_a_class_that_was_not_seen_counts_as_wrong(unequal):
         ),
         (lambda fc, X, y: small(max_len=8).fit(X, y), DataError, "X has a series of 9 time steps, and max_len = 8"),
         (lambda fc, X, y: fc.predict(X * 1e30), DataError, "series 0 holds a value in step"),
+        (lambda fc, X, y: fc.predict(X * np.nan), DataError, "series 0 has no value at all; leave it out, or give"),
+        (lambda fc, X, y: small().fit(X * np.nan, y), DataError, "series 0 has no value at all; leave it out, or give"),
         (lambda fc, X, y: small().predict(X), NotFittedError, "this Classifier is not fitted; call fit() or load()"),
         (lambda fc, X, y: fc.predict("x.csv"), DataError, "'x.csv' is not a .ts file; read it with pandas"),
         (lambda fc, X, y: fc.predict("x.ts"), DataError, "x.ts"),

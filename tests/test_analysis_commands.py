@@ -24,6 +24,8 @@ def here(tmp_path, monkeypatch):
     frame.to_csv("sensors.csv", index=False)
     frame.assign(u=frame["u"].str.replace(".", ",")).to_csv("komma.csv", index=False, sep=";")
     frame.drop(index=[10, 11]).to_csv("holes.csv", index=False)
+    frame.assign(v=frame["v"].mask(frame.index == 5, "inf")).to_csv("infinite.csv", index=False)
+    frame[:5].to_csv("five.csv", index=False)
     labels = np.zeros(120, int)
     labels[60:64] = 1
     spiked = frame.assign(v=np.where(labels, 3.0, wave()[:, 1]), odd=labels)
@@ -34,11 +36,13 @@ def here(tmp_path, monkeypatch):
     ]
     labeled = pd.DataFrame(rows, columns=["id", "t", "x", "label"])
     labeled.to_csv("waves.csv", index=False)
-    labeled.drop(columns="label").rename(columns={"id": "series"}).to_csv("unlabeled.csv", index=False)
-    head = "@problemName w\n@timeStamps false\n@univariate true\n@classLabel true slow fast\n@data\n"
+    others = {"id": "series", "t": "timestamp"}
+    labeled.drop(columns="label").rename(columns=others).assign(none="").to_csv("unlabeled.csv", index=False)
+    head = "@problemName w\n@timeStamps false\n@univariate true\n@classLabel true slow fast new\n@data\n"
     for part, ids in (("TRAIN", range(12)), ("TEST", range(12, 16))):
         one = [labeled[labeled["id"] == i] for i in ids]
         lines = [",".join(map(str, x["x"])) + ":" + x["label"].iloc[0] for x in one]
+        lines += ["1,2,3:new"] * (part == "TEST")
         (tmp_path / f"w_{part}.ts").write_text(head + "\n".join(lines))
     return tmp_path
 
@@ -99,13 +103,17 @@ def test_series_are_classified(here, capsys):
     options = ["--model", "Pool", *MODEL]
     run("classify", "w_TRAIN.ts", "w_TEST.ts", *options, "--plot", "c.png")
     found = pd.read_csv("classes.csv")
-    assert list(found) == ["series", "label", "true", "p_fast", "p_slow"] and len(found) == 4
+    assert list(found) == ["series", "label", "true", "p_fast", "p_slow"] and len(found) == 5
     text = capsys.readouterr().out
-    assert "2 classes, channels 0" in text and "on 4 series" in text and (here / "c.png").exists()
+    assert "2 classes, channels 0" in text and "on 5 series" in text and (here / "c.png").exists()
+    # a class without training series is never found
+    assert [line.split() for line in text.splitlines() if " new " in line] == [["new", "1", "0"]]
     run("classify", "waves.csv", *options, "--save", "kept")
     found = pd.read_csv("classes.csv")
     assert list(found) == ["id", "label", "true", "p_fast", "p_slow"] and len(found) == 4
+    # integer times are no channel, nor is a column without a value
     run("classify", "unlabeled.csv", "--load", "kept", "--id_col", "series")
+    assert "column 'none' has no value, and is not used" in capsys.readouterr().out
     found = pd.read_csv("classes.csv")
     assert list(found) == ["series", "label", "p_fast", "p_slow"] and len(found) == 16
 
@@ -123,6 +131,9 @@ def test_series_are_classified(here, capsys):
         ("impute holes.csv", "Pass --fill_gaps true"),
         ("impute sensors.csv --model Hidra", "did you mean 'Hydra'?"),
         ("detect sensors.csv --label_col place", "--label_col place should hold 1 for anomalies and 0 for other rows"),
+        ("detect sensors.csv --label_col v", "--label_col v should hold 1 for anomalies and 0 for other rows"),
+        ("detect infinite.csv", "column 'v' holds 'inf', which is not a number; mend it, pass --na, or"),
+        ("detect five.csv --train sensors.csv", "none of 5 rows can be scored: DetectorMean looks at windows of up to"),
         ("detect sensors.csv --load nowhere", "no anomaly_detector.json in 'nowhere'"),
         ("detect sensors.csv --quantile 2", "quantile should be above 0 and below 1, got 2"),
         ("classify waves.csv --label_col kind", "column 'kind' not found"),

@@ -157,6 +157,7 @@ def test_saved_and_loaded(tmp_path):
             "X has 1 sample(s), and a detector learns from 2 time steps at least",
         ),
         (lambda X: small().fit(X * np.nan), DataError, "X has no value at all; leave it out, or give values"),
+        (lambda X: small().fit(X).predict(X[:5]), DataError, "X: none of 5 rows can be scored: SubPCA looks at"),
         (lambda X: small().fit(X).score(X, np.zeros(5)), DataError, "y has 5 labels, X has 300 rows; give one label"),
         (
             lambda X: small().fit(X).score(X, np.arange(300)),

@@ -111,7 +111,7 @@ def test_a_column_is_judged_by_all_its_cells(tmp_path):
         column = pd.Series(["7"] * 1501 + [odd] + ["7"] * 1498, dtype="str")
         assert Cells().kind(column) == kind
     assert Cells().kind(pd.Series([*days], dtype="str")) == "time"
-    assert Cells().kind(pd.Series([""] * 10, dtype="str")) == "text"
+    assert Cells().kind(pd.Series([""] * 10, dtype="str")) == "empty"
     mixed = pd.Series([1.5, "n/a", None, 2], dtype=object, name="y")
     assert Cells().numbers(mixed).tolist()[::3] == [1.5, 2] and Cells().numbers(mixed).isna().sum() == 2
 

@@ -254,7 +254,8 @@ def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:
         )
     if series.form == "frame" and isinstance(y, pd.Series) and set(series.ids) <= set(y.index):
         y = y.loc[series.ids]
-    labels = column_or_1d(y, warn=True)
+    # scikit-learn makes floats of nullable integers
+    labels = column_or_1d(y.to_numpy() if hasattr(y, "to_numpy") else y, warn=True)
     if len(labels) != len(series.values):
         raise DataError(f"y has {len(labels)} labels, X has {len(series.values)} series; give one label for each")
     if labels.dtype.kind == "f" and np.isinf(labels).any():

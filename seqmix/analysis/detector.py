@@ -30,9 +30,11 @@ class AnomalyDetector(SeriesEstimator):
 
     Missing values are filled before scoring and count in no score: a row without any value has the median score of the
     training rows. So have the first rows of a series, before which the model sees too little; give it earlier rows to
-    score those. A model without a closed form is trained on the windows of all series: to reconstruct them, or, if it
-    is linear and could copy them, to forecast their last rows. What is fitted in closed form, and the units of errors,
-    are those of each series; series of a frame are identified by their ids, others by their positions.
+    score those. A series that is too short for any score is refused.
+
+    A model without a closed form is trained on the windows of all series: to reconstruct them, or, if it is linear and
+    could copy them, to forecast their last rows. What is fitted in closed form, and the units of errors, are those of
+    each series; series of a frame are identified by their ids, others by their positions.
 
     Args:
         model: name of a detector (``DetectorMean``, ``SubPCA``), forecasting model, encoder or mixer, a class, or a

@@ -13,6 +13,7 @@ from seqmix.analysis.data import InMemory, check_range
 from seqmix.analysis.series import Collection
 from seqmix.data.loader import WindowLoader
 from seqmix.data.series.labeled import LabeledSeries, Normalize, Preparation, hold_out, joined
+from seqmix.errors import DataError
 from seqmix.forecasting.training import Training, building, optimize
 from seqmix.models import class_of, classifier_factory
 from seqmix.tasks import AdamW, SeriesClassification
@@ -96,7 +97,7 @@ def fit_classifier(
     notes = [] if held.any() or closed else ["no series is held out: training goes on to max_steps"]
     missing = sum(int(np.isnan(x).sum()) for x in series.values)
     notes += [f"{missing:,} missing values are interpolated"] if missing else []
-    return FittedClassifier(task.eval(), preparation), history, notes
+    return FittedClassifier(task.eval(), preparation), history, [*notes, *_idle(series)]
 
 
 def unpack_classifier(plan: Plan, tensors: Mapping[str, Tensor]) -> FittedClassifier:
@@ -108,7 +109,23 @@ def unpack_classifier(plan: Plan, tensors: Mapping[str, Tensor]) -> FittedClassi
     )
 
 
+def _idle(series: Collection) -> list[str]:
+    """Notes about channels that say nothing of the classes."""
+    rows = np.concatenate(series.values)
+    seen = ~np.isnan(rows)
+    lowest, highest = (np.where(seen, rows, limit) for limit in (np.inf, -np.inf))
+    constant = lowest.min(0) == highest.max(0)
+    return [
+        f"channel {name!r} {what}, and tells no class from another"
+        for name, any_seen, same in zip(series.channels, seen.any(0), constant, strict=True)
+        for what in (["has one value in all series"] if same else [] if any_seen else ["has no value at all"])
+    ]
+
+
 def _prepared(preparation: Preparation, series: Collection, codes: np.ndarray) -> LabeledSeries:
+    for x, name in zip(series.values, series.names, strict=True):
+        if np.isnan(x).all():
+            raise DataError(f"{name} has no value at all; leave it out, or give values")
     values = preparation(series.values)
     for x, name in zip(values, series.names, strict=True):
         check_range(x, name)

@@ -68,12 +68,16 @@ class FittedDetectors:
         """Scores of windows and of rows, the arguments of ``ranked``, ``(2, T_i)`` per series.
 
         Raises:
-            DataError: for a series without a detector.
+            DataError: for a series without a detector, or with too few rows.
         """
-        return [
-            self._of(series, i).both_scores(*rows(x, name))
-            for i, (x, name) in enumerate(zip(series.values, series.names, strict=True))
-        ]
+        found = []
+        for i, (x, name) in enumerate(zip(series.values, series.names, strict=True)):
+            detector, given = self._of(series, i), rows(x, name)
+            try:
+                found.append(detector.both_scores(*given))
+            except DataError as e:
+                raise DataError(f"{name}: {e}") from e
+        return found
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Pack the fitted state as plain values and tensors."""

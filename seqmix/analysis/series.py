@@ -139,6 +139,11 @@ def _numeric(X: Any, name: str) -> np.ndarray:
         found = np.asarray(X)
     except ValueError as e:
         raise _Ragged from e
+    if found.dtype == object and not found.ndim:
+        raise DataError(
+            f"{name} is of type {type(X).__name__}; give an array, a list of arrays or a frame: list() of a generator, "
+            "collect() of a lazy frame"
+        )
     if found.dtype.kind == "c":
         raise DataError(f"Complex data not supported: {name} holds {found.dtype}; use two channels")
     if found.dtype.kind not in "fiub":
@@ -210,7 +215,8 @@ def _from_frame(df: Any, how: Columns) -> Collection:
         order: Any = np.arange(len(frame)) if alone else frame.groupby(how.id_col, sort=False).cumcount()
         frame = frame.assign(**{time_col: order})
     taken = [name for name in (how.id_col, time_col, how.label_col) if name in frame]
-    channels = how.channels or tuple(str(name) for name in frame if name not in taken and _holds_numbers(frame[name]))
+    # by column, not by name: a name may be there twice, which is refused below
+    channels = how.channels or tuple(str(n) for n, x in frame.items() if n not in taken and _holds_numbers(x))
     wrong = [name for name in channels if name in taken]
     if wrong:
         raise DataError(f"column {wrong[0]!r} is id, time or label, and no channel; leave it out of channels")
@@ -242,7 +248,7 @@ def _from_frame(df: Any, how: Columns) -> Collection:
         channels,
         "frame",
         df,
-        long.ids,
+        long.ids if how.id_col in frame else pd.Index(["X"]),
         np.split(at, cuts),
         None if how.label_col is None or how.label_col not in frame else _labels(frame, how, long.ids),
         long.clock.column(stamps),

@@ -11,27 +11,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from seqmix.commands._long_table import Roles, check_columns, find_roles, long_frame, split
+from seqmix.commands._long_table import (
+    ID_NAMES,
+    TIME_NAMES,
+    Roles,
+    check_columns,
+    find_roles,
+    long_frame,
+    split,
+)
 from seqmix.errors import ConfigError, DataError, SeqmixError
 from seqmix.forecasting.cells import Cells, is_text
 from seqmix.forecasting.plot import PICTURES
 from seqmix.forecasting.tables import OUTPUTS, TableFile, check_folder, check_output, read_table
 
-# names of columns in lower case that are times or ids, whatever they hold
-_NO_CHANNELS = (
-    "unique_id",
-    "id",
-    "item_id",
-    "series",
-    "series_id",
-    "time",
-    "year",
-    "month",
-    "day",
-    "hour",
-    "step",
-    "t",
-)
+# names of columns in lower case that are no channels, whatever they hold
+_NO_CHANNELS = (*ID_NAMES, *TIME_NAMES, "hour")
 
 
 class ChannelTable(NamedTuple):
@@ -90,7 +85,13 @@ def read_channels(
     taken = [*split(id_col), *split(time_col), *([label_col] if label_col else [])]
     check_columns(frame, [*taken, *split(channels)])
     free = [str(c) for c in frame if c not in taken and str(c).lower() not in _NO_CHANNELS]
-    found = split(channels) or [c for c in free if cells.kind(frame[c]) == "number"]
+    kinds = {} if channels else {name: cells.kind(frame[name]) for name in free}
+    found = split(channels) or [name for name, kind in kinds.items() if kind == "number"]
+    for name in (name for name, kind in kinds.items() if kind == "text" and cells.share(frame[name]) > 0.5):
+        raise DataError(
+            f"column {name!r} holds {cells.first_wrong(frame[name])!r}, which is not a number; mend it, pass --na, or "
+            "name the columns of values with --channels"
+        )
     if not found:
         raise DataError(f"file {path!r} has no column of numbers to take for --channels among {list(frame)}; name them")
     without_labels = frame.drop(columns=[label_col] if label_col else [])
@@ -101,6 +102,7 @@ def read_channels(
     if label_col:
         labels = frame[label_col].iloc[: len(long)].reset_index(drop=True)
         long[label_col] = labels.mask(labels.eq("")) if is_text(labels) else labels
+    notes += [f"column {name!r} has no value, and is not used" for name, kind in kinds.items() if kind == "empty"]
     return ChannelTable(file, long, roles, found, cells, [*file.notes, *notes])
 
 
@@ -162,7 +164,7 @@ def in_words_of_the_shell(function: Callable[..., None], words: dict[str, str], 
 
     def translate(message: str) -> str:
         found = re.sub(rf"\b({'|'.join(signature(function).parameters)})=(?:'([^']*)'|([\w.-]+))", _option, message)
-        for python, shell in words.items():
+        for python, shell in {"channels=[...]": "--channels ...", **words}.items():
             found = found.replace(python, shell)
         return found
 

@@ -10,9 +10,9 @@ from seqmix.errors import DataError
 from seqmix.forecasting.cells import Cells, is_text
 from seqmix.forecasting.clock import is_number
 
-# names of columns in lower case that need no explanation
-_IDS = ("unique_id", "id", "item_id", "series", "series_id")
-_TIMES = ("ds", "date", "datetime", "timestamp", "time", "month", "week", "quarter", "year", "day", "step", "t")
+#: names of columns in lower case that need no explanation
+ID_NAMES = ("unique_id", "id", "item_id", "series", "series_id")
+TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "month", "week", "quarter", "year", "day", "step", "t")
 _TARGETS = ("y", "target", "value", "sales")
 # lines at the end that may be no rows: totals, sources
 _MOST_FOOTERS = 5
@@ -159,7 +159,7 @@ def _time_columns(frame: pd.DataFrame, kinds: dict[str, str]) -> list[str]:
     if {"date", "hour"} <= set(lower) and kinds[lower["hour"]] == "number":
         return [lower["date"], lower["hour"]]
     dated = [c for c, kind in kinds.items() if kind == "time"]
-    found = _pick(_TIMES, dated) or _pick(_TIMES, list(kinds)) or next(iter(dated), None)
+    found = _pick(TIME_NAMES, dated) or _pick(TIME_NAMES, list(kinds)) or next(iter(dated), None)
     if found is None:
         raise DataError(f"no column to take for --time_col among {_listed(frame)}; name it")
     return [found]
@@ -169,7 +169,7 @@ def _id_columns(frame: pd.DataFrame, kinds: dict[str, str], times: list[str], ta
     """The columns that tell series apart: known by name, else as few as are needed for one row at each time."""
     # a column of values that holds text is wrong, and no name of series
     free = [c for c in kinds if c not in taken and c.lower() not in _TARGETS]
-    known = _pick(_IDS, free)
+    known = _pick(ID_NAMES, free)
     if known:
         return [known]
     texts = [c for c in free if kinds[c] == "text"]

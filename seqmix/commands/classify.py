@@ -180,7 +180,8 @@ def _parted(given: _Labeled, seed: int) -> tuple[_Labeled, _Labeled]:
 
 def _print_accuracy(classes: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> None:
     rows = []
-    for name in classes:
+    # a class without training series cannot be found
+    for name in [*classes, *np.setdiff1d(truth, classes)]:
         ours = truth == name
         recall = float((predicted[ours] == name).mean()) if ours.any() else float("nan")
         rows.append({"class": str(name), "series": int(ours.sum()), "found": recall})

@@ -107,6 +107,10 @@ def detect(
         "channels": channels,
     }
     table = read_channels(data, Cells(**written), **how, label_col=label_col, labeled=bool(label_col))
+    column: Any = None if label_col is None else pd.to_numeric(table.long[label_col], errors="coerce")
+    labels = None if column is None else column.to_numpy()
+    if labels is not None and not np.isin(labels, (0, 1)).all():
+        raise ConfigError(f"--label_col {label_col} should hold 1 for anomalies and 0 for other rows; name another")
     if load:
         found = AnomalyDetector.load(load, device=device)
         frame = renamed(table, found)
@@ -139,11 +143,7 @@ def detect(
     print(f"{data}: channels {', '.join(found.channels_)}, {what}")
     for note in [*table.notes, *([] if load else found.notes_)]:
         print(f"  {note}")
-    column: Any = None if label_col is None else pd.to_numeric(table.long[label_col], errors="coerce")
-    labels = None if column is None else column.to_numpy()
     if labels is not None:
-        if not np.isin(labels, (0, 1)).all():
-            raise ConfigError(f"--label_col {label_col} should hold 1 for anomalies and 0 for other rows; name another")
         precision = average_precision(labels, scores.to_numpy())
         print(f"  average precision {precision:.3f}, share of anomalies {labels.mean():.3f}")
     write_table(table.rows.assign(score=scores.to_numpy(), anomaly=flags.to_numpy().astype(int)), Path(out))

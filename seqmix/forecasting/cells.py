@@ -76,7 +76,9 @@ class Cells:
             self.decimal = signs.pop() if len(signs) == 1 else None
 
     def kind(self, column: pd.Series) -> str:
-        """Kind of the content of a column: ``number``, ``time`` or ``text``."""
+        """Kind of the content of a column: ``number``, ``time``, ``text``, or ``empty`` without any value."""
+        if self._absent(column).all():
+            return "empty"
         if not is_text(column):
             return "number" if pd.api.types.is_numeric_dtype(column.dtype) else "time"
         cells = column.iloc[np.unique(np.linspace(0, len(column) - 1, _SAMPLE).astype(int))]
@@ -115,6 +117,11 @@ class Cells:
         wrong: Any = column[self._parsed(column)[1]]
         return str(wrong.iloc[0]) if len(wrong) else ""
 
+    def share(self, column: pd.Series) -> float:
+        """Share of numbers among the cells that are not missing."""
+        numbers, wrong = self._parsed(column)
+        return float(numbers.notna().sum() / max(1, numbers.notna().sum() + wrong.sum()))
+
     def times(self, column: pd.Series) -> pd.Series | None:
         """The column as dates, or as integers where it counts; None if it holds something else.
 
@@ -129,8 +136,7 @@ class Cells:
         return None if times is None else times.take(codes).set_axis(column.index)
 
     def _parsed(self, column: pd.Series) -> tuple[pd.Series, pd.Series]:
-        absent = column.isna() | column.astype(str).str.strip().str.lower().isin(self.missing)
-        cells = self._cells(column)
+        absent, cells = self._absent(column), self._cells(column)
         sign = _evidence(cells)
         if sign in self._unclear and self.decimal is None:
             marked: Any = cells[cells.str.contains(sign[1], regex=False)]
@@ -148,10 +154,14 @@ class Cells:
         numbers: Any = pd.to_numeric(plain.where(right & ~absent, None), errors="coerce")
         return numbers.astype("float64"), numbers.isna() & ~absent
 
+    def _absent(self, column: pd.Series) -> pd.Series:
+        """Cells that stand for a missing value."""
+        return column.isna() | column.astype(str).str.strip().str.lower().isin(self.missing)
+
     def _cells(self, column: pd.Series) -> pd.Series:
         """Cells without units, with spaces and apostrophes between groups of digits left out; empty where missing."""
         cells = column.astype(str).str.strip()
-        cells = cells.where(~(cells.str.lower().isin(self.missing) | column.isna()), "")
+        cells = cells.where(~self._absent(column), "")
         if cells.str.fullmatch(r"[+-]?\d*\.?\d*").all():
             return cells
         cells = cells.str.replace(_UNITS, "", regex=True).str.replace("\u2212", "-", regex=False).str.strip()

@@ -6,6 +6,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor, nn
 
+from seqmix.errors import DataError
 from seqmix.models.ridge import fill
 from seqmix.series import Series
 
@@ -118,6 +119,7 @@ class Detector(nn.Module, ABC):
 
         Raises:
             ValueError: if there are other channels than the detector was built for, or values that are not finite.
+            DataError: if there are too few rows to score one.
         """
         scores = self._all_scores(x, mask)
         return scores[0] if threshold is None else ranked(scores / self.unit[:, None], threshold)
@@ -131,7 +133,13 @@ class Detector(nn.Module, ABC):
     def _all_scores(self, x: Tensor, mask: Tensor | None) -> Tensor:
         self._check(x, mask)
         x, mask = self._rows(x, mask)
-        return self._known(self._scores(self.both_errors(x, mask).masked_fill(~mask, torch.nan)))
+        errors = self.both_errors(x, mask)
+        if len(x) and errors.isnan().all():
+            raise DataError(
+                f"none of {len(x)} rows can be scored: {type(self).__name__} looks at windows of up to "
+                f"{self.series.context + self.series.horizon} rows; give earlier rows as well"
+            )
+        return self._known(self._scores(errors.masked_fill(~mask, torch.nan)))
 
     def _held_out(self, x: Tensor, mask: Tensor, needed: int) -> Tensor:
         """Errors of each half of the rows by a fit to the other half; of all rows where halves are too short.

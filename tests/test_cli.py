@@ -1,5 +1,6 @@
 """Every command, called as from the shell but in this process; what it prints, writes and returns."""
 
+import contextlib
 import csv
 import json
 import re
@@ -16,6 +17,7 @@ import seqmix
 from seqmix.cli import run
 from seqmix.commands._results import print_rows
 from seqmix.commands.short_help import EXAMPLES
+from seqmix.commands.train import Train
 from seqmix.data import Cycles
 from seqmix.models import DLinear
 from seqmix.tasks import Forecasting
@@ -79,6 +81,22 @@ def test_short_help(command, capsys):
     assert end.value.code == 0 and len(everything) > 5 * len(short)
     named = set(re.findall(r"^  --([\w.]+)", short, re.MULTILINE)) - {"model.model"}
     assert named and all(f"--{name}" in everything for name in named)
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict", "sweep", "tune"])
+def test_examples_of_the_help_are_accepted(command, capsys, tmp_path, monkeypatch):
+    """Data and model are built as each example says, with the first of the values that it varies."""
+    monkeypatch.chdir(tmp_path)
+    with contextlib.suppress(SystemExit):
+        run([command, "--help"])
+    lines = re.findall(rf"^  (seqmix {command} .*)", capsys.readouterr().out, re.MULTILINE)
+    assert lines
+    for line in {EXAMPLES[command], *lines}:
+        words = re.sub(r" --(grid|space)| --(seeds|jobs|trials|ckpt_path|out) \S+", "", line).split()[2:]
+        # an option and its values: int:16:64:16, or words between commas
+        varied = [f"--{word}" for word in words if re.match(r"[\w.]+=", word)]
+        argv = [word for word in words if f"--{word}" not in varied]
+        Train("fit", argv + [re.sub(r"=(?:(?:int|float|log):)?([^,:]+).*", r"=\1", option) for option in varied])
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,7 @@ def test_missing_config_file(monkeypatch, capsys):
     ("argv", "line"),
     [
         (["fit", "stray"], "seqmix: unexpected argument 'stray'"),
+        (["fit", "--data.name", "ETTh1"], "seqmix: data has options and no class"),
         (["bench", "--mixr", "Pool"], "seqmix: unknown option 'mixr'. Did you mean 'mixer'?"),
         (["bench"], "seqmix: mixer must be given"),
         (

@@ -229,6 +229,8 @@ def test_what_is_wrong_is_said(df, options, message):
 @pytest.mark.parametrize(
     ("freq", "message"),
     [
+        ("2M", "freq = '2M' is not known to pandas; did you mean '2ME'?"),
+        ("Monthly", "freq = 'Monthly' is not known to pandas; did you mean 'MS'?"),
         ("foo", "freq = 'foo' is not known to pandas; use for example 'h', '15min', 'D', 'B', 'W', 'MS'"),
         (1, "freq = 1 does not go with a time column of dates; use for example freq='D'"),
     ],

@@ -58,7 +58,7 @@ def test_the_kind_of_the_frame_is_kept():
     [
         (daily(), "h", "sum", "freq 'h' is finer than the rows, which are 1 day apart; give the freq of the rows"),
         (daily(3), "MS", "sum", "no series covers a whole step of freq 'MS'; give more rows, or a finer freq"),
-        (daily(), "weekly", "sum", "freq = 'weekly' is not known to pandas; use for example 'h', 'D', 'W', 'MS'"),
+        (daily(), "weekly", "sum", "freq = 'weekly' is not known to pandas; did you mean 'W'?"),
         (
             daily(),
             "W",

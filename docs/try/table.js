@@ -52,7 +52,7 @@ function parsed(column, sep, decimal) {
   const cells = column.cells.map(bare);
   const sign = evidence(cells);
   const unclear = sep === ";" ? ["?,", "?."] : sep === "," ? [] : ["?,"];
-  if (unclear.includes(sign) && !decimal) {
+  if (!decimal && (unclear.includes(sign) || (sign === "?." && isGrouped(cells)))) {
     const cell = quoted(cells.find((text) => text.includes(sign[1])));
     refuse("two_ways", { column: quoted(column.name), cell, sign: sign[1] });
   }
@@ -78,12 +78,19 @@ function bare(cell) {
 }
 
 function evidence(cells) {
-  const found = cells.filter((text) => /^[+-]?[\d.,]+(e[+-]?\d+)?$/i.test(text));
+  // the points of 31.12.2024 are no signs of numbers
+  const found = cells.filter((text) => /^[+-]?[\d.,]+(e[+-]?\d+)?$/i.test(text) && !DATE.test(text));
   for (const [sign, h, t] of [[",", ",", "\\."], [".", "\\.", ","]]) {
     const decimal = new RegExp(`${h}\\d{0,2}(e|$)|${h}\\d{4,}|${t}\\d{3}${h}|${t}\\d{3}${t}|^[+-]?0?${h}\\d`, "i");
     if (found.some((text) => decimal.test(text))) return sign;
   }
   return [",", "."].map((s) => (found.some((text) => text.includes(s)) ? `?${s}` : "")).find(Boolean) ?? "";
+}
+
+// whether numbers without a point are all below 1000, beside 1.234: the point may be between thousands
+function isGrouped(cells) {
+  const without = cells.filter((text) => text && !text.includes("."));
+  return without.length > 0 && without.every((text) => /^[+-]?\d{1,3}$/.test(text));
 }
 
 function fields(line, sep) {

@@ -31,7 +31,9 @@ from seqmix.forecasting.tables import write_table
 
 def main(command: str, argv: list[str]) -> None:
     """Run the command."""
-    with in_words_of_the_shell(classify, {"max_len=...": "longer series"}, "no classes were written"):
+    with in_words_of_the_shell(
+        classify, {"max_len=...": "longer series", "--target_col": "--channels"}, "no classes were written"
+    ):
         call(classify, command, argv, leading=("data", "test"))
 
 
@@ -51,6 +53,7 @@ def classify(
     fill_gaps: bool = False,
     sep: str | None = None,
     decimal: str | None = None,
+    thousands: str | None = None,
     date_format: str | None = None,
     encoding: str | None = None,
     na: str = "",
@@ -81,6 +84,7 @@ def classify(
         fill_gaps: insert missing time steps as missing values.
         sep: field separator of a CSV file. Default: inferred.
         decimal: decimal separator, ``.`` or ``,``. Default: inferred.
+        thousands: thousands separator. Default: inferred.
         date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
         encoding: character encoding. Default: inferred.
         na: further words for missing values, separated by commas.
@@ -96,7 +100,12 @@ def classify(
     if load:
         check_loaded(classify, locals(), ("test", "model", "save", "normalize", "max_steps", "lr", "seed"))
     how = {"sep": sep, "encoding": encoding, "id_col": id_col, "time_col": time_col, "channels": channels}
-    written = {"decimal": decimal, "date_format": date_format, "missing": split(na)}
+    written = {
+        "decimal": decimal,
+        "thousands": thousands,
+        "date_format": date_format,
+        "missing": split(na),
+    }
     given = _read(data, written, how, label_col, labeled=not load)
     if load:
         found, target = Classifier.load(load, device=device), given

@@ -27,7 +27,7 @@ from seqmix.tasks.detection_metrics import average_precision
 
 def main(command: str, argv: list[str]) -> None:
     """Run the command."""
-    with in_words_of_the_shell(detect, {}, "no scores were written"):
+    with in_words_of_the_shell(detect, {"--target_col": "--channels"}, "no scores were written"):
         call(detect, command, argv, leading=("data",))
 
 
@@ -49,6 +49,7 @@ def detect(
     fill_gaps: bool = False,
     sep: str | None = None,
     decimal: str | None = None,
+    thousands: str | None = None,
     date_format: str | None = None,
     encoding: str | None = None,
     na: str = "",
@@ -83,6 +84,7 @@ def detect(
         fill_gaps: insert missing time steps, which have no score.
         sep: field separator of a CSV file. Default: inferred.
         decimal: decimal separator, ``.`` or ``,``. Default: inferred.
+        thousands: thousands separator. Default: inferred.
         date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
         encoding: character encoding. Default: inferred.
         na: further words for missing values, separated by commas.
@@ -98,7 +100,12 @@ def detect(
     if load:
         fitting = ("train", "model", "quantile", "contamination", "season", "save", "freq", "max_steps", "lr", "seed")
         check_loaded(detect, locals(), fitting)
-    written: dict[str, Any] = {"decimal": decimal, "date_format": date_format, "missing": split(na)}
+    written: dict[str, Any] = {
+        "decimal": decimal,
+        "thousands": thousands,
+        "date_format": date_format,
+        "missing": split(na),
+    }
     how: dict[str, Any] = {
         "sep": sep,
         "encoding": encoding,

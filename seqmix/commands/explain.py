@@ -105,6 +105,9 @@ def _not_subclass(found: re.Match, where: str, parser: Any) -> str:
 def _not_allowed(found: re.Match, where: str, parser: Any) -> str:
     module = found["path"].rpartition(".")[0]
     package = module.partition(".")[0]
+    if found["path"] == "lightning.LightningDataModule":
+        # its options were given, and no class
+        return "data has options and no class\n  Name it first, for example --data Benchmark --data.name ETTh1"
     title = f"{found['path']!r} for {where} is refused: a config names classes of seqmix, torch and Lightning"
     if package in sys.stdlib_module_names:
         return f"{title}\n  A config never calls a module of Python itself"

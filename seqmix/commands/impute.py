@@ -28,7 +28,7 @@ from seqmix.forecasting.tables import write_table
 
 def main(command: str, argv: list[str]) -> None:
     """Run the command."""
-    with in_words_of_the_shell(impute, {}, "nothing was written"):
+    with in_words_of_the_shell(impute, {"--target_col": "--channels"}, "nothing was written"):
         call(impute, command, argv, leading=("data",))
 
 
@@ -49,6 +49,7 @@ def impute(
     fill_gaps: bool = False,
     sep: str | None = None,
     decimal: str | None = None,
+    thousands: str | None = None,
     date_format: str | None = None,
     encoding: str | None = None,
     na: str = "",
@@ -80,6 +81,7 @@ def impute(
         fill_gaps: insert missing time steps as rows, and fill them.
         sep: field separator of a CSV file. Default: inferred.
         decimal: decimal separator, ``.`` or ``,``. Default: inferred.
+        thousands: thousands separator. Default: inferred.
         date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
         encoding: character encoding. Default: inferred.
         na: further words for missing values, separated by commas.
@@ -107,7 +109,7 @@ def impute(
             "seed",
         )
         check_loaded(impute, locals(), fitting)
-    cells = Cells(decimal=decimal, date_format=date_format, missing=split(na))
+    cells = Cells(decimal=decimal, thousands=thousands, date_format=date_format, missing=split(na))
     how: dict[str, Any] = {
         "sep": sep,
         "encoding": encoding,

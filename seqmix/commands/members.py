@@ -97,9 +97,12 @@ def _is_data(name: str, found: dict[str, ast.ClassDef]) -> bool:
 
 
 def config_rows() -> list[dict[str, Any]]:
-    """The configs of the current folder or of the package, and the first line of their headers."""
+    """The configs of the current folder or of the package, and what their headers begin with, up to a full stop."""
     rows = []
     for file in config_files():
         folder = f"{file.parent.name}/" if file.parent.name in ("recipes", "study") else ""
-        rows.append({"name": f"{folder}{file.stem}", "for": file.read_text().partition("\n")[0].lstrip("# ")})
+        first, *others = [line.lstrip("# ") for line in file.read_text().splitlines() if line.startswith("#")] or [""]
+        while others and not first.endswith("."):
+            first += f" {others.pop(0)}"
+        rows.append({"name": f"{folder}{file.stem}", "for": first})
     return rows

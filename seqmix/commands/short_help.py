@@ -14,7 +14,7 @@ EXAMPLES = {
     "list": "seqmix list mixers",
     "info": "seqmix info",
     "matrix": "seqmix matrix --mixer Hydra --mixer.headdim 16 --out hydra.png",
-    "sweep": "seqmix sweep --config demo --grid model.model.mixer=Hydra,Mamba --seeds 0,1",
+    "sweep": "seqmix sweep --config demo --model.model MixerForecaster --grid model.model.mixer=Hydra,FNet --seeds 0,1",
     "tune": "seqmix tune --config demo --space model.optim.lr=log:1e-4:1e-2 data.batch_size=32,64 --trials 20",
     "runs": "seqmix runs --name demo",
     "rerun": "seqmix rerun runs/demo/20261129-120000-seed0",
@@ -52,7 +52,7 @@ def short_help(command: str, summary: str) -> str:
     return f"""{summary[0].upper()}{summary[1:]}.
 
   {EXAMPLES[command]}
-  {EXAMPLES[command]} --data.horizon 48 --model.model.d_model 32
+  {EXAMPLES[command]} --data.horizon 12 --model.model.d_model 16
 
 Every key of a config is an option; classes are named by their names, your own by a dotted path:
 {lines}

@@ -23,7 +23,8 @@ from seqmix.tasks.rows import append_rows, read_rows
 DESCRIPTION = """\
 Train and test a config with every combination of options and seeds. Other options are those of `seqmix fit`.
 
-  seqmix sweep --config demo --grid model.model.mixer=Hydra,Mamba data.horizon=12,24 --seeds 0,1,2 --jobs 2
+  seqmix sweep --config demo --model.model MixerForecaster --grid model.model.mixer=Hydra,Mamba --seeds 0,1,2
+  seqmix sweep --config demo --grid model.model.d_model=16,32 data.horizon=12,24 --jobs 2
 
 Rows of finished runs are kept in runs/<name>/sweep.csv: the same line goes on where it was stopped, and a run that was
 killed goes on from its last checkpoint. Baselines are trained once for the same data and seed. The table ranks the

@@ -107,7 +107,7 @@ class Cells:
         if self._plain and self.decimal != "," and "?." not in self._unclear:
             # most files are written as programs write numbers
             plain: Any = pd.to_numeric(column, errors="coerce")
-            if np.isfinite(plain).all():
+            if np.isfinite(plain).all() and (self.decimal or not _has_three_decimals(plain.to_numpy())):
                 return plain.astype("float64")
         numbers, wrong = self._parsed(column)
         return None if wrong.any() or numbers.isna().all() else numbers
@@ -138,7 +138,7 @@ class Cells:
     def _parsed(self, column: pd.Series) -> tuple[pd.Series, pd.Series]:
         absent, cells = self._absent(column), self._cells(column)
         sign = _evidence(cells)
-        if sign in self._unclear and self.decimal is None:
+        if self.decimal is None and (sign in self._unclear or (sign == "?." and _is_grouped(cells))):
             marked: Any = cells[cells.str.contains(sign[1], regex=False)]
             unclear = marked.iloc[0]
             raise DataError(
@@ -171,7 +171,10 @@ class Cells:
 
 def _evidence(cells: pd.Series) -> str:
     """The decimal sign that a column shows, ``?,`` or ``?.`` where it may be between thousands; empty without signs."""
-    numbers: Any = cells[cells.str.fullmatch(r"[+-]?[\d.,]+(?:[eE][+-]?\d+)?")]
+    # the points of 31.12.2024 are no signs of numbers
+    numbers: Any = cells[
+        cells.str.fullmatch(r"[+-]?[\d.,]+(?:[eE][+-]?\d+)?") & ~cells.str.fullmatch(_DATE.pattern).astype(bool)
+    ]
     for sign, other in ((",", "."), (".", ",")):
         here, there = re.escape(sign), re.escape(other)
         # a group of other than three digits, or signs of two kinds, or the other sign twice
@@ -181,6 +184,19 @@ def _evidence(cells: pd.Series) -> str:
         if numbers.str.contains(decimal, regex=True).any():
             return sign
     return next((f"?{sign}" for sign in ",." if numbers.str.contains(sign, regex=False).any()), "")
+
+
+def _has_three_decimals(values: np.ndarray) -> bool:
+    """Whether numbers below 1000 are whole or have three decimals at most, and both occur: 1.234 beside 985."""
+    thousandths = values * 1000
+    near = (np.abs(values) < 1000).all() and np.allclose(thousandths, thousandths.round(), rtol=0, atol=1e-6)
+    return bool(near and 0 < (values % 1 == 0).sum() < len(values))
+
+
+def _is_grouped(cells: pd.Series) -> bool:
+    """Whether numbers without a point are all below 1000, beside ``1.234``: the point may be between thousands."""
+    without: Any = cells[cells.ne("") & ~cells.str.contains(".", regex=False)]
+    return bool(len(without)) and bool(without.str.fullmatch(r"[+-]?\d{1,3}").all())
 
 
 def _read_times(cells: Any, date_format: str | None) -> pd.Series | None:

@@ -4,6 +4,7 @@ Stamps are int64: nanoseconds for dates, the numbers themselves for integer time
 for steps below a day, in local time for days and longer, so that a day stays a day when clocks change.
 """
 
+import re
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,11 @@ from pandas.tseries.frequencies import to_offset
 from seqmix.errors import ConfigError, DataError
 
 _DAY = 86_400 * 10**9
+# aliases that pandas had before version 3, and words, by those that it has
+_RENAMED = {
+    **{"H": "h", "T": "min", "S": "s", "M": "ME", "BM": "BME", "Q": "QE", "A": "YE", "Y": "YE"},
+    **{"hourly": "h", "daily": "D", "weekly": "W", "monthly": "MS", "quarterly": "QS", "yearly": "YS"},
+}
 # default lookback in steps up to this many nanoseconds long
 _LOOKBACKS = (
     (_DAY // 24 - 1, 96),
@@ -59,9 +65,7 @@ class Clock:
             if self.offset.n < 1:
                 raise ValueError(freq)
         except ValueError as e:
-            raise ConfigError(
-                f"freq = {freq!r} is not known to pandas; use for example 'h', '15min', 'D', 'B', 'W', 'MS'"
-            ) from e
+            raise ConfigError(f"freq = {freq!r} is not known to pandas; {other_alias(freq)}") from e
         #: nanoseconds of a step, or None where they vary
         self.step = _span(self.offset)
 
@@ -163,6 +167,13 @@ class Clock:
             start = grid[-1] if len(grid) else pd.Timestamp(first)
             grid = grid.append(pd.date_range(start, periods=further + 1, freq=base)[1:])
         return grid.as_unit("ns").asi8
+
+
+def other_alias(freq: str) -> str:
+    """Advice on what to write in place of an alias that pandas does not know."""
+    count, name = re.fullmatch(r"(\d*)(.*)", str(freq), re.DOTALL).groups()
+    known = _RENAMED.get(name, _RENAMED.get(name.lower()))
+    return f"did you mean '{count}{known}'?" if known else "use for example 'h', '15min', 'D', 'B', 'W', 'MS'"
 
 
 def is_number(dtype: Any) -> bool:

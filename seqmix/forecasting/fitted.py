@@ -92,6 +92,14 @@ class Fitted:
         if long is not None:
             long = channels(long, ids) if self.plan.joint else long
             ids, last, start = long.ids, long.last, self._last_windows(long, static)
+        blank = np.isnan(start.values).all(1).ravel()
+        if blank.any():
+            warnings.warn(
+                f"{blank.sum()} of {len(ids)} series {'has' if blank.sum() == 1 else 'have'} no value in the last "
+                f"{start.values.shape[1]} rows, so that nothing is known to forecast from; leave them out: "
+                f"{named(list(ids[blank]))}",
+                stacklevel=4,
+            )
         # models see the whole of their horizon, whatever part of the forecast is wanted
         steps = -(-horizon // self.plan.horizon) * self.plan.horizon
         clock = self.clock if long is None else long.clock

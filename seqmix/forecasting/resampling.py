@@ -8,7 +8,7 @@ import pandas as pd
 from pandas.tseries.frequencies import to_offset
 
 from seqmix.errors import ConfigError, DataError, check_choice
-from seqmix.forecasting.clock import Clock, duration, infer_freq, is_number
+from seqmix.forecasting.clock import Clock, duration, infer_freq, is_number, other_alias
 from seqmix.forecasting.kind import kind_of, to_pandas, with_index
 from seqmix.forecasting.times import parse_times
 
@@ -82,7 +82,7 @@ def _steps(times: pd.Series, codes: np.ndarray, freq: str, time_col: str) -> tup
     try:
         coarse = to_offset(freq)
     except ValueError as e:
-        raise ConfigError(f"freq = {freq!r} is not known to pandas; use for example 'h', 'D', 'W', 'MS'") from e
+        raise ConfigError(f"freq = {freq!r} is not known to pandas; {other_alias(freq)}") from e
     local = pd.DatetimeIndex(times)
     local = local.tz_localize(None) if local.tz is not None else local
     order = np.lexsort((local, codes))

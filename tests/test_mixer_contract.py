@@ -46,6 +46,23 @@ def test_sizes_below_one_are_refused(name):
             facts.cls(**{"d_model": 8, **options})
 
 
+@pytest.mark.parametrize("name", list_mixers())
+def test_a_state_goes_with_its_batch(name):
+    """A state of more or of fewer sequences is refused, one among them too, which would be broadcast; none is fine."""
+    facts, x = mixer_facts(name), torch.randn(2, 3, 8)
+    mixer = facts.cls(8, 12, **facts.examples[0])
+    if not mixer.causal or mixer.pointwise:
+        return
+    refused = partial(pytest.raises, ValueError, match=r"^(the state is of \d seq|initial_state should have s)")
+    for n in (1, 3):
+        with refused():
+            mixer.step(x[:, 0], mixer.init_state(n))
+        if "state" in inspect.signature(facts.cls.forward).parameters:
+            with refused():
+                mixer(x, state=mixer.init_state(n), return_state=True)
+    assert mixer.step(x[:0, 0], mixer.init_state(0))[0].shape == (0, 8)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

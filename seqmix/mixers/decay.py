@@ -5,6 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from seqmix.mixers.mixer import Mixer, zero_masked
+from seqmix.mixers.state import check_sequences
 from seqmix.ops import fft_conv
 from seqmix.ops.wide import wide
 
@@ -108,6 +109,7 @@ def decay_onward(
 
     ``kept: (B, L)`` marks the leading positions of each row that count; the others are zero.
     """
+    check_sequences(state, x)
     u = wide(x)
     with torch.autocast(x.device.type, enabled=False):
         if x.shape[1] == 1 and kept is None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_at_least, check_fraction
 from seqmix.mixers.mixer import Mixer, register, require_max_len, zero_masked
-from seqmix.mixers.state import last_inputs, mix_onward
+from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops import causal_conv
 from seqmix.ops.packed import packed_conv1d
 from seqmix.ops.wide import wide
@@ -130,8 +130,8 @@ class Hyena(Mixer):
         window, past, seen = state
         kept = seen.new_ones(x.shape[:2]) if kept is None else kept
         before, T = seen.sum(1), past.shape[1]
-        longest = int(before.max()) + x.shape[1]
-        inputs = torch.cat([window.to(x.dtype), self.in_proj(x)], 1)
+        longest = T + x.shape[1]
+        inputs = with_last(window, self.in_proj(x))
         x1, x2, v = self._convolve(inputs)[:, window.shape[1] :].chunk(3, -1)
         u = self.dropout(zero_masked(v * x1, kept))
         kernel = self._kernel(longest)

@@ -10,7 +10,7 @@ from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mixer import Mixer, zero_masked
 from seqmix.mixers.norm import RMSNorm
 from seqmix.mixers.ssm import dt_bias, rates
-from seqmix.mixers.state import last_inputs, mix_onward
+from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops import delta_matrix, gated_delta
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.wide import wide
@@ -83,7 +83,7 @@ class LinearAttention(Mixer, ABC):
         behind = 0
         if window is not None:
             behind, bounds = window.shape[1], [0, window.shape[1] + x.shape[1]]
-            inputs = torch.cat([window.to(inputs.dtype), inputs], 1)
+            inputs = with_last(window, inputs)
         y = packed_conv1d(inputs, weight, None, bounds, padding="causal", activation="silu")[:, behind:]
         q, k, v = y.split([p.out_features for p in (self.q_proj, self.k_proj, self.v_proj)], -1)
         return (q, k, v), None if window is None else last_inputs(inputs, behind, kept)

@@ -8,7 +8,7 @@ from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.norm import RMSNorm
 from seqmix.mixers.ssm import check_steps, draw_within, dt_bias, is_range, rates
-from seqmix.mixers.state import last_inputs, mix_onward
+from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.ssd import ssd, ssd_matrix, step_sizes
 
@@ -171,7 +171,7 @@ class Mamba2(Mixer):
     def _advance(self, x: Tensor, kept: Tensor | None, state: State) -> tuple[Tensor, State]:
         window, S = state
         *beside, z, x, dt = self.in_proj(x).split(self.split, -1)
-        inputs, behind = torch.cat([window.to(x.dtype), x], 1), window.shape[1]  # (B, K - 1 + L, E + 2 G N)
+        inputs, behind = with_last(window, x), window.shape[1]  # (B, K - 1 + L, E + 2 G N)
         x = self._convolve(inputs, [0, inputs.shape[1]])[:, behind:]
         y, S = self._scan(x, dt, S, None, kept)
         return self._out(y, z, beside), (last_inputs(inputs, behind, kept), S)

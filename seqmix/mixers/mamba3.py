@@ -12,7 +12,7 @@ from seqmix.mixers.mamba2 import inner_sizes
 from seqmix.mixers.mixer import Mixer, register
 from seqmix.mixers.norm import RMSNorm
 from seqmix.mixers.ssm import check_steps, dt_bias
-from seqmix.mixers.state import last_inputs, mix_onward
+from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops import delta_matrix, gated_delta
 from seqmix.ops.wide import wide
 
@@ -144,6 +144,7 @@ class Mamba3(Mixer):
     def _parts(self, x: Tensor, kept: Tensor | None, state: State) -> "_Parts":
         angles, _, key, value = state
         z, v, B, C, dt, rate, trapezoid, turn = self.in_proj(x).split(self.split, -1)
+        v = with_last(value.unsqueeze(1), wide(v).unflatten(-1, (-1, self.headdim)))  # (B, 1 + L, H, P)
         # a step of zero passes the state on unchanged and writes nothing
         dt = F.softplus(wide(dt) + wide(self.dt_bias))  # (B, L, H)
         dt = dt if kept is None else dt.masked_fill(~kept.unsqueeze(-1), 0)
@@ -154,10 +155,10 @@ class Mamba3(Mixer):
         k = _rotate(self._spread(B, self.B_norm, self.B_bias), angles)
         now = wide(trapezoid).sigmoid() * dt
         log_a = -_heavy_tail(wide(rate)).clamp(min=self.A_floor) * dt
-        keys = torch.cat([key.unsqueeze(1), k], 1)  # (B, 1 + L, H, N)
+        keys = with_last(key.unsqueeze(1), k)  # (B, 1 + L, H, N)
         return _Parts(
             z=z,
-            v=torch.cat([value.unsqueeze(1), wide(v).unflatten(-1, (-1, self.headdim))], 1),
+            v=v,
             k=keys,
             read=q * log_a.exp().unsqueeze(-1),
             written=keys[:, :-1] * (_shift(now) + dt - now).unsqueeze(-1),

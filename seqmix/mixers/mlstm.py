@@ -11,7 +11,7 @@ from seqmix.errors import ConfigError, check_at_least, check_fraction
 from seqmix.mixers.block_linear import BlockLinear
 from seqmix.mixers.mixer import Mixer, register
 from seqmix.mixers.norm import HeadNorm
-from seqmix.mixers.state import last_inputs, mix_onward
+from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops import delta_matrix, gated_delta
 from seqmix.ops.packed import packed_conv1d
 from seqmix.ops.wide import wide
@@ -135,7 +135,7 @@ class MLSTM(Mixer):
         window, C, m = state
         u, z = self.proj_up(x).chunk(2, -1)
         behind = window.shape[1]
-        inputs = torch.cat([window.to(u.dtype), u], 1)  # (B, K - 1 + L, E)
+        inputs = with_last(window, u)  # (B, K - 1 + L, E)
         convolved = self._convolve(inputs)[:, behind:]
         p = self._parts(u, convolved, kept, m)
         # the normalizer is what the memory would hold of ones

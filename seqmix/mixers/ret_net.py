@@ -9,6 +9,7 @@ from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.attention import rotate
 from seqmix.mixers.linear_attention import LinearAttention, divide
 from seqmix.mixers.mixer import register
+from seqmix.mixers.state import check_sequences
 from seqmix.ops.wide import wide
 
 
@@ -64,6 +65,8 @@ class RetNet(LinearAttention):
     ) -> tuple[dict[str, Any], Tensor | None]:
         (B, L, _), H = x.shape, self.heads[0]
         q, k, v = (p(x).unflatten(-1, (H, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if past is not None:
+            check_sequences(past, x)
         # only distances matter: packed sequences and padding on the left need no positions of their own
         at = torch.arange(L, device=x.device) + (0 if past is None else past.unsqueeze(1))
         q, k = (rotate(t.transpose(1, 2), at, self.rope_base).transpose(1, 2) for t in (q, k))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from seqmix.errors import ConfigError, check_at_least
 from seqmix.mixers.block_linear import BlockLinear
 from seqmix.mixers.mixer import Mixer, register, zero_masked
-from seqmix.mixers.state import last_inputs, mix_onward
+from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops import linear_recurrence, recurrence_matrix
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.wide import wide
@@ -123,7 +123,7 @@ class RGLRU(Mixer):
     def _advance(self, x: Tensor, kept: Tensor | None, state: State) -> tuple[Tensor, State]:
         window, h, begun = state
         behind = window.shape[1]
-        inputs = torch.cat([window.to(x.dtype), self.linear_x(x)], 1)  # (B, K - 1 + L, E)
+        inputs = with_last(window, self.linear_x(x))  # (B, K - 1 + L, E)
         u = self._convolve(inputs, [0, inputs.shape[1]])[:, behind:]
         first = (torch.arange(x.shape[1], device=x.device) == 0) & ~begun.unsqueeze(1)  # (B, L)
         values, a = self._inputs(u, first)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from seqmix.errors import check_at_least
 from seqmix.mixers.linear_attention import LinearAttention, divide
 from seqmix.mixers.mixer import register
-from seqmix.mixers.state import last_inputs
+from seqmix.mixers.state import last_inputs, with_last
 from seqmix.ops import dplr_delta, dplr_matrix
 from seqmix.ops.packed import shift_within
 from seqmix.ops.wide import wide
@@ -98,7 +98,7 @@ class RWKV7(LinearAttention):
     ) -> tuple[dict[str, Any], Tensor | None]:
         before = shift_within(x, bounds, reverse=False)
         if past is not None:
-            inputs = torch.cat([past.to(x.dtype), x], 1)
+            inputs = with_last(past, x)
             before, past = inputs[:, :-1], last_inputs(inputs, 1, kept)
         r, w, k, v, a, g = (
             torch.lerp(x, before, mu) for mu in (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)

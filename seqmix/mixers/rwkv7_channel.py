@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import check_at_least
 from seqmix.mixers.mixer import Mixer, register, zero_masked
-from seqmix.mixers.state import last_inputs, mix_onward
+from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops.packed import sequence_bounds, shift_within
 
 
@@ -63,11 +63,12 @@ class RWKV7Channel(Mixer):
         return self.x_k.new_zeros(batch_size, len(self.x_k))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self._mix(x, state.to(x.dtype)), x
+        y, state = self._advance(x.unsqueeze(1), None, state)
+        return y.squeeze(1), state
 
     def _mix(self, x: Tensor, before: Tensor) -> Tensor:
         return self.value(F.relu(self.key(torch.lerp(x, before, self.x_k))).square())
 
     def _advance(self, x: Tensor, kept: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = torch.cat([state.unsqueeze(1).to(x.dtype), x], 1)
+        inputs = with_last(state.unsqueeze(1), x)
         return self._mix(x, inputs[:, :-1]), last_inputs(inputs, 1, kept).squeeze(1)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_at_least, check_fraction
 from seqmix.mixers.mixer import Mixer, register
-from seqmix.mixers.state import last_inputs, mix_onward
+from seqmix.mixers.state import last_inputs, mix_onward, with_last
 
 #: keys and values of the last W positions, each ``(B, W, H, P)``, and which of them are there ``(B, W)``
 State = tuple[Tensor, Tensor, Tensor]
@@ -89,7 +89,7 @@ class SlidingWindow(Mixer):
         q, k, v = self._project(x)
         L, W = x.shape[1], self.window
         there = state[2].new_ones(x.shape[:2]) if kept is None else kept
-        keys, values = (torch.cat([old.to(new.dtype), new], 1) for old, new in zip(state, (k, v), strict=False))
+        keys, values = (with_last(old, new) for old, new in zip(state, (k, v), strict=False))
         seen = torch.cat([state[2], there], 1)  # (B, W + L)
         # blocks of W queries see 2 W keys, which begin W before their own
         room = -L % W

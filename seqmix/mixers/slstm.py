@@ -10,7 +10,7 @@ from seqmix.errors import ConfigError, check_at_least, check_fraction
 from seqmix.mixers.block_linear import BlockLinear
 from seqmix.mixers.mixer import Mixer, register
 from seqmix.mixers.norm import HeadNorm
-from seqmix.mixers.state import last_inputs, mix_onward
+from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops.packed import packed_conv1d
 from seqmix.ops.wide import wide
 
@@ -95,7 +95,7 @@ class SLSTM(Mixer):
     def _advance(self, x: Tensor, kept: Tensor | None, state: State) -> tuple[Tensor, State]:
         window, memory = state
         behind = window.shape[1]
-        inputs = torch.cat([window.to(x.dtype), x], 1)  # (B, K - 1 + L, D)
+        inputs = with_last(window, x)  # (B, K - 1 + L, D)
         weight, bounds = self.conv1d.weight.squeeze(1), [0, inputs.shape[1]]
         u = packed_conv1d(inputs, weight, self.conv1d.bias, bounds, padding="causal", activation="silu")[:, behind:]
         gates = torch.stack([self.igate(u), self.fgate(u), self.zgate(x), self.ogate(x)], 2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seqmix.errors import ConfigError
 from seqmix.mixers.mixer import zero_masked
-from seqmix.mixers.state import last_inputs
+from seqmix.mixers.state import last_inputs, with_last
 from seqmix.ops import scan_matrix, selective_scan
 from seqmix.ops.packed import packed_conv1d, sequence_bounds
 from seqmix.ops.wide import wide
@@ -166,7 +166,7 @@ def resume_branch(
     ``kept: (B, L)`` marks the leading positions of each row that count; what comes after them changes no state.
     """
     window, h = state
-    inputs = torch.cat([window.to(u.dtype), u], 1)  # (B, K - 1 + L, E)
+    inputs = with_last(window, u)  # (B, K - 1 + L, E)
     behind = window.shape[1]
     u = _convolve(inputs, branch, [0, inputs.shape[1]], reverse=False)[:, behind:]
     dt, B, C = _project(u if source is None else source, branch)

@@ -74,6 +74,28 @@ def unpack(x: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     return rows, mask
 
 
+def check_sequences(kept: Tensor, x: Tensor) -> None:
+    """Check that a part of a state goes with ``x: (B, ...)``.
+
+    Raises:
+        ValueError: if it is of another number of sequences.
+    """
+    if len(kept) != len(x):
+        raise ValueError(
+            f"the state is of {len(kept)} sequences, x of {len(x)}; use that of this batch, or init_state({len(x)})"
+        )
+
+
+def with_last(kept: Tensor, x: Tensor) -> Tensor:
+    """Inputs ``x: (B, L, ...)`` after the last ones before them, ``(B, size, ...) -> (B, size + L, ...)``.
+
+    Raises:
+        ValueError: if those are of another number of sequences.
+    """
+    check_sequences(kept, x)
+    return torch.cat([kept.to(x.dtype), x], 1)
+
+
 def last_inputs(inputs: Tensor, size: int, kept: Tensor | None) -> Tensor:
     """The last ``size`` of ``inputs: (B, size + L, ...)``; ``kept: (B, L)`` marks those of the last L that count."""
     if kept is None:

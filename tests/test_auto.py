@@ -52,6 +52,16 @@ def test_models_of_all_series_are_compared_on_all_of_them(mode, n, tested, monke
     assert len(test.long.ids) == tested and len(test.train.ids) == n
 
 
+@pytest.mark.parametrize(
+    ("n", "length", "windows", "first"), [(1, 20, 3, 9), (1, 200, 13, 39), (2, 900, 32, 180), (170, 200, 3, 9)]
+)
+def test_long_series_have_more_windows(n, length, windows, first):
+    """Up to 32, in the last fifth of their rows, unless there are many series."""
+    test = make_holdout(read_long(panel(range(n), length), Reading()), 3, 1, 0, "auto")
+    assert len(test.rows) == windows and test.rows[0] == first and test.rows[-1] == 3 and (test.rows % 3 == 0).all()
+    assert test.truth.shape == (n, windows, 3) and np.diff(test.train.indptr).tolist() == [length - first] * n
+
+
 def test_a_portfolio_is_compared_and_combined(capfd):
     fc = auto(levels=[50, 80]).fit(panel())
     board = fc.leaderboard_
@@ -198,20 +208,24 @@ def test_weights_follow_each_series_and_doubt_few_windows():
     noise = generator.normal(size=(2, 40, 2, 5))
     # the first is better on the first half of the series, the second on the others
     size = np.where(np.arange(40) < 20, [[0.1], [1.0]], [[1.0], [0.1]])[..., None, None]
-    points, unit, prior = truth + noise * size, np.ones(40), np.ones(2)
-    found = learn(points, truth, unit, prior)
+    points, prior = truth + noise * size, np.ones(2)
+    losses = np.abs(points - truth)
+    found = learn(losses, prior)
     assert (found.series[0, :20] > 0.8).all() and (found.series[1, 20:] > 0.8).all()
     np.testing.assert_allclose(found.series.sum(0), 1)
     np.testing.assert_allclose(found.panel, found.of(np.array([-1]))[:, 0])
     assert (found.of(np.array([3]))[:, 0] == found.series[:, 3]).all()
     # one window says less than two, and less than all series together
-    few = learn(points[:, :, :1], truth[:, :1], unit, prior)
+    few = learn(losses[:, :, :1], prior)
     assert few.series[0, :20].mean() < found.series[0, :20].mean()
     # a break that no model came near does not decide
-    broken = np.where(np.arange(40)[:, None, None] == 7, 1e15, truth)
-    np.testing.assert_allclose(learn(points, broken, unit, prior).series[:, 8:], found.series[:, 8:], atol=0.05)
+    broken = np.abs(points - np.where(np.arange(40)[:, None, None] == 7, 1e15, truth))
+    np.testing.assert_allclose(learn(broken, prior).series[:, 8:], found.series[:, 8:], atol=0.05)
+    # a window counts relative to itself
+    even = learn(np.array([[1.0, 100], [2, 50]]).reshape(2, 1, 2, 1), prior)
+    np.testing.assert_allclose(even.series, 0.5, rtol=1e-4)
     # nothing known: the prior
-    unknown = learn(points, truth * np.nan, unit, np.array([1.0, 3]))
+    unknown = learn(losses * np.nan, np.array([1.0, 3]))
     np.testing.assert_allclose(unknown.of(np.array([-1, 5])), [[0.25] * 2, [0.75] * 2])
     lost = np.where([[[True]], [[False]]], np.nan, points[:, :, 0])
     np.testing.assert_allclose(combined(lost, found.series), points[1, :, 0])

@@ -15,7 +15,16 @@ from seqmix.forecasting.auto.holdout import Holdout, make_holdout
 from seqmix.forecasting.auto.parts import Learned, Local, Part, tails
 from seqmix.forecasting.auto.portfolio import BASE, candidates
 from seqmix.forecasting.auto.simple import seasonal_naive
-from seqmix.forecasting.auto.spread import BOUNDS, COVERAGES, NORMAL, Spread, learn_spread, learn_stretch, stretched
+from seqmix.forecasting.auto.spread import (
+    BOUNDS,
+    COVERAGES,
+    NORMAL,
+    Spread,
+    learn_spread,
+    learn_stretch,
+    quantile_loss,
+    stretched,
+)
 from seqmix.forecasting.auto.trying import Trial, Workshop
 from seqmix.forecasting.auto.weights import Weights, combined, errors_of, learn
 from seqmix.forecasting.fitting import frame_notes
@@ -24,9 +33,6 @@ from seqmix.forecasting.long import Long
 from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.plan import make_plan
 from seqmix.forecasting.scales import measure
-
-# the quantiles of WQL
-_DECILES = tuple(k / 10 for k in range(1, 10))
 
 
 class Lesson(NamedTuple):
@@ -124,20 +130,23 @@ def learn_from(test: Holdout | None, trials: Sequence[Trial]) -> Lesson:
     points = np.stack([found.point for found in given.values()])
     # where one has no forecast it is judged by the seasonal naive one
     points = np.where(np.isfinite(points), points, points[0])
-    found = learn(points, truth, unit, prior[tried])
-    # an ensemble is judged by the weights of all series: those of one were made for it
-    every = np.repeat(found.panel[:, None], len(unit), 1)
     levels = []
     for k, point in zip(tried, points, strict=True):
         spreads[k] = learn_spread((point - truth) / unit[:, None, None])
         own, zero = given[k].spread, np.nan_to_num(unit)[:, None]
-        levels.append(spreads[k].quantiles(point, zero, BOUNDS) if own is None else own)
+        own = spreads[k].quantiles(point, zero, BOUNDS) if own is None else own
+        levels.append(np.where(np.isfinite(own), own, point[..., None]))
+    losses = np.stack([quantile_loss(*each, truth) for each in zip(levels, points, strict=True)])
+    found = learn(losses / unit[:, None, None], prior[tried])
+    # an ensemble is judged by the weights of all series: those of one were made for it
+    every = np.repeat(found.panel[:, None], len(unit), 1)
     point, spread = combined(points, every), combined(np.stack(levels), every)
     stretch = learn_stretch(spread, point, truth)
     everyone = np.concatenate([points, point[None]])
-    levels.append(stretched(spread, point, BOUNDS, stretch))
     scores[[*tried, -1], 0] = errors_of(everyone, truth, unit)
-    scores[[*tried, -1], 1] = [_wql(x, q, truth) for x, q in zip(everyone, levels, strict=True)]
+    whole = quantile_loss(stretched(spread, point, BOUNDS, stretch), point, truth)
+    size = np.nansum(np.abs(truth))
+    scores[[*tried, -1], 1] = [np.nansum(each) / size if size else math.nan for each in (*losses, whole)]
     panel, series = np.zeros(len(trials)), np.zeros((len(trials), len(unit)))
     panel[tried], series[tried] = found
     return Lesson(Weights(panel, series), spreads, stretch, scores)
@@ -151,15 +160,6 @@ def _finish(shop: Workshop, trial: Trial, parts: dict[str, Part]) -> None:
     except Exception as e:
         trial.note = f"failed in the fit to all rows: {type(e).__name__}: {' '.join(str(e).split())}"
     trial.seconds += time.perf_counter() - started
-
-
-def _wql(point: np.ndarray, levels: np.ndarray, truth: np.ndarray) -> float:
-    """Weighted quantile loss over the deciles."""
-    size, losses = np.nansum(np.abs(truth)), []
-    for q in _DECILES:
-        error = truth - (point if q == 0.5 else levels[..., BOUNDS.index(q)])
-        losses.append(2 * np.nansum(np.maximum(q * error, (q - 1) * error)))
-    return float(np.mean(losses) / size) if size else math.nan
 
 
 def _leaderboard(

@@ -8,16 +8,20 @@ from seqmix.forecasting.auto.ensemble import units
 from seqmix.forecasting.long import Long, head, picked
 from seqmix.forecasting.plan import MOST_CHANNELS
 
-# windows at most, and the share of series that must be long enough for one window more
+# windows of short series, and the share of series that must be long enough for one window more
 _WINDOWS = 3
 _SHARE = 0.75
 # rows before the first cutoff
 _LEAST = 3
+# long series have more windows, in this share of their rows: as many as that, and no more forecasts of all series
+_LAST = 0.2
+_MOST = 32
+_FORECASTS = 512
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Held-out rows at the end of series that are long enough, several horizons one after another.
+    """Held-out rows at the end of series that are long enough, several horizons of them.
 
     Args:
         train: the rows of all such series before the first cutoff.
@@ -37,8 +41,9 @@ class Holdout:
 def make_holdout(long: Long, horizon: int, season: int, seed: int, mode: str) -> Holdout | None:
     """Choose the rows to compare models on; None where no series is long enough.
 
-    As many windows as most series have, with a season and a horizon before the first cutoff; or else with a horizon, or
-    with three rows.
+    Short series have as many windows, one after another, as most of them have with a season and a horizon before the
+    first cutoff; or else with a horizon, or with three rows. Long series have more of them, spread over their last
+    rows, for three neighbors say little about a year.
 
     Args:
         long: the frame.
@@ -49,23 +54,35 @@ def make_holdout(long: Long, horizon: int, season: int, seed: int, mode: str) ->
             models forecast as many together as the sample has at most.
     """
     lengths = np.diff(long.indptr)
-    sizes = [(windows, max(horizon, rows)) for rows in (season + 2, _LEAST) for windows in range(_WINDOWS, 0, -1)]
-    for windows, least in [*sizes, (1, _LEAST)]:
-        if (lengths - windows * horizon >= least).mean() >= _SHARE:
-            break
-    enough = np.flatnonzero(lengths - windows * horizon >= least)
+    rows, least = _cutoffs(lengths, horizon, season)
+    enough = np.flatnonzero(lengths - rows[0] >= least)
     if not len(enough):
         return None
     sample = enough
     if len(enough) > MOST_CHANNELS and mode != "multivariate":
         sample = np.sort(np.random.default_rng(seed).choice(enough, MOST_CHANNELS, replace=False))
     tested = picked(long, sample)
-    rows = horizon * np.arange(windows, 0, -1)
     at = tested.indptr[1:, None, None] - rows[:, None] + np.arange(horizon)
     return Holdout(
-        train=head(picked(long, enough), lengths[enough] - windows * horizon),
+        train=head(picked(long, enough), lengths[enough] - rows[0]),
         long=tested,
         rows=rows,
         truth=np.asarray(tested.y, float)[at],
-        unit=units(tested, windows * horizon, season),
+        unit=units(tested, int(rows[0]), season),
     )
+
+
+def _cutoffs(lengths: np.ndarray, horizon: int, season: int) -> tuple[np.ndarray, int]:
+    """Rows after each cutoff, ``(K,)``, and the rows that a series needs before the first."""
+    sizes = [(windows, max(horizon, rows)) for rows in (season + 2, _LEAST) for windows in range(_WINDOWS, 0, -1)]
+    for windows, least in [*sizes, (1, _LEAST)]:
+        if (lengths - windows * horizon >= least).mean() >= _SHARE:
+            break
+    length = np.quantile(lengths, 1 - _SHARE)
+    room = int(min(_LAST * length, length - least)) // horizon
+    more = min(room, _MOST, _FORECASTS // len(lengths))
+    if more <= windows:
+        room = more = windows
+    # uneven steps, so that no day of the week is all there is
+    steps = np.linspace(1, room, more).round().astype(int)
+    return horizon * steps[::-1], least

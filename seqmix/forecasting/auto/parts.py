@@ -129,23 +129,26 @@ class Local(Part):
         quantiles: Sequence[float],
     ) -> Found:
         y, indptr = self.kept if long is None else (long.y, long.indptr)
-        return Found(self._run(y, indptr, 0, horizon), None)
+        return Found(self._run(y, indptr, np.zeros(1, int), horizon)[:, 0], None)
 
     def backtest(
         self, long: Long, static: pd.DataFrame | None, rows: np.ndarray, horizon: int, quantiles: Sequence[float]
     ) -> Found:
-        return Found(np.stack([self._run(long.y, long.indptr, after, horizon) for after in rows], 1), None)
+        return Found(self._run(long.y, long.indptr, rows, horizon), None)
 
     def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """No state: the model is fitted when it forecasts."""
         return {}, {}
 
-    def _run(self, y: np.ndarray, indptr: np.ndarray, after: int, horizon: int) -> np.ndarray:
-        parts = []
-        for a in range(0, len(indptr) - 1, _CHUNK):
-            cut = indptr[a : a + _CHUNK + 1]
-            parts.append(self.model(histories(y, cut, np.full(len(cut) - 1, after), LONGEST), self.season, horizon))
-        return np.concatenate(parts)
+    def _run(self, y: np.ndarray, indptr: np.ndarray, rows: np.ndarray, horizon: int) -> np.ndarray:
+        """Forecasts from the cutoffs ``rows`` ``(K,)`` before the end of each series, ``(n, K, horizon)``."""
+        parts, step = [], max(1, _CHUNK // len(rows))
+        for a in range(0, len(indptr) - 1, step):
+            cut = indptr[a : a + step + 1]
+            # all cutoffs at once: a model goes over the time steps in a loop
+            found = histories(y, cut, rows, LONGEST)
+            parts.append(self.model(found.reshape(-1, found.shape[-1]), self.season, horizon))
+        return np.concatenate(parts).reshape(-1, len(rows), horizon)
 
 
 def tails(long: Long) -> tuple[np.ndarray, np.ndarray]:

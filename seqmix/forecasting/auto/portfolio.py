@@ -19,8 +19,9 @@ _LAST = ("DLinear",)
 _MIXER, _LONG = "DenseMLP", 300.0
 # those of another package, if it is there, come before what is trained
 _STATS = ("AutoCES", "AutoETS")
-# what a model is worth before anything was seen; others have 1
-_PRIOR = {BASE: 0.1, "Drift": 0.1}
+# what a model is worth before anything was seen; others have 1. What learns nothing from the series does as well on the
+# next rows as in a backtest
+_PRIOR = {BASE: 0.1, "Drift": 0.1, "ZeroShot": 2.0}
 
 
 class Candidate(NamedTuple):

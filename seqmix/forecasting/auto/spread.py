@@ -11,6 +11,8 @@ from seqmix.errors import ConfigError
 COVERAGES = np.array([0.0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98])
 #: their bounds, all low ones and then all high ones
 BOUNDS = tuple(round(0.5 + side * c / 200, 9) for side in (-1, 1) for c in COVERAGES[1:].tolist())
+# the quantiles of WQL, and where they are in the bounds; the point forecast is the median
+_DECILES = [(k / 10, BOUNDS.index(k / 10)) for k in range(1, 10) if k != 5]
 # windows at which what was found counts as much as what was assumed
 _DOUBT = 20.0
 # the same of absolute errors of a normal distribution of mean absolute error 1
@@ -90,6 +92,21 @@ def stretched(quantiles: np.ndarray, point: np.ndarray, wanted: Sequence[float],
     found = np.empty_like(moved)
     found[..., order] = np.sort(moved, -1)
     return found
+
+
+def quantile_loss(quantiles: np.ndarray, point: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Mean quantile loss over the deciles of each value, ``(..., horizon)``; that of the median alone is its error.
+
+    Args:
+        quantiles: forecasts of ``BOUNDS``, ``(..., horizon, Q)``.
+        point: forecasts of the median, ``(..., horizon)``.
+        truth: observed values, NaN where missing, ``(..., horizon)``.
+    """
+    losses = np.abs(truth - point)
+    for q, at in _DECILES:
+        error = truth - quantiles[..., at]
+        losses = losses + 2 * np.maximum(q * error, (q - 1) * error)
+    return losses / (1 + len(_DECILES))
 
 
 def check_wanted(wanted: Sequence[float]) -> None:

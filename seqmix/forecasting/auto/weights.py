@@ -1,17 +1,19 @@
-"""Ensemble weights as pure functions of forecasts and truth."""
+"""Ensemble weights as pure functions of losses and forecasts."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-# chosen on development panels (LOG.md): weights fall with this power of the error, and the errors of all series count
-# as much as this many windows of a series of its own
-_POWER = 10
-_WINDOWS = 6.0
+# chosen on training rows of the development panels (LOG.md): weights fall with this power of the relative loss, and
+# the windows of all series count as much as this many of one series
+_POWER = 14
+_WINDOWS = 12.0
+# losses in units of the series below which models are equally good
+_TINY = 1e-6
 # errors in units of their series that are those of a break in the data, if all models make them
 _BREAK = 100.0
 # parts with less are left out: they cost time
-_LEAST = 0.02
+_LEAST = 0.05
 
 
 class Weights(NamedTuple):
@@ -34,32 +36,27 @@ class Weights(NamedTuple):
         return Weights(*(x[which] / x[which].sum(0) for x in self))
 
 
-def learn(points: np.ndarray, truth: np.ndarray, unit: np.ndarray, prior: np.ndarray) -> Weights:
-    """Learn weights from the errors on each series, shrunk towards those on all series.
+def learn(losses: np.ndarray, prior: np.ndarray) -> Weights:
+    """Learn weights from losses in backtest windows, those of each series shrunk towards those of all.
 
-    The error of a model on a series is taken relative to the mean of the models, and averaged with its relative error
-    on all series, which counts like a few windows. So a model that was trained is preferred to the others only where
-    the windows agree that it is better; with few windows all that are about as good share the weight.
+    A loss counts relative to the median model of its window: a stormy week has no more say than a calm one, and a break
+    that nobody foresaw has none. The relative loss of a model on a series is the mean over the windows of the series
+    and over some more windows, each as bad as the mean over all series. Weights are the prior times an inverse power of
+    it, so models that are about as good share the weight.
 
     Args:
-        points: forecasts, without NaN, ``(M, n, K, horizon)``.
-        truth: observed values, NaN where missing, ``(n, K, horizon)``.
-        unit: unit of the errors of each series, NaN where there is none, ``(n,)``.
+        losses: of each model and step in units of the series, not finite where unknown, ``(M, n, K, horizon)``.
         prior: weights of models that are equally good, ``(M,)``; they need not sum to 1.
     """
-    errors = np.abs(points - truth) / unit[:, None, None]
-    known = _known(errors)  # (n, K, horizon)
-    values, windows = known.sum((1, 2)), known.any(-1).sum(1)
-    sums = np.where(known, errors, 0.0).sum((2, 3))  # (M, n)
-    if not values.any():
-        panel = np.ones((len(prior), 1))
-    else:
-        panel = sums.sum(1, keepdims=True) / values.sum() + 1e-9
-        panel /= panel.mean(0)
-    own = sums / values.clip(min=1) + 1e-9 * (values > 0)
-    own /= own.mean(0).clip(min=1e-300)
-    mixed = (windows * own + _WINDOWS * panel) / (windows + _WINDOWS)
-    found = _inverse(np.concatenate([panel, mixed], 1), prior)
+    known = np.isfinite(losses).all(0)  # (n, K, horizon)
+    steps = known.sum(-1)
+    mean = np.where(known, losses, 0.0).sum(-1) / steps.clip(min=1) + _TINY
+    relative = np.where(steps > 0, mean / np.median(mean, 0), 0.0)  # (M, n, K)
+    windows = (steps > 0).sum(-1)
+    own = relative.sum(-1)  # (M, n)
+    panel = own.sum(1, keepdims=True) / windows.sum() if windows.any() else np.ones((len(prior), 1))
+    shrunk = (own + _WINDOWS * panel) / (windows + _WINDOWS)
+    found = _inverse(np.concatenate([panel, shrunk], 1), prior)
     keep = np.flatnonzero(found.mean(1) >= _LEAST)
     pruned = np.zeros_like(found)
     pruned[keep] = (found[keep] + 1e-12) / (found[keep] + 1e-12).sum(0)
@@ -72,7 +69,7 @@ def errors_of(points: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> np.nda
     Structural breaks that no model predicts are ignored: one value of 1e15 would drown all others.
     """
     scaled = np.abs(points - truth) / unit[:, None, None]
-    known = _known(scaled)
+    known = ~np.isnan(scaled).any(0) & (scaled.min(0) < _BREAK)
     return scaled[:, known].mean(1) if known.any() else np.full(len(points), np.nan)
 
 
@@ -86,11 +83,6 @@ def combined(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
     weights = weights.reshape(*weights.shape, *(1,) * (points.ndim - 2)) * np.isfinite(points)
     with np.errstate(invalid="ignore"):
         return (np.where(weights > 0, points, 0.0) * weights).sum(0) / weights.sum(0)
-
-
-def _known(errors: np.ndarray) -> np.ndarray:
-    """Mask of the values at which the errors ``(M, n, K, horizon)`` of the models differ."""
-    return ~np.isnan(errors).any(0) & (errors.min(0) < _BREAK)
 
 
 def _inverse(errors: np.ndarray, prior: np.ndarray) -> np.ndarray:

@@ -1,10 +1,8 @@
 """Pages made at build from the program: its commands and their options, its configs, its messages."""
 
-import ast
 import io
 import os
 import re
-from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -12,11 +10,12 @@ from typing import Any
 from unittest.mock import patch
 
 import yaml
+from _messages import package_messages
 from _reference import heading, write
 from sphinx.application import Sphinx
 
 import seqmix
-from seqmix import cli, errors
+from seqmix import cli
 from seqmix.commands.configs import config_files
 from seqmix.commands.report import all_tasks, summary
 from seqmix.commands.short_help import EXAMPLES
@@ -29,8 +28,8 @@ The configs that come with the package; ``--config NAME`` takes a name from any 
 results: mean and deviation over seeds, baselines of the same runs beside. *Recipes* follow a paper and have never been
 run here. *Study* belongs to the study of dense layers in place of mixers."""
 _MESSAGES = """\
-What the program says when it cannot do what it is asked, taken from its source: what is wrong, with ``<the value>``,
-and what to do. The types are in :doc:`the API </reference/api/errors>`; all of them are a ``SeqmixError``."""
+What the program says when it cannot do what it is asked, taken from its source: what is wrong, with ``<values>`` by
+name, and what to do; ``a/b`` is one of the two, ``(...)`` stands there in some cases. The types are in :doc:`the API </reference/api/errors>`; all of them are a ``SeqmixError``."""
 # an option of a help text, in one line or with its text in the next
 _OPTION = re.compile(r"^  (-\S(?:(?!  ).)*)(?:  +|\n {5,})(.*)$", re.MULTILINE)
 _PARTS = {"": "Run", "study": "Study", "recipes": "Recipes"}
@@ -154,53 +153,7 @@ def _list_table(rows: list[list[str]], *options: str) -> list[str]:
 def messages() -> list[str]:
     """The messages of errors by package, in columns: what is wrong, and the remedy."""
     lines = [*heading("Messages", "="), _MESSAGES, ""]
-    package = Path(seqmix.__file__).parent
-    found: dict[str, dict[tuple[str, str], None]] = {}
-    for file in sorted(package.rglob("*.py")):
-        subject, *rest = file.relative_to(package).parts
-        title = f"seqmix.{subject}" if rest else "seqmix"
-        for message in _raised(ast.parse(file.read_text())):
-            problem, _, remedy = message.partition("; ")
-            found.setdefault(title, {})[problem, remedy] = None
-    for title, rows in found.items():
+    for title, rows in package_messages(Path(seqmix.__file__).parent).items():
         cells = [["what is wrong", "what to do"], *map(list, rows)]
         lines += [*heading(title, "-"), *_list_table(cells, ":widths: 55 45")]
     return lines
-
-
-def _raised(tree: ast.Module) -> Iterator[str]:
-    kinds = {name for name, value in vars(errors).items() if isinstance(value, type)}
-    texts = {
-        node.targets[0].id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
-    for node in ast.walk(tree):
-        raised = isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args
-        if raised and getattr(node.exc.func, "id", "") in kinds and (text := _text(node.exc.args[0], texts)):
-            yield text
-
-
-def _text(node: ast.AST, texts: dict[str, ast.AST]) -> str:
-    """The text of an f-string with its values as <name>, those among ``texts`` in full; empty if it is none."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_text(part, texts) for part in node.values)
-    if isinstance(node, ast.FormattedValue):
-        known = texts.get(node.value.id) if isinstance(node.value, ast.Name) else None
-        return (known is not None and _text(known, texts)) or f"<{_name(node.value)}>"
-    return ""
-
-
-def _name(node: ast.AST) -> str:
-    """What a value is called: the last name in it that is not a function's."""
-    called = {
-        id(call.func) for call in ast.walk(node) if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-    }
-    names = [
-        each.id if isinstance(each, ast.Name) else each.attr
-        for each in ast.walk(node)
-        if isinstance(each, ast.Name | ast.Attribute) and id(each) not in called
-    ]
-    return names[0].strip("_").replace("_", " ") if names else "value"

@@ -117,7 +117,7 @@ def _range(name: str, given: str, kind: str, parts: Sequence[str]) -> Range:
     if kind == "log" and low <= 0:
         raise ConfigError(f"{wrong}: a logarithmic scale begins above 0, got {low:g}; use for example log:1e-4:1e-2")
     if step and not 0 < step[0] <= high - low:
-        raise ConfigError(f"{wrong}: the step should be above 0 and at most {high - low:g}, got {step[0]:g}")
+        raise ConfigError(f"{wrong}: the step {step[0]:g} does not fit; use one above 0 and at most {high - low:g}")
     if step:
         # the greatest value is one that is reached
         steps = math.floor((high - low) / step[0] * (1 + 1e-12))

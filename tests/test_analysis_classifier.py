@@ -188,7 +188,11 @@ def test_a_class_that_was_not_seen_counts_as_wrong(unequal):
             ConfigError,
             "; see model_kwargs",
         ),
-        (lambda fc, X, y: small(3), ConfigError, "model = 3 should be a name, a class or a functools.partial"),
+        (
+            lambda fc, X, y: small(3),
+            ConfigError,
+            "model = 3 is not a model; use a name, a class or a functools.partial",
+        ),
         (lambda fc, X, y: small(lr=0), ConfigError, "lr must be a positive number, got 0; use for example 1e-3"),
         (lambda fc, X, y: small(max_steps=0), ConfigError, "max_steps must be >= 1, got 0"),
         (lambda fc, X, y: small(val_size=1), ConfigError, "val_size = 1.0 is not a fraction"),

@@ -217,7 +217,7 @@ def test_a_model_without_parameters_is_tested_not_trained(here, fitted, monkeypa
         (["--model.optim.lr", "-1"], "lr must be positive, got -1.0; use for example 5e-4"),
         (
             ["--data.lag", "50"],
-            "lag must be between horizon = 8 and context = 24, got 50; set data.lag",
+            "lag must be between horizon = 8 and context = 24, got 50; use data.lag=8",
         ),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_tenth_is_held_out(tmp_path):
     ("name", "lines", "message"),
     [
         ("SST-2", ["sentence\tlabel", "a\t2"], "line 2: the label is '2'; it has to be one of 0, 1"),
-        ("SST-2", ["sentence\tlabel", "a"], "line 2: 1 columns between tabs, 2 are needed"),
+        ("SST-2", ["sentence\tlabel", "a"], "line 2: 1 columns between tabs, 2 are needed; get a whole copy"),
         ("SST-2", ["text\tlabel", "a\t1"], "no column 'sentence' in its first line"),
         ("SST-2", ["sentence\tlabel"], "holds no example; get a whole copy"),
         ("STS-B", [STSB[0], "0\ta\tb\t6"], "the score is '6'; it has to be a number from 0 to 5"),

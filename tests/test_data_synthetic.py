@@ -31,7 +31,7 @@ def test_facts_and_window_counts():
 def test_lag_outside_horizon_and_context_is_refused(lag):
     with pytest.raises(ConfigError) as error:
         Cycles(lag=lag)
-    assert str(error.value) == f"lag must be between horizon = 24 and context = 96, got {lag}; set data.lag"
+    assert str(error.value) == f"lag must be between horizon = 24 and context = 96, got {lag}; use data.lag=24"
 
 
 @pytest.mark.parametrize("lag", [24, 40])

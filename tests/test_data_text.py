@@ -239,7 +239,7 @@ def test_bad_input(tmp_path):
     assert not list((tmp_path / "cache").iterdir())
     with pytest.raises(ConfigError, match=r"vocab_size = 9 has no room for the 260 tokens of train.txt"):
         _corpus(tmp_path, vocab_size=9).setup()
-    with pytest.raises(ConfigError, match=r"val = 'b' and test = None: give both files, or none of them"):
+    with pytest.raises(ConfigError, match=r"val = 'b' and test = None are one file of two; give both, or none of them"):
         TextFiles("a", "b")
     with pytest.raises(ConfigError, match=r"vocabulary = 'v' is of WordPiece, tokens = 'bytes'"):
         TextFiles("a", vocabulary="v")

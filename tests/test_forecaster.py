@@ -119,7 +119,7 @@ def test_multivariate_models_know_their_series():
     np.testing.assert_allclose(out["TSM2"], fc.predict()["TSM2"], rtol=1e-5)
     with pytest.raises(DataError) as error:
         fc.predict(panel(("q", "r", "s")))
-    assert str(error.value) == "model was fitted on 2 series [a, b]; got 3 [q, r, s]"
+    assert str(error.value) == "model was fitted on 2 series [a, b], got 3 [q, r, s]; give the same, or fit again"
     ragged = pd.concat([panel(), panel(("c",), 80)])
     assert small("TSM2", context=16, model_kwargs={"d_model": 4, "n_layers": 1}).fit(ragged).mode_ == "global"
 

@@ -79,7 +79,7 @@ def test_joint_models_keep_one_input_or_one_for_each_series():
         fc.predict(future_df=future.assign(promo=(future["unique_id"] == "b") * 1.0))
     assert str(error.value) == (
         "column 'promo' had the same values for all series when the models were fitted, so that they have one input "
-        "for all; now 'b' differs from 'a'. Give the same values, or fit with mode='global'"
+        "for all, and now 'b' differs from 'a'; give the same values, or fit with mode='global'"
     )
     fc = small(**options, calendar=True).fit(two(even, odd))
     assert fc.tasks_["DLinear"].series.n_future == 2 + 3

@@ -21,17 +21,21 @@ def fitted():
         (lambda fc: small().predict(), NotFittedError, "this Forecaster is not fitted; call fit() or load()"),
         (lambda fc: Forecaster("DLinear", 0), ConfigError, "horizon must be >= 1, got 0"),
         (lambda fc: fc.make_future_dataframe(horizon=0), ConfigError, "horizon must be >= 1, got 0"),
-        (lambda fc: fc.predict(horizon="3"), ConfigError, "horizon should be a whole number or None, got '3'"),
+        (
+            lambda fc: fc.predict(horizon="3"),
+            ConfigError,
+            "horizon = '3' is not a whole number; use for example 1, or None",
+        ),
         (
             lambda fc: fc.cross_validation(panel(), n_windows="2"),
             ConfigError,
-            "n_windows should be a whole number, got '2'",
+            "n_windows = '2' is not a whole number; use for example 1",
         ),
         (lambda fc: fc.cross_validation(panel(), refit=-1), ConfigError, "refit must be >= 0, got -1"),
         (
             lambda fc: small(loss=None),
             ConfigError,
-            "loss = None should be a name, for example 'mae', or a factory of a module",
+            "loss = None is not a loss; use a name such as 'mae', or a factory of a module",
         ),
         (
             lambda fc: small(freq=1.5),
@@ -41,7 +45,7 @@ def fitted():
         (
             lambda fc: small(trainer_kwargs={"max_time": "1h"}).fit(panel()),
             ConfigError,
-            "trainer_kwargs = {'max_time': '1h'} do not make a Trainer: `Timer(duration='1h')` is not a valid "
+            "trainer_kwargs = {'max_time': '1h'} do not make a Trainer (`Timer(duration='1h')` is not a valid "
             "duration. Expected a string in the format DD:HH:MM:SS.",
         ),
         (
@@ -59,9 +63,9 @@ def fitted():
             DataError,
             "values of 'a' are too large to be scaled; divide them by a power of ten",
         ),
-        (lambda fc: Forecaster("DLinear", "7"), ConfigError, "horizon should be a whole number, got '7'"),
-        (lambda fc: Forecaster("DLinear", 7.0), ConfigError, "horizon should be a whole number, got 7.0"),
-        (lambda fc: small(seed=None), ConfigError, "seed should be a whole number, got None"),
+        (lambda fc: Forecaster("DLinear", "7"), ConfigError, "horizon = '7' is not a whole number; use for example 1"),
+        (lambda fc: Forecaster("DLinear", 7.0), ConfigError, "horizon = 7.0 is not a whole number; use for example 1"),
+        (lambda fc: small(seed=None), ConfigError, "seed = None is not a whole number; use for example 1"),
         (lambda fc: small(season=0), ConfigError, "season must be >= 1, got 0"),
         (lambda fc: small(batch_size=-1), ConfigError, "batch_size must be >= 1, got -1"),
         (
@@ -92,7 +96,7 @@ def fitted():
         (
             lambda fc: small(""),
             ConfigError,
-            "model = '' should be a name, a class, a functools.partial, or a list of them",
+            "model = '' is not a model; use a name, a class, a functools.partial, or a list of them",
         ),
         (
             lambda fc: small().fit(panel().rename(columns={"y": "DLinear"}), target_col="DLinear"),
@@ -137,8 +141,8 @@ def fitted():
         (
             lambda fc: small(mode="multivariate").fit(pd.concat([panel(), panel(("c",), 90)])),
             DataError,
-            "mode='multivariate' needs series with the same time stamps; 1 of 3 differ from 'a', first: 'c'. "
-            "Cut them to a common span, or use mode='global'",
+            "mode='multivariate' needs series with the same time stamps, 1 of 3 differ from 'a', first: 'c'; "
+            "cut them to a common span, or use mode='global'",
         ),
         (
             lambda fc: small(calendar=True).fit(panel().assign(ds=np.tile(np.arange(100), 2))),
@@ -153,12 +157,12 @@ def fitted():
         (
             lambda fc: fc.fit(panel(), val_size=3),
             ConfigError,
-            "val_size = 3 should be 'auto', 0, or at least horizon = 6",
+            "val_size = 3 does not hold a horizon; use 'auto', 0, or at least 6",
         ),
         (
             lambda fc: fc.export("model.bin"),
             ConfigError,
-            "path = 'model.bin' should end in .pt2 (torch.export) or .onnx",
+            "path = 'model.bin' is not of a known kind; use the ending .pt2 (torch.export) or .onnx",
         ),
     ],
 )

@@ -123,7 +123,7 @@ def test_densify_leaves_the_decoder():
     [
         (lambda: ProbSparse(8, n_heads=3), "d_model = 8 is not a multiple of n_heads = 3; change one"),
         (lambda: AutoCorrelation(8, factor=0), "factor = 0 should be above 0; use 1 to 3"),
-        (lambda: DecoderForecaster(Series(3, 8, 4), label_len=9), "label_len = 9 should be from 1 to context = 8"),
+        (lambda: DecoderForecaster(Series(3, 8, 4), label_len=9), "label_len = 9 does not fit context = 8; use 1 to 8"),
         (lambda: DecoderForecaster(Series(3, 8, 4), n_heads=7), "d_model = 128 is not a multiple of n_heads = 7; chan"),
         (lambda: AutoformerForecaster(Series(3, 8, 4), kernel_size=4), "kernel_size = 4 has no middle; use a positive"),
         (

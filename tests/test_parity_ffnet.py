@@ -208,7 +208,7 @@ def test_unused_weights_of_the_original_are_dropped_and_others_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patch_stride": 5}, "patch_stride = 5 should be from 1 to patch_len = 4 and context = 8"),
+        ({"patch_stride": 5}, "patch_stride = 5 leaves steps between patches out; use 1 to 4"),
         ({"kernel_size": 4}, "kernel_size = 4 has no middle"),
         ({"kernel_size": 3, "small_kernel": 5}, "small_kernel = 5 is over kernel_size = 3"),
         ({"dims": (4, 4)}, "dims has 2 stages and depths has 1"),

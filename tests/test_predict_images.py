@@ -67,7 +67,7 @@ def test_the_good_are_named_and_the_bad_listed(folder, capsys, batch_size):
         assert float(line[2].strip("%")) >= float(line[4].strip("%"))
     note, *listed = err.splitlines()
     assert note == "1 files in 'images' are no images: .txt (1)"
-    assert listed[0] == "seqmix: 2 of 8 images in 'images' were left out:"
+    assert listed[0] == "seqmix: 2 of 8 images in 'images' were left out; mend or remove them:"
     assert "cut.jpg" in listed[1] and "empty.png" in listed[2] and len(listed) == 3
     assert ".hidden" not in out + err
 
@@ -121,7 +121,7 @@ def test_empty_folder(folder, capsys):
     (folder / "nothing" / "notes.txt").write_text("no image")
     assert _predict("--images", "nothing") == 1
     assert run(["predict", "--images", "images"]) == 1
-    assert "pass --config and --ckpt_path for a trained model, or --model and --weights" in capsys.readouterr().err
+    assert "pass --config and --ckpt_path of a trained one, or --model and --weights" in capsys.readouterr().err
 
 
 def test_trained_model(folder, capsys):

@@ -104,7 +104,7 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
     def _check_shared(self) -> None:
         """Refuse options that no estimator takes."""
         if not (callable(self.model) or (isinstance(self.model, str) and self.model)):
-            raise ConfigError(f"model = {self.model!r} should be a name, a class or a functools.partial")
+            raise ConfigError(f"model = {self.model!r} is not a model; use a name, a class or a functools.partial")
         for name in ("channels_first", "fill_gaps", "verbose"):
             check_flag(name, getattr(self, name), "True or False")
         for name in ("max_steps", "batch_size"):
@@ -119,7 +119,9 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
         if self.channels is not None:
             names("channels", self.channels)
         if self.model_kwargs is not None and not isinstance(self.model_kwargs, dict):
-            raise ConfigError(f"model_kwargs should be a dictionary of options, got {self.model_kwargs!r}")
+            raise ConfigError(
+                f"model_kwargs = {self.model_kwargs!r} is not a dictionary; use for example {{'d_model': 32}}"
+            )
 
     def _channel_names(self) -> tuple[str, ...] | None:
         return None if self.channels is None else tuple(names("channels", self.channels))

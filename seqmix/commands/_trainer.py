@@ -99,14 +99,14 @@ def _dead(said: str, n_workers: int | None) -> ProcessDied | None:
     if _PEER.search(said):
         return ProcessDied(
             "another process of this run has ended, and the run with it: its own message says why, unless it was "
-            "killed, most often for want of memory"
+            "killed, most often for want of memory; read that, or give more memory"
         )
     return None
 
 
-def said_briefly(e: Exception) -> str:
-    """Short form of an error message of Lightning."""
+def trainer_error(e: Exception) -> ConfigError:
+    """The error for one that Lightning's Trainer raised, its message shortened."""
     said, *more = re.split(r"(?<=[.!?]) (?=[A-Z`])", " ".join(str(e).split()))
     said += "".join(f" {sentence}" for sentence in more[:1] if len(said) + len(sentence) < 150)
-    where = "Set it as trainer: {...} in the config or as --trainer.<name>; `seqmix info` lists the devices here"
-    return f"{said}\n  {where}"
+    where = "set it as trainer: {...} in the config or as --trainer.<name>, `seqmix info` lists the devices here"
+    return ConfigError(f"trainer: {said.removesuffix('.')}; {where}")

@@ -173,7 +173,7 @@ def _train(trial: "Trial", values: Mapping[str, Any], search: Search) -> tuple[f
     if watch.stopped:
         return None, False
     if cli.run.folder is None:
-        raise ConfigError("a study needs models that are trained, and runs with a folder")
+        raise ConfigError("a study needs a model that is trained and a run folder; leave trainer.fast_dev_run out")
     trial.set_user_attr("run", str(cli.run.folder))
     trial.set_user_attr("seconds", round(cli.run.elapsed(), 1))
     return cli.run.best[0] * (-1 if search.maximize else 1), watch.pruned

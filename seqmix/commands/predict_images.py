@@ -93,7 +93,9 @@ def predict_images(
     _show(rows, f"{net.label}: {len(rows)} images, {net.num_classes:,} classes", out)
     if bad:
         listed = "\n".join(f"  {reason}" for reason in bad)
-        raise DataError(f"{len(bad)} of {len(files)} images in {images!r} were left out:\n{listed}")
+        raise DataError(
+            f"{len(bad)} of {len(files)} images in {images!r} were left out; mend or remove them:\n{listed}"
+        )
 
 
 def _published(
@@ -102,7 +104,7 @@ def _published(
     """A model with published weights, what it expects of images, and the numbers of its classes."""
     if model is None or weights is None:
         raise ConfigError(
-            "pass --config and --ckpt_path for a trained model, or --model and --weights for a published one"
+            "no model is named; pass --config and --ckpt_path of a trained one, or --model and --weights of a published one"
         )
     net = create_model(model, num_classes=num_classes, weights=weights)
     if not isinstance(net, ImageModel) or net.num_classes < 1:

@@ -25,7 +25,7 @@ from seqmix.commands._causes import passed_through, root
 from seqmix.commands._classes import prepare_parser
 from seqmix.commands._results import print_rows, rows_of, write_predictions
 from seqmix.commands._settings import MOMENTARY, differences, digest, flat, matching_run
-from seqmix.commands._trainer import check_trainer, explaining, is_of_trainer, said_briefly
+from seqmix.commands._trainer import check_trainer, explaining, is_of_trainer, trainer_error
 from seqmix.commands.configs import with_paths
 from seqmix.commands.explain import Explained
 from seqmix.commands.outputs import check_writable
@@ -186,10 +186,10 @@ class Train(LightningCLI):
             error = root(e)
             if passed_through(error, trusted_modules()):
                 raise error from None
-            raise ConfigError(f"trainer: {said_briefly(e)}" if is_of_trainer(e) else str(error)) from e
+            raise (trainer_error(e) if is_of_trainer(e) else ConfigError(str(error))) from e
         except Exception as e:
             if is_of_trainer(e):
-                raise ConfigError(f"trainer: {said_briefly(e)}") from e
+                raise trainer_error(e) from e
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -250,7 +250,7 @@ class Train(LightningCLI):
             raise
         except Exception as e:
             if is_of_trainer(e):
-                raise ConfigError(f"trainer: {said_briefly(e)}") from e
+                raise trainer_error(e) from e
             raise
 
     def fit(self) -> None:

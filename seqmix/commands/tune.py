@@ -91,7 +91,11 @@ def tune(search: Search, jobs: int, workers: int | None) -> None:
         raise type(e)(*e.args[:1], f"the same line goes on with the study in {search.folder}") from None
     if not report(search):
         failed = [t for t in search.study().get_trials(deepcopy=False) if "error" in t.user_attrs]
-        first = f", the first: {failed[0].user_attrs['error']}" if failed else "; the same line goes on, raise --budget"
+        first = (
+            f", the first: {failed[0].user_attrs['error']}; change --space"
+            if failed
+            else "; the same line goes on, raise --budget"
+        )
         raise ConfigError(f"no trial has a result: {len(failed)} failed{first}")
 
 
@@ -166,7 +170,9 @@ def _file(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:
-        raise ConfigError(f"--space {str(path)!r} should be OPTION=VALUES or a YAML file: {e.strerror}") from e
+        raise ConfigError(
+            f"--space {str(path)!r} cannot be read ({e.strerror}); give OPTION=VALUES, or a YAML file"
+        ) from e
     except (UnicodeDecodeError, yaml.YAMLError) as e:
         raise ConfigError(f"--space {str(path)!r} is not YAML: {' '.join(str(e).split())}; {example}") from e
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):

@@ -65,8 +65,11 @@ def test_windows(
     n_windows, step = whole("n_windows", n_windows, 1, False), whole("step_size", step_size, 1, True) or horizon
     size = whole("test_size", test_size, 1, True)
     if size is not None:
-        if size < horizon or (size - horizon) % step:
-            raise ConfigError(f"test_size = {size} should be horizon + k * step_size = {horizon} + k * {step}")
+        fits = size - (size - horizon) % step
+        if size < horizon or fits != size:
+            raise ConfigError(
+                f"test_size = {size} is not horizon = {horizon} and whole steps of {step}; use {max(fits, horizon)}"
+            )
         n_windows = (size - horizon) // step + 1
     need = horizon + step * (n_windows - 1)
     lengths = np.diff(long.indptr)

@@ -55,7 +55,7 @@ class Cells:
         missing: Sequence[str] = (),
     ):
         if decimal not in (None, ".", ","):
-            raise ConfigError(f"--decimal {decimal!r} should be '.' or ','")
+            raise ConfigError(f"--decimal {decimal!r} is not known; use '.' or ','")
         if thousands and decimal == thousands:
             raise ConfigError(f"--decimal and --thousands are both {decimal!r}; give two different signs")
         self.missing = {*_MISSING, *(cell.lower() for cell in missing)}

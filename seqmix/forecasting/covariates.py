@@ -280,7 +280,7 @@ def _encode_channels(found: np.ndarray, column: pd.Series, code: Code, ids: pd.I
         elif not np.array_equal(values, first):
             raise DataError(
                 f"column {code['name']!r} had the same values for all series when the models were fitted, so that they "
-                f"have one input for all; now {ids[i]!r} differs from {ids[0]!r}. Give the same values, or "
+                f"have one input for all, and now {ids[i]!r} differs from {ids[0]!r}; give the same values, or "
                 "fit with mode='global'"
             )
 

@@ -155,7 +155,7 @@ def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
     if model is not None and model not in names:
         raise ConfigError(f"model = {model!r} was not fitted; use one of {', '.join(names)}")
     if path.suffix not in (".pt2", ".onnx"):
-        raise ConfigError(f"path = {str(path)!r} should end in .pt2 (torch.export) or .onnx")
+        raise ConfigError(f"path = {str(path)!r} is not of a known kind; use the ending .pt2 (torch.export) or .onnx")
     lacking = [name for name in ("onnx", "onnxscript") if path.suffix == ".onnx" and find_spec(name) is None]
     if lacking:
         raise ConfigError(f"ONNX needs the package {lacking[0]!r}; pip install 'seqmix[export]'")
@@ -166,7 +166,7 @@ def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
         write_graph(graph, inputs, path, _facts(fitted, member, graph, inputs), free)
     except UserError as error:
         raise ConfigError(
-            f"{member.name} cannot be exported: its operations depend on the number of series in a batch"
+            f"{member.name} has operations that depend on the number of series in a batch; export another model"
         ) from error
     except torch.onnx.OnnxExporterError as error:
         raise ConfigError(

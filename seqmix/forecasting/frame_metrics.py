@@ -63,7 +63,7 @@ def frame_metric(
     options: dict[str, Any] = {"id_col": key, "time_col": how.time_col, "target_col": how.target_col}
     if scales_itself(metric):
         if key not in (how.id_col, "origin"):
-            raise DataError(f"{name} is measured for each series and cutoff; by = {key!r} is neither")
+            raise DataError(f"{name} is measured for each series and cutoff; use by={how.id_col!r} or 'cutoff'")
         if offer.train is None:
             raise DataError(f"{name} needs the rows before the cutoffs; pass train_df=...")
         frame = frame.assign(origin=parse_times(frame["origin"], "cutoff"))

@@ -94,7 +94,8 @@ def channels(long: Long, ids: pd.Index) -> Long:
     """
     if set(ids) != set(long.ids):
         raise DataError(
-            f"model was fitted on {len(ids)} series {named(list(ids))}; got {len(long.ids)} {named(list(long.ids))}"
+            f"model was fitted on {len(ids)} series {named(list(ids))}, got {len(long.ids)} {named(list(long.ids))}; "
+            "give the same, or fit again"
         )
     long = picked(long, long.ids.get_indexer(ids))
     last, lengths = long.last, np.diff(long.indptr)

@@ -61,19 +61,23 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
         if options["freq"] is None:
             raise ConfigError(f"aggregate = {word!r} needs a frequency; pass for example freq='W'")
     if not (isinstance(options["loss"], str) or callable(options["loss"])):
-        raise ConfigError(f"loss = {options['loss']!r} should be a name, for example 'mae', or a factory of a module")
+        raise ConfigError(
+            f"loss = {options['loss']!r} is not a loss; use a name such as 'mae', or a factory of a module"
+        )
     if options["freq"] is not None and not isinstance(options["freq"], str | numbers.Integral):
         raise ConfigError(f"freq should be an alias of pandas or a whole number, got {options['freq']!r}; use 'D' or 1")
     for name in ("model_kwargs", "trainer_kwargs"):
         if options[name] is not None and not isinstance(options[name], Mapping):
-            raise ConfigError(f"{name} should be a dictionary of options, got {options[name]!r}")
+            raise ConfigError(f"{name} = {options[name]!r} is not a dictionary; use option names and values")
     model = options["model"]
     if options["lr"] is not None:
         check_positive("lr", options["lr"], "5e-3")
     check_device(options["device"])
     models: list[Any] = list(model) if isinstance(model, list | tuple) else [model]
     if not models or not all(each and (callable(each) or isinstance(each, str)) for each in models):
-        raise ConfigError(f"model = {model!r} should be a name, a class, a functools.partial, or a list of them")
+        raise ConfigError(
+            f"model = {model!r} is not a model; use a name, a class, a functools.partial, or a list of them"
+        )
     return {
         **options,
         **{name: whole(name, options[name], *rule) for name, rule in _WHOLE.items()},
@@ -126,9 +130,11 @@ def whole(name: str, value: Any, least: int, optional: bool) -> Any:
     if value is None and optional:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ConfigError(f"{name} should be a whole number{' or None' * optional}, got {value!r}")
+        raise ConfigError(
+            f"{name} = {value!r} is not a whole number; use for example {least or 1}{', or None' * optional}"
+        )
     if value < least:
-        raise ConfigError(f"{name} must be >= {least}, got {value}")
+        raise ConfigError(f"{name} must be >= {least}, got {value}; use {least} or more")
     return int(value)
 
 
@@ -200,4 +206,4 @@ def check_device(device: Any) -> None:
 def check_flag(name: str, value: Any, words: str) -> None:
     """Raise ``ConfigError`` unless an option is True or False; ``words`` are what it may be."""
     if not isinstance(value, bool | np.bool_):
-        raise ConfigError(f"{name} should be {words}, got {value!r}")
+        raise ConfigError(f"{name} = {value!r} is not a flag; use {words}")

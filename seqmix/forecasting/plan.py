@@ -163,7 +163,7 @@ def held_out(
         n_val = val_size
     elif val_size != "auto":
         if not isinstance(val_size, int | np.integer) or val_size < 0 or 0 < val_size < horizon:
-            raise ConfigError(f"val_size = {val_size!r} should be 'auto', 0, or at least horizon = {horizon}")
+            raise ConfigError(f"val_size = {val_size!r} does not hold a horizon; use 'auto', 0, or at least {horizon}")
         n_val = np.where(lengths > val_size + horizon, val_size, 0)
         if val_size and not n_val.any():
             raise DataError(
@@ -223,8 +223,8 @@ def _joint(long: Long, mode: str, mixes: bool) -> tuple[bool, str]:
         lengths = np.diff(long.indptr)
         odd = np.flatnonzero((lengths != lengths[0]) | (long.first != long.first[0]))
         raise DataError(
-            f"mode='multivariate' needs series with the same time stamps; {len(odd)} of {n} differ from "
-            f"{long.ids[0]!r}, first: {long.ids[odd[0]]!r}. Cut them to a common span, or use mode='global'"
+            f"mode='multivariate' needs series with the same time stamps, {len(odd)} of {n} differ from "
+            f"{long.ids[0]!r}, first: {long.ids[odd[0]]!r}; cut them to a common span, or use mode='global'"
         )
     if mode != "auto" or not mixes or n == 1 or not long.aligned:
         return mode == "multivariate", ""

@@ -156,7 +156,7 @@ def _delimited(path: str, content: bytes, sep: str | None, encoding: str | None)
         raise DataError(f"file {path!r} is empty; give a header row and rows of data")
     sep = _SPELLED.get(sep, sep) if sep else _separator(path, lines[:_SAMPLE])
     if len(sep) != 1 and sep not in _SPELLED.values():
-        raise ConfigError(f"--sep {sep!r} should be one character, or one of {', '.join(_SPELLED)}")
+        raise ConfigError(f"--sep {sep!r} is not one character; use one, or {', '.join(_SPELLED)}")
     first = _first_line(lines[:_SAMPLE], sep)
     if first:
         notes.append(f"{first} line{'s' * (first > 1)} above the header ignored, first: {lines[0].strip()[:60]!r}")

@@ -191,7 +191,7 @@ class AutoTune(Estimator):
         columns = ["mase", "seconds", *space, "note"]
         self.trials_ = pd.DataFrame(rows, columns=columns)
         if not self.trials_["mase"].notna().any():
-            raise ConfigError(f"no trial has a result, the first: {rows[0]['note']}")
+            raise ConfigError(f"no trial has a result, the first: {rows[0]['note']}; search other values")
         best = rows[int(np.nanargmin(self.trials_["mase"]))]
         return {name: best[name] for name in space if name in best}
 

@@ -98,7 +98,7 @@ def start_length(label_len: int | None, series: Series) -> int:
     """Time steps of the window that a decoder starts from, by default half of them; ``ConfigError`` beyond it."""
     length = -(-series.context // 2) if label_len is None else label_len
     if not 1 <= length <= series.context:
-        raise ConfigError(f"label_len = {length} should be from 1 to context = {series.context}")
+        raise ConfigError(f"label_len = {length} does not fit context = {series.context}; use 1 to {series.context}")
     return length
 
 

@@ -84,10 +84,8 @@ class FFNetTS(ForecastModel):
         patch_len, patch_stride = patch_sizes(series.context, patch_len, patch_stride, longest=4)
         check_at_least(1, ffn_ratio=ffn_ratio, dims=min(dims, default=0), depths=min(depths, default=0))
         if not 1 <= patch_stride <= min(patch_len, series.context):
-            raise ConfigError(
-                f"patch_stride = {patch_stride} should be from 1 to patch_len = {patch_len} and context = "
-                f"{series.context}"
-            )
+            most = min(patch_len, series.context)
+            raise ConfigError(f"patch_stride = {patch_stride} leaves steps between patches out; use 1 to {most}")
         if len(dims) != len(depths):
             raise ConfigError(f"dims has {len(dims)} stages and depths has {len(depths)}; give one number for each")
         kernels = {"kernel_size": kernel_size, "small_kernel": small_kernel, "trend_kernel": trend_kernel}

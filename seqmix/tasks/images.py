@@ -147,7 +147,9 @@ class ImageClassification(Task):
     def example(self) -> dict[str, Batch]:
         """One black image."""
         if self.input_cfg is None:
-            raise ConfigError(f"{type(self).__name__} needs data that knows input_cfg to be densified")
+            raise ConfigError(
+                f"{type(self).__name__} needs data that knows input_cfg to be densified; leave out --densify"
+            )
         return {"batch": {"images": torch.zeros(1, *self.input_cfg["input_size"])}}
 
     def loss_of(self, batch: Batch) -> Tensor:
@@ -219,7 +221,7 @@ def _try_images(model: ImageModel, size: Sequence[int]) -> None:
         with torch.no_grad():
             model.eval()(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
     except ValueError as error:
-        raise ConfigError(f"{model.label} cannot take the images of the data: {error}") from error
+        raise ConfigError(f"{model.label} cannot take the images of the data ({error}); use another size") from error
     finally:
         model.train(was_training)
 

@@ -222,7 +222,9 @@ class Run(Checkpoint):
         if trainer.state.fn != "fit":
             return
         if "run" not in checkpoint:
-            raise ConfigError("the checkpoint was not written by `seqmix fit`: it can be tested, but not resumed")
+            raise ConfigError(
+                "the checkpoint was not written by `seqmix fit`, which cannot resume it; use it with `seqmix test`"
+            )
         state = checkpoint["run"]
         self.best, self.seconds = tuple(state["best"]), state["seconds"]
         if self.folder and trainer.is_global_zero:

@@ -83,7 +83,7 @@ def cifar_images(root: str | None, split: Literal["train", "test"]) -> Iterator[
     for i, (image, label) in enumerate(images):
         if image.shape != (32, 32, 3) or not 0 <= label < 10:
             raise DataError(
-                f"{where}, image {i}: shape {image.shape}, class {label}; (32, 32, 3) and 0 to 9 are CIFAR-10"
+                f"{where}, image {i}: shape {image.shape}, class {label}, not (32, 32, 3) and 0 to 9; get a whole copy"
             )
         empty = False
         yield image, int(label)

@@ -130,7 +130,9 @@ class LRARetrieval(LabeledData):
         for number, line in enumerate(read_file(path).splitlines(), 1):
             columns = line.split(b"\t")
             if len(columns) != 5:
-                raise DataError(f"{path.name}, line {number}: {len(columns)} columns between tabs; 5 are needed")
+                raise DataError(
+                    f"{path.name}, line {number}: {len(columns)} columns between tabs, 5 are needed; get a whole copy"
+                )
             # the files of the benchmark have 0.0 and 1.0
             label = columns[0].decode(errors="replace").removesuffix(".0")
             pair = [(text, label, f"{path.name}, line {number}") for text in columns[3:]]

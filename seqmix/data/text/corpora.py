@@ -211,7 +211,7 @@ class TextFiles(Corpus):
             seed=seed,
         )
         if (val is None) != (test is None):
-            raise ConfigError(f"val = {val!r} and test = {test!r}: give both files, or none of them")
+            raise ConfigError(f"val = {val!r} and test = {test!r} are one file of two; give both, or none of them")
         self.files: dict[Split, str | None] = {"train": train, "val": val, "test": test}
         self.document = _pattern("document", document)
         # bytes where the parts of one file begin, and its size

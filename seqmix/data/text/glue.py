@@ -220,7 +220,8 @@ def _rows(path: Path, layout: _Layout) -> Iterator[Example]:
         columns = line.split(b"\t")
         where = f"{path}, line {number}"
         if len(columns) <= max(*at, label_at):
-            raise DataError(f"{where}: {len(columns)} columns between tabs, {max(*at, label_at) + 1} are needed")
+            need = max(*at, label_at) + 1
+            raise DataError(f"{where}: {len(columns)} columns between tabs, {need} are needed; get a whole copy")
         yield tuple(columns[k] for k in at), _label(columns[label_at].decode(errors="replace"), layout, where)
     if not lines:
         raise DataError(f"{path} holds no example; get a whole copy")

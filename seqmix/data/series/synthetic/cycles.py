@@ -49,9 +49,8 @@ class Cycles(ForecastData):
         seed: int | None = None,
     ):
         if not horizon <= lag <= context:
-            raise ConfigError(
-                f"lag must be between horizon = {horizon} and context = {context}, got {lag}; set data.lag"
-            )
+            remedy = f"use data.lag={horizon}" if horizon <= context else f"use data.context={horizon} or more"
+            raise ConfigError(f"lag must be between horizon = {horizon} and context = {context}, got {lag}; {remedy}")
         super().__init__(
             "Cycles",
             n_channels,

@@ -19,8 +19,8 @@ def fitted():
     ("run", "kind", "message"),
     [
         (lambda fc: small().predict(), NotFittedError, "this Forecaster is not fitted; call fit() or load()"),
-        (lambda fc: Forecaster("DLinear", 0), ConfigError, "horizon must be >= 1, got 0"),
-        (lambda fc: fc.make_future_dataframe(horizon=0), ConfigError, "horizon must be >= 1, got 0"),
+        (lambda fc: Forecaster("DLinear", 0), ConfigError, "horizon must be >= 1, got 0; use 1 or more"),
+        (lambda fc: fc.make_future_dataframe(horizon=0), ConfigError, "horizon must be >= 1, got 0; use 1 or more"),
         (
             lambda fc: fc.predict(horizon="3"),
             ConfigError,
@@ -31,7 +31,7 @@ def fitted():
             ConfigError,
             "n_windows = '2' is not a whole number; use for example 1",
         ),
-        (lambda fc: fc.cross_validation(panel(), refit=-1), ConfigError, "refit must be >= 0, got -1"),
+        (lambda fc: fc.cross_validation(panel(), refit=-1), ConfigError, "refit must be >= 0, got -1; use 0 or more"),
         (
             lambda fc: small(loss=None),
             ConfigError,
@@ -66,8 +66,8 @@ def fitted():
         (lambda fc: Forecaster("DLinear", "7"), ConfigError, "horizon = '7' is not a whole number; use for example 1"),
         (lambda fc: Forecaster("DLinear", 7.0), ConfigError, "horizon = 7.0 is not a whole number; use for example 1"),
         (lambda fc: small(seed=None), ConfigError, "seed = None is not a whole number; use for example 1"),
-        (lambda fc: small(season=0), ConfigError, "season must be >= 1, got 0"),
-        (lambda fc: small(batch_size=-1), ConfigError, "batch_size must be >= 1, got -1"),
+        (lambda fc: small(season=0), ConfigError, "season must be >= 1, got 0; use 1 or more"),
+        (lambda fc: small(batch_size=-1), ConfigError, "batch_size must be >= 1, got -1; use 1 or more"),
         (
             lambda fc: small(device="gpu"),
             ConfigError,
@@ -108,7 +108,7 @@ def fitted():
             ConfigError,
             "season = 15 is longer than context = 14; use context=15, or leave it out",
         ),
-        (lambda fc: fc.predict(horizon=0), ConfigError, "horizon must be >= 1, got 0"),
+        (lambda fc: fc.predict(horizon=0), ConfigError, "horizon must be >= 1, got 0; use 1 or more"),
         (
             lambda fc: fc.predict(horizon=7, levels=[80]),
             ConfigError,

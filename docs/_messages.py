@@ -19,7 +19,7 @@ _FUNCTIONS = {
 }
 # attributes that name the thing that has them
 _TITLES = {"name", "label", "stem", "__name__", "__qualname__", "T", "loc", "iloc", "values"}
-_LETTERS = {
+_SHORT = {
     "e": "error",
     "c": "column",
     "f": "file",
@@ -110,7 +110,7 @@ def _named(node: ast.AST) -> str:
     """What a value is called."""
     match node:
         case ast.Name(id=name):
-            return _LETTERS.get(name, name.strip("_").replace("_", " ").lower() if len(name) > 1 else name)
+            return _SHORT.get(name, name.strip("_").replace("_", " ").lower() if len(name) > 1 else name)
         case ast.Attribute(value=value, attr=name):
             return _named(value) if name in _TITLES and not _is_self(value) else _named(ast.Name(name))
         case ast.Subscript(slice=ast.Constant(value=str(name))):

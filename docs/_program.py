@@ -29,7 +29,8 @@ results: mean and deviation over seeds, baselines of the same runs beside. *Reci
 run here. *Study* belongs to the study of dense layers in place of mixers."""
 _MESSAGES = """\
 What the program says when it cannot do what it is asked, taken from its source: what is wrong, with ``<values>`` by
-name, and what to do; ``a/b`` is one of the two, ``(...)`` stands there in some cases. The types are in :doc:`the API </reference/api/errors>`; all of them are a ``SeqmixError``."""
+name, and what to do; ``a/b`` is one of the two, and ``(...)`` stands there in some cases. The types are in
+:doc:`the API </reference/api/errors>`; all of them are a ``SeqmixError``."""
 # an option of a help text, in one line or with its text in the next
 _OPTION = re.compile(r"^  (-\S(?:(?!  ).)*)(?:  +|\n {5,})(.*)$", re.MULTILINE)
 _PARTS = {"": "Run", "study": "Study", "recipes": "Recipes"}

@@ -191,7 +191,7 @@ def test_a_class_that_was_not_seen_counts_as_wrong(unequal):
         (
             lambda fc, X, y: small(3),
             ConfigError,
-            "model = 3 is not a model; use a name, a class or a functools.partial",
+            "model = 3 is not a model; use a name, a class or a partial",
         ),
         (lambda fc, X, y: small(lr=0), ConfigError, "lr must be a positive number, got 0; use for example 1e-3"),
         (lambda fc, X, y: small(max_steps=0), ConfigError, "max_steps must be >= 1, got 0"),

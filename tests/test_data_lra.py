@@ -138,9 +138,7 @@ def test_pairs(tmp_path):
     assert bytes((batch["tokens"][1, 1] - 1).tolist()) == b"second 1 " and batch["labels"].tolist() == [0, 1]
 
     (tmp_path / "new_aan_pairs.train.tsv").write_bytes(b"1\tid\ttext\n")
-    with pytest.raises(
-        DataError, match=r"^new_aan_pairs.train.tsv, line 1: 3 columns between tabs, 5 are needed; get a whole copy$"
-    ):
+    with pytest.raises(DataError, match=r"^new_aan_pairs.train.tsv, line 1: 3 columns between tabs, 5 are needed; get"):
         LRARetrieval(str(tmp_path)).setup()
     (tmp_path / "new_aan_pairs.train.tsv").write_bytes(b"3\tid\tid\tone\ttwo\n")
     with pytest.raises(DataError, match=r"^new_aan_pairs.train.tsv, line 1: the label is '3'; it has to be 0 to 1$"):

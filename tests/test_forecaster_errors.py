@@ -35,7 +35,7 @@ def fitted():
         (
             lambda fc: small(loss=None),
             ConfigError,
-            "loss = None is not a loss; use a name such as 'mae', or a factory of a module",
+            "loss = None is not a loss; use a name such as 'mae', or a factory",
         ),
         (
             lambda fc: small(freq=1.5),
@@ -96,7 +96,7 @@ def fitted():
         (
             lambda fc: small(""),
             ConfigError,
-            "model = '' is not a model; use a name, a class, a functools.partial, or a list of them",
+            "model = '' is not a model; use a name, a class, a partial, or a list of them",
         ),
         (
             lambda fc: small().fit(panel().rename(columns={"y": "DLinear"}), target_col="DLinear"),

@@ -121,7 +121,7 @@ def test_empty_folder(folder, capsys):
     (folder / "nothing" / "notes.txt").write_text("no image")
     assert _predict("--images", "nothing") == 1
     assert run(["predict", "--images", "images"]) == 1
-    assert "pass --config and --ckpt_path of a trained one, or --model and --weights" in capsys.readouterr().err
+    assert "pass --config and --ckpt_path of a trained, or --model and --weights" in capsys.readouterr().err
 
 
 def test_trained_model(folder, capsys):

@@ -104,7 +104,7 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
     def _check_shared(self) -> None:
         """Refuse options that no estimator takes."""
         if not (callable(self.model) or (isinstance(self.model, str) and self.model)):
-            raise ConfigError(f"model = {self.model!r} is not a model; use a name, a class or a functools.partial")
+            raise ConfigError(f"model = {self.model!r} is not a model; use a name, a class or a partial")
         for name in ("channels_first", "fill_gaps", "verbose"):
             check_flag(name, getattr(self, name), "True or False")
         for name in ("max_steps", "batch_size"):

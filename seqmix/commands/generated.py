@@ -140,12 +140,13 @@ def _short_results(root: Path) -> str:
 def _counts(root: Path) -> str:
     configs = [row["name"] for row in config_rows()]
     recipes = sum(name.startswith("recipes/") for name in configs)
+    models = f"{len(list_models())} forecasting models and {len(list_image_models())} image models"
+    ran = f"{len(configs) - recipes} have been run, with [results](configs/results)"
     return f"""\
-{len(list_mixers())} [mixers](docs/reference/mixers.md), {len(list_models())} forecasting models and {len(list_image_models())} \
-image models of {len(image_rows())} families ([models](docs/reference/models.md)), {len(list_encoders())}
-[encoders of series](docs/reference/encoders.md), {len(dataset_rows())} [data sets and kinds of files](data/README.md), and \
-{len(configs)} configs: {len(configs) - recipes} have been run,
-with [results](configs/results), and {recipes} are [recipes](configs/recipes) after papers that have never been run here."""
+{len(list_mixers())} [mixers](docs/reference/mixers.md), {models} of {len(image_rows())} families
+([models](docs/reference/models.md)), {len(list_encoders())} [encoders of series](docs/reference/encoders.md),
+{len(dataset_rows())} [data sets and kinds of files](data/README.md), and {len(configs)} configs: {ran},
+and {recipes} are [recipes](configs/recipes) after papers that have never been run here."""
 
 
 def _benchmark(root: Path, name: str) -> str:

@@ -104,7 +104,7 @@ def _published(
     """A model with published weights, what it expects of images, and the numbers of its classes."""
     if model is None or weights is None:
         raise ConfigError(
-            "no model is named; pass --config and --ckpt_path of a trained one, or --model and --weights of a published one"
+            "no model is named; pass --config and --ckpt_path of a trained, or --model and --weights of a published one"
         )
     net = create_model(model, num_classes=num_classes, weights=weights)
     if not isinstance(net, ImageModel) or net.num_classes < 1:

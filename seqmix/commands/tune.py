@@ -170,9 +170,7 @@ def _file(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:
-        raise ConfigError(
-            f"--space {str(path)!r} cannot be read ({e.strerror}); give OPTION=VALUES, or a YAML file"
-        ) from e
+        raise ConfigError(f"--space {str(path)!r} cannot be read ({e.strerror}); use OPTION=VALUES or a file") from e
     except (UnicodeDecodeError, yaml.YAMLError) as e:
         raise ConfigError(f"--space {str(path)!r} is not YAML: {' '.join(str(e).split())}; {example}") from e
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):

@@ -61,9 +61,7 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
         if options["freq"] is None:
             raise ConfigError(f"aggregate = {word!r} needs a frequency; pass for example freq='W'")
     if not (isinstance(options["loss"], str) or callable(options["loss"])):
-        raise ConfigError(
-            f"loss = {options['loss']!r} is not a loss; use a name such as 'mae', or a factory of a module"
-        )
+        raise ConfigError(f"loss = {options['loss']!r} is not a loss; use a name such as 'mae', or a factory")
     if options["freq"] is not None and not isinstance(options["freq"], str | numbers.Integral):
         raise ConfigError(f"freq should be an alias of pandas or a whole number, got {options['freq']!r}; use 'D' or 1")
     for name in ("model_kwargs", "trainer_kwargs"):
@@ -75,9 +73,7 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
     check_device(options["device"])
     models: list[Any] = list(model) if isinstance(model, list | tuple) else [model]
     if not models or not all(each and (callable(each) or isinstance(each, str)) for each in models):
-        raise ConfigError(
-            f"model = {model!r} is not a model; use a name, a class, a functools.partial, or a list of them"
-        )
+        raise ConfigError(f"model = {model!r} is not a model; use a name, a class, a partial, or a list of them")
     return {
         **options,
         **{name: whole(name, options[name], *rule) for name, rule in _WHOLE.items()},

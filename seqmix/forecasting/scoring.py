@@ -134,9 +134,7 @@ def errors(
         if scales is not None and at is not None and (standardized or metric in _SCALED):
             if (at < 0).any():
                 absent = known[key].iloc[int((at < 0).argmax())]
-                raise DataError(
-                    f"series {absent!r} was not fitted: it has no scale, no MASE; leave it out, or fit with it"
-                )
+                raise DataError(f"series {absent!r} was not fitted: it has no scale, no MASE; leave it out or fit it")
             units = {"mase": scales.naive, "msis": scales.naive, "rmsse": scales.naive_rms}
             scale = units.get(str(metric), scales.deviation)[at]
         told = ~np.isnan(scale)

@@ -56,9 +56,7 @@ class RetNet(LinearAttention):
         K = divide("expand_k * d_model", expand_k * d_model, n_heads)
         V = divide("expand_v * d_model", expand_v * d_model, n_heads)
         if K % 2:
-            raise ConfigError(
-                f"expand_k * d_model / n_heads = {K} is odd, and rotary positions need pairs; change expand_k"
-            )
+            raise ConfigError(f"expand_k * d_model / n_heads = {K} is odd, and rotary positions are pairs; change it")
         super().__init__(d_model, max_len, (n_heads, K, V), gate=gate)
         self.rope_base = rope_base
 

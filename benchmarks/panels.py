@@ -3,6 +3,8 @@
 Eight panels of many series have their last horizon held out. The long ones have several cutoffs, whose steps fall on
 other hours and days of the week where no hour is the usual one, as it is for prices of the day ahead. Seasons are those
 of M4 and GIFT-Eval: 24 hours, 1 week, 12 months, 4 quarters, 1 year, a day of minutes.
+
+    python benchmarks/panels.py           # writes benchmarks/results/panels.csv, the lengths of their series
 """
 
 import csv
@@ -40,6 +42,8 @@ FREQUENCIES = {
     "quarterly": Frequency("quarterly", "QS", 4, 8),
     "yearly": Frequency("yearly", "YS", 1, 6),
 }
+#: Panels by the rows of a series, each up to its limit.
+LENGTHS = {"short, below 100 rows": 100, "medium, below 1,000 rows": 1000, "long, from 1,000 rows": float("inf")}
 # steps that a date of nanoseconds has room for after 1970
 _LONGEST = {"yearly": 280, "quarterly": 1120, "monthly": 3360, "weekly": 14600}
 
@@ -61,6 +65,11 @@ class Panel(NamedTuple):
     def held_back(self) -> list[int]:
         """Rows after each cutoff, the earliest cutoff first."""
         return [self.horizon + self.step * k for k in range(self.windows - 1, -1, -1)]
+
+    @property
+    def rows(self) -> int:
+        """Rows of a series before its first cutoff, the median over the series."""
+        return int(np.median([len(values) for values in self.series.values()])) - self.held_back[0]
 
     def before(self, rows: int, last: int | None = None) -> pd.DataFrame:
         """Long frame of all but the ``rows`` at the end, or of the ``last`` of these."""
@@ -217,3 +226,17 @@ LONG: dict[str, Callable[[], Panel]] = {
 }
 PANELS = {**SHORT, **LONG}
 NAMES = tuple(PANELS)
+
+
+def main() -> None:
+    """Write the lengths of the series of all panels."""
+    with (Path(__file__).parent / "results" / "panels.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("panel", "rows", "length"))
+        for name in NAMES:
+            rows = read(name).rows
+            writer.writerow((name, rows, next(length for length, limit in LENGTHS.items() if rows < limit)))
+
+
+if __name__ == "__main__":
+    main()

@@ -107,6 +107,11 @@ def read(path: Path) -> list[dict[str, str]]:
     return read_rows(path)
 
 
+def _known() -> dict[str, dict[str, str]]:
+    """What ``panels.py`` wrote about each panel."""
+    return {row["panel"]: row for row in read(OUT.with_name("panels.csv"))}
+
+
 def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     """A line for each model, the best first: means over panels relative to the seasonal naive forecast, and costs.
 
@@ -134,30 +139,42 @@ def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
 
 
 def groups(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """A line for each model, in the order of ``table``: MASE / WQL by frequency, and how much 80 % intervals cover."""
+    """A line for each model by frequency."""
+    return _parts(rows, GROUPS, lambda row: row["group"])
+
+
+def lengths(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """A line for each model by the length of the series."""
+    known = _known()
+    return _parts(rows, panels.LENGTHS, lambda row: known[row["panel"]]["length"])
+
+
+def _parts(rows: list[dict[str, str]], names: Iterable[str], of: Callable[[Row], str]) -> list[dict[str, Any]]:
+    """Models in the order of ``table``: MASE / WQL in each part of the panels, and how much 80 % intervals cover."""
     lines = []
     for model in [line["model"] for line in table(rows)]:
         line = {"model": model}
-        for group in [each for each in GROUPS if any(row["group"] == each for row in rows)]:
-            part = _of(rows, lambda row, g=group: row["group"] == g)
+        for name in [each for each in names if any(of(row) == each for row in rows)]:
+            part = _of(rows, lambda row, n=name: of(row) == n)
             n, mine = len({row["panel"] for row in part}), _models(part).get(model, [])
             means = [geometric_mean(float(row[k]) for row in mine) for k in ("relative_mase", "relative_wql")]
             covered = np.mean([float(row["coverage80"]) for row in mine]) if mine else 0
             some = "" if len(mine) == n else f", {len(mine)} of {n}"
-            line[group] = f"{means[0]:.3f} / {means[1]:.3f} ({covered:.0f} %{some})" if mine else ""
+            line[name] = f"{means[0]:.3f} / {means[1]:.3f} ({covered:.0f} %{some})" if mine else ""
         lines.append(line)
     return lines
 
 
 def by_panel(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     """A line for each panel: relative MASE / WQL of each model, in the order of ``table``."""
-    models = [line["model"] for line in table(rows)]
+    models, known = [line["model"] for line in table(rows)], _known()
     lines = []
     for panel in dict.fromkeys(row["panel"] for row in sorted(rows, key=lambda row: GROUPS.index(row["group"]))):
         own = {row["model"]: row for row in rows if row["panel"] == panel}
         first = next(iter(own.values()))
         n = int(first["series"])
         line = {"panel": panel, "frequency": first["group"], "series": f"{min(n, int(first['sample']))} of {n:,}"}
+        line["rows"] = f"{int(known[panel]['rows']):,}" if panel in known else ""
         errors = {k: (float(row["relative_mase"]), float(row["relative_wql"])) for k, row in own.items()}
         lines.append(line | {k: "{:.3f} / {:.3f}".format(*errors[k]) if k in errors else "" for k in models})
     return lines

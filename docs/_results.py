@@ -1,7 +1,8 @@
 """Pages of results: all rows of a CSV file, pictures, and tables that sort and filter in the page.
 
 - ``{result-rows} zoo``: the rows of ``benchmarks/results/zoo.csv`` with the date, commit and machine of each, and the
-  file to download; ``{result-rows} runs-lra``: the same of the runs in ``seqmix report lra``.
+  file to download; ``{result-rows} runs-lra``: the same of the runs in ``seqmix report lra``. Option ``facts`` names
+  another file, with facts of what the first of its columns names.
 - ``{result-part} study_pairs``: a part that ``seqmix list --write`` could write, made at build because it is long.
 - ``{result-picture} zoo``: a picture of ``_pictures.py``, light and dark.
 """
@@ -41,13 +42,15 @@ class Rows(SphinxDirective):
     """All rows of a CSV file, folded, and the file to download."""
 
     required_arguments = 1
-    option_spec: ClassVar[OptionSpec] = {"means": directives.unchanged}
+    option_spec: ClassVar[OptionSpec] = {"means": directives.unchanged, "facts": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         """Make the nodes."""
         file = _file(self.arguments[0])
-        self.env.note_dependency(str(file))
-        rows = _tables.shown(read_rows(file), _dates())
+        files = [file, *(_file(name) for name in self.options.get("facts", "").split())]
+        for each in files:
+            self.env.note_dependency(str(each))
+        rows = _tables.shown(_tables.joined(*map(read_rows, files)), _dates())
         if not rows:
             return []
         count = f"All {len(rows):,} rows of {file.name}"

@@ -17,6 +17,22 @@ SHORT = 60
 _NUMBER = re.compile(r"[-+±]?[\d.](?!.*→)")
 
 
+def joined(rows: Sequence[Row], *tables: Sequence[Row]) -> list[Row]:
+    """Rows with the facts that other tables have of what their first column names, behind that column.
+
+    Args:
+        rows: of a CSV file.
+        tables: rows of others.
+    """
+    found = list(rows)
+    for facts in filter(None, tables):
+        key, *names = facts[0]
+        known = {row[key]: row for row in facts}
+        blank = dict.fromkeys(names, "")
+        found = [{key: row[key], **blank, **known.get(row[key], {}), **row} for row in found]
+    return found
+
+
 def shown(rows: Sequence[Row], dates: Mapping[str, str]) -> list[dict[str, str]]:
     """Rows as the page shows them: numbers of five digits, no empty columns, where a row comes from at the end.
 

@@ -22,7 +22,7 @@ from seqmix.forecasting.training import forecast
         (
             {"trainer_kwargs": {"devices": 0}},
             "trainer_kwargs = {'devices': 0} do not make a Trainer (`Trainer(devices=0)` value is not a valid input "
-            "using cpu accelerator.",
+            "using cpu accelerator); correct that one",
         ),
         (
             {"trainer_kwargs": {"device": 2}},

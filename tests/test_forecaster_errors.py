@@ -46,7 +46,7 @@ def fitted():
             lambda fc: small(trainer_kwargs={"max_time": "1h"}).fit(panel()),
             ConfigError,
             "trainer_kwargs = {'max_time': '1h'} do not make a Trainer (`Timer(duration='1h')` is not a valid "
-            "duration. Expected a string in the format DD:HH:MM:SS.",
+            "duration. Expected a string in the format DD:HH:MM:SS); correct that one",
         ),
         (
             lambda fc: small(trainer_kwargs={"steps": 3}).fit(panel()),

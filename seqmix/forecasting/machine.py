@@ -68,7 +68,7 @@ def make_trainer(options: Mapping[str, Any], given: Mapping[str, Any]) -> pl.Tra
     try:
         return pl.Trainer(**options)
     except (MisconfigurationException, ValueError, TypeError) as e:
-        reason = " ".join(str(e).split())
+        reason = " ".join(str(e).split()).removesuffix(".")
         raise ConfigError(f"trainer_kwargs = {dict(given)} do not make a Trainer ({reason}); correct that one") from e
 
 

@@ -139,7 +139,7 @@ def picture(path: Path) -> None:
         series = loaded[f"{kind}-0"]
         x, n = torch.from_numpy(series.values), series.n_train
         above, below = axes[2 * i], axes[2 * i + 1]
-        above.plot(series.values[:, 0], lw=0.6, color="0.3")
+        above.plot(series.values[:, 0], lw=0.6, color="0.5")
         for start, end in zip(*detection_metrics.ranges(series.labels), strict=True):
             above.axvspan(start, end, color="C3", alpha=0.3)
         above.axvline(n, color="0.6", ls=":")

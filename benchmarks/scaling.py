@@ -3,7 +3,7 @@
     python benchmarks/scaling.py [--axes length,channels,batch,series] [--names Hydra,Mamba] 2>/dev/null
 
 Rows of ``results/scaling.csv`` are kept: a run that was stopped goes on, and new mixers are added. ``--plot`` alone
-draws ``results/scaling.png`` again. Times are CPU seconds of the process on one thread, the median of ``--repeats``.
+draws ``results/scaling.png``. Times are CPU seconds of the process on one thread, the median of ``--repeats``.
 ``ratio`` is the time in units of a fixed workload, one training step of Attention at length 1,024, that is measured
 right before each run: a machine that is busy slows both. A curve stops where the next point would take more than
 ``--seconds``, going by the points before, and says so.
@@ -96,7 +96,7 @@ def main() -> None:
     rows = read(RESULTS)
     for part in (table, others, month):
         print_table(f"\n{part.__doc__}", part(rows))
-    _draw(rows, RESULTS.with_suffix(".png"))
+    draw(rows, RESULTS.with_suffix(".png"))
 
 
 def _curve(axis: str, name: str, options: argparse.Namespace) -> None:
@@ -318,7 +318,8 @@ def _rounded(x: float) -> str:
     return "" if math.isnan(x) else f"{x:.2f}"
 
 
-def _draw(rows: list[Row], path: Path) -> None:
+def draw(rows: list[Row], path: Path) -> None:
+    """Time and memory of each curve against the sizes of each axis."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -339,7 +340,11 @@ def _draw(rows: list[Row], path: Path) -> None:
             place = axes[line, column]
             for name, sizes, values in curves(rows, axis, key):
                 plain = axis != "length" or name in shown
-                style = {"label": name, "marker": "o", "markersize": 3} if plain else {"color": "0.85", "zorder": 0}
+                style = (
+                    {"label": name, "marker": "o", "markersize": 3}
+                    if plain
+                    else {"color": "0.5", "alpha": 0.25, "zorder": 0}
+                )
                 place.plot(sizes, values, linewidth=1.2 if plain else 0.8, **style)
             place.set(xscale="log", yscale="log", ylabel=label if column == 0 else "")
             place.grid(alpha=0.3)

@@ -66,6 +66,16 @@ def _zoo(root: Path, path: Path) -> None:
     script.draw(rows, path)
 
 
+def _scaling(root: Path, path: Path) -> None:
+    script, rows = _rows(root, "scaling")
+    script.draw(rows, path)
+
+
+def _detection_scores(root: Path, path: Path) -> None:
+    script, _ = _rows(root, "detection")
+    script.picture(path)
+
+
 def _wins(root: Path, path: Path) -> None:
     script, rows = _rows(root, "zoo")
     lines = script.wins(rows)
@@ -200,6 +210,8 @@ _PICTURES: dict[str, Drawing] = {
     "ranks": _ranks,
     "images": _images,
     "kernels": _kernels,
+    "scaling": _scaling,
+    "detection_scores": _detection_scores,
     **{name: partial(_accuracy, name) for name in ("recall", "state_tracking")},
     **{name: partial(_dots, name) for name in ("lra", "classification", "imputation", "detection")},
 }

@@ -87,7 +87,7 @@ class Picture(SphinxDirective):
             if size is None:
                 return []
             tags.append(
-                f'<img class="only-{theme}" src="{up}_static/{name}-{theme}.svg" width="{size[0]}" '
+                f'<img class="only-{theme}" loading="lazy" src="{up}_static/{name}-{theme}.svg" width="{size[0]}" '
                 f'height="{size[1]}" alt="{escape(self.options["alt"])}">'
             )
         return [nodes.raw("", f'<div class="results-figure">{"".join(tags)}</div>', format="html")]

@@ -24,6 +24,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "_gallery",
+    "_images",
     "_outside",
     "_program",
     "_reference",
@@ -49,6 +50,7 @@ html_theme = "furo"
 html_title = "seqmix"
 html_favicon = "favicon.svg"
 html_copy_source = False
+html_css_files = ["site.css"]
 html_theme_options = {
     "source_repository": repository,
     "source_branch": "main",

@@ -33,7 +33,10 @@ def test_all_rows_of_the_benchmark_are_filtered_with_their_mean(page, site):
     page.locator("details.results-rows summary").click()
     bar = page.locator("details .results-filter")
     bar.get_by_label("model").select_option("SeasonalNaive")
-    assert set(_cells(page, "details table", 2)) == {"SeasonalNaive"}
+    assert set(_cells(page, "details table", 4)) == {"SeasonalNaive"}
+    bar.get_by_label("length").select_option("short, below 100 rows")
+    rows = [int(cell) for cell in _cells(page, "details table", 1)]
+    assert len(rows) == 5 and max(rows) < 100
     assert "mean relative mase 1.000" in bar.locator("output").inner_text()
     with page.expect_download() as found:
         page.get_by_role("link", name="zoo.csv").click()

@@ -98,6 +98,19 @@ def test_rows_say_when_and_where_they_were_measured(tables):
     assert "<td>&lt;A&gt;</td>" in tables.table([first], "all")
 
 
+def test_facts_of_another_file_stand_behind_what_they_are_of(tables):
+    rows = [{"panel": "a", "mase": "1"}, {"panel": "c", "mase": "2"}]
+    assert tables.joined(rows, []) == rows
+    first, second = tables.joined(rows, [{"panel": "a", "rows": "15"}, {"panel": "b", "rows": "9"}])
+    assert [*first.items()] == [("panel", "a"), ("rows", "15"), ("mase", "1")]
+    assert second == {"panel": "c", "rows": "", "mase": "2"}
+
+
+def test_every_panel_of_the_benchmark_has_a_length():
+    known = {row["panel"] for row in _read(ROOT / "benchmarks" / "results" / "panels.csv")}
+    assert {row["panel"] for row in _read(ROOT / "benchmarks" / "results" / "zoo.csv")} <= known
+
+
 def test_columns_of_words_that_repeat_can_be_chosen(tables):
     columns = {
         "panel": ["b", "a", "b", "a"],

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from seqmix.commands._function import call
-from seqmix.commands.tables import print_table
+from seqmix.commands.tables import print_table, print_text
 from seqmix.errors import DataError
 from seqmix.tasks.rows import read_rows
 
@@ -24,7 +24,11 @@ def runs(*, folder: str = "runs", name: str | None = None) -> None:
     rows = run_rows(Path(folder), name)
     if not rows:
         raise DataError(f"no runs in {str(Path(folder) / (name or ''))!r}; make one with `seqmix fit --config demo`")
+    # long: below the table, once for all runs that have the same settings
+    changed = {row["settings"]: said for row in rows if (said := row.pop("changed"))}
     print_table(f"{len(rows)} runs in {folder}", rows)
+    for settings, said in changed.items():
+        print_text(f"settings {settings}: {said}")
 
 
 def run_rows(folder: Path, name: str | None) -> list[dict[str, Any]]:

@@ -19,10 +19,18 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         # Text, so that brackets in values are not read as markup
         table.add_row(*(Text(_shown(value)) for value in row.values()))
+    print_text(title)
+    _console().print(table)
+
+
+def print_text(text: str) -> None:
+    """Print text, on a terminal in lines that fit."""
+    _console().print(Text(text))
+
+
+def _console() -> Console:
     # elsewhere a line is as long as it needs to be
-    console = Console(width=None if terminal else 500)
-    console.print(Text(title))
-    console.print(table)
+    return Console(width=None if sys.stdout.isatty() else 500)
 
 
 def _is_number(value: Any) -> bool:

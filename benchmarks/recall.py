@@ -33,27 +33,35 @@ from seqmix.ops import tune_allocator
 from seqmix.tasks import AdamW, TokenPrediction
 from seqmix.tasks.rows import append_rows
 
+# of the mixers that have such options: their defaults are for widths and lengths ten times these
+SIZES = {"d_state": 16, "headdim": 16, "qk_dim": 16, "n_codes": 32, "window": 4, "group": 16, "head_dim": 8}
+
 
 class Problem(NamedTuple):
-    """A task that mixers are trained on, and the settings that are the same for all of them."""
+    """A task that mixers are trained on, and the settings that are the same for all of them.
 
-    make: Callable[..., Recall]
+    ``stages`` are data trained on one after another, ``steps`` steps in all; the last are tested, and have batches of
+    ``batch_size``. ``convolution`` puts a block with one before the mixer. ``sizes`` go to the mixers that have such
+    options.
+    """
+
+    stages: tuple[Callable[..., Recall], ...]
     steps: int
     positions: bool = False
     convolution: bool = True
-    channel_mixer: MixerFactory | None = None
-    lr: float = 5e-3
+    tied: bool = True
+    d_model: int = 32
+    batch_size: int = 64
+    optim: AdamW = AdamW(lr=5e-3, weight_decay=0.1, warmup=0.1, schedule="constant")
+    sizes: Mapping[str, Any] = SIZES
 
 
 # data of 16 tokens; learned positions: which symbol a copy asks for is told by its place alone
 PROBLEMS = {
-    "copying": Problem(partial(Copying, n_symbols=8, n_copied=4, pause=8), 1000, positions=True),
-    "selective copying": Problem(partial(SelectiveCopying, n_symbols=8, n_copied=4, span=12), 1000, positions=True),
-    "associative recall": Problem(partial(AssociativeRecall, vocab_size=16, n_pairs=4, length=16), 3000),
+    "copying": Problem((partial(Copying, n_symbols=8, n_copied=4, pause=8),), 1000, positions=True),
+    "selective copying": Problem((partial(SelectiveCopying, n_symbols=8, n_copied=4, span=12),), 1000, positions=True),
+    "associative recall": Problem((partial(AssociativeRecall, vocab_size=16, n_pairs=4, length=16),), 3000),
 }
-WIDTH, BATCH = 32, 64
-# of the mixers that have such options: their defaults are for widths and lengths ten times these
-SIZES = {"d_state": 16, "headdim": 16, "qk_dim": 16, "n_codes": 32, "window": 4, "group": 16, "head_dim": 8}
 
 
 def main() -> None:
@@ -89,38 +97,47 @@ def compare(doc: str | None, problems: Mapping[str, Problem], mixers: Mapping[st
 
 
 def _settings(problem: Problem) -> dict[str, Any]:
-    return {"steps": problem.steps, "lr": problem.lr, "d_model": WIDTH, "batch_size": BATCH}
+    return {
+        "steps": problem.steps,
+        "lr": problem.optim.lr,
+        "d_model": problem.d_model,
+        "batch_size": problem.batch_size,
+    }
 
 
 def _train(problem: Problem, factory: MixerFactory, seed: int) -> dict[str, Any]:
     pl.seed_everything(seed, verbose=False)
-    data = problem.make(batch_size=BATCH, eval_batch_size=500, data_seed=seed, seed=seed)
+    seeds = {"eval_batch_size": 500, "data_seed": seed, "seed": seed}
+    stages = [make(**seeds) for make in problem.stages]
+    data = stages[-1]
     options = inspect.signature(factory).parameters
-    sized = partial(factory, **{name: n for name, n in SIZES.items() if name in options})
+    sized = partial(factory, **{name: n for name, n in problem.sizes.items() if name in options})
     model = TokenPrediction(
         sized,
         data.vocab_size,
         data.max_len,
         layers=[partial(SepConv, kernel_size=3), sized] if problem.convolution else None,
-        d_model=WIDTH,
-        n_layers=2,
-        channel_mixer=problem.channel_mixer,
+        d_model=problem.d_model,
+        n_layers=2 if problem.convolution else 1,
+        channel_mixer=None,
         positions=problem.positions,
-        optim=AdamW(lr=problem.lr, weight_decay=0.1, warmup=0.1, schedule="constant"),
-    )
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=-1,
-        max_steps=problem.steps,
-        gradient_clip_val=1.0,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        tied=problem.tied,
+        optim=problem.optim,
     )
     started = time.process_time()
-    trainer.fit(model, data)
+    for stage in stages:
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=-1,
+            max_steps=problem.steps // len(stages),
+            gradient_clip_val=1.0,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, stage)
     seconds = time.process_time() - started
     (metrics,) = trainer.test(model, data, verbose=False)
     return {

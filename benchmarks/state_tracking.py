@@ -1,10 +1,12 @@
-"""Which mixers track a state: word problems of groups, trained at length 32 and tested at 128, over seeds.
+"""Which mixers track a state: word problems of groups, trained up to length 32 and tested at 128, over seeds.
 
-Two blocks with channel mixers and without positions; steps, learning rate and sizes are the same for all mixers. What
-is published: a linear recurrence whose transitions have eigenvalues in [0, 1] only cannot do parity at any length, with
-[-1, 1] it can; S3 needs products of two reflections, A5 needs more steps a token or a matrix that is full (Merrill et
-al., 2024, arXiv:2404.08819; Grazzi et al., 2024, arXiv:2411.12537; Siems et al., 2025, arXiv:2502.10297). A recurrence
-that hears its own output, as sLSTM, does all of them.
+One block: a norm, the mixer without its short convolution, a residual; no channel mixer and no positions. Training goes
+through lengths 2, 4, 8, 16 and 32 with an answer asked at every position, so that short products are known before long
+ones are asked for; steps, tokens of a batch, learning rate and sizes are the same for all mixers. What is published: a
+linear recurrence whose transitions have eigenvalues in [0, 1] only cannot do parity at any length, with [-1, 1] it can;
+one layer needs products of two reflections for rotations, as in Z5, S3 and A5 (Merrill et al., 2024, arXiv:2404.08819;
+Grazzi et al., 2024, arXiv:2411.12537; Siems et al., 2025, arXiv:2502.10297). A recurrence that hears its own output, as
+sLSTM, does all of them.
 
 python benchmarks/state_tracking.py --mixers DeltaNet "DeltaNet negative" --seeds 0 1 2
 """
@@ -18,27 +20,51 @@ from recall import Problem
 
 from seqmix.data import StateTracking
 from seqmix.mixers import Attention, DeltaNet, GatedDeltaNet, GatedDeltaProduct, list_mixers, mixer_facts
-from seqmix.models import ChannelMLP
+from seqmix.tasks import AdamW
 
-# steps that the slowest of those known to solve a group take
-PROBLEMS = {
-    group: Problem(
-        partial(StateTracking, group, n_test=500), steps, convolution=False, channel_mixer=ChannelMLP, lr=2e-3
+LENGTHS = (2, 4, 8, 16, 32)
+# a short convolution would see the last elements at once
+SIZES = {**recall.SIZES, "n_heads": 2, "headdim": 8, "d_conv": 1}
+
+
+def _problem(group: str, *, steps: int = 1000, d_model: int = 32, tokens: int = 2048) -> Problem:
+    """Stages of equal numbers of steps and of tokens in a batch; no sequence is seen twice."""
+    stages = []
+    for length in LENGTHS:
+        options = {"test_length": 4 * LENGTHS[-1], "n_train": steps * tokens // len(LENGTHS) // length, "n_test": 500}
+        stages.append(partial(StateTracking, group, length, batch_size=tokens // length, **options))
+    return Problem(
+        tuple(stages),
+        steps,
+        convolution=False,
+        tied=False,
+        d_model=d_model,
+        batch_size=tokens // LENGTHS[-1],
+        optim=AdamW(lr=1e-2, weight_decay=0.0, warmup=0.1),
+        sizes=SIZES,
     )
-    for group, steps in (("parity", 1500), ("Z5", 1500), ("S3", 1500), ("A5", 3000))
+
+
+PROBLEMS = {
+    "parity": _problem("parity"),
+    "Z5": _problem("Z5"),
+    "S3": _problem("S3"),
+    "A5": _problem("A5", d_model=64),
 }
 VARIANTS = {
     "Attention causal": partial(Attention, causal=True),
     "DeltaNet negative": partial(DeltaNet, negative=True),
     "GatedDeltaNet negative": partial(GatedDeltaNet, negative=True),
+    "DeltaProduct": partial(GatedDeltaProduct, forget=False),
     "GatedDeltaProduct 3": partial(GatedDeltaProduct, n_householder=3),
 }
 
 
 def main() -> None:
     """Train what the CSV lacks, then print the table of all it holds."""
+    facts = {name: mixer_facts(name) for name in list_mixers()}
     # those that see the whole sequence would read the answer of a later position off earlier ones
-    causal = {name: mixer_facts(name).cls for name in list_mixers() if mixer_facts(name).cls.causal}
+    causal = {name: f.cls for name, f in facts.items() if f.cls(8, 8, **f.examples[0]).causal}
     recall.compare(__doc__, PROBLEMS, causal | VARIANTS, Path(__file__).parent / "results" / "state_tracking.csv")
 
 

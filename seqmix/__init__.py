@@ -13,7 +13,6 @@ __version__ = "0.2.0"
 
 _MODULES = (
     "analysis",
-    "commands",
     "data",
     "errors",
     "forecasting",

@@ -4,9 +4,12 @@ import ast
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import seqmix
 
 ROOT = Path(__file__).parents[1]
 # what each folder may import of the others; data stands alone, errors and testing's target are below all
@@ -87,6 +90,14 @@ def test_modules_of_the_package_import_in_no_circle():
 def test_every_folder_has_its_place():
     folders = {p.parent.relative_to(ROOT / "seqmix").parts[0] for p in (ROOT / "seqmix").glob("*/*.py")}
     assert folders <= LAYERS.keys()
+
+
+def test_public_names_are_those_of_the_stub():
+    stub = ast.parse((ROOT / "seqmix" / "__init__.pyi").read_text()).body
+    found = {alias.name: part.module for part in stub if isinstance(part, ast.ImportFrom) for alias in part.names}
+    assert found == {**seqmix._NAMES, **dict.fromkeys(seqmix._MODULES, "seqmix")}
+    for package in (import_module(f"seqmix.{name}") for name in seqmix._MODULES if name != "errors"):
+        assert dir(package) == sorted(package.__all__) and all(hasattr(package, each) for each in package.__all__)
 
 
 def test_what_an_import_brings(tmp_path):

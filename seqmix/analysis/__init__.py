@@ -5,3 +5,7 @@ from seqmix.analysis.detector import AnomalyDetector
 from seqmix.analysis.imputer import Imputer
 
 __all__ = ["AnomalyDetector", "Classifier", "Imputer"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

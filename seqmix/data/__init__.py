@@ -67,3 +67,7 @@ __all__ = [
     "Windows",
     "image_input",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,3 +7,7 @@ from seqmix.forecasting.resampling import resample
 from seqmix.forecasting.tuning import AutoTune
 
 __all__ = ["AutoTune", "Forecaster", "Report", "check_frame", "long_from_wide", "resample"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

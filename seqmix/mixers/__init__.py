@@ -143,3 +143,7 @@ __all__ = [
     "spared_parameters",
     "zero_masked",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

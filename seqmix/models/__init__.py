@@ -158,3 +158,7 @@ __all__ = [
     "register_model",
     "series_of",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -44,3 +44,7 @@ __all__ = [
     "update_codebook",
     "vq_attention",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

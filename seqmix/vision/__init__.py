@@ -69,3 +69,7 @@ __all__ = [
     "register_model",
     "vim2",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,7 +2,8 @@
 
 The folder holds ``config.yaml``, the config of its run, beforehand. A folder is written once, by the version of its
 name (0.1 by commit d1fbf5c, the last one before names changed), and then read by all later ones: what it holds is never
-written anew to make a test pass. ``best.ckpt`` was removed to save space.
+written anew to make a test pass. Files of 0.2 name the version 0.1.0: the number was raised after they were written.
+``best.ckpt`` was removed to save space.
 """
 
 import json

@@ -7,6 +7,7 @@ member, that they derive from.
 import inspect
 import re
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", _write)
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-skip-member", _skip)
+    # before napoleon reads it
+    app.connect("autodoc-process-docstring", _inherit, priority=400)
     app.connect("doctree-read", _dashes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -117,6 +120,35 @@ def write(file: Path, text: str) -> None:
 def _skip(app: Sphinx, kind: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
     """Leave out what a class of another package brings along."""
     return True if not getattr(member, "__module__", "seqmix").startswith("seqmix") else None
+
+
+def _inherit(app: Sphinx, kind: str, name: str, member: Any, options: Any, lines: list[str]) -> None:
+    """Add the arguments of a class that its bases document."""
+    if kind != "class":
+        return
+    bases = [base for base in member.__mro__[1:] if base.__module__.startswith("seqmix")]
+    above: dict[str, list[str]] = {}
+    for base in reversed(bases):
+        above |= arguments((inspect.getdoc(base) or "").splitlines())
+    own = arguments(lines)
+    more = [line for each in inspect.signature(member).parameters if each not in own for line in above.get(each, ())]
+    if more and "Args:" in lines:
+        end = lines.index("Args:") + 1 + sum(len(text) for text in own.values())
+        lines[end:end] = more
+    elif more:
+        lines += ["", "Args:", *more]
+
+
+def arguments(lines: list[str]) -> dict[str, list[str]]:
+    """The lines of each argument in the section ``Args`` of a docstring."""
+    found: dict[str, list[str]] = {}
+    text: list[str] = []
+    inside = lines[lines.index("Args:") + 1 :] if "Args:" in lines else []
+    for line in takewhile(lambda line: line.startswith("    "), inside):
+        if match := re.match(r"    (\w+): ", line):
+            found[match[1]] = text = []
+        text.append(line)
+    return found
 
 
 def _dashes(app: Sphinx, doctree: nodes.document) -> None:

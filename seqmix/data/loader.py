@@ -200,9 +200,7 @@ class WindowLoader(ResumableLoader):
 
     Args:
         windows: the windows to serve.
-        batch_size: windows per batch.
         shuffle: a new order every epoch, instead of the order of the windows.
-        seed: starting point of the shuffles.
     """
 
     def __init__(self, windows: Gathered, batch_size: int, *, shuffle: bool = False, seed: int = 0):

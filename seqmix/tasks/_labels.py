@@ -23,7 +23,6 @@ class LabelTask(Task, ABC):
     Args:
         label_smoothing: share of the target that is spread over all classes in training.
         optim: optimizer and learning-rate schedule.
-        patience: validations without improvement after which training stops. None: train to the end.
 
     Raises:
         ConfigError: if ``label_smoothing`` is not a share.

@@ -26,9 +26,7 @@ class Classification(LabelTask):
         n_classes: number of classes; linked from the datamodule.
         max_len: longest sequence; linked from the datamodule.
         pairs: an example is two sequences; linked from the datamodule.
-        label_smoothing: share of the target that is spread over all classes in training.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data does not know its classes.

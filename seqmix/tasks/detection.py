@@ -64,8 +64,6 @@ class AnomalyDetection(Task):
             eighth of the window, or ``horizon``.
         smooth: rows of a centered moving average of the errors; 1 for none.
         rate: share of the training rows whose scores are above the threshold.
-        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without improvement after which training stops. null: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range, or a linear model is to reconstruct windows,

@@ -59,8 +59,6 @@ class Forecasting(Task):
             1 + their mean. ``none`` leaves the window as it is.
         normalize_affine: learn a scale and a shift per channel for normalized windows, as in RevIN.
         season: length of the season for ``season``, in time steps. Default: the season of the data.
-        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better MSE after which training stops. null: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range.

@@ -73,8 +73,6 @@ class ImageClassification(Task):
         input_cfg: size, normalization and crop of the images, kept in checkpoints; linked from the datamodule.
         label_smoothing: share of the target that is spread over all classes in training.
         grad_checkpointing: recompute blocks in the backward pass: less memory, more time.
-        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data does not know its classes.

@@ -61,8 +61,6 @@ class Imputation(Task):
             at the start. Each validation chooses the factor of the correction, the gate.
         normalize: ``window`` removes mean and standard deviation of the observed values of each window before the model
             and puts them back; ``none`` leaves the window as it is.
-        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better MSE after which training stops. null: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range.

@@ -46,8 +46,6 @@ class CausalLM(Task):
         model: model class, ``functools.partial`` or config entry, called with the facts of the data.
         vocab_size: number of tokens; linked from the datamodule.
         max_len: longest sequence; linked from the datamodule.
-        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if a mixer is not causal, or options are out of range.
@@ -150,8 +148,6 @@ class MaskedLM(Task):
         eval_mask_rate: the share in validation and test.
         mask_seed: seed of the hidden tokens.
         sentence_order: also learn the relation of two parts of a text; needs ``data.objective: pairs``.
-        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, the encoder is made for shorter texts, or it has no pooler and

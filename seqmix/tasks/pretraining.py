@@ -33,8 +33,6 @@ class Pretraining(Task):
         model: factory of a ZeroShot model, called with the facts of the data.
         series: the facts of the data, linked from the datamodule; a checkpoint holds them as a dict.
         every: train one of ``every`` origins in a step, in turns.
-        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a lower loss after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if the model is another one, or options are out of range.

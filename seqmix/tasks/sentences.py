@@ -43,8 +43,6 @@ class _SentenceTask(Task, ABC):
         init_from: checkpoint of ``MaskedLM`` or of another fine-tuning, whose encoder is the initial one. null: random
             weights.
         dropout: dropout probability on the input of the head.
-        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data is of the other kind.

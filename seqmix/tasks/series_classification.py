@@ -33,9 +33,7 @@ class SeriesClassification(LabelTask):
         max_len: longest series; linked from the datamodule.
         class_weights: ``balanced`` weighs a class in the loss of training by n / (n_classes n_k), n_k its training
             series; ``none`` weighs all series alike.
-        label_smoothing: share of the target that is spread over all classes in training.
         optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better accuracy after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options are out of range, or the data does not know its facts.

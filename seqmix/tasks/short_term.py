@@ -39,8 +39,6 @@ class ShortTerm(Task):
         series: the facts of the data, linked from the datamodule; a checkpoint holds them as a dict.
         loss: training loss: ``smape``, or ``mae``, ``huber`` or ``mse`` in units of the seasonal naive error.
         normalize: normalization of windows: ``none``, ``window``, ``last`` or ``season``, as in ``Forecasting``.
-        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without a better OWA after which training stops. null: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range.

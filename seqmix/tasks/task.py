@@ -26,7 +26,7 @@ class Task(pl.LightningModule, ABC):
     It logs ``val_<metric>`` and ``test_<metric>`` for each, and ``test_<counted>``, the number they are means over.
 
     Args:
-        optim: optimizer and learning-rate schedule.
+        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of the task.
         patience: validations without a better ``monitor`` after which training stops. None: train to the end.
 
     Raises:

@@ -42,8 +42,6 @@ class TokenPrediction(Task):
         positions: learn an embedding for each of ``max_len`` positions.
         tied: use the token embeddings as output matrix.
         dropout: dropout probability on the embeddings and on the output of each mixer.
-        optim: optimizer and learning-rate schedule. Default: AdamW, with the settings of this task.
-        patience: validations without improvement after which training stops. Default: train to the end.
 
     Raises:
         ConfigError: if options contradict each other or are out of range.

@@ -91,11 +91,8 @@ class AFFNet(ImageModel):
         activation: class of the nonlinearity of convolutions and filters.
         output_stride: pixels per cell of the last map; below 32 the last levels keep their resolution, as the published
             segmentation models.
-        num_classes: classes K; 0 leaves the pooled features as they are.
-        in_chans: channels of the images.
         drop_path_rate: probability to skip a filter block for a sample in training, of the last block; 0 as published.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Source: Huang et al., 2023, arXiv:2307.14008; weights of microsoft/TokenMixers load under their own keys. Differs
     from the original code in: drop path may grow over the blocks; plain batch norms, which Lightning makes synchronous.

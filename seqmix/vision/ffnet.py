@@ -36,11 +36,8 @@ class FFNet(ImageModel):
         channel_kernel: rows and columns that the channel mixers see, 3 or 7; 7 has 3 beside it in training.
         layer_scale: initial value of a learned scale per channel on each mixer. None: no scale.
         feature_norms: each map in ``features`` gets a norm over channels; ImageNet weights have none of these.
-        num_classes: classes K; 0 leaves the pooled features as they are.
-        in_chans: channels of the images.
         drop_path_rate: probability to skip a mixer for a sample in training, of the last block.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Source: Yun et al., 2024, arXiv:2406.02021; weights of ysj9909/FFNet load under their own keys. Differs from the
     original code in: nothing.

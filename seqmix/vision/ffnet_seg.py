@@ -36,10 +36,8 @@ class FFNetSeg(ImageModel):
         expand: inner width of the channel mixers over their width.
         layer_scale: initial value of a learned scale per channel on each mixer.
         num_classes: classes K; 0 leaves the hidden features as they are.
-        in_chans: channels of the images.
         drop_path_rate: probability to skip a mixer for a sample in training, of the last block.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Source: Yun et al., 2024, arXiv:2406.02021; weights of ysj9909/FFNet load under their own keys. Differs from the
     original code in: nothing.

@@ -28,11 +28,8 @@ class HydraViT(ImageModel):
         patch_size: side of a patch, in pixels.
         mixer: factory of the sequence mixer of every layer.
         img_size: height and width in pixels, for mixers that store something per position; others take any.
-        num_classes: classes K; 0 leaves the pooled features as they are.
-        in_chans: channels of the images.
         drop_path_rate: probability to skip a mixer for a sample in training, of the last layer; 0.5 in the paper.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Source: Hwang et al., 2024, arXiv:2407.09941, app. D.2. Differs from the original code in: unknown, it was not
     released; norm (layer norm), pooling (mean, no class token) and the layer's options (its defaults) are our choice.

@@ -126,11 +126,8 @@ class IFormer(ImageModel):
         img_size: height and width the position embeddings are made for, in pixels.
         mlp_ratio: inner width of the channel mixer over its width.
         layer_scale: initial value of the learned scales s1 and s2, in stages 3 and 4 only.
-        num_classes: classes K; 0 leaves the pooled features as they are.
-        in_chans: channels of the images.
         drop_path_rate: probability to skip a branch for a sample in training, of the last block.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Raises:
         ConfigError: if ``attention_heads`` does not have one entry per block.

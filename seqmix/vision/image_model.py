@@ -84,9 +84,9 @@ class ImageModel(nn.Module, ABC):
         head: names of the modules after the last stage, which a pyramid does without.
         classifier: name of the last linear layer, for example ``head.fc2``.
         head_hidden_size: width of what the classifier takes.
-        num_classes: classes K.
+        num_classes: classes K; 0 leaves the pooled features as they are.
         in_chans: channels of the images.
-        global_pool: pooling of a map to a vector.
+        global_pool: pooling of the last map to a vector; empty keeps the map.
         img_size: height and width the model is made for, in pixels, or the side of a square. Default: any.
         num_features: channels of the last map. Default: those of the last stage.
         min_size: smallest height and width, in pixels. Default: one cell of the last stage.

@@ -32,11 +32,8 @@ class MetaFormer(ImageModel):
         res_scale: initial value of a learned scale per feature on the skips of the last two stages. None: no scale.
         stem: kernel, stride and padding of the first convolution, in pixels.
         img_size: height and width in pixels, or the side of a square; for mixers that store something per token.
-        num_classes: classes K; 0 for none.
-        in_chans: channels of the images.
         drop_path_rate: probability to skip a branch for a sample in training, of the last block; it rises linearly.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: pooling of the last map to a vector; empty keeps the map.
 
     Raises:
         ConfigError: if ``depths`` and ``dims`` differ in length, or ``norm`` or ``global_pool`` is not known.

@@ -47,11 +47,8 @@ class PoolFormer(ImageModel):
         img_size: height and width in pixels, or the side of a square; for positions and mixers that store a matrix.
         head_order: ``norm_pool`` of the paper, or ``pool_norm``, over features with eps 1e-6, as timm runs the weights.
         feature_norms: stages whose map in ``features`` gets a norm of its own; ImageNet weights have none of these.
-        num_classes: classes K; 0 for none.
-        in_chans: channels of the images.
         drop_path_rate: probability to skip a branch for a sample in training, of the last block; it rises linearly.
         drop_rate: dropout probability before the classifier.
-        global_pool: pooling of the last map to a vector; empty keeps the map.
 
     Raises:
         ConfigError: if ``norm``, ``head_order`` or ``global_pool`` is not known, or ``img_size`` is needed and missing.

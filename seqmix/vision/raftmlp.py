@@ -51,11 +51,8 @@ class RaftMLP(ImageModel):
         channel_expand: inner width of the channel MLPs over theirs.
         first_map: what the pyramid has at stride 4: the first ``level``, or its ``embedding``, as the published
             detectors.
-        num_classes: classes K; 0 leaves the pooled features as they are.
-        in_chans: channels of the images.
         drop_path_rate: probability to skip a branch for a sample in training, the same in all blocks.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Raises:
         ConfigError: if the rafts do not divide the channels, the kernels do not fit the patches, or ``mixing`` or

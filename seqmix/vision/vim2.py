@@ -49,11 +49,8 @@ class ViM2(ImageModel):
         residual: ``y = x + mixer(norm(x))`` within each mixer; without, ``y = mixer(norm(x))``, as printed.
         init_avg: start of the sums, ``residual`` for a plain stack, ``mean`` for the mean of all earlier outputs.
         img_size: height and width in pixels, for channel mixers that store something per token; others take any.
-        num_classes: classes K; 0 leaves the pooled features as they are.
-        in_chans: channels of the images.
         drop_path_rate: probability to skip a mixer for a sample in training, of the last mixer.
         drop_rate: dropout probability before the last linear layer.
-        global_pool: pooling of a map to a vector; empty keeps the map.
 
     Raises:
         ConfigError: if a stage has no whole number of blocks.

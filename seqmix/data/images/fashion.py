@@ -33,14 +33,11 @@ class FashionMNIST(Served):
     ``{"images": (B, 1, 28, 28), "labels": (B,)}``, bytes from the loaders, normalized where they are used.
 
     Args:
-        batch_size: images per training batch.
         n_train: training images that are used, drawn by ``split_seed``. Default: all that are not held out.
         n_val: training images held out for validation.
         augment: changes to the training images. Default: none.
         root: the data folder; the files lie in its ``fashion_mnist``. Default: ``$SEQMIX_DATA``, else ``./data``.
         split_seed: seed of the draw of validation and training images.
-        eval_batch_size: images per validation and test batch. Default: the same as in training.
-        seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
         ConfigError: if an option is out of range.

@@ -17,20 +17,9 @@ class HubImages(ImageData):
 
     Args:
         path: name on the hub, for example ``uoft-cs/cifar10``, or a folder that ``datasets`` reads.
-        img_size: side of the crops, in pixels.
-        batch_size: images per batch.
         image_col: column of the images.
         label_col: column of the classes, whose names it knows.
         n_channels: 3 to read images as RGB, 1 as gray.
-        crop: of training images; ``resized`` takes 8 to 100 % of the area, ``plain`` a square at the scale of testing.
-        crop_pct: share of the shorter side that testing sees.
-        interpolation: interpolation for resizing images.
-        mean: value subtracted from each channel, on a scale of 0 to 1. Default: the mean of ImageNet.
-        std: divisor of each channel after that. Default: the standard deviation of ImageNet.
-        augment: changes to training batches. Default: none.
-        val_share: share of the training images held out to validate on where one of validation and test is missing.
-        n_workers: processes that read images; 0 reads them in this one.
-        seed: starting point of shuffles and crops. Default: the seed of torch when training starts.
 
     Raises:
         ConfigError: if an option is out of range.

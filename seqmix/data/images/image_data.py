@@ -25,10 +25,8 @@ class ImageData(SplitData, ABC):
     the test images here, and ``val_share`` of the training images is held out to validate on.
 
     Args:
-        name: name of the data in tables and messages.
         class_names: names of the classes, in the order of their numbers.
         img_size: side of the crops, in pixels.
-        batch_size: images per batch.
         n_channels: 3 for RGB, 1 for gray.
         crop: of training images; ``resized`` takes 8 to 100 % of the area, ``plain`` a square at the scale of testing.
         crop_pct: share of the shorter side that testing sees.

@@ -88,7 +88,6 @@ class ImageLoader(ResumableLoader):
 
     Args:
         images: the images to serve.
-        batch_size: images per batch.
         n_workers: processes that read images; 0 reads them in this one.
         shuffle: a new order every epoch, instead of the order of the images.
         seed: starting point of the shuffles and crops.

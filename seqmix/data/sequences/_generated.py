@@ -46,8 +46,8 @@ def generated(
         recipe: all that the examples depend on; another recipe is another file.
         draw: returns the example of a number; a module's function, or a ``functools.partial`` of one.
         total: number of examples.
-        root: folder of generated data; None: ``./data``.
-        workers: processes that draw; None: as many as there are cores for this process.
+        root: folder of generated data. Default: ``./data``.
+        workers: processes that draw. Default: as many as there are cores for this process.
 
     Raises:
         DataError: if the file is damaged.

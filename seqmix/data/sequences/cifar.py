@@ -28,11 +28,8 @@ class SequentialCIFAR10(SampledData):
     validation. Batches are ``{"x": (B, 1024, 3), "labels": (B,)}``.
 
     Args:
-        batch_size: images per training batch.
         root: the data folder. Default: ``$SEQMIX_DATA``, else ``./data``.
         split_seed: seed of the draw of validation images.
-        eval_batch_size: images per validation and test batch. Default: the same as in training.
-        seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
         DataError: if the images can be neither found nor loaded; raised when the data is first needed.

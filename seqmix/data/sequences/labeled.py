@@ -76,14 +76,10 @@ class LabeledData(Served, ABC):
     """Base of labeled token sequences or pairs.
 
     Args:
-        name: name of the data in tables and messages.
         vocab_size: number of tokens, padding included.
         n_classes: number of classes.
         max_len: longest sequence.
         pairs: an example is two sequences.
-        batch_size: examples per training batch.
-        eval_batch_size: examples per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a batch size is not positive, or ``seed`` is negative.

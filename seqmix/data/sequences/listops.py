@@ -31,7 +31,6 @@ class ListOps(LabeledData):
     which there are 672,400.
 
     Args:
-        batch_size: expressions per training batch.
         min_length: fewest tokens of an expression, 501 in the benchmark.
         max_length: maximum number of tokens of an expression, 1999 in the benchmark.
         max_depth: operations within one another, plus one for the digits.
@@ -41,11 +40,9 @@ class ListOps(LabeledData):
         n_test: test expressions.
         path: folder of the official ``basic_train.tsv``, ``basic_val.tsv`` and ``basic_test.tsv``, plain or ``.gz``, to
             be read instead: every row of theirs counts, and of the options above only the lengths are looked at.
-        root: folder where the generated file is kept; None: ``./data``.
-        workers: processes that generate; None: as many as there are cores.
+        root: folder where the generated file is kept. Default: ``./data``.
+        workers: processes that generate. Default: as many as there are cores.
         data_seed: seed of the generator.
-        eval_batch_size: expressions per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a number is out of range.

@@ -28,13 +28,10 @@ class LRAText(LabeledData):
 
     Args:
         max_len: bytes of a review that are read, from its beginning.
-        batch_size: reviews per training batch.
         protocol: ``held-out`` keeps a tenth of the training reviews for validation; ``lra`` validates on the test
             reviews, as the benchmark did, and says so in the name of the data.
-        root: the data folder; None: ``$SEQMIX_DATA``, else ``./data``.
+        root: the data folder. Default: ``$SEQMIX_DATA``, else ``./data``.
         split_seed: seed of the draw of validation reviews.
-        eval_batch_size: reviews per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -87,9 +84,6 @@ class LRARetrieval(LabeledData):
     Args:
         path: folder of the three files.
         max_len: bytes of a paper that are read, from its beginning.
-        batch_size: pairs per training batch.
-        eval_batch_size: pairs per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -150,12 +144,9 @@ class LRAImage(LabeledData):
     training images is held out for validation.
 
     Args:
-        batch_size: images per training batch.
         zero_is_pad: mask black pixels, as the code of PoNet and Nyströmformer does.
-        root: the data folder; None: ``$SEQMIX_DATA``, else ``./data``.
+        root: the data folder. Default: ``$SEQMIX_DATA``, else ``./data``.
         split_seed: seed of the draw of validation images.
-        eval_batch_size: images per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Source: Krizhevsky, 2009; Tay et al., 2020, arXiv:2011.04006, sec. 2.2.4. Differs from the original code in: the
     validation images are drawn, not the last tenth.

@@ -24,16 +24,13 @@ class Pathfinder(LabeledData):
 
     Args:
         side: height and width, in pixels: 32, 64, 128 (Path-X) or 256; the length is its square.
-        batch_size: images per training batch.
         n_train: training images.
         n_val: validation images.
         n_test: test images.
         zero_is_pad: mask black pixels, as the code of PoNet and Nyströmformer does.
-        root: folder where the generated file is kept; None: ``./data``.
-        workers: processes that generate; None: as many as there are cores.
+        root: folder where the generated file is kept. Default: ``./data``.
+        workers: processes that generate. Default: as many as there are cores.
         data_seed: seed of the generator.
-        eval_batch_size: images per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a number is out of range.

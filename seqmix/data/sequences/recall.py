@@ -27,17 +27,13 @@ class Recall(Served, ABC):
     The splits are drawn from three independent streams of ``data_seed``.
 
     Args:
-        name: name of the data in tables and messages.
         vocab_size: number of tokens, special ones included.
         max_len: length of every sequence L.
         n_answers: how many answers are possible, all equally likely; one guess is right 1 / n_answers of the time.
-        batch_size: sequences per training batch.
         n_train: training sequences.
         n_val: validation sequences.
         n_test: test sequences.
         data_seed: seed of the generator.
-        eval_batch_size: sequences per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a number is not positive, or a seed is negative.
@@ -88,13 +84,6 @@ class Copying(Recall):
         n_symbols: number of symbols, drawn uniformly and independently.
         n_copied: symbols in a sequence.
         pause: blank positions between the last symbol and the first answer.
-        batch_size: sequences per training batch.
-        n_train: training sequences.
-        n_val: validation sequences.
-        n_test: test sequences.
-        data_seed: seed of the generator.
-        eval_batch_size: sequences per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a number is not positive, or a seed is negative.
@@ -148,13 +137,6 @@ class SelectiveCopying(Recall):
         n_symbols: number of symbols, drawn uniformly and independently.
         n_copied: symbols in a sequence.
         span: positions over which the symbols are scattered.
-        batch_size: sequences per training batch.
-        n_train: training sequences.
-        n_val: validation sequences.
-        n_test: test sequences.
-        data_seed: seed of the generator.
-        eval_batch_size: sequences per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a number is not positive, a seed is negative, or ``span`` has no room for the symbols.
@@ -216,14 +198,7 @@ class AssociativeRecall(Recall):
         vocab_size: number of tokens; 0 is blank, keys are below ``vocab_size // 2``, values from there on.
         n_pairs: pairs in a sequence.
         length: positions of a sequence, at least ``4 * n_pairs``.
-        batch_size: sequences per training batch.
         power: exponent of the gaps; small values ask soon, 1 asks anywhere.
-        n_train: training sequences.
-        n_val: validation sequences.
-        n_test: test sequences.
-        data_seed: seed of the generator.
-        eval_batch_size: sequences per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a number is not positive, a seed is negative, the pairs do not fit into ``length``, or there are

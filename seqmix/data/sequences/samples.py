@@ -51,13 +51,9 @@ class SampledData(Served, ABC):
     """Base of labeled signals of one length.
 
     Args:
-        name: name of the data in tables and messages.
         class_names: names of the classes, in the order of their numbers.
         n_channels: values per sample C.
         max_len: samples of a signal L.
-        batch_size: signals per training batch.
-        eval_batch_size: signals per validation and test batch. Default: the same as in training.
-        seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a batch size is not positive, or ``seed`` is negative.

@@ -42,13 +42,10 @@ class SpeechCommands(SampledData):
 
     Args:
         n_classes: 35 for all words, 10 for yes, no, up, down, left, right, on, off, stop and go.
-        batch_size: recordings per training batch.
         path: folder of the words, or the archive. Default: ``speech_commands`` below the data folder, or the archive.
         step: keep every such sample; 2 is the test of models at half the rate they were trained at.
         root: the data folder. Default: ``$SEQMIX_DATA``, else ``./data``.
         cache: folder of the mapped file. Default: ``./data/speech``.
-        eval_batch_size: recordings per validation and test batch. Default: the same as in training.
-        seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
         ConfigError: if an option is out of range.

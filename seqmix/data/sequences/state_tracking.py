@@ -26,13 +26,6 @@ class StateTracking(Recall):
         group: ``"parity"``, ``"Z5"``, ``"Z60"``, ``"S3"``, ``"A5"`` or ``"S5"``.
         length: positions of a training or validation sequence.
         test_length: positions of a test sequence. Default: four times ``length``.
-        batch_size: sequences per training batch.
-        n_train: training sequences.
-        n_val: validation sequences.
-        n_test: test sequences.
-        data_seed: seed of the generator.
-        eval_batch_size: sequences per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
 
     Raises:
         ConfigError: if the group is not known, a number is not positive, or a seed is negative.

@@ -17,7 +17,6 @@ class AnomalyCSV(DetectionData):
 
     Args:
         path: the file.
-        window: rows of a window.
         columns: the channels. Default: every column but those of times and labels.
         time_col: column of time stamps. Default: the first.
         label_col: column of labels, 1 for an anomalous row and 0 for others. Default: there is none.

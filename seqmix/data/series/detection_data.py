@@ -35,15 +35,12 @@ class DetectionData(Served, ABC):
     Each channel of each series is standardized by its observed training rows. Missing values are 0 in ``x``.
 
     Args:
-        name: name of the data in tables and messages.
         n_channels: number of channels C.
         window: rows of a window.
-        batch_size: windows per training batch.
         eval_batch_size: windows per validation batch, and series per test batch. Default: that of training.
         stride: rows between the starts of two training windows of a series.
         val_share: share of the training rows that is validation, at least a window; a series with fewer than two
             windows of training rows has none.
-        seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a size is not positive, or ``val_share`` is not a fraction.

@@ -34,18 +34,14 @@ class ForecastData(Served, ABC):
     With ``calendar`` batches hold ``"future": (B, context + horizon, F)`` too.
 
     Args:
-        name: name of the data in tables and messages.
         n_channels: number of channels C.
         context: lookback length, in time steps.
         horizon: forecast length, in time steps.
-        batch_size: windows per training batch.
         step: time between two rows, in hours. None: rows are only numbered.
         season: length of the natural season, in time steps; 1 for none.
-        eval_batch_size: windows per validation and test batch. Default: that of training.
         stride: time steps between the starts of two training windows.
         scale: standardize the channels.
         calendar: add calendar features of every time step as ``future``.
-        seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a size is not positive, or a calendar is asked of rows without dates.

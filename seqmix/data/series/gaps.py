@@ -32,16 +32,12 @@ class GapData(Served, ABC):
     it. A channel that does not vary in them is only centered.
 
     Args:
-        name: name of the data in tables and messages.
         n_channels: number of channels C.
         context: window length, in time steps.
-        batch_size: windows per training batch.
         season: length of the natural season, in time steps; 1 for none.
-        eval_batch_size: windows per validation and test batch. Default: that of training.
         stride: time steps between the starts of two training windows.
         eval_stride: time steps between the starts of two validation or test windows.
         scale: standardize the channels.
-        seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
         ConfigError: if a size is not positive.

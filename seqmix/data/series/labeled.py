@@ -68,19 +68,15 @@ class SeriesData(Served, ABC):
     missing values. Series of different lengths are padded at the end and masked.
 
     Args:
-        name: name of the data in tables and messages.
         class_names: names of the classes, in the order of their numbers.
         n_channels: number of channels C.
         max_len: longest series, in time steps.
-        batch_size: series per training batch.
         val_share: share of the training series of each class that is held out for validation, drawn by ``split_seed``:
             rounded, but one at least of a class with two or more, and none of a class with one. With 0 nothing is held
             out, and the training series are validated on: then the last epoch counts, and patience must not be set.
         split_seed: seed of the draw.
         normalize: ``series`` standardizes each channel of each series, ``train`` each channel by its mean and deviation
             over the training series, ``none`` leaves values as they are.
-        eval_batch_size: series per validation and test batch. Default: the same as in training.
-        seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
         ConfigError: if an option is out of range, or there is nothing to hold out.

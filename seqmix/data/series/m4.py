@@ -40,11 +40,8 @@ class M4(Served):
     Args:
         name: the set.
         context: lookback length, in time steps. Default: two horizons, as in TSLib.
-        batch_size: windows per training batch.
         recent: training windows forecast one of the last ``recent`` horizons before the validation horizon.
         root: the data folder. Default: ``$SEQMIX_DATA``, else ``./data``.
-        eval_batch_size: windows per validation and test batch. Default: that of training.
-        seed: starting point of the shuffles. Default: the seed of torch when training starts.
 
     Raises:
         DataError: if a file can be neither found nor fetched, or is not the published one.

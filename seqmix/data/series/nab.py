@@ -30,7 +30,6 @@ class NAB(DetectionData):
     its flaws when it is read.
 
     Args:
-        window: rows of a window.
         select: the series whose names have this part, such as ``realTraffic`` or ``nyc_taxi``. Default: all.
         root: the data folder. Default: ``$SEQMIX_DATA``, else ``./data``.
         train_share: share of training rows.

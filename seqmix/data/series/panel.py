@@ -54,7 +54,6 @@ class Panel(Served):
         indptr: first row of each series, then T; ``(n_series + 1,)``.
         context: lookback length, in rows.
         horizon: forecast length, in rows.
-        batch_size: windows per training batch.
         n_val: validation rows of each series, ``(n_series,)``.
         n_test: how many of them are for test windows, ``(n_series,)``. Default: 0.
         past: inputs known for the context, ``(T, P)``.

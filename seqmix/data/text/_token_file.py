@@ -47,7 +47,7 @@ def token_file(
         recipe: all that the texts depend on; another recipe, or tokenizer, is another file.
         documents: the texts, each in parts that are tokens by themselves; read once and only if needed.
         tokenizer: makes tokens of them.
-        sentence: regular expression of what a sentence ends with; None: borders of sentences are not kept.
+        sentence: regular expression of what a sentence ends with. None: borders of sentences are not kept.
 
     Raises:
         DataError: if a document is empty, or the file is damaged.

@@ -29,23 +29,19 @@ class Corpus(Served, ABC):
     """Documents of three splits, as tokens in memory-mapped files that are made when first asked for.
 
     Args:
-        name: name of the data in tables and messages.
         max_len: longest piece, in tokens.
-        batch_size: pieces per training batch.
         objective: pieces for ``causal`` or for ``masked`` language models, or ``pairs`` for masked ones that learn the
             order of sentences too.
         tokens: ``bytes``, ``characters`` of the training text, or ``wordpiece``.
         vocab_size: rows of the embedding; at least the tokens there are, and how many pieces a trained vocabulary has.
-            None: 260 for bytes, 256 for characters, 30522 for WordPiece.
-        vocabulary: file of WordPiece, also below ``root``; None: one is trained on the training text.
-        root: the data folder; None: ``$SEQMIX_DATA``, else ``./data``.
+            Default: 260 for bytes, 256 for characters, 30522 for WordPiece.
+        vocabulary: file of WordPiece, also below ``root``. Default: one is trained on the training text.
+        root: the data folder. Default: ``$SEQMIX_DATA``, else ``./data``.
         packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
             in one row; mixers that are packed in `seqmix list` save the padding.
         sentence: for pairs: regular expression for the end of a sentence.
         copies: for pairs: number of times that the training text is cut and paired, with other draws each time.
-        cache: folder of the token files; None: ``./data/corpora``.
-        eval_batch_size: pieces per validation and test batch; None: the same as in training.
-        seed: starting point of the shuffles; None: the seed of torch when training starts.
+        cache: folder of the token files. Default: ``./data/corpora``.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -151,23 +147,7 @@ class TextFiles(Corpus):
         train: file of the training text, for example ``wikitext2/wiki.train.tokens``.
         val: file of the validation text. Default: cut from the training text.
         test: file of the test text. Default: cut from the training text.
-        document: regular expression of the line that a document begins with; null: a file is one document.
-        max_len: longest piece, in tokens.
-        batch_size: pieces per training batch.
-        objective: pieces for ``causal`` or for ``masked`` language models, or ``pairs`` for masked ones that learn the
-            order of sentences too.
-        tokens: ``bytes``, ``characters`` of the training text, or ``wordpiece``.
-        vocab_size: rows of the embedding; at least the tokens there are, and how many pieces a trained vocabulary has.
-            Null: 260 for bytes, 256 for characters, 30522 for WordPiece.
-        vocabulary: file of WordPiece, also below ``root``; null: one is trained on the training text.
-        root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
-        packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
-            in one row; mixers that are packed in `seqmix list` save the padding.
-        sentence: for pairs: regular expression for the end of a sentence.
-        copies: for pairs: number of times that the training text is cut and paired, with other draws each time.
-        cache: folder of the token files; null: ``./data/corpora``.
-        eval_batch_size: pieces per validation and test batch; null: the same as in training.
-        seed: starting point of the shuffles; null: the seed of torch when training starts.
+        document: regular expression of the line that a document begins with. Default: a file is one document.
 
     Raises:
         ConfigError: if an option is out of range, or only one of ``val`` and ``test`` is given.
@@ -254,22 +234,6 @@ class HubText(Corpus):
         val_split: its split for validation.
         test_split: its split for the test.
         n_documents: documents of each split, from the beginning, read without loading the rest. Default: all.
-        max_len: longest piece, in tokens.
-        batch_size: pieces per training batch.
-        objective: pieces for ``causal`` or for ``masked`` language models, or ``pairs`` for masked ones that learn the
-            order of sentences too.
-        tokens: ``bytes``, ``characters`` of the training text, or ``wordpiece``.
-        vocab_size: rows of the embedding; at least the tokens there are, and how many pieces a trained vocabulary has.
-            Null: 260 for bytes, 256 for characters, 30522 for WordPiece.
-        vocabulary: file of WordPiece, also below ``root``; null: one is trained on the training text.
-        root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
-        packing: ``padded`` fills the pieces of a batch up to the longest; ``documents`` lays them one after another
-            in one row; mixers that are packed in `seqmix list` save the padding.
-        sentence: for pairs: regular expression for the end of a sentence.
-        copies: for pairs: number of times that the training text is cut and paired, with other draws each time.
-        cache: folder of the token files; null: ``./data/corpora``.
-        eval_batch_size: pieces per validation and test batch; null: the same as in training.
-        seed: starting point of the shuffles; null: the seed of torch when training starts.
 
     Raises:
         ConfigError: if an option is out of range.

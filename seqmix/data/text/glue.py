@@ -63,16 +63,13 @@ class GLUE(Served):
     Args:
         task: name of the task; ``mnli-mm`` is MNLI with the mismatched development set.
         max_len: longest example in tokens; the longer sentence is cut.
-        batch_size: examples per training batch.
         protocol: ``held-out``, as above; ``dev`` trains on everything and validates on the development set, as
             published figures do, and says so in the name of the data.
         tokens: ``wordpiece`` or ``bytes``.
-        vocab_size: rows of the embedding; null: 260 for bytes, 30522 for WordPiece. As in pre-training.
+        vocab_size: rows of the embedding. Default: 260 for bytes, 30522 for WordPiece. As in pre-training.
         vocabulary: file of WordPiece, also below ``root``.
-        root: the data folder; null: ``$SEQMIX_DATA``, else ``./data``.
+        root: the data folder. Default: ``$SEQMIX_DATA``, else ``./data``.
         split_seed: seed of the draw of validation examples.
-        eval_batch_size: examples per validation and test batch; null: the same as in training.
-        seed: starting point of the shuffles; null: the seed of torch when training starts.
 
     Raises:
         ConfigError: if an option is out of range, or WordPiece has no vocabulary.

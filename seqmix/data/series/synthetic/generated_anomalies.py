@@ -15,7 +15,6 @@ class GeneratedAnomalies(DetectionData):
     series read slower or faster), ``noise`` and ``flat`` (the first value repeated). Training rows have none.
 
     Args:
-        window: rows of a window.
         kinds: kinds of anomalies. Default: all six.
         n_series: series of each kind.
         n_channels: channels; an anomaly is in at least one of them.

@@ -23,10 +23,8 @@ class SyntheticSeries(SplitData):
     Args:
         context: longest history.
         horizon: values after it.
-        batch_size: series per batch.
         steps_per_epoch: batches that count as an epoch.
         n_val: number of validation series, and of test series.
-        eval_batch_size: series per validation and test batch. Default: ``batch_size``.
         seed: seed of the series. Default: the seed of torch when training starts; validation and test series have seed
             0.
 

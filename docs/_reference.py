@@ -130,6 +130,8 @@ def _inherit(app: Sphinx, kind: str, name: str, member: Any, options: Any, lines
     above: dict[str, list[str]] = {}
     for base in reversed(bases):
         above |= arguments((inspect.getdoc(base) or "").splitlines())
+    if not above:
+        return
     own = arguments(lines)
     more = [line for each in inspect.signature(member).parameters if each not in own for line in above.get(each, ())]
     if more and "Args:" in lines:

@@ -51,7 +51,7 @@ HELP = f"""usage: seqmix <command> [options]
 def main() -> None:
     """Run the command in ``sys.argv``, and end the process with its exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # an arrow or a bar that the encoding of a terminal or a pipe lacks ends no command
+        # characters that the output's encoding lacks are replaced: an arrow should not end a command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
@@ -60,7 +60,7 @@ def main() -> None:
     except OSError as e:
         if not isinstance(e, BrokenPipeError) and refusal(e) is None:
             raise
-        # a reader like `head` has seen enough, or the disk is full; nothing more is written, also not when Python ends
+        # `head` closed the pipe, or the disk is full: write nothing more, not even when Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141 if isinstance(e, BrokenPipeError) else 1
         if code == 1:
@@ -88,7 +88,7 @@ def run(argv: list[str]) -> int:
     if command in TRAINER_COMMANDS and rest in (["--help"], ["-h"]):
         print(short_help(command, COMMANDS[command]), end="")
         return 0
-    # threads of torch and of our kernels sleep between two operations: spinning halves the speed of a busy machine
+    # let the threads of torch and of our kernels sleep between operations: spinning halves the speed of a busy machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         options, modules = take_option(rest[:1] if rest == ["--help", "all"] else rest)

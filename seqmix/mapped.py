@@ -48,7 +48,7 @@ class Growing:
     def __init__(self, dtype: DTypeLike):
         self.dtype, self.size = np.dtype(dtype), 0
         with _temporary() as self._file:
-            # open until the array is whole, or nobody wants it
+            # keep the file open until the array is complete or dropped
             weakref.finalize(self, self._file.close)
 
     def write(self, values: np.ndarray) -> None:

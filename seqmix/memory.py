@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from seqmix.errors import OutOfMemory, SeqmixError
 
-# what torch and its libraries say for CPUs and GPUs; numpy and Python have MemoryError
+# out-of-memory messages of torch and its libraries for CPUs and GPUs; numpy and Python raise MemoryError
 _SAID = re.compile(r"out of memory|not enough memory|can't allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 _ASKED = re.compile(r"allocate:? ([\d.]+) ?(bytes|[KMGT]i?B)")
 

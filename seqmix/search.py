@@ -119,7 +119,7 @@ def _range(name: str, given: str, kind: str, parts: Sequence[str]) -> Range:
     if step and not 0 < step[0] <= high - low:
         raise ConfigError(f"{wrong}: the step {step[0]:g} does not fit; use one above 0 and at most {high - low:g}")
     if step:
-        # the greatest value is one that is reached
+        # the range includes its greatest value
         steps = math.floor((high - low) / step[0] * (1 + 1e-12))
         high = number(f"{low + steps * step[0]:.12g}")
     return Range(kind, low, high, *step)

@@ -49,7 +49,7 @@ def whole(path: Path, remedy: str = _REMEDY, *, durable: bool = False) -> Iterat
         path.parent.mkdir(parents=True, exist_ok=True)
         host = platform.node() or "here"
         _remove_left(path, host)
-        # the ending says the format
+        # keep the suffix, which says the format
         part = path.with_name(f".{path.stem}.{host}.{os.getpid()}-{next(_numbers)}.part{path.suffix}")
         _open.add(part)
         try:
@@ -72,7 +72,7 @@ def writing(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
     except WriteError:
         raise
     except (OSError, RuntimeError) as error:
-        # torch says that its archive is broken, in the course of what the system has said
+        # torch reports a broken archive while it handles the error of the system
         e = error if isinstance(error, OSError) else error.__context__
         if not isinstance(e, OSError) or isinstance(e, FileNotFoundError):
             raise
@@ -112,13 +112,13 @@ def _remove_left(path: Path, host: str) -> None:
 
 def _alive(pid: int) -> bool:
     if pid == os.getpid():
-        # one of a process that had our number before
+        # left by an earlier process with our process id
         return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        # it is somebody else's
+        # the file belongs to another process
         return True
     return True

@@ -19,7 +19,7 @@ from seqmix.models import class_of, imputer_factory
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Imputation
 
-# windows that are filled at a time
+# windows per forward pass
 _EVAL_BATCH = 256
 # draws of hidden cells that intervals are calibrated on
 _DRAWS = 4
@@ -242,11 +242,11 @@ def _calibrate(task: Imputation, windows: SpanWindows, levels: Sequence[float]) 
         for g in range(len(_DISTANCES)):
             near = error[(channel == c) & (group == g)]
             for level in levels:
-                # the rank of conformal prediction needs so many errors
+                # the quantile of conformal prediction needs this many errors
                 enough = len(near) >= 100 / (100 - level)
                 radius[level][g, c] = _quantile(near if enough else ours, level / 100)
         for level in levels:
-            # farther cells are no surer
+            # intervals do not shrink with distance from observed values
             radius[level][:, c] = np.maximum.accumulate(radius[level][:, c])
     return radius
 

@@ -18,7 +18,7 @@ from seqmix.forecasting.training import Training, building, optimize
 from seqmix.models import class_of, classifier_factory
 from seqmix.tasks import AdamW, SeriesClassification
 
-# series that are classified at a time
+# series per forward pass
 _EVAL_BATCH = 256
 
 

@@ -137,7 +137,7 @@ def plot_classes(series: Collection, predicted: np.ndarray, classes: np.ndarray,
         wide = np.full((len(members), max(map(len, members))), np.nan)
         for row, x in zip(wide, members, strict=True):
             row[: len(x)] = x
-        # later steps are those of longer series only
+        # later steps exist in longer series only
         middle, low, high = np.nanquantile(wide[:, ~np.isnan(wide).all(0)], [0.5, 0.25, 0.75], axis=0)
         steps = np.arange(len(middle))
         axes.plot(steps, middle, color=color, linewidth=1.6)

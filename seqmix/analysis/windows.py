@@ -43,7 +43,7 @@ class SpanWindows(Gathered):
             starts.append(total + begin)
             places.append(np.stack([np.full(len(begin), number), begin - pad], 1))
             total += len(rows)
-        # channels apart in memory: a window of one channel is then one block
+        # channel-major memory: a window of one channel is contiguous
         flat = torch.from_numpy(np.concatenate(parts)).t().contiguous().t()
         self.mask, self.values = ~flat.isnan(), flat.nan_to_num()
         self.starts, self.length = torch.from_numpy(np.concatenate(starts)), length

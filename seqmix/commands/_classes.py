@@ -9,7 +9,7 @@ from jsonargparse._util import import_object
 from seqmix.trusted import trusted_modules
 
 _PACKAGES = ("seqmix", "torch.nn", "torch.optim", "lightning.pytorch", "lightning.fabric")
-# these run what their arguments name
+# classes and functions of these modules execute what their arguments name
 _REFUSED = ("*", "seqmix.cli", "seqmix.commands", "lightning.pytorch.cli", "lightning.pytorch.core.saving")
 
 _adapt_factory = _typehints.adapt_partial_callable_class

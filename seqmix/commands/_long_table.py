@@ -14,7 +14,7 @@ from seqmix.forecasting.clock import is_number
 ID_NAMES = ("unique_id", "id", "item_id", "series", "series_id")
 TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "month", "week", "quarter", "year", "day", "step", "t")
 _TARGETS = ("y", "target", "value", "sales")
-# lines at the end that may be no rows: totals, sources
+# maximum number of trailing lines that are not rows: totals, sources
 _MOST_FOOTERS = 5
 
 
@@ -78,7 +78,7 @@ def find_roles(
     numeric = [c for c in numeric if c not in ids]
     target = target_col or _pick(_TARGETS, numeric) or (numeric[0] if len(numeric) == 1 else None)
     if target is None and (ids or not numeric):
-        # its cells are no numbers, which is said when they are read
+        # the cells are not numbers, which is reported when they are read
         target = _pick(_TARGETS, [c for c in kinds if c not in [*taken, *ids]])
     if target is None and (ids or not numeric):
         raise DataError(f"no column to take for --target_col among {_listed(frame)}; name it")
@@ -175,7 +175,7 @@ def _id_columns(frame: pd.DataFrame, kinds: dict[str, str], times: list[str], ta
     texts = [c for c in free if kinds[c] == "text"]
     if not frame[times].duplicated().any():
         return [c for c in texts if frame[c].nunique() == 1][:1]
-    # numbers name series where they are whole and come again and again
+    # integers that repeat are ids of series
     counts = [c for c in free if kinds[c] == "number" and frame[c].nunique() < len(frame) / 3]
     counts = [c for c in counts if frame[c].astype(str).str.fullmatch(r"\d+").all()]
     pool = [*texts, *counts]

@@ -13,7 +13,7 @@ from seqmix.tasks.folders import run_folders
 
 # options of one invocation: they do not belong to the experiment, so not into its config.yaml
 MOMENTARY = ("ckpt_path", "resume", "test", "record", "out")
-# options that say where something lies, where it is computed, or what is shown of it
+# options of location, device and display
 _ELSEWHERE = {
     *("name", "seed_everything", "allocator", "baselines"),
     *("data.init_args.root", "data.init_args.cache", "data.init_args.n_workers"),

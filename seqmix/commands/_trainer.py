@@ -13,7 +13,7 @@ from seqmix.errors import ConfigError, OutOfMemory, ProcessDied, SeqmixError
 from seqmix.memory import exhausted, ran_out
 
 _LIGHTNING = Path(pl.__file__).parents[1]
-# the least value of each; what Lightning does not check, or finds in the middle of training
+# minimum of each option that Lightning does not check, or checks in the middle of training only
 _LEAST = {
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,
@@ -24,7 +24,7 @@ _LEAST = {
 # options that memory grows with, and those that save it
 _SIZES = ("batch_size", "eval_batch_size", "context", "max_len", "window", "img_size")
 _SWITCHES = ("checkpointing", "grad_checkpointing")
-# what torch says of its DataLoader's processes, and what gloo and NCCL say of the others
+# messages of torch about processes of its DataLoader, and of gloo and NCCL about other processes
 _READER = re.compile(r"DataLoader worker \(pid.*?\).*?(?:signal: [\w ]+|unexpectedly)")
 _PEER = re.compile(r"gloo/transport|Connection closed by peer|Connection reset by peer|NCCL (?:error|communicator)")
 # a command needs some batches of these

@@ -95,7 +95,7 @@ def _claim(study: "Study", search: Search, held: ExitStack) -> "Trial | None":
                 lock(frozen.number)
             except BlockingIOError:
                 continue
-            # a trial that is gone on with keeps its number, its values and its validations
+            # a resumed trial keeps its number, values and validations
             trial = optuna.trial.Trial(study, frozen._trial_id)
             starts = frozen.user_attrs.get("starts", 0)
             if starts < _DEATHS:
@@ -132,7 +132,7 @@ def _run(study: "Study", trial: "Trial", search: Search) -> None:
     name, said = f"{trial.number + 1}/{search.trials}", words(values)
     output = io.StringIO()
     try:
-        # what a run prints stands in its folder
+        # the output of a run is in its folder
         with redirect_stdout(output), redirect_stderr(output):
             value, pruned = _train(trial, values, search)
     except KeyboardInterrupt:

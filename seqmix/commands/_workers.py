@@ -14,7 +14,7 @@ import torch
 from seqmix.errors import ConfigError, Terminated
 from seqmix.trusted import trusted_modules, trusting
 
-# how a process ends that was asked to
+# exit status of a process that was asked to stop
 _ASKED = 143
 
 

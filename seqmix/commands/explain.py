@@ -20,7 +20,7 @@ import yaml
 
 from seqmix.commands.configs import config_files
 
-# what a factory is called with stands in no config; data, whose first arguments may have these names, is not a factory
+# arguments that the caller of a factory gives, which no config has; data may have arguments of these names
 _CALLED_WITH = ("d_model", "max_len", "series", "n_channels")
 
 
@@ -125,7 +125,7 @@ def _required(found: re.Match, where: str, parser: Any) -> str:
     names = [f"{where}.{name}" if where else name for name in found["names"].split(", ")]
     if names[0].startswith("model.series."):
         title = "model.series cannot be set: it is a fact of the data; leave it out"
-        # nothing of it was given: a class of the user's own, from whose annotation options were made
+        # no option was given: options come from the annotation of a user's class
         return title + "\n  A task of your own annotates it as `Series | dict[str, int]`" * (len(names) == 3)
     return f"{' and '.join(names)} must be given\n  In a config, `{parser.prog} --config <file>`, or as an option"
 

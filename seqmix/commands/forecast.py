@@ -26,7 +26,7 @@ from seqmix.forecasting.tables import OUTPUTS, TableFile, check_folder, check_ou
 EXPORTS = (".pt2", ".onnx")
 # options that a fitted Forecaster takes as well
 _FITTED = ("horizon", "levels", "device", "verbose")
-# words of messages that no shell knows
+# phrases of messages, and their form on the command line
 _SHELL = (
     ("the freq of the data, or None", "the freq of the data, or leave --freq out"),
     ("one row for each row of make_future_dataframe()", "one row for each id and step"),

@@ -11,7 +11,7 @@ from seqmix.errors import ConfigError, DataError
 from seqmix.mixers import Mixer
 from seqmix.models import TokenModel
 
-# tokens of a prompt that are read at once
+# tokens of a prompt per forward pass
 _CHUNK = 1024
 
 
@@ -118,7 +118,7 @@ def draw(
     chances = scores.softmax(-1)
     if top_p is not None:
         falling, order = chances.sort(-1, descending=True)
-        # the token that crosses the threshold is drawn from too
+        # the token that crosses the threshold is kept
         beyond = falling.cumsum(-1) - falling >= top_p
         chances = chances.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0)
     return torch.multinomial(chances, 1, generator=generator).squeeze(-1)

@@ -94,7 +94,7 @@ def pairs_of(rows: Sequence[Run], published: Sequence[Run], tasks: Mapping[str, 
     for row in rows:
         key = row["study"], row["data"], _size(row, tasks)
         if row["role"] == "model":
-            # of a seed the newest run counts
+            # the newest run of a seed counts
             found[(*key, row["name"])][row["dense"]][row["seed"]] = row
         else:
             beside[key][row["name"]].append(float(row[tasks[row["task"]].metrics[0]]))
@@ -251,10 +251,10 @@ def _tests(pairs: Sequence[Pair]) -> dict[str, str]:
 def _wilcoxon(changes: Sequence[float]) -> str:
     from scipy.stats import wilcoxon
 
-    # six differences are the fewest that can be significant at 5 %
+    # fewer than six differences cannot be significant at 5 %
     if sum(change != 0 for change in changes) < 6:
         return "too few"
-    # the stubs take the result for a tuple
+    # the type stubs declare a tuple
     return f"{float(wilcoxon(changes).pvalue):.3f}"  # pyright: ignore[reportAttributeAccessIssue]
 
 

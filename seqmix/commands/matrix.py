@@ -47,7 +47,7 @@ def draw(
         with torch.no_grad():
             matrices = module.matrix(torch.randn(1, length, d_model).double())[0]  # (G, L, L)
     except TypeError as e:
-        # some have one under some options only, and say which
+        # some mixers have a matrix under some options only, and say which
         raise ConfigError(str(e)) from e
     structure, ranks = describe(matrices[0])
     _save(matrices[: 16 if groups else 1], f"{name}: {structure}\n{ranks}", Path(out))

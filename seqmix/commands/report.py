@@ -130,7 +130,7 @@ def draw(folder: Path, published: Path, table: str, path: Path) -> None:
         for i, (name, runs) in enumerate(line.beside.items()):
             known = [float(run[metric]) for run in runs]
             axes.scatter(known, [y] * len(known), marker="|", s=120, color=f"C{i + 1}", label=name)
-        # a figure of another task or another choice of the model stands in the table only, which says which
+        # figures of other tasks or selections are in the table only, which names them
         if line.published is not None and not line.published.get("protocol"):
             value = float(line.published[metric])
             axes.scatter([value], [y], s=80, facecolors="none", edgecolors="0.5", label="published")
@@ -185,7 +185,7 @@ def _lines(files: Iterable[Path], published: Path, table: str) -> list[_Line]:
         roles: dict[str, dict[tuple[str, ...], dict[str, Run]]] = {role: defaultdict(dict) for role in _ROLES}
         for run in rows:
             same = tuple(run.get(name, "") for name in ("settings", "data", *task.table.facts, task.counted))
-            # of a seed the newest run counts
+            # the newest run of a seed counts
             roles[run.get("role") or "model"][(run["model"], *same)][run["seed"]] = run
         for key, seeds in roles["model"].items():
             runs, found = (
@@ -252,5 +252,5 @@ def _spread(runs: Sequence[Run], metric: str) -> str:
     if not values:
         return ""
     mean = f"{statistics.mean(values):.3f}"
-    # a baseline without randomness has no spread to tell
+    # a deterministic baseline has no spread
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(set(values)) > 1 else mean

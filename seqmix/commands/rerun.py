@@ -13,9 +13,9 @@ from seqmix.tasks.rows import read_rows
 
 Row = Mapping[str, str]
 
-# what a validation is called by, and what depends on the clock or on where a run was interrupted
+# columns that identify a validation, and columns that depend on the clock or on an interruption
 _UNCOMPARED = ("step", "seconds", "train_loss")
-# what a result is of, and where and when it was computed
+# columns that identify a result, and columns of its provenance
 _OF_RESULT = ("role", "model", "data")
 _ELSEWHERE = ("config", "seed", "run", "settings", "changed", "commit", "device", "seconds")
 

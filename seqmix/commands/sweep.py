@@ -130,7 +130,7 @@ def _run(trial: Trial, table: Path) -> dict[str, Any]:
     argv = [*trial.argv, "--seed_everything", str(trial.seed), "--resume", "auto"]
     if trial.data in known and "--baselines" not in argv:
         argv += ["--baselines", "[]"]
-    # what a run prints stands in its folder
+    # the output of a run is in its folder
     with redirect_stdout(io.StringIO()):
         cli = Train("fit", argv)
         try:

@@ -155,7 +155,7 @@ class Train(LightningCLI):
                 f"name = {self.config.name!r} should be the name of one folder in runs/; use for example --name first"
             )
         check_trainer(self.command, self.config)
-        # jsonargparse would take the fact of the data without a word
+        # jsonargparse would silently take the fact of the data
         given = self.config.model.get("init_args", {})
         for fact in LINKED:
             if given.get(fact):
@@ -203,7 +203,7 @@ class Train(LightningCLI):
         trainer = super().instantiate_trainer(callbacks=callbacks, enable_progress_bar=bar, **kwargs)
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
-            # on a signal it saves in the middle of a step, to a file that any other run of the folder would resume from
+            # on a signal it would save in the middle of a step, where other runs of the folder would resume
             environment.auto_requeue = False
         return trainer
 
@@ -236,7 +236,7 @@ class Train(LightningCLI):
                 getattr(self, self.command)()
         except (KeyboardInterrupt, SystemExit, SeqmixError) as e:
             if not self.trainer.is_global_zero:
-                # the first process says it
+                # the first process reports it
                 raise SystemExit(1) from None
             if isinstance(e, OutOfMemory | WriteError | ProcessDied):
                 # nothing was wrong with the run itself
@@ -377,7 +377,7 @@ class Train(LightningCLI):
                 named = self.parser.parse_args(["--config", str(self.config.config[0])])
                 _NAMED[key] = flat(yaml.safe_load(self._text_of(named)))
             except ArgumentError:
-                # it is a part of a config: all the rest comes from the command line
+                # a partial config: the rest comes from the command line
                 _NAMED[key] = {}
             finally:
                 self.parser.exit_on_error = True

@@ -131,7 +131,7 @@ def _find(source: Source, folder: Path) -> Path | None:
 
 def _download(source: Source, path: Path) -> None:
     """Fetch a file; on any failure the folder is as it was before."""
-    # they take a tenth of a second to import, and most have the files
+    # imported here: they take a tenth of a second, and are not needed if the files are there
     from pooch import HTTPDownloader, file_hash
     from requests import ConnectionError, RequestException, Timeout
 

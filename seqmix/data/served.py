@@ -58,7 +58,7 @@ class SplitData(LightningDataModule, ABC):
         """Training examples, shuffled, but for a trainer that is to overfit the first few batches."""
         if self._shuffle_seed is None:
             self._shuffle_seed = torch.initial_seed()
-        # the trainer has this attribute, but not in its class
+        # set on instances of the trainer only
         shuffle = self.trainer is None or self.trainer.overfit_batches == 0  # pyright: ignore[reportAttributeAccessIssue]
         return self._divided(self._loader("train", self.batch_size, shuffle=shuffle, seed=self._shuffle_seed))
 
@@ -108,7 +108,7 @@ class Served(SplitData, ABC):
         """Twelve hexadecimal digits of the sizes of the splits, and of the first, middle and last example of each."""
         self.setup()
         found = hashlib.sha256()
-        # what examples draw is drawn anew in training
+        # random draws of examples must not advance the generator of the training
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             for split, examples in sorted(self._splits.items()):

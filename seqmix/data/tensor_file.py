@@ -15,7 +15,7 @@ from torch import Tensor
 from seqmix.errors import DataError
 from seqmix.whole import whole
 
-# room for the header of the file, a multiple of the 8 bytes of the widest number
+# space for the header of the file, a multiple of the 8 bytes of the widest type
 _HEADER = 1024
 _NAMES = {"uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64"}
 

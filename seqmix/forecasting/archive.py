@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 # owner/name, as the hub names what it holds
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-# what reading a damaged file may raise
+# exceptions that a damaged file may raise
 _DAMAGES = (
     *(OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError),
     *(MemoryError, SafetensorError),
@@ -222,7 +222,7 @@ def _live(name: str, value: Any, trusted: Sequence[str]) -> Any:
         options = {k: _live(name, v, trusted) for k, v in value["options"].items()}
         return partial(_live(name, value["partial"], trusted), **options)
     module, _, cls = value["class"].partition(":")
-    # a folder names what is built, and must not make a module run that nobody else named
+    # a saved folder must not make an untrusted module run
     if module not in sys.modules:
         if not {module, module.partition(".")[0]} & {"seqmix", "torch", *trusted, *trusted_modules()}:
             raise DataError(

@@ -29,7 +29,7 @@ _DAYS = (
 _MONTHS = ("%b %Y", "%B %Y", "%b-%y", "%b-%Y", "%Y %b", "%m/%Y", "%m.%Y", "%m-%Y", "%Y/%m", "%YM%m")
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", "T%H:%M", "T%H:%M:%S")
 _FORMATS = (*(day + time for day in _DAYS for time in _TIMES), *_MONTHS)
-# cells that are looked at to find out how a column is written
+# number of cells inspected to infer the format of a column
 _SAMPLE = 500
 
 
@@ -87,7 +87,7 @@ class Cells:
             try:
                 found = read(cells)
             except DataError:
-                # it can be read in two ways, which is said when the column is used
+                # the column is ambiguous, which is reported when it is used
                 return kind
             if kind == "time" and found is not None and not pd.api.types.is_numeric_dtype(found.dtype):
                 return kind
@@ -105,7 +105,7 @@ class Cells:
         if not is_text(column):
             return column if pd.api.types.is_numeric_dtype(column.dtype) else None
         if self._plain and self.decimal != "," and "?." not in self._unclear:
-            # most files are written as programs write numbers
+            # fast path: most files have decimal points and no thousands separators
             plain: Any = pd.to_numeric(column, errors="coerce")
             if np.isfinite(plain).all() and (self.decimal or not _has_three_decimals(plain.to_numpy())):
                 return plain.astype("float64")
@@ -216,7 +216,7 @@ def _read_times(cells: Any, date_format: str | None) -> pd.Series | None:
         return _all(pd.to_datetime(cells.str.replace("-", "") + "1", format="%GW%V%u", errors="coerce"))
     if sample.str.match(r"\d{4}-?\d{2}").all():
         return _all(_iso(cells))
-    # every date has a digit, and to try all ways of writing one takes time
+    # every date has a digit, and trying all date formats takes time
     if not sample.str.contains(r"\d").all():
         return None
     found: list[tuple[str, pd.Series]] = []
@@ -226,7 +226,7 @@ def _read_times(cells: Any, date_format: str | None) -> pd.Series | None:
             if times is not None and not any(times.equals(other) for _, other in found):
                 found.append((form, times))
     if len(found) > 1:
-        # days and months are told apart by which of them are a regular time
+        # the order of day and month is the one that gives regular times
         found = [(form, times) for form, times in found if _regular(times)] or found
     if len(found) > 1:
         forms = " or ".join(f"'{form}'" for form, _ in found)

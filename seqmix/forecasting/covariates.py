@@ -19,7 +19,7 @@ from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.times import parse_times
 from seqmix.mapped import like, row_blocks, series_blocks
 
-# categories that get a column each; more become one column of ranks
+# number of categories with a column each; more become one column of ranks
 _MOST_COLUMNS = 32
 # largest standardized number: its square is one in float32 as well
 _LARGEST = 1e18
@@ -81,7 +81,7 @@ def encode(
         return None
     n = len(ids) if joint else 1
     widths = [_width(code) * (1 if code["shared"] else n) for code in codes]
-    # each input by itself, as windows are cut from it
+    # inputs are contiguous one by one, as windows are sliced from each
     found = like(np.zeros(0) if near is None else near, (sum(widths), len(columns) // n), np.float32)
     for code, rows in zip(codes, np.split(found, np.cumsum(widths)[:-1]), strict=True):
         column = columns[code["name"]]

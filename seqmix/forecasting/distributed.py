@@ -80,7 +80,7 @@ def _spread(forecaster: Any, verb: str, dataset: Any, given: Mapping[str, Any]) 
     if not learned:
         forecaster = forecaster.clone().set_params(device=_kind(forecaster.device))
         if forecaster.nonnegative == "auto":
-            # of all series: those of a part may all be positive
+            # decided on all series: those of one part may all be positive
             forecaster.set_params(nonnegative=not _any_below_zero(dataset, str(how.target_col)))
     n_parts = max(1, -(-dataset.count() // ROWS))
     number = partial(numbered, id_col=how.id_col, n_parts=n_parts)

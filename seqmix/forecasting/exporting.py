@@ -47,7 +47,7 @@ class Graph(nn.Module):
 
     def __init__(self, fitted: Fitted, member: Member):
         super().__init__()
-        # a graph that computes on one device would be of use on that one alone
+        # a graph traced on a device would run on that device only
         self.task = deepcopy(member.task).to("cpu")
         self.plan, self.levels = member.plan, sorted(member.plan.levels)
         if self.levels and self.plan.spread and not self.task.loss.exportable:
@@ -83,7 +83,7 @@ class Graph(nn.Module):
         point = self.task.point(forecast).double()
         wide = self._spread((x - loc) / scale, mask)
         found = [y * scale + loc for y in (point, *self._bounds(forecast, point, wide))]
-        # nothing below zero, where no value ever was
+        # clip at zero if no training value is negative
         return tuple((y.clamp(min=0) if self.plan.nonnegative else y).float() for y in found)
 
     def _spread(self, x: Tensor, mask: Tensor) -> Tensor | float:
@@ -109,7 +109,7 @@ class Graph(nn.Module):
             if self.margins:
                 margin = torch.maximum(self.margins[i].expand_as(lo), (lo - hi) / 2)
                 lo, hi = lo - margin, hi + margin
-                # a wider interval holds the next one
+                # a wider interval contains the narrower one
                 lo, hi = (torch.minimum(lo, found[-2]), torch.maximum(hi, found[-1])) if found else (lo, hi)
             found += [lo, hi]
         return found
@@ -123,7 +123,7 @@ class Graph(nn.Module):
         count = mask.double().sum(1, keepdim=True).clamp(min=1)
         loc = x.masked_fill(~mask, 0).sum(1, keepdim=True) / count
         deviation = ((x - loc).masked_fill(~mask, 0).square().sum(1, keepdim=True) / count).sqrt()
-        # what does not vary is divided by its level, as in `scaling`
+        # constant series are divided by their level, as in `scaling`
         level = torch.where(loc == 0, self.typical, loc.abs())
         scale = torch.where(deviation > 1e-9 * loc.abs(), deviation, level)
         season = self.plan.season
@@ -132,7 +132,7 @@ class Graph(nn.Module):
             pairs = both.double().sum(1, keepdim=True)
             error = (x[:, season:] - x[:, :-season]).abs().masked_fill(~both, 0).sum(1, keepdim=True)
             error = error / pairs.clamp(min=1)
-            # a perfect cycle, but for rounding, has no error to divide by
+            # a perfectly periodic series has no error to divide by
             scale = torch.where(error > 1e-6 * scale, torch.maximum(error, 0.01 * scale), scale)
         return loc, scale
 
@@ -199,7 +199,7 @@ def write_graph(
             how = {"dynamo": True, "verbose": False, "optimize": False, "output_names": facts["outputs"]}
             converted = torch.onnx.export(program, (), kwargs=inputs, **how)
             assert converted is not None
-            # where each operation stood in the code takes more space than the weights
+            # drop the source location of each operation, which takes more space than the weights
             for node in converted.model.graph:
                 node.metadata_props.clear()
             converted.model.metadata_props["seqmix"] = text

@@ -20,7 +20,7 @@ from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.scales import Scales
 
-# a window whose values are all this many times the scale away from the mean is one of another kind of series
+# a window is of another kind of series if all its values are this many scales away from the mean
 _FAR = 1e4
 
 
@@ -100,7 +100,7 @@ class Fitted:
                 f"{named(list(ids[blank]))}",
                 stacklevel=4,
             )
-        # models see the whole of their horizon, whatever part of the forecast is wanted
+        # models always forecast their whole horizon
         steps = -(-horizon // self.plan.horizon) * self.plan.horizon
         clock = self.clock if long is None else long.clock
         self.clock.check_zone(clock, "df")
@@ -164,7 +164,7 @@ class Fitted:
 
     def _last_windows(self, long: Long, static: pd.DataFrame | None) -> Ends:
         lengths = np.diff(long.indptr)
-        # pretrained models take what there is
+        # pretrained models take histories of any length
         context = max((m.plan.context for m in self.members if not m.choice.cls.pretrained), default=0)
         few = np.flatnonzero(lengths < context)
         if len(few):

@@ -14,7 +14,7 @@ from seqmix.forecasting.frame import Reading, read_frame
 from seqmix.forecasting.long import Long, named
 from seqmix.mapped import Growing, mapped, row_blocks
 
-# the files of the folder that was read last, how it was read, and what it holds
+# files, reading options and content of the folder that was read last
 _LAST: list[Any] = []
 # folders named as Hive and pandas do: unique_id=store_7
 _PARTITION = re.compile(r"([^/=]+)=([^/=]+)")
@@ -93,7 +93,7 @@ class _Covariate:
     def __init__(self) -> None:
         self.rows = Growing(np.float64)
         self.categories: pd.Index | None = None
-        # whether numbers, and True or False, were among the values so far
+        # whether numbers, and booleans, were among the values so far
         self.numbers = self.flags = False
 
     def write(self, column: pd.Series) -> None:
@@ -153,7 +153,7 @@ class _Covariate:
 def _files(path: Path) -> list[Path]:
     if not path.exists():
         raise DataError(f"folder {str(path)!r} not found; give a DataFrame, or a folder of parquet files")
-    # systems leave hidden files beside others
+    # skip hidden files of the operating system
     files = [path] if path.suffix == ".parquet" and path.is_file() else sorted(path.rglob("[!.]*.parquet"))
     if not files:
         raise DataError(f"no .parquet file in {str(path)!r}; give a folder of parquet files, each with whole series")

@@ -128,14 +128,14 @@ def read_frame(df: Any, how: Reading) -> Long:
         raise DataError(f"column {weight_col!r} holds no weight above 0; leave weight_col out to train on every row")
     present = np.ones(len(frame), bool)
     if (steps > 1).any():
-        # rows that were left out are rows without a value
+        # inserted rows have no value
         at = np.arange(len(frame)) + np.cumsum(steps - 1)
         total = int(at[-1]) + 1
         indptr = np.r_[at[starts], total]
         filled = how.fill_value is not None
         y = _spread(y, at, total, np.nan if how.fill_value is None else how.fill_value)
         if weight is not None:
-            # a row with a value weighs as much as the row before it
+            # an inserted row with a value has the weight of the row before it
             weight = (
                 weight[np.searchsorted(at, np.arange(total), "right") - 1] if filled else _spread(weight, at, total, 0)
             )

@@ -37,7 +37,7 @@ def kind_of(df: Any, id_col: str, time_col: str) -> Kind:
         return Kind("pandas", {})
     names = {id_col: id_col, time_col: time_col, "cutoff": time_col}
     if isinstance(df, pd.DataFrame):
-        # categories are text inside, and integers that may be missing are not what pandas makes of ids
+        # categories are stored as text, and nullable integers are not what pandas makes of ids
         return Kind("pandas", {id_col: "category"} if id_col in df and df[id_col].dtype == "category" else {})
     import narwhals
 

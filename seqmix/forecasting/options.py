@@ -32,7 +32,7 @@ _WHOLE = {
 }
 #: the automatic choice, by name
 AUTO = "auto"
-# its seconds
+# default budget in seconds
 _BUDGET = 60.0
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -173,7 +173,7 @@ def _numbers(option: str, given: Any, example: str) -> tuple[float, ...]:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ConfigError(f"{option} should be numbers, got {value!r}; use for example {example}")
-        # 80 stays 80 in names of columns and messages
+        # keep 80 an integer in names of columns and messages
         number = float(value)
         found.append(int(number) if number.is_integer() else number)
     return tuple(dict.fromkeys(found))

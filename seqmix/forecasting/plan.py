@@ -17,7 +17,7 @@ _SPREAD = ("quantile", "normal", "student_t", "negative_binomial")
 #: most series that a model gets as channels in mode "auto": weights and memory grow with their number
 MOST_CHANNELS = 512
 _LEAST_ORIGINS = 10
-# options that pretrained models have no use for, and the values that say nothing
+# options that pretrained models do not use, and their neutral values
 _FIXED = {"context": (None,), "loss": ("mae", "quantile"), "normalize": ("auto", "none")}
 
 
@@ -173,7 +173,7 @@ def held_out(
         shift = shift + (tail.min() if plan.joint else tail)
         lengths = lengths - shift
         want = np.maximum(lengths // 10, need)
-        # windows of a series, with one horizon held out; short ones give up half of them at most
+        # windows of a series, with one horizon held out; short series hold out half of them at most
         spare = lengths - plan.context - 2 * horizon + 1
         few = np.where(spare >= 1, horizon - 1 + np.clip(spare // 2, 1, origins), 0)
         n_val = np.where(lengths >= want + plan.context + horizon, want, few)

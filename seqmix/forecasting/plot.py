@@ -197,7 +197,7 @@ def _panels(
     for i, (axes, which) in enumerate(zip(all_axes, ids, strict=True)):
         past = history.loc[history[id_col] == which].sort_values(by=time_col)
         ahead = forecast.loc[forecast[id_col] == which].sort_values(by=time_col)
-        # models and levels are named once, where nothing stands to the right
+        # models and levels are labeled once, in the panels with none to their right
         _draw(axes, past, ahead, models, levels, max_history, names, named=i == columns - 1)
         set_title(axes, shortened(str(which), 70 // columns))
         if i % columns == 0:
@@ -238,7 +238,7 @@ def _draw(
                 np.r_[plain_times(start[c]), plain_times(rows[d])]
                 for c, d in ((time_col, time_col), (target_col, model))
             )
-            # one interval lies on another, but those of several models would hide each other
+            # intervals of one model are nested, those of several models would hide each other
             for level in sorted(levels, reverse=True)[: None if i == 0 else 1]:
                 bounds = [f"{model}-{side}-{level:g}" for side in ("lo", "hi")]
                 if bounds[0] not in rows:
@@ -252,7 +252,7 @@ def _draw(
             axes.plot(x, y, color=color, linewidth=1.7 if i == 0 else 1.2, zorder=3 - i / len(models))
         lines.append((shortened(model, 24), color, float(windows[-1][model].iloc[-1])))
     if len(windows) > 1 or len(past) > len(before):
-        # where a window begins the truth goes on: say where
+        # mark where each window begins, since the truth goes on
         for rows in windows:
             axes.axvline(plain_times(rows[time_col])[0], color=GRAY, linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
     date_axis(axes, plain_times(ahead[time_col]))

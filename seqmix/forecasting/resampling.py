@@ -94,7 +94,7 @@ def _steps(times: pd.Series, codes: np.ndarray, freq: str, time_col: str) -> tup
             f"freq {freq!r} is finer than the rows, which are {duration(spans[0])} apart; give the freq of the rows or "
             "a coarser one"
         )
-    # the rows that there could be, from before the first step to after the last
+    # the range of possible rows, from before the first step to after the last
     margin = 2 * (spans[1] // spans[0] + 2)
     before = pd.date_range(end=local.min(), periods=margin, freq=fine)
     grid = pd.date_range(before[0], local.max() + 2 * coarse, freq=fine).union(local.unique()).sort_values()

@@ -33,13 +33,13 @@ _POINT: dict[str, Callable[..., Any]] = {
     "smape": losses.smape,
     "wape": losses.nd,
     "bias": losses.bias,
-    # of errors in units of those that the seasonal naive forecast makes
+    # metrics in units of the seasonal naive error
     "mase": losses.mae,
     "rmsse": losses.rmse,
 }
-# a line for each level of the intervals
+# metrics with a row for each level of the intervals
 _LEVELS = ("coverage", "msis")
-# of all quantiles that there are
+# metrics over all quantiles
 _QUANTILES = ("pinball", "crps", "wql")
 _SCALED = ("mase", "rmsse", "msis")
 
@@ -120,7 +120,7 @@ def errors(
             f"columns are {[str(c) for c in frame]}; evaluate needs {target!r}, a column for each model"
             f"{'' if by is None else f', and {by!r}'}"
         )
-    # the losses take a column of this name for one of their own, and would tell cutoffs apart
+    # utilsforecast would group by a column of this name
     known: Any = frame[frame[target].notna()]
     if not len(known):
         raise DataError(f"no row of the test has a value in {target!r}; test on other rows")

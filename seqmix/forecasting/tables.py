@@ -26,7 +26,7 @@ _PARQUET = (".parquet", ".pq")
 OUTPUTS = (".csv", ".tsv", ".parquet", ".xlsx")
 _SEPARATORS = (",", ";", "\t", "|")
 _SPELLED = {"\\t": "\t", "tab": "\t", "space": r"\s+"}
-# lines that are looked at to find out how a file is written
+# number of lines inspected to infer the format of a file
 _SAMPLE = 200
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))

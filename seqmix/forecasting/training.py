@@ -30,7 +30,7 @@ from seqmix.tasks import Forecasting, Task
 
 Batch = dict[str, Tensor]
 
-# windows that are forecast at a time
+# windows per forward pass
 EVAL_BATCH = 1024
 # most steps, peak learning rate and windows per step of fine-tuning
 _FINE_TUNING = (200, 2e-4, 64)

@@ -170,7 +170,7 @@ class AutoTune(Estimator):
 
         study = make_study("AutoTune", maximize=False, pruner="none", seed=self.seed)
         wanted, rows, known = min(self.trials, 1 + combinations(space)), [], {}
-        # a draw of values that were tried before is told their result, and another follows
+        # a repeated draw gets the known result, and the search draws again
         for number in range(10 * self.trials):
             if len(rows) == wanted or (rows and clock.left < 2 * max(row["seconds"] for row in rows)):
                 # the fit to all rows takes as long as a trial
@@ -229,7 +229,7 @@ def _default_space(given: Mapping[str, Any], choice: "Choice", test: "Holdout") 
     if not cls.closed_form and given["lr"] is None:
         space["lr"] = "log:5e-5:1e-3" if cls.pretrained else "log:1e-3:2e-2"
     if cls.pretrained:
-        # its context, its normalization and its sizes are those of the weights
+        # context, normalization and sizes are fixed by the weights
         return space
     season = given["season"] or test.long.clock.season
     unit = max(given["horizon"], season)

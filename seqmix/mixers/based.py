@@ -56,7 +56,7 @@ class Based(Mixer):
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         x = zero_masked(x, mask)
-        # the denominator is what the memory would hold of ones
+        # the denominator is the memory of a value of ones
         v = nn.functional.pad(wide(self.proj_v(x)).unflatten(-1, (self.n_heads, -1)), (0, 1), value=1.0)
         q, k = self._features(x)
         y, state = gated_delta(

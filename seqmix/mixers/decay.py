@@ -36,7 +36,7 @@ def decay_scan(x: Tensor, log_decay: Tensor, weight: Tensor) -> Tensor:
 def decay_resume(x: Tensor, log_decay: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """``decay_scan`` of ``x: (B, L, D)`` after ``state: (B, D, N)``, and the state after it."""
     ys = []
-    # whole chunks, then what is left
+    # whole chunks, then the remainder
     for part in x.split([x.shape[1] // _CHUNK * _CHUNK, x.shape[1] % _CHUNK], 1):
         if part.numel():
             y, state = _scan_chunks(part, log_decay, weight, state)
@@ -48,11 +48,11 @@ def _scan_chunks(x: Tensor, log_decay: Tensor, weight: Tensor, state: Tensor | N
     """Chunks of ``x: (B, n chunk, D)``, or one that is shorter; a single one from state zero makes no state."""
     B, L, D = x.shape
     C = min(_CHUNK, L)
-    # a transpose of two axes keeps to the cache, one of three would not
+    # transposing two axes stays in the cache, transposing three would not
     x = x.flatten(0, 1).t().contiguous().view(D, -1, C)  # (D, B n, C)
     t = torch.arange(C, device=x.device)
     lag = t - t.unsqueeze(1)  # (C, C), from row to column
-    # what lies before the present has to be an exact zero
+    # the acausal part must be exactly zero
     inside = decay_kernel(log_decay, weight, C)[:, lag.clamp(min=0)].triu()  # (D, C, C)
     if state is None and L <= C:
         return _transpose(x @ inside, B), x.new_empty(0)
@@ -120,7 +120,7 @@ def decay_onward(
             y, after = decay_resume(u, log_decay, weight, state)
         if kept is not None:
             n = kept.sum(1)
-            # moved to the right end zeros come first, and a state of zero passes them
+            # right-aligned rows begin with zeros, which leave a zero state unchanged
             at = torch.arange(x.shape[1], device=x.device) - (x.shape[1] - n).unsqueeze(1)  # (B, L)
             moved = zero_masked(u.gather(1, at.clamp(min=0).unsqueeze(-1).expand_as(u)), at >= 0)
             _, after = decay_resume(moved, log_decay, weight, torch.zeros_like(state))

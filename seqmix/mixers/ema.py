@@ -77,7 +77,7 @@ class EMA(Mixer):
     def _modes(self) -> tuple[Tensor, Tensor]:
         delta, alpha, beta = (wide(p.squeeze(-1)) for p in (self.delta, self.alpha, self.beta))
         share = delta.sigmoid()
-        # a saturated product would forget all at once, and its logarithm be infinite
+        # a saturated product would have an infinite logarithm
         forget = (share * alpha.sigmoid()).clamp(max=1 - torch.finfo(share.dtype).eps)
         log_decay = torch.log1p(-forget)
         return log_decay, share * beta * wide(self.gamma) / beta.shape[1] ** 0.5  # (E, N) twice

@@ -18,7 +18,7 @@ from seqmix.ops.wide import wide
 #: last inputs of the short convolution ``(B, K - 1, 3 D)``, inputs of the long one ``(B, T, D)``, and which count
 State = tuple[Tensor, Tensor, Tensor]
 
-# what is left of a kernel where its window ends
+# value of the window at the end of the kernel
 _TARGET = 0.01
 
 

@@ -66,7 +66,7 @@ class InceptionMixer(Mixer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         L = x.shape[1]
-        # cells are counted from the first position kept, so those are moved to the front
+        # cells are counted from the first kept position, so kept positions are moved to the front
         lengths = L if mask is None else mask.sum(1, keepdim=True)
         kept = (torch.arange(L, device=x.device) < lengths).expand(x.shape[0], -1).unsqueeze(-1)  # (B, L, 1)
         return mix_aligned(lambda x: self._mix(x, kept), x, mask)
@@ -81,7 +81,7 @@ class InceptionMixer(Mixer):
 
     def _max_pool(self, x: Tensor, kept: Tensor) -> Tensor:
         x = x.masked_fill(~kept, -torch.inf).transpose(1, 2).unsqueeze(2)  # (B, D, 1, L)
-        # of an image: exported, `max_pool1d` is for one length only
+        # as an image: an exported `max_pool1d` works for one length only
         y = nn.functional.max_pool2d(x, (1, self.kernel_size), stride=1, padding=(0, self.kernel_size // 2))
         return y.squeeze(2).transpose(1, 2).masked_fill(~kept, 0)
 

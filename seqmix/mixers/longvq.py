@@ -238,7 +238,7 @@ class LongVQ(Mixer):
 
     def _expect_asked(self, commitment: "_Commitment") -> None:
         self._forgotten += not commitment.asked
-        # the second time it is a training loop; later ones have been warned
+        # the second missed backward shows a training loop; warn only then
         if not commitment.asked and self._forgotten == 2:
             warnings.warn(
                 "the codebook of LongVQ does not learn: its auxiliary loss is not part of the loss; add "

@@ -57,7 +57,7 @@ class LRU(Mixer):
                 "phase above 0; use r_min=0.9, r_max=0.999 for long memories"
             )
         self.causal, N = causal, d_state
-        # uniform by area in the ring; neither end itself, whose logarithms are infinite
+        # uniform by area in the ring, excluding its ends, whose logarithms are infinite
         squares = torch.empty(N).uniform_(r_min**2, r_max**2).clamp(1e-12, 1 - 1e-6)
         self.nu_log = nn.Parameter((-squares.log() / 2).log())
         self.theta_log = nn.Parameter((max_phase * torch.rand(N).clamp(min=1e-6)).log())

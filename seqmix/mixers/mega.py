@@ -180,7 +180,7 @@ class Mega(Mixer):
             scores = q @ k.mT
         bias = self._bias(of.unsqueeze(-2) - at.unsqueeze(-1))
         if self.attention == "softmax":
-            # a row with nothing allowed is of padding: any finite numbers will do
+            # a row with no allowed key is padding: any finite numbers will do
             scores = (scores * q.shape[-1] ** -0.5 + bias).masked_fill(~allowed, torch.finfo(scores.dtype).min)
             return scores.softmax(-1)
         seen = allowed.sum(-1, keepdim=True).clamp(min=1)
@@ -192,7 +192,7 @@ class Mega(Mixer):
         if self.longest is not None:
             return given[(lag + self.longest - 1).clamp(0, len(given) - 1)]
         (a1, a2), (b1, b2) = (v.chunk(2) for v in given)
-        # the query's vector turned by its position times the key's turned by its own
+        # product of query and key vectors, each rotated by its position
         rates = 10000.0 ** (-torch.arange(len(a1), device=lag.device, dtype=given.dtype) / len(a1))
         angle = -lag.unsqueeze(-1) * rates
         return angle.cos() @ (a1 * b1 + a2 * b2) + angle.sin() @ (a1 * b2 - a2 * b1)

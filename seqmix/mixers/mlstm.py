@@ -138,7 +138,7 @@ class MLSTM(Mixer):
         inputs = with_last(window, u)  # (B, K - 1 + L, E)
         convolved = self._convolve(inputs)[:, behind:]
         p = self._parts(u, convolved, kept, m)
-        # the normalizer is what the memory would hold of ones
+        # the normalizer is the memory of a value of ones
         v = F.pad(p.v, (0, 1), value=1.0)
         y, C = gated_delta(p.q, p.k, v, p.log_f, scale=1.0, initial_state=C, return_state=True)
         y = y[..., :-1] / _normalizer(y[..., -1], p.exponent).unsqueeze(-1)
@@ -158,7 +158,7 @@ class MLSTM(Mixer):
         if kept is not None:
             hidden = ~kept.unsqueeze(-1)
             log_i, log_f = log_i.masked_fill(hidden, _NEVER), log_f.masked_fill(hidden, 0)
-        # the largest exponent of what the memory holds, max_s (log i_s + log f_(s+1) + ... + log f_t)
+        # the largest exponent in the memory, max_s (log i_s + log f_(s+1) + ... + log f_t)
         passed = log_f.cumsum(1)
         exponent = passed + torch.maximum(m.unsqueeze(1), (log_i - passed).cummax(1).values)
         before = torch.cat([m.unsqueeze(1), exponent[:, :-1]], 1)

@@ -38,7 +38,7 @@ class Pool(Mixer):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         x = zero_masked(x, mask)
         kept = torch.ones_like(x[..., :1]) if mask is None else mask.unsqueeze(-1).to(x.dtype)  # (B, L, 1)
-        # a window without any kept position stands at a masked one, where the sum is set to zero below
+        # a window without a kept position is centered on a masked one, which is set to zero below
         y = self._window_sum(x) / self._window_sum(kept).clamp(min=1)
         return zero_masked(y - x if self.subtract_input else y, mask)
 

@@ -136,7 +136,7 @@ def _most_uneven(q: Tensor, k: Tensor, factor: int, sampled: bool) -> Tensor:
     else:
         # all scores take less memory than a copy of the sampled keys for each query
         scores = (q @ k.mT).gather(-1, spread_keys(L, S, n, q.device).expand(*q.shape[:2], -1, -1))
-    # divided by S also where fewer keys are summed, as in the original code
+    # divide by S even where fewer keys are summed, as in the original code
     rating = scores.amax(-1) - scores.sum(-1) / S
     return rating.topk(_count(factor, L), -1, sorted=False).indices
 

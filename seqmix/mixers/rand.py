@@ -37,7 +37,7 @@ class Rand(Mixer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         check_length(self, x, self.max_len)
-        # one more channel, 1 where a position is kept, collects the weight that each row has left
+        # an extra channel of ones collects the weight that each row has on kept positions
         marked = torch.cat([x, torch.ones_like(x[..., :1])], -1)
         return mix_aligned(self._mix, marked, mask)
 
@@ -50,6 +50,6 @@ class Rand(Mixer):
     def _mix(self, marked: Tensor) -> Tensor:
         R = self.random_matrix[: marked.shape[1]]
         y = R[:, : marked.shape[1]] @ marked
-        # a row of the batch may have nothing left
+        # a row of the batch may have no weight left
         left = y[..., -1:].clamp(min=torch.finfo(y.dtype).tiny)
         return y[..., :-1] * (R.sum(1, keepdim=True) / left)

@@ -19,7 +19,7 @@ State = tuple[Tensor, Tensor, Tensor]
 
 # the constant c of eq. 4
 _SHARPNESS = 8.0
-# 1 - a^2 is not taken below this: the slope of its root is at most 1,000
+# floor of 1 - a^2: the slope of its square root is at most 1,000
 _LEAST = 2.5e-7
 
 
@@ -69,7 +69,7 @@ class RGLRU(Mixer):
         self.linear_out = nn.Linear(E, d_model)
         self.conv1d = nn.Conv1d(E, E, d_conv, groups=E)
         self.input_gate, self.a_gate = BlockLinear(E, n_heads), BlockLinear(E, n_heads)
-        # a at full gate lies uniformly, by area, in the ring from 0.9 to 0.999
+        # at full gate a is uniform by area in the ring from 0.9 to 0.999
         squares = torch.empty(E).uniform_(0.9**2, 0.999**2)
         self.a_param = nn.Parameter(torch.expm1(-squares.log() / 2).log())
         for linear in (self.linear_x, self.linear_y, self.linear_out):

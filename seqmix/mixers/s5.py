@@ -173,6 +173,6 @@ def _hippo_modes(size: int) -> tuple[Tensor, Tensor]:
 
 def _truncated(*shape: int, fan_in: int) -> Tensor:
     """Normal numbers of variance ``1 / fan_in``, cut off at two standard deviations."""
-    # the deviation of what is left after the cut is this much smaller
+    # the standard deviation of a truncated normal is smaller by this factor
     std = fan_in**-0.5 / 0.87962566103423978
     return nn.init.trunc_normal_(torch.empty(shape), std=std, a=-2 * std, b=2 * std)

@@ -79,7 +79,7 @@ class SelectiveChannel(Mixer):
         check_choice("discretization", discretization, ("euler", "zoh"))
         self.reading, self.group, self.merge = reading, group, merge
         self.discretization: Discretization = discretization
-        # a token never sees another one, unless positions are the features
+        # tokens do not interact, unless positions are the features
         self.causal = self.pointwise = reading != "transposed"
         if reading == "transposed":
             if group != 1:

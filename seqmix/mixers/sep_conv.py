@@ -53,6 +53,6 @@ class SepConv(Mixer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         u = self.pwconv1(zero_masked(x, mask))
-        # StarReLU of zero is b: padding has to be emptied again before the convolution
+        # StarReLU maps zero to b: mask again before the convolution
         u = zero_masked(self.scale * u.relu().square() + self.bias, mask)  # (B, L, E)
         return zero_masked(self.pwconv2(convolve(self.dwconv, u)), mask)

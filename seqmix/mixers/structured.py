@@ -62,7 +62,7 @@ class StructuredMixer(Mixer, ABC):
             check_length(self, x, self.max_len)
         x = zero_masked(x, mask)
         D = x.shape[-1]
-        # positions are kept in front below, so a number per row says which they are
+        # kept positions are in front below, so their number per row says which they are
         kept = None if mask is None else torch.arange(x.shape[1], device=x.device) < mask.sum(1, keepdim=True)
 
         def mix(wide: Tensor) -> Tensor:

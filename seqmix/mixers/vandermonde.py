@@ -80,7 +80,7 @@ class Vandermonde(StructuredMixer):
             q, k = (angles[..., :L].transpose(1, 2).unsqueeze(0) for angles in (self.q_bias, self.k_bias))
             return _cosines(q) + _cosines(k).transpose(-1, -2)
         q, k = (angles.transpose(1, 2) for angles in split_pair(features, self.n_heads))  # (B, H, L, d)
-        # 1e-3 slows the turns, so that training starts stable
+        # the factor 1e-3 slows the rotation, so that training starts stable
         return _cosines(1e-3 * wide(q)) - _cosines(1e-3 * wide(k)).transpose(-1, -2)
 
 
@@ -90,7 +90,7 @@ def _cosines(angle: Tensor) -> Tensor:
     With ``j = m J + r`` the addition theorem makes it one product of two factors with sqrt(L) columns for each row i.
     """
     L = angle.shape[2]
-    # a graph for every length has no number to take the root of
+    # a symbolic length has no square root
     m = L if isinstance(L, torch.SymInt) else math.isqrt(L - 1) + 1
     turn = 2 * math.pi * angle.unsqueeze(-1)  # (B, H, L, d, 1)
     steps = torch.arange(m, dtype=angle.dtype, device=angle.device)

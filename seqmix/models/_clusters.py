@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from seqmix.models._moments import Moments
 from seqmix.models._ridge_search import Fit, best_fit, ridge_path
 
-# times that the kinds of windows are halved
+# number of times that the clusters are split in two
 _HALVINGS = 4
 CELLS = 2**_HALVINGS
-# windows that they are learned from
+# number of windows that clusters are learned from
 _SAMPLE = 8192
 _PASSES = 10
 # steps of the horizon that clusters are told by, and where targets are missing: each then has an eigendecomposition

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-# passes over the windows: each aligns them to the course that the one before left
+# passes over the windows: each aligns them to the course of the previous pass
 _PASSES = 4
 
 

@@ -24,7 +24,7 @@ def dual_ridge(x: Tensor, y: Tensor) -> DualFit:
     Cost: O(n^2 F + n^3).
     """
     mean, std = x.mean(0), x.std(0)
-    # a feature that does not change tells nothing
+    # a constant feature carries no information
     scale = torch.where(std > 1e-6 * (1 + mean.abs()), 1 / std.clamp(min=1e-30), 0.0)
     z = (x - mean) * scale
     n, level = len(y), y.double().mean(0)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# rows that are multiplied at a time: the work space, whatever the size of the data and of its batches
+# rows per product: bounds the work space whatever the size of data and batches
 _BLOCK = 4096
 
 
@@ -96,7 +96,7 @@ class Moments:
         """Sum of the products of inputs of the rows that count at a step, ``(D, D)``."""
         if not self.lacking.shape[1]:
             return self.xx[group]
-        # exactly 0 where no row counts
+        # exactly 0 without rows
         return (self.xx[group] - self.lacking[group, step]) * (self.weight[group, step] > 0)
 
     def squared(self, group: int, weight: Tensor, effect: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Moments:
         found = yy - 2 * (weight * xy).sum(0) + (weight * (xx @ weight)).sum(0)
         if self.lacking.shape[1]:
             found = found - (weight.T * (self.lacking[group] @ weight.T.unsqueeze(2)).squeeze(2)).sum(1)
-        # what the inputs of the step add: their own square, and their products with the rest
+        # moments of the inputs of the step: their squares, and products with the rest
         cross = (xv.mT @ weight.T.unsqueeze(2)).squeeze(2)  # (H, F)
         own = (vv @ effect.unsqueeze(2)).squeeze(2)
         return (found + (effect * (own + 2 * cross - 2 * vy)).sum(1)).clamp(min=0)

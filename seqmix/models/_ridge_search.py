@@ -90,7 +90,7 @@ def _solved(
     xv, vv, vy = (t[group, steps] / n for t in (train.xv, train.vv, train.vy))
     level = nn.functional.pad(level.to(xx), (0, 0, 0, D - L))
     inside, ahead = level[:, :L], level[:, L:][:, steps]
-    # of what is left of window and horizon when the level of the window is taken from both
+    # projection that subtracts the level of the window from window and horizon
     rest = torch.eye(D, dtype=xx.dtype, device=xx.device)
     rest[:, :L] -= inside
     # mean square of a step; a constant series leaves nothing

@@ -10,7 +10,7 @@ from seqmix.errors import DataError
 from seqmix.models.ridge import fill
 from seqmix.series import Series
 
-# period of a series that has none; shortest and longest ones of those that have, and lags that are looked at
+# default period; shortest and longest detectable period, and number of lags inspected
 _NO_PERIOD, _SHORTEST, _LONGEST, _LAGS = 125, 6, 300, 401
 _LEAST_CORRELATION = 0.3
 # squared error of a standardized value that may be rounding
@@ -97,7 +97,7 @@ class Detector(nn.Module, ABC):
         self.fit_rows(x, mask)
         errors = self.both_errors(x, mask).masked_fill(~mask, torch.nan)
         largest = errors.nan_to_num(0).amax(1).clamp(min=_ROUNDING)
-        # of a channel without any error there is nothing to know, and it has no part in scores
+        # a channel without any error has no part in scores
         self.largest.copy_(largest.masked_fill(errors.isnan().all(1), torch.nan))
         scores = self._scores(errors if held_out is None else held_out.masked_fill(~mask, torch.nan))
         self.middle.copy_(scores.nanmedian(1).values.nan_to_num(0))
@@ -236,7 +236,7 @@ def period_of(x: Tensor, mask: Tensor | None = None) -> int:
     z = z - z.mean(0)
     power = torch.fft.rfft(z, 2 * len(z), dim=0).abs().square()
     covariance = torch.fft.irfft(power, 2 * len(z), dim=0)[: min(len(z), _LAGS)]
-    # constant channels have none
+    # constant channels have no autocorrelation
     correlation = (covariance / covariance[0].clamp(min=1e-12)).mean(1)
     if len(correlation) < 3:
         return _NO_PERIOD

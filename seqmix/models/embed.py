@@ -140,7 +140,7 @@ def _patches(x: Tensor, fill: int, length: int, stride: int) -> Tensor:
     x = F.pad(x, (0, fill), mode="replicate")
     if length % stride:
         return x.unfold(-1, length, stride)
-    # strides put side by side, since the gradient of `unfold` is a slow loop on a CPU
+    # concatenate strided slices, since the gradient of `unfold` is a slow loop on a CPU
     n, parts = (x.shape[-1] - length) // stride + 1, length // stride
     strides = x[..., : (n - 1 + parts) * stride].unflatten(-1, (-1, stride))
     return torch.cat([strides[..., i : i + n, :] for i in range(parts)], -1)

@@ -23,7 +23,7 @@ from seqmix.models.heads import split_outputs
 from seqmix.models.norm import BatchNormLast, window_moments
 from seqmix.series import Series
 
-# in the published state dicts, and never used
+# present in the published state dicts, and never used
 _UNUSED = ("te_patch.", "lat_layer.", "smooth_layer.", "up_sample_conv.")
 
 

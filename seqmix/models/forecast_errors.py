@@ -14,7 +14,7 @@ from seqmix.series import Series
 
 # of standardized rows: how high a window is counts too, and a window with an anomaly is not a kind of its own
 _RIDGE = partial(Ridge, level="none", weights="shared")
-# windows that are forecast at a time
+# windows per forward pass
 _BATCH = 4096
 
 

@@ -20,7 +20,7 @@ _LEVEL = 1e3
 _FAR = 6.0
 # errors count up to this many times their 90 % quantile, and from what is a rounding
 _FAR_ERROR, _ROUNDING = 2.0, 1e-6
-# shares that are tried, from 0 to 1
+# gates that are tried, from 0 to 1
 _SHARES = 41
 # validation windows of each batch that options are chosen on
 _CHOSEN_ON = 8
@@ -115,7 +115,7 @@ class GaussianImputer(ForecastModel):
                 self._shrink(each, shrink)
                 tried.append((*self._shares(held), shrink))
             found.append((*min(tried, key=lambda choice: float(choice[0].sum())), each))
-        # by ratios of errors: a noisy channel, whose errors are large whatever is done, does not choose for the others
+        # compare ratios of errors, so that a noisy channel does not decide for the others
         _, share, shrink, each = min(found, key=lambda choice: float(choice[0].log().sum()))
         self._shrink(each, shrink)
         self.share.copy_(share)
@@ -207,7 +207,7 @@ class GaussianImputer(ForecastModel):
             at = mask[now].int().argsort(dim=1, stable=True)[:, :m]  # (n, m): missing values first
             real = torch.arange(m, device=x.device) < counts[now, None]
             matrix = self.precision[at[:, :, None], at[:, None]]
-            # rows that a vector has too many are those of the identity
+            # padding rows of a vector are rows of the identity
             matrix = torch.where(real[:, :, None] & real[:, None], matrix, torch.eye(m).to(matrix))
             given = right[now].gather(1, at) * real
             solved = torch.cholesky_solve(given[..., None], torch.linalg.cholesky(matrix))[..., 0]

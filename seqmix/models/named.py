@@ -23,7 +23,7 @@ from seqmix.models.mixer_classifier import MixerClassifier
 from seqmix.models.series_classifier import SeriesClassifierFactory, classifier_facts, list_classifiers
 from seqmix.models.series_encoder import SeriesEncoder, SeriesEncoderFactory, encoder_facts, list_encoders
 
-# names of a kind, and what stands under one
+# functions that list the names of a kind, and that look one up
 _Registry = tuple[Callable[[], list[str]], Callable[[str], Any]]
 _ENCODERS: _Registry = (list_encoders, lambda name: encoder_facts(name)[0])
 _MODELS: _Registry = (list_models, lambda name: model_facts(name)[0])

@@ -57,7 +57,7 @@ def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int
     p = torch.stack([torch.where((q > 0) & (age >= 2 * q), q, one) for q in periods[:, None].unbind(-1)], -1)
     p = torch.where((p[..., 1:] == 1), p[..., :1], p)  # (N, n, 2)
 
-    # statistics are constants for the gradient
+    # statistics are treated as constants in the gradient
     weight, wide = mask.double(), x.detach().double()
     seen = weight.cumsum(1)[:, at]
     count = seen.clamp(min=1)

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-# what Fisher's test may find in noise, once in so many series
+# false positive rate of Fisher's test
 _RISK = 1e-3
 _LEAST_CORRELATION = 0.3
-# autocorrelation of a period that is plain, and by how much it is above that of a known one
+# autocorrelation of a clear period, and its margin over that of the known season
 _PLAIN, _AHEAD = 0.8, 0.3
 # a period that was found has to repeat more often than one that is known
 _CYCLES_KNOWN, _CYCLES_FOUND = 2, 3

@@ -45,7 +45,7 @@ class Pooling(nn.Module):
         if self.how == "mean":
             return masked_mean(x, mask)
         if self.score is not None:
-            # one of equal scores has the gradient, so that they part
+            # one of several equal scores gets the gradient, so that ties break
             weights = self.score(x).max(-1).values  # (B, L)
             weights = weights if mask is None else weights.masked_fill(~mask, torch.finfo(x.dtype).min)
             return torch.einsum("bl,bld->bd", weights.softmax(1), x if mask is None else _kept(x, mask, 0.0))

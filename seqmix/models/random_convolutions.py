@@ -16,9 +16,9 @@ from seqmix.models.series_classifier import SeriesClassifier, register_classifie
 Batch = dict[str, Tensor]
 
 _TAPS = 9
-# one of each weight for three of nine taps, and the kernels of a group that compete
+# a kernel for each choice of three of nine taps, and the number of kernels that compete in a group
 _FIXED, _RIVALS = 84, 8
-# elements of series that are convolved at a time
+# elements of series per convolution
 _AT_ONCE = 1 << 16
 
 
@@ -198,7 +198,7 @@ def _forms(x: Tensor, mask: Tensor, n: int) -> list[tuple[Tensor, Tensor]]:
     if n == 1:
         return [(x, mask)]
     if x.shape[2] == 1:
-        # there is none: one that is masked counts for nothing
+        # a single step has no difference: a masked one counts for nothing
         return [(x, mask), (torch.zeros_like(x), torch.zeros_like(mask))]
     both = mask[:, 1:] & mask[:, :-1]
     return [(x, mask), ((x[..., 1:] - x[..., :-1]) * both.unsqueeze(1), both)]

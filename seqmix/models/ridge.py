@@ -134,7 +134,7 @@ class Ridge(ForecastModel):
         """Forecast from ``x: (B, context, C)``, observed where ``mask`` is True, and the covariates of the data."""
         x, base = self._without_cycle(fill(x, mask))
         z, ahead = self._inputs(x, future=future, static=static, past=past)
-        # where all kinds are one cluster there is nothing to tell
+        # with a single cluster there is nothing to assign
         kind = None if self.cells is None or len(self.weight) == 1 else self.labels[self.cells(x)]
         y = _mapped(z, ahead, self.weight, self.effect, kind)
         y = y if base is None else y + base
@@ -245,7 +245,7 @@ class Ridge(ForecastModel):
             fit = self._stacked([fits[k] for k in self.labels.tolist()])
             for batch in inside:
                 rows = self._rows(batch)
-                # what the course took from the truth is part of the forecast
+                # add back the seasonal course that was subtracted from the targets
                 yield batch, self._forecasts(rows, *fit) + (batch["y"] - rows.y)
 
     @property
@@ -346,7 +346,7 @@ def _mapped(z: Tensor, ahead: Tensor, weight: Tensor, effect: Tensor | None, cel
         cell: the kind of each window, ``(B,)``.
     """
     if cell is not None:
-        # all kinds of forecast are made: operations that every exported graph has
+        # compute the forecasts of all clusters: exported graphs cannot branch
         y = torch.einsum("bcd,khd->bhk", z, weight)
         y = y if effect is None else y + torch.einsum("bhf,khf->bhk", ahead, effect)
         return y.gather(2, cell[:, None, None].expand(-1, y.shape[1], 1))
@@ -368,7 +368,7 @@ def _best_of(errors: list[Tensor], horizon: int) -> Tensor:
         Numbers of fits, ``(groups,)``, of two fits at most.
     """
     first, *others = torch.cat(errors, 1)
-    # relative, so that no group decides for all by its scale
+    # relative errors, so that no group dominates by its scale
     unit = first.mean(0).clamp(min=torch.finfo(first.dtype).tiny)
     gains = torch.stack([(first - each) / unit for each in others])
     best = int(gains.mean(1).sum(1).argmax())

@@ -7,7 +7,7 @@ from seqmix.errors import check_at_least
 from seqmix.models.detector import Detector
 from seqmix.series import Series
 
-# part of a window that has to be observed
+# fraction of a window that must be observed
 _OBSERVED = 0.9
 # gaps between large errors that are closed, in windows
 _CLOSED = 0.25
@@ -65,8 +65,8 @@ class SubPCA(Detector):
             variance, components = torch.linalg.eigh(centered.t() @ centered / len(centered))
             variance = variance.clamp(min=float(self.floor * variance.mean()))
             self.mean[c] = mean
-            # a constant channel has no variance at all: any departure is as far as float64 says
-            # the symmetric root: each projection is that of the row of its number
+            # a constant channel has no variance: any departure is an anomaly as large as float64 allows
+            # the symmetric root: projection i belongs to row i
             self.components[c] = (components / variance.clamp(min=1e-12).sqrt()) @ components.t()
 
     def errors(self, x: Tensor, mask: Tensor) -> Tensor:

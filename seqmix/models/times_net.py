@@ -87,7 +87,7 @@ class _TimesBlock(nn.Module):
         amplitudes = torch.fft.rfft(wide(x), dim=1).abs().mean(-1)[:, 1:]  # (B, L // 2)
         top, at = amplitudes.topk(min(self.n_periods, L // 2), -1)
         n = at.shape[1]
-        # windows of one period are folded together, whatever place the period has among theirs
+        # windows with the same period are folded together, whatever the rank of the period in each window
         periods, order = (L // (at + 1)).flatten().sort(stable=True)  # (B n)
         values, counts = periods.unique_consecutive(return_counts=True)
         up, down = self.up.merged(), self.down.merged()

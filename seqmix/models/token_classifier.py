@@ -140,7 +140,7 @@ class SequenceClassifier(TokenClassifier):
             channel_norm=channel_norm,
             dropout=dropout,
             post_norm=post_norm,
-            # after a norm in the last block another one would do nothing but scale
+            # after a norm in the last block another one would only scale
             final_norm=not post_norm,
             checkpointing=checkpointing,
         )

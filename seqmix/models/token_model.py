@@ -141,7 +141,7 @@ class TokenModel(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialize all parameters again, in place, as after ``to_empty``."""
-        # modules inside others first: a mixer has its own way for some of them
+        # inner modules first: a mixer may initialize some of them in its own way
         for module in reversed([*self.modules()][1:]):
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()

@@ -110,7 +110,7 @@ class ZeroShot(ForecastModel):
         observed = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         z, seen = (v.transpose(1, 2).flatten(0, 1) for v in (x, observed))  # (B C, context)
         wide = z.double().masked_fill(~seen, 0)
-        # statistics are constants for the gradient
+        # statistics are treated as constants in the gradient
         values, count = wide.detach(), seen.sum(1, keepdim=True).clamp(min=1)
         level = values.sum(1, keepdim=True) / count
         scale = ((values - level).masked_fill(~seen, 0).square().sum(1, keepdim=True) / count).sqrt()
@@ -168,7 +168,7 @@ class ZeroShot(ForecastModel):
         return (forecasts[0] - forecasts[1].flip(-1)) / 2
 
     def _load(self, weights: str) -> None:
-        # an import that other models do without
+        # imported here, since other models do not need it
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -200,7 +200,7 @@ def _no_narrower(block: Tensor, before: Tensor, season: Tensor) -> Tensor:
 def _mixed(values: Tensor, n_paths: int) -> Tensor:
     """Quantiles ``(N, horizon, K)`` of equally likely forecasts, each by its quantiles, ``(N, horizon, paths K)``."""
     levels = values.new_tensor(LEVELS)
-    # a quantile stands for what is nearer to it than to its neighbors
+    # a quantile represents the probability mass nearest to it
     edges = torch.cat([levels.new_zeros(1), (levels[1:] + levels[:-1]) / 2, levels.new_ones(1)])
     values, order = values.sort(-1)
     weight = edges.diff().repeat(n_paths)[order] / n_paths

@@ -74,7 +74,7 @@ def differentiable(
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-            # read once: activation checkpointing computes the saved tensors anew, and hands them out only once
+            # read once: activation checkpointing recomputes the saved tensors and returns them only once
             saved = ctx.saved_tensors
             given = [
                 saved[0].new_zeros(shape, dtype=dtype) if g is None else g

@@ -116,7 +116,7 @@ def _triton_problem() -> str | None:
     return None if find_spec("triton") else "Triton is not installed: pip install triton"
 
 
-# torch.compile cannot trace the look for a package, and need not
+# torch.compile cannot trace the search for a package, and need not
 _triton_problem._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -125,7 +125,7 @@ def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-# nor the warning, which a compiled graph leaves to the first call outside of one
+# nor can it trace the warning; the first call outside a compiled graph gives it
 _warn_once._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
 
 

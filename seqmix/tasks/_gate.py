@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 BLOCKS = 10
-# of the share by least squares only tenths are told apart, so that absolute errors can be summed for each
+# the gate is searched on a grid of tenths, so that absolute errors can be summed for each value
 _SHARES = torch.linspace(0, 1, 11, dtype=torch.float64)
 
 

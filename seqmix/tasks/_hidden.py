@@ -47,7 +47,7 @@ class Hiding(NamedTuple):
     def _drawn(self, pattern: Pattern, keys: Tensor, L: int, C: int) -> Tensor:
         if pattern == "point":
             return _uniform(keys, L * C).view(-1, L, C) < self.rate
-        # a cell stays where none of the `run` starts that would cover it was drawn
+        # a cell is kept if none of the `run` starts that cover it was drawn
         width = 1 if pattern == "block" else C
         start = 1 - (1 - self.rate) ** (1 / self.run)
         starts = _uniform(keys, (L + self.run - 1) * width).view(-1, L + self.run - 1, width) < start

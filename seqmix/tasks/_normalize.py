@@ -70,7 +70,7 @@ class WindowNorm(nn.Module):
         z = (x - level) / scale
         z = z if mask is None else z.masked_fill(~mask, 0)
         if not (self.training or self.counts):
-            # what does not vary, but for rounding, is forecast to stay as it is
+            # constant windows (up to rounding) are forecast as constant
             flat = scale * z.abs().amax(1, keepdim=True) <= 1e-6 * (1 + level.abs())
             scale = scale.masked_fill(flat, 0)
         if self.kind == "season":

@@ -51,7 +51,7 @@ def announce(message: str) -> None:
 
 
 def _announced(end: Callable[[], None], message: str) -> None:
-    # not print: the main thread may hold its lock for ever
+    # os.write, not print: the main thread may hold the lock of print
     os.write(2, f"{message}\n".encode())
     end()
 

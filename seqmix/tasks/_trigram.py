@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-# tokens that are counted or scored at a time: the text may be larger than memory
+# tokens per block: the text may be larger than memory
 _BLOCK = 1 << 20
 
 

@@ -52,7 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-# what zip, pickle and torch raise for a file that is not a checkpoint, or no whole one
+# exceptions of zip, pickle and torch for a file that is not a complete checkpoint
 _DAMAGE = (
     OSError,
     ValueError,

@@ -34,7 +34,7 @@ from seqmix.tasks.task import Task, require_facts
 Batch = dict[str, Tensor]
 
 _OPTIM = default_optim(AdamW, lr=1e-3, weight_decay=0.01, warmup=0.0)
-# windows that are reconstructed at a time
+# windows per forward pass
 _BATCH = 2048
 
 METRICS = ("vus_pr", "auc_pr", "range_f1", "f1", "vus_roc", "auc_roc", "best_f1", "point_adjusted_f1")
@@ -218,7 +218,7 @@ def assess(detector: Detector, x: Tensor, mask: Tensor, labels: Tensor, n_train:
         The metrics, 0 where they are not defined, then 1 where they are, ``(2 * metrics,)`` in float64.
     """
     threshold = float(torch.quantile(detector.fit(x[:n_train], mask[:n_train]), 1 - rate))
-    # rows of the training give the first ones a past
+    # training rows give the first rows a past
     scores = detector.score(x, mask, threshold=threshold)[n_train:]
     flags, truth, values = (scores > threshold).numpy(), labels[n_train:].numpy(), scores.numpy()
     volumes = detection_metrics.volumes(truth, values)

@@ -144,7 +144,7 @@ class Forecasting(Task):
         x, stats = self.norm(batch["x"], batch.get("x_mask"))
         found = self.model(x, mask=batch.get("x_mask"), **self._covariates(batch))
         y = self.loss.read(self.norm.undo_affine(found))
-        # quantiles are forecast one by one and may cross: in order they are no worse at any level
+        # quantile forecasts may cross: sorting them is no worse at any level
         y = y.sort(dim=-1).values if self.quantiles and not self.training else y
         if gate is not None:
             y = self.loss.moved(y, (gate - 1) * self.loss.point(y))
@@ -191,13 +191,13 @@ class Forecasting(Task):
             )
         rising = sorted(quantiles)
         forecast = forecast.sort(dim=-1).values if self.quantiles else forecast
-        # rising in all digits: rounding may turn two levels that are close
+        # sorted again: rounding may swap two close levels
         found = self.loss.quantiles(forecast, rising).sort(dim=-1).values
         return found[..., [rising.index(q) for q in quantiles]]
 
     def on_fit_start(self) -> None:
         """Fit closed-form parts; a model without others takes no gradient steps."""
-        # what a correction is added to sees windows as they are
+        # the base of a correction sees windows that are not normalized
         norm = self.norm if self.model.gate is None else None
         self.model.fit_closed_form(*batches_of(self.trainer, norm, self.device))
         if self.model.closed_form:
@@ -222,7 +222,7 @@ class Forecasting(Task):
         """SeasonalNaive, Ridge and DLinear, or the chosen models, with default settings and without covariates."""
         series = data.series.without_covariates()
         if chosen is None:
-            # a season longer than the window cannot be repeated: then the last value is
+            # if the season is longer than the window, the last value is repeated
             options = {"season": 1} if series.season > series.context else {}
             chosen = [partial(models.SeasonalNaive, **options), models.Ridge, models.DLinear]
         tasks = (Forecasting(_plain(factory), series, normalize="none") for factory in chosen)

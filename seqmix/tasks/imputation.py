@@ -119,7 +119,7 @@ class Imputation(Task):
         if residual:
             self.base = (LinearInterpolation if residual is True else residual)(self.series).requires_grad_(False)
             start_at_zero(self.model)
-        # share of the correction that is taken, and the t-statistic of its gain
+        # gate of the correction, and the t-statistic of its gain
         for name in ("gate", "gate_t"):
             self.register_buffer(name, torch.zeros(series.n_channels) if residual else None)
         # those of one validation that chooses the gate
@@ -182,7 +182,7 @@ class Imputation(Task):
     def on_fit_start(self) -> None:
         """Fit closed-form parts; a model without others takes no gradient steps."""
         if self.base is not None:
-            # what a correction is added to sees windows as they are
+            # the base of a correction sees windows that are not normalized
             self.base.fit_closed_form(*self._batches(None))
         self.model.fit_closed_form(*self._batches(self.norm))
         if self.model.closed_form:

@@ -30,7 +30,7 @@ Batch = dict[str, Tensor]
 _CAUSAL_OPTIM = default_optim(AdamW, lr=1e-3, weight_decay=0.1, warmup=0.05)
 _MASKED_OPTIM = default_optim(AdamW, lr=5e-4, weight_decay=0.01, warmup=0.06)
 
-# target of positions that ask for nothing
+# target of positions without an answer
 UNASKED = -100
 
 
@@ -209,7 +209,7 @@ class MaskedLM(Task):
         """Cross-entropy over the hidden tokens of one batch, and that of relations."""
         x, asked = self._encode(batch, self.mask_rate, self.current_epoch + 1)
         scores, answers = self._tokens(batch, x, asked)
-        # a batch of short texts may happen to ask nothing
+        # a batch of short texts may have no masked token
         loss = F.cross_entropy(scores, answers, reduction="sum") / max(1, len(answers))
         return loss + F.cross_entropy(*self._relations(batch, x)) if self.sentence_order else loss
 
@@ -288,7 +288,7 @@ def make_encoder(encoder: EncoderFactory, vocab_size: int, max_len: int | None) 
 
 
 def _wide(scores: Tensor) -> Tensor:
-    # half precision is too coarse for sums of exponentials
+    # sums of exponentials need float32
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 

@@ -31,7 +31,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if _take(fd):
-            # whoever held the lock may have removed the file after it was opened here: then it locks nothing
+            # the previous holder may have removed the file after it was opened here: such a lock protects nothing
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), path.stat()):
                     break

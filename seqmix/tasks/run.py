@@ -30,7 +30,7 @@ from seqmix.tasks.rows import append_rows, keep_rows, write
 from seqmix.tasks.task import Task
 from seqmix.whole import writing
 
-# what SLURM is often told to send before it takes a machine away; Windows has none
+# signal that SLURM is usually configured to send before preemption; Windows has none
 _PREEMPTED = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
 
 
@@ -77,7 +77,7 @@ class Run(Checkpoint):
             "seqmix: another process of this run has ended, and the run with it: its own message says why, unless "
             "it was killed, most often for want of memory; --ckpt_path last resumes the training"
         )
-        # a trial of one batch leaves nothing behind
+        # a fast_dev_run writes nothing
         if getattr(trainer, "fast_dev_run", False) or stage not in ("fit", "test") or (stage == "test" and self.folder):
             return
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -102,7 +102,7 @@ class Run(Checkpoint):
             self._new = self.folder is None
             with writing(self.parent, "free it, or choose another place with --trainer.default_root_dir"):
                 self.parent.mkdir(parents=True, exist_ok=True)
-            # from the making of a folder to its lock no other process takes it for one that was left
+            # between creation and lock no other process may take the folder for an abandoned one
             with locked(self.parent / ".lock"):
                 folder = self.folder or new_folder(self.parent, self.seed)
                 if stage == "fit":
@@ -228,7 +228,7 @@ class Run(Checkpoint):
         state = checkpoint["run"]
         self.best, self.seconds = tuple(state["best"]), state["seconds"]
         if self.folder and trainer.is_global_zero:
-            # what came after the checkpoint is done again
+            # rows after the checkpoint are written again
             keep_rows(self.folder / "metrics.csv", lambda row: int(row["step"]) <= checkpoint["global_step"])
         trainer.should_stop = state["over"]
         states, self._resumed = state["random"], True
@@ -329,7 +329,7 @@ class Run(Checkpoint):
         # the second time stops at once
         self._release()
         again = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        # not print: it may be the one that was interrupted, and refuses to begin again inside itself
+        # os.write, not print: print may be what was interrupted, and is not reentrant
         os.write(1, f"\nstopping after this step; {again} again stops at once\n".encode())
 
     def _halt(self, trainer: pl.Trainer, stop: type[KeyboardInterrupt]) -> NoReturn:

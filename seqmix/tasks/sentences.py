@@ -202,7 +202,7 @@ def class_metrics(labels: Tensor, predicted: Tensor, n_classes: int) -> dict[str
     average = "binary" if n_classes == 2 else "macro"
     return {
         "accuracy": float(accuracy_score(truth, guess)),
-        # the stubs know the choice by name only
+        # the type stubs know the choice by name only
         "f1": float(f1_score(truth, guess, average=average, zero_division=0.0)),  # pyright: ignore[reportArgumentType]
         "matthews": float(matthews_corrcoef(truth, guess)) if {*truth} != {*guess} or len({*truth}) > 1 else 0.0,
     }
@@ -214,7 +214,7 @@ def score_metrics(labels: Tensor, predicted: Tensor) -> dict[str, float]:
         return {"spearman": 0.0, "pearson": 0.0}
     truth, guess = labels.double().numpy(), predicted.double().numpy()
     spearman, pearson = spearmanr(truth, guess), pearsonr(truth, guess)
-    # the stubs take the results for tuples
+    # the type stubs declare tuples
     return {"spearman": float(spearman.statistic), "pearson": float(pearson.statistic)}  # pyright: ignore
 
 

@@ -195,7 +195,7 @@ class Task(pl.LightningModule, ABC):
         add_up(self.trainer, self.totals("test"))
         found, count = self.finish("test")
         self.log_dict({f"test_{name}": value for name, value in found.items()}, sync_dist=True)
-        # a number of tokens may be over the whole numbers of float32
+        # the number of tokens may exceed the integers that float32 represents
         self.log(f"test_{self.counted}", torch.tensor(count, dtype=torch.float64), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -234,7 +234,7 @@ class Task(pl.LightningModule, ABC):
         if checkpoint.get("densified") and not self.densified:
             self.densify(Densify(**checkpoint["densified"]))
         if self._trainer is not None and self._trainer.state.fn != "fit" and "current_model_state" in checkpoint:
-            # where weights are averaged, the callback of Lightning would put those of the last step in their place
+            # with averaged weights the callback of Lightning would restore those of the last step
             checkpoint["current_model_state"] = checkpoint["state_dict"]
         have, want = checkpoint["state_dict"], self.state_dict()
         for name in sorted(have.keys() | want.keys()):

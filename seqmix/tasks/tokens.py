@@ -19,7 +19,7 @@ Batch = dict[str, Tensor]
 
 _OPTIM = default_optim(AdamW, lr=1e-3, weight_decay=0.1, warmup=0.1)
 
-# target of positions that ask for nothing
+# target of positions without an answer
 UNASKED = -100
 
 
@@ -106,7 +106,7 @@ class TokenPrediction(Task):
     def loss_of(self, batch: Batch) -> Tensor:
         """Cross-entropy over the asked positions of one batch."""
         scores, answers = self._answer(batch)
-        # a batch of masked tokens may happen to ask nothing
+        # a batch may have no masked token
         return F.cross_entropy(scores, answers, reduction="sum") / max(1, len(answers))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:

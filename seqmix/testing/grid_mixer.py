@@ -50,7 +50,7 @@ def check_grid_dtypes(factory: GridMixerFactory, *, d_model: int = 8, grid: Grid
             what = "no" if p.grad is None else "a zero, NaN or infinite"
             raise AssertionError(f"gradients: {key} of {name} gets {what} gradient; use it in forward, or remove it")
     single = _build(factory, d_model, grid).float()(x.detach().float())
-    # 24 bits of mantissa, times what a few layers of rounding add up to
+    # 24 bits of mantissa, times the rounding of a few layers
     assert_close_ratio(f"dtypes: {name} in float32 is off float64", single, y, 1e-4)
 
 

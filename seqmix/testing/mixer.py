@@ -71,7 +71,7 @@ def check_determinism(factory: MixerFactory, *, d_model: int = 8, max_len: int =
 
 def check_dtypes(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
     """Output has shape and dtype of the input; float32 and bfloat16 agree with float64."""
-    # eight and 24 bits of mantissa, times what a few layers of rounding add up to
+    # eight and 24 bits of mantissa, times the rounding of a few layers
     tolerances = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
     x = _normal(2, max_len, d_model).bfloat16()
     for dtype, ratio in tolerances.items():

@@ -73,7 +73,7 @@ class HydraViT(ImageModel):
         self.head = linear_classifier(d_model, num_classes)
         init_weights(self.patch_embed)
         for name, module in self.named_modules():
-            # what a mixer has besides projections keeps its own start
+            # parameters of a mixer besides projections keep their own initialization
             if name.endswith(("in_proj", "out_proj")):
                 init_weights(module)
 

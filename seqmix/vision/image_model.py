@@ -19,12 +19,12 @@ _POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "avg": lambda x: x.mean((2, 3)),
     "max": lambda x: x.amax((2, 3)),
     "avgmax": lambda x: (x.mean((2, 3)) + x.amax((2, 3))) / 2,
-    # features last, so that a norm and a linear layer go on as they are
+    # channels last, as norms and linear layers expect
     "": lambda x: x.permute(0, 2, 3, 1),
 }
 
 
-# what a published checkpoint expects of its images unless a family says otherwise; mean and std are those of ImageNet
+# default preprocessing of published checkpoints; mean and std are those of ImageNet
 DEFAULT_CFG: dict[str, Any] = {
     "num_classes": 1000,
     "input_size": (3, 224, 224),

@@ -148,7 +148,7 @@ class SepConv2d(GridMixer):
         self.pwconv2 = Pointwise(E, d_model, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        # StarReLU of zero is b: padding has to be emptied again before the convolution
+        # StarReLU maps zero to b: mask again before the convolution
         u = zero_masked_grid(self.act1(self.pwconv1(zero_masked_grid(x, mask))), mask)  # (B, H, W, E)
         u = self.dwconv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return zero_masked_grid(self.pwconv2(u), mask)

@@ -119,7 +119,7 @@ class ViM2(ImageModel):
         self.dropout = nn.Dropout(drop_rate)
         self.head = linear_classifier(dims[-1], num_classes)
         for name, module in self.named_modules():
-            # the projections to dt keep their own start
+            # the projections to dt keep their own initialization
             if name.endswith(("in_proj", "out_proj", "reduction")):
                 init_weights(module)
 

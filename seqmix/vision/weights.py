@@ -14,7 +14,7 @@ from seqmix.vision.image_model import ImageModel
 
 # where training scripts put the tensors inside a checkpoint, averaged ones first
 _INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model")
-# what wrappers put before a name: DataParallel, torch.compile, Lightning modules and FeaturePyramid, detectors
+# prefixes that wrappers add: DataParallel, torch.compile, Lightning modules and FeaturePyramid, detectors
 _WRAPPED = re.compile(r"(?:(?:module|model|backbone)\.)+")
 _SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
 

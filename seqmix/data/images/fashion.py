@@ -121,5 +121,5 @@ def _idx(name: str, root: str | None) -> np.ndarray:
         )
     n_axes = content[3]
     shape = struct.unpack(f">{n_axes}I", content[4 : 4 + 4 * n_axes])
-    # a copy, because a tensor of bytes that cannot be written to is warned about
+    # copy: torch warns about a tensor over read-only bytes
     return np.frombuffer(bytearray(content), np.uint8, offset=4 + 4 * n_axes).reshape(shape)

@@ -91,7 +91,7 @@ class _Rows:
         return len(self.table)
 
     def read(self, i: int) -> Image.Image:
-        # the decoders of Pillow raise what they like
+        # decoders of Pillow raise arbitrary exceptions
         try:
             return eight_bits(self.table[i][self.image_col], self.n_channels)
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, AttributeError) as error:

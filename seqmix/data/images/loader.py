@@ -102,7 +102,7 @@ class ImageLoader(ResumableLoader):
             num_workers=n_workers,
             persistent_workers=n_workers > 0,
             collate_fn=_collate,
-            # it would draw a seed for its workers from the generator of the run
+            # the DataLoader would draw a seed for its workers from the generator of the run
             generator=torch.Generator(),
         )
 

@@ -58,7 +58,7 @@ def read_image(path: Path, n_channels: int = 3) -> Image.Image:
             return eight_bits(ImageOps.exif_transpose(image), n_channels)
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: no image; leave it out") from error
-    # a broken file makes each decoder of Pillow raise what it likes
+    # decoders of Pillow raise arbitrary exceptions for a broken file
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read ({error}); get a whole copy, or leave it out") from error
 
@@ -146,7 +146,7 @@ def pixels(image: Image.Image) -> Tensor:
 def _resized(image: Image.Image, size: tuple[int, int], crop_pct: float, resampling: Image.Resampling) -> Image.Image:
     height, width = (math.floor(side / crop_pct) for side in size)
     scale = max(height / image.height, width / image.width)
-    # the side that decides is exact, the other is cut off to whole pixels
+    # the side that sets the scale is exact, the other is truncated to whole pixels
     wide = width if scale == width / image.width else int(scale * image.width)
     high = height if scale == height / image.height else int(scale * image.height)
     return image.resize((wide, high), resampling)

@@ -47,7 +47,7 @@ class Canvas:
         grown = np.empty((LONG, 2, 3, tries), int)
         alive, every = np.empty(0, int), np.empty((tries, area), np.uint8)
         taken = every.ravel()
-        # most pairs get stuck: many are grown at once, the first one that did not is taken
+        # most pairs get stuck: grow many at once and take the first that does not
         while not len(alive):
             every[:] = self.table.empty
             curves = self._beginnings(np.arange(tries) * area)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 # the drawing is made at twice the size and reduced
 FINE = 2
-# a pixel is free that is taken to no more than 0.3, two dashes clash where they add up to 1.8
+# a pixel is free up to a value of 0.3; two dashes clash where they add up to 1.8
 FREE, CLASH = 76, 459
 
 
@@ -125,7 +125,7 @@ def dashes(side: int, margin: int) -> Dashes:
 
 def free(taken: np.ndarray, reach: list[int], pixels: np.ndarray) -> np.ndarray:
     """Pixels of ``pixels`` whose whole reach is free."""
-    # shifts of one long whole number: the canvas as bits
+    # the canvas as the bits of one integer, so that a move is a shift
     bits = int.from_bytes(np.packbits(taken > FREE, bitorder="little").tobytes(), "little")
     hit = 0
     for offset in reach:

@@ -72,7 +72,7 @@ def generated(
                 f"a process that makes {path.name} was killed, most often for want of memory; start again: what was "
                 "made is kept, and data.workers: 1 takes the least memory"
             ) from error
-    # those of a run that was killed when it had made the file as well
+    # chunks of a run that was killed after it had written the file
     shutil.rmtree(chunks, ignore_errors=True)
     tokens, offsets, labels = open_tensors(path, ("tokens", "offsets", "labels")).values()
     # zeros may follow the last sequence
@@ -89,7 +89,7 @@ def _draw_all(draw: Callable[[int], Example], total: int, chunks: Path, workers:
         for _ in shown(map(make, missing), disable=hidden):
             pass
         return
-    # a fork needs no import of torch, nor a guard in the user's script; after CUDA has begun it would break
+    # fork needs neither an import of torch nor a guard in the user's script, but breaks after CUDA was initialized
     forked = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_initialized()
     context = multiprocessing.get_context("fork" if forked else "spawn")
     with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:

@@ -138,7 +138,7 @@ class ListOps(LabeledData):
         return expression
 
 
-# expressions drawn until one has a length that was asked for
+# number of draws until an expression has the wanted length
 _TRIES = 100_000
 _NUMBER = {symbol: i for i, symbol in enumerate(SYMBOLS)}
 
@@ -156,7 +156,7 @@ def draw_expression(
         max_depth: operations within one another, plus one.
         max_args: maximum number of arguments of an operation.
     """
-    # of all methods of Random this one alone is promised to stay the same
+    # the only method of Random whose stream is guaranteed across versions
     uniform = random.Random((seed << 64) + number).random
 
     def operation(depth: int) -> int:

@@ -11,7 +11,7 @@ from seqmix.data.served import Split, check_positive, parts
 from seqmix.errors import ConfigError
 
 Side = Literal[32, 64, 128, 256]
-# raised when other pictures come of the same seed: then files made before are not taken for new ones
+# version of the generator: raise it when a seed gives other pictures, so that old files are not reused
 DRAWING = 2
 
 

@@ -15,9 +15,9 @@ from seqmix.data.loader import Gathered
 from seqmix.data.served import Served, Split, check_positive
 from seqmix.errors import ConfigError
 
-# tokens that are no symbols: nothing stands here, an answer is asked here
+# special tokens: an empty position, and a position that asks for an answer
 BLANK, ASK = 0, 1
-# target of positions that ask for nothing, what cross_entropy ignores
+# target of positions without an answer, which cross_entropy ignores
 UNASKED = -100
 
 
@@ -255,7 +255,7 @@ class AssociativeRecall(Recall):
         keys = BLANK + 1 + _distinct(generator, n, P, first_value - 1)  # (n, P)
         values = first_value + _distinct(generator, n, P, self.vocab_size - first_value)
         log_weight = (self.power - 1) * np.log(np.arange(1, (self.length - 2 * P) // 2 + 1))
-        # early gaps are drawn first: in the order drawn, the place of a query would tell which pair it asks for
+        # short gaps are drawn first: without a shuffle the position of a query would tell its pair
         gaps = generator.permuted(_distinct(generator, n, P, len(log_weight), log_weight), axis=1)
         places = 2 * P + 2 * gaps
 

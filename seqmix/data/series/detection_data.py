@@ -104,7 +104,7 @@ class RowWindows(Gathered):
     """Windows of rows by their first one: ``{"x": (B, length, C), "x_mask": (B, length, C)}``."""
 
     def __init__(self, values: Tensor, mask: Tensor, starts: Tensor, length: int):
-        # channels apart in memory: a window of one channel is then one block
+        # channel-major memory: a window of one channel is contiguous
         self.values, self.mask = (rows.t().contiguous().t() for rows in (values, mask))
         self.starts, self.length = starts, length
 

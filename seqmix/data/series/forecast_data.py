@@ -98,7 +98,7 @@ class ForecastData(Served, ABC):
         self.channels = list(map(str, range(self.n_channels))) if channels is None else list(channels)
         mean, std = _moments(values[:n_train]) if self.scale else (np.zeros(self.n_channels), np.ones(self.n_channels))
         self.mean, self.std = torch.from_numpy(mean).float(), torch.from_numpy(std).float()
-        # channels apart in memory, as the windows keep them, so that the three splits share one copy
+        # channel-major memory as in Windows, so that the three splits share one copy
         scaled = torch.from_numpy((values - mean).T / std[:, None]).float().contiguous().t()  # (T, C)
         dates = torch.from_numpy(calendar_features(times, self._features)).float().t() if self.calendar else None
         ranges: dict[Split, tuple[int, int]] = {

@@ -118,7 +118,7 @@ class WholeWindows(Gathered):
     """
 
     def __init__(self, values: Tensor, mask: Tensor, length: int, *, stride: int = 1):
-        # channels apart in memory: a window of one channel is then one block
+        # channel-major memory: a window of one channel is contiguous
         self.values, self.mask = (rows.t().contiguous().t() for rows in (values, mask))
         self.length = length
         last = len(values) - length

@@ -227,7 +227,7 @@ class Preparation:
         if self.normalize == "none":
             return x
         mean, std = (x.mean(0), x.std(0)) if self.normalize == "series" else (self.mean, self.std)
-        # a channel that does not move has the deviation of its rounding errors
+        # the deviation of a constant channel is its rounding error
         return (x - mean) / np.where(std > 1e-8 * (1 + np.abs(mean)), std, 1)
 
 

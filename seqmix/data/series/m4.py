@@ -90,7 +90,7 @@ class M4(Served):
         scale = np.array([np.abs(y[season:] - y[:-season]).mean() for y, _ in found.values()])
         self.scale = torch.from_numpy(scale).float()
         n = np.array([len(y) for y, _ in found.values()])
-        # the first horizon of a series is no target: something has to be seen before it
+        # the first horizon of a series is not a target: it has no lookback
         first = np.maximum(H, n - (1 + self.recent) * H)
         pads = np.maximum(0, self.context - first)
         indptr = torch.from_numpy(np.r_[0, np.cumsum(pads + n + H)])
@@ -99,7 +99,7 @@ class M4(Served):
             for (y, ahead), unit, pad in zip(found.values(), scale, pads, strict=True)
         ]
         mask = [np.arange(pad + size + H) >= pad for pad, size in zip(pads, n, strict=True)]
-        # one copy that the three splits share
+        # the three splits share one copy
         values, seen = (torch.from_numpy(np.concatenate(each))[:, None] for each in (parts, mask))
         values = values.float()
 

@@ -110,7 +110,7 @@ class Panel(Served):
         self.max_val = max_val
         self.n_train = np.diff(indptr) - n_val
         self.loc, self.scale = scaling(values, indptr, self.n_train, scaler, season)
-        # channels apart, as windows are cut from them
+        # channel-major memory, as windows are sliced from channels
         self._values = like(values, values.shape[::-1], np.float32).T
         missing = _scale_into(self._values, values, indptr, self.loc, self.scale, self.ids)
         weight = None if weight is None else _converted(weight, np.float32, np.asarray)
@@ -227,7 +227,7 @@ def scaling(
     varies = ~np.isnan(scale)
     if scaler == "season":
         error = season_error(values, indptr, n_train, season)
-        # a series that all but repeats itself would outweigh all others
+        # a nearly periodic series would outweigh all others
         scale = np.fmax(error, np.where(np.isnan(error), 1, 0.01) * scale)
     if typical is None:
         typical = float(np.median(scale[varies])) if varies.any() else 1.0
@@ -246,7 +246,7 @@ def moments(values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray) -> tupl
         block, starts, series, ours = _training_rows(values, indptr, n_train, a, b)
         count = np.add.reduceat(ours, starts, dtype=np.float64).clip(min=1)
         low, span = _range(block, ours, starts)
-        # parts of the range: sums of values near 2^53 have no digits left, squares of 1e-300 are zero
+        # scaled by the range: sums of values near 2^53 lose all digits, squares of 1e-300 are zero
         part = np.where(ours, block - low[series], 0.0) / np.where(span > 0, span, 1.0)[series]
         mean = np.add.reduceat(part, starts) / count
         loc[a:b] = low + span * mean

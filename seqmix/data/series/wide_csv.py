@@ -192,7 +192,7 @@ def _header(text: str, file: str) -> list[str]:
     _, names = _record(text, file, 0)
     if not names:
         _fail(file, "is empty", "begin the file with the names of the columns", line=1)
-    # pandas writes times that are an index without a name
+    # pandas writes an index of times without a column name
     names = [names[0] or "time", *names[1:]]
     if "" in names:
         what = f"has no name for column {names.index('') + 1}"
@@ -256,7 +256,7 @@ def _times(frame: pd.DataFrame, name: str, time_format: str | None, file: str, t
         return pd.Index(column, name=name)
     try:
         with warnings.catch_warnings():
-            # what pandas cannot recognize is said below
+            # errors are reported below
             warnings.simplefilter("ignore", UserWarning)
             times = pd.to_datetime(column.astype(str), format=time_format, errors="coerce", utc=True)
     except ValueError as error:

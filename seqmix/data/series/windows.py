@@ -66,7 +66,7 @@ class Windows(Gathered):
         rows = {"mask": mask, "past": past, "future": future, "weight": weight}
         _check_fit(values, indptr, targets, rows, static)
         self.context, self.horizon, self.stride, self.placed = context, horizon, stride, placed
-        # channels apart in memory: a window of one channel is then one block, five times faster to gather
+        # channel-major memory: a window of one channel is contiguous, five times faster to gather
         self.values = _apart(values)
         self.mask, self.past, self.future = (None if x is None else _apart(x) for x in (mask, past, future))
         self.static = static

@@ -107,7 +107,7 @@ def _draw(borders: np.ndarray, bounds: np.ndarray, room: int, number: int) -> np
     long_a, long_b = a[1] - a[0], b[1] - b[0]
     kept_a = keep_of_first(long_a, long_b, room)
     kept_b = np.minimum(long_b, room - kept_a)
-    # each token that goes is the first or the last with equal chances
+    # each removed token is the first or the last with equal probability
     a_start = a[0] + rng.binomial(long_a - kept_a, 0.5)
     b_start = b[0] + rng.binomial(long_b - kept_b, 0.5)
     return np.stack([a_start, kept_a, b_start, kept_b, relation], 1)
@@ -118,7 +118,7 @@ def _chunks(borders: np.ndarray, first: int, last: int, target: int) -> list[tup
     runs: list[tuple[int, int]] = []
     while last - first >= 2:
         end = max(first + 2, int(np.searchsorted(borders, borders[first] + target)))
-        # one sentence alone would be no pair
+        # a single sentence is not a pair
         end = last if last - end < 2 else end
         runs.append((first, end))
         first = end

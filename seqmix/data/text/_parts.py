@@ -10,7 +10,7 @@ from typing import IO
 
 from seqmix.data.files import opened
 
-# bytes of a part of a document that is longer
+# bytes per part of a long document
 _PART = 1 << 16
 
 

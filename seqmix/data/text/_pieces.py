@@ -36,7 +36,7 @@ class Pieces(Gathered):
     def __init__(self, documents: Documents, tokenizer: Tokenizer, length: int, *, causal: bool, packed: bool):
         self.tokens, self.causal, self.packed = documents.tokens, causal, packed
         self.pad, self.cls, self.sep, self.mask_id = tokenizer.pad, tokenizer.cls, tokenizer.sep, tokenizer.mask
-        # the last token of a document is the input of nothing, and around a masked piece stand two of its own
+        # the last token of a document is not an input; a masked piece has two special tokens around it
         self.step, outside = (length, 1) if causal else (length - 2, 2)
         self.begin, self.sizes = documents.bounds[:-1] + (0 if causal else 1), documents.n_bytes
         self.inside = documents.bounds.diff() - outside

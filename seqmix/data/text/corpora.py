@@ -284,7 +284,7 @@ class HubText(Corpus):
         self.hub_splits: dict[Split, str] = {"train": "train", "val": val_split, "test": test_split}
 
     def _documents(self, split: Split) -> Iterator[Iterable[bytes]]:
-        # it takes a second to import, and only those need it who have no files
+        # imported here: it takes a second, and local files do not need it
         import datasets
 
         try:
@@ -303,7 +303,7 @@ class HubText(Corpus):
         return f"{self.dataset} {self.subset} {self.column} {self.hub_splits[split]} {self.n_documents}"
 
 
-# tokens: rows of the embedding if nothing is said
+# default rows of the embedding by kind of tokens
 _ROWS = {"bytes": 260, "characters": 256, "wordpiece": 30522}
 
 

@@ -239,7 +239,7 @@ def _label(text: str, layout: _Layout, where: str) -> float:
 
 
 def _hub(task: str, file: str, layout: _Layout, path: Path) -> Iterator[Example]:
-    # it takes a second to import, and most have the files
+    # imported here: it takes a second, and is not needed if the files are there
     import datasets
 
     split = "train" if file == "train" else file.replace("dev", "validation", 1)

@@ -40,7 +40,7 @@ def _forecast(y: np.ndarray, horizon: int) -> np.ndarray:
     first = y[np.arange(n), np.minimum(start, T - 1)]
     # relative to the first value, so that the level does not use up the digits
     d = np.nan_to_num(y - first[:, None])
-    # what an initial level, and trend, of 1 add to the state after each step, and to the forecast of the next
+    # response of the state and of the next forecast to an initial level, and trend, of 1
     level_of, trend_of = _responses(T)
     u, v = level_of + phi * trend_of  # (T + 1, G)
     level, trend = np.zeros((2, n, len(alpha)))
@@ -69,7 +69,7 @@ def _forecast(y: np.ndarray, horizon: int) -> np.ndarray:
     best = _chosen(error, size[:, None])
     at = (np.arange(n), best)
     phi = phi[best]
-    # what the initial states have left behind, and the trend from then on
+    # effect of the initial states, then of the trend
     level = level[at] + l0[at] * level_of[0, size, best] + b0[at] * level_of[1, size, best]
     trend = trend[at] + l0[at] * trend_of[0, size, best] + b0[at] * trend_of[1, size, best]
     growth = np.cumsum(phi[:, None] ** np.arange(1, horizon + 1), 1)

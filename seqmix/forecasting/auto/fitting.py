@@ -128,7 +128,7 @@ def learn_from(test: Holdout | None, trials: Sequence[Trial]) -> Lesson:
         )
     truth, unit = test.truth, test.unit
     points = np.stack([found.point for found in given.values()])
-    # where one has no forecast it is judged by the seasonal naive one
+    # a model without a forecast for a window is scored by the seasonal naive forecast
     points = np.where(np.isfinite(points), points, points[0])
     levels = []
     for k, point in zip(tried, points, strict=True):

@@ -17,10 +17,10 @@ _FIRST = (BASE, "Drift", "Theta", "Damped", "ZeroShot", "Ridge")
 _LAST = ("DLinear",)
 # a mixer learns something in this many seconds
 _MIXER, _LONG = "DenseMLP", 300.0
-# those of another package, if it is there, come before what is trained
+# models of an optional package come before trained ones
 _STATS = ("AutoCES", "AutoETS")
-# what a model is worth before anything was seen; others have 1. What learns nothing from the series does as well on the
-# next rows as in a backtest
+# prior weight of a model; others have 1. A model that learns nothing from the series does as well on the next rows as in
+# a backtest
 _PRIOR = {BASE: 0.1, "Drift": 0.1, "ZeroShot": 2.0}
 
 
@@ -59,7 +59,7 @@ def candidates(members: Sequence[str | Callable[..., Any]] | None, seconds: floa
     default = [*_FIRST, *(name for name in _STATS if name in local), *_LAST, *([_MIXER] if seconds >= _LONG else [])]
     given = default if members is None else list(members)
     found = [_candidate(each, local) for each in ([] if BASE in given else [BASE]) + given]
-    # what is trained takes the time that the others leave
+    # trained models get the time that the others leave
     found.sort(key=lambda each: each.trained)
     names = [each.name for each in found]
     # the second of a name has 1 after it, as in a list of models

@@ -74,7 +74,7 @@ def _seasonal(y: np.ndarray, season: int, length: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         r = np.stack([(d[:, k:] * d[:, :-k]).sum(1) / power for k in range(1, season + 1)], 1)
         limit = _CRITICAL * np.sqrt((1 + 2 * (r[:, :-1] ** 2).sum(1)) / count)
-        # what is left of a constant is rounding
+        # the residual of a constant is rounding
         return (length >= 2 * season) & (power > 1e-18 * np.nansum(y**2, axis=1)) & (np.abs(r[:, -1]) > limit)
 
 

@@ -13,7 +13,7 @@ COVERAGES = np.array([0.0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98])
 BOUNDS = tuple(round(0.5 + side * c / 200, 9) for side in (-1, 1) for c in COVERAGES[1:].tolist())
 # the quantiles of WQL, and where they are in the bounds; the point forecast is the median
 _DECILES = [(k / 10, BOUNDS.index(k / 10)) for k in range(1, 10) if k != 5]
-# windows at which what was found counts as much as what was assumed
+# number of windows at which the empirical spread has the weight of the prior
 _DOUBT = 20.0
 # the same of absolute errors of a normal distribution of mean absolute error 1
 _NORMAL = np.array([0.0, 0.157, 0.318, 0.483, 0.657, 0.845, 1.055, 1.299, 1.606, 2.062, 2.456, 2.916])
@@ -39,7 +39,7 @@ class Spread(NamedTuple):
         return point[..., None] + unit[..., None, None] * growth[:, None] * side
 
 
-#: what is assumed where nothing was found: normal errors that grow with the square root of the steps
+#: prior spread: normal errors that grow with the square root of the steps
 NORMAL = Spread(_NORMAL, np.ones(1))
 
 

@@ -140,7 +140,7 @@ class Workshop:
             started = time.perf_counter()
             self.part(candidate, picked(test.train, np.arange(size)))
             few.append(time.perf_counter() - started)
-        # what a series costs beyond what any number of them does
+        # marginal cost of a series, without the fixed cost
         each = max(few[1] - few[0], 0.0) / (3 * _PILOT)
         return 2 * (few[0] + each * n)
 

@@ -55,7 +55,7 @@ def _in_blocks(x: Tensor, kernel: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         y = torch.einsum("dij,bdnj->bdni", inside, u.unflatten(2, (-1, block))).flatten(2)
     while block < size:
-        # what each even block adds to the odd one after it
+        # contribution of each even block to the odd block after it
         pairs = u.unflatten(2, (-1, 2, block))
         spectrum = torch.fft.rfft(pairs[..., 0, :], 2 * block) * torch.fft.rfft(k[:, None, : 2 * block])
         carried = torch.fft.irfft(spectrum, 2 * block)[..., block:]
@@ -74,7 +74,7 @@ def _backward(grad: Tensor, x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients to x and to the kernel, by the same convolution from the end."""
     B, L, D = x.shape
     from_end = grad.flip(1)
-    # every sequence is the kernel of its own channels
+    # each sequence is a kernel with channels of its own
     rows = from_end.transpose(0, 1).reshape(1, L, B * D)
     of_kernel = _in_blocks(rows, x.mT.reshape(B * D, L)).view(L, B, D).sum(1)
     return _in_blocks(from_end, kernel).flip(1), of_kernel.flip(0).t().contiguous()

@@ -144,7 +144,7 @@ def _pairs_backward(
             dpairs += _row(dA, c, t)[:, None] * _load(e_ptr, start + t, there, h, k, H, K)[None, :]
             de = tl.where(here, tl.sum(_row(dA, c, t)[:, None] * writes, 0)[None, :], de)
         dpairs += tl.where(t == count - 1, dwrites, 0.0)
-        # a pair decays at the positions after its writer and up to its reader
+        # a pair decays at the positions after its write, up to and including its read
         dg += tl.where((c <= t)[:, None], _sum_before(dpairs * writes, C), 0.0)
     dwritten = dwrites
     for back in range(0, count):

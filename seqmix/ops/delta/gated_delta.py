@@ -75,7 +75,7 @@ def gated_delta(
     if reverse:
         given = given.flip()
         bounds, S = [bounds[-1] - b for b in reversed(bounds)], _turn(S, bounds)
-    # the caller chose the precision
+    # autocast is off here: the caller chose the precision
     with torch.autocast(q.device.type, enabled=False):
         y, state = run(*given, S, bounds, chunk)
     if reverse:
@@ -112,7 +112,7 @@ def delta_matrix(
     given = operands(q, k, q.new_zeros(B, L, H, 1), decay, beta, erase, scale, None, None)
     if 0 in given.q.shape:
         return zeros_from((B, H, L, L), given.q, given.write)
-    # a chunk of all positions, filled up to a power of two
+    # one chunk for all positions, padded to a power of two
     place = (0, 0, 0, (1 << (L - 1).bit_length()) - L)
     parts = [F.pad(t.transpose(1, 2), place) for t in given if t is not None and t is not given.v]
     write, decay = parts[-2:]

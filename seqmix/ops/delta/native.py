@@ -13,7 +13,7 @@ from seqmix.ops.operands import require_axes, require_operands
 from seqmix.ops.packed import require_bounds
 from seqmix.ops.vmap import map_into_batch
 
-# positions of a chunk: more costs arithmetic, fewer memory
+# positions per chunk: longer chunks cost arithmetic, shorter ones memory
 _CHUNK = 32
 _VIEWS = ("q", "e", "w", "v", "decay", "dy")
 _POINTERS = ("S", "dlast", "bounds", "y", "last", "marks", "dq", "de", "dw", "dv", "ddecay", "dS")
@@ -42,11 +42,11 @@ def gated_delta(
 ) -> tuple[Tensor, Tensor]:
     """Return the result and the last states; arguments as ``torch.scan_chunks``."""
     chunk = chunk or _CHUNK
-    # a graph for every length does not look which is smaller
+    # in a graph with a symbolic length the minimum is not known
     if not isinstance(q.shape[1], torch.SymInt):
         chunk = min(chunk, _longest(bounds))
     S = S.unflatten(0, (q.shape[0], len(bounds) - 1))  # (B, sequences, H, K, V)
-    # no key has no channels
+    # the kernels need at least one channel per key
     erase = q[..., :0] if erase is None else erase
     y, S, _ = _differentiable(q, erase, write, v, decay, S, bounds, chunk, torch.is_grad_enabled())
     return y, S.flatten(0, 1)
@@ -159,7 +159,7 @@ def _empty_results(
     chunk: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # where packed chunks do not fill their places these hold zero
+    # places that no packed chunk fills hold zero
     new = q.new_zeros if len(bounds) > 2 else q.new_empty
     B, chunks, *state = _kept(S, q.shape[1], bounds, chunk)
     return q.new_empty(v.shape), q.new_empty(S.shape), new((B, chunks if keep else 0, *state))

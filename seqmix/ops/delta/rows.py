@@ -16,7 +16,7 @@ def by_rows(
         return reference(q, erase, write, v, decay, S)
     L = max(j - i for i, j in pairwise(bounds))
     starts, length = slots(bounds, multiple=L)
-    # rows end in steps that write nothing, through which a state passes unchanged
+    # rows are padded with steps that write nothing and leave the state unchanged
 
     def rows(t: Tensor) -> Tensor:
         return spread(t, bounds, starts, length).unflatten(1, (-1, L)).flatten(0, 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from seqmix.ops.packed import gather, slots, spread
 
 _CHUNK = 32
-# keys that are worked on at once on a CPU: 1 MB in float32
+# elements of keys per block on a CPU: 1 MB in float32
 _BLOCK = 2**18
 
 
@@ -44,7 +44,7 @@ def scan_chunks(
     longest = max(j - i for i, j in pairwise(bounds))
     C = 1 << (min(chunk or _CHUNK, longest) - 1).bit_length()
     starts, length = slots(bounds, multiple=C)
-    # what is filled up neither decays nor writes
+    # padding neither decays nor writes
     tensors = {
         name: spread(t, bounds, starts, length).unflatten(1, (-1, C))  # (B, c, C, H, ·)
         for name, t in {"q": q, "erase": erase, "write": write, "v": v, "decay": decay}.items()
@@ -92,7 +92,7 @@ class _Part:
         self.reader, self.M = readers[..., 0, :], products[..., 0, :]
         written, self.W = v, None
         if erase is not None:
-            # forward substitution, which does not read the diagonal; of a few columns, then products, which are faster
+            # forward substitution (which does not read the diagonal) for a few columns, then products, which are faster
             unit = torch.eye(v.shape[-2], dtype=v.dtype, device=v.device).expand(products[..., 1, :].shape)
             T = torch.linalg.solve_triangular(products[..., 1, :], unit, upper=False, unitriangular=True)
             written, self.W = T @ v, (T @ readers[..., 1, :]).unbind(2)

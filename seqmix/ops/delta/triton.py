@@ -17,9 +17,9 @@ from seqmix.ops.delta.rows import definition
 from seqmix.ops.derivatives import differentiable
 from seqmix.ops.vmap import map_into_batch
 
-# positions in a chunk: tiles of tensor cores have 16 rows at least, and pairs are looked at one by one
+# positions per chunk: tensor-core tiles have at least 16 rows, and pairs are processed one by one
 _CHUNK = 16
-# elements of a state in a program: with keys of 64 the forward pass then stays in its registers, as compiled for sm_90
+# elements of a state per program: with keys of 64 the forward pass fits its registers, as compiled for sm_90
 _STATE = 2048
 
 
@@ -35,7 +35,7 @@ def gated_delta(
 ) -> tuple[Tensor, Tensor]:
     """Return the result and the last states; arguments as ``torch.scan_chunks``, the size of a chunk is fixed."""
     S = S.unflatten(0, (q.shape[0], len(bounds) - 1))  # (B, sequences, H, K, V)
-    # no key has no channels
+    # the kernels need at least one channel per key
     erase = q[..., :0] if erase is None else erase
     y, last, _ = _differentiable(q, erase, write, v, decay, S, bounds, torch.is_grad_enabled())
     return y, last.flatten(0, 1)
@@ -103,7 +103,7 @@ def _empty_results(
     q: Tensor, erase: Tensor, write: Tensor, v: Tensor, decay: Tensor, S: Tensor, bounds: list[int], keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     chunks = _chunks(q.shape[1], bounds) if keep else 0
-    # places that no chunk takes hold zero
+    # places that no packed chunk fills hold zero
     return q.new_empty(v.shape), q.new_empty(S.shape), q.new_zeros(S.shape[0], chunks, *S.shape[2:])
 
 

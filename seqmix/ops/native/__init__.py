@@ -9,9 +9,9 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-# what this version of the package calls; seqmix_abi() of the library has to agree
+# interface version that this package calls; seqmix_abi() of the library must agree
 ABI = 14
-# where the build leaves word of why it failed
+# file in which the build records why it failed
 REASON = "_kernels.txt"
 KERNELS = ("scan", "conv", "ssd", "delta", "norm", "recurrence")
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
@@ -64,7 +64,7 @@ def _load() -> ctypes.CDLL | str:
         if not isinstance(found, str):
             return found
         faults.append(found)
-    # a library that was built and does not work is a fault to be said once; none at all is a choice
+    # warn once about a library that was built and does not load; no library at all is a choice
     warnings.warn(f"the compiled kernels are not used, others run: {faults[-1]}", RuntimeWarning, stacklevel=2)
     return faults[-1]
 

@@ -53,7 +53,7 @@ def _run(
     views: dict[str, Tensor], weight: Tensor, results: dict[str, Tensor], eps: float, gate_first: bool, *, back: bool
 ) -> None:
     x = views["x"]
-    # operators can be called directly
+    # the operator can be called directly, without the checks of the public function
     require_axes("x", x, "B L G W")
     require_operands(x, ("weight", weight, x.shape[2:]), dtype=torch.float32)
     like = (*x.shape[:3], x.shape[3] if views["z"].numel() else 0)

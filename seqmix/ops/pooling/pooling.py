@@ -6,7 +6,7 @@ from torch import Tensor
 
 from seqmix.ops.operands import require_axes, require_groups, require_mask, require_operands
 
-# what a masked position holds before a maximum; finite, and in the range of float16, as in the PoNet code
+# value of masked positions before a maximum; finite, and in the range of float16, as in the PoNet code
 MASKED = -10000.0
 
 

@@ -88,7 +88,7 @@ def linear_recurrence(
         y = zeros_from(x.shape, x, a, h).to(given)
         return (y, h) if return_state else y
     if packed:
-        # a sequence begins where the decay is zero; its first state comes in with its first input
+        # a sequence begins where the decay is zero; its initial state is added to its first input
         first = torch.tensor([j - 1 for j in bounds[1:]] if reverse else bounds[:-1], device=x.device)
         x = x.index_add(1, first, (a[:, first] * h).to(dtype))
         a, h = a.index_fill(1, first, 0), x.new_zeros(1, D)

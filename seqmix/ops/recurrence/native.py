@@ -49,7 +49,7 @@ def _run(
     views: dict[str, Tensor], arrays: dict[str, Tensor], results: dict[str, Tensor], reverse: bool, *, back: bool
 ) -> None:
     x, h = views["x"], arrays["h"]
-    # operators can be called directly
+    # the operator can be called directly, without the checks of the public function
     require_axes("x", x, "Bt L D")
     like = [(name, t, x.shape) for name, t in (("a", views["a"]), ("g", views.get("g")), ("y", arrays.get("y")))]
     require_operands(x, ("x", x, x.shape), ("h", h, (x.shape[0], x.shape[2])), optional=like, dtype=torch.float32)

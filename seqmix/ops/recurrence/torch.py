@@ -14,7 +14,7 @@ from seqmix.ops.derivatives import differentiable
 from seqmix.ops.recurrence.reference import reference
 from seqmix.ops.vmap import map_into_channels
 
-# numbers that one step should work on: below, the time goes into calls, above, out of the cache
+# elements per step: fewer are dominated by call overhead, more do not fit in the cache
 _STEP = 2**14
 
 
@@ -34,7 +34,7 @@ def _backward(grad: Tensor, x: Tensor, a: Tensor, h: Tensor, y: Tensor, reverse:
 
     ``lam_t = g_t + a_{t+1} lam_{t+1}`` is the gradient to ``x_t``, and ``lam_t h_{t-1}`` that to ``a_t``.
     """
-    # shifted by one step: the decay that leads on from t, and the state before t
+    # shifted by one step: the decay from t to t + 1, and the state before t
     ahead = F.pad(a.conj()[:, :-1] if reverse else a.conj()[:, 1:], (0, 0, 1, 0) if reverse else (0, 0, 0, 1))
     lam = _sweep(grad, ahead, torch.zeros_like(h), not reverse)
     first = h.unsqueeze(1)
@@ -48,7 +48,7 @@ def _sweep(x: Tensor, a: Tensor, h: Tensor, reverse: bool) -> Tensor:
     n = _stretches(B * D, L)
     T = -(-L // n)
     if extra := n * T - L:
-        # steps at the end of the walk, whose results are cut off
+        # padding steps at the end, whose results are cut off
         x, a = (F.pad(v, (0, 0, extra, 0) if reverse else (0, 0, 0, extra)) for v in (x, a))
     x, a = x.unflatten(1, (n, T)), a.unflatten(1, (n, T))
     y = torch.empty(B, n, T, D, dtype=x.dtype, device=x.device)
@@ -62,7 +62,7 @@ def _sweep(x: Tensor, a: Tensor, h: Tensor, reverse: bool) -> Tensor:
             reach = a[:, i].flip(1).cumprod(1).flip(1) if reverse else a[:, i].cumprod(1)  # (B, T, D)
             h = y[:, i].addcmul_(reach, h.unsqueeze(1))[:, steps[-1]]
     y = y.flatten(1, 2)
-    # an operator's result lies as its input would, without a gap
+    # an operator returns a contiguous tensor
     return (y[:, extra:] if reverse else y[:, :L]).clone() if extra else y
 
 

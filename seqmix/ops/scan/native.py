@@ -188,7 +188,7 @@ def _kept(
         return (0, N, D), (Bt, L, 0)
     if _packed(bounds):
         return (L // _CHUNK + len(bounds) - 1, N, D), z.shape
-    # one chunk without states starts from zero
+    # a single chunk without initial state starts from zero
     return (Bt * -(-L // _CHUNK) if len(h) or L > _CHUNK else 0, N, D), z.shape
 
 
@@ -196,14 +196,14 @@ def _empty_results(
     u: Tensor, dt: Tensor, B: Tensor, h: Tensor, z: Tensor, bounds: list[int], keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     marks, inner = _kept(u, B, h, z, bounds, keep)
-    # packed chunks do not cross bounds, and where they do not fill their places these hold zero
+    # packed chunks do not cross bounds; places that they do not fill hold zero
     new = h.new_zeros if _packed(bounds) else h.new_empty
     return dt.new_empty(u.shape), h.new_empty(h.shape), new(marks), dt.new_empty(inner)
 
 
 def _definition(*args: Any) -> tuple[Tensor, Tensor]:
     y, h = on_rows(either_way(reference))(*args[:-1])
-    # where nobody asks for states there are none
+    # states are returned only on request
     return y, h[: len(args[5])]
 
 

@@ -71,7 +71,7 @@ def on_rows(scan: Scan) -> Scan:
         h = all_states(h, u, bounds)
         packed = len(bounds) > 2
         if packed:
-            # rows end in steps of size zero, through which a state passes unchanged in either direction
+            # rows are padded with steps of size zero, which leave a state unchanged in either direction
             L = max(j - i for i, j in pairwise(bounds))
             starts, length = slots(bounds, multiple=L)
             along = [spread(x, bounds, starts, length).reshape(-1, L, *x.shape[2:]) for x in along]

@@ -93,7 +93,7 @@ def selective_scan(
     bounds, N, dtype = check(u, dt, A, B, C, D, z, dt_bias, initial_state, discretization, mask, cu_seqlens)
     dt, bias, B, C = prepare(dt, B, C, dt_bias, dt_softplus, mask, dtype)
     A, x = A.to(dtype), keep(u, mask)
-    # none where nobody asks for them: of short sequences states cost as much as the scan
+    # only on request: for short sequences states cost as much as the scan
     h = dt.new_zeros(0, *A.shape) if initial_state is None else initial_state.to(dtype)
     h = all_states(h, x, bounds) if return_state else h
     skip = dt.new_empty(0) if D is None else D.to(dtype)

@@ -21,7 +21,7 @@ from seqmix.ops.vmap import map_into_channels
 _CHUNK = 16
 _TILE = 2048
 _CHANNELS = 16
-# with 16 states the backward pass then stays in its registers, as compiled for sm_90; never timed on a GPU
+# with 16 states the backward pass fits its registers, as compiled for sm_90; never timed on a GPU
 _WARPS = 8
 
 

@@ -79,7 +79,7 @@ def factored_backward(
     dB = (xe @ right.to(c.B.dtype).mT).baddbmm_(dscores.mT, c.C)
     torch.mul(dxe, write.unsqueeze(-1), out=dx)
     dwrite = (c.x * dxe).sum(-1, dtype=c.dt.dtype)
-    # what each position adds to the gradient of the running sum of log decays
+    # contribution of each position to the gradient of the cumulative log decay
     drow = (y * grad).sum(-1)
     drow = shift(drow, not c.reverse, 1) if c.strict else drow
     da = running_sum(drow - dwrite * write, not c.reverse) + _per_head(after * carry, c)
@@ -124,7 +124,7 @@ def masked_backward(
     dpair = dM * scores * decay
     dwrite = (c.x * dxe).sum(-1, dtype=c.dt.dtype)
     ddt = _first(dpair.sum(-2)) + dwrite * rest
-    # a_k lies between the j and i of a pair, before i of what enters, after j of what leaves
+    # a_k acts between j and i of a pair, before i on the incoming state, after j on the outgoing one
     pairs = shift((dpair * steps).cumsum(-1), False, -1).tril(-int(c.strict)).sum(-2)
     drow = (_by_head(c.C @ left, c) * row.unsqueeze(-1) * grad).sum(-1, dtype=c.dt.dtype)
     drow = shift(drow, True, 1) if c.strict else drow

@@ -14,7 +14,7 @@ from seqmix.ops.packed import require_bounds
 from seqmix.ops.ssd.rows import many_ways
 from seqmix.ops.vmap import map_into_batch
 
-# positions of a chunk: more costs arithmetic, fewer memory
+# positions per chunk: longer chunks cost arithmetic, shorter ones memory
 _CHUNK = 64
 # axes with strides of their own
 _VIEWS = {"x": 2, "dt": 2, "a": 2, "B": 3, "C": 3, "dy": 2}
@@ -83,7 +83,7 @@ def scan_ways(
         ``(B, L, H, P)``, and the last states, shaped like ``S``.
     """
     chunk = chunk or _CHUNK
-    # a graph for every length does not look which is smaller
+    # in a graph with a symbolic length the minimum is not known
     if not isinstance(x.shape[1], torch.SymInt):
         chunk = min(chunk, _longest(bounds))
     S = S.unflatten(0, (x.shape[0], len(bounds) - 1))  # (B, sequences, W, H, P, N)
@@ -174,7 +174,7 @@ def _run(
 ) -> None:
     (Bt, L, H, P), (W, G, N) = views["x"].shape, views["B"].shape[2:]
     chunk = min(chunk, _longest(bounds))
-    # vectors of bfloat16 are not for this kernel
+    # this kernel has no vector code for bfloat16
     views = {name: readable(t.float(), _VIEWS[name]) for name, t in views.items()}
     sizes = (Bt, len(bounds) - 1, L, H, P, W, G, N, chunk, parts, reverse, strict, back)
     apart = (views["B"].stride(2), views["C"].stride(2))
@@ -213,7 +213,7 @@ def _empty_results(
     strict: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # where packed chunks do not fill their places these hold zero
+    # places that no packed chunk fills hold zero
     new = dt.new_zeros if len(bounds) > 2 else dt.new_empty
     Bt, chunks, *state = _kept(x, B, bounds, chunk)
     return dt.new_empty(x.shape), dt.new_empty(S.shape), new((Bt, chunks if keep else 0, *state))

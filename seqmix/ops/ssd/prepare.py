@@ -73,7 +73,7 @@ def step_sizes(
     hidden = None if mask is None else ~mask.reshape(*mask.shape, *(1,) * (dt.ndim - 2))
     dt = dt.to(torch.promote_types(dtype or dt.dtype, torch.float32))
     if hidden is not None:
-        # before the softplus as well: NaN there would come back in the gradient
+        # mask before the softplus as well: NaN there would reach the gradient
         dt = dt.masked_fill(hidden, 0)
     if bias is not None:
         dt = dt + bias.to(dt.dtype)

@@ -17,7 +17,7 @@ def one_way(
     L = max(j - i for i, j in pairwise(bounds))
     starts, length = slots(bounds, multiple=L)
     if len(starts) > 1:
-        # rows end in steps of size zero, through which a state passes unchanged in either direction
+        # rows are padded with steps of size zero, which leave a state unchanged in either direction
         along = [spread(t, bounds, starts, length).unflatten(1, (-1, L)).flatten(0, 1) for t in along]
     along = [t.flip(1) for t in along] if reverse else along
     x, dt, a, B, C = along

@@ -30,7 +30,7 @@ from seqmix.ops.vmap import map_into_batch
 _LIMIT = 60.0
 # largest log decay of a step there: its gradient is found as a difference of numbers e^20 times as large
 _STEP_LIMIT = 20.0
-# values of a chunk that are worked on at once on a CPU: 1 MB in float32
+# elements of values per block on a CPU: 1 MB in float32
 _BLOCK = 2**18
 
 
@@ -160,13 +160,13 @@ class _Cut:
         self.codes = tuple(t.transpose(1, 2) for t in (B, C))
         self.bounds, self.size, self.reverse, self.strict = bounds, chunk, reverse, strict
         starts, length = slots(bounds, multiple=chunk)
-        # what does not decay changes nothing, so that the last chunk of a sequence may be filled up
+        # padding has no decay and changes nothing, so the last chunk may be padded
         a = spread(self.heads[2], bounds, starts, length).unflatten(1, (-1, chunk))  # (b, c, q, G, R)
         scale, read, total = factors(a, reverse, strict)
         self.factors = tuple(t.unbind(1) for t in (scale, read))
         self.total = total.repeat_interleave(x.shape[-1], -1).transpose(0, 1).flatten(1, 2).unsqueeze(-2)
         a = a.abs()
-        # not mild if NaN
+        # NaN compares false, so that it takes the masked form
         mild = (a.sum(2) < _LIMIT) & (a.amax(2) < _STEP_LIMIT)
         self.mild: list[bool] = mild.flatten(2).all(-1).all(0).tolist()
 

@@ -21,9 +21,9 @@ from seqmix.ops.ssd._triton_kernels import codes_kernel, passing_kernel, result_
 from seqmix.ops.ssd.rows import many_ways
 from seqmix.ops.vmap import map_into_batch
 
-# a decay of e^-100 is none left; larger ones would cost the digits of their neighbors
+# below e^-100 nothing is left of a state; larger log decays would cost their neighbors digits
 _FLOOR = -100.0
-# elements of a state in a program that passes them along
+# elements of a state per program of the pass over chunks
 _STATES = 512
 
 
@@ -114,7 +114,7 @@ def _scan_backward(
         codes_kernel[grid](*tensors, dB, dC, **sizes)
     drow = drow if cut.ways == 1 else cut.shift(drow, back=True)
     da = cut.running_sum(drow - ddt * dt, back=True) + through
-    # where a decay was cut off at the floor it does not change
+    # a decay clipped at the floor has no gradient
     return dx, cut.unpad(ddt), cut.unpad(da) * (a > _FLOOR), dB, dC, dS.sum(1)
 
 
@@ -137,7 +137,7 @@ class _Cut:
         self.backwards = torch.tensor([reverse] if self.ways == 1 else [False, True], device=x.device)[:, None, None]
         self.s = self.running_sum(self.pad(a).clamp(min=_FLOOR), back=False)
         self.row = self.s if self.ways == 1 else self.shift(self.s, back=False)
-        # what does not decay changes nothing, so that a chunk may end with its padding
+        # padding has no decay and changes nothing, so a chunk may end with it
         self.total = torch.where(self.backwards, self.s[..., :1], self.s[..., -1:])  # (c, W, H, 1)
 
     def pad(self, t: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def update_codebook(
     require_mask(k, mask)
     k, z = k.detach().flatten(0, -2).to(sums.dtype), z.flatten()
     kept = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.flatten()
-    # the last column counts, the last row takes what is masked
+    # the last column counts, the last row collects masked positions
     rows = torch.cat([k.masked_fill(~kept.unsqueeze(-1), 0), kept.unsqueeze(-1).to(k.dtype)], -1)
     batch = rows.new_zeros(S + 1, P + 1).index_add_(0, z.where(kept, S), rows)[:S]
     parallel = distributed.is_available() and distributed.is_initialized()
@@ -90,7 +90,7 @@ def update_codebook(
         fresh = _random_rows(rows, kept, S, generator)
         if parallel:
             distributed.broadcast(fresh, src=0)
-        # a batch without any key has none to offer: its rows are zeros
+        # a batch without any key offers zero rows
         dead = (counts < restart) & (fresh[:, P] > 0)
         sums = torch.where(dead.unsqueeze(-1), fresh[:, :P], sums)
         counts = torch.where(dead, fresh[:, P], counts)

@@ -85,7 +85,7 @@ def _resume_block(
     near = q @ straight_through(k, codes, code).mT + bias_at(bias, lag, W, True)
     near = torch.where(lag <= W, near, q @ codes[code].mT)
     y = combine(near, valid.unsqueeze(1) & (lag >= 0), q @ codes.T, v, table[:, :S], kind)
-    # the first of them leave the window, as many as have entered it
+    # as many keys leave the window as have entered it
     index = torch.arange(C, device=q.device).expand(len(q), -1)
     gone = z[:, :C] if lead is None else z[:, :C].where(index < lead.unsqueeze(1), S)
     leaving = torch.cat([v[:, :C], v.new_ones(len(v), C, 1)], -1)  # (B, C, V + 1)

@@ -21,7 +21,7 @@ def combine(near: Tensor, allowed: Tensor, far: Tensor, v: Tensor, table: Tensor
     if kind == "laplace":
         return laplace(near).masked_fill(~allowed, 0) @ v + laplace(far) @ sums
     some = counts.clamp(min=1)
-    # n equal scores s weigh as much as one score s + log n
+    # n equal scores s have the weight of one score s + log n
     far = (far + some.log().unsqueeze(-2)).masked_fill((counts == 0).unsqueeze(-2), NEVER)
     a = torch.cat([near.masked_fill(~allowed, NEVER), far], -1).softmax(-1)
     a_near, a_far = a.split([near.shape[-1], far.shape[-1]], -1)

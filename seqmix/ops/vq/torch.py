@@ -28,7 +28,7 @@ def attention(
     L = q.shape[1]
     behind, ahead = window, 0 if causal else window
     if isinstance(L, torch.SymInt) or behind + block + ahead + len(codes) >= L:
-        # a query would score as many keys and codes as there are positions, with tables to make beside; and the number
+        # the tables would not pay: a query would score as many keys and codes as there are positions; and the number
         # of tables of a symbolic length, in a graph for every length, is not known
         return reference(q, k, v, codes, z, bias, window, causal, kind, block, kept)
     n = -(-L // block)
@@ -57,7 +57,7 @@ def _tables(v: Tensor, z: Tensor, S: int, block: int, n: int, behind: int, ahead
     t = torch.arange(v.shape[1], device=v.device)
     v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
     # key t is behind the blocks after number (t + behind) // block, and ahead of those before (t - ahead) // block
-    # added up block by block: cumsum along an outer axis is several times slower on a CPU
+    # a sum block by block: cumsum along an outer axis is several times slower on a CPU
     left = _sums_by_code(v, z, S, n, (t + behind) // block + 1).unbind(1)
     before = list(accumulate(left))
     if ahead is None:
@@ -69,7 +69,7 @@ def _tables(v: Tensor, z: Tensor, S: int, block: int, n: int, behind: int, ahead
 
 def _sums_by_code(v: Tensor, z: Tensor, S: int, n: int, group: Tensor) -> Tensor:
     B, _, V = v.shape
-    # row S takes what is masked, group n what lies outside
+    # row S collects masked positions, group n positions outside the range
     group = group.where((group >= 0) & (group < n), n)
     index = (torch.arange(B, device=v.device).unsqueeze(1) * (n + 1) + group) * (S + 1) + z  # (B, L)
     sums = v.new_zeros(B * (n + 1) * (S + 1), V).index_add(0, index.flatten(), v.flatten(0, 1))

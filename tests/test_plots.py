@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from seqmix.errors import DataError
-from seqmix.forecasting.plot import plot_cross_validation, plot_forecast, plot_horizon_error, plot_training
+from seqmix.forecasting.plot import plot_forecast
 
 HORIZON = 5
 
@@ -98,7 +98,7 @@ def test_what_is_asked_for_is_drawn():
 
 def test_cross_validation_starts_at_every_cutoff():
     history, cv = cross_validation()
-    figure = plot_cross_validation(history, cv, ids=["a"])
+    figure = plot_forecast(history, cv, ids=["a"])
     (axes,) = figure.axes
     assert len(lines(axes)) == 1 + 2 * 2
     marks = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2]
@@ -125,30 +125,6 @@ def test_long_names_are_shortened():
     titles = [axes.get_title(loc="left") for axes in plot_forecast(*renamed).axes]
     assert titles == [f"{'x' * 17}\u2026{'x' * 16}", "b"]
     assert plot_forecast(history, forecast, ids="a", levels=80).get_supxlabel().startswith("bands: 80 %")
-
-
-@pytest.mark.parametrize("metric", ["mae", "rmse"])
-def test_error_of_every_step(metric):
-    _, cv = cross_validation()
-    cv.loc[0, "A"] = cv.loc[0, "y"] + 5
-    a, b = lines(plot_horizon_error(cv.sample(frac=1, random_state=0), metric=metric).axes[0])
-    assert a.get_xdata().tolist() == [1, 2, 3, 4, 5]
-    assert b.get_ydata().tolist() == pytest.approx([2, 4, 6, 8, 10])
-    # four errors of the first step: 5, 1, 1, 1
-    assert a.get_ydata().tolist() == pytest.approx([2 if metric == "mae" else 7**0.5, 2, 3, 4, 5])
-
-
-@pytest.mark.parametrize("models", [1, 2])
-def test_training(models):
-    history = pd.DataFrame({"step": [10, 20, 30], "train_loss": [3.0, 2, 1], "val_mse": [np.nan, 0.5, 0.75]})
-    history = pd.concat([history.assign(model=name) for name in "ab"[:models]], ignore_index=True)
-    figure = plot_training(history.assign(val_mae=np.nan))
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["train loss", "val mse"]
-    loss, val = figure.axes
-    assert [line.get_ydata().tolist() for line in loss.lines] == [[3, 2, 1]] * models
-    assert [line.get_xydata().tolist() for line in val.lines[1::2]] == [[[20, 0.5]]] * models
-    assert val.get_title(loc="right") == ("best 0.5 at step 20" if models == 1 else "")
-    assert [text.get_text() for text in val.texts] == ([] if models == 1 else ["a", "b"])
 
 
 def test_names_of_lines_do_not_overlap():

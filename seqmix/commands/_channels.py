@@ -1,10 +1,7 @@
 """Reading of tables as long frames with one or several channels, for classify, impute and detect."""
 
 import re
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -20,7 +17,7 @@ from seqmix.commands._long_table import (
     long_frame,
     split,
 )
-from seqmix.errors import ConfigError, DataError, SeqmixError
+from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.cells import Cells, is_text
 from seqmix.forecasting.plot import PICTURES
 from seqmix.forecasting.tables import OUTPUTS, TableFile, check_folder, check_output, read_table
@@ -50,60 +47,79 @@ class ChannelTable(NamedTuple):
         return self.file.frame.iloc[: len(self.long)].reset_index(drop=True)
 
 
-def read_channels(
-    path: str,
-    cells: Cells,
-    *,
-    sep: str | None,
-    encoding: str | None,
-    id_col: str | None,
-    time_col: str | None,
-    channels: str | None,
-    label_col: str | None = None,
-    labeled: bool = False,
-) -> ChannelTable:
-    """Read a table and find the roles of its columns.
+class ChannelReader:
+    """Reader of tables; its arguments are options of the command line.
 
     Args:
-        path: the file.
-        cells: how its cells are written.
-        sep: field separator. Default: inferred.
-        encoding: character encoding. Default: inferred.
-        id_col: columns that name the series, separated by commas. Default: found by name or content.
-        time_col: columns of times, separated by commas. Default: found by name or content.
+        id_col: column that names the series, or several separated by commas. Default: found by name or content.
+        time_col: column of times, or several. Default: found by name or content.
         channels: columns of values, separated by commas. Default: all columns of numbers.
-        label_col: column of labels, which stays as it is. Default: none.
-        labeled: require a column of labels.
-
-    Raises:
-        DataError: if a column cannot be found or read.
+        sep: field separator of a CSV file. Default: inferred.
+        decimal: decimal separator, ``.`` or ``,``. Default: inferred.
+        thousands: thousands separator. Default: inferred.
+        date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
+        encoding: character encoding. Default: inferred.
+        na: further words for missing values, separated by commas.
     """
-    file = read_table(path, sep=sep, encoding=encoding)
-    frame = file.frame
-    cells.observe(frame, file.sep)
-    label_col = label_col if labeled or label_col in frame else None
-    taken = [*split(id_col), *split(time_col), *([label_col] if label_col else [])]
-    check_columns(frame, [*taken, *split(channels)])
-    free = [str(c) for c in frame if c not in taken and str(c).lower() not in _NO_CHANNELS]
-    kinds = {} if channels else {name: cells.kind(frame[name]) for name in free}
-    found = split(channels) or [name for name, kind in kinds.items() if kind == "number"]
-    for name in (name for name, kind in kinds.items() if kind == "text" and cells.share(frame[name]) > 0.5):
-        raise DataError(
-            f"column {name!r} holds {cells.first_wrong(frame[name])!r}, which is not a number; mend it, pass --na, or "
-            "name the columns of values with --channels"
+
+    def __init__(
+        self,
+        *,
+        id_col: str | None = None,
+        time_col: str | None = None,
+        channels: str | None = None,
+        sep: str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        date_format: str | None = None,
+        encoding: str | None = None,
+        na: str = "",
+    ):
+        self.id_col, self.time_col, self.channels = id_col, time_col, split(channels)
+        self.sep, self.encoding, self.missing = sep, encoding, split(na)
+        self.decimal, self.thousands, self.date_format = decimal, thousands, date_format
+
+    def read(self, path: str, *, label_col: str | None = None, labeled: bool = False) -> ChannelTable:
+        """Read a table and find the roles of its columns.
+
+        Args:
+            path: the file.
+            label_col: column of labels, which stays as it is. Default: none.
+            labeled: require a column of labels.
+
+        Raises:
+            DataError: if a column cannot be found or read.
+        """
+        signs = {"decimal": self.decimal, "thousands": self.thousands}
+        cells = Cells(**signs, date_format=self.date_format, missing=self.missing)
+        file = read_table(path, sep=self.sep, encoding=self.encoding)
+        frame = file.frame
+        cells.observe(frame, file.sep)
+        label_col = label_col if labeled or label_col in frame else None
+        taken = [*split(self.id_col), *split(self.time_col), *([label_col] if label_col else [])]
+        check_columns(frame, [*taken, *self.channels])
+        free = [str(c) for c in frame if c not in taken and str(c).lower() not in _NO_CHANNELS]
+        kinds = {} if self.channels else {name: cells.kind(frame[name]) for name in free}
+        found = self.channels or [name for name, kind in kinds.items() if kind == "number"]
+        for name in (name for name, kind in kinds.items() if kind == "text" and cells.share(frame[name]) > 0.5):
+            raise DataError(
+                f"column {name!r} holds {cells.first_wrong(frame[name])!r}, which is not a number; mend it, pass --na, "
+                "or name the columns of values with --channels"
+            )
+        if not found:
+            raise DataError(
+                f"file {path!r} has no column of numbers to take for --channels among {list(frame)}; name them"
+            )
+        without_labels = frame.drop(columns=[label_col] if label_col else [])
+        roles = find_roles(
+            without_labels, cells, id_col=self.id_col, time_col=self.time_col, target_col=found[0], covariates=found[1:]
         )
-    if not found:
-        raise DataError(f"file {path!r} has no column of numbers to take for --channels among {list(frame)}; name them")
-    without_labels = frame.drop(columns=[label_col] if label_col else [])
-    roles = find_roles(
-        without_labels, cells, id_col=id_col, time_col=time_col, target_col=found[0], covariates=found[1:]
-    )
-    long, notes = long_frame(frame, cells, roles, found[1:])
-    if label_col:
-        labels = frame[label_col].iloc[: len(long)].reset_index(drop=True)
-        long[label_col] = labels.mask(labels.eq("")) if is_text(labels) else labels
-    notes += [f"column {name!r} has no value, and is not used" for name, kind in kinds.items() if kind == "empty"]
-    return ChannelTable(file, long, roles, found, cells, [*file.notes, *notes])
+        long, notes = long_frame(frame, cells, roles, found[1:])
+        if label_col:
+            labels = frame[label_col].iloc[: len(long)].reset_index(drop=True)
+            long[label_col] = labels.mask(labels.eq("")) if is_text(labels) else labels
+        notes += [f"column {name!r} has no value, and is not used" for name, kind in kinds.items() if kind == "empty"]
+        return ChannelTable(file, long, roles, found, cells, [*file.notes, *notes])
 
 
 def renamed(table: ChannelTable, found: Any) -> pd.DataFrame:
@@ -150,34 +166,3 @@ def written(values: np.ndarray, column: pd.Series, cells: Cells) -> list[str]:
     digits = text.str.extract(rf"{re.escape(sign)}(\d+)", expand=False).str.len().max()
     places = 0 if np.isnan(digits) else int(digits)
     return [f"{value:.{places}f}".replace(".", sign) for value in values]
-
-
-@contextmanager
-def in_words_of_the_shell(function: Callable[..., None], words: dict[str, str], unfinished: str) -> Iterator[None]:
-    """Context in which warnings and errors name options as on the command line.
-
-    Args:
-        function: the command, whose arguments are the options.
-        words: names in Python, and on the command line.
-        unfinished: message after Ctrl-C.
-    """
-
-    def translate(message: str) -> str:
-        found = re.sub(rf"\b({'|'.join(signature(function).parameters)})=(?:'([^']*)'|([\w.-]+))", _option, message)
-        for python, shell in {"channels=[...]": "--channels ...", **words}.items():
-            found = found.replace(python, shell)
-        return found
-
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"seqmix: {translate(str(message))}", file=sys.stderr)
-            yield
-    except KeyboardInterrupt as e:
-        raise type(e)(unfinished) from None
-    except SeqmixError as e:
-        raise type(e)(translate(str(e))) from e
-
-
-def _option(match: re.Match) -> str:
-    value = match[2] or match[3] or "''"
-    return f"--{match[1]} {value.lower() if value in ('True', 'False') else value}"

@@ -9,23 +9,20 @@ import pandas as pd
 
 from seqmix.analysis import Classifier
 from seqmix.commands._channels import (
+    ChannelReader,
     ChannelTable,
     check_loaded,
     check_outputs,
-    in_words_of_the_shell,
-    read_channels,
     renamed,
     whole_or_text,
 )
-from seqmix.commands._function import call
-from seqmix.commands._long_table import split
+from seqmix.commands._function import call, in_words_of_the_shell
 from seqmix.commands.outputs import save_picture
 from seqmix.commands.tables import print_table
 from seqmix.data.files import read_file
 from seqmix.data.series.labeled import hold_out
 from seqmix.data.series.ts_file import read_ts
 from seqmix.errors import ConfigError, DataError
-from seqmix.forecasting.cells import Cells
 from seqmix.forecasting.tables import write_table
 
 
@@ -45,18 +42,10 @@ def classify(
     out: str = "classes.csv",
     plot: str | None = None,
     label_col: str = "label",
-    id_col: str | None = None,
-    time_col: str | None = None,
-    channels: str | None = None,
+    reader: ChannelReader,
     normalize: Literal["train", "series", "none"] = "train",
     freq: str | None = None,
     fill_gaps: bool = False,
-    sep: str | None = None,
-    decimal: str | None = None,
-    thousands: str | None = None,
-    date_format: str | None = None,
-    encoding: str | None = None,
-    na: str = "",
     max_steps: int = 300,
     lr: float = 2e-3,
     seed: int = 0,
@@ -76,18 +65,10 @@ def classify(
         out: output file of classes and probabilities: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
         plot: file for a plot of the classes, for example ``classes.png``. Default: none.
         label_col: column of labels, one for each id.
-        id_col: column that names the series, or several separated by commas. Default: found by name or content.
-        time_col: column of times, or several. Default: found by name or content.
-        channels: columns of values, separated by commas. Default: all columns of numbers.
+        reader: reader of the tables.
         normalize: ``train`` standardizes channels by the training series, ``series`` each series by itself.
         freq: step between rows. Default: inferred.
         fill_gaps: insert missing time steps as missing values.
-        sep: field separator of a CSV file. Default: inferred.
-        decimal: decimal separator, ``.`` or ``,``. Default: inferred.
-        thousands: thousands separator. Default: inferred.
-        date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
-        encoding: character encoding. Default: inferred.
-        na: further words for missing values, separated by commas.
         max_steps: maximum number of optimizer steps of a trained model.
         lr: peak learning rate.
         seed: seed of weights, order and held-out series.
@@ -99,22 +80,15 @@ def classify(
     check_outputs(out, plot, save)
     if load:
         check_loaded(classify, locals(), ("test", "model", "save", "normalize", "max_steps", "lr", "seed"))
-    how = {"sep": sep, "encoding": encoding, "id_col": id_col, "time_col": time_col, "channels": channels}
-    written = {
-        "decimal": decimal,
-        "thousands": thousands,
-        "date_format": date_format,
-        "missing": split(na),
-    }
-    given = _read(data, written, how, label_col, labeled=not load)
+    given = _read(data, reader, label_col, labeled=not load)
     if load:
         found, target = Classifier.load(load, device=device), given
     else:
-        train, target = (given, _read(test, written, how, label_col, labeled=False)) if test else _parted(given, seed)
+        train, target = (given, _read(test, reader, label_col, labeled=False)) if test else _parted(given, seed)
         found = Classifier(
             *([model] if model else []),
             normalize=normalize,
-            channels=split(channels) or None,
+            channels=reader.channels or None,
             freq=whole_or_text(freq),
             fill_gaps=fill_gaps,
             max_steps=max_steps,
@@ -166,11 +140,11 @@ class _Labeled(NamedTuple):
         return self._replace(X=rows, y=y, table=self.table._replace(long=rows))
 
 
-def _read(path: str, written: dict[str, Any], how: dict[str, Any], label_col: str, *, labeled: bool) -> _Labeled:
+def _read(path: str, reader: ChannelReader, label_col: str, *, labeled: bool) -> _Labeled:
     if path.endswith((".ts", ".ts.gz")):
         file = read_ts(read_file(Path(path)), Path(path).name)
         return _Labeled(file.series, file.labels, None, {}, [])
-    table = read_channels(path, Cells(**written), **how, label_col=label_col, labeled=labeled)
+    table = reader.read(path, label_col=label_col, labeled=labeled)
     rows, names = table.long, {**table.names, "label_col": label_col}
     if names["id_col"] not in rows:
         raise DataError(f"file {path!r} holds one series, no column names several; pass --id_col")

@@ -9,18 +9,15 @@ import pandas as pd
 
 from seqmix.analysis import AnomalyDetector
 from seqmix.commands._channels import (
+    ChannelReader,
     check_loaded,
     check_outputs,
-    in_words_of_the_shell,
-    read_channels,
     renamed,
     whole_or_text,
 )
-from seqmix.commands._function import call
-from seqmix.commands._long_table import split
+from seqmix.commands._function import call, in_words_of_the_shell
 from seqmix.commands.outputs import save_picture
 from seqmix.errors import ConfigError
-from seqmix.forecasting.cells import Cells
 from seqmix.forecasting.tables import write_table
 from seqmix.tasks.detection_metrics import average_precision
 
@@ -42,17 +39,9 @@ def detect(
     contamination: float | None = None,
     season: int | None = None,
     label_col: str | None = None,
-    id_col: str | None = None,
-    time_col: str | None = None,
-    channels: str | None = None,
+    reader: ChannelReader,
     freq: str | None = None,
     fill_gaps: bool = False,
-    sep: str | None = None,
-    decimal: str | None = None,
-    thousands: str | None = None,
-    date_format: str | None = None,
-    encoding: str | None = None,
-    na: str = "",
     max_steps: int = 300,
     lr: float = 2e-3,
     seed: int = 0,
@@ -77,17 +66,9 @@ def detect(
         contamination: expected share of anomalies among the training rows. Default: ``1 - quantile``.
         season: length of the season in time steps. Default: inferred from the training rows.
         label_col: column of true labels, 1 or 0, to evaluate the scores. Default: none.
-        id_col: column that names the series, or several separated by commas. Default: found by name or content.
-        time_col: column of times, or several. Default: found by name or content.
-        channels: columns of values, separated by commas. Default: all columns of numbers.
+        reader: reader of the tables.
         freq: step between rows. Default: inferred.
         fill_gaps: insert missing time steps, which have no score.
-        sep: field separator of a CSV file. Default: inferred.
-        decimal: decimal separator, ``.`` or ``,``. Default: inferred.
-        thousands: thousands separator. Default: inferred.
-        date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
-        encoding: character encoding. Default: inferred.
-        na: further words for missing values, separated by commas.
         max_steps: maximum number of optimizer steps of a trained model.
         lr: peak learning rate.
         seed: seed of weights and order.
@@ -100,20 +81,7 @@ def detect(
     if load:
         fitting = ("train", "model", "quantile", "contamination", "season", "save", "freq", "max_steps", "lr", "seed")
         check_loaded(detect, locals(), fitting)
-    written: dict[str, Any] = {
-        "decimal": decimal,
-        "thousands": thousands,
-        "date_format": date_format,
-        "missing": split(na),
-    }
-    how: dict[str, Any] = {
-        "sep": sep,
-        "encoding": encoding,
-        "id_col": id_col,
-        "time_col": time_col,
-        "channels": channels,
-    }
-    table = read_channels(data, Cells(**written), **how, label_col=label_col, labeled=bool(label_col))
+    table = reader.read(data, label_col=label_col, labeled=bool(label_col))
     column: Any = None if label_col is None else pd.to_numeric(table.long[label_col], errors="coerce")
     labels = None if column is None else column.to_numpy()
     if labels is not None and not np.isin(labels, (0, 1)).all():
@@ -143,7 +111,7 @@ def detect(
             found.fit_predict(frame, **table.names)
             scores = found.training_scores_
         else:
-            found.fit(read_channels(train, Cells(**written), **how, label_col=label_col).long, **table.names)
+            found.fit(reader.read(train, label_col=label_col).long, **table.names)
             scores = found.score_samples(frame)
     flags = scores > found.threshold_
     what = f"{int(flags.sum()):,} of {len(flags):,} rows above the threshold {found.threshold_:.4g}"

@@ -1,19 +1,18 @@
 """``seqmix forecast``: forecast every series of a table in a file."""
 
 import inspect
-import re
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from seqmix.commands._function import call
+from seqmix.commands._channels import whole_or_text
+from seqmix.commands._function import call, in_words_of_the_shell
 from seqmix.commands._long_table import Roles, check_columns, find_roles, long_frame, split, with_id_columns
 from seqmix.commands.outputs import save_picture
 from seqmix.commands.tables import print_table
-from seqmix.errors import ConfigError, SeqmixError
+from seqmix.errors import ConfigError
 from seqmix.forecasting import Forecaster
 from seqmix.forecasting.cells import Cells
 from seqmix.forecasting.covariates import future_rows
@@ -27,25 +26,19 @@ EXPORTS = (".pt2", ".onnx")
 # options that a fitted Forecaster takes as well
 _FITTED = ("horizon", "levels", "device", "verbose")
 # phrases of messages, and their form on the command line
-_SHELL = (
-    ("the freq of the data, or None", "the freq of the data, or leave --freq out"),
-    ("one row for each row of make_future_dataframe()", "one row for each id and step"),
-    ("get_missing_future(future_df) lists them", "add them to the file"),
-    ("future_df=...", "--future FILE"),
-    ("future_df", "--future"),
-)
+_SHELL = {
+    "the freq of the data, or None": "the freq of the data, or leave --freq out",
+    "one row for each row of make_future_dataframe()": "one row for each id and step",
+    "get_missing_future(future_df) lists them": "add them to the file",
+    "future_df=...": "--future FILE",
+    "future_df": "--future",
+}
 
 
 def main(command: str, argv: list[str]) -> None:
     """Run the command."""
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _said
-            call(forecast, command, argv)
-    except KeyboardInterrupt as e:
-        raise type(e)("no forecasts were written") from None
-    except SeqmixError as e:
-        raise type(e)(_in_words_of_the_shell(str(e))) from e
+    with in_words_of_the_shell(forecast, _SHELL, "no forecasts were written"):
+        call(forecast, command, argv)
 
 
 def forecast(
@@ -177,7 +170,7 @@ def forecast(
             normalize=normalize,
             nonnegative=nonnegative,
             scaler=scaler,
-            freq=int(freq) if freq and freq.isdigit() else freq,
+            freq=whole_or_text(freq),
             past_covariates=split(past_covariates),
             future_covariates=split(future_covariates),
             static_covariates=split(static_covariates),
@@ -318,22 +311,3 @@ def _level(text: str) -> float:
     if not 0 < level < 100:
         raise ConfigError(f"levels should be between 0 and 100 percent, got {text}; use 80,95")
     return level
-
-
-def _said(message: Warning | str, *_: Any) -> None:
-    """Write a warning as one line, without the place in the code."""
-    print(f"seqmix: {_in_words_of_the_shell(str(message))}", file=sys.stderr)
-
-
-def _in_words_of_the_shell(message: str) -> str:
-    """``fill_gaps=True`` as ``--fill_gaps true`` and ``freq='D'`` as ``--freq D``."""
-    options = "|".join(inspect.signature(forecast).parameters)
-    found = re.sub(rf"\b({options})=(?:'([^']*)'|\[([\d., ]*)\]|([\w.-]+))", _option, message)
-    for python, shell in _SHELL:
-        found = found.replace(python, shell)
-    return found
-
-
-def _option(match: re.Match) -> str:
-    value = match[2] or (match[3] or "").replace(" ", "") or match[4] or "''"
-    return f"--{match[1]} {value.lower() if value in ('True', 'False') else value}"

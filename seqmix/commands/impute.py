@@ -9,20 +9,17 @@ import pandas as pd
 
 from seqmix.analysis import Imputer
 from seqmix.commands._channels import (
+    ChannelReader,
     ChannelTable,
     check_loaded,
     check_outputs,
-    in_words_of_the_shell,
     numbers_of,
-    read_channels,
     renamed,
     whole_or_text,
     written,
 )
-from seqmix.commands._function import call
-from seqmix.commands._long_table import split
+from seqmix.commands._function import call, in_words_of_the_shell
 from seqmix.commands.outputs import save_picture
-from seqmix.forecasting.cells import Cells
 from seqmix.forecasting.tables import write_table
 
 
@@ -42,17 +39,9 @@ def impute(
     context: int | None = None,
     pattern: Literal["point", "subsequence", "block", "mixed"] = "mixed",
     rate: float = 0.25,
-    id_col: str | None = None,
-    time_col: str | None = None,
-    channels: str | None = None,
+    reader: ChannelReader,
     freq: str | None = None,
     fill_gaps: bool = False,
-    sep: str | None = None,
-    decimal: str | None = None,
-    thousands: str | None = None,
-    date_format: str | None = None,
-    encoding: str | None = None,
-    na: str = "",
     max_steps: int = 300,
     lr: float = 2e-3,
     seed: int = 0,
@@ -74,17 +63,9 @@ def impute(
         pattern: pattern of hidden cells in training: each ``point`` on its own, a ``subsequence`` of one channel, a
             ``block`` of all channels at once, or one of the three in each window (``mixed``).
         rate: share of the observed cells that is hidden in training.
-        id_col: column that names the series, or several separated by commas. Default: found by name or content.
-        time_col: column of times, or several. Default: found by name or content.
-        channels: columns of values, separated by commas. Default: all columns of numbers.
+        reader: reader of the tables.
         freq: step between rows. Default: inferred.
         fill_gaps: insert missing time steps as rows, and fill them.
-        sep: field separator of a CSV file. Default: inferred.
-        decimal: decimal separator, ``.`` or ``,``. Default: inferred.
-        thousands: thousands separator. Default: inferred.
-        date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
-        encoding: character encoding. Default: inferred.
-        na: further words for missing values, separated by commas.
         max_steps: maximum number of optimizer steps of a trained model.
         lr: peak learning rate.
         seed: seed of weights, order and hidden cells.
@@ -95,29 +76,9 @@ def impute(
     """
     check_outputs(out, plot, save)
     if load:
-        fitting = (
-            "model",
-            "levels",
-            "context",
-            "pattern",
-            "rate",
-            "save",
-            "fill_gaps",
-            "freq",
-            "max_steps",
-            "lr",
-            "seed",
-        )
-        check_loaded(impute, locals(), fitting)
-    cells = Cells(decimal=decimal, thousands=thousands, date_format=date_format, missing=split(na))
-    how: dict[str, Any] = {
-        "sep": sep,
-        "encoding": encoding,
-        "id_col": id_col,
-        "time_col": time_col,
-        "channels": channels,
-    }
-    table = read_channels(data, cells, **how)
+        fitting = ("model", "levels", "context", "pattern", "rate", "save", "fill_gaps", "freq")
+        check_loaded(impute, locals(), (*fitting, "max_steps", "lr", "seed"))
+    table = reader.read(data)
     if load:
         found = Imputer.load(load, device=device)
         frame = renamed(table, found)

@@ -357,11 +357,10 @@ class Forecaster(Estimator):
             levels: coverage of the intervals in percent. Default: those of the fit.
             unit: unit of the values, for the axis. Default: the name of the target column.
         """
-        from seqmix.forecasting.plot import plot_cross_validation, plot_forecast
+        from seqmix.forecasting.plot import plot_forecast
 
         how, found = self._how(), to_pandas(self.predict(df, levels=levels) if forecast_df is None else forecast_df)
-        draw = plot_cross_validation if "cutoff" in found else plot_forecast
-        return draw(with_ids(to_pandas(df), how), found, ids=ids, levels=levels, unit=unit, **how.names)
+        return plot_forecast(with_ids(to_pandas(df), how), found, ids=ids, levels=levels, unit=unit, **how.names)
 
     def _take(self, fitted: "AnyFitted") -> "Forecaster":
         self.fitted_, self.plan_ = fitted, fitted.first_plan

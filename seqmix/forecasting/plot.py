@@ -1,17 +1,16 @@
-"""Pictures of forecasts: history and intervals, backtests, error by step, training curves.
+"""Pictures of forecasts and backtests: history, forecasts and intervals of each series.
 
-Every function returns a matplotlib ``Figure`` outside of pyplot: show it in a notebook, or ``savefig`` it. Colors are
-those of Okabe and Ito, which every kind of color vision tells apart; lines are labeled where they end, not in a legend.
+Figures are made outside of pyplot: show one in a notebook, or ``savefig`` it. Colors are those of Okabe and Ito, which
+every kind of color vision tells apart; lines are labeled where they end, not in a legend.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from seqmix.errors import DataError
 from seqmix.forecasting.drawing import (
@@ -38,23 +37,24 @@ def plot_forecast(
     *,
     ids: Sequence[Any] | None = None,
     levels: Sequence[float] | None = None,
-    max_series: int = 6,
+    max_series: int | None = None,
     max_history: int | None = None,
     unit: str | None = None,
     id_col: str = "unique_id",
     time_col: str = "ds",
     target_col: str = "y",
 ) -> Figure:
-    """History, forecasts after it and their intervals, a panel for each series.
+    """History, forecasts after it or from every cutoff, and their intervals, a panel for each series.
 
     Args:
         history: long frame; the truth of the forecast steps is drawn too where it is in it.
-        forecast: what ``predict`` returned: a column for each model, with ``-lo-90`` and ``-hi-90`` where known.
+        forecast: result of ``predict`` or ``cross_validation``: a column for each model, with ``-lo-90`` and ``-hi-90``
+            where known.
         ids: series to draw. Default: the first ``max_series``; a note says how many there are.
         levels: intervals to draw, in percent. Default: all that there are. Beside the first model, others show the
             bounds of the widest alone.
-        max_series: number of panels when ``ids`` are not given.
-        max_history: time steps of history before the forecast. Default: twice the horizon, at least 12.
+        max_series: number of panels when ``ids`` are not given. Default: 6, or 4 for forecasts from several cutoffs.
+        max_history: time steps of history before the first forecast. Default: twice the horizon, at least 12.
         unit: unit of the values, for the axis. Default: the name of the target column.
         id_col: column of the series.
         time_col: column of the time stamps.
@@ -64,126 +64,12 @@ def plot_forecast(
         DataError: if an id or a level is not in the frames.
     """
     names = (id_col, time_col, target_col)
-    return _panels(history, forecast, ids, levels, max_series, max_history, unit or target_col, names)
-
-
-def plot_cross_validation(
-    history: Any,
-    cv: Any,
-    *,
-    ids: Sequence[Any] | None = None,
-    levels: Sequence[float] | None = None,
-    max_series: int = 4,
-    max_history: int | None = None,
-    unit: str | None = None,
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str = "y",
-) -> Figure:
-    """Forecasts from every cutoff over what then happened, a panel for each series.
-
-    Args:
-        history: long frame with the truth.
-        cv: what ``cross_validation`` returned: forecasts with their ``cutoff``.
-        ids: series to draw. Default: the first ``max_series``; a note says how many there are.
-        levels: intervals to draw, in percent. Default: all that there are. Beside the first model, others show the
-            bounds of the widest alone.
-        max_series: number of panels when ``ids`` are not given.
-        max_history: time steps of history before the first cutoff. Default: twice the horizon, at least 12.
-        unit: unit of the values, for the axis. Default: the name of the target column.
-        id_col: column of the series.
-        time_col: column of the time stamps.
-        target_col: column of the truth.
-
-    Raises:
-        DataError: if an id or a level is not in the frames.
-    """
-    names = (id_col, time_col, target_col)
-    return _panels(history, cv, ids, levels, max_series, max_history, unit or target_col, names, columns=1)
-
-
-def plot_horizon_error(
-    cv: Any,
-    *,
-    metric: Literal["mae", "rmse"] = "mae",
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str = "y",
-) -> Figure:
-    """Error at every step of the horizon, over all series and cutoffs, a line for each model.
-
-    Args:
-        cv: what ``cross_validation`` returned.
-        metric: mean absolute error, or root of the mean squared error, in units of the data.
-        id_col: column of the series.
-        time_col: column of the time stamps.
-        target_col: column of the truth.
-    """
-    cv = to_pandas(cv)
-    step = cv.groupby([id_col, "cutoff"], sort=False)[time_col].rank().astype(int)
-    figure, (axes,) = new_figure(1, 1, (7, 3.6))
-    lines = []
-    for color, model in zip(colors(), _models(cv, (id_col, time_col, target_col)), strict=False):
-        error = (cv[model] - cv[target_col]).abs()
-        by_step = error.groupby(step).mean() if metric == "mae" else error.pow(2).groupby(step).mean().pow(0.5)
-        axes.plot(by_step.index, by_step, color=color, linewidth=1.8)
-        lines.append((model, color, float(by_step.iloc[-1])))
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(x=0.01)
-    axes.set_xlabel("steps ahead", color=GRAY, fontsize=9)
-    set_title(axes, {"mae": "Mean absolute error", "rmse": "Root mean squared error"}[metric], "by step of the horizon")
-    name_lines(axes, lines)
-    return figure
-
-
-def plot_training(history: pd.DataFrame, *, step_col: str = "step", model_col: str = "model") -> Figure:
-    """Losses and metrics while training, a panel for each, the best validation marked.
-
-    Args:
-        history: a row for each record, with a column of steps and one for each quantity; NaN where there is none.
-        step_col: column of the steps.
-        model_col: column of the model, if there are several.
-    """
-    quantities = [c for c in history.columns if c not in (step_col, model_col) and history[c].notna().any()]
-    figure, all_axes = new_figure(len(quantities), min(3, len(quantities)), (4.2, 3.1))
-    several = model_col in history and history[model_col].nunique() > 1
-    for axes, quantity in zip(all_axes, quantities, strict=True):
-        groups = history.groupby(model_col, sort=False) if several else [("", history)]
-        lines, note = [], ""
-        for color, (model, rows) in zip(colors(), groups, strict=False):
-            rows = rows.dropna(subset=[quantity])
-            axes.plot(rows[step_col], rows[quantity], color=color, linewidth=1.6)
-            lines.append((str(model), color, float(rows[quantity].iloc[-1])))
-            if quantity.startswith("val_"):
-                best = rows.loc[rows[quantity].idxmin()]
-                axes.plot(best[step_col], best[quantity], "o", color=color, markersize=5)
-                note = f"best {best[quantity]:.4g} at step {int(best[step_col]):,}"
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel("step", color=GRAY, fontsize=9)
-        set_title(axes, quantity.replace("_", " "), "" if several else note)
-        if several:
-            name_lines(axes, lines)
-    return figure
-
-
-def _panels(
-    history: Any,
-    forecast: Any,
-    ids: Sequence[Any] | None,
-    levels: Sequence[float] | None,
-    max_series: int,
-    max_history: int | None,
-    unit: str,
-    names: tuple[str, str, str],
-    columns: int = 2,
-) -> Figure:
-    id_col, time_col, _ = names
     history, forecast = (
         frame.assign(**{time_col: parse_times(frame[time_col], time_col)})
         for frame in (to_pandas(history), to_pandas(forecast))
     )
+    backtest = "cutoff" in forecast
+    max_series = max_series or (4 if backtest else 6)
     known = list(pd.unique(forecast[id_col]))
     notes = [f"{max_series} of {len(known)} series"] if ids is None and max_series < len(known) else []
     ids = known[:max_series] if ids is None else names_of(ids)
@@ -192,7 +78,7 @@ def _panels(
         raise DataError(f"no forecast of series {unknown[0]!r}; the frame has {', '.join(map(repr, known[:5]))}")
     models = _models(forecast, names)
     levels = _levels(forecast, models, levels)
-    columns = min(columns, len(ids))
+    columns = min(1 if backtest else 2, len(ids))
     figure, all_axes = new_figure(len(ids), columns, (9 / columns if columns > 1 else 9, 2.6 if len(ids) > 1 else 3.8))
     for i, (axes, which) in enumerate(zip(all_axes, ids, strict=True)):
         past = history.loc[history[id_col] == which].sort_values(by=time_col)
@@ -201,7 +87,7 @@ def _panels(
         _draw(axes, past, ahead, models, levels, max_history, names, named=i == columns - 1)
         set_title(axes, shortened(str(which), 70 // columns))
         if i % columns == 0:
-            axes.set_ylabel(shortened(unit, 30), color=GRAY, fontsize=9)
+            axes.set_ylabel(shortened(unit or target_col, 30), color=GRAY, fontsize=9)
     if levels and len(models) > 1:
         percent = ", ".join(f"{level:g}" for level in levels)
         notes.append(f"bands: {percent} % intervals of {models[0]}; dashed: {levels[-1]:g} % intervals of the others")

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 
 from seqmix.errors import WriteError
 
-#: rows that are worked on at a time
+#: rows per block
 BLOCK = 1 << 17
 
 

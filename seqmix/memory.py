@@ -12,14 +12,14 @@ _ASKED = re.compile(r"allocate:? ([\d.]+) ?(bytes|[KMGT]i?B)")
 
 
 def ran_out(e: BaseException) -> bool:
-    """Whether an error means that there is no more memory."""
+    """Whether an error is about too little memory."""
     if isinstance(e, SeqmixError):
         return False
     return isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and bool(_SAID.search(str(e))))
 
 
 def exhausted(e: BaseException, remedy: str) -> OutOfMemory:
-    """The error for the user: what was asked for, and the remedy."""
+    """The error for the user: the requested memory, and the remedy."""
     found = _ASKED.search(str(e))
     asked = ""
     if found:

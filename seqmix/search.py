@@ -42,7 +42,7 @@ class Choice:
         return list(self.values.values())
 
     def draw(self, trial: "Trial", name: str) -> Any:
-        """The value of a trial: what it has drawn before, or a new one."""
+        """The value of a trial: the one that it has drawn before, or a new one."""
         return self.values[trial.suggest_categorical(name, list(self.values))]
 
 
@@ -74,7 +74,7 @@ class Range:
         return [self.low, self.high]
 
     def draw(self, trial: "Trial", name: str) -> Any:
-        """The value of a trial: what it has drawn before, or a new one."""
+        """The value of a trial: the one that it has drawn before, or a new one."""
         if self.kind == "int":
             return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1))
         return trial.suggest_float(name, self.low, self.high, log=self.kind == "log", step=self.step)

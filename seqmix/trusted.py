@@ -35,7 +35,7 @@ def trusting(modules: Sequence[str]) -> Iterator[None]:
 
 
 def take_option(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Take ``--trust module,module`` out of a command line; returns what is left and the modules."""
+    """Take ``--trust module,module`` out of a command line; returns the rest and the modules."""
     rest, modules = [], []
     words = iter(argv)
     for word in words:

@@ -56,6 +56,11 @@ PHRASES = {
     r"right answers": "correct predictions",
     r"(?:the|a) likelie(?:r|st)": "more likely, most likely",
     r"what (?:several )?\w+ promises": "the contract of",
+    r"(?:worked on|looked at|filled|forecast|classified|reconstructed|counted|convolved) at a time": "per block",
+    r"nobody asks": "only on request",
+    r"channels apart in memory": "channel-major memory",
+    r"the stubs (?:know|take)": "the type stubs declare",
+    r"(?:given|made) what \w+ (?:gave|made of)": "from the results of",
 }
 
 

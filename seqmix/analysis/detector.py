@@ -107,7 +107,7 @@ class AnomalyDetector(SeriesEstimator):
     def fit(
         self, X: Any, y: Any = None, *, id_col: str = "unique_id", time_col: str | None = "ds"
     ) -> "AnomalyDetector":
-        """Fit the model and the threshold, and return the AnomalyDetector; whatever was fitted before is forgotten.
+        """Fit the model and the threshold, and return the AnomalyDetector. An earlier fit is discarded.
 
         Args:
             X: mostly normal series: ``(T, C)``, ``(n, T, C)``, a list of ``(T_i, C)``, or a frame.

@@ -66,7 +66,7 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
 
     @abstractmethod
     def _unpack(self, facts: dict[str, Any], tensors: dict[str, "Tensor"]) -> None:
-        """Take what ``_pack`` gave."""
+        """Take the facts and tensors of ``_pack``."""
 
     def save(self, path: str | Path) -> None:
         """Write options and weights to a folder: a JSON file and ``weights.safetensors``; no pickle."""

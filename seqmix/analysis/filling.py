@@ -122,7 +122,7 @@ class FittedImputer:
 
 
 def fit_imputer(plan: Plan, series: Collection) -> tuple[FittedImputer, pd.DataFrame, list[str]]:
-    """Train a model to fill hidden cells; what was learned, a row for each validation, and notes.
+    """Train a model to fill hidden cells; returns the fitted state, a row for each validation, and notes.
 
     Raises:
         DataError: if a channel has no value.

@@ -151,7 +151,7 @@ class Imputer(TransformerMixin, SeriesEstimator):
         return -self.fitted_.error(self._read_again(X))
 
     def plot(self, X: Any, *, ids: Sequence[Any] | None = None, max_panels: int = 4, steps: int = 400) -> "Figure":
-        """Observed values and what their gaps are filled with, a panel for each series and channel.
+        """Observed values and filled gaps, a panel for each series and channel.
 
         Args:
             X: series.

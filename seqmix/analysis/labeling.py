@@ -73,7 +73,7 @@ class FittedClassifier:
 def fit_classifier(
     plan: Plan, series: Collection, codes: np.ndarray
 ) -> tuple[FittedClassifier, pd.DataFrame, list[str]]:
-    """Train a model on labeled series; what was learned, a row for each validation, and notes.
+    """Train a model on labeled series; returns the fitted state, a row for each validation, and notes.
 
     Args:
         plan: how it is made.

@@ -34,7 +34,7 @@ def plot_gaps(
     max_panels: int,
     steps: int,
 ) -> Figure:
-    """Observed values, and in color what their gaps were filled with, a panel for each series and channel.
+    """Observed values, and in color the filled gaps, a panel for each series and channel.
 
     Args:
         series: the series, as read.

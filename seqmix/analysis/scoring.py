@@ -105,7 +105,7 @@ class FittedDetectors:
 
 
 def fit_detector(plan: Plan, series: Collection) -> tuple[FittedDetectors, list[np.ndarray], list[str]]:
-    """Fit a model to normal series; what was learned, the scores of their rows ``(T_i,)``, and notes.
+    """Fit a model to normal series; returns the fitted state, the scores of their rows ``(T_i,)``, and notes.
 
     Raises:
         DataError: if a series is too short, or has no value.

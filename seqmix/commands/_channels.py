@@ -90,8 +90,9 @@ class ChannelReader:
         Raises:
             DataError: if a column cannot be found or read.
         """
-        signs = {"decimal": self.decimal, "thousands": self.thousands}
-        cells = Cells(**signs, date_format=self.date_format, missing=self.missing)
+        cells = Cells(
+            decimal=self.decimal, thousands=self.thousands, date_format=self.date_format, missing=self.missing
+        )
         file = read_table(path, sep=self.sep, encoding=self.encoding)
         frame = file.frame
         cells.observe(frame, file.sep)

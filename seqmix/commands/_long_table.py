@@ -88,7 +88,7 @@ def find_roles(
 def long_frame(
     frame: pd.DataFrame, cells: Cells, roles: Roles, covariates: Sequence[str], *, values: bool = True
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Convert a table to a long frame of ids, times, values and covariates; also returns what was left out.
+    """Convert a table to a long frame of ids, times, values and covariates; also returns notes on omitted rows.
 
     Args:
         frame: the table.

@@ -46,7 +46,7 @@ def in_processes(work: Callable[..., None], args: tuple[Any, ...], jobs: int) ->
 
 
 def in_ray(work: Callable[..., None], args: tuple[Any, ...], workers: int) -> None:
-    """Call ``work`` in ``workers`` tasks of Ray, on the cluster that there is or on this machine, and wait for all.
+    """Call ``work`` in ``workers`` tasks of Ray, on a running cluster or on this machine, and wait for all.
 
     The tasks work in this folder, which all machines see. Ray starts a task again whose machine is lost.
 

@@ -28,7 +28,7 @@ class Explained:
     """Mixin for a jsonargparse parser: an error prints two lines and ends the process with code 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what ``message`` means; inner parsers raise as they did, their errors are caught."""
+        """Print the explanation of ``message``; inner parsers raise, and their errors are caught."""
         if not getattr(self, "exit_on_error", True):
             super().error(message, ex)  # pyright: ignore[reportAttributeAccessIssue]
         print("\n".join([f"seqmix: {explain(message, self)}", *_other_versions(sys.argv)]), file=sys.stderr)

@@ -30,7 +30,7 @@ _PART = re.compile(r"<!-- (?P<name>\w+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
 
 def stale_pages(root: Path) -> dict[Path, str]:
-    """Pages of the documentation in ``root`` whose generated parts are not what they should be, and their new text."""
+    """Pages of the documentation in ``root`` whose generated parts are stale, and their new text."""
     if not (root / "README.md").is_file():
         raise ConfigError(f"no README.md in {str(root.resolve())!r}; run it in a clone of the repository")
     stale = {}
@@ -62,7 +62,7 @@ def _results(kind: str, root: Path) -> str:
 
 
 def _paper(root: Path, number: str) -> str:
-    """Results of the configs after a paper, beside what is published, and the configs that have never been run."""
+    """Results of the configs after a paper beside published ones, and the configs that have never been run."""
     # the report draws too, which takes time to import
     from seqmix.commands.report import recorded
 
@@ -125,7 +125,7 @@ def _study(table: str, root: Path) -> str:
 
 
 def _short_results(root: Path) -> str:
-    """The shortest horizon of each data set, without what tells runs apart."""
+    """The shortest horizon of each data set, without columns of single runs."""
     from seqmix.commands.report import summary
 
     rows = summary(root / "configs" / "results", root / "configs" / "published", "forecasts")
@@ -170,7 +170,7 @@ def _benchmark(root: Path, name: str) -> str:
 
 
 def _measured(name: str, root: Path) -> str:
-    """The rows of ``benchmarks/results/<name>.csv``, without what says where they were measured."""
+    """The rows of ``benchmarks/results/<name>.csv``, without their provenance."""
     rows = read_rows(root / "benchmarks" / "results" / f"{name}.csv")
     shown = [{k: f"{int(v):,}" if v.isdigit() else v for k, v in row.items() if k not in PROVENANCE} for row in rows]
     return markdown([{name.replace("_", " "): value for name, value in row.items()} for row in shown])

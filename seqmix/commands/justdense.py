@@ -154,7 +154,7 @@ def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 
 
 def cells_of(rows: Sequence[Run], tasks: Mapping[str, type[Task]]) -> list[Cell]:
-    """Scores of all models and twins on each data set: means over the seeds that there are."""
+    """Scores of all models and twins on each data set: means over the recorded seeds."""
     found: dict[tuple[str, str, str], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     better = {}
     for row in (row for row in rows if row["role"] == "model"):

@@ -58,7 +58,7 @@ def classifier_rows() -> list[dict[str, Any]]:
 
 
 def image_rows() -> list[dict[str, Any]]:
-    """The families of image models; names differ in what follows the family."""
+    """The families of image models, with the sizes that their names end in."""
     rows = []
     for family, names in groupby(list_image_models(), lambda name: name.partition("_")[0]):
         facts = {name.removeprefix(family).lstrip("_") or "-": image_model_facts(name) for name in names}

@@ -101,7 +101,7 @@ def predict_images(
 def _published(
     model: str | None, weights: str | None, num_classes: int | None
 ) -> tuple[ImageModel, Mapping[str, Any], Sequence[str]]:
-    """A model with published weights, what it expects of images, and the numbers of its classes."""
+    """A model with published weights, its preprocessing of images, and the numbers of its classes."""
     if model is None or weights is None:
         raise ConfigError(
             "no model is named; pass --config and --ckpt_path of a trained, or --model and --weights of a published one"

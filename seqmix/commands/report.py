@@ -89,7 +89,7 @@ def summary(folder: Path, published: Path, table: str = "forecasts") -> list[dic
 
 
 def recorded(folder: Path, published: Path, configs: Sequence[str]) -> list[dict[str, Any]]:
-    """One row for each line of the results of some configs, of whatever task, in its first metric."""
+    """One row for each line of the results of some configs of any task, in its first metric."""
     files = [file for name in configs if (file := folder / f"{name}.csv").is_file()]
     rows = []
     for table in dict.fromkeys(task.table.name for task in all_tasks().values()):
@@ -218,7 +218,7 @@ def _stands_in(run: Run, tasks: Sequence[type[Task]]) -> bool:
 
 
 def _label(config: str, runs: Sequence[Run], unlike: bool) -> str:
-    """The config, with what was changed in it; where only that tells two lines apart, the digest of the settings."""
+    """The config and its changed options; where these do not distinguish two lines, the digest of the settings."""
     changed = next((run["changed"] for run in runs if run.get("changed")), "")
     note = changed or (runs[0].get("settings", "")[:6] if unlike else "")
     return f"{config} ({note})" if note else config

@@ -36,7 +36,7 @@ _OF_DATA = "data."
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: what it changes, its seed, and the digest of its settings and of those of its data."""
+    """One run: its changed options, its seed, and the digest of its settings and of those of its data."""
 
     changes: str
     argv: tuple[str, ...]

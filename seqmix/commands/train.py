@@ -175,7 +175,7 @@ class Train(LightningCLI):
             tune_allocator()
 
     def instantiate_classes(self) -> None:
-        """Build everything; what a constructor has against its options is the user's to read."""
+        """Build everything; objections of a constructor to its options are errors for the user."""
         if not self.build:
             return
         try:
@@ -230,7 +230,7 @@ class Train(LightningCLI):
             )
 
     def run_command(self) -> None:
-        """Run the command; an interruption says what was kept."""
+        """Run the command; an interruption reports what was kept."""
         try:
             with explaining(self.settings, getattr(self.datamodule, "n_workers", None)):
                 getattr(self, self.command)()
@@ -318,11 +318,11 @@ class Train(LightningCLI):
         return self._text_of(self.given)
 
     def settings(self) -> dict[str, Any]:
-        """Settings by dotted name: what the results depend on besides seed and machine."""
+        """Settings by dotted name: all that the results depend on besides seed and machine."""
         return flat(yaml.safe_load(self.text))
 
     def kept(self) -> list[str]:
-        """Messages on what an interrupted run left, and how to resume it."""
+        """Messages on the files of an interrupted run, and how to resume it."""
         names = [f"{name}.ckpt" for name in ("last", "best") if self.run.kept(name)]
         if not names:
             return ["no checkpoint was written yet"]
@@ -344,7 +344,7 @@ class Train(LightningCLI):
         return path
 
     def _resumed(self) -> str | None:
-        """``last`` if a run is to be resumed that there is; jobs that are put into the queue again say no more."""
+        """``last`` if there is a run to resume, as for jobs that are requeued without another option."""
         if self.config.get("resume") is None:
             return None
         try:
@@ -385,7 +385,7 @@ class Train(LightningCLI):
 
 
 def _quiet() -> None:
-    """Leave out what Lightning says about itself; what concerns the user is said by us."""
+    """Silence the messages of Lightning about itself; those that concern the user are ours."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # lightning 2.6 calls functions that jsonargparse 4.49 and torch 2.13 have renamed

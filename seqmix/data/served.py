@@ -97,7 +97,7 @@ class Served(SplitData, ABC):
 
     @abstractmethod
     def _make(self) -> Mapping[Split, Gathered]:
-        """Read or make the examples of every split, in what a ``WindowLoader`` can serve; called once."""
+        """Read or make the examples of every split, as a ``WindowLoader`` serves them; called once."""
 
     def setup(self, stage: str | None = None) -> None:
         """Make the examples; does nothing the second time."""

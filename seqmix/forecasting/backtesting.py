@@ -24,7 +24,7 @@ def cross_validate(
     n_windows: int,
     refit: int,
 ) -> tuple[pd.DataFrame, Tested]:
-    """Backtest the models that ``learn`` fits: forecasts, and what their errors are scaled by.
+    """Backtest the models that ``learn`` fits: forecasts, and the scales of their errors.
 
     ``n_windows`` cutoffs are ``step`` rows apart; it learns at the first, and with ``refit`` at every so many.
     """

@@ -68,7 +68,7 @@ def numbered(rows: pd.DataFrame, id_col: str, n_parts: int) -> pd.DataFrame:
 
 
 def _spread(forecaster: Any, verb: str, dataset: Any, given: Mapping[str, Any]) -> Any:
-    """The dataset of what ``verb`` makes of the parts of ``dataset``."""
+    """The dataset of the results of ``verb`` for the parts of ``dataset``."""
     import ray  # pyright: ignore[reportMissingImports]
     from ray.data import ActorPoolStrategy  # pyright: ignore[reportMissingImports]
 

@@ -237,7 +237,7 @@ def _facts(fitted: Fitted, member: Member, graph: Graph, inputs: dict[str, Tenso
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what exporters say about themselves."""
+    """Silence the messages of exporters about themselves."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -70,7 +70,7 @@ def own_plan(choice: Choice, plan: Plan) -> Plan:
 
 
 def make_task(choice: Choice, plan: Plan, series: Series, training: Training | None = None) -> Forecasting:
-    """An untrained task; its weights come from the seed of the plan, whatever was drawn before.
+    """An untrained task, whose weights depend on the seed of the plan alone.
 
     Args:
         choice: the model.

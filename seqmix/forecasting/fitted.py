@@ -129,7 +129,7 @@ class Fitted:
         return tested(self.reading, long, rows, H).assign(**self._columns(start, known, H, levels, quantiles, K))
 
     def _check(self, horizon: int, levels: Sequence[float], quantiles: Sequence[float]) -> None:
-        """Refuse what cannot be forecast, and warn of a horizon beyond the fitted one."""
+        """Refuse forecasts that cannot be made, and warn of a horizon beyond the fitted one."""
         plan, past = self.plan, self.reading.past
         calibrated = next((member.plan.calibrated for member in self.members if member.plan.calibrated), ())
         lacking = sorted(set(levels) - set(calibrated))

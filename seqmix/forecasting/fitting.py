@@ -267,7 +267,7 @@ def _check_values(long: Long, n_val: np.ndarray) -> None:
 
 
 def _check_panel(panel: Panel, job: Job, n_val: int) -> None:
-    """Refuse what would fail in training, or after it."""
+    """Refuse options and data that would fail in training, or after it."""
     plan = job.plan
     if panel.has_val and not any(_counts(batch) for batch in panel.val_dataloader()):
         raise DataError(

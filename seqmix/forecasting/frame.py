@@ -119,13 +119,7 @@ def read_frame(df: Any, how: Reading) -> Long:
     columns: Any = frame[list(dict.fromkeys(covariates))].reset_index(drop=True)
     rows = codes, ids, clock, stamps
     y = np.zeros(len(frame)) if target_col is None else numbers(frame[target_col], target_col, *rows)
-    weight = None if weight_col is None else numbers(frame[weight_col], weight_col, *rows)
-    if weight is not None and not (weight >= 0).all():
-        raise DataError(f"column {weight_col!r} holds weights below 0 or missing; give a number from 0 up in every row")
-    if weight is not None and weight.max() > 1e18:
-        raise DataError(f"column {weight_col!r} holds weights above 1e18; divide all of them by the largest")
-    if weight is not None and not weight.any():
-        raise DataError(f"column {weight_col!r} holds no weight above 0; leave weight_col out to train on every row")
+    weight = None if weight_col is None else _weights(numbers(frame[weight_col], weight_col, *rows), weight_col)
     present = np.ones(len(frame), bool)
     if (steps > 1).any():
         # inserted rows have no value
@@ -147,6 +141,17 @@ def read_frame(df: Any, how: Reading) -> Long:
     ignored = [str(name) for name in frame if name not in known]
     kind = kind_of(df, id_col, time_col)
     return Long(ids, indptr, stamps[starts], clock, y, weight, columns, present, ignored, kind)
+
+
+def _weights(weight: np.ndarray, weight_col: str) -> np.ndarray:
+    """Weights of rows, checked."""
+    if not (weight >= 0).all():
+        raise DataError(f"column {weight_col!r} holds weights below 0 or missing; give a number from 0 up in every row")
+    if weight.max() > 1e18:
+        raise DataError(f"column {weight_col!r} holds weights above 1e18; divide all of them by the largest")
+    if not weight.any():
+        raise DataError(f"column {weight_col!r} holds no weight above 0; leave weight_col out to train on every row")
+    return weight
 
 
 def followed(df: Any, long: Long, val_df: pd.DataFrame, how: Reading) -> tuple[Long, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Metrics that are functions of a frame, as in utilsforecast, called with what their signature needs."""
+"""Metrics that are functions of a frame, as in utilsforecast, called with the arguments of their signature."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence

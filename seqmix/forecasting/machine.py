@@ -74,7 +74,7 @@ def make_trainer(options: Mapping[str, Any], given: Mapping[str, Any]) -> pl.Tra
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Lightning says about itself, inside."""
+    """Silence the messages of Lightning about itself, inside."""
     before = [logger.level for logger in _loggers()]
     with warnings.catch_warnings():
         silence()
@@ -86,7 +86,7 @@ def quiet() -> Iterator[None]:
 
 
 def silence() -> None:
-    """Silence what Lightning says about itself, in this process."""
+    """Silence the messages of Lightning about itself, in this process."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", module="lightning.*")
     for logger in _loggers():

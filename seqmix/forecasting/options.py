@@ -200,6 +200,6 @@ def check_device(device: Any) -> None:
 
 
 def check_flag(name: str, value: Any, words: str) -> None:
-    """Raise ``ConfigError`` unless an option is True or False; ``words`` are what it may be."""
+    """Raise ``ConfigError`` unless an option is True or False; ``words`` names the accepted values."""
     if not isinstance(value, bool | np.bool_):
         raise ConfigError(f"{name} = {value!r} is not a flag; use {words}")

@@ -45,7 +45,7 @@ def pack(options: Mapping[str, Any], fitted: Fitted) -> tuple[dict[str, Any], di
 
 
 def unpack(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[str, Tensor]) -> Fitted:
-    """Fitted models from what ``pack`` made of them.
+    """Fitted models from the facts and tensors of ``pack``.
 
     Raises:
         DataError: if weights are not finite.

@@ -1,4 +1,4 @@
-"""Saving a fitted Forecaster: its options and what it learned in a folder."""
+"""Saving a fitted Forecaster: its options and its fitted state in a folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def save_forecaster(options: Mapping[str, Any], fitted: Fitted | Ensemble, folde
 def load_forecaster(
     source: str | Path, device: str, trusted: Sequence[str], names: Sequence[str]
 ) -> tuple[dict[str, Any], Fitted | Ensemble]:
-    """Options and what was learned, from a folder or a repository of the hub, with the models on a device.
+    """Options and fitted state from a folder or a repository of the hub, with the models on a device.
 
     Errors are those of ``where`` and ``read_archive``.
     """

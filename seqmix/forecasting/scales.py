@@ -22,7 +22,7 @@ class Scales(NamedTuple):
 
 
 class Measured(Protocol):
-    """Base of what has scales of errors: a fit or a test."""
+    """Base of fits and tests, which have scales of errors."""
 
     @property
     def reading(self) -> Reading:

@@ -127,21 +127,14 @@ def errors(
     known = known.reset_index(drop=True).rename(columns={"cutoff": "origin"})
     by = "origin" if by == "cutoff" else by
     at = None if scales is None else scales.ids.get_indexer(pd.Index(known[key]))
-    columns = [target, *given]
     parts = []
     for metric in metrics:
-        scale = np.ones(len(known))
-        if scales is not None and at is not None and (standardized or metric in _SCALED):
-            if (at < 0).any():
-                absent = known[key].iloc[int((at < 0).argmax())]
-                raise DataError(f"series {absent!r} was not fitted: it has no scale, no MASE; leave it out or fit it")
-            units = {"mase": scales.naive, "msis": scales.naive, "rmsse": scales.naive_rms}
-            scale = units.get(str(metric), scales.deviation)[at]
+        scale = _unit(metric, scales, at, known[key], standardized=standardized)
         told = ~np.isnan(scale)
         if not told.all():
             why = "have a seasonal naive forecast without an error" if metric in _SCALED else "do not vary"
             _warn_left_out(str(metric), "series", known[key], told, f"{why} before the test")
-        scaled = known.assign(**{name: known[name] / scale for name in columns})[told]
+        scaled = known.assign(**{name: known[name] / scale for name in (target, *given)})[told]
         if takes_frame(metric):
             offer = Offer(models, _levels(known, models), _quantiles(known, models), train, season)
             found = frame_metric(known if scales_itself(metric) else scaled, metric, by or key, how, offer)
@@ -160,6 +153,27 @@ def errors(
                 long = part.melt(id_vars=by, value_vars=models, var_name="model", value_name="value")
                 parts.append(long.assign(metric=name)[["metric", "model", by, "value"]])
     return pd.concat(parts, ignore_index=True).rename(columns={"origin": "cutoff"})
+
+
+def _unit(
+    metric: Metric, scales: Scales | None, at: np.ndarray | None, ids: pd.Series, *, standardized: bool
+) -> np.ndarray:
+    """Unit of the errors in each row, NaN for series without one.
+
+    Args:
+        metric: the metric.
+        scales: units of the series. Default: 1.
+        at: number of the series of each row in ``scales``, -1 for unknown ones.
+        ids: the series of each row.
+        standardized: the deviation of the training rows, for metrics without a unit of their own.
+    """
+    if scales is None or at is None or not (standardized or metric in _SCALED):
+        return np.ones(len(ids))
+    if (at < 0).any():
+        absent = ids.iloc[int((at < 0).argmax())]
+        raise DataError(f"series {absent!r} was not fitted: it has no scale, no MASE; leave it out or fit it")
+    units = {"mase": scales.naive, "msis": scales.naive, "rmsse": scales.naive_rms}
+    return units.get(str(metric), scales.deviation)[at]
 
 
 def check_metrics(metrics: Any) -> list[Any]:

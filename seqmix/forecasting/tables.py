@@ -120,7 +120,7 @@ def check_folder(option: str, path: str) -> None:
 
 
 def _try_to_write(folder: Path) -> None:
-    """Make a folder, and a file in it that is gone whatever happens."""
+    """Make a folder, and a file in it that is removed in any case."""
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):
         pass

@@ -221,7 +221,7 @@ class _Best(Callback):
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Take over what another process found during the training inside."""
+        """Take over the results of another process after the training inside."""
         with tempfile.TemporaryDirectory() as folder:
             self._file = Path(folder, "best.pt")
             yield
@@ -229,7 +229,7 @@ class _Best(Callback):
                 self.weights, self.lines = torch.load(self._file, weights_only=True)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave what was found to the process that began the training."""
+        """Hand the results to the process that began the training."""
         if trainer.is_global_zero and os.getpid() != self._process:
             torch.save((self.weights, self.lines), self._file)
 
@@ -249,7 +249,7 @@ class _Best(Callback):
             self.weights = {name: x.detach().clone() for name, x in pl_module.state_dict().items()}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record what came after the last validation."""
+        """Record the steps after the last validation."""
         if self._losses:
             self._record(trainer.global_step, {})
 

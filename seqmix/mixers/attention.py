@@ -184,7 +184,7 @@ class Attention(Mixer):
 
 
 def _slopes(n_heads: int) -> list[float]:
-    """2^(-8/n), 2^(-16/n), ... for n heads, n a power of two; what is over takes every second slope of 2 n heads."""
+    """2^(-8/n), 2^(-16/n), ... for n heads, n a power of two; further heads take every second slope of 2 n heads."""
     n = 2 ** (n_heads.bit_length() - 1)
     return [2 ** (-8 * i / n) for i in range(1, n + 1)] + [2 ** (-4 * i / n) for i in range(1, 2 * (n_heads - n), 2)]
 

@@ -68,7 +68,7 @@ class LinearAttention(Mixer, ABC):
         """
 
     def _close(self, y: Tensor, x: Tensor, operands: dict[str, Any]) -> Tensor:
-        """Normalize and gate what the heads read, ``y: (B, L, H, V) -> (B, L, H V)``; ``x`` is the input."""
+        """Normalize and gate the results of the heads, ``y: (B, L, H, V) -> (B, L, H V)``; ``x`` is the input."""
         return self.o_norm(y, None if self.g_proj is None else self.g_proj(x).view_as(y)).flatten(2)
 
     def _advance_heads(self, **options: Any) -> Any:

@@ -199,7 +199,7 @@ class LongVQ(Mixer):
         return M.unsqueeze(1).to(x.dtype)
 
     def init_state(self, batch_size: int) -> State:
-        """State of the SSM, and codes, keys and values of the window with a table of what is older."""
+        """State of the SSM; codes, keys and values of the window; and a table of older positions."""
         if not self.causal:
             raise TypeError("LongVQ has no step() in both directions; build it with causal=True")
         codes, V = self.codebook.codes(), self.widths[2]

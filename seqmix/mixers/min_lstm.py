@@ -79,6 +79,6 @@ class MinLSTM(Mixer):
         return y.squeeze(1), state
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Candidates, and what a sigmoid maps to f': ``log f - log i``, both ``(B, L, E)``."""
+        """Candidates and the logits ``log f - log i`` of f', both ``(B, L, E)``."""
         candidate, f, i = wide(self.in_proj(x)).chunk(3, -1)
         return candidate, F.softplus(-i) - F.softplus(-f)

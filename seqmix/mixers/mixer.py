@@ -248,7 +248,7 @@ def require_max_len(mixer: Mixer, max_len: int | None, stored: str) -> int:
 
 
 def check_length(mixer: Mixer, x: Tensor, max_len: int) -> None:
-    """Raise ``ValueError`` if ``x: (B, L, D)`` is longer than what ``mixer`` stores."""
+    """Raise ``ValueError`` if ``x: (B, L, D)`` is longer than ``max_len`` of a mixer that stores positions."""
     if x.shape[1] > max_len:
         name, L = type(mixer).__name__, x.shape[1]
         raise ValueError(f"length {L} is over max_len = {max_len} of {name}; shorten x, or build it with max_len={L}")

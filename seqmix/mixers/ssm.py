@@ -83,7 +83,7 @@ def is_range(value: object) -> bool:
 
 
 def dt_bias(width: int, dt_min: float, dt_max: float, floor: float) -> Tensor:
-    """Draw steps log-uniformly from ``dt_min`` to ``dt_max`` positions; return what softplus maps to them."""
+    """Draw steps log-uniformly from ``dt_min`` to ``dt_max`` positions; return their inverse softplus."""
     dt = torch.empty(width).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=floor)
     return dt + (-torch.expm1(-dt)).log()
 

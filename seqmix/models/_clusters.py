@@ -1,4 +1,4 @@
-"""Clusters of Ridge: channels, or kinds of windows, that have one map, by k-means on what their sums say of maps."""
+"""Clusters of Ridge: channels, or kinds of windows, with one map, by k-means on their sums of products."""
 
 from collections.abc import Iterable, Iterator
 

@@ -239,7 +239,7 @@ class _DecoderLayer(nn.Module):
         self.trend = nn.Conv1d(d_model, n_outputs, 3, padding=1, padding_mode="circular", bias=False)
 
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Seasonal part ``(B, S, D)``, and what the trend grows by ``(B, S, n_outputs)``."""
+        """Seasonal part ``(B, S, D)``, and the increment of the trend ``(B, S, n_outputs)``."""
         x, first = decompose(x + self.drop(self.own(x, x)), self.kernel_size)
         x, second = decompose(x + self.drop(self.cross(x, tokens)), self.kernel_size)
         x, third = decompose(x + self.mlp(x), self.kernel_size)

@@ -258,7 +258,7 @@ def mix(
 
 
 def resume(mixer: Mixer, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, state: Any) -> tuple[Tensor, Any]:
-    """Call ``mixer`` after what ``state`` holds, None for the start, and return the state after it too.
+    """Call ``mixer`` with the initial state ``state``, None for the start, and return the state after it too.
 
     A mixer whose ``forward`` takes no state advances position by position.
 

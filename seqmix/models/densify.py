@@ -84,7 +84,7 @@ class Densify:
             )
 
     def __call__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Replaced]:
-        """Replace mixers of ``model`` and return what was replaced; make its optimizer afterwards.
+        """Replace mixers of ``model`` and return the replaced ones; make its optimizer afterwards.
 
         Args:
             model: any module that holds mixers.
@@ -105,7 +105,7 @@ class Densify:
         return [Replaced(p.paths[0], type(m).__name__, p.axis, *self._sizes(sizes[m][0])) for m, p in places.items()]
 
     def _sizes(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Length and width of a dense layer for what is ``(B, *shape)``."""
+        """Length and width of a dense layer for inputs ``(B, *shape)``."""
         return (shape[1], shape[0]) if self.axis == "embedded" else shape
 
     def _dense(self, name: str, mixer: Mixer, shape: tuple[int, int], like: Tensor) -> Mixer:

@@ -323,7 +323,7 @@ def _grouped(conv: nn.Conv1d, weight: tuple[int, ...], bias: tuple[int, ...]) ->
 
 
 def _from_published(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Drop from a published state dict what the original never uses."""
+    """Drop unused parameters of the original from a published state dict."""
     for part, network in model.named_children():
         assert isinstance(network, _Network)
         used, own = len(network.downsample_layers), f"{prefix}{part}."

@@ -36,7 +36,7 @@ N_OTHERS, DRIFT = 6, 3
 
 
 def origins(x: Tensor, mask: Tensor, periods: Tensor, ends: Tensor, horizon: int) -> Origins:
-    """Facts at the origins after ``ends`` rows; sums are in float64, so that a level cannot hide what changes.
+    """Facts at the origins after ``ends`` rows; sums are in float64, so that a level cannot hide changes.
 
     Shapes: ``(N, T), (N, T), (N, 2), (n,) ->`` see ``Origins``. Cost: O(N (T + n horizon)).
 
@@ -110,7 +110,7 @@ def _naive_error(filled: Tensor, mask: Tensor, lag: Tensor, at: Tensor) -> Tenso
 
 
 def _profile(filled: Tensor, lag: Tensor, first: Tensor) -> Tensor:
-    """Mean so far of what values are above the mean of the cycle that they end, phase by phase ``(N, T)``.
+    """Running mean by phase of the values minus the mean of the cycle that they end, ``(N, T)``.
 
     The difference to the mean of a trailing cycle has the seasonal profile, but for a constant. Rows of one phase are
     put side by side, so that sums over cycles are differences of running sums.

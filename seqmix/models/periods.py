@@ -13,7 +13,7 @@ _CYCLES_KNOWN, _CYCLES_FOUND = 2, 3
 
 
 def find_periods(x: Tensor, mask: Tensor, known: Tensor) -> Tensor:
-    """Two periods of each series, in time steps, 0 for none: those that are known, or else one that is found.
+    """Two periods of each series, in time steps, 0 for none: known ones, or else a detected one.
 
     A known period needs two cycles of history, series by series. Where none is left, or where the series does not
     follow it and has another cycle plainly, the peak of the periodogram of the detrended series is tested by Fisher's

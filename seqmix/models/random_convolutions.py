@@ -125,7 +125,7 @@ class _Proportions(nn.Module):
         self.n_features = self.biases.numel()
 
     def learn(self, x: Tensor, mask: Tensor) -> None:
-        """Set the biases of each kernel to quantiles of what it gives on one random series, spread evenly."""
+        """Set the biases of each kernel to evenly spread quantiles of its outputs on one random series."""
         golden, each = (math.sqrt(5) - 1) / 2, self.biases.shape[2]
         for k, (weight, dilation) in enumerate(zip(self.weights, self.dilations, strict=True)):
             rows = torch.randint(len(x), (_FIXED,), device=x.device)

@@ -143,7 +143,7 @@ class Ridge(ForecastModel):
 
     @torch.no_grad()
     def fit_closed_form(self, train: Iterable[Batch], val: Iterable[Batch]) -> None:
-        """Fit the map to the training windows, and choose what is left open on the validation windows."""
+        """Fit the map to the training windows, and choose the open options on the validation windows."""
         if self.cells is not None:
             self.cells.learn(fill(batch["x"], batch.get("x_mask")) for batch in train)
         labels, maps = self._fitted(train, val)
@@ -254,7 +254,7 @@ class Ridge(ForecastModel):
         return max(2, self.series.horizon)
 
     def _fits(self, sums: Callable[[range], tuple[Moments, ...]], parts: Sequence[range], overlap: int) -> list[Fit]:
-        """The fit of each group of what ``sums`` gives for parts of the horizon: training and validation sums."""
+        """The fit of each group of training and validation ``sums``, for parts of the horizon."""
 
         def paths(steps: range) -> Iterator[Path]:
             train, held = sums(steps)

@@ -107,7 +107,7 @@ def _row_sums(windows: Tensor, length: int) -> Tensor:
 
 
 def _by_row(windows: Tensor) -> Tensor:
-    """Sums of what consecutive windows have for the same row: ``(N, C, window) -> (N + window - 1, C)``."""
+    """Sums over consecutive windows for each row: ``(N, C, window) -> (N + window - 1, C)``."""
     N, C, width = windows.shape
     # one column more in each window moves it by one row
     skewed = nn.functional.pad(windows, (0, N)).transpose(0, 1).flatten(1)[:, :-N]
@@ -115,7 +115,7 @@ def _by_row(windows: Tensor) -> Tensor:
 
 
 def _closed(errors: Tensor, width: int) -> Tensor:
-    """Morphological closing of ``errors: (T, C)``: what is lower than both sides within ``width`` rows is raised."""
+    """Morphological closing of ``errors: (T, C)``: values lower than both sides within ``width`` rows are raised."""
     if width < 2:
         return errors
     known = nn.functional.pad(errors.nan_to_num(0).t(), (width - 1, width - 1))

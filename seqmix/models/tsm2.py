@@ -205,7 +205,7 @@ class _Trunk(nn.Module):
 
 
 class _Branch(nn.Module):
-    """``x + drop(mixer(norm(x)))`` along time or along variates, and what feeds it."""
+    """``x + drop(mixer(norm(x)))`` along time or along variates, with its weighted input."""
 
     def __init__(
         self,

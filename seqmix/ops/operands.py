@@ -83,7 +83,7 @@ def require_at_least_one(**options: int | None) -> None:
 
 
 def zeros_from(shape: Sequence[int], *operands: Tensor) -> Tensor:
-    """Zeros that depend on the operands: what an op gives where an axis is empty, all of its gradients being zero."""
+    """Zeros that depend on the operands: the result of an op with an empty axis, whose gradients are zero."""
     total = torch.stack([x.sum() for x in operands]).sum()
     return operands[0].new_zeros(shape) + total.where(torch.zeros_like(total, dtype=torch.bool), 0.0)
 

@@ -22,7 +22,7 @@ def bag_of_words(train: Sequence[Example], test: Sequence[Example], classes: boo
         test: those to predict.
         classes: labels are classes, not scores.
     """
-    # the stubs know names of analyzers only
+    # the type stubs declare names of analyzers only
     words = CountVectorizer(analyzer=_words)  # pyright: ignore[reportArgumentType]
     model = LogisticRegression(max_iter=1000) if classes else Ridge()
     model.fit(words.fit_transform([texts for texts, _ in train]), [label for _, label in train])

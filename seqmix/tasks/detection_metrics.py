@@ -105,7 +105,7 @@ def best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def range_f1(labels: np.ndarray, flags: np.ndarray, *, existence: float = 0.2) -> float:
-    """F1 of range-based precision and recall: each anomaly counts once, whatever its length.
+    """F1 of range-based precision and recall: each anomaly counts once, regardless of its length.
 
     Recall is the mean over anomalies of ``existence`` for a flagged row in it plus the rest for the flagged share of
     it, divided by the number of flagged ranges that overlap it. Precision is the same over flagged ranges, without

@@ -164,7 +164,7 @@ class Forecasting(Task):
         return {"batch": {name: torch.zeros(1, *shape) for name, shape in shapes.items() if shape[1]}}
 
     def point(self, forecast: Tensor) -> Tensor:
-        """The point forecast ``(B, horizon, C)`` in what ``forward`` returns: the median of quantiles, or the mean."""
+        """The point forecast ``(B, horizon, C)`` of a result of ``forward``: the median of quantiles, or the mean."""
         return self.loss.point(forecast)
 
     @torch.no_grad()
@@ -173,7 +173,7 @@ class Forecasting(Task):
         return self.quantiles_of(self(batch), quantiles)
 
     def quantiles_of(self, forecast: Tensor, quantiles: Sequence[float]) -> Tensor:
-        """Quantiles of what ``forward`` returns, ``(B, horizon, C, K)`` in the order given; they never cross.
+        """Quantiles of a result of ``forward``, ``(B, horizon, C, K)`` in the order given; they never cross.
 
         Those of a distribution are exact. With ``quantile`` loss levels between two that were trained are linear
         between their forecasts.
@@ -310,7 +310,7 @@ def _plain(factory: ForecastModelFactory) -> ForecastModelFactory:
 
 
 def _check_closed_form(name: str, n_outputs: int, affine: bool) -> None:
-    """Refuse what is learned in gradient steps only, for a model that takes none."""
+    """Refuse options that are learned in gradient steps only, for a model that takes none."""
     if n_outputs > 1:
         raise ConfigError(
             f"{name} has the least squared error in closed form, and the loss takes {n_outputs} numbers per value; "

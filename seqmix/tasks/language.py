@@ -280,7 +280,7 @@ def language_scores(loss: float, n_bytes: float, tokens: float) -> dict[str, flo
 
 
 def make_encoder(encoder: EncoderFactory, vocab_size: int, max_len: int | None) -> BidirectionalEncoder:
-    """The encoder for ``vocab_size`` tokens; raises ``ConfigError`` if texts can be longer than what it stores."""
+    """The encoder for ``vocab_size`` tokens; raises ``ConfigError`` if texts can be longer than its positions."""
     made = encoder(vocab_size)
     if made.max_len is not None and max_len is not None and made.max_len < max_len:
         raise ConfigError(f"texts have up to {max_len} tokens, the encoder max_len = {made.max_len}; raise that one")

@@ -128,7 +128,7 @@ class Run(Checkpoint):
         self._lock.close()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock: what has a closed form is fitted next."""
+        """Start the clock: the closed form is fitted next."""
         self._started = time.perf_counter()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -205,7 +205,7 @@ class Run(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what Lightning leaves out: random generators, best score, time spent, whether training is over."""
+        """Add what Lightning does not save: random generators, best score, time spent, whether training is over."""
         checkpoint["run"] = {
             "best": list(self.best),
             "seconds": self.elapsed(),

@@ -91,14 +91,14 @@ class Task(pl.LightningModule, ABC):
 
     @abstractmethod
     def add_batch(self, batch: dict[str, Tensor]) -> None:
-        """Add one batch to ``sums``: the sum of each metric, in their order, then what they are means over."""
+        """Add one batch to ``sums``: the sum of each metric, in their order, then the counts to divide by."""
 
     @abstractmethod
     def finish(self, stage: str) -> tuple[dict[str, float], float]:
         """Metrics by name of all batches added, and the number of ``counted``; ``stage`` is ``val`` or ``test``."""
 
     def facts_of(self, data: Any) -> dict[str, Any]:
-        """Values of ``facts``: those of the datamodule, and what else a task tells its results apart by."""
+        """Values of ``facts``: those of the datamodule, and others by which a task distinguishes its results."""
         return {fact: getattr(data, fact) for fact in self.facts}
 
     def totals(self, stage: str) -> list[Tensor]:
@@ -168,11 +168,11 @@ class Task(pl.LightningModule, ABC):
         )
 
     def on_validation_epoch_start(self) -> None:
-        """Begin the sums anew, in memory of this process: started ones share what they were given."""
+        """Reset the sums, in memory of this process: started processes share the tensors that they were given."""
         self.sums = torch.zeros_like(self.sums)
 
     def on_test_epoch_start(self) -> None:
-        """Begin the sums anew, in memory of this process: started ones share what they were given."""
+        """Reset the sums, in memory of this process: started processes share the tensors that they were given."""
         self.sums = torch.zeros_like(self.sums)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -184,7 +184,7 @@ class Task(pl.LightningModule, ABC):
         self.add_batch(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log every metric as ``val_<metric>``, and what else was found."""
+        """Log every metric as ``val_<metric>``, and the remarks."""
         add_up(self.trainer, self.totals("val"))
         found, _ = self.finish("val")
         self.log_dict({f"val_{name}": value for name, value in found.items()}, prog_bar=True, sync_dist=True)

@@ -13,14 +13,14 @@ from seqmix.testing.closeness import assert_close_ratio
 T = TypeVar("T", bound=nn.Module)
 
 
-def probe(build: Callable[[], T], seed: int = 0) -> T:
+def probe(build: Callable[[], T], seed: int = 0, noise: float = 0.1) -> T:
     """Build a model in float64 and evaluation mode, with parameters moved off their initial values."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build().double().eval()
         with torch.no_grad():
             for p in model.parameters():
-                p.add_(0.1 * torch.randn_like(p))
+                p.add_(noise * torch.randn_like(p))
     return model
 
 

@@ -19,7 +19,7 @@ from seqmix.testing.closeness import assert_close_ratio
 
 
 def check_encoder(factory: SeriesEncoderFactory, *, n_channels: int = 3, length: int = 21) -> None:
-    """Run the whole contract of encoders of series on what ``factory`` makes.
+    """Run the whole contract of encoders of series on encoders of ``factory``.
 
     Args:
         factory: an encoder class, or anything called as ``factory(n_channels, length)``.

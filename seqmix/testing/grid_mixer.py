@@ -1,15 +1,15 @@
 """The contract of mixers on a grid."""
 
 import torch
-from torch import Tensor
 
 from seqmix.errors import ConfigError
+from seqmix.testing._probes import normal, probe
 from seqmix.testing.closeness import assert_close_ratio
 from seqmix.vision.grid_mixer import Grid, GridMixer, GridMixerFactory
 
 
 def check_grid_mixer(factory: GridMixerFactory, *, d_model: int = 8, grid: Grid = (3, 4)) -> None:
-    """Run the whole contract of grid mixers on what ``factory`` makes.
+    """Run the whole contract of grid mixers on mixers of ``factory``.
 
     Args:
         factory: a grid mixer class, or anything called as ``factory(d_model, grid)``.
@@ -38,13 +38,13 @@ def check_grid_dtypes(factory: GridMixerFactory, *, d_model: int = 8, grid: Grid
     """The output has shape and dtype of the input; float32 agrees with float64; gradients reach every parameter."""
     mixer = _build(factory, d_model, grid)
     name = type(mixer).__name__
-    x = _normal(2, *grid, d_model).requires_grad_()
+    x = normal(2, *grid, d_model).requires_grad_()
     y = mixer(x)
     if y.shape != x.shape or y.dtype != x.dtype:
         raise AssertionError(
             f"shapes: {name} makes {y.dtype} {tuple(y.shape)} of {x.dtype} {tuple(x.shape)}; return what it was given"
         )
-    y.backward(_normal(*y.shape, seed=1))
+    y.backward(normal(*y.shape, seed=1))
     for key, p in mixer.named_parameters():
         if p.requires_grad and (p.grad is None or not p.grad.isfinite().all() or not p.grad.any()):
             what = "no" if p.grad is None else "a zero, NaN or infinite"
@@ -55,11 +55,11 @@ def check_grid_dtypes(factory: GridMixerFactory, *, d_model: int = 8, grid: Grid
 
 
 def check_grid_mask(factory: GridMixerFactory, *, d_model: int = 8, grid: Grid = (3, 4)) -> None:
-    """Masked tokens contribute nothing, whatever they hold, and their output is zero."""
+    """Masked tokens contribute nothing, whatever their values, and their output is zero."""
     mixer = _build(factory, d_model, grid)
     name = type(mixer).__name__
     mask = torch.rand((2, *grid), generator=torch.Generator().manual_seed(0)) > 0.4
-    x = _normal(2, *grid, d_model)
+    x = normal(2, *grid, d_model)
     y = mixer(x, mask)
     filled = mixer(x.masked_fill(~mask.unsqueeze(-1), float("nan")), mask)
     if not torch.equal(y.nan_to_num(nan=1e9), filled.nan_to_num(nan=1e9)):
@@ -69,12 +69,12 @@ def check_grid_mask(factory: GridMixerFactory, *, d_model: int = 8, grid: Grid =
 
 
 def check_padded_images(factory: GridMixerFactory, *, d_model: int = 8, grid: Grid = (3, 4)) -> None:
-    """A batch of images of unequal sizes, padded anywhere, gives what each image gives alone, gradients included."""
+    """A batch of images of unequal sizes, padded anywhere, gives the results of each image alone, and gradients."""
     mixer = _build(factory, d_model, grid)
     name = type(mixer).__name__
     height, width = grid
     places = ((grid, (0, 0)), ((height - 1, width - 1), (1, 1)), ((1, 1), (height - 1, width - 1)))
-    images = [_normal(1, *size, d_model, seed=i).requires_grad_() for i, (size, _) in enumerate(places)]
+    images = [normal(1, *size, d_model, seed=i).requires_grad_() for i, (size, _) in enumerate(places)]
     alone = [mixer(image) for image in images]
     # the last image is all padding
     x = torch.full((len(images) + 1, *grid, d_model), float("nan"), dtype=torch.float64)
@@ -98,16 +98,4 @@ def check_padded_images(factory: GridMixerFactory, *, d_model: int = 8, grid: Gr
 
 
 def _build(factory: GridMixerFactory, d_model: int, grid: Grid) -> GridMixer:
-    """A mixer in float64 and evaluation mode, its parameters moved off their initial values."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        mixer = factory(d_model, grid).double().eval()
-        with torch.no_grad():
-            for p in mixer.parameters():
-                if p.requires_grad and p.is_floating_point():
-                    p.add_(0.1 * torch.randn_like(p))
-    return mixer
-
-
-def _normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return probe(lambda: factory(d_model, grid))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from seqmix.mixers.mixer import Mixer, MixerFactory
+from seqmix.testing._probes import normal, probe
 from seqmix.testing.closeness import assert_close_ratio
 
 Check = Callable[..., None]
@@ -22,7 +23,7 @@ _EXACT = 1e-9
 
 
 def check_mixer(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
-    """Run the whole mixer contract, ``CHECKS``, on what ``factory`` makes.
+    """Run the whole mixer contract, ``CHECKS``, on mixers of ``factory``.
 
     Args:
         factory: a mixer class, or anything called as ``factory(d_model, max_len)``.
@@ -58,7 +59,7 @@ def check_determinism(factory: MixerFactory, *, d_model: int = 8, max_len: int =
     """The same input gives the same output: in evaluation always, in training under one seed; x is left alone."""
     mixer = _build(factory, d_model, max_len)
     name = type(mixer).__name__
-    x = _normal(2, max_len, d_model)
+    x = normal(2, max_len, d_model)
     before = x.clone()
     for training in (False, True):
         mixer.train(training)
@@ -73,7 +74,7 @@ def check_dtypes(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) 
     """Output has shape and dtype of the input; float32 and bfloat16 agree with float64."""
     # eight and 24 bits of mantissa, times the rounding of a few layers
     tolerances = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
-    x = _normal(2, max_len, d_model).bfloat16()
+    x = normal(2, max_len, d_model).bfloat16()
     for dtype, ratio in tolerances.items():
         mixer = _build(factory, d_model, max_len).to(dtype)
         y = mixer(x.to(dtype))
@@ -87,7 +88,7 @@ def check_dtypes(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) 
 def check_gradients(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
     """Gradients reach the input and every parameter, are finite, and are not all zero."""
     mixer = _build(factory, d_model, max_len)
-    grads = _gradients(mixer, mixer, _normal(2, max_len, d_model))
+    grads = _gradients(mixer, mixer, normal(2, max_len, d_model))
     for name in ("the input", *(n for n, p in mixer.named_parameters() if p.requires_grad)):
         grad = grads.get(name)
         if grad is None or not grad.isfinite().all() or not grad.any():
@@ -98,21 +99,21 @@ def check_gradients(factory: MixerFactory, *, d_model: int = 8, max_len: int = 1
 def check_batch(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
     """Sequences of a batch do not see each other."""
     mixer = _build(factory, d_model, max_len)
-    x = _normal(3, max_len, d_model)
+    x = normal(3, max_len, d_model)
     alone = torch.cat([mixer(row.unsqueeze(0)) for row in x])
     assert_close_ratio(f"batch: {type(mixer).__name__} mixes the sequences of a batch", mixer(x), alone, _EXACT)
 
 
 def check_mask(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
-    """A padded batch gives what each sequence gives alone: outputs, and gradients of input and parameters.
+    """A padded batch gives the results of each sequence alone: outputs, and gradients of input and parameters.
 
     Padding on the right and on the left, filled with large numbers and with NaN; one sequence is all padding.
     """
     lengths = (max_len, max_len // 2 + 1, 1, 0)
     mixer = _build(factory, d_model, max_len)
     name = type(mixer).__name__
-    sequences = [_normal(1, n, d_model, seed=n).requires_grad_() for n in lengths if n]
-    cotangents = [_normal(1, n, d_model, seed=50 + n) for n in lengths if n]
+    sequences = [normal(1, n, d_model, seed=n).requires_grad_() for n in lengths if n]
+    cotangents = [normal(1, n, d_model, seed=50 + n) for n in lengths if n]
     alone = [mixer(x) for x in sequences]
     torch.autograd.backward(alone, cotangents)
     want_grads = _parameter_grads(mixer)
@@ -144,7 +145,7 @@ def check_causality(factory: MixerFactory, *, d_model: int = 8, max_len: int = 1
     mixer = _build(factory, d_model, max_len)
     if not mixer.causal:
         return
-    x = _normal(2, max_len, d_model)
+    x = normal(2, max_len, d_model)
     y = mixer(x)
     for t in range(1, max_len):
         changed = torch.cat([x[:, :t], -3 * x[:, t:]], 1)
@@ -153,7 +154,7 @@ def check_causality(factory: MixerFactory, *, d_model: int = 8, max_len: int = 1
 
 
 def check_step(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
-    """``step`` along a sequence gives what ``forward`` gives at once, and leaves the states it was given alone."""
+    """``step`` along a sequence gives the result of ``forward``, and does not modify the given states."""
     mixer = _build(factory, d_model, max_len)
     name = type(mixer).__name__
     if type(mixer).step is Mixer.step and not mixer.pointwise:
@@ -169,7 +170,7 @@ def check_step(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) ->
         except TypeError:
             return
         raise AssertionError(f"step: {name} is not causal here, but init_state does not raise TypeError")
-    x = _normal(2, max_len, d_model)
+    x = normal(2, max_len, d_model)
     start = mixer.init_state(2)
     state, outputs = start, []
     for position in x.unbind(1):
@@ -181,7 +182,7 @@ def check_step(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) ->
 
 
 def check_state(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -> None:
-    """Where ``forward`` takes a state, parts of a sequence give what it gives at once, as do their gradients.
+    """Where ``forward`` takes a state, parts of a sequence give the result of the whole, and so do their gradients.
 
     Padding on either side leaves no trace in the state, and a step goes on from it.
     """
@@ -189,7 +190,7 @@ def check_state(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -
     name = type(mixer).__name__
     if "state" not in inspect.signature(type(mixer).forward).parameters:
         return
-    x = _normal(2, max_len, d_model)
+    x = normal(2, max_len, d_model)
     if not mixer.causal:
         try:
             mixer(x, return_state=True)
@@ -211,7 +212,7 @@ def check_state(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) -
     # two positions follow
     lengths = torch.tensor([max_len - 2, 1, 0])
     on_the_right = torch.arange(max_len) < lengths[:, None]  # (B, L)
-    head, tail = _normal(3, max_len, d_model), _normal(3, 2, d_model, seed=1)
+    head, tail = normal(3, max_len, d_model), normal(3, 2, d_model, seed=1)
     for side, mask in (("right", on_the_right), ("left", on_the_right.flip(1))):
         padded = torch.full_like(head, float("nan"))
         padded[mask] = torch.cat([row[:n] for row, n in zip(head, lengths.tolist(), strict=True)])
@@ -230,7 +231,7 @@ def check_matrix(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12) 
     """``matrix`` is ``(B, G, L, L)``; lower triangular if causal; its product with x is ``forward`` if pure."""
     mixer = _build(factory, d_model, max_len)
     name = type(mixer).__name__
-    x = _normal(2, max_len - 1, d_model)
+    x = normal(2, max_len - 1, d_model)
     try:
         M = mixer.matrix(x)  # (B, G, L, L)
     except TypeError as e:
@@ -256,7 +257,7 @@ def check_state_dict(factory: MixerFactory, *, d_model: int = 8, max_len: int = 
     So does a call with other tensors in place of the parameters, as ``torch.func`` makes it.
     """
     mixer = _build(factory, d_model, max_len)
-    name, x = type(mixer).__name__, _normal(2, max_len, d_model)
+    name, x = type(mixer).__name__, normal(2, max_len, d_model)
     want, state = mixer(x), mixer.state_dict()
     fresh = _build(factory, d_model, max_len, seed=1)
     fresh.load_state_dict(state, strict=True)
@@ -283,11 +284,11 @@ def check_lengths(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12)
     name = type(mixer).__name__
     odd = max_len - 1 + max_len % 2
     for shape in ((1, 1), (1, 2), (1, 3), (1, odd), (1, max_len), (0, max_len), (2, 0)):
-        y = mixer(_normal(*shape, d_model))
+        y = mixer(normal(*shape, d_model))
         if y.shape != (*shape, d_model) or not y.isfinite().all():
             got = f"{tuple(y.shape)} of {(*shape, d_model)}"
             raise AssertionError(f"lengths: {name} makes {got}, or values that are not finite")
-    x = _normal(2, max_len, 2 * d_model)
+    x = normal(2, max_len, 2 * d_model)
     for strided in (x[..., ::2], x[..., :d_model].transpose(0, 1).contiguous().transpose(0, 1)):
         want = mixer(strided.contiguous())
         assert_close_ratio(f"lengths: {name} depends on the strides of its input", mixer(strided), want, _EXACT)
@@ -302,7 +303,7 @@ def check_compile(factory: MixerFactory, *, d_model: int = 8, max_len: int = 12)
     name = type(mixer).__name__
     torch.compiler.reset()
     compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager")
-    x = _normal(2, max_len, d_model)
+    x = normal(2, max_len, d_model)
     try:
         y = compiled(x)
     except TorchDynamoException as e:
@@ -331,18 +332,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def _build(factory: MixerFactory, d_model: int, max_len: int, seed: int = 0) -> Mixer:
-    """A mixer in float64 and evaluation mode, its parameters moved off their initial values."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        mixer = factory(d_model, max_len).double().eval()
-        with torch.no_grad():
-            for p in mixer.parameters():
-                p.add_(0.2 * torch.randn_like(p))
-    return mixer
-
-
-def _normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return probe(lambda: factory(d_model, max_len), seed, noise=0.2)
 
 
 def _gradients(forward: Callable[[Tensor], Tensor], mixer: Mixer, x: Tensor) -> dict[str, Tensor]:
@@ -351,7 +341,7 @@ def _gradients(forward: Callable[[Tensor], Tensor], mixer: Mixer, x: Tensor) -> 
     x = x.clone().requires_grad_()
     y = forward(x)
     if y.requires_grad:
-        y.backward(_normal(*y.shape, seed=1))
+        y.backward(normal(*y.shape, seed=1))
     return ({} if x.grad is None else {"the input": x.grad}) | _parameter_grads(mixer)
 
 

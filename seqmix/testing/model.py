@@ -24,7 +24,7 @@ _SERIES = Series(n_channels=3, context=21, horizon=5)
 
 
 def check_model(factory: ForecastModelFactory, *, series: Series = _SERIES) -> None:
-    """Run the whole contract of forecasting models on what ``factory`` makes.
+    """Run the whole contract of forecasting models on models of ``factory``.
 
     Args:
         factory: a model class, or anything called as ``factory(series)``.

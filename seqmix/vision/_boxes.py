@@ -9,7 +9,7 @@ from seqmix.vision.grid_mixer import zero_masked_grid
 
 
 def mix_boxes(mix: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mix each image of ``x: (B, H, W, D)`` on the smallest rectangle around what it keeps, as if cropped to it."""
+    """Mix each image of ``x: (B, H, W, D)`` on the smallest rectangle around its kept cells, as if cropped to it."""
     if mask is None:
         return mix(x, None)
     x = zero_masked_grid(x, mask)

@@ -18,7 +18,7 @@ class Fusible(nn.Module, ABC):
 
     @abstractmethod
     def fused(self) -> nn.Conv2d:
-        """Return the convolution that computes what this module computes in evaluation."""
+        """Return the convolution that is equivalent to this module in evaluation."""
 
 
 class ConvBN(Fusible):

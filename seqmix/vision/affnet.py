@@ -216,7 +216,7 @@ class _InvertedResidual(nn.Module):
 
 
 class _Filters(nn.Module):
-    """Filter blocks, a norm, and what fuses them with their input."""
+    """Filter blocks, a norm, and the fusion with their input."""
 
     def __init__(self, d_model: int, rates: Sequence[float], *, fuse: bool, act: Callable[[], nn.Module]):
         super().__init__()

@@ -272,7 +272,7 @@ def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def _max_pool(x: Tensor, kept: Tensor | None) -> Tensor:
-    """Maximum over 3 x 3; what lies outside never wins, as if it were minus infinity."""
+    """Maximum over 3 x 3, padded with minus infinity."""
     if kept is None:
         return F.max_pool2d(x, 3, stride=1, padding=1)
     return F.max_pool2d(x.masked_fill(~kept, -torch.inf), 3, stride=1, padding=1).masked_fill(~kept, 0)

@@ -149,7 +149,7 @@ class ImageModel(nn.Module, ABC):
 
     @abstractmethod
     def pre_logits(self, x: Tensor) -> Tensor:
-        """From the last map to what the classifier takes: ``(B, head_hidden_size)``, or features last and no pooling
+        """From the last map to the input of the classifier: ``(B, head_hidden_size)``, or features last and no pooling
         where ``global_pool`` is empty: ``(B, H, W, head_hidden_size)``.
         """
 
@@ -164,7 +164,7 @@ class ImageModel(nn.Module, ABC):
         return last
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits ``(B, num_classes)`` of the last map, or what the classifier would take."""
+        """Logits ``(B, num_classes)`` of the last map, or the input of the classifier."""
         y = self.pre_logits(x)
         if not pre_logits:
             y = self.get_classifier()(y)

@@ -143,7 +143,7 @@ class ViM2(ImageModel):
 
 
 class _Stage(nn.Module):
-    """Blocks that all see what the mixers before them gave."""
+    """Blocks that all see the outputs of earlier mixers."""
 
     def __init__(self, blocks: nn.ModuleList):
         super().__init__()

@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what wrappers put before the names; where they did, what they did not wrap is not part of the model."""
+    """Remove prefixes that wrappers add to names; a tensor without the prefix is not part of a wrapped model."""
     names = {key: key.replace("_orig_mod.", "") for key in state}
     wrapped = {key: match.end() for key, name in names.items() if (match := _WRAPPED.match(name))}
     return {names[key][wrapped.get(key, 0) :]: tensor for key, tensor in state.items() if key in wrapped or not wrapped}
@@ -136,7 +136,7 @@ def _adapt_channels(state: dict[str, Tensor], own: Mapping[str, Tensor], key: st
 
 
 def _leave_out(state: dict[str, Tensor], model: ImageModel) -> None:
-    """Drop what is of parts that ``model`` does without."""
+    """Drop tensors of parts that ``model`` lacks."""
     absent = (*model.absent, *([] if model.num_classes else [model.classifier_name]))
     for key in [key for key in state if any(key == name or key.startswith(f"{name}.") for name in absent)]:
         del state[key]

@@ -102,7 +102,7 @@ class ImageData(SplitData, ABC):
 
     @abstractmethod
     def _sources(self) -> tuple[Source, Source | None, Source | None]:
-        """Training, validation and test images; None for what there is not."""
+        """Training, validation and test images; None for a missing split."""
 
     def setup(self, stage: str | None = None) -> None:
         """Find the images of every split; does nothing the second time."""

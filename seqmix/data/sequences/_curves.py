@@ -97,7 +97,7 @@ class Canvas:
         return False
 
     def _seed(self) -> np.ndarray:
-        """First dash of a short curve, at a place drawn from those that are free for its direction, if there is one."""
+        """First dash of a short curve, at a random free place for its direction, if there is one."""
         table = self.table
         for _ in range(TRIES):
             turn = self.random.integers(360, size=1)
@@ -112,7 +112,7 @@ class Canvas:
         return np.empty((3, 0), int)
 
     def _extend(self, taken: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One dash more each, likelier ahead than aside, not on what is taken; and which of them could."""
+        """Extend each curve by a dash on free pixels, more likely ahead than aside; and which of them could be."""
         table, dash = self.table, curves[2]
         pivot = curves[1] + table.ahead[dash]
         heads = pivot[:, None] + table.heads[dash]  # (A, C)

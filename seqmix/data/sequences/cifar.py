@@ -121,7 +121,7 @@ def _batch(path: Path) -> Iterator[tuple[np.ndarray, int]]:
 
 
 class _Arrays(pickle.Unpickler):
-    """Reads what the batches of CIFAR-10 hold, and refuses everything else a pickle can name."""
+    """Reads the types in the batches of CIFAR-10, and refuses everything else that a pickle can name."""
 
     def find_class(self, module_name: str, global_name: str) -> object:
         if module_name.startswith("numpy") and global_name in ("_reconstruct", "ndarray", "dtype"):

@@ -7,7 +7,7 @@ from seqmix.errors import DataError
 
 
 def load_rows(name: str, split: str, remedy: str) -> Iterator[Any]:
-    """Rows of a split of a data set, through ``datasets``; ``remedy`` is what to do where it cannot be loaded."""
+    """Rows of a split of a data set, through ``datasets``; ``remedy`` is the remedy where it cannot be loaded."""
     # imported here: it takes a second, and is not needed if the files are there
     import datasets
 

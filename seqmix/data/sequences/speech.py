@@ -142,7 +142,7 @@ class SpeechCommands(SampledData):
 
 
 def published_split(name: str) -> Split:
-    """The split that the publisher's rule puts a file into, by the hash of what stands before ``_nohash_``."""
+    """The split of a file by the publisher's rule: the hash of the name before ``_nohash_``."""
     speaker = re.sub(r"_nohash_.*$", "", name)
     share = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (_BUCKETS + 1) * (100 / _BUCKETS)
     return "val" if share < 10 else "test" if share < 20 else "train"

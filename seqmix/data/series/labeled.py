@@ -185,7 +185,7 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Fills and normalizes series by what was learned from the training series.
+    """Fills and normalizes series with statistics of the training series.
 
     Missing values are interpolated within their channel, with the nearest value at its ends; a channel without any
     value in a series gets its mean over the training series. A channel that does not move becomes zero.

@@ -305,7 +305,7 @@ def _training_rows(
 
 
 def _range(block: np.ndarray, ours: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest value of each series and what the highest is above it; 0 where that is only rounding."""
+    """Lowest value and range of each series; a range that is only rounding is 0."""
     low = np.minimum.reduceat(np.where(ours, block, np.inf), starts)
     high = np.maximum.reduceat(np.where(ours, block, -np.inf), starts)
     low, high = (np.where(low > high, 0.0, side) for side in (low, high))

@@ -101,7 +101,7 @@ def check_split(split: tuple[float, float, float]) -> None:
 
 
 def split_rows(split: tuple[float, float, float], n_rows: int) -> tuple[int, int, int]:
-    """Rows of each split; as in the published protocol, what rounding leaves over is validated on."""
+    """Rows of each split; as in the published protocol, the remainder of rounding goes to validation."""
     n_train, n_test = int(split[0] * n_rows), int(split[2] * n_rows)
     return n_train, n_rows - n_train - n_test, n_test
 

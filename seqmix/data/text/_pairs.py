@@ -114,7 +114,7 @@ def _draw(borders: np.ndarray, bounds: np.ndarray, room: int, number: int) -> np
 
 
 def _chunks(borders: np.ndarray, first: int, last: int, target: int) -> list[tuple[int, int]]:
-    """Runs of sentences ``first`` to ``last`` that reach ``target`` tokens, the last of what is left, two at least."""
+    """Runs of sentences ``first`` to ``last`` that reach ``target`` tokens, the last of the remainder, two at least."""
     runs: list[tuple[int, int]] = []
     while last - first >= 2:
         end = max(first + 2, int(np.searchsorted(borders, borders[first] + target)))

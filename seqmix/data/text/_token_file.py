@@ -130,6 +130,6 @@ def _together(documents: Iterable[Iterable[bytes]], *, whole: bool) -> Iterator[
 
 
 def _sentences(text: bytes, end: re.Pattern[bytes]) -> list[bytes]:
-    """Parts of ``text``, each up to and with what ``end`` matches; nothing is lost."""
+    """Parts of ``text``, each up to and with a match of ``end``; nothing is lost."""
     ends = [0, *(match.end() for match in end.finditer(text)), len(text)]
     return [text[i:j] for i, j in pairwise(ends) if j > i]

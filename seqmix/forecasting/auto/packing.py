@@ -33,7 +33,7 @@ def pack_ensemble(ensemble: Ensemble) -> tuple[dict[str, Any], dict[str, Tensor]
 
 
 def unpack_ensemble(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[str, Tensor]) -> Ensemble:
-    """An ensemble from what ``pack_ensemble`` made of it."""
+    """An ensemble from the facts and tensors of ``pack_ensemble``."""
     known = {each.name: each for each in candidates((options["model_kwargs"] or {}).get("members"), math.inf)}
     frame = unpack_frame(options, facts, found)
     kept = found["kept.y"].numpy(), found["kept.indptr"].numpy()

@@ -16,7 +16,7 @@ from seqmix.forecasting.packing import pack
 
 # from histories (n, T), season and horizon to forecasts (n, horizon)
 LocalModel = Callable[[np.ndarray, int, int], np.ndarray]
-# rows of a series that a local model looks at, and series that are forecast at a time
+# rows of a series that a local model sees, and series per block
 LONGEST = 1000
 _CHUNK = 2048
 
@@ -152,7 +152,7 @@ class Local(Part):
 
 
 def tails(long: Long) -> tuple[np.ndarray, np.ndarray]:
-    """The last rows of each series and where each begins: what local models forecast from."""
+    """The history of local models: the last rows of each series, and where each begins."""
     begin = np.maximum(long.indptr[:-1], long.indptr[1:] - LONGEST)
     lengths = long.indptr[1:] - begin
     kept = [np.asarray(long.y[a:b]) for a, b in zip(begin, long.indptr[1:], strict=True)]

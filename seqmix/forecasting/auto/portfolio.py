@@ -19,8 +19,8 @@ _LAST = ("DLinear",)
 _MIXER, _LONG = "DenseMLP", 300.0
 # models of an optional package come before trained ones
 _STATS = ("AutoCES", "AutoETS")
-# prior weight of a model; others have 1. A model that learns nothing from the series does as well on the next rows as in
-# a backtest
+# prior weight of a model; others have 1. A model that learns nothing from the series does as well on the next rows as
+# in a backtest
 _PRIOR = {BASE: 0.1, "Drift": 0.1, "ZeroShot": 2.0}
 
 

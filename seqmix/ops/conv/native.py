@@ -66,7 +66,7 @@ def _definition(x: Tensor, weight: Tensor, bias: Tensor, left: int, silu: bool) 
 
 
 def _require(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Raise ``ValueError`` unless the kernel can read what it will: operators can be called directly."""
+    """Raise ``ValueError`` unless the kernel can read its operands: operators can be called directly."""
     require_axes("x", x, "B L D")
     require_axes("weight", weight, "D K")
     D, K = x.shape[2], weight.shape[1]

@@ -142,7 +142,7 @@ def _turn(S: Tensor, bounds: list[int]) -> Tensor:
 def _nothing(
     q: Tensor, erase: Tensor | None, write: Tensor, v: Tensor, decay: Tensor, S: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    """Return what there is where an axis is empty: zeros, and the states as they are."""
+    """Results for operands with an empty axis: zeros, and the states unchanged."""
     erase = q if erase is None else erase
     return zeros_from(v.shape, q, erase, write, v, decay, S), S
 

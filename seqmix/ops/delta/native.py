@@ -101,7 +101,7 @@ def _scan_backward(
 def _require(
     q: Tensor, erase: Tensor, write: Tensor, v: Tensor, decay: Tensor, S: Tensor, bounds: list[int], chunk: int
 ) -> None:
-    """Raise ``ValueError`` unless the kernel can read what it will: operators can be called directly."""
+    """Raise ``ValueError`` unless the kernel can read its operands: operators can be called directly."""
     require_axes("q", q, "B L H K")
     require_axes("v", v, "B L H V")
     (B, L, H, K), V = q.shape, v.shape[3]

@@ -42,7 +42,7 @@ def operands(
     mask: Tensor | None,
     chunk: int | None,
 ) -> Operands:
-    """Check what ``gated_delta`` was given and prepare it."""
+    """Check and prepare the operands of ``gated_delta``."""
     require_axes("q", q, "B L G K")
     require_axes("v", v, "B L H V")
     require_mask(q, mask)

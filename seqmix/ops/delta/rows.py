@@ -28,6 +28,6 @@ def by_rows(
 def definition(
     q: Tensor, erase: Tensor, write: Tensor, v: Tensor, decay: Tensor, S: Tensor, bounds: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """What the kernels compute: ``S: (B, sequences, H, K, V)``, and a key without channels erases nothing."""
+    """Results of the kernels in the layout ``S: (B, sequences, H, K, V)``; a key without channels erases nothing."""
     y, last = by_rows(q, erase if erase.shape[-1] else None, write, v, decay, S.flatten(0, 1), bounds)
     return y, last.view(S.shape)

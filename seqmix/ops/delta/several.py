@@ -174,7 +174,7 @@ def dplr_matrix(q: Tensor, k: Tensor, decay: Tensor, a: Tensor, b: Tensor, *, sc
 
 
 def _two_writes(q: Tensor, k: Tensor, decay: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What is read, written, the decays, and what is erased, two writes a position.
+    """Reads, writes, decays and erased keys, with two writes a position.
 
     First what is read of the state is written to b, then v to k; a reads the state that has decayed.
     """

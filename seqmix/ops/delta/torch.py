@@ -70,7 +70,7 @@ def scan_chunks(
 
 
 class _Part:
-    """Chunks that are worked on at once: what is common to them, before the state is known.
+    """Chunks that are processed at once: their common part, before the state is known.
 
     Args:
         q: what is read ``(B, H, c, C, K)``.
@@ -99,12 +99,12 @@ class _Part:
         self.U = written.unbind(2)
 
     def pass_chunk(self, k: int, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the state ``(B, H, K, V)`` through a chunk; return it, and what was written ``(B, H, C, V)``."""
+        """Pass the state ``(B, H, K, V)`` through a chunk; return it, and the writes ``(B, H, C, V)``."""
         u = self.U[k] if self.W is None else self.U[k] - self.W[k] @ state
         return self.total[k] * state + self.writes[k] @ u, u
 
     def read(self, before: Tensor, written: Tensor) -> Tensor:
-        """Return the result ``(B, H, c, C, V)`` from the states on entry and from what was written."""
+        """Return the result ``(B, H, c, C, V)`` of the states on entry and of the writes."""
         return self.reader @ before + self.M @ written
 
 

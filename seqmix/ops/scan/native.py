@@ -127,7 +127,7 @@ def _require(
     z: Tensor,
     bounds: list[int],
 ) -> None:
-    """Raise ``ValueError`` unless the kernel can read what it will: operators can be called directly."""
+    """Raise ``ValueError`` unless the kernel can read its operands: operators can be called directly."""
     require_axes("u", u, "Bt L D")
     require_axes("B", B, "Bt L G N")
     (Bt, L, D), (G, N) = u.shape, B.shape[2:]

@@ -158,7 +158,7 @@ def _nothing(
     reverse: bool,
     bounds: list[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return what there is where an axis is empty: states as they are, and without states the skip alone."""
+    """Results for operands with an empty axis: states unchanged, and without states the skip alone."""
     u = u.to(dt.dtype)
     y = zeros_from(u.shape, dt, u, A, B, C, h, bias, skip, z)
     return skip_and_gate(y, u, skip, z), all_states(h, u, bounds)

@@ -116,7 +116,7 @@ def _discretize(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, zoh: bool, scratch:
 def _through_input(
     lam: Tensor, u: Tensor, dt: Tensor, a: Tensor, A: Tensor, B: Tensor, zoh: bool
 ) -> tuple[Tensor, Tensor, Tensor | float, Tensor]:
-    """Return what flows to u, dt, A and B through the term ``B_bar u`` of the recurrence."""
+    """Gradients to u, dt, A and B through the term ``B_bar u`` of the recurrence."""
     if not zoh:
         s = _matmul(B.unsqueeze(-2), lam)
         return dt * s, u * s, 0.0, _matmul(dt * u, lam.mT).squeeze(-2)

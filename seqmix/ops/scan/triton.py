@@ -231,7 +231,7 @@ def _codes(ptr, pos, valid, n, g, G, N: tl.constexpr):
 
 @triton.jit
 def _write(dt, A, zoh: tl.constexpr):
-    """``(T, BD, BN)``, or 1 where it does not depend on the state: what u B is multiplied by."""
+    """Factor of u B: ``(T, BD, BN)``, or 1 where it does not depend on the state."""
     w = dt[:, :, None]
     if zoh:
         x = w * A[None, :, :]

@@ -146,7 +146,7 @@ def _scan_backward(
 
 
 def _require(x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, S: Tensor, bounds: list[int], chunk: int) -> None:
-    """Raise ``ValueError`` unless the kernel can read what it will: operators can be called directly."""
+    """Raise ``ValueError`` unless the kernel can read its operands: operators can be called directly."""
     require_axes("x", x, "B L H P")
     require_axes("B", B, "B L W G N")
     (Bt, L, H, P), (W, G, N) = x.shape, B.shape[2:]

@@ -124,7 +124,7 @@ def ssd_matrix(
 
 
 def _nothing(x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, S: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    """Return what there is where an axis is empty: zeros, and the states as they are."""
+    """Results for operands with an empty axis: zeros, and the states unchanged."""
     return zeros_from(x.shape, dt, x, a, B, C, S), S
 
 

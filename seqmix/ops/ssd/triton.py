@@ -159,7 +159,7 @@ class _Cut:
 
 
 def _states(x: Tensor, codes: Tensor, weights: Tensor, cut: _Cut) -> Tensor:
-    """What the chunks write into the states ``(c, W, H, P, N)``, each position with its weight."""
+    """Contributions of the chunks to the states ``(c, W, H, P, N)``, each position with its weight."""
     (H, P), N = x.shape[2:], codes.shape[-1]
     out = weights.new_empty(len(cut.table), cut.ways, H, P, N)
     sizes = _sizes(x, codes, cut)

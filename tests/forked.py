@@ -76,6 +76,8 @@ def _child(request, out):
     except SystemExit as e:
         code = e.code
     except BaseException:
+        # a traceback may be longer than files could be until now
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         traceback.print_exc()
     finally:
         calls = list(seen)

@@ -1,7 +1,8 @@
 """Commands that are killed (kill -9) and started again give what they give undisturbed; nothing is lost or doubled.
 
-They are killed just before every fourth call that changes the file system, and at random moments. Fast twins, in one
-process, are in ``test_resume.py``, ``test_forecaster_files.py``, ``test_sweep.py`` and ``test_tune.py``.
+They are killed just before every fourth call that changes the file system, before the first renaming to each name, and
+at random moments. Fast twins, in one process, are in ``test_resume.py``, ``test_forecaster_files.py``,
+``test_sweep.py`` and ``test_tune.py``.
 """
 
 import hashlib
@@ -259,7 +260,8 @@ def _check(name, forks, folder, undisturbed, **fault):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_before_a_call(name, forks, undisturbed, tmp_path):
     _, calls, _ = undisturbed(name)
-    for at in range(random.Random(name).randint(1, 4), len(calls) + 1, 4):
+    places = {calls.index(call) + 1 for call in calls if call.startswith("os.rename")}
+    for at in sorted(places | {*range(random.Random(name).randint(1, 4), len(calls) + 1, 4)}):
         (folder := tmp_path / str(at)).mkdir()
         assert _check(name, forks, folder, undisturbed, fault="kill", at=at) == -9, calls[at - 1]
         shutil.rmtree(folder)

@@ -11,7 +11,8 @@ from seqmix.commands.train import Train
 
 OPTIONS = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.max_epochs", "2", "--baselines", "[]"),
-    *("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
+    *("--trainer.check_val_every_n_epoch", "1", "--trainer.limit_train_batches", "2"),
+    *("--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
 )
 
 

@@ -97,7 +97,7 @@ trainer: {max_epochs: 1, accelerator: cpu}
     base = [sys.executable, "-m", "seqmix", "fit", "--config", "tiny.yaml"]
     for name, options in (("one", ["--data.batch_size", "64"]), ("two", ["--data.batch_size", "32", *TWO])):
         done = subprocess.run([*base, "--name", name, *options], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0 and done.stderr == "", done.stderr
     one, two = (read_rows(next(Path("runs").glob(f"{name}/*/results.csv"))) for name in ("one", "two"))
     for a, b in zip(one[:-1], two[:-1], strict=True):
         assert (a["model"], a["series"]) == (b["model"], b["series"])

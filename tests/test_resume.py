@@ -13,6 +13,7 @@ import torch
 
 from seqmix.cli import run
 from seqmix.tasks import Forecasting
+from seqmix.tasks.folders import remove_left, run_folders
 from seqmix.tasks.lock import locked
 from seqmix.tasks.rows import read_rows
 from seqmix.tasks.run import Run
@@ -181,6 +182,16 @@ def test_no_validation_stands_twice_after_a_kill(uninterrupted, monkeypatch, tmp
     assert [row["step"] for row in read_rows(metrics)] == ["3", "6"]
     assert run(["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
     _same(_outcome(tmp_path), uninterrupted)
+
+
+def test_half_a_checkpoint_is_none(tmp_path):
+    """The folder of a run that was killed while it wrote its first one is removed by the next."""
+    (folder := tmp_path / "20261129-000000-seed0").mkdir()
+    for name in ("lock", ".best.host.7-1.part.ckpt"):
+        (folder / name).touch()
+    assert run_folders(tmp_path, 0) == []
+    remove_left(tmp_path)
+    assert not folder.exists()
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path, capsys):

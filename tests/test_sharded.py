@@ -16,15 +16,16 @@ from seqmix.tasks.rows import read_rows
 CONFIGS = Path(__file__).parents[1] / "configs"
 # every task; the last has a codebook
 EVERY = (
-    *(
-        "demo",
-        "demo --model.residual true",
-        "imputation_itransformer_etth1",
-        "detection_mixer_generated",
-        "mambasl_ucr",
-    ),
-    *("recipes/recall_copying", "recipes/ponet_wikitext_mlm", "recipes/hydra_glue_mrpc"),
-    *("recipes/mamba_wikitext2_small", "longvq_listops_small"),
+    "demo",
+    "demo --model.residual true",
+    "imputation_itransformer_etth1",
+    "detection_mixer_generated",
+    "mambasl_ucr",
+    "recipes/recall_copying",
+    "recipes/ponet_wikitext_mlm",
+    "recipes/hydra_glue_mrpc",
+    "recipes/mamba_wikitext2_small",
+    "longvq_listops_small",
 )
 
 
@@ -117,11 +118,25 @@ def test_one_process_is_trained_as_without(tmp_path, monkeypatch, capsys):
         # the class that FSDP makes has the name of the task
         assert _outcome("tiny")[0] == _outcome("plain")[0]
         capsys.readouterr()
-        assert run([*fit, "--model.model", "Ridge"]) == 1
+        for options, message in REFUSED:
+            assert run([*fit, *options]) == 1
+            assert capsys.readouterr().err == f"seqmix: {message}\n"
     finally:
         distributed.destroy_process_group()
-    said = "seqmix: trainer.strategy = 'fsdp2' divides weights that are trained, and this model has none; use "
-    assert capsys.readouterr().err == f"{said}--trainer.strategy ddp, or one device\n"
+
+
+REFUSED = (
+    (
+        ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"],
+        "trainer.callbacks: weights are averaged in a copy of the whole model, and trainer.strategy = 'fsdp2' divides "
+        "it; leave one of them out",
+    ),
+    (
+        ["--model.model", "Ridge"],
+        "trainer.strategy = 'fsdp2' divides weights that are trained, and this model has none; use --trainer.strategy "
+        "ddp, or one device",
+    ),
+)
 
 
 TINY = """

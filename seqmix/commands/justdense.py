@@ -76,7 +76,7 @@ def print_report(folder: Path, published: Path, plot: Path | None, tasks: Mappin
 
 def read(folder: Path) -> list[dict[str, str]]:
     """Rows of all studies, with the name of the study."""
-    rows = [{"study": file.stem, **row} for file in sorted(folder.glob("*.csv")) for row in read_rows(file)]
+    rows = [{"study": file.stem, **row} for file in sorted(folder.glob("[!.]*.csv")) for row in read_rows(file)]
     if not any(row.get("dense") == "True" for row in rows):
         raise DataError(f"no dense twins in {str(folder)!r}; {_REMEDY}")
     return rows

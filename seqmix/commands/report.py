@@ -84,7 +84,7 @@ def summary(folder: Path, published: Path, table: str = "forecasts") -> list[dic
             "hours": _hours(line.runs),
             "seeds": len(line.runs),
         }
-        for line in _lines(sorted(folder.glob("*.csv")), published, table)
+        for line in _lines(sorted(folder.glob("[!.]*.csv")), published, table)
     ]
 
 
@@ -120,7 +120,7 @@ def runs_of(files: Iterable[Path], table: str) -> Mapping[str, Sequence[Run]]:
 def draw(folder: Path, published: Path, table: str, path: Path) -> None:
     """Draw the first metric: ours as dots with their deviation, baselines as bars, published values as rings."""
     metric = _tasks(table)[0].metrics[0]
-    lines = sorted(_lines(sorted(folder.glob("*.csv")), published, table), key=lambda line: line.cell[1])
+    lines = sorted(_lines(sorted(folder.glob("[!.]*.csv")), published, table), key=lambda line: line.cell[1])
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for y, line in enumerate(lines):

@@ -18,7 +18,7 @@ from seqmix.forecasting.arrange import Arrays, arrange
 from seqmix.forecasting.covariates import Inputs, learn_inputs, static_rows
 from seqmix.forecasting.factory import Choice, check_covariates, choices, make_task, own_plan
 from seqmix.forecasting.fitted import Fitted, last_windows
-from seqmix.forecasting.folder import read_long
+from seqmix.forecasting.folder import read_long, release_memory
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.intervals import check_windows
 from seqmix.forecasting.long import Long, among_first, channels, missing_values, named, observed, unobserved_tail
@@ -184,6 +184,9 @@ def _fit(
         last=long.last,
         notes=[*notes, *_notes(long, reading, jobs, next(iter(panels.values()), None), n_val, n_test)],
     )
+    if isinstance(long.y, np.memmap):
+        # blocks of rows have passed through memory
+        release_memory()
     lines = []
     for job in jobs:
         member, line = _trained(job, panels.get(job.windows), arrays)

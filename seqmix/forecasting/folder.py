@@ -1,6 +1,8 @@
 """Panels from folders of parquet files, read one at a time into memory-mapped files."""
 
+import ctypes
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,7 @@ def read_folder(path: Path, how: Reading) -> Long:
         if part.weight is not None:
             weight.write(part.weight)
         parts.append(_without_rows(part))
+        release_memory()
     ids = parts[0].ids.append([part.ids for part in parts[1:]])
     if ids.has_duplicates:
         twice = ids[ids.duplicated()].unique()
@@ -85,6 +88,16 @@ def read_folder(path: Path, how: Reading) -> Long:
     # a fitted Forecaster asks for the frequency that was found
     _LAST[:] = stamp, [asked, how], long
     return long
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system: pyarrow and glibc keep what they have used once."""
+    import pyarrow
+
+    pyarrow.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        # other C libraries than glibc have no such function
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
 
 
 class _Covariate:

@@ -10,6 +10,7 @@ from seqmix.tasks.language import CausalLM, MaskedLM
 from seqmix.tasks.pretraining import Pretraining
 from seqmix.tasks.sentences import SentenceClassification, SentenceRegression
 from seqmix.tasks.series_classification import SeriesClassification
+from seqmix.tasks.sharded import Sharded
 from seqmix.tasks.short_term import ShortTerm
 from seqmix.tasks.task import Task
 from seqmix.tasks.tokens import TokenPrediction
@@ -29,6 +30,7 @@ __all__ = [
     "SentenceClassification",
     "SentenceRegression",
     "SeriesClassification",
+    "Sharded",
     "ShortTerm",
     "Task",
     "TokenPrediction",

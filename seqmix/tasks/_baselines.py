@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,9 @@ def majority(train: Tensor, test: Tensor) -> Score:
 def trained(task: Task, data: Any, like: pl.Trainer, seed: int) -> Score:
     """Train and test a baseline with default settings on the device and the part of the data that ``like`` uses."""
     pl.seed_everything(seed, workers=True, verbose=False)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # the other processes of a run have no part in this training
+        warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
         best = ModelCheckpoint(folder, monitor=task.monitor, save_weights_only=True)
         trainer = pl.Trainer(
             accelerator=like.strategy.root_device.type,

@@ -11,7 +11,7 @@ from seqmix.tasks.lock import locked
 def run_folders(parent: Path, seed: int) -> list[Path]:
     """The runs in ``parent`` with this seed that have a checkpoint, the newest last."""
     found = []
-    for folder in {p.parent for p in parent.glob(f"*-seed{seed}*/*.ckpt")}:
+    for folder in {p.parent for p in parent.glob(f"*-seed{seed}*/[!.]*.ckpt")}:
         # <time>-seed<k>, or <time>-seed<k>-<n>
         started, _, rest = folder.name.rpartition("-seed")
         k, _, n = rest.partition("-")
@@ -36,6 +36,6 @@ def new_folder(parent: Path, seed: int) -> Path:
 def remove_left(parent: Path) -> None:
     """Remove the folders of runs that were killed before their first checkpoint."""
     for lock in parent.glob("*-seed*/lock"):
-        if not any(lock.parent.glob("*.ckpt")):
+        if not any(lock.parent.glob("[!.]*.ckpt")):
             with suppress(OSError), locked(lock, wait=False):
                 shutil.rmtree(lock.parent)

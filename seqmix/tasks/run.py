@@ -193,7 +193,7 @@ class Run(Checkpoint):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the signals back; a run that was refused leaves no folder."""
         self._release()
-        if self._new and trainer.is_global_zero and self.folder and not any(self.folder.glob("*.ckpt")):
+        if self._new and trainer.is_global_zero and self.folder and not any(self.folder.glob("[!.]*.ckpt")):
             self.release()
             shutil.rmtree(self.folder)
             self.folder = None

@@ -2,9 +2,11 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -31,9 +33,22 @@ class Sharded(ModelParallelStrategy):
         return True
 
     def setup_environment(self) -> None:
-        """Start communication among all processes."""
+        """Start communication among all processes; the Trainer then has the weights divided.
+
+        Raises:
+            ConfigError: if a callback averages weights.
+        """
+        task = self.lightning_module
+        assert task is not None
+        if any(isinstance(callback, WeightAveraging) for callback in task.trainer.callbacks):
+            raise ConfigError(
+                "trainer.callbacks: weights are averaged in a copy of the whole model, and trainer.strategy = 'fsdp2' "
+                "divides it; leave one of them out"
+            )
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+        # only here: Lightning warns of models that have this method when weights are averaged
+        task.configure_model = partial(shard, task, self.device_mesh["data_parallel"])
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint; its tensors are memory-mapped."""

@@ -18,7 +18,6 @@ from seqmix.models import Densify
 from seqmix.tasks._optim import Optim
 from seqmix.tasks._processes import add_up, weight_of
 from seqmix.tasks.score import Score, Table
-from seqmix.tasks.sharded import shard
 
 
 class Task(pl.LightningModule, ABC):
@@ -207,11 +206,6 @@ class Task(pl.LightningModule, ABC):
         factor = self.optim.factor(_total_steps(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_model(self) -> None:
-        """Divide the weights among the processes, with the strategy ``fsdp2``."""
-        if self._device_mesh is not None:
-            shard(self, self._device_mesh["data_parallel"])
 
     def depths(self) -> dict[str, int] | None:
         """Number of the block of each parameter, from the input to the head; None where blocks have no order."""

@@ -127,7 +127,9 @@ def _swept(folder):
 
 
 def _tuned(folder):
-    return _rows(folder / "runs/tiny/tune/trials.csv"), (folder / "runs/tiny/tune/best.yaml").read_text()
+    best = (folder / "runs/tiny/tune/best.yaml").read_text().splitlines()
+    # the folder of a run has the name of its moment
+    return _rows(folder / "runs/tiny/tune/trials.csv"), [line for line in best if not line.startswith("# Weights: ")]
 
 
 def _all_files(folder, where):

@@ -14,13 +14,14 @@
 
 # %%
 import logging
-import statistics
 from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from matplotlib.lines import Line2D
 
 import seqmix
 from seqmix.commands.justdense import pairs_of, read, verdicts
@@ -39,7 +40,7 @@ from seqmix.tasks import AdamW, Forecasting
 
 # %%
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-data = Cycles(context=96, horizon=24, batch_size=32, eval_batch_size=256, seed=0)
+data = Cycles(context=48, horizon=12, batch_size=48, eval_batch_size=256, n_steps=1500, seed=0)
 MODELS = {
     "PatchTST": partial(PatchTST, d_model=32, n_layers=1, n_heads=4, expand=2),
     "iTransformer": partial(iTransformer, d_model=32, n_layers=1, n_heads=4, expand=2),
@@ -55,7 +56,7 @@ MODELS = {
 # %%
 for name, encoder in MODELS.items():
     for place in Densify(n_heads=4)(
-        EncoderForecaster(data.series, encoder=encoder), {"x": torch.zeros(1, 96, data.n_channels)}
+        EncoderForecaster(data.series, encoder=encoder), {"x": torch.zeros(1, 48, data.n_channels)}
     ):
         print(f"{name}: {place.mixer} along {place.axis} becomes 4 matrices of {place.length} x {place.length}")
 
@@ -65,13 +66,13 @@ def train(encoder, *, dense: bool) -> tuple[Forecasting, float]:
     """The trained task and its test error; the same seed, steps and learning rate for all."""
     pl.seed_everything(0, verbose=False)
     task = Forecasting(
-        partial(EncoderForecaster, encoder=encoder), data.series, optim=AdamW(lr=3e-3, warmup=0.1), patience=None
+        partial(EncoderForecaster, encoder=encoder), data.series, optim=AdamW(lr=1e-2, warmup=0.1), patience=None
     )
     if dense:
         task.densify(Densify(n_heads=4))
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_epochs=3,
+        max_epochs=4,
         logger=False,
         gradient_clip_val=1.0,
         limit_val_batches=0,
@@ -111,27 +112,36 @@ pairs = pairs_of(read(study), [], all_tasks())
 print(markdown(verdicts(pairs)))
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", width_ratios=(1, 1.1, 1.4))
+figure, axes = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained", width_ratios=(1, 1.1, 1.5))
 matrix = next(m for m in tasks["Transformer", True].modules() if isinstance(m, Dense)).weight.detach()[0].numpy()
 limit = abs(matrix).max()
 axes[0].imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
-axes[0].set(
-    title="What the twin of the Transformer learned:\none of its matrices along time", xlabel="from", ylabel="to"
+axes[0].set(title="What stands in place of attention:\na matrix along time", xlabel="from hour", ylabel="to hour")
+for y, name in enumerate(MODELS):
+    before, after = errors[name, False], errors[name, True]
+    axes[1].plot([before, after], [y, y], color="0.7", zorder=0)
+    axes[1].scatter([before, after], [y, y], s=70, c=["C0", "C1"])
+    axes[1].annotate(name, (max(before, after), y), (10, 0), textcoords="offset points", va="center")
+axes[1].set(title="Live: test error with the mixer\nand with a dense layer", xlabel="MSE", yticks=[], ylim=(-0.6, 2.6))
+axes[1].set_xlim(0, 1.5 * max(errors.values()))
+axes[1].legend(
+    handles=[Line2D([], [], marker="o", ls="", color=c, label=n) for c, n in (("C0", "mixer"), ("C1", "dense"))]
 )
-for i, name in enumerate(MODELS):
-    axes[1].plot([0, 1], [errors[name, False], errors[name, True]], "o-", color=f"C{i}")
-    axes[1].annotate(name, (1, errors[name, True]), (6, 0), textcoords="offset points", va="center", color=f"C{i}")
-axes[1].set_xticks([0, 1], ["original", "dense"])
-axes[1].set(title="Test MSE, live", xlim=(-0.2, 1.9), ylim=(0, None))
-studies = list(dict.fromkeys(pair.study for pair in pairs))
+spread, studies = np.random.default_rng(0), sorted({pair.study for pair in pairs})
 for y, name in enumerate(studies):
-    changes = [100 * pair.change for pair in pairs if pair.study == name]
-    axes[2].plot(changes, [y] * len(changes), "|", color="C0", markersize=14, alpha=0.6)
-    axes[2].plot(statistics.median(changes), y, "D", color="C1")
-axes[2].axvline(0, color="0.6", linewidth=1)
-axes[2].set_yticks(range(len(studies)), studies)
-axes[2].set(title="Recorded: each model on each data set, and the median", xlabel="change of the error in percent")
-axes[2].set_xlim(-20, 20)
+    changes = np.array([100 * pair.change for pair in pairs if pair.study == name])
+    better = changes < 0
+    heights = y + spread.uniform(-0.22, 0.22, len(changes))
+    axes[2].scatter(changes.clip(-20, 20), heights, s=14, c=np.where(better, "C1", "C0"), clip_on=False)
+    axes[2].plot(2 * [np.median(changes)], [y - 0.35, y + 0.35], color="0.2")
+    axes[2].annotate(f"{better.sum()} of {len(changes)}", (21, y), va="center", annotation_clip=False)
+axes[2].axvline(0, color="0.6", linewidth=1, zorder=0)
+axes[2].set_yticks(range(len(studies)), [name.replace("_", " ") for name in studies])
+axes[2].set_title(
+    "Recorded: change by the dense layer, each model and data set\n(in orange, and counted, where it is better)"
+)
+axes[2].set(xlabel="change of the error in percent", xlim=(-20, 20))
 for each in axes[1:]:
-    each.spines[["top", "right"]].set_visible(False)
+    each.spines[["top", "right", "left"]].set_visible(False)
+    each.tick_params(axis="y", length=0)
 figure.savefig("are_mixers_needed.png", dpi=110)

@@ -124,9 +124,8 @@ for y, name in enumerate(MODELS):
     axes[1].annotate(name, (max(before, after), y), (10, 0), textcoords="offset points", va="center")
 axes[1].set(title="Live: test error with the mixer\nand with a dense layer", xlabel="MSE", yticks=[], ylim=(-0.6, 2.6))
 axes[1].set_xlim(0, 1.5 * max(errors.values()))
-axes[1].legend(
-    handles=[Line2D([], [], marker="o", ls="", color=c, label=n) for c, n in (("C0", "mixer"), ("C1", "dense"))]
-)
+dots = [Line2D([], [], marker="o", ls="", color=color) for color in ("C0", "C1")]
+axes[1].legend(dots, ["mixer", "dense layer"], frameon=False)
 spread, studies = np.random.default_rng(0), sorted({pair.study for pair in pairs})
 for y, name in enumerate(studies):
     changes = np.array([100 * pair.change for pair in pairs if pair.study == name])
@@ -137,9 +136,7 @@ for y, name in enumerate(studies):
     axes[2].annotate(f"{better.sum()} of {len(changes)}", (21, y), va="center", annotation_clip=False)
 axes[2].axvline(0, color="0.6", linewidth=1, zorder=0)
 axes[2].set_yticks(range(len(studies)), [name.replace("_", " ") for name in studies])
-axes[2].set_title(
-    "Recorded: change by the dense layer, each model and data set\n(in orange, and counted, where it is better)"
-)
+axes[2].set_title("Recorded: each model on each data set;\norange, and counted, where the dense layer is better")
 axes[2].set(xlabel="change of the error in percent", xlim=(-20, 20))
 for each in axes[1:]:
     each.spines[["top", "right", "left"]].set_visible(False)

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -76,19 +77,33 @@ def accuracy(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             line[model] = f"{statistics.mean(values):.3f}{spread}" if values else ""
         found.append(line)
-    every: dict[str, Any] = {"data": "mean of the sets that all have"}
-    seconds: dict[str, Any] = {"data": "CPU seconds for one seed of those, fit and prediction"}
     have = {m: {row["data"] for row in rows if row["model"] == m} for m in models}
     shared = set.intersection(*have.values()) if have else set()
-    for model in models:
-        mine = [row for row in rows if row["model"] == model and row["data"] in shared]
-        means = [statistics.mean(float(r["accuracy"]) for r in mine if r["data"] == name) for name in shared]
-        times = [
-            statistics.mean(float(r["fit_s"]) + float(r["predict_s"]) for r in mine if r["data"] == name)
-            for name in shared
-        ]
-        every[model], seconds[model] = f"{statistics.mean(means):.3f}", f"{sum(times):.0f}"
-    return [*found, every, seconds] if shared else found
+    of_all = {m: f"{_mean(rows, m, SETS, _accuracy):.3f}" if len(have[m]) == len(SETS) else "" for m in models}
+    every = {m: f"{_mean(rows, m, shared, _accuracy):.3f}" for m in models if shared}
+    seconds = {m: f"{_mean(rows, m, shared, _seconds) * len(shared):.0f}" for m in models if shared}
+    return [
+        *found,
+        {"data": f"mean of all {len(SETS)} sets", **of_all},
+        {"data": f"mean of the {len(shared)} sets that all have", **every},
+        {"data": "CPU seconds for one seed of those, fit and prediction", **seconds},
+    ]
+
+
+def _mean(
+    rows: list[dict[str, str]], model: str, sets: Collection[str], value: Callable[[dict[str, str]], float]
+) -> float:
+    """Mean over sets of the mean over seeds."""
+    own = [row for row in rows if row["model"] == model]
+    return statistics.mean(statistics.mean(value(r) for r in own if r["data"] == name) for name in sets)
+
+
+def _accuracy(row: dict[str, str]) -> float:
+    return float(row["accuracy"])
+
+
+def _seconds(row: dict[str, str]) -> float:
+    return float(row["fit_s"]) + float(row["predict_s"])
 
 
 def ours(config: str, name: str, seed: int) -> dict[str, Any]:

@@ -21,6 +21,14 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_flush():
+    """Do not wait for the disk, seconds for each checkpoint where others write: no test survives a power failure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _freed_memory():
     """Hand back the memory that the tests of a file have freed: after a ``fit`` the allocator keeps it, gigabytes."""

@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SMALL = "--model.encoder.d_model 32 --model.encoder.n_layers 1"
 # a config for each task, and what makes it small
 NAMES = {
-    "demo": "--data.batch_size 64",
+    "demo": "--data.batch_size 64 --data.n_steps 900",
     "mamba_listops_small": "",
     "mamba_shakespeare": "--model.model.d_model 16 --model.model.n_layers 1 --data.max_len 32",
     "hydra_wikitext2_small": f"{SMALL} --data.max_len 32",

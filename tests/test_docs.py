@@ -22,11 +22,11 @@ from seqmix.commands.train import Train
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
-# commands that end soon; nothing else about them is changed
+# commands that end soon; nothing else about them is changed. Sweeps train the baselines, and test_configs.py does
 _FEW = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1 --trainer.accelerator cpu"
 LIMITS = {
-    "fit": f"{_FEW} --trainer.limit_test_batches 1 --data.batch_size 4",
-    "test": f"{_FEW} --trainer.limit_test_batches 1 --data.batch_size 4",
+    "fit": f"{_FEW} --trainer.limit_test_batches 1 --data.batch_size 4 --baselines []",
+    "test": f"{_FEW} --trainer.limit_test_batches 1 --data.batch_size 4 --baselines []",
     "predict": f"{_FEW} --trainer.limit_predict_batches 1 --data.batch_size 4",
     "sweep": f"{_FEW} --trainer.limit_test_batches 1 --data.batch_size 4 --seeds 0",
     "tune": _FEW,

@@ -18,6 +18,7 @@ from seqmix.cli import run
 from seqmix.errors import OutOfMemory, WriteError
 from seqmix.memory import ran_out
 from seqmix.tasks import Forecasting
+from seqmix.tasks.checkpoint import CheckpointFiles
 from seqmix.whole import whole
 
 CPU = (
@@ -159,6 +160,15 @@ def test_a_disk_that_refuses(code, tmp_path, capsys, monkeypatch):
         part.write_text("after")
     assert isinstance(error.value, OSError) and error.value.errno == code
     assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """It is flushed once, with all its bytes; conftest.py leaves the waiting out of other tests."""
+    done, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(os.fstat(descriptor).st_size))
+    monkeypatch.setattr(os, "replace", lambda *paths: done.append("in place") or replace(*paths))
+    CheckpointFiles().save_checkpoint({"state_dict": {"w": torch.ones(999)}}, tmp_path / "last.ckpt")
+    assert done == [(tmp_path / "last.ckpt").stat().st_size, "in place"]
 
 
 IMAGES = """

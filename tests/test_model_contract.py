@@ -69,8 +69,8 @@ def test_gradients_are_finite_and_reach_every_parameter(name, window):
         assert p.grad.any() or window == "constant", key
 
 
-# seconds each, and their mixers compile in the contract of mixers
-LARGE = ("AutoformerForecaster", "DecoderForecaster", "ZeroShot")
+# seconds each; MixerForecaster and EncoderForecaster have their parts, and mixers compile in the contract of mixers
+LARGE = ("AutoformerForecaster", "DecoderForecaster", "TSM2", "ZeroShot")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in list_models()])

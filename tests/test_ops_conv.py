@@ -205,12 +205,10 @@ def test_opcheck():
 
 @compiled
 def test_opcheck_of_native():
+    """Beside what test_ops_registration.py checks: SiLU, no bias, bfloat16 and another padding."""
     x, w, b = (t.requires_grad_() for t in tensors(9, 4).values())
-    g = torch.randn(2, 9, 3)
-    torch.library.opcheck(native_conv._convolve, (x, w, b, 1, False))
     torch.library.opcheck(native_conv._convolve, (x.detach().bfloat16(), w, torch.empty(0), 3, True))
-    torch.library.opcheck(native_conv._backward, (g, x, w, b, 1, True))
-    torch.library.opcheck(native_conv._backward, (g, x, w, torch.empty(0), 1, False))
+    torch.library.opcheck(native_conv._backward, (torch.randn(2, 9, 3), x, w, b, 1, True))
 
 
 @PADDING

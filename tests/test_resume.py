@@ -245,7 +245,11 @@ def test_training_stops_at_the_first_loss_that_is_not_finite(monkeypatch, tmp_pa
     assert len(done) == 10 and run(["test", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
 
 
-@pytest.mark.parametrize(("number", "code", "word"), [(2, 130, "interrupted"), (15, 143, "terminated")])
+# test_after_ctrl_c sends both in this process
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [pytest.param(2, 130, "interrupted", marks=pytest.mark.slow), (15, 143, "terminated")],
+)
 def test_a_real_signal_ends_the_process_with_its_code(number, code, word, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "seqmix", "fit", "--config", "tiny.yaml", "--trainer.max_epochs", "10000"],

@@ -28,7 +28,7 @@ def _step(task, batch):
 @pytest.mark.parametrize("name", list_mixers())
 def test_one_batch_is_learned_by_heart(name):
     cls, example = mixer_facts(name).cls, mixer_facts(name).examples[0]
-    task = TokenPrediction(partial(cls, **example), 9, 11, **SMALL)
+    task = TokenPrediction(partial(cls, **example), 9, 11, d_model=8, n_layers=1)
     batch = {"tokens": torch.randint(9, (2, 11)), "targets": torch.randint(9, (2, 11))}
     batch["targets"][:, ::2] = -100
     optimizer = torch.optim.Adam(task.parameters(), lr=0.02)

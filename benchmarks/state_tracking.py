@@ -27,7 +27,7 @@ LENGTHS = (2, 4, 8, 16, 32)
 SIZES = {**recall.SIZES, "n_heads": 2, "headdim": 8, "d_conv": 1}
 
 
-def _problem(group: str, *, steps: int = 1000, d_model: int = 32, tokens: int = 2048) -> Problem:
+def _problem(group: str, *, steps: int = 1000, d_model: int = 32, tokens: int = 2048, lr: float = 1e-2) -> Problem:
     """Stages of equal numbers of steps and of tokens in a batch; no sequence is seen twice."""
     stages = []
     for length in LENGTHS:
@@ -40,7 +40,7 @@ def _problem(group: str, *, steps: int = 1000, d_model: int = 32, tokens: int = 
         tied=False,
         d_model=d_model,
         batch_size=tokens // LENGTHS[-1],
-        optim=AdamW(lr=1e-2, weight_decay=0.0, warmup=0.1),
+        optim=AdamW(lr=lr, weight_decay=0.0, warmup=0.1),
         sizes=SIZES,
     )
 
@@ -49,7 +49,7 @@ PROBLEMS = {
     "parity": _problem("parity"),
     "Z5": _problem("Z5"),
     "S3": _problem("S3"),
-    "A5": _problem("A5", d_model=64),
+    "A5": _problem("A5", steps=1500, d_model=64, lr=5e-3),
 }
 VARIANTS = {
     "Attention causal": partial(Attention, causal=True),

@@ -136,6 +136,11 @@ def test_a_class_that_was_not_seen_counts_as_wrong(unequal):
     [
         (lambda fc, X, y: small().fit(X, ["a"] * 12), DataError, "y has one class, 'a'; a Classifier needs series of"),
         (lambda fc, X, y: small().fit(X, y[:5]), DataError, "y has 5 labels, X has 12 series; give one label for each"),
+        (
+            lambda fc, X, y: small().fit(pd.DataFrame(X[:, :, 0]), y),
+            DataError,
+            "X has no columns 'unique_id' and 'ds'; if each of its rows is a series, use X.to_numpy()",
+        ),
         (lambda fc, X, y: small().fit(X), DataError, "Classifier requires y to be passed, but the target y is None"),
         (
             lambda fc, X, y: small().fit(as_frame(X, y), label_col="kind"),

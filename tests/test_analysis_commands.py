@@ -6,6 +6,8 @@ import pytest
 
 from seqmix import cli
 from seqmix.analysis.scoring import FittedDetectors
+from seqmix.commands._channels import written
+from seqmix.forecasting.cells import Cells
 
 MODEL = ["--max_steps", "2", "--device", "cpu"]
 
@@ -63,6 +65,14 @@ def test_gaps_are_filled_and_all_else_stays_as_written(here, capsys):
     assert text.endswith("filled: filled.csv\nimputer: kept\npicture: gaps.png\n") and (here / "gaps.png").exists()
     run("impute", "--data", "sensors.csv", "--load", "kept", "--out", "again.csv")
     assert (here / "again.csv").read_text() == (here / "filled.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [(["1,234", "985"], "1000"), (["1.234,5", "7"], "1000,2"), (["1,234.25", "7"], "1000.20"), (["3", "4"], "1000")],
+)
+def test_filled_cells_have_the_decimal_sign_of_their_column(column, cell):
+    assert written(np.array([1000.2]), pd.Series(column, dtype="str"), Cells()) == [cell]
 
 
 def test_decimal_commas_intervals_and_inserted_rows(here, capsys):
@@ -123,6 +133,11 @@ def test_series_are_classified(here, capsys):
     [
         ("impute nothing.csv", "file 'nothing.csv' not found"),
         ("impute sensors.csv --out filled.doc", "--out 'filled.doc' ends in '.doc'"),
+        (
+            "impute sensors.csv --out ./sensors.csv",
+            "--out './sensors.csv' is the file of --data, which it would replace",
+        ),
+        ("detect holes.csv --train sensors.csv --out sensors.csv", "--out 'sensors.csv' is the file of --train,"),
         ("impute sensors.csv --plot gaps.txt", "--plot 'gaps.txt' ends in '.txt'"),
         ("impute sensors.csv --channels w", "column 'w' not found"),
         ("impute sensors.csv --channels place", "column 'place' holds 'x', which is not a number"),

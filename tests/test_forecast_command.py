@@ -87,8 +87,11 @@ def test_pretrained_models_are_not_trained(here, capsys, monkeypatch):
     capsys.readouterr()
     assert cli.run([*command.split(), "c.csv", "--lr", "0.05"]) == 0
     assert "no training" not in capsys.readouterr().out
-    a, b, c = (pd.read_csv(f"{name}.csv") for name in "abc")
+    # nor beside models that need no steps
+    assert cli.run([*command.replace("Walk", "Walk,Ridge,SeasonalNaive").split(), "d.csv"]) == 0
+    a, b, c, d = (pd.read_csv(f"{name}.csv") for name in "abcd")
     pd.testing.assert_frame_equal(a, b)
+    pd.testing.assert_series_equal(a["Walk"], d["Walk"])
     assert not np.allclose(a["Walk"], c["Walk"], rtol=1e-3)
 
 
@@ -110,6 +113,11 @@ def test_pretrained_models_are_not_trained(here, capsys, monkeypatch):
         ("--data long.csv --horizon 0", 1, "seqmix: horizon must be >= 1, got 0"),
         ("--data . --model DLinear", 1, "seqmix: '.' is a folder; give one CSV, Excel or parquet file"),
         ("--data long.csv --out f.txt", 1, "seqmix: --out 'f.txt' ends in '.txt'; use one of .csv, .tsv,"),
+        (
+            "--data long.csv --out long.csv",
+            1,
+            "seqmix: --out 'long.csv' is the file of --data, which it would replace;",
+        ),
         ("--data long.csv --plot f.txt", 1, "seqmix: --plot 'f.txt' ends in '.txt'; use one of .png,"),
         ("--data long.csv --export f.txt", 1, "seqmix: --export 'f.txt' ends in '.txt'; use one of .pt2, .onnx"),
         ("--data long.csv --model ,", 1, "seqmix: --model is empty; give a name, for example --model TSM2"),

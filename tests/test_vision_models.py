@@ -383,7 +383,11 @@ def test_names_and_options():
             lambda: create_model("randformer_s12", image_size=64),
             "randformer_s12 has no option 'image_size'; did you mean 'img_size'\\? It takes img_size, num_classes",
         ),
-        (lambda: create_model("caformer_s18", qqq=1), "caformer_s18 has no option 'qqq'; It takes num_classes"),
+        (lambda: create_model("caformer_s18", qqq=1), "caformer_s18 has no option 'qqq'; it takes num_classes"),
+        (
+            lambda: create_model("caformer_s18", pretrained=True),
+            "weights='<file or hub id>' loads a checkpoint. It takes",
+        ),
         (lambda: create_model("affnet_et", activation="torch.nn.ReLU"), "activation = 'torch.nn.ReLU' is not a class"),
         (lambda: create_model("hydra_vit_base", mixer="Mamba"), "mixer = 'Mamba' is not a class; pass a class, or in"),
     ],

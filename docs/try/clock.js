@@ -8,7 +8,7 @@ const MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "
 // default lookback in steps up to this many milliseconds long
 const LOOKBACKS = [[DAY / 24 - 1, 96], [DAY - 1, 336], [7 * DAY - 1, 28], [27 * DAY, 52], [31 * DAY, 24], [Infinity, 16]];
 const ISO = /^(\d{4})-?(\d{2})(?:-?(\d{2}))?(?:[T ](\d{2}):?(\d{2})(?::?(\d{2})(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?$/;
-const YEAR_FIRST = /^(\d{4})[/.](\d{1,2})[/.](\d{1,2})(?:[T ](\d{2}):(\d{2})(?::(\d{2}))?)?$/;
+const YEAR_FIRST = /^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T ](\d{2}):(\d{2})(?::(\d{2}))?)?$/;
 const YEAR_LAST = /^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(?:[T ](\d{2}):(\d{2})(?::(\d{2}))?)?$/;
 
 // stamps of a column, whether they are dates, and whether days come first in them; null if it holds something else
@@ -16,7 +16,7 @@ export function readTimes({ name, cells }) {
   if (cells.every((cell) => /^[+-]?\d{1,15}$/.test(cell))) {
     const dates = [/^(19|20)\d{6}$/, /^(19|20)\d{4}$/].some((form) => cells.every((cell) => form.test(cell)));
     const stamps = dates ? all(cells, (cell) => date(ISO.exec(cell))) : null;
-    return stamps ? { stamps, dated: true } : { stamps: cells.map(Number), dated: false };
+    return stamps ? { stamps, dated: true } : sinceEpoch(cells.map(Number));
   }
   const turned = (cell, dayFirst) => {
     const m = YEAR_LAST.exec(cell);
@@ -37,6 +37,12 @@ export function readTimes({ name, cells }) {
     refuse("two_dates", { column: quoted(name), cell: quoted(cells.at(-1)), forms: `'${d}' or '${m}'` });
   }
   return found.length ? { stamps: found[0], dated: true, dayFirst: found[0] === forms[1] } : null;
+}
+
+// integers as dates where they are seconds or milliseconds since 1970, of the years from 2000 to 2099
+function sinceEpoch(counts) {
+  const unit = [1, 1000].find((each) => counts.every((n) => n >= 946_684_800 * each && n <= 4_102_444_799 * each));
+  return { stamps: unit ? counts.map((n) => (n * 1000) / unit) : counts, dated: Boolean(unit) };
 }
 
 // the step of sorted stamps without repetitions: pieces vote, so that gaps do not matter; null for fewer than two stamps

@@ -112,7 +112,7 @@ def read_series(X: Any, columns: Columns, *, flat: Flat, channels_first: bool) -
     if isinstance(X, pd.Series):
         raise DataError("X is a Series; make a frame or an array of it: X.reset_index(), X.to_numpy()[:, None]")
     if isinstance(X, pd.DataFrame) or hasattr(X, "__dataframe__") or hasattr(X, "__arrow_c_stream__"):
-        return _from_frame(X, columns)
+        return _from_frame(X, columns, flat)
     if isinstance(X, list | tuple) and any(hasattr(x, "__array__") and np.ndim(x) for x in X):
         return _from_list(X, channels_first)
     try:
@@ -204,11 +204,20 @@ def _from_list(X: Sequence[Any], channels_first: bool) -> Collection:
     return Collection(values, tuple(map(str, range(values[0].shape[1]))), "list", X, pd.RangeIndex(len(values)))
 
 
-def _from_frame(df: Any, how: Columns) -> Collection:
+def _from_frame(df: Any, how: Columns, flat: Flat) -> Collection:
     frame = with_index(to_pandas(df), [name for name in (how.id_col, how.time_col) if name])
     if not len(frame):
         raise DataError("frame has 0 rows; give at least one row for each series")
     time_col = how.time_col
+    if (
+        flat == "series"
+        and time_col
+        and not {how.id_col, time_col} & {*frame}
+        and all(map(pd.api.types.is_numeric_dtype, frame.dtypes))
+    ):
+        raise DataError(
+            f"X has no columns {how.id_col!r} and {time_col!r}; if each of its rows is a series, use X.to_numpy()"
+        )
     if time_col is None:
         time_col = _unused(frame, "step")
         alone = how.id_col not in frame

@@ -1,7 +1,7 @@
 """Reading of tables as long frames with one or several channels, for classify, impute and detect."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from seqmix.commands._long_table import (
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.cells import Cells, is_text
 from seqmix.forecasting.plot import PICTURES
-from seqmix.forecasting.tables import OUTPUTS, TableFile, check_folder, check_output, read_table
+from seqmix.forecasting.tables import OUTPUTS, TableFile, check_apart, check_folder, check_output, read_table
 
 # names of columns in lower case that are no channels, whatever they hold
 _NO_CHANNELS = (*ID_NAMES, *TIME_NAMES, "hour")
@@ -137,9 +137,10 @@ def check_loaded(function: Callable[..., None], given: dict[str, Any], fitting: 
         raise ConfigError(f"--{useless[0]} is for fitting, and --load takes a fitted model; leave one of the two out")
 
 
-def check_outputs(out: str, plot: str | None, save: str | None) -> None:
-    """Check that the outputs can be written, before anything is computed."""
+def check_outputs(out: str, plot: str | None, save: str | None, inputs: Mapping[str, str | None]) -> None:
+    """Check that the outputs can be written, and replace no file of the inputs, before anything is computed."""
     check_output("out", out, OUTPUTS)
+    check_apart(out, inputs)
     if plot is not None:
         check_output("plot", plot, PICTURES)
     if save is not None:
@@ -161,9 +162,7 @@ def numbers_of(option: str, text: str) -> list[float]:
 
 def written(values: np.ndarray, column: pd.Series, cells: Cells) -> list[str]:
     """Numbers as text, with the decimal sign and as many decimals as the numbers of a column of text have at most."""
-    text = column.astype(str)
-    comma = text.str.contains(",", regex=False).any() and not text.str.contains(".", regex=False).any()
-    sign = cells.decimal or ("," if comma else ".")
-    digits = text.str.extract(rf"{re.escape(sign)}(\d+)", expand=False).str.len().max()
+    sign = cells.decimal_of(column)
+    digits = column.astype(str).str.extract(rf"{re.escape(sign)}(\d+)", expand=False).str.len().max()
     places = 0 if np.isnan(digits) else int(digits)
     return [f"{value:.{places}f}".replace(".", sign) for value in values]

@@ -77,7 +77,7 @@ def classify(
         load: folder of a saved classifier to use instead of training.
         verbose: print the training history, and show progress also where the output is not a terminal.
     """
-    check_outputs(out, plot, save)
+    check_outputs(out, plot, save, {"data": data, "test": test})
     if load:
         check_loaded(classify, locals(), ("test", "model", "save", "normalize", "max_steps", "lr", "seed"))
     given = _read(data, reader, label_col, labeled=not load)

@@ -77,7 +77,7 @@ def detect(
         load: folder of a saved detector to use instead of training.
         verbose: show progress also where the output is not a terminal.
     """
-    check_outputs(out, plot, save)
+    check_outputs(out, plot, save, {"data": data, "train": train})
     if load:
         fitting = ("train", "model", "quantile", "contamination", "season", "save", "freq", "max_steps", "lr", "seed")
         check_loaded(detect, locals(), fitting)

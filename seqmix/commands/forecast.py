@@ -19,7 +19,15 @@ from seqmix.forecasting.covariates import future_rows
 from seqmix.forecasting.frame import Reading, read_frame
 from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.plot import PICTURES
-from seqmix.forecasting.tables import OUTPUTS, TableFile, check_folder, check_output, read_table, write_table
+from seqmix.forecasting.tables import (
+    OUTPUTS,
+    TableFile,
+    check_apart,
+    check_folder,
+    check_output,
+    read_table,
+    write_table,
+)
 
 # endings of exported graphs
 EXPORTS = (".pt2", ".onnx")
@@ -130,7 +138,8 @@ def forecast(
         fill_gaps: insert missing time steps as missing values.
         fill_value: value of inserted time steps, for example 0 for days without sales. Default: missing.
         aggregate: aggregation of rows finer than ``freq``, for example ``sum``. Default: such rows are refused.
-        max_steps: maximum number of optimizer steps of each fit. Default: 1000, or 0 if all models are pretrained.
+        max_steps: maximum number of optimizer steps of each fit. Default: 1000, or 0 if every model is pretrained, or
+            needs no steps, as ``Ridge``.
         lr: peak learning rate. Default: 5e-3, or 2e-4 for fine-tuning pretrained models.
         batch_size: windows per optimizer step. Default: 256, or 32 for ``multivariate``, or 64 for fine-tuning.
         seed: seed of weights and order.
@@ -152,6 +161,7 @@ def forecast(
     for option, path, endings in (("out", out, OUTPUTS), ("plot", plot, PICTURES), ("export", export, EXPORTS)):
         if path is not None:
             check_output(option, path, endings)
+    check_apart(out, {"data": data, "future": future})
     if save is not None:
         check_folder("save", save)
     cells = Cells(decimal=decimal, thousands=thousands, date_format=date_format, missing=split(na))
@@ -238,10 +248,15 @@ def _check_fitted(given: dict[str, Any]) -> None:
 
 
 def _steps(models: list[str]) -> int | None:
-    """Optimizer steps where none are asked for: none of pretrained models, else those of the Forecaster."""
+    """Optimizer steps where none are asked for: none of pretrained models, else those of the Forecaster.
+
+    A pretrained model beside one in closed form forecasts as it does alone.
+    """
     from seqmix.forecasting.factory import choices
 
-    return 0 if models != [AUTO] and all(choice.cls.pretrained for choice in choices(models, None)) else None
+    given = [] if models == [AUTO] else [choice.cls for choice in choices(models, None)]
+    as_it_is = any(cls.pretrained for cls in given) and all(cls.pretrained or not cls.by_steps for cls in given)
+    return 0 if as_it_is else None
 
 
 def _ahead(table: TableFile, cells: Cells, roles: Roles, forecaster: Forecaster, frame: pd.DataFrame) -> pd.DataFrame:

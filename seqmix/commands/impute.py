@@ -74,7 +74,7 @@ def impute(
         load: folder of a saved imputer to use instead of training.
         verbose: show progress also where the output is not a terminal.
     """
-    check_outputs(out, plot, save)
+    check_outputs(out, plot, save, {"data": data})
     if load:
         fitting = ("model", "levels", "context", "pattern", "rate", "save", "fill_gaps", "freq")
         check_loaded(impute, locals(), (*fitting, "max_steps", "lr", "seed"))

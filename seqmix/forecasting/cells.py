@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from seqmix.errors import ConfigError, DataError
+from seqmix.forecasting.times import epoch_unit
 
 # cells that stand for a missing number
 _MISSING = (
@@ -23,8 +24,8 @@ _DATE = re.compile(
     r"\d{4}[-/ ]?[qQ][1-4]|[qQ][1-4][-/ ]?\d{4}"
 )
 _DAYS = (
-    "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y", "%d/%m/%y",
-    "%m/%d/%y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y",
+    "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y",
+    "%d/%m/%y", "%m/%d/%y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y",
 )  # fmt: skip
 _MONTHS = ("%b %Y", "%B %Y", "%b-%y", "%b-%Y", "%Y %b", "%m/%Y", "%m.%Y", "%m-%Y", "%Y/%m", "%YM%m")
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", "T%H:%M", "T%H:%M:%S")
@@ -122,6 +123,13 @@ class Cells:
         numbers, wrong = self._parsed(column)
         return float(numbers.notna().sum() / max(1, numbers.notna().sum() + wrong.sum()))
 
+    def decimal_of(self, column: pd.Series) -> str:
+        """Decimal separator of a column: that of the table, else the one that its own cells show."""
+        return self._decimal(_evidence(self._cells(column)))
+
+    def _decimal(self, sign: str) -> str:
+        return self.decimal or (sign if sign in (".", ",") else ".")
+
     def times(self, column: pd.Series) -> pd.Series | None:
         """The column as dates, or as integers where it counts; None if it holds something else.
 
@@ -145,7 +153,7 @@ class Cells:
                 f"column {str(column.name)!r} holds {unclear!r}, which can be read in two ways; "
                 f"pass --decimal {sign[1]} or --thousands {sign[1]}"
             )
-        decimal = self.decimal or (sign if sign in (".", ",") else ".")
+        decimal = self._decimal(sign)
         thousands = self.thousands or ("," if decimal == "." else ".")
         group, mark = re.escape(thousands), re.escape(decimal)
         # 1.5 is not a number where commas are decimal signs: groups have three digits
@@ -223,6 +231,10 @@ def _read_times(cells: Any, date_format: str | None) -> pd.Series | None:
     for form in _FORMATS:
         if pd.to_datetime(sample, format=form, errors="coerce").notna().all():
             times = _all(pd.to_datetime(cells, format=form, errors="coerce"))
+            if times is not None and "%y" in form:
+                # of two digits: nothing was measured ten years from now, so that 49 is 1949 and not 2049
+                late = times > pd.Timestamp.now() + pd.DateOffset(years=10)
+                times = times.mask(late, times - pd.DateOffset(years=100))
             if times is not None and not any(times.equals(other) for _, other in found):
                 found.append((form, times))
     if len(found) > 1:
@@ -268,10 +280,12 @@ def _iso(cells: pd.Series) -> Any:
 
 
 def _counted(cells: pd.Series) -> pd.Series:
-    """Integers as dates where each is one, ``20240131`` or ``202401``, and as they are elsewhere."""
+    """Integers as dates where each is one, ``20240131``, ``202401`` or a time since 1970, and as they are elsewhere."""
     for width, form in ((14, "%Y%m%d%H%M%S"), (12, "%Y%m%d%H%M"), (10, "%Y%m%d%H"), (8, "%Y%m%d"), (6, "%Y%m")):
         if cells.str.fullmatch(rf"(?:19|20)\d{{{width - 2}}}").all():
             times = pd.to_datetime(cells, format=form, errors="coerce")
             if times.notna().all():
                 return times
-    return cells.astype(np.int64)
+    counts = cells.astype(np.int64)
+    unit = epoch_unit(counts.to_numpy())
+    return counts if unit is None else pd.to_datetime(counts, unit=unit)

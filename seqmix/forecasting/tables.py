@@ -8,6 +8,7 @@ import lzma
 import re
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple, NoReturn
@@ -105,6 +106,17 @@ def check_output(option: str, path: str, endings: tuple[str, ...]) -> None:
         _try_to_write(file.parent)
     except OSError as e:
         raise ConfigError(f"--{option} {path!r} cannot be written ({e.strerror or e}); give another file") from e
+
+
+def check_apart(out: str, inputs: Mapping[str, str | None]) -> None:
+    """Refuse an output that would replace the file of an input; ``inputs`` are files by option.
+
+    Raises:
+        ConfigError: with the option of the input.
+    """
+    for option, given in inputs.items():
+        if given is not None and Path(out).exists() and Path(given).exists() and Path(out).samefile(given):
+            raise ConfigError(f"--out {out!r} is the file of --{option}, which it would replace; give another file")
 
 
 def check_folder(option: str, path: str) -> None:

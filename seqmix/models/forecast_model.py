@@ -49,6 +49,8 @@ class ForecastModel(nn.Module, ABC):
     context: ClassVar[int | None] = None
     #: whether all parameters come from ``fit_closed_form``, none from gradient steps; such a model has ``left_out`` too
     closed_form: ClassVar[bool] = False
+    #: whether gradient steps train it; not so in closed form, and without parameters
+    by_steps: ClassVar[bool] = True
 
     #: options that are worth a search, and values to try; a member that has one of another name or range says so
     searched: ClassVar[Mapping[str, Sequence[Any]]] = {

@@ -224,6 +224,7 @@ class SeasonalNaive(ForecastModel):
 
     linear = True
     repeats_season = True
+    by_steps = False
     masked = True
 
     def __init__(

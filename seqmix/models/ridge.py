@@ -74,6 +74,7 @@ class Ridge(ForecastModel):
     linear = True
     repeats_season = True
     closed_form = True
+    by_steps = False
     masked = True
 
     labels: Tensor

@@ -118,8 +118,10 @@ def create_model(
             )
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"{name} has no option {option!r}; {hint}It takes {', '.join(known)}")
+            hint = f"did you mean {near[0]!r}? It" if near else "it"
+            if option == "pretrained":
+                hint = "weights='<file or hub id>' loads a checkpoint. It"
+            raise ConfigError(f"{name} has no option {option!r}; {hint} takes {', '.join(known)}")
     if num_classes is not None:
         options["num_classes"] = num_classes
     model = facts.build(in_chans=in_chans, drop_path_rate=drop_path_rate, **options)

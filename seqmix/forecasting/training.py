@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,9 @@ def train(name: str, task: Forecasting, panel: Panel | None, how: Training, seed
     """
     if not any(p.requires_grad for p in task.parameters()) or (not how.max_steps and task.model.pretrained):
         return _Best(task).frame()
+    if not task.model.by_steps:
+        # what is fitted in closed form is fitted when training begins
+        how = replace(how, max_steps=max(how.max_steps, 1))
     if not how.max_steps or panel is None:
         raise ConfigError(f"max_steps = 0 is for pretrained models, and {name} needs training; use 1 or more")
     return optimize(name, task, panel, how, seed, validate=panel.has_val, validate_first=task.model.pretrained)

@@ -60,6 +60,12 @@ CASES = {
         "seqmix: unknown option 'max_epoch' in trainer. Did you mean 'max_epochs'?",
         "  `seqmix fit --help` lists what it takes",
     ),
+    "option of an option that is not there": (
+        ["--model.backbone.n_layers", "1"],
+        ("loss: mse", "backbone: {n_layers: 1}"),
+        "seqmix: unknown option 'backbone' in model (seqmix.tasks.Forecasting).",
+        "  It takes: model, residual, loss,",
+    ),
     "option at the top": (
         ["--recrd", "true"],
         ("trainer:", "recrd: true\ntrainer:"),

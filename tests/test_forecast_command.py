@@ -58,6 +58,7 @@ def test_columns_are_found(here, capsys, name, columns, ids):
     text = capsys.readouterr().out
     assert text.startswith(f"{name}.csv: {len(ids)} series, ") and "freq 'D' was inferred" in text
     assert text.endswith("forecasts: forecast.csv\n")
+    assert ("each column of numbers is a series: [OT, HUFL]; --target_col takes one alone" in text) == (name == "wide")
 
 
 def test_table_and_picture(here, capsys):

@@ -9,6 +9,7 @@ import pandas as pd
 from seqmix.errors import DataError
 from seqmix.forecasting.cells import Cells, is_text
 from seqmix.forecasting.clock import is_number
+from seqmix.forecasting.long import named
 
 #: names of columns in lower case that need no explanation
 ID_NAMES = ("unique_id", "id", "item_id", "series", "series_id")
@@ -117,6 +118,7 @@ def long_frame(
     if not values or not roles.series:
         return long, notes
     wide = {name: _numbers(frame[name], cells).to_numpy() for name in roles.series}
+    notes.append(f"each column of numbers is a series: {named(roles.series)}; --target_col takes one alone")
     each = [long.assign(**{roles.id_col: name, roles.target_col: column}) for name, column in wide.items()]
     order = [roles.id_col, roles.time_col, roles.target_col, *covariates]
     return pd.concat(each, ignore_index=True).reindex(columns=order), notes

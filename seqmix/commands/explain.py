@@ -59,15 +59,22 @@ def _unknown_option(found: re.Match, where: str, parser: Any) -> str:
     if owner is None:
         group, _, name = found["name"].rpartition(".")
         return _unknown_flag(group, name, parser)
-    parameters = list(inspect.signature(owner).parameters.values())
-    data = hasattr(owner, "train_dataloader") and not hasattr(owner, "training_step")
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or data or p.name not in _CALLED_WITH]
-    title = f"unknown option {found['name']!r} in {where} ({path}).{_suggest(found['name'], known)}"
-    return f"{title}\n  It takes: {', '.join(known)}"
+    return _unknown_parameter(found["name"], owner, f"{where} ({path})")
 
 
 def _unknown_in_group(found: re.Match, where: str, parser: Any) -> str:
-    return _unknown_flag(found["group"], found["name"], parser)
+    path, owner, name = _owner_path(found), _owner(found), found["group"].partition(".")[0]
+    if owner is None or name in inspect.signature(owner).parameters:
+        return _unknown_flag(found["group"], found["name"], parser)
+    # the group is what the class does not have
+    return _unknown_parameter(name, owner, f"{where} ({path})")
+
+
+def _unknown_parameter(name: str, owner: Any, where: str) -> str:
+    parameters = list(inspect.signature(owner).parameters.values())
+    data = hasattr(owner, "train_dataloader") and not hasattr(owner, "training_step")
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or data or p.name not in _CALLED_WITH]
+    return f"unknown option {name!r} in {where}.{_suggest(name, known)}\n  It takes: {', '.join(known)}"
 
 
 def _unrecognized(found: re.Match, where: str, parser: Any) -> str:
@@ -82,7 +89,7 @@ def _unknown_flag(group: str, name: str, parser: Any) -> str:
     prefix = f"{group}." if group else ""
     dests = [a.dest for a in parser._actions if a.dest.startswith(prefix) and a.default != "==SUPPRESS=="]
     known = list(dict.fromkeys(d.removeprefix(prefix).split(".")[0] for d in dests))
-    lists = f"It takes: {', '.join(known)}" if len(known) <= 20 else f"`{parser.prog} --help` lists what it takes"
+    lists = f"It takes: {', '.join(known)}" if 0 < len(known) <= 20 else f"`{parser.prog} --help` lists what it takes"
     return f"unknown option {name!r}{f' in {group}' if group else ''}.{_suggest(name, known)}\n  {lists}"
 
 

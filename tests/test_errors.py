@@ -64,7 +64,8 @@ CASES = {
         ["--model.backbone.n_layers", "1"],
         ("loss: mse", "backbone: {n_layers: 1}"),
         "seqmix: unknown option 'backbone' in model (seqmix.tasks.Forecasting).",
-        "  It takes: model, residual, loss,",
+        "  It takes: model, residual, loss, loss_module, quantiles, normalize, normalize_affine, season, optim, "
+        "patience",
     ),
     "option at the top": (
         ["--recrd", "true"],

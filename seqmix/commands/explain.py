@@ -59,15 +59,11 @@ def _unknown_option(found: re.Match, where: str, parser: Any) -> str:
     if owner is None:
         group, _, name = found["name"].rpartition(".")
         return _unknown_flag(group, name, parser)
-    return _unknown_parameter(found["name"], owner, f"{where} ({path})")
+    return _unknown_parameter(found["name"].partition(".")[0], owner, f"{where} ({path})")
 
 
 def _unknown_in_group(found: re.Match, where: str, parser: Any) -> str:
-    path, owner, name = _owner_path(found), _owner(found), found["group"].partition(".")[0]
-    if owner is None or name in inspect.signature(owner).parameters:
-        return _unknown_flag(found["group"], found["name"], parser)
-    # the group is what the class does not have
-    return _unknown_parameter(name, owner, f"{where} ({path})")
+    return _unknown_flag(found["group"], found["name"], parser)
 
 
 def _unknown_parameter(name: str, owner: Any, where: str) -> str:
@@ -81,6 +77,9 @@ def _unrecognized(found: re.Match, where: str, parser: Any) -> str:
     first = found["rest"].split()[0]
     if not first.startswith("--"):
         return f"unexpected argument {first!r}\n  Options are written --name value; `{parser.prog} --help` lists them"
+    path, owner, top = _owner_path(found), _owner(found), re.split(r"[.=]", first[2:])[0]
+    if owner is not None and where and top not in inspect.signature(owner).parameters:
+        return _unknown_parameter(top, owner, f"{where} ({path})")
     group, _, name = first[2:].partition("=")[0].rpartition(".")
     return _unknown_flag(group, name, parser)
 

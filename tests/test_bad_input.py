@@ -60,6 +60,7 @@ SAID = [
     "ignore:.* series (have fewer|are too short):UserWarning",
     "ignore:(mase|rmsse|mape|wape|msis) leaves out:UserWarning",
     "ignore:values of .* are far from those of the fit:UserWarning",
+    "ignore:.* series (has|have) no value in the last:UserWarning",
     "ignore:horizon .* is longer than the fitted:UserWarning",
 ]
 pytestmark = [pytest.mark.filterwarnings(line) for line in SAID]

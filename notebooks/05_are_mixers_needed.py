@@ -40,7 +40,7 @@ from seqmix.tasks import AdamW, Forecasting
 
 # %%
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-data = Cycles(context=48, horizon=12, batch_size=48, eval_batch_size=256, n_steps=1500, seed=0)
+data = Cycles(context=48, horizon=12, batch_size=48, eval_batch_size=256, n_steps=1200, seed=0)
 MODELS = {
     "PatchTST": partial(PatchTST, d_model=32, n_layers=1, n_heads=4, expand=2),
     "iTransformer": partial(iTransformer, d_model=32, n_layers=1, n_heads=4, expand=2),

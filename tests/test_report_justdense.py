@@ -106,6 +106,12 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
     assert run([*argv, "--plot", "ranks.png"]) == 0
     out = capsys.readouterr().out
     assert "| long_term | A 96 96 | PatchTST | MSE | 0.500 ± 0.141 | 0.625 ± 0.035 | +25.0 % | Ridge 0.100 |" in out
+    # of all models and baselines, the mean over all of their own seeds
+    assert (
+        "long_term: MSE\n\n| model | A 96 96 |\n" in out
+        and "| PatchTST | 0.633 |" in out
+        and "| Ridge | 0.100 |" in out
+    )
     assert (tmp_path / "ranks.png").stat().st_size > 5000
     add(tmp_path / "other" / "study", "long_term", "A", "Mamba", [0.5], dense=False)
     assert run(["report", "justdense", "--folder", "other"]) == 1

@@ -124,6 +124,14 @@ def _study(table: str, root: Path) -> str:
     return markdown(getattr(justdense, table)(justdense.pairs_of(rows, known, all_tasks())))
 
 
+def _study_scores(root: Path) -> str:
+    """A table of all models for each task of the study of dense mixers."""
+    from seqmix.commands import justdense
+    from seqmix.commands.report import all_tasks
+
+    return justdense.scores(justdense.read(root / "configs" / "results" / "study"), all_tasks())
+
+
 def _short_results(root: Path) -> str:
     """The shortest horizon of each data set, without columns of single runs."""
     from seqmix.commands.report import summary
@@ -190,6 +198,7 @@ _PARTS: dict[str, Callable[[Path], str]] = {
     "study": partial(_study, "verdicts"),
     "study_models": partial(_study, "by_model"),
     "study_pairs": partial(_study, "pair_rows"),
+    "study_scores": _study_scores,
     **{kind: partial(_results, kind) for kind in ("language", "lra", "glue", "masked", "imputation", "detection")},
     **{name: partial(_measured, name) for name in ("vision", "text", "sweep", "distributed", "devices")},
 }

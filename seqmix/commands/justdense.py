@@ -70,6 +70,7 @@ def print_report(folder: Path, published: Path, plot: Path | None, tasks: Mappin
     pairs = pairs_of(rows, read_published(published), tasks)
     for table in (verdicts(pairs), by_model(pairs), pair_rows(pairs)):
         print(markdown(table), end="\n\n")
+    print(scores(rows, tasks), end="\n\n")
     if plot is not None:
         draw(cells_of(rows, tasks), plot)
 
@@ -151,6 +152,28 @@ def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         }
         for pair in pairs
     ]
+
+
+def scores(rows: Sequence[Run], tasks: Mapping[str, type[Task]]) -> str:
+    """A table for each study, in Markdown: means over seeds of all models, twins and baselines on each data set."""
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(dict))
+    )
+    # baselines last
+    for row in sorted(rows, key=lambda row: (row["study"], row["role"] != "model", row["name"], row["dense"])):
+        metric = tasks[row["task"]].metrics[0]
+        name, data = row["name"] + ", dense" * (row["dense"] == "True"), f"{row['data']} {_size(row, tasks)}".strip()
+        study = f"{row['study']}: {_TITLES.get(metric, metric)}"
+        found[study][name][data][row["seed"]] = float(row[metric])
+    parts = []
+    for study, models in found.items():
+        columns = sorted({data for line in models.values() for data in line})
+        lines = [
+            {"model": name} | {d: f"{statistics.mean(line[d].values()):.3f}" if d in line else "" for d in columns}
+            for name, line in models.items()
+        ]
+        parts += [study, markdown(lines)]
+    return "\n\n".join(parts)
 
 
 def cells_of(rows: Sequence[Run], tasks: Mapping[str, type[Task]]) -> list[Cell]:

@@ -94,6 +94,11 @@ TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
             "1 of 2 series has gaps at freq 'D': 'a' 3 missing (2024-02-20..2024-02-22). Pass fill_gaps=True",
         ),
         (
+            GAP[GAP["ds"] != "2024-01-06"],
+            {"freq": "D"},
+            "2 of 2 series have gaps at freq 'D': 'a' 4 missing (first 2024-01-06). Pass fill_gaps=True",
+        ),
+        (
             pd.concat([panel(), panel().iloc[[10]]]),
             {},
             "1 duplicate time stamp, first: id 'a' at 2024-01-11; merge them, for example "

@@ -121,13 +121,15 @@ function checkSteps(series, steps, clock, fillGaps) {
   const at = mine.findIndex((count) => count > 1);
   const begin = broken[0].pairs[at][0];
   const [from, to] = [1, mine[at] - 1].map((k) => shown(clock.after(begin, k), clock.dated));
+  const count = mine.reduce((sum, each) => sum + each - 1, 0);
+  const first = count > mine[at] - 1 ? "first " : "";
   refuse(broken.length > 1 ? "gaps_of_several" : "gaps", {
     broken: broken.length,
     total: series.length,
     freq,
     id: quoted(broken[0].id),
-    count: mine.reduce((sum, count) => sum + count - 1, 0),
-    span: from === to ? from : `${from}..${to}`,
+    count,
+    span: `${first}${from === to ? from : `${from}..${to}`}`,
   });
 }
 

@@ -41,8 +41,9 @@ def steps_between(stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: C
         count = int(steps[gaps & (codes == codes[row])].sum() - (gaps & (codes == codes[row])).sum())
         ends = clock.column(clock.after(stamps[[row - 1]], np.array([1, int(steps[row]) - 1])))
         until = f"..{shown(ends[1])}" if ends[1] != ends[0] else ""
+        first = "first " if count > steps[row] - 1 else ""
         raise DataError(
             f"{len(broken)} of {len(ids)} series {'has' if len(broken) == 1 else 'have'} gaps at freq {clock.freq!r}: "
-            f"{ids[broken[0]]!r} {count} missing ({shown(ends[0])}{until}). Pass fill_gaps=True"
+            f"{ids[broken[0]]!r} {count} missing ({first}{shown(ends[0])}{until}). Pass fill_gaps=True"
         )
     return steps

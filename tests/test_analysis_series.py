@@ -128,6 +128,11 @@ def frame(**columns):
         (frame(u=FRAME["u"].replace(2, np.inf)), {}, "1 infinite value in 'u' (id 'b', 2)"),
         (pd.concat([FRAME, FRAME["u"]], axis=1), {}, "column 'u' is there 2 times; rename or drop one of them"),
         (FRAME.drop(index=1), {}, "1 of 2 series has gaps at freq 1: 'b' 1 missing (1). Pass fill_gaps=True"),
+        (
+            FRAME.drop(index=1)[lambda df: df["unique_id"] == "b"].drop(columns="unique_id"),
+            {},
+            "1 of 1 series has gaps at freq 1: 'X' 1 missing (1). Pass fill_gaps=True",
+        ),
         (frame(ds=[0, 1, 1, 2, 0, 1, 2]), {}, "1 duplicate time stamp, first: id 'b' at 1"),
         (frame(label=[*"xxxyzzz"]), {}, "column 'label' has more than one label for id 'b': ['x', 'y']"),
         (frame(label=[None] * 4 + ["y"] * 3), {}, "column 'label' has no label for id 'b'; give each series one label"),

@@ -210,12 +210,6 @@ TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
             "pd.to_datetime(df['ds'].astype(str), format='%Y%m%d%H')",
         ),
         (
-            panel().assign(ds=panel()["ds"].astype("datetime64[ms]").astype("int64")),
-            {},
-            "column 'ds' holds integers that are milliseconds since 1970, first 1704067200000; convert it with "
-            "pd.to_datetime(df['ds'], unit='ms')",
-        ),
-        (
             panel().assign(ds=np.datetime64("1500-01-01", "s")),
             {},
             "column 'ds' holds dates outside 1678 to 2261, first 1500-01-01 in row 0; correct them, or count time in "

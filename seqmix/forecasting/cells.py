@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from seqmix.errors import ConfigError, DataError
-from seqmix.forecasting.times import epoch_unit
 
 # cells that stand for a missing number
 _MISSING = (
@@ -287,5 +286,8 @@ def _counted(cells: pd.Series) -> pd.Series:
             if times.notna().all():
                 return times
     counts = cells.astype(np.int64)
-    unit = epoch_unit(counts.to_numpy())
-    return counts if unit is None else pd.to_datetime(counts, unit=unit)
+    for unit, each in (("s", 1), ("ms", 1000)):
+        # the years from 2000 to 2099, which no file counts up to
+        if counts.between(946_684_800 * each, 4_102_444_799 * each).all():
+            return pd.to_datetime(counts, unit=unit)
+    return counts

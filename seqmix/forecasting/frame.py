@@ -99,7 +99,7 @@ def read_frame(df: Any, how: Reading) -> Long:
     if how.aggregate is not None:
         frame = _resampled(frame, how)
     alone = id_col not in frame
-    codes, ids = (np.zeros(len(frame), int), pd.Index([target_col or time_col])) if alone else _codes(frame, id_col)
+    codes, ids = (np.zeros(len(frame), int), pd.Index([target_col or "X"])) if alone else _codes(frame, id_col)
     times = parse_times(frame[time_col], time_col)
     # periods are stamps inside, and come back as periods
     dtype = frame[time_col].dtype if isinstance(frame[time_col].dtype, pd.PeriodDtype) else times.dtype

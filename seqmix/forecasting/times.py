@@ -6,15 +6,6 @@ import pandas as pd
 from seqmix.errors import DataError
 from seqmix.forecasting.clock import is_number, shown
 
-# seconds since 1970 of the years from 2000 to 2099, which no series counts up to, and units by their number in a second
-_SINCE = (946_684_800, 4_102_444_799)
-_UNITS = {
-    "s": ("seconds", 1),
-    "ms": ("milliseconds", 10**3),
-    "us": ("microseconds", 10**6),
-    "ns": ("nanoseconds", 10**9),
-}
-
 
 def parse_times(times: pd.Series, time_col: str) -> pd.Series:
     """Parse a column of times: dates and integers stay, ISO text becomes dates, periods their start."""
@@ -76,15 +67,8 @@ def _parsed(times: pd.Series, time_col: str) -> pd.Series:
     return parsed
 
 
-def epoch_unit(counts: np.ndarray) -> str | None:
-    """The unit of integers that are times since 1970, None where they are counts."""
-    least, most = counts.min(), counts.max()
-    fits = (unit for unit, (_, each) in _UNITS.items() if _SINCE[0] * each <= least and most <= _SINCE[1] * each)
-    return next(fits, None)
-
-
 def _check_counts(times: pd.Series, time_col: str) -> None:
-    """Refuse integers that are dates: 20240131, 2024013123, 202401 where years change after 12, times since 1970."""
+    """Refuse integers that are dates: 20240131, 2024013123, or 202401 where years change after 12."""
     counts = times.to_numpy(dtype="int64")
     forms = ((1900010100, 2100123123, "%Y%m%d%H"), (19000101, 21001231, "%Y%m%d"), (190001, 210012, "%Y%m"))
     for least, most, form in forms:
@@ -95,8 +79,3 @@ def _check_counts(times: pd.Series, time_col: str) -> None:
                     f"column {time_col!r} holds integers that are dates, first {counts[0]}; convert it with "
                     f"pd.to_datetime(df[{time_col!r}].astype(str), format={form!r})"
                 )
-    if unit := epoch_unit(counts):
-        raise DataError(
-            f"column {time_col!r} holds integers that are {_UNITS[unit][0]} since 1970, first {counts[0]}; convert it "
-            f"with pd.to_datetime(df[{time_col!r}], unit={unit!r})"
-        )

@@ -46,7 +46,24 @@ def folders(draw: Callable) -> tuple[str, dict[str, bytes]]:
     return name, files
 
 
-@fuzz(40, 4000, folder=folders())
+def _with(**parts: object) -> dict:
+    """The saved Ridge, with other facts, by someone who knows of the fingerprint."""
+    files = {path.name: path.read_bytes() for path in (SAVED / "ridge").iterdir()}
+    text = json.loads(files["forecaster.json"])
+    for name, value in parts.items():
+        text["facts"][name] = {**text["facts"][name], **value} if isinstance(value, dict) else value
+    text["fingerprint"] = _fingerprint(text["facts"])
+    return {"folder": ("ridge", {**files, "forecaster.json": json.dumps(text).encode()})}
+
+
+@fuzz(
+    40,
+    4000,
+    # no such library, and no name of a column
+    _with(kind=[None, {}]),
+    _with(reading={"id_col": None}),
+    folder=folders(),
+)
 def test_a_damaged_estimator_is_refused_or_answers(folder):
     name, files = folder
     with tempfile.TemporaryDirectory() as path:

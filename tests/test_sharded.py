@@ -22,9 +22,9 @@ EVERY = (
     "detection_mixer_generated",
     "mambasl_ucr",
     "recipes/recall_copying",
-    "recipes/ponet_wikitext_mlm",
+    "recipes/ponet_wikitext_mlm --data.max_len 32",
     "recipes/hydra_glue_mrpc",
-    "recipes/mamba_wikitext2_small",
+    "recipes/mamba_wikitext2_small --data.max_len 32",
     "longvq_listops_small",
 )
 

@@ -15,7 +15,7 @@ from seqmix.cli import run
 from seqmix.commands import _study_report, _trials
 from seqmix.commands.train import Train
 from seqmix.commands.tune import space_of, tune
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, WriteError
 from seqmix.search import combinations, dimension, make_study
 from seqmix.tasks.rows import read_rows
 
@@ -114,7 +114,7 @@ def test_trials_are_trained_and_the_best_config_runs(capsys, monkeypatch):
     assert (STUDY / "history.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Killed])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Killed, WriteError])
 def test_a_study_that_was_stopped_is_that_which_was_not(error, trained, monkeypatch):
     _tune(8, Path("runs/tiny/whole"))
     whole, trained[:] = trained[:], []

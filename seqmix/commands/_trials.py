@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from seqmix.commands._workers import orphaned
 from seqmix.commands.train import Train
-from seqmix.errors import ConfigError
+from seqmix.errors import ConfigError, WriteError
 from seqmix.search import Space, combinations, drawn, make_study
 from seqmix.tasks.lock import locked
 from seqmix.tasks.rows import read_rows
@@ -135,7 +135,8 @@ def _run(study: "Study", trial: "Trial", search: Search) -> None:
         # the output of a run is in its folder
         with redirect_stdout(output), redirect_stderr(output):
             value, pruned = _train(trial, values, search)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, WriteError):
+        # a full disk is not the fault of the values: the trial goes on when there is room
         trial.set_user_attr("starts", 0)
         raise
     # a trial may fail of anything, and the others go on

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from seqmix.errors import ConfigError, Terminated
+from seqmix.errors import ConfigError, SeqmixError, Terminated
 from seqmix.trusted import trusted_modules, trusting
 
 # exit status of a process that was asked to stop
@@ -89,6 +89,9 @@ def _main(work: Callable[..., None], args: tuple[Any, ...], modules: tuple[str, 
             work(*args)
     except KeyboardInterrupt:
         sys.exit(_ASKED)
+    except SeqmixError as e:
+        print(f"seqmix: {e}", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def _task(folder: str, work: Callable[..., None], args: tuple[Any, ...], modules: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ from seqmix.forecasting.member import Member, calibrate, calibration_rows
 from seqmix.forecasting.options import whole
 from seqmix.forecasting.plan import Plan, held_out, make_plan
 from seqmix.forecasting.scales import measure
-from seqmix.forecasting.training import EVAL_BATCH, Training, make_training, train
+from seqmix.forecasting.training import Training, eval_batch, make_training, train
 from seqmix.mapped import row_blocks
 from seqmix.tasks import AdamW, Forecasting
 
@@ -254,7 +254,7 @@ def _panel(long: Long, arrays: Arrays, job: Job, n_val: np.ndarray, n_test: np.n
         # pretrained models take short histories, and learn from them
         least=min(plan.horizon, plan.context) if job.choice.cls.pretrained else None,
         ids=[str(i) for i in (long.ids[:1] if plan.joint else long.ids)],
-        eval_batch_size=EVAL_BATCH,
+        eval_batch_size=eval_batch(arrays.series(plan.context, plan.horizon)),
         seed=plan.seed,
     )
 

@@ -48,6 +48,7 @@ def read_folder(path: Path, how: Reading) -> Long:
     stamp = [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     if _LAST and _LAST[0] == stamp and how in _LAST[1]:
         return _LAST[2]
+    release_memory()
     asked = how
     y, weight, present = Growing(np.float64), Growing(np.float64), Growing(np.bool_)
     columns: dict[str, _Covariate] = {}

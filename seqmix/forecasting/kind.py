@@ -11,11 +11,13 @@ import pandas as pd
 
 from seqmix.errors import DataError
 
+LIBRARIES = ("pandas", "polars", "pyarrow")
+
 
 class Kind(NamedTuple):
     """Library and column types of a frame in plain values, to be saved."""
 
-    library: str  # pandas, polars or pyarrow
+    library: str  # one of LIBRARIES
     types: dict[str, str]  # of ids and times, where pandas does not keep them
 
     def give(self, result: pd.DataFrame) -> Any:

@@ -13,7 +13,7 @@ from seqmix.forecasting.arrange import Ends
 from seqmix.forecasting.factory import Choice, make_task
 from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, local_scale, nest
 from seqmix.forecasting.plan import Plan, bounds
-from seqmix.forecasting.training import EVAL_BATCH, forecast
+from seqmix.forecasting.training import eval_batch, forecast
 from seqmix.models import ForecastModel
 from seqmix.tasks import Forecasting
 
@@ -113,7 +113,7 @@ class Member(NamedTuple):
         points, levels = [], []
         for done in range(0, horizon, fitted):
             rows = None if known is None else known[:, done : done + fitted]
-            yhat, q = forecast(task, start.batches(rows, EVAL_BATCH), quantiles)
+            yhat, q = forecast(task, start.batches(rows, eval_batch(task.series)), quantiles)
             points.append(yhat * scale + loc)
             levels.append(q * scale[..., None] + loc[..., None] if quantiles else q)
             if done + fitted < horizon:

@@ -16,7 +16,7 @@ from seqmix.forecasting.covariates import Inputs
 from seqmix.forecasting.factory import choices, make_task, own_plan
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.frame import Reading
-from seqmix.forecasting.kind import Kind, dtype_name, dtype_of
+from seqmix.forecasting.kind import LIBRARIES, Kind, dtype_name, dtype_of
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.scales import Scales
@@ -86,14 +86,16 @@ def pack_frame(learned: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def unpack_frame(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[str, Tensor]) -> dict[str, Any]:
     """Rebuild the fields that ``pack_frame`` packed, by name."""
-    plan, time = facts["plan"], facts["time"]
+    plan, time, reading, kind = facts["plan"], facts["time"], Reading(**facts["reading"]), Kind(*facts["kind"])
+    if not all(isinstance(name, str) for name in reading.names.values()) or kind.library not in LIBRARIES:
+        raise ValueError(f"a frame of {kind.library!r} with the columns {list(reading.names.values())}")
     ids = pd.Index(facts["ids"]["values"]).astype(dtype_of(facts["ids"]["dtype"]))
     tuples = {name: tuple(plan[name]) for name in ("native", "levels", "notes")}
     return {
-        "reading": Reading(**facts["reading"]),
+        "reading": reading,
         "plan": Plan(**{**plan, **tuples, "loss": options["loss"]}),
         "clock": Clock(time["freq"], dtype_of(time["dtype"])),
-        "kind": Kind(*facts["kind"]),
+        "kind": kind,
         "ids": ids,
         "last": found["last"].numpy(),
         "scales": Scales(ids, *(found[f"scales.{name}"].numpy() for name in Scales._fields[1:])),

@@ -26,12 +26,13 @@ from seqmix.errors import ConfigError
 from seqmix.forecasting.machine import make_trainer, quiet, silence, trainer_options, where
 from seqmix.forecasting.progress import Progress
 from seqmix.memory import advising
+from seqmix.series import Series
 from seqmix.tasks import Forecasting, Task
 
 Batch = dict[str, Tensor]
 
-# windows per forward pass
-EVAL_BATCH = 1024
+# most windows that are forecast at a time, and most of their values
+_EVAL_WINDOWS, _EVAL_VALUES = 1024, 1 << 20
 # most steps, peak learning rate and windows per step of fine-tuning
 _FINE_TUNING = (200, 2e-4, 64)
 _TURN = threading.RLock()
@@ -88,6 +89,12 @@ def make_training(options: Mapping[str, Any], stage: str, *, joint: bool, pretra
         stage=stage if progress else None,
         trainer_kwargs=given,
     )
+
+
+def eval_batch(series: Series) -> int:
+    """Windows that are forecast at a time: fewer where they are wide, with many channels or covariates."""
+    width = (series.context + series.horizon) * (series.n_channels + series.n_past + series.n_future)
+    return min(_EVAL_WINDOWS, max(64, _EVAL_VALUES // width))
 
 
 @contextmanager

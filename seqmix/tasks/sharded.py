@@ -109,9 +109,12 @@ def shard(task: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """Members of the outermost lists of modules: blocks and stages."""
+    """Members of the outermost lists of modules, blocks and stages, that have a forward pass of their own."""
     for child in module.children():
-        yield from child if isinstance(child, nn.ModuleList) else _layers(child)
+        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield child
+        else:
+            yield from _layers(child)
 
 
 StrategyRegistry.register("fsdp2", Sharded, description="FSDP: weights, gradients and optimizer state are divided")

@@ -14,7 +14,7 @@ from seqmix.cli import run
 from seqmix.tasks.rows import read_rows
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-# every task; the last has a codebook
+# nearly every task; LongVQ has a codebook
 EVERY = (
     "demo",
     "demo --model.residual true",
@@ -22,10 +22,12 @@ EVERY = (
     "detection_mixer_generated",
     "mambasl_ucr",
     "recipes/recall_copying",
-    "recipes/ponet_wikitext_mlm --data.max_len 32",
-    "recipes/hydra_glue_mrpc",
+    "hydra_wikitext2_small --data.max_len 32",
+    "hydra_glue_sst2_small",
     "recipes/mamba_wikitext2_small --data.max_len 32",
     "longvq_listops_small",
+    "recipes/pool_fashion",
+    "study/short_term --trainer.val_check_interval 1.0",
 )
 
 

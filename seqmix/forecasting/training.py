@@ -32,7 +32,7 @@ from seqmix.tasks import Forecasting, Task
 Batch = dict[str, Tensor]
 
 # most windows that are forecast at a time, and most of their values
-_EVAL_WINDOWS, _EVAL_VALUES = 1024, 1 << 20
+_EVAL_WINDOWS, _EVAL_VALUES = 1024, 1 << 19
 # most steps, peak learning rate and windows per step of fine-tuning
 _FINE_TUNING = (200, 2e-4, 64)
 _TURN = threading.RLock()

@@ -23,7 +23,6 @@ EVERY = (
     "mambasl_ucr",
     "recipes/recall_copying",
     "hydra_wikitext2_small --data.max_len 32",
-    "hydra_glue_sst2_small",
     "recipes/mamba_wikitext2_small --data.max_len 32",
     "longvq_listops_small",
     "recipes/pool_fashion",

@@ -26,7 +26,7 @@ EVERY = (
     "recipes/mamba_wikitext2_small --data.max_len 32",
     "longvq_listops_small",
     "recipes/pool_fashion",
-    "study/short_term --trainer.val_check_interval 1.0",
+    "study/short_term --trainer.val_check_interval 1",
 )
 
 

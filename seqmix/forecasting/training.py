@@ -31,7 +31,7 @@ from seqmix.tasks import Forecasting, Task
 
 Batch = dict[str, Tensor]
 
-# most windows that are forecast at a time, and most of their values
+# most windows of a forward pass, and most of their values
 _EVAL_WINDOWS, _EVAL_VALUES = 1024, 1 << 19
 # most steps, peak learning rate and windows per step of fine-tuning
 _FINE_TUNING = (200, 2e-4, 64)
@@ -92,7 +92,7 @@ def make_training(options: Mapping[str, Any], stage: str, *, joint: bool, pretra
 
 
 def eval_batch(series: Series) -> int:
-    """Windows that are forecast at a time: fewer where they are wide, with many channels or covariates."""
+    """Windows per forward pass: 1,024, fewer where they are wide, with many channels or covariates."""
     width = (series.context + series.horizon) * (series.n_channels + series.n_past + series.n_future)
     return min(_EVAL_WINDOWS, max(64, _EVAL_VALUES // width))
 

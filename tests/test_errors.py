@@ -227,6 +227,7 @@ def test_missing_config_file(monkeypatch, capsys):
     [
         (["fit", "stray"], "seqmix: unexpected argument 'stray'"),
         (["fit", "--data.name", "ETTh1"], "seqmix: data has options and no class"),
+        (["fit", "--model.model.help", "DLinear"], "seqmix: model has options and no class"),
         (["bench", "--mixr", "Pool"], "seqmix: unknown option 'mixr'. Did you mean 'mixer'?"),
         (["bench"], "seqmix: mixer must be given"),
         (

@@ -113,13 +113,19 @@ def _not_allowed(found: re.Match, where: str, parser: Any) -> str:
     package = module.partition(".")[0]
     if found["path"] == "lightning.LightningDataModule":
         # its options were given, and no class
-        return "data has options and no class\n  Name it first, for example --data Benchmark --data.name ETTh1"
+        return _no_class_yet("data")
     title = f"{found['path']!r} for {where} is refused: a config names classes of seqmix, torch and Lightning"
     if package in sys.stdlib_module_names:
         return f"{title}\n  A config never calls a module of Python itself"
     if package in ("seqmix", "torch", "lightning"):
         return f"{title}\n  Of these, it names models, data, optimizers and parts of the trainer"
     return f"{title}\n  If you know what is in the module {module!r}, add --trust {module}"
+
+
+def _no_class_yet(where: str) -> str:
+    """The message for options of a part whose class is not named."""
+    example = {"data": "--data Benchmark --data.name ETTh1", "model": "--model Forecasting --model.model Ridge"}
+    return f"{where} has options and no class\n  Name it first, for example {example.get(where, f'--{where} CLASS')}"
 
 
 def _not_factory(found: re.Match, where: str, parser: Any) -> str:
@@ -133,12 +139,17 @@ def _required(found: re.Match, where: str, parser: Any) -> str:
         title = "model.series cannot be set: it is a fact of the data; leave it out"
         # no option was given: options come from the annotation of a user's class
         return title + "\n  A task of your own annotates it as `Series | dict[str, int]`" * (len(names) == 3)
-    return f"{' and '.join(names)} must be given\n  In a config, `{parser.prog} --config <file>`, or as an option"
+    title = f"{' and '.join(names)} must be given"
+    if not any(action.dest == "config" for action in parser._actions):
+        return f"{title}\n  As an option, --{names[0]} VALUE; `{parser.prog} --help` has an example"
+    return f"{title}\n  In a config, `{parser.prog} --config <file>`, or as an option"
 
 
 def _wrong_type(found: re.Match, where: str, parser: Any) -> str:
     got = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value|\n|$)", found[0] + _after(found))
-    value = got[1].strip("'") if got else ""
+    value = got[1].strip("'\"") if got else ""
+    if value.startswith("NestedArg("):
+        return _no_class_yet(where)
     annotation = _annotation(_owner(found), where, parser)
     choices = [str(c) for c in typing.get_args(annotation)] if typing.get_origin(annotation) is typing.Literal else []
     return (

@@ -25,7 +25,7 @@ EXAMPLES = {
 _OPTIONS = (
     ("config", "NAME", "config file, or the name of one that comes with seqmix: `seqmix list configs`", None),
     ("model", "CLASS", "task; `--model.help CLASS` lists its options, which are --model.<option>", None),
-    ("model.model", "CLASS", "model of the task; `--model.model.help CLASS` lists its options", None),
+    ("model.model", "CLASS", "model of the task; `--model TASK --model.model.help CLASS` lists its options", None),
     ("data", "CLASS", "data; `--data.help CLASS` lists its options, which are --data.<option>", None),
     ("trainer.max_epochs", "N", "passes over the training data; more options of Lightning's Trainer with it", None),
     ("trainer.accelerator", "NAME", "cpu, gpu or auto", None),

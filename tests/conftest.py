@@ -19,18 +19,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Thousands of tests are no garbage: neither look for any while they are made, nor at them later."""
+    """Look for no garbage while thousands of tests are made, which are none."""
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.freeze()
         gc.enable()
-
-
-def pytest_unconfigure():
-    """Let the end of the process find all that is left: Triton lists what it does not."""
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -67,7 +67,7 @@ def _raised(scope: ast.AST, outer: Texts) -> Iterator[Message]:
         if isinstance(node, ast.Call) and node.args and getattr(node.func, "id", "") in _KINDS:
             text = _text(node.args[0], texts)
             # a text from elsewhere that is passed on is not ours
-            if text and not re.fullmatch("<[^<>]*>", text):
+            if text and re.search(r"\w", re.sub("<[^<>]*>", "", text)):
                 problem, *remedy = re.split(r"; |\. (?=[A-Z])", text, maxsplit=1)
                 yield Message(problem, "".join(remedy).rstrip(":\n"))
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):

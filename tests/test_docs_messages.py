@@ -31,6 +31,7 @@ def reader(monkeypatch):
         ('f"{TEXT} {local}"', "first text second text"),
         ('"a" + TEXT', "afirst text"),
         ("said(e)", ""),
+        ('f"{name}: {e}"', ""),
     ],
 )
 def test_values_in_messages_have_names(reader, argument, problem):

@@ -97,6 +97,7 @@ def test_examples_are_forecast_as_in_python(trying, site, model, name):
     [
         pytest.param(table(*ROWS[::-1]), lambda df: df, id="unsorted"),
         pytest.param(table(*ROWS).replace(",", ";").replace(".", ","), lambda df: df, id="semicolons"),
+        pytest.param(table(*[row.replace(",", " 00:00+02:00,") for row in ROWS]), lambda df: df, id="time zone"),
         pytest.param(table(*[f"{row}e12" for row in ROWS]), lambda df: df.assign(y=df["y"] * 1e12), id="large"),
         pytest.param(table(*[f"{day},5" for day in DAYS]), lambda df: df.assign(y=5.0), id="constant"),
         pytest.param(
@@ -170,6 +171,16 @@ def test_the_code_reads_the_table_as_the_page_does(trying, tmp_path, monkeypatch
     names = {"pd": pd, "Forecaster": Forecaster}
     exec("\n".join(lines), names)
     assert_same(downloaded(trying), eval(last, names).rename(columns={"day": "ds"}))
+
+
+def test_what_the_page_cannot_is_said_and_not_tried(trying):
+    hours = pd.date_range("2000-01-01", periods=10_001, freq="h").strftime("%Y-%m-%d %H:%M")
+    long = table(*[f"{hour},{k % 24}" for k, hour in enumerate(hours)])
+    assert paste(trying, long, "Ridge").startswith(
+        "Ridge takes 10000 rows at most in this page, got 10001; use ZeroShot"
+    )
+    assert paste(trying, long).startswith("ZeroShot: 10001 values")
+    assert "at most 64 steps" in trying.text_content(".try-note")
 
 
 def test_gaps_are_filled_when_asked_for(trying):

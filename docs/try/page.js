@@ -8,6 +8,8 @@ import { readTable } from "./table.js";
 
 const $ = (id) => document.getElementById(`try-${id}`);
 const form = $("form");
+// a fit to more would hold up the page
+const MOST_ROWS = 10_000;
 let facts;
 let file = "pasted.csv";
 let run = 0;
@@ -71,6 +73,10 @@ async function forecast() {
     const table = readTable($("data").value, `'${file}'`);
     const frame = readFrame(table, { freq: $("freq").value, fillGaps: $("gaps").checked });
     const series = chosen(frame.series);
+    const n = series.values.length;
+    if ($("model").value === "Ridge" && n > MOST_ROWS) {
+      throw new Refused(`Ridge takes ${MOST_ROWS} rows at most in this page, got ${n}; use ZeroShot, or the code in Python`);
+    }
     const level = Number($("level").value);
     const how = [series, frame.clock, horizon, level];
     const model = $("model").value;

@@ -334,7 +334,7 @@ def draw(rows: list[Row], path: Path) -> None:
         "rows": "Forecaster, 200 series of 15 minutes",
     }
     drawn = [axis for axis in SIZES if any(len(sizes) > 1 for _, sizes, _ in curves(rows, axis, "seconds"))]
-    figure, axes = plt.subplots(2, len(drawn), figsize=(4.5 * len(drawn), 8), layout="constrained", sharex="col")
+    figure, axes = plt.subplots(2, len(drawn), figsize=(3.4 * len(drawn), 7), layout="constrained", sharex="col")
     for column, axis in enumerate(drawn):
         for line, (key, label) in enumerate((("seconds", "CPU seconds"), ("MiB", "peak MiB"))):
             place = axes[line, column]

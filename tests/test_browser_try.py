@@ -97,7 +97,6 @@ def test_examples_are_forecast_as_in_python(trying, site, model, name):
     [
         pytest.param(table(*ROWS[::-1]), lambda df: df, id="unsorted"),
         pytest.param(table(*ROWS).replace(",", ";").replace(".", ","), lambda df: df, id="semicolons"),
-        pytest.param(table(*[row.replace(",", " 00:00+02:00,") for row in ROWS]), lambda df: df, id="time zone"),
         pytest.param(table(*[f"{row}e12" for row in ROWS]), lambda df: df.assign(y=df["y"] * 1e12), id="large"),
         pytest.param(table(*[f"{day},5" for day in DAYS]), lambda df: df.assign(y=5.0), id="constant"),
         pytest.param(
@@ -181,6 +180,18 @@ def test_what_the_page_cannot_is_said_and_not_tried(trying):
     )
     assert paste(trying, long).startswith("ZeroShot: 10001 values")
     assert "at most 64 steps" in trying.text_content(".try-note")
+
+
+def test_times_with_a_zone_are_read_as_in_python(trying):
+    """One zone is kept; of two, as where the clock is changed, all become UTC."""
+    hours = pd.date_range("2026-03-28", periods=60, freq="h", tz="UTC")
+    for times, zone in ((hours.tz_convert("Etc/GMT-2"), "+02:00"), (hours.tz_convert("Europe/Berlin"), "UTC")):
+        text = table(*[f"{time.isoformat()},{k % 24}" for k, time in enumerate(times)])
+        assert f"step h, time zone {zone}, season 24" in paste(trying, text)
+        found = downloaded(trying)
+        want = times if zone != "UTC" else hours
+        assert found.iloc[0, 0] == str(want[-1] + pd.Timedelta(hours=1))[:16]
+    assert "utc=True" in trying.text_content("#try-code")
 
 
 def test_gaps_are_filled_when_asked_for(trying):

@@ -7,11 +7,11 @@ const DAYS = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 const MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 // default lookback in steps up to this many milliseconds long
 const LOOKBACKS = [[DAY / 24 - 1, 96], [DAY - 1, 336], [7 * DAY - 1, 28], [27 * DAY, 52], [31 * DAY, 24], [Infinity, 16]];
-const ISO = /^(\d{4})-?(\d{2})(?:-?(\d{2}))?(?:[T ](\d{2}):?(\d{2})(?::?(\d{2})(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?$/;
+const ISO = /^(\d{4})-?(\d{2})(?:-?(\d{2}))?(?:[T ](\d{2}):?(\d{2})(?::?(\d{2})(?:\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$/;
 const YEAR_FIRST = /^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T ](\d{2}):(\d{2})(?::(\d{2}))?)?$/;
 const YEAR_LAST = /^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(?:[T ](\d{2}):(\d{2})(?::(\d{2}))?)?$/;
 
-// stamps of a column, whether they are dates, and whether days come first in them; null if it holds something else
+// stamps of a column, whether they are dates, whether days come first in them, their time zone; null if it holds none
 export function readTimes({ name, cells }) {
   if (cells.every((cell) => /^[+-]?\d{1,15}$/.test(cell))) {
     const dates = [/^(19|20)\d{6}$/, /^(19|20)\d{4}$/].some((form) => cells.every((cell) => form.test(cell)));
@@ -36,7 +36,12 @@ export function readTimes({ name, cells }) {
     const [d, m] = [`%d${sign}%m${sign}%Y`, `%m${sign}%d${sign}%Y`];
     refuse("two_dates", { column: quoted(name), cell: quoted(cells.at(-1)), forms: `'${d}' or '${m}'` });
   }
-  return found.length ? { stamps: found[0], dated: true, dayFirst: found[0] === forms[1] } : null;
+  if (!found.length) return null;
+  const zones = cells.map((cell) => ISO.exec(cell)?.[7] ?? "");
+  // where the clock is changed a column has two of them
+  const mixed = new Set(zones).size > 1 && !zones.includes("");
+  const stamps = mixed ? found[0].map((stamp, i) => stamp - offset(zones[i])) : found[0];
+  return { stamps, dated: true, dayFirst: found[0] === forms[1], zone: mixed ? "UTC" : zones[0] };
 }
 
 // integers as dates where they are seconds or milliseconds since 1970, of the years from 2000 to 2099
@@ -178,6 +183,11 @@ function date(match) {
   const [, y, m, d = 1, h = 0, min = 0, s = 0] = match;
   const stamp = Date.UTC(y, m - 1, d, h, min, s);
   return new Date(stamp).getUTCMonth() === m - 1 ? stamp : NaN;
+}
+
+function offset(zone) {
+  const [, sign, hours, minutes] = /^(?:Z|([+-])(\d{2}):?(\d{2}))$/.exec(zone);
+  return sign ? Number(`${sign}1`) * (Number(hours) * 60 + Number(minutes)) * 60_000 : 0;
 }
 
 function all(cells, read) {

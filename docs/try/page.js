@@ -90,7 +90,8 @@ async function forecast() {
     const count = series.values.filter((value) => !Number.isNaN(value)).length;
     const seconds = ((performance.now() - began) / 1000).toFixed(2);
     const { label, season } = frame.clock;
-    say(`${model}: ${count} values of ${series.id}, step ${label}, season ${season}; ${seconds} s.`);
+    const zone = frame.times.zone ? `, time zone ${frame.times.zone}` : "";
+    say(`${model}: ${count} values of ${series.id}, step ${label}${zone}, season ${season}; ${seconds} s.`);
   } catch (error) {
     if (mine !== run) return;
     if (!(error instanceof Refused)) console.warn(error);
@@ -127,6 +128,7 @@ function show(frame, series, ahead, rows, { model, level, horizon, table }) {
   const time = `df["${frame.timeCol}"]`;
   $("code").textContent = [
     `df = pd.read_csv("${file}"${sep}${decimal})`,
+    ...(frame.times.zone === "UTC" ? [`${time} = pd.to_datetime(${time}, utc=True)`] : []),
     ...(frame.times.dayFirst ? [`${time} = pd.to_datetime(${time}, dayfirst=True)`] : []),
     `forecaster = Forecaster("${model}", horizon=${horizon}, levels=[${level}]${freq}${gaps}${own})`,
     model === "Ridge" ? `forecaster.fit(${call}).predict()` : `forecaster.predict(${call})`,

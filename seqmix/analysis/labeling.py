@@ -114,7 +114,7 @@ def _idle(series: Collection) -> list[str]:
     rows = np.concatenate(series.values)
     seen = ~np.isnan(rows)
     lowest, highest = (np.where(seen, rows, limit) for limit in (np.inf, -np.inf))
-    constant = lowest.min(0) == highest.max(0)
+    constant: np.ndarray = np.equal(lowest.min(0), highest.max(0))
     return [
         f"channel {name!r} {what}, and tells no class from another"
         for name, any_seen, same in zip(series.channels, seen.any(0), constant, strict=True)

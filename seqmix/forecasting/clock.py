@@ -4,7 +4,6 @@ Stamps are int64: nanoseconds for dates, the numbers themselves for integer time
 for steps below a day, in local time for days and longer, so that a day stays a day when clocks change.
 """
 
-import re
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -171,7 +170,8 @@ class Clock:
 
 def other_alias(freq: str) -> str:
     """Advice on what to write in place of an alias that pandas does not know."""
-    count, name = re.fullmatch(r"(\d*)(.*)", str(freq), re.DOTALL).groups()
+    name = str(freq).lstrip("0123456789")
+    count = str(freq).removesuffix(name)
     known = _RENAMED.get(name, _RENAMED.get(name.lower()))
     return f"did you mean '{count}{known}'?" if known else "use for example 'h', '15min', 'D', 'B', 'W', 'MS'"
 

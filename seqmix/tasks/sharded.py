@@ -40,7 +40,7 @@ class Sharded(ModelParallelStrategy):
         """
         task = self.lightning_module
         assert task is not None
-        if any(isinstance(callback, WeightAveraging) for callback in task.trainer.callbacks):
+        if any(isinstance(callback, WeightAveraging) for callback in task.trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
             raise ConfigError(
                 "trainer.callbacks: weights are averaged in a copy of the whole model, and trainer.strategy = 'fsdp2' "
                 "divides it; leave one of them out"

@@ -5,7 +5,7 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqmix.testing.closeness import assert_close_ratio
 from seqmix.testing.encoder import check_encoder
@@ -28,6 +28,10 @@ from seqmix.testing.mixer import (
     check_step,
 )
 from seqmix.testing.model import check_model
+
+if TYPE_CHECKING:
+    from seqmix.testing.data import check_data
+    from seqmix.testing.task import check_task
 
 __all__ = [
     "CHECKS",

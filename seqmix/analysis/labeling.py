@@ -114,10 +114,10 @@ def _idle(series: Collection) -> list[str]:
     rows = np.concatenate(series.values)
     seen = ~np.isnan(rows)
     lowest, highest = (np.where(seen, rows, limit) for limit in (np.inf, -np.inf))
-    constant: np.ndarray = np.equal(lowest.min(0), highest.max(0))
+    constant = lowest.min(0) == highest.max(0)
     return [
         f"channel {name!r} {what}, and tells no class from another"
-        for name, any_seen, same in zip(series.channels, seen.any(0), constant, strict=True)
+        for name, any_seen, same in zip(series.channels, np.logical_or.reduce(seen), constant, strict=True)
         for what in (["has one value in all series"] if same else [] if any_seen else ["has no value at all"])
     ]
 

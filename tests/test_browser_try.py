@@ -172,13 +172,13 @@ def test_the_code_reads_the_table_as_the_page_does(trying, tmp_path, monkeypatch
     assert_same(downloaded(trying), eval(last, names).rename(columns={"day": "ds"}))
 
 
-def test_what_the_page_cannot_is_said_and_not_tried(trying):
+def test_what_the_page_cannot_is_said_and_not_tried(trying, tmp_path):
     hours = pd.date_range("2000-01-01", periods=10_001, freq="h").strftime("%Y-%m-%d %H:%M")
-    long = table(*[f"{hour},{k % 24}" for k, hour in enumerate(hours)])
-    assert paste(trying, long, "Ridge").startswith(
-        "Ridge takes 10000 rows at most in this page, got 10001; use ZeroShot"
-    )
-    assert paste(trying, long).startswith("ZeroShot: 10001 values")
+    (tmp_path / "long.csv").write_text(table(*[f"{hour},{k % 24}" for k, hour in enumerate(hours)]))
+    paste(trying, table(*ROWS), "Ridge")
+    trying.evaluate("document.querySelector('#try-message').textContent = 'Loading'")
+    trying.set_input_files("#try-file", tmp_path / "long.csv")
+    assert done(trying).startswith("Ridge takes 10000 rows at most in this page, got 10001; use")
     assert "at most 64 steps" in trying.text_content(".try-note")
 
 

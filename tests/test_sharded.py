@@ -59,7 +59,7 @@ def _outcome(name):
     return [{k: _number(v) for k, v in row.items() if k not in _OF_THE_RUN} for row in rows], last["state_dict"]
 
 
-_OF_THE_RUN = ("config", "seconds", "run", "settings", "changed")
+_OF_THE_RUN = ("config", "seconds", "run", "settings", "changed", "commit")
 
 
 def _number(value):

@@ -117,6 +117,12 @@ TEXT = panel().assign(ds=lambda df: df["ds"].dt.strftime("%Y-%m-%d"))
             "1 time stamps are off the grid of freq 'D', first: id 'a' at 2024-04-09 05:30; "
             "pass another freq, or resample the frame",
         ),
+        (
+            panel().iloc[:40].assign(ds=pd.date_range("2024-01-01", periods=40, freq="MS") + pd.Timedelta(days=14)),
+            {},
+            "16 time stamps are off the grid of freq '31D', first: id 'a' at 2024-03-15; "
+            "for one row in each period, whatever its day, give the periods, as by df['ds'].dt.to_period('M')",
+        ),
         (panel().iloc[:0], {}, "frame has 0 rows; give at least one row for each series"),
         (
             panel().iloc[[0, 100]],

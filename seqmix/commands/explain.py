@@ -94,13 +94,15 @@ def _unknown_flag(group: str, name: str, parser: Any) -> str:
 
 def _no_class(found: re.Match, where: str, parser: Any) -> str:
     known = _known(_annotation(_owner(found), where, parser))
-    return f"no class {found['name']!r} for {where}.{_suggest(found['name'], known)}\n  {_listed(known)}"
+    return (
+        f"no class {found['name']!r} for {where or 'this option'}.{_suggest(found['name'], known)}\n  {_listed(known)}"
+    )
 
 
 def _bad_path(found: re.Match, where: str, parser: Any) -> str:
     known = _known(_annotation(_owner(found), where, parser))
     reason = found["reason"][0].lower() + found["reason"][1:]
-    return f"no class {found['value']!r} for {where}: {reason}\n  {_listed(known)}"
+    return f"no class {found['value']!r} for {where or 'this option'}: {reason}\n  {_listed(known)}"
 
 
 def _not_subclass(found: re.Match, where: str, parser: Any) -> str:

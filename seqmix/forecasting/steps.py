@@ -8,6 +8,8 @@ from seqmix.forecasting.clock import Clock, duration, shown
 
 # rows that gaps may be filled to, or a thousand times those there are
 _MOST_FILLED = 10_000_000
+# median step in days of periods of the calendar that begin on any day of theirs
+_PERIODS = {"M": (28, 31), "Q": (89, 92), "Y": (365, 366)}
 
 
 def steps_between(stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: Clock, fill_gaps: bool) -> np.ndarray:
@@ -27,7 +29,7 @@ def steps_between(stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: C
         row = int(off.argmax())
         raise DataError(
             f"{int(off.sum())} time stamps are off the grid of freq {clock.freq!r}, first: id {ids[codes[row]]!r} at "
-            f"{shown(clock.column(stamps[[row]])[0])}; pass another freq, or resample the frame"
+            f"{shown(clock.column(stamps[[row]])[0])}; {_other_grid(clock, typical)}"
         )
     gaps = steps > 1
     if fill_gaps and steps.sum() > max(_MOST_FILLED, 1000 * len(steps)):
@@ -47,3 +49,13 @@ def steps_between(stamps: np.ndarray, codes: np.ndarray, ids: pd.Index, clock: C
             f"{ids[broken[0]]!r} {count} missing ({first}{shown(ends[0])}{until}). Pass fill_gaps=True"
         )
     return steps
+
+
+def _other_grid(clock: Clock, typical: float) -> str:
+    """Advice for times off the grid whose median step is ``typical``."""
+    days = 0.0 if clock.numbered else typical / pd.Timedelta(days=1).value
+    for period, (least, most) in _PERIODS.items():
+        if least <= days <= most:
+            periods = f"df['ds'].dt.to_period({period!r})"
+            return f"for one row in each period, whatever its day, give the periods, as by {periods}"
+    return "pass another freq, or resample the frame"

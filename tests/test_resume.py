@@ -216,9 +216,10 @@ def test_the_newest_run_that_fits_is_taken(tmp_path, capsys):
     assert run(["test", *always, "--model.optim.lr", "0.3", "--ckpt_path", "best"]) == 1
     assert "settings; the newest has model.optim.lr=0.01; give the same, or --config" in capsys.readouterr().err
     assert run(["runs"]) == 0
-    *lines, changed = capsys.readouterr().out.splitlines()[2:]
+    *lines, of_first, of_second = capsys.readouterr().out.splitlines()[2:]
     assert [line.split()[1] for line in lines] == [first.name, second.name] and all(" mse " in line for line in lines)
-    assert changed == f"settings {lines[1].split()[-1]}: model.optim.lr=0.01"
+    assert of_first == f"settings {lines[0].split()[-1]}: trainer.max_epochs=1"
+    assert of_second == f"settings {lines[1].split()[-1]}: model.optim.lr=0.01 trainer.max_epochs=1"
     assert run(["runs", "--name", "other"]) == 1
     # the config of a run is that of its own checkpoints
     assert run(["test", "--config", str(first / "config.yaml"), "--ckpt_path", "best"]) == 0

@@ -86,14 +86,16 @@ def test_a_task_built_in_python_makes_checkpoints_of_plain_values(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), task.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("annotation", [int | float | None, float | int | None, None | float | int])
+@pytest.mark.parametrize(
+    "annotation", [int | float | None, float | int | None, None | float | int, float | int | str | None]
+)
 def test_one_batch_is_not_all_batches(annotation):
     """Lightning's ``int | float`` has either order, by what was imported before it."""
     prepare_parser()
     parser = Parser()
     parser.add_argument("--limit", type=annotation)
-    found = [parser.parse_args([f"--limit={text}"]).limit for text in ("1", "1.0", "null")]
-    assert found == [1, 1.0, None] and list(map(type, found)) == [int, float, type(None)]
+    found = [parser.parse_args([f"--limit={text}"]).limit for text in ("1", "1.0", "0.5", "null")]
+    assert found == [1, 1.0, 0.5, None] and list(map(type, found)) == [int, float, float, type(None)]
 
 
 @pytest.mark.parametrize("before", ["{class_path: Mamba, init_args: {d_state: 5, expand: 3}}", "null"])

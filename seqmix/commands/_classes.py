@@ -54,8 +54,8 @@ def _discard(parser: Any, before: Any, now: Any) -> None:
 
 
 def _integers_first(member: Any) -> tuple[int, bool]:
-    """Rank ``float`` after ``int`` in a union: one batch, ``trainer.limit_train_batches=1``, is not all of them, 1.0.
+    """Rank ``int`` first in a union: one batch, ``trainer.limit_train_batches=1``, is not all of them, 1.0.
 
     typing gives a union the order of an equal one that was made before, so that the order in the source does not count.
     """
-    return _rank(member), member is float
+    return _rank(member), member is not int

@@ -268,7 +268,7 @@ def test_training_that_ends_before_a_validation_has_one_at_its_end(options, here
         (["--trainer.accelerator", "tpu"], "trainer: "),
         (
             ["--trainer.devices", "0"],
-            "trainer: `Trainer(devices='0')` value is not a valid input using cpu accelerator; set it as",
+            "trainer: `Trainer(devices=0)` value is not a valid input using cpu accelerator; set it as",
         ),
         (["--trainer.max_time", "1h"], "trainer: `Timer(duration='1h')` is not a valid duration. Expected a string in"),
         (

@@ -4,8 +4,10 @@ import csv
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -113,16 +115,24 @@ def median_seconds(run: Callable[[], None], device: torch.device, repeats: int) 
     return statistics.median(times[1:])
 
 
+@dataclass(eq=False)
+class _Kept:
+    """A tensor that a backward pass holds; gone when its part of the graph is."""
+
+    tensor: Tensor
+
+
 def kept_bytes(module: Mixer, x: Tensor) -> int:
     """Bytes that the forward pass keeps for the backward pass, beside the weights and ``x``."""
     known = {t.untyped_storage().data_ptr() for t in (x, *module.parameters(), *module.buffers())}
-    kept: dict[int, int] = {}
+    kept: WeakSet[_Kept] = WeakSet()
 
-    def keep(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
+    def keep(t: Tensor) -> _Kept:
+        kept.add(held := _Kept(t))
+        return held
 
-    with saved_tensors_hooks(keep, lambda t: t):
+    with saved_tensors_hooks(keep, lambda held: held.tensor):
         y = module(x)
-    # y is alive here, so that no address was used twice
-    return sum(size for address, size in kept.items() if address not in known) if y.numel() else 0
+    # y is alive here, and with it all that its backward pass needs
+    sizes = {s.data_ptr(): s.nbytes() for s in (held.tensor.untyped_storage() for held in kept)}
+    return sum(size for address, size in sizes.items() if address not in known) if y.numel() else 0

@@ -1,11 +1,13 @@
 """A study finishes every trial once, whatever happens in between, and says the best by validation."""
 
+import errno
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -114,15 +116,18 @@ def test_trials_are_trained_and_the_best_config_runs(capsys, monkeypatch):
     assert (STUDY / "history.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Killed, WriteError])
-def test_a_study_that_was_stopped_is_that_which_was_not(error, trained, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(KeyboardInterrupt, KeyboardInterrupt), (Killed, Killed), (partial(OSError, errno.ENOSPC, "full"), WriteError)],
+)
+def test_a_study_that_was_stopped_is_that_which_was_not(error, raised, trained, monkeypatch):
     _tune(8, Path("runs/tiny/whole"))
     whole, trained[:] = trained[:], []
     with monkeypatch.context() as patch:
         _killed(patch, error(), 4)
-        with pytest.raises(error) as e:
+        with pytest.raises(raised) as e:
             _tune(8)
-    if error is KeyboardInterrupt:
+    if raised is KeyboardInterrupt:
         assert e.value.args == ("the same line goes on with the study in runs/tiny/tune",)
         assert [row["state"] for row in _rows()] == ["done"] * 3 + ["unfinished"]
     # a line that the process had begun to write

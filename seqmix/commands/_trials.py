@@ -19,6 +19,7 @@ from seqmix.search import Space, combinations, drawn, make_study
 from seqmix.tasks.lock import locked
 from seqmix.tasks.rows import read_rows
 from seqmix.tasks.run import Run
+from seqmix.whole import refusal
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -135,12 +136,15 @@ def _run(study: "Study", trial: "Trial", search: Search) -> None:
         # the output of a run is in its folder
         with redirect_stdout(output), redirect_stderr(output):
             value, pruned = _train(trial, values, search)
+    # a full disk is not the fault of the values: the trial goes on when there is room
     except (KeyboardInterrupt, WriteError):
-        # a full disk is not the fault of the values: the trial goes on when there is room
         trial.set_user_attr("starts", 0)
         raise
     # a trial may fail of anything, and the others go on
     except (Exception, SystemExit) as e:
+        if isinstance(e, OSError) and (refused := refusal(e)) is not None:
+            trial.set_user_attr("starts", 0)
+            raise refused from e
         told = output.getvalue().strip().splitlines()[-2:] if isinstance(e, SystemExit) else str(e).split("\n")
         reason = " ".join(" ".join(told).split()) or type(e).__name__
         _fail(study, trial, reason)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seqmix.errors import DataError
 from seqmix.vision.image_model import ImageModel
+from seqmix.whole import refusal
 
 # where training scripts put the tensors inside a checkpoint, averaged ones first
 _INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -76,6 +77,8 @@ def _find(source: str) -> Path:
         return Path(hf_hub_download(match[2], file))
     # offline, unknown, gated: the hub client raises its own errors and those of two http libraries
     except Exception as error:
+        if isinstance(error, OSError) and (refused := refusal(error)) is not None:
+            raise refused from error
         raise DataError(
             f"weights {source!r} cannot be fetched from the hub ({type(error).__name__}); download its "
             f"{file} where there is a network, and pass the path: weights={Path(file).name!r}"

@@ -23,15 +23,19 @@ import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import yaml
-from justdense_grid import Cell, cells
+from justdense_grid import HEAD_MIXES, MODELS, Cell, cells
 
+from seqmix.commands.justdense import Pair, Run, pairs_of, verdict
+from seqmix.commands.report import all_tasks
+from seqmix.commands.tables import markdown
 from seqmix.commands.train import Train
 from seqmix.errors import SeqmixError
 from seqmix.tasks.folders import run_folders
@@ -40,6 +44,8 @@ from seqmix.tasks.rows import append_rows, read_rows
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WORK = Path("runs") / "justdense"
+# axes of the answer, and those of the models
+_AXES = {"time": ("time", "patches"), "variates": ("variates",)}
 
 
 class CpuClock(pl.Callback):
@@ -67,7 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     chosen = list(select(cells(), dict(word.split("=", 1) for word in args.only)))
     if args.status:
-        status(chosen, args.out)
+        print(markdown(progress([row for file in args.out.glob("[!.]*.csv") for row in read_rows(file)], chosen)))
         return
     until = time.monotonic() + 60 * args.minutes
     work = [(chosen, args.out, until)] * args.jobs
@@ -88,12 +94,40 @@ def select(grid: Iterable[Cell], wanted: Mapping[str, str]) -> Iterator[Cell]:
             yield cell
 
 
-def status(grid: list[Cell], out: Path) -> None:
-    """Print how many runs of each study are done."""
-    total, done = Counter(cell.study for cell in grid), Counter(cell.study for cell in grid if is_done(cell, out))
-    for study, n in total.items():
-        print(f"{study}: {done[study]} of {n} runs")
-    print(f"all: {done.total()} of {total.total()} runs")
+def progress(rows: Sequence[Run], grid: Iterable[Cell] | None = None) -> list[dict[str, Any]]:
+    """Runs of the grid that are done, and that are missing by seed, for each study and for all.
+
+    Args:
+        rows: rows of the CSV files.
+        grid: the runs to count. Default: all.
+    """
+    done = {row["cell"] for row in rows if row["role"] == "model"}
+    chosen = list(cells() if grid is None else grid)
+    left = Counter((study, cell.seed) for cell in chosen if digest(cell) not in done for study in (cell.study, "all"))
+    total = Counter(study for cell in chosen for study in (cell.study, "all"))
+    seeds = sorted({cell.seed for cell in chosen})
+    missing = {study: {f"missing, seed {seed}": left[study, seed] for seed in seeds} for study in total}
+    studies = [*(study for study in total if study != "all"), "all"]
+    return [{"study": s, "runs": total[s], "done": total[s] - sum(missing[s].values()), **missing[s]} for s in studies]
+
+
+def answer(rows: Sequence[Run]) -> list[dict[str, Any]]:
+    """Verdicts on the pairs by what is left to the mixer."""
+    pairs = pairs_of(rows, [], all_tasks())
+    head = [pair for pair in pairs if pair.study in HEAD_MIXES]
+    imputation = [pair for pair in pairs if pair.study == "imputation"]
+    along = {axis: [p for p in imputation if MODELS[p.model].axis in axes] for axis, axes in _AXES.items()}
+    groups = {
+        "forecasting and classification: a linear head mixes time too": head,
+        "the same without Autoformer": _without("Autoformer", head),
+        "imputation, mixers of time without Autoformer": _without("Autoformer", along["time"]),
+        "imputation, Autoformer": [pair for pair in imputation if pair.model == "Autoformer"],
+        "imputation, mixers of variates": along["variates"],
+        "anomaly detection": [pair for pair in pairs if pair.study == "detection"],
+        "all": pairs,
+        "all without Informer, whose twin is that of the Transformer": _without("Informer", pairs),
+    }
+    return [{"pairs of": name, "number": len(group), **_row(group)} for name, group in groups.items() if group]
 
 
 def run_all(grid: list[Cell], out: Path, until: float = float("inf")) -> None:
@@ -154,11 +188,23 @@ def is_done(cell: Cell, out: Path) -> bool:
     return any(row["cell"] == wanted and row["role"] == "model" for row in read_rows(out / f"{cell.study}.csv"))
 
 
+def _without(model: str, pairs: Sequence[Pair]) -> list[Pair]:
+    return [pair for pair in pairs if pair.model != model]
+
+
+def _row(pairs: Sequence[Pair]) -> dict[str, Any]:
+    return {name: value for name, value in verdict(pairs).items() if name not in ("pairs", "p, over pairs")}
+
+
 def digest(cell: Cell) -> str:
     """Digits that two runs share if and only if they have the same settings and seed."""
-    base = yaml.safe_load((CONFIGS / "study" / f"{cell.study}.yaml").read_text())
-    both: Any = [base, cell.settings()]
+    both: Any = [_parsed((CONFIGS / "study" / f"{cell.study}.yaml").read_text()), cell.settings()]
     return hashlib.sha256(json.dumps(both, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@cache
+def _parsed(text: str) -> Any:
+    return yaml.safe_load(text)
 
 
 if __name__ == "__main__":

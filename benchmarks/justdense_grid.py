@@ -104,6 +104,8 @@ STUDIES = {
         _reconstruction,
     ),
 }
+#: studies in which a linear head reads all tokens, so that it mixes time whatever the mixer does
+HEAD_MIXES = tuple(name for name, study in STUDIES.items() if study.entry is not _reconstruction)
 # they have one channel: nothing to mix across variates
 _UNIVARIATE = ("ItalyPowerDemand", "GunPoint", "ArrowHead", "OSULeaf", "Weekly", "Hourly", "NAB", "GeneratedAnomalies")
 # options of the data sets above that are the task's

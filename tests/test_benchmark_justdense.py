@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from seqmix.commands.justdense import Pair
 from seqmix.tasks.rows import read_rows
 from seqmix.tasks.run import Run
 
@@ -88,7 +89,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(load, tmp_path,
     assert len(validated) == 3 and not any(bench.WORK.iterdir())
 
 
-def test_other_settings_are_another_cell(load, tmp_path, capsys):
+def test_other_settings_are_another_cell(load, tmp_path):
     grid, bench = load
     cell = grid.Cell("tiny", {"n_steps": 201}, "EMA", MODEL, False, 0, False)
     others = [cell._replace(seed=1), cell._replace(dense=True), cell._replace(data={"n_steps": 202})]
@@ -100,5 +101,24 @@ def test_other_settings_are_another_cell(load, tmp_path, capsys):
     assert [each.seed for each in bench.select([cell, *others], {"seed": "1"})] == [1]
     with pytest.raises(SystemExit, match="no such fact"):
         list(bench.select([cell], {"sed": "1"}))
-    bench.status([cell, *others], tmp_path)
-    assert "tiny: 0 of 4 runs" in capsys.readouterr().out
+    found = {"runs": 4, "done": 1, "missing, seed 0": 2, "missing, seed 1": 1}
+    done = [{"cell": bench.digest(cell), "role": "model"}, {"cell": bench.digest(others[0]), "role": "baseline"}]
+    assert bench.progress(done, [cell, *others]) == [{"study": name, **found} for name in ("tiny", "all")]
+
+
+def test_the_answer_counts_pairs_by_what_is_left_to_the_mixer(load, monkeypatch):
+    grid, bench = load
+    assert grid.HEAD_MIXES == ("long_term", "short_term", "classification")
+    fields = ("study", "data", "size", "model", "metric", "better", "original", "dense", "published", "baseline")
+    worse, run = [{"mse": "2"}], [{"mse": "1"}]
+    pairs = [
+        Pair(**dict(zip(fields, (study, "A", "", model, "mse", "lower", run, worse, "", ""), strict=True)))
+        for study, models in {
+            "short_term": ("Autoformer", "PatchTST"),
+            "imputation": ("Autoformer", "PatchTST", "Mamba", "iTransformer"),
+            "detection": ("Informer",),
+        }.items()
+        for model in models
+    ]
+    monkeypatch.setattr(bench, "pairs_of", lambda rows, known, tasks: pairs)
+    assert [line["dense worse"] for line in bench.answer([])] == [2, 1, 2, 1, 1, 1, 7, 6]

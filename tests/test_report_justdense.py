@@ -6,7 +6,16 @@ from scipy.stats import wilcoxon
 
 from seqmix.cli import run
 from seqmix.commands import justdense
-from seqmix.commands.justdense import by_model, cells_of, critical_difference, pairs_of, ranks, read, verdicts
+from seqmix.commands.justdense import (
+    by_model,
+    by_model_and_study,
+    cells_of,
+    critical_difference,
+    pairs_of,
+    ranks,
+    read,
+    verdicts,
+)
 from seqmix.tasks import AnomalyDetection, Forecasting, SeriesClassification
 from seqmix.tasks.rows import append_rows
 
@@ -68,7 +77,11 @@ def test_a_pair_is_of_the_seeds_that_both_have(folder):
         1,
         1,
     ]
+    short = {"classification": "", "long_term": "0 / 1 / 0, -0.2 %"}
+    assert by_model_and_study([classes, mamba, patches])[0] == {"model": "Mamba", **short}
     assert by_model([mamba])[0]["parameters of the twin"] == "0.50 x"
+    short = {"classification": "", "long_term": "0 / 1 / 0, -0.2 %"}
+    assert by_model_and_study([classes, mamba, patches])[0] == {"model": "Mamba", **short}
     assert by_model([mamba])[0]["CPU time of the twin"] == "0.25 x"
 
 
@@ -108,7 +121,7 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
     assert "| long_term | A 96 96 | PatchTST | MSE | 0.500 ± 0.141 | 0.625 ± 0.035 | +25.0 % | Ridge 0.100 |" in out
     # of all models and baselines, the mean over all of their own seeds
     assert (
-        "long_term: MSE\n\n| model | A 96 96 |\n" in out
+        "long_term: MSE by data, context, horizon\n\n| model | A 96 96 |\n" in out
         and "| PatchTST | 0.633 |" in out
         and "| Ridge | 0.100 |" in out
     )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from seqmix.commands.members import (
     classifier_rows,
@@ -124,6 +125,14 @@ def _study(table: str, root: Path) -> str:
     return markdown(getattr(justdense, table)(justdense.pairs_of(rows, known, all_tasks())))
 
 
+def _study_answer(part: str, root: Path) -> str:
+    """A table of the study of dense mixers that needs its grid."""
+    from seqmix.commands import justdense
+
+    script = _script(root / "benchmarks" / "justdense.py")
+    return markdown(getattr(script, part)(justdense.read(root / "configs" / "results" / "study")))
+
+
 def _study_scores(root: Path) -> str:
     """A table of all models for each task of the study of dense mixers."""
     from seqmix.commands import justdense
@@ -166,15 +175,21 @@ def _benchmark(root: Path, name: str) -> str:
             break
     else:
         raise ConfigError(f"<!-- {name} --> names no generated part; there are {', '.join(_PARTS)} and the benchmarks")
-    sys.path.insert(0, str(folder))
+    script = _script(file)
+    lines = getattr(script, part)(script.read(folder / "results" / f"{file.stem}.csv"))
+    return markdown(lines) if lines else "No run has been recorded yet."
+
+
+def _script(file: Path) -> Any:
+    """The module of a benchmark."""
+    sys.path.insert(0, str(file.parent))
     try:
         spec = importlib.util.spec_from_file_location(file.stem, file)
         script = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
         spec.loader.exec_module(script)  # pyright: ignore[reportOptionalMemberAccess]
     finally:
         sys.path.pop(0)
-    lines = getattr(script, part)(script.read(folder / "results" / f"{file.stem}.csv"))
-    return markdown(lines) if lines else "No run has been recorded yet."
+    return script
 
 
 def _measured(name: str, root: Path) -> str:
@@ -196,6 +211,8 @@ _PARTS: dict[str, Callable[[Path], str]] = {
     "linear": _linear,
     "results": partial(_results, "forecasts"),
     "study": partial(_study, "verdicts"),
+    "study_by_task": partial(_study, "by_model_and_study"),
+    **{f"study_{part}": partial(_study_answer, part) for part in ("answer", "progress")},
     "study_models": partial(_study, "by_model"),
     "study_pairs": partial(_study, "pair_rows"),
     "study_scores": _study_scores,

@@ -19,7 +19,12 @@ Run = Mapping[str, str]
 
 #: a change below this share is no change
 SAME = 0.01
-_TITLES = {"mse": "MSE", "owa": "OWA"}
+_TITLES = {"mse": "MSE", "owa": "OWA", "vus_pr": "VUS-PR"}
+_HEAD = """\
+Models and their dense twins, in which dense layers stand in place of the sequence mixers, on the same data, seeds and
+budget. A change is that of the twin relative to its original, and positive where the twin is worse. p is that of a
+Wilcoxon signed-rank test; pairs of one data set are not independent, the one over data sets is the one to read.
+"""
 _REMEDY = "run benchmarks/justdense.py, which writes them"
 
 
@@ -68,9 +73,16 @@ def print_report(folder: Path, published: Path, plot: Path | None, tasks: Mappin
     """
     rows = read(folder)
     pairs = pairs_of(rows, read_published(published), tasks)
-    for table in (verdicts(pairs), by_model(pairs), pair_rows(pairs)):
-        print(markdown(table), end="\n\n")
-    print(scores(rows, tasks), end="\n\n")
+    print(_HEAD)
+    tables = {
+        "By study": verdicts(pairs),
+        "Dense better / within 1 % / dense worse, and the median change, by model and study": by_model_and_study(pairs),
+        "By model, with medians of the sizes and CPU times of twins in those of their originals": by_model(pairs),
+        "All pairs, means over the seeds that both have": pair_rows(pairs),
+    }
+    for title, table in tables.items():
+        print(f"{title}:\n\n{markdown(table)}\n")
+    print(f"All models, twins and baselines, means over all of their seeds:\n\n{scores(rows, tasks)}\n")
     if plot is not None:
         draw(cells_of(rows, tasks), plot)
 
@@ -117,7 +129,21 @@ def verdicts(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     studies = dict.fromkeys(pair.study for pair in pairs)
     groups = {study: [pair for pair in pairs if pair.study == study] for study in studies}
     groups = {**groups, "all": list(pairs)} if len(groups) > 1 else groups
-    return [{"study": study, **_counts(group), **_tests(group)} for study, group in groups.items()]
+    return [{"study": study, **verdict(group)} for study, group in groups.items()]
+
+
+def verdict(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Changes, counts and tests of some pairs."""
+    return {**_counts(pairs), **_tests(pairs)}
+
+
+def by_model_and_study(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """One row for each model, one column for each study: counts and median change."""
+    groups: dict[str, dict[str, list[Pair]]] = defaultdict(lambda: defaultdict(list))
+    for pair in pairs:
+        groups[pair.model][pair.study].append(pair)
+    studies = sorted({pair.study for pair in pairs})
+    return [{"model": model, **{s: _short(groups[model][s]) for s in studies}} for model in sorted(groups)]
 
 
 def by_model(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
@@ -140,7 +166,7 @@ def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
             "study": pair.study,
             "data": f"{pair.data} {pair.size}".strip(),
             "model": pair.model,
-            "metric": _TITLES.get(pair.metric, pair.metric),
+            "metric": _title(pair.metric),
             "original": _spread(pair, pair.original),
             "dense": _spread(pair, pair.dense),
             "change": _percent(pair.change),
@@ -163,7 +189,8 @@ def scores(rows: Sequence[Run], tasks: Mapping[str, type[Task]]) -> str:
     for row in sorted(rows, key=lambda row: (row["study"], row["role"] != "model", row["name"], row["dense"])):
         metric = tasks[row["task"]].metrics[0]
         name, data = row["name"] + ", dense" * (row["dense"] == "True"), f"{row['data']} {_size(row, tasks)}".strip()
-        study = f"{row['study']}: {_TITLES.get(metric, metric)}"
+        facts = ", ".join(("data", *tasks[row["task"]].table.facts)).replace("_", " ")
+        study = f"{row['study']}: {_title(metric)} by {facts}"
         found[study][name][data][row["seed"]] = float(row[metric])
     parts = []
     for study, models in found.items():
@@ -259,6 +286,13 @@ def _counts(pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
+def _short(pairs: Sequence[Pair]) -> str:
+    if not pairs:
+        return ""
+    _, better, same, worse, median = _counts(pairs).values()
+    return f"{better} / {same} / {worse}, {median}"
+
+
 def _tests(pairs: Sequence[Pair]) -> dict[str, str]:
     """Wilcoxon signed-rank tests over pairs, and over data sets: pairs of one data set are not independent."""
     by_data: dict[tuple[str, str, str], list[float]] = defaultdict(list)
@@ -278,7 +312,8 @@ def _wilcoxon(changes: Sequence[float]) -> str:
     if sum(change != 0 for change in changes) < 6:
         return "too few"
     # the type stubs declare a tuple
-    return f"{float(wilcoxon(changes).pvalue):.3f}"  # pyright: ignore[reportAttributeAccessIssue]
+    p = float(wilcoxon(changes).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _best(scores: Mapping[str, Sequence[float]], better: str) -> str:
@@ -286,6 +321,10 @@ def _best(scores: Mapping[str, Sequence[float]], better: str) -> str:
     choose = min if better == "lower" else max
     means = [(statistics.mean(values), name) for name, values in scores.items()]
     return "{1} {0:.3f}".format(*choose(means)) if means else ""
+
+
+def _title(metric: str) -> str:
+    return _TITLES.get(metric, metric)
 
 
 def _percent(change: float) -> str:

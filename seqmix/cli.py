@@ -100,15 +100,13 @@ def run(argv: list[str]) -> int:
     except SeqmixError as e:
         print(f"seqmix: {e}", file=sys.stderr)
         return 1
-    except (MemoryError, RuntimeError) as e:
+    except (MemoryError, RuntimeError, OSError) as e:
+        if isinstance(e, OSError) and (refused := refusal(e)) is not None:
+            print(f"seqmix: {refused}", file=sys.stderr)
+            return 1
         if not ran_out(e):
             raise
         print(f"seqmix: {exhausted(e, 'give it less data or a smaller model, or end other programs')}", file=sys.stderr)
-        return 1
-    except OSError as e:
-        if (refused := refusal(e)) is None:
-            raise
-        print(f"seqmix: {refused}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as e:
         ended = isinstance(e, Terminated)

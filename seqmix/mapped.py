@@ -3,6 +3,7 @@
 The files are in the temporary folder of the system (``$TMPDIR``) and end with the process, however it ends.
 """
 
+import errno
 import os
 import tempfile
 import weakref
@@ -85,6 +86,9 @@ def _temporary(file: Any = None) -> Iterator[Any]:
     try:
         yield file or tempfile.TemporaryFile()  # noqa: SIM115
     except OSError as e:
+        if e.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+            # another folder would not help
+            raise
         reason = e.strerror or str(e)
         error = WriteError(f"no room in a temporary folder ({reason}); set TMPDIR to a folder with room")
         error.errno, error.reason = e.errno, reason

@@ -1,5 +1,6 @@
 """Out-of-memory errors of any library, with the options that need less memory."""
 
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ def ran_out(e: BaseException) -> bool:
     """Whether an error is about too little memory."""
     if isinstance(e, SeqmixError):
         return False
+    if isinstance(e, OSError):
+        # a process cannot be started, or a file not be mapped
+        return e.errno == errno.ENOMEM
     return isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and bool(_SAID.search(str(e))))
 
 
@@ -39,7 +43,7 @@ def advising(lower: Mapping[str, object], *others: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as e:
+    except (MemoryError, RuntimeError, OSError) as e:
         if not ran_out(e):
             raise
         named = ", ".join(f"{name}={value}" for name, value in lower.items())

@@ -83,13 +83,29 @@ def writing(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
         raise _refused(repr(str(path)), e, reason, remedy) from error
 
 
-def refusal(e: OSError) -> WriteError | None:
-    """Convert a system error of a disk to a ``WriteError``; None for other errors."""
+def refusal(error: BaseException, remedy: str = _REMEDY) -> WriteError | None:
+    """The ``WriteError`` of an error that a disk led to, which is full or cannot be written to; None for others."""
+    e: BaseException | None = error
+    while e is not None:
+        found = e if isinstance(e, WriteError) else _of_disk(e, remedy) if isinstance(e, OSError) else None
+        if found is not None:
+            return found
+        e = e.__cause__ or (None if e.__suppress_context__ else e.__context__)
+    return None
+
+
+def raise_refusal(error: BaseException) -> None:
+    """Raise the ``WriteError`` of an error that a disk led to; for other errors, do nothing."""
+    if (refused := refusal(error)) is not None:
+        raise refused
+
+
+def _of_disk(e: OSError, remedy: str) -> WriteError | None:
     full = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
     if not full and (e.filename is None or e.errno not in _REASONS):
         return None
     name = "a file" if e.filename is None else repr(os.fsdecode(e.filename))
-    return _refused(name, e, _REASONS[e.errno or 0], _REMEDY)
+    return _refused(name, e, _REASONS[e.errno or 0], remedy)
 
 
 def _refused(name: str, e: OSError, reason: str, remedy: str) -> WriteError:

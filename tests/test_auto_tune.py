@@ -1,14 +1,16 @@
 """AutoTune: the options that are best on rows that no trial has learned from."""
 
+import errno
 import math
 from datetime import timedelta
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from daily_panel import panel
 
 from seqmix import AutoTune, Forecaster
-from seqmix.errors import ConfigError, DataError
+from seqmix.errors import ConfigError, DataError, WriteError
 from seqmix.forecasting import tuning
 from seqmix.forecasting.auto import weights
 
@@ -91,9 +93,14 @@ def test_what_fails_is_noted_and_the_options_as_they_are_stay(monkeypatch, score
     monkeypatch.setattr(tuning, "_error", fail)
     tuner = AutoTune(Forecaster("DLinear", horizon=4), trials=3).fit(frame)
     assert tuner.best_params_ == {} and tuner.trials_["note"].tolist()[1] == "failed: RuntimeError: out of memory"
-    monkeypatch.setattr(tuning, "_error", lambda *_: 1 / 0)
-    with pytest.raises(ConfigError, match="no trial has a result, the first: failed: ZeroDivisionError"):
-        tuner.fit(frame)
+    for cause, raised, message in (
+        (ZeroDivisionError(), ConfigError, "no trial has a result, the first: failed: ZeroDivisionError"),
+        # a full disk is not the fault of the values
+        (OSError(errno.ENOSPC, "No space left on device"), WriteError, "the disk is full; make room"),
+    ):
+        monkeypatch.setattr(tuning, "_error", Mock(side_effect=cause))
+        with pytest.raises(raised, match=message):
+            tuner.fit(frame)
 
 
 def test_a_budget_ends_the_search(monkeypatch):

@@ -321,17 +321,6 @@ def test_table_of_images(monkeypatch):
         HubImages("someone/pets", image_col="img", label_col="img")
 
 
-def test_no_such_table(monkeypatch):
-    import datasets
-
-    def missing(path):
-        raise FileNotFoundError("offline")
-
-    monkeypatch.setattr(datasets, "load_dataset", missing)
-    with pytest.raises(DataError, match=r"cannot be loaded through datasets \(offline\); offline, put the images"):
-        HubImages("someone/pets")
-
-
 def _batch(B=4, C=3, size=16):
     return {"images": torch.randint(256, (B, C, size, size), dtype=torch.uint8), "labels": torch.arange(B) % 3}
 

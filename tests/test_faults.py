@@ -120,6 +120,8 @@ def test_a_forecaster_that_runs_out_of_memory(mode, said, monkeypatch):
         (np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype(float)), True),
         (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), False),
         (OutOfMemory("said already"), False),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.EMFILE, "Too many open files"), False),
     ],
 )
 def test_what_means_that_memory_ran_out(error, out):

@@ -55,10 +55,9 @@ def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError) as error:
         Forecaster.load("seqmix/nothing-here")
-    assert str(error.value) == (
-        "'seqmix/nothing-here' is not a folder, and the hub gives no such repository (LocalEntryNotFoundError); check "
-        "name and connection, or give a folder that Forecaster.save wrote"
-    )
+    said = str(error.value)
+    assert said.startswith("'seqmix/nothing-here' is not a folder, and the hub gives no such repository (")
+    assert said.endswith("); check name and connection, or give a folder that Forecaster.save wrote")
 
 
 def test_files_have_the_usual_mode_and_name_versions(tmp_path, fitted):

@@ -27,7 +27,7 @@ LAYERS = {
     "testing": {"mixers", "models", "vision", "tasks", "data"},
 }
 # modules at the top of the package that every layer may import
-SHARED = {"errors", "environment", "estimator", "mapped", "memory", "search", "series", "trusted", "whole"}
+SHARED = {"errors", "environment", "estimator", "hub", "mapped", "memory", "search", "series", "trusted", "whole"}
 HEAVY = {"lightning", "pandas", "sklearn", "datasets", "matplotlib"}
 LIGHT = ("ops", "mixers", "models", "vision")
 

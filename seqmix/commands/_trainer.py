@@ -72,7 +72,7 @@ def explaining(settings: Callable[[], Mapping[str, Any]], n_workers: int | None)
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as e:
+    except (MemoryError, RuntimeError, OSError) as e:
         if isinstance(e, SeqmixError):
             raise
         if ran_out(e):

@@ -142,7 +142,7 @@ def _run(study: "Study", trial: "Trial", search: Search) -> None:
         raise
     # a trial may fail of anything, and the others go on
     except (Exception, SystemExit) as e:
-        if isinstance(e, OSError) and (refused := refusal(e)) is not None:
+        if (refused := refusal(e)) is not None:
             trial.set_user_attr("starts", 0)
             raise refused from e
         told = output.getvalue().strip().splitlines()[-2:] if isinstance(e, SystemExit) else str(e).split("\n")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import seqmix
 from seqmix.errors import ConfigError, DataError, SeqmixError
+from seqmix.hub import from_hub
 from seqmix.tasks.lock import locked
 from seqmix.trusted import trusted_modules
 from seqmix.whole import whole
@@ -181,13 +182,9 @@ def _folder(name: str, source: str | Path) -> Path:
         raise DataError(
             f"{str(source)!r} is not a folder, and the hub needs a package; pip install huggingface_hub"
         ) from e
-    try:
+    remedy = f"check name and connection, or give a folder that {name}.save wrote"
+    with from_hub(f"{str(source)!r} is not a folder, and the hub gives no such repository", remedy):
         return Path(snapshot_download(str(source), allow_patterns=[file, "weights.safetensors"]))
-    except (OSError, ValueError) as e:
-        raise DataError(
-            f"{str(source)!r} is not a folder, and the hub gives no such repository ({type(e).__name__}); "
-            f"check name and connection, or give a folder that {name}.save wrote"
-        ) from e
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -16,6 +16,7 @@ from seqmix.forecasting.folder import read_long
 from seqmix.forecasting.forecaster import Forecaster
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.kind import maybe_pandas
+from seqmix.whole import raise_refusal
 
 # torch and optuna load with the search, not with the name
 if TYPE_CHECKING:
@@ -203,8 +204,9 @@ class AutoTune(Estimator):
         try:
             mase = _error(options.resolved(self._with(params, levels=None).get_params()), test, static, how, clock)
             note = "" if np.isfinite(mase) else "failed: no forecast is a number"
-        # a trial may fail of anything, and the others go on
+        # a trial may fail of anything but a full disk, and the others go on
         except Exception as e:
+            raise_refusal(e)
             note = f"failed: {type(e).__name__}: {' '.join(str(e).split())}"
         return {"mase": mase, "seconds": time.perf_counter() - started, **params, "note": note}
 

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from seqmix.errors import DataError
+from seqmix.hub import from_hub
+from seqmix.memory import ran_out
 from seqmix.vision.image_model import ImageModel
-from seqmix.whole import refusal
 
 # where training scripts put the tensors inside a checkpoint, averaged ones first
 _INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -73,16 +74,9 @@ def _find(source: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     file = match[3] or "model.safetensors"
-    try:
+    remedy = f"download its {file} where there is a network, and pass the path: weights={Path(file).name!r}"
+    with from_hub(f"weights {source!r} cannot be fetched from the hub", remedy):
         return Path(hf_hub_download(match[2], file))
-    # offline, unknown, gated: the hub client raises its own errors and those of two http libraries
-    except Exception as error:
-        if isinstance(error, OSError) and (refused := refusal(error)) is not None:
-            raise refused from error
-        raise DataError(
-            f"weights {source!r} cannot be fetched from the hub ({type(error).__name__}); download its "
-            f"{file} where there is a network, and pass the path: weights={Path(file).name!r}"
-        ) from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -94,6 +88,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     # neither reader has an error of its own: a file cut short gives any, by where it is cut
     except Exception as error:
+        if ran_out(error):
+            raise
         raise DataError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read as weights ({type(error).__name__}); "
             "it may be cut short, fetch it again"

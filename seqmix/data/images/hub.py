@@ -10,6 +10,7 @@ from seqmix.data.images.image_data import ImageData
 from seqmix.data.images.loader import Crop, Interpolation, Source
 from seqmix.data.images.pixels import eight_bits
 from seqmix.errors import DataError
+from seqmix.hub import from_hub
 
 
 class HubImages(ImageData):
@@ -102,10 +103,6 @@ def _load(path: str) -> Any:
     # it takes a second to import
     import datasets
 
-    try:
+    remedy = "offline, put the images into folders and use ImageFolder"
+    with from_hub(f"{path} cannot be loaded through datasets", remedy):
         return datasets.load_dataset(path)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be loaded through datasets ({error}); "
-            "offline, put the images into folders and use ImageFolder"
-        ) from error

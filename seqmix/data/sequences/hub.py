@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from seqmix.errors import DataError
+from seqmix.hub import from_hub
 
 
 def load_rows(name: str, split: str, remedy: str) -> Iterator[Any]:
@@ -11,7 +11,5 @@ def load_rows(name: str, split: str, remedy: str) -> Iterator[Any]:
     # imported here: it takes a second, and is not needed if the files are there
     import datasets
 
-    try:
+    with from_hub(f"{name} cannot be loaded through datasets", f"{remedy}, or set data.root"):
         return iter(datasets.load_dataset(name, split=split))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name} cannot be loaded through datasets ({error}); {remedy}, or set data.root") from error

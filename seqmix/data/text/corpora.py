@@ -16,6 +16,7 @@ from seqmix.data.text._pieces import Objective, Packing, Pieces
 from seqmix.data.text._token_file import Documents, token_file
 from seqmix.data.text.tokenizer import Bytes, Characters, Tokenizer, WordPiece, read_vocabulary, train_vocabulary
 from seqmix.errors import ConfigError, DataError, check_choice
+from seqmix.hub import from_hub
 from seqmix.whole import whole
 
 Kind = Literal["bytes", "characters", "wordpiece"]
@@ -287,17 +288,17 @@ class HubText(Corpus):
         # imported here: it takes a second, and local files do not need it
         import datasets
 
-        try:
+        with from_hub(f"{self.dataset} cannot be loaded through datasets", "use data: TextFiles with local files"):
             rows: Any = datasets.load_dataset(
                 self.dataset, self.subset, split=self.hub_splits[split], streaming=self.n_documents is not None
             )
             for row in rows if self.n_documents is None else rows.take(self.n_documents):
+                if self.column not in row:
+                    raise DataError(
+                        f"{self.dataset} has no column {self.column!r}, it has {', '.join(row)}; set data.column"
+                    )
                 if row[self.column]:
                     yield [row[self.column].encode()]
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"{self.dataset} cannot be loaded through datasets ({error}); use data: TextFiles with local files"
-            ) from error
 
     def _recipe(self, split: Split) -> str:
         return f"{self.dataset} {self.subset} {self.column} {self.hub_splits[split]} {self.n_documents}"

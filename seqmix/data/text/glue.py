@@ -14,6 +14,7 @@ from seqmix.data.loader import Gathered
 from seqmix.data.served import Served, Split, check_positive, parts
 from seqmix.data.text.tokenizer import Bytes, Tokenizer, read_vocabulary
 from seqmix.errors import ConfigError, DataError, check_choice
+from seqmix.hub import from_hub
 
 TaskName = Literal["cola", "mnli", "mnli-mm", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"]
 # its one or two sentences, and its label or score
@@ -243,11 +244,7 @@ def _hub(task: str, file: str, layout: _Layout, path: Path) -> Iterator[Example]
     import datasets
 
     split = "train" if file == "train" else file.replace("dev", "validation", 1)
-    try:
+    with from_hub(f"{path} not found, and nyu-mll/glue cannot be loaded through datasets", "put the file there"):
         rows: Any = datasets.load_dataset("nyu-mll/glue", task.removesuffix("-mm"), split=split)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} not found, and nyu-mll/glue cannot be loaded through datasets ({error}); put the file there"
-        ) from error
     for row in rows:
         yield tuple(row[name].encode() for name in layout.hub_columns or layout.columns), row["label"]

@@ -33,6 +33,7 @@ from seqmix.forecasting.long import Long
 from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.plan import make_plan
 from seqmix.forecasting.scales import measure
+from seqmix.whole import raise_refusal
 
 
 class Lesson(NamedTuple):
@@ -158,6 +159,7 @@ def _finish(shop: Workshop, trial: Trial, parts: dict[str, Part]) -> None:
     try:
         parts[trial.candidate.name] = shop.part(trial.candidate)
     except Exception as e:
+        raise_refusal(e)
         trial.note = f"failed in the fit to all rows: {type(e).__name__}: {' '.join(str(e).split())}"
     trial.seconds += time.perf_counter() - started
 

@@ -17,6 +17,7 @@ from seqmix.forecasting.auto.spread import BOUNDS
 from seqmix.forecasting.fitting import fit
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.long import Long, picked
+from seqmix.whole import raise_refusal
 
 # seconds below which nothing is trained
 _LEAST = 1.0
@@ -98,8 +99,9 @@ class Workshop:
         started = time.perf_counter()
         try:
             found, note = self._tried(candidate, test, later)
-        # a model may fail of anything, and the others go on
+        # a model may fail of anything but a full disk, and the others go on
         except Exception as e:
+            raise_refusal(e)
             found, note = None, f"failed: {type(e).__name__}: {' '.join(str(e).split())}"
         seconds = time.perf_counter() - started
         if found is not None and not np.isfinite(found.point).any():

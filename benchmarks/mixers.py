@@ -6,7 +6,7 @@ Mixers are built with their defaults. Times are CPU microseconds of the process,
 one that does not count, forward, and forward with backward. Peak memory is the most that PyTorch held at once in one
 forward and backward, beyond weights and input, as its allocator counts it; gradients of the weights are in it. A cell
 that would take more than ``--seconds`` or ``--gib``, going by the one before and the registered cost, is left out and
-says so. The rows replace those of the same mixers in the CSV, the others stay.
+says so. The rows of a mixer replace its earlier ones in the CSV as soon as it is done, the others stay.
 The profiler, which counts the memory, writes two lines to stderr every time.
 """
 
@@ -15,7 +15,9 @@ import csv
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import accumulate, pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +51,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mixers.csv")
     options = parser.parse_args()
 
-    torch.set_num_threads(1)
-    tune_allocator()
     lengths = sorted(int(L) for L in options.lengths.split(","))
     chosen = options.mixers.split(",") if options.mixers else list_mixers()
-    found = {}
-    for name in ["Attention", *(name for name in chosen if name != "Attention")]:
-        found[name] = _rows(name, lengths, options)
-        print(name, *(row[SKIPPED] or f"{row[TIME]:.3g}" for row in found[name]), sep="  ", flush=True)
-
     facts = environment()
+    rows = []
+    # a process for each mixer: the memory that one leaves to the allocator is not there for the next
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
+        for name in ["Attention", *(name for name in chosen if name != "Attention")]:
+            own = processes.submit(_rows, name, lengths, options).result()
+            print(name, *(row[SKIPPED] or f"{row[TIME]:.3g}" for row in own), sep="  ", flush=True)
+            _write(options.out, own, options.d_model, facts)
+            rows += own
+
     where = f"width {options.d_model}, batch 1, float32, one thread of {facts['cpu']}, torch {facts['torch']}"
-    rows = [row for own in found.values() for row in own]
     print_table(f"\n{TIME}; {where}", table(rows))
     print_table(f"\n{PEAK}", memory(rows))
-    _write(options.out, rows, options.d_model, facts)
 
 
 def _rows(name: str, lengths: list[int], options: argparse.Namespace) -> list[Row]:
     """A row for each length, with the numbers or with the reason why it was left out."""
+    torch.set_num_threads(1)
+    tune_allocator()
     facts = mixer_facts(name)
     rows = []
     before, took, held = lengths[0], 0.0, 0.0

@@ -10,7 +10,6 @@ process over that in one of two, which is what the clock would show if each proc
 """
 
 import argparse
-import csv
 import os
 import tempfile
 import time
@@ -23,6 +22,7 @@ import pandas as pd
 
 from seqmix import Forecaster
 from seqmix.environment import environment
+from seqmix.tasks.rows import append_rows
 
 OUT = Path(__file__).parent / "results" / "devices.csv"
 BATCH = 64
@@ -75,12 +75,7 @@ def main() -> None:
         row |= {"gain": f"{rate[n] / rate[1]:.2f}", "by CPU": f"{n * cpu[1] / cpu[n]:.2f}"}
         rows.append({**row, "commit": environment()["commit"]})
         print("  ".join(f"{name} {rows[-1][name]}" for name in COLUMNS))
-    new = not given.out.exists()
-    with given.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows(given.out, rows)
 
 
 def measure(df: pd.DataFrame, processes: int, steps: int) -> tuple[float, float]:

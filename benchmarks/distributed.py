@@ -11,7 +11,6 @@ with others. Rows replace those of the same model, engine and number of series. 
 """
 
 import argparse
-import csv
 import os
 import resource
 import subprocess
@@ -175,12 +174,10 @@ def cpu_seconds(pid: int) -> float:
 
 def record(row: dict[str, str], out: Path) -> None:
     """Put a row in place of that of the same model, engine and number of series."""
-    rows = list(csv.DictReader(out.open())) if out.exists() else []
-    rows = [each for each in rows if [each[name] for name in KEY] != [row[name] for name in KEY]]
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows([*rows, row])
+    from seqmix.tasks.rows import read_rows, write_rows
+
+    rows = [each for each in read_rows(out) if [each[name] for name in KEY] != [row[name] for name in KEY]]
+    write_rows(out, [*rows, row])
 
 
 if __name__ == "__main__":

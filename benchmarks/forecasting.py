@@ -15,7 +15,6 @@ took. The last two have three seeds.
 """
 
 import argparse
-import csv
 import itertools
 import json
 import os
@@ -244,10 +243,9 @@ def median(seconds: list[float] | np.ndarray) -> float:
 
 def read(path: Path) -> list[dict[str, str]]:
     """Rows of the CSV, none if there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    from seqmix.tasks.rows import read_rows
+
+    return read_rows(path)
 
 
 def table(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
@@ -291,6 +289,7 @@ def main() -> None:
     import torch
 
     from seqmix.environment import environment
+    from seqmix.tasks.rows import write_rows
 
     torch.set_num_threads(1)
     facts = environment()
@@ -305,11 +304,7 @@ def main() -> None:
         print(f"{row.what:70} {row.figure:35} {row.value:10.3f} {row.unit}", flush=True)
         rows.append({"part": options.part, **row._asdict(), "value": f"{row.value:.5g}", **about})
     kept = [row for row in read(OUT) if row["part"] != options.part]
-    OUT.parent.mkdir(exist_ok=True)
-    with OUT.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
+    write_rows(OUT, [*kept, *rows])
 
 
 def _version(python: str) -> str:

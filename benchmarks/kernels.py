@@ -6,11 +6,11 @@ Each row is a process of its own. Times are the least of five runs after one tha
 process on a CPU, of the wall clock on CUDA; reference loops run once, on an eighth of the length, extrapolated. Peak is
 what the process (on CUDA: the allocator) held beyond inputs in one forward and backward. Two limits are measured in the
 same run: ``x triad`` compares the forward pass with reading its operands and writing its result once at the bandwidth
-of ``a + 2 b``, ``x GEMM`` with matrix products of as many operations. Peers that are not installed are left out.
+of ``a + 2 b``, ``x GEMM`` with matrix products of as many operations. Peers that are not installed are left out. The
+rows of an op replace its earlier ones in the CSV, the others stay.
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -28,6 +28,7 @@ from seqmix import ops
 from seqmix.commands.tables import print_table
 from seqmix.environment import environment
 from seqmix.ops import dispatch
+from seqmix.tasks.rows import read_rows, write_rows
 
 Call = Callable[..., Tensor]
 
@@ -109,17 +110,13 @@ def main() -> None:
     rows = [{**_rounded(row), **_rounded(limits), **known} for row in rows]
     title = f"float32, {options.device}, one thread of {facts['cpu']}, torch {facts['torch']}; {limit}"
     print_table(title, table(rows))
-    options.out.parent.mkdir(exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    measured = {row["op"] for row in rows}
+    write_rows(options.out, [*(row for row in read(options.out) if row["op"] not in measured), *rows])
 
 
 def read(path: Path) -> list[dict[str, str]]:
     """Rows of the CSV."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(path)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

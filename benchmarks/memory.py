@@ -9,7 +9,6 @@ data is ``--mib`` times ten: rows of numbers, bytes of text, bytes of image file
 """
 
 import argparse
-import csv
 import os
 import queue
 import subprocess
@@ -49,8 +48,9 @@ def main() -> None:
 
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of the CSV."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    from seqmix.tasks.rows import read_rows
+
+    return read_rows(path)
 
 
 def table(rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -257,16 +257,13 @@ CASES: dict[str, tuple[Callable[[Path, float], None], Callable[[Path], None]]] =
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:
     from seqmix.environment import environment
+    from seqmix.tasks.rows import write_rows
 
     facts = environment()
     rows = [{**row, "commit": facts["commit"] + "+" * facts["dirty"], "device": facts["cpu"]} for row in rows]
     done = {row["case"] for row in rows}
-    if path.exists():
-        rows += [row for row in read(path) if row["case"] not in done]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: list(CASES).index(row["case"])))
+    rows += [row for row in read(path) if row["case"] not in done]
+    write_rows(path, sorted(rows, key=lambda row: list(CASES).index(row["case"])))
 
 
 if __name__ == "__main__":

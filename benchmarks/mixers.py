@@ -11,7 +11,6 @@ The profiler, which counts the memory, writes two lines to stderr every time.
 """
 
 import argparse
-import csv
 import math
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from seqmix.commands.tables import print_table
 from seqmix.environment import environment
 from seqmix.mixers import Mixer, list_mixers, mixer_facts
 from seqmix.ops import tune_allocator
-from seqmix.tasks.rows import read_rows
+from seqmix.tasks.rows import read_rows, write_rows
 
 Row = dict[str, Any]
 
@@ -178,16 +177,9 @@ def _by_length(rows: list[Row], key: str) -> Row:
 def _write(path: Path, rows: list[Row], d_model: int, facts: Row) -> None:
     of_all = {"d_model": d_model, "threads": 1, "commit": facts["commit"] + "+" * facts["dirty"]}
     of_all |= {"device": facts["cpu"], "torch": facts["torch"]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{**row, **of_all} for row in rows]
     measured = {row["mixer"] for row in rows}
-    if path.exists():
-        with path.open(newline="") as file:
-            rows += [row for row in csv.DictReader(file) if row["mixer"] not in measured]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: (row["mixer"] != "Attention", row["mixer"])))
+    rows = [*({**row, **of_all} for row in rows), *(row for row in read_rows(path) if row["mixer"] not in measured)]
+    write_rows(path, sorted(rows, key=lambda row: (row["mixer"] != "Attention", row["mixer"])))
 
 
 if __name__ == "__main__":

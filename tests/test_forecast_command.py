@@ -103,14 +103,14 @@ def test_pretrained_models_are_not_trained(here, capsys, monkeypatch):
         (
             "--data long.csv --levels high",
             1,
-            "seqmix: levels should be percentages separated by commas, got 'high'; use 80,95",
+            "seqmix: --levels should be percentages separated by commas, got 'high'; use 80,95",
         ),
         (
             "--data long.csv --target_col y",
             1,
             "seqmix: column 'y' not found; columns are ['shop', 'day', 'sold']",
         ),
-        ("--data long.csv --levels 80,120", 1, "seqmix: levels should be between 0 and 100 percent, got 120"),
+        ("--data long.csv --levels 80,120", 1, "seqmix: --levels should be between 0 and 100 percent, got 120"),
         ("--data long.csv --horizon 0", 1, "seqmix: horizon must be >= 1, got 0"),
         ("--data . --model DLinear", 1, "seqmix: '.' is a folder; give one CSV, Excel or parquet file"),
         ("--data long.csv --out f.txt", 1, "seqmix: --out 'f.txt' ends in '.txt'; use one of .csv, .tsv,"),
@@ -175,9 +175,17 @@ def test_errors_are_one_line_and_come_before_training(here, capsys, monkeypatch,
 
 def test_known_future_columns_without_ids_count_for_every_series(here):
     pd.concat([FRAMES["promo"].assign(shop=i) for i in "ab"]).to_csv("two.csv", index=False)
-    pd.DataFrame({"ds": pd.date_range("2024-03-01", periods=4).strftime("%d.%m.%Y"), "promo": 0}).to_csv("f.csv")
-    command = "forecast --data two.csv --model DLinear --future_covariates promo --future f.csv"
+    pd.DataFrame({"ds": pd.date_range("2024-03-01", periods=4).strftime("%d.%m.%Y"), "promo": 0}).to_csv(
+        "f.csv", index=False
+    )
+    command = "forecast --data two.csv --model DLinear --future_covariates promo --future f.csv --save m"
     assert cli.run([*command.split(), *FAST]) == 0 and len(pd.read_csv("forecast.csv")) == 8
+    # a file may have other names of columns than the one that the models were fitted on
+    for name in ("two", "f"):
+        table = pd.read_csv(f"{name}.csv")
+        table.rename(columns={"shop": "store", "ds": "day", "y": "n"}).to_csv(f"{name}.csv", index=False)
+    assert cli.run(["forecast", "--data", "two.csv", "--future", "f.csv", "--load", "m", "--out", "again.csv"]) == 0
+    assert pd.read_csv("again.csv").to_numpy().tolist() == pd.read_csv("forecast.csv").to_numpy().tolist()
 
 
 def test_fitted_models_are_saved_and_loaded(here, capsys):

@@ -24,7 +24,7 @@ class Parser(Explained, ArgumentParser):
 def call(function: Callable[..., None], command: str, argv: list[str], *, leading: Sequence[str] = ()) -> None:
     """Call ``function`` with the options in ``argv``; words before the first option are values of those ``leading``.
 
-    An argument whose type is a class of the commands, for example ``ChannelReader``, is built from options of its own.
+    An argument whose type is a class of the commands, for example ``TableReader``, is built from options of its own.
     """
     prepare_parser()
     words = list(takewhile(lambda word: not word.startswith("-"), argv))[: len(leading)]
@@ -35,7 +35,7 @@ def call(function: Callable[..., None], command: str, argv: list[str], *, leadin
     parts = _parts(function)
     parser.add_function_arguments(function, as_group=False, as_positional=False, skip={*parts})
     for part in parts.values():
-        parser.add_class_arguments(part, as_group=False, instantiate=False)
+        parser.add_class_arguments(part, instantiate=False)
     given = parser.instantiate(parser.parse_args(list(_with_values(function, argv)))).as_dict()
     for name, part in parts.items():
         given[name] = part(**{option: given.pop(option) for option in inspect.signature(part).parameters})

@@ -42,6 +42,11 @@ class Roles(NamedTuple):
         """Column of the values in the long frame."""
         return self.target or "y"
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Columns of ids, times and values in the long frame, as arguments of functions."""
+        return {"id_col": self.id_col, "time_col": self.time_col, "target_col": self.target_col}
+
 
 def find_roles(
     frame: pd.DataFrame,

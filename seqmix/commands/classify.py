@@ -8,15 +8,10 @@ import numpy as np
 import pandas as pd
 
 from seqmix.analysis import Classifier
-from seqmix.commands._channels import (
-    ChannelReader,
-    ChannelTable,
-    check_loaded,
-    check_outputs,
-    renamed,
-    whole_or_text,
-)
+from seqmix.commands._channels import ChannelTable, read_channels, renamed
 from seqmix.commands._function import call, in_words_of_the_shell
+from seqmix.commands._long_table import split
+from seqmix.commands._options import TableReader, check_loaded, check_outputs, whole_or_text
 from seqmix.commands.outputs import save_picture
 from seqmix.commands.tables import print_table
 from seqmix.data.files import read_file
@@ -42,7 +37,8 @@ def classify(
     out: str = "classes.csv",
     plot: str | None = None,
     label_col: str = "label",
-    reader: ChannelReader,
+    channels: str | None = None,
+    reader: TableReader,
     normalize: Literal["train", "series", "none"] = "train",
     freq: str | None = None,
     fill_gaps: bool = False,
@@ -65,7 +61,8 @@ def classify(
         out: output file of classes and probabilities: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
         plot: file for a plot of the classes, for example ``classes.png``. Default: none.
         label_col: column of labels, one for each id.
-        reader: reader of the tables.
+        channels: columns of values, separated by commas. Default: all columns of numbers.
+        reader: how tables are read.
         normalize: ``train`` standardizes channels by the training series, ``series`` each series by itself.
         freq: step between rows. Default: inferred.
         fill_gaps: insert missing time steps as missing values.
@@ -80,15 +77,17 @@ def classify(
     check_outputs(out, plot, save, {"data": data, "test": test})
     if load:
         check_loaded(classify, locals(), ("test", "model", "save", "normalize", "max_steps", "lr", "seed"))
-    given = _read(data, reader, label_col, labeled=not load)
+    given = _read(data, reader, channels, label_col, labeled=not load)
     if load:
         found, target = Classifier.load(load, device=device), given
     else:
-        train, target = (given, _read(test, reader, label_col, labeled=False)) if test else _parted(given, seed)
+        train, target = (
+            (given, _read(test, reader, channels, label_col, labeled=False)) if test else _parted(given, seed)
+        )
         found = Classifier(
             *([model] if model else []),
             normalize=normalize,
-            channels=reader.channels or None,
+            channels=split(channels) or None,
             freq=whole_or_text(freq),
             fill_gaps=fill_gaps,
             max_steps=max_steps,
@@ -140,11 +139,11 @@ class _Labeled(NamedTuple):
         return self._replace(X=rows, y=y, table=self.table._replace(long=rows))
 
 
-def _read(path: str, reader: ChannelReader, label_col: str, *, labeled: bool) -> _Labeled:
+def _read(path: str, reader: TableReader, channels: str | None, label_col: str, *, labeled: bool) -> _Labeled:
     if path.endswith((".ts", ".ts.gz")):
         file = read_ts(read_file(Path(path)), Path(path).name)
         return _Labeled(file.series, file.labels, None, {}, [])
-    table = reader.read(path, label_col=label_col, labeled=labeled)
+    table = read_channels(path, reader, channels, label_col=label_col, labeled=labeled)
     rows, names = table.long, {**table.names, "label_col": label_col}
     if names["id_col"] not in rows:
         raise DataError(f"file {path!r} holds one series, no column names several; pass --id_col")

@@ -8,14 +8,9 @@ import numpy as np
 import pandas as pd
 
 from seqmix.analysis import AnomalyDetector
-from seqmix.commands._channels import (
-    ChannelReader,
-    check_loaded,
-    check_outputs,
-    renamed,
-    whole_or_text,
-)
+from seqmix.commands._channels import read_channels, renamed
 from seqmix.commands._function import call, in_words_of_the_shell
+from seqmix.commands._options import TableReader, check_loaded, check_outputs, whole_or_text
 from seqmix.commands.outputs import save_picture
 from seqmix.errors import ConfigError
 from seqmix.forecasting.tables import write_table
@@ -39,7 +34,8 @@ def detect(
     contamination: float | None = None,
     season: int | None = None,
     label_col: str | None = None,
-    reader: ChannelReader,
+    channels: str | None = None,
+    reader: TableReader,
     freq: str | None = None,
     fill_gaps: bool = False,
     max_steps: int = 300,
@@ -66,7 +62,8 @@ def detect(
         contamination: expected share of anomalies among the training rows. Default: ``1 - quantile``.
         season: length of the season in time steps. Default: inferred from the training rows.
         label_col: column of true labels, 1 or 0, to evaluate the scores. Default: none.
-        reader: reader of the tables.
+        channels: columns of values, separated by commas. Default: all columns of numbers.
+        reader: how tables are read.
         freq: step between rows. Default: inferred.
         fill_gaps: insert missing time steps, which have no score.
         max_steps: maximum number of optimizer steps of a trained model.
@@ -81,7 +78,7 @@ def detect(
     if load:
         fitting = ("train", "model", "quantile", "contamination", "season", "save", "freq", "max_steps", "lr", "seed")
         check_loaded(detect, locals(), fitting)
-    table = reader.read(data, label_col=label_col, labeled=bool(label_col))
+    table = read_channels(data, reader, channels, label_col=label_col, labeled=bool(label_col))
     column: Any = None if label_col is None else pd.to_numeric(table.long[label_col], errors="coerce")
     labels = None if column is None else column.to_numpy()
     if labels is not None and not np.isin(labels, (0, 1)).all():
@@ -111,7 +108,7 @@ def detect(
             found.fit_predict(frame, **table.names)
             scores = found.training_scores_
         else:
-            found.fit(reader.read(train, label_col=label_col).long, **table.names)
+            found.fit(read_channels(train, reader, channels, label_col=label_col).long, **table.names)
             scores = found.score_samples(frame)
     flags = scores > found.threshold_
     what = f"{int(flags.sum()):,} of {len(flags):,} rows above the threshold {found.threshold_:.4g}"

@@ -3,13 +3,13 @@
 import inspect
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from seqmix.commands._channels import whole_or_text
 from seqmix.commands._function import call, in_words_of_the_shell
 from seqmix.commands._long_table import Roles, check_columns, find_roles, long_frame, split, with_id_columns
+from seqmix.commands._options import TableReader, check_loaded, check_outputs, percentages, whole_or_text
 from seqmix.commands.outputs import save_picture
 from seqmix.commands.tables import print_table
 from seqmix.errors import ConfigError
@@ -18,16 +18,7 @@ from seqmix.forecasting.cells import Cells
 from seqmix.forecasting.covariates import future_rows
 from seqmix.forecasting.frame import Reading, read_frame
 from seqmix.forecasting.options import AUTO
-from seqmix.forecasting.plot import PICTURES
-from seqmix.forecasting.tables import (
-    OUTPUTS,
-    TableFile,
-    check_apart,
-    check_folder,
-    check_output,
-    read_table,
-    write_table,
-)
+from seqmix.forecasting.tables import TableFile, check_output, write_table
 
 # endings of exported graphs
 EXPORTS = (".pt2", ".onnx")
@@ -66,15 +57,8 @@ def forecast(
     nonnegative: bool | Literal["auto"] = "auto",
     scaler: Literal["auto", "season", "standard", "none"] = "auto",
     freq: str | None = None,
-    id_col: str | None = None,
-    time_col: str | None = None,
     target_col: str | None = None,
-    sep: str | None = None,
-    decimal: str | None = None,
-    thousands: str | None = None,
-    date_format: str | None = None,
-    encoding: str | None = None,
-    na: str = "",
+    reader: TableReader,
     future: str | None = None,
     future_covariates: str = "",
     past_covariates: str = "",
@@ -99,7 +83,7 @@ def forecast(
 
     Args:
         data: CSV, Excel or parquet file: a long table of ids, times and values, or a wide one with a column for each
-            series. The format of a CSV file is inferred, or set by ``sep`` and the options after it.
+            series. How it is written is inferred, or set by ``id_col`` and the options after it.
         horizon: steps to forecast. Default with ``load``: the fitted horizon.
         model: model, encoder or mixer by name, or several separated by commas. ``auto`` compares several models on the
             last rows of the series, prints their errors, and forecasts with a weighted ensemble of the best.
@@ -119,15 +103,8 @@ def forecast(
         scaler: divisor of each series: ``season`` is its seasonal naive error, ``standard`` its standard
             deviation.
         freq: step between rows, for example ``h``, ``D``, ``MS``. Default: inferred.
-        id_col: column that names the series, or several separated by commas. Default: found by name or content.
-        time_col: column of times, or several (``year,month``, ``date,time``). Default: found by name or content.
         target_col: column of values. Default: found by name or content.
-        sep: field separator of a CSV file, for example ``;`` or ``tab``. Default: inferred.
-        decimal: decimal separator, ``.`` or ``,``. Default: inferred.
-        thousands: thousands separator. Default: inferred.
-        date_format: format of dates, for example ``%d.%m.%Y``. Default: inferred.
-        encoding: character encoding, for example ``cp1252`` or ``utf-16``. Default: inferred.
-        na: further words for missing values, separated by commas.
+        reader: how tables are read.
         future: file of the known-future covariates of the horizon.
         future_covariates: columns known for the horizon, separated by commas.
         past_covariates: columns known up to the last row.
@@ -150,23 +127,20 @@ def forecast(
         verbose: print a report of each fit, and show progress also where the output is not a terminal.
     """
     if load:
-        _check_fitted(locals())
+        fitting = {*inspect.signature(Forecaster).parameters, "cv", "save"}
+        check_loaded(forecast, locals(), fitting.difference(_FITTED))
     elif horizon is None:
         raise ConfigError("--horizon is needed; give the number of steps to forecast")
     if future and not (future_covariates or load):
         raise ConfigError("--future is a file of --future_covariates; name its columns there, separated by commas")
-    names, percent = split(model), [_level(part) for part in split(levels)]
+    names, percent = split(model), percentages(levels)
     if not names:
         raise ConfigError("--model is empty; give a name, for example --model TSM2")
-    for option, path, endings in (("out", out, OUTPUTS), ("plot", plot, PICTURES), ("export", export, EXPORTS)):
-        if path is not None:
-            check_output(option, path, endings)
-    check_apart(out, {"data": data, "future": future})
-    if save is not None:
-        check_folder("save", save)
-    cells = Cells(decimal=decimal, thousands=thousands, date_format=date_format, missing=split(na))
-    table = read_table(data, sep=sep, encoding=encoding)
-    known = None if future is None else read_table(future, sep=sep, encoding=encoding)
+    check_outputs(out, plot, save, {"data": data, "future": future})
+    if export is not None:
+        check_output("export", export, EXPORTS)
+    file, cells = reader.read(data)
+    known = None if future is None else reader.file(future)
     forecaster = (
         Forecaster.load(load, device=device)
         if load
@@ -174,7 +148,7 @@ def forecast(
             names if len(names) > 1 else names[0],
             1 if horizon is None else horizon,
             loss=loss,
-            levels=percent or None,
+            levels=percent,
             conformal=conformal,
             mode=mode,
             normalize=normalize,
@@ -200,32 +174,23 @@ def forecast(
             budget=budget,
         )
     )
-    covariates = [*forecaster.future_covariates, *forecaster.past_covariates, *forecaster.static_covariates]
-    cells.observe(table.frame, table.sep)
-    roles = find_roles(
-        table.frame, cells, id_col=id_col, time_col=time_col, target_col=target_col, covariates=covariates
-    )
-    frame, notes = long_frame(table.frame, cells, roles, covariates)
-    columns: dict[str, Any] = {"id_col": roles.id_col, "time_col": roles.time_col, "target_col": roles.target_col}
-    if load:
-        # the names that the models were fitted with
-        how = forecaster.fitted_.reading
-        renamed = dict(zip(columns.values(), how.names.values(), strict=True))
-        frame = frame.rename(columns=renamed)
-    ahead = None if known is None else _ahead(known, cells, roles, forecaster, frame)
-    if forecaster.future_covariates and not load:
-        _check_ahead(forecaster, frame, ahead, columns)
-    tested = _tested(forecaster, frame, columns, cv) if cv else None
+    named = forecaster.fitted_.reading.names if load else None
+    table = _read(forecaster, file, cells, reader, target_col, named)
+    ahead = None if known is None else _ahead(known, cells, forecaster, table)
+    tested = None
     if not load:
-        forecaster.fit(frame, **columns)
-    _print_fit(data, forecaster, [*table.notes, *notes])
+        if forecaster.future_covariates:
+            _check_ahead(forecaster, table, ahead)
+        tested = _tested(forecaster, table, cv) if cv else None
+        forecaster.fit(table.long, **table.columns)
+    _print_fit(data, forecaster, table.notes)
     if forecaster.model == AUTO:
         print_table(f"models on the last rows, and their weights in {AUTO}", forecaster.leaderboard_.to_dict("records"))
     if tested is not None:
         _print_errors(forecaster, tested, cv)
-    found = forecaster.predict(frame if load else None, future_df=ahead, horizon=horizon, levels=percent or None)
-    named = found.rename(columns={new: old for old, new in renamed.items()}) if load else found
-    write_table(with_id_columns(named, table.frame, roles), Path(out))
+    found = forecaster.predict(table.long if load else None, future_df=ahead, horizon=horizon, levels=percent)
+    own = found.rename(columns={new: old for old, new in table.renamed.items()})
+    write_table(with_id_columns(own, file.frame, table.roles), Path(out))
     print(f"forecasts: {out}")
     if save is not None:
         forecaster.save(save)
@@ -234,17 +199,40 @@ def forecast(
         forecaster.export(export)
         print(f"graph: {export}")
     if plot is not None:
-        save_picture(forecaster.plot(frame, found), Path(plot))
+        save_picture(forecaster.plot(table.long, found), Path(plot))
         print(f"picture: {plot}")
 
 
-def _check_fitted(given: dict[str, Any]) -> None:
-    """Refuse options of fitting beside fitted models."""
-    parameters = inspect.signature(forecast).parameters
-    fitting = [name for name in (*inspect.signature(Forecaster).parameters, "cv", "save") if name not in _FITTED]
-    useless = [name for name in fitting if name in given and given[name] != parameters[name].default]
-    if useless:
-        raise ConfigError(f"--{useless[0]} is for fitting, and --load takes fitted models; leave one of the two out")
+class _Table(NamedTuple):
+    """A table as a long frame."""
+
+    long: pd.DataFrame
+    roles: Roles  # of the columns of the file
+    columns: dict[str, Any]  # of ids, times and values in the long frame, as arguments of ``fit``
+    notes: list[str]
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Columns of ids, times and values in the long frame by their names in the file."""
+        return dict(zip(self.roles.columns.values(), self.columns.values(), strict=True))
+
+
+def _read(
+    forecaster: Forecaster,
+    file: TableFile,
+    cells: Cells,
+    reader: TableReader,
+    target_col: str | None,
+    columns: dict[str, Any] | None,
+) -> _Table:
+    """A table as a long frame. ``columns`` are the names that loaded models were fitted with. Default: its own."""
+    covariates = [*forecaster.future_covariates, *forecaster.past_covariates, *forecaster.static_covariates]
+    roles = find_roles(
+        file.frame, cells, id_col=reader.id_col, time_col=reader.time_col, target_col=target_col, covariates=covariates
+    )
+    long, notes = long_frame(file.frame, cells, roles, covariates)
+    table = _Table(long, roles, columns or roles.columns, [*file.notes, *notes])
+    return table._replace(long=long.rename(columns=table.renamed))
 
 
 def _steps(models: list[str]) -> int | None:
@@ -259,35 +247,33 @@ def _steps(models: list[str]) -> int | None:
     return 0 if as_it_is else None
 
 
-def _ahead(table: TableFile, cells: Cells, roles: Roles, forecaster: Forecaster, frame: pd.DataFrame) -> pd.DataFrame:
+def _ahead(file: TableFile, cells: Cells, forecaster: Forecaster, table: _Table) -> pd.DataFrame:
     """Known-future covariates of the horizon as a long frame; without ids they count for every series."""
-    names = list(forecaster.future_covariates)
-    check_columns(table.frame, names, "--future: ")
-    if len(roles.times) == 1 and roles.times[0] not in table.frame:
-        check_columns(table.frame, [roles.time_col], "--future: ")
-    rows, _ = long_frame(table.frame, cells, roles, names, values=False)
-    if roles.id_col in rows or roles.id_col not in frame:
+    names, roles, id_col = list(forecaster.future_covariates), table.roles, table.columns["id_col"]
+    check_columns(file.frame, names, "--future: ")
+    if len(roles.times) == 1 and roles.times[0] not in file.frame:
+        check_columns(file.frame, [roles.time_col], "--future: ")
+    rows = long_frame(file.frame, cells, roles, names, values=False)[0].rename(columns=table.renamed)
+    if id_col in rows or id_col not in table.long:
         return rows
-    return rows.merge(frame[[roles.id_col]].drop_duplicates(), how="cross")
+    return rows.merge(table.long[[id_col]].drop_duplicates(), how="cross")
 
 
-def _check_ahead(
-    forecaster: Forecaster, frame: pd.DataFrame, ahead: pd.DataFrame | None, columns: dict[str, Any]
-) -> None:
+def _check_ahead(forecaster: Forecaster, table: _Table, ahead: pd.DataFrame | None) -> None:
     """Refuse known-future covariates that do not cover the horizon, before models are trained."""
     how = Reading(
-        **columns,
+        **table.columns,
         future=forecaster.future_covariates,
         freq=forecaster.freq,
         fill_gaps=forecaster.fill_gaps,
         fill_value=forecaster.fill_value,
         aggregate=forecaster.aggregate,
     )
-    long, steps = read_frame(frame, how), forecaster.horizon
+    long, steps = read_frame(table.long, how), forecaster.horizon
     future_rows(how, long.clock, long.ids, long.last, steps, steps, ahead)
 
 
-def _tested(forecaster: Forecaster, frame: pd.DataFrame, columns: dict[str, Any], cv: int) -> pd.DataFrame:
+def _tested(forecaster: Forecaster, table: _Table, cv: int) -> pd.DataFrame:
     """Errors of forecasts of the end of each series by the models, and by the seasonal naive forecast."""
     models = forecaster.model if isinstance(forecaster.model, list) else [forecaster.model]
     naive = [] if "SeasonalNaive" in models else ["SeasonalNaive"]
@@ -297,7 +283,7 @@ def _tested(forecaster: Forecaster, frame: pd.DataFrame, columns: dict[str, Any]
     for names in apart:
         budget = forecaster.budget if names == [AUTO] else None
         rival = forecaster.clone().set_params(model=names if len(names) > 1 else names[0], levels=None, budget=budget)
-        parts.append(rival.cross_validation(frame, n_windows=cv, **columns))
+        parts.append(rival.cross_validation(table.long, n_windows=cv, **table.columns))
         judge = rival
     found = pd.concat([parts[0], *(part[naive] for part in parts[1:])], axis=1)
     return judge.evaluate(found, ("mae", "mase", "smape"))
@@ -316,13 +302,3 @@ def _print_errors(forecaster: Forecaster, errors: pd.DataFrame, cv: int) -> None
     rows = [{"model": str(name), **{str(k): float(v) for k, v in row.items()}} for name, row in table.iterrows()]
     steps = forecaster.horizon
     print_table(f"errors of {cv} forecast{'s' * (cv > 1)} of {steps} steps at the end of each series", rows)
-
-
-def _level(text: str) -> float:
-    try:
-        level = float(text)
-    except ValueError as e:
-        raise ConfigError(f"levels should be percentages separated by commas, got {text!r}; use 80,95") from e
-    if not 0 < level < 100:
-        raise ConfigError(f"levels should be between 0 and 100 percent, got {text}; use 80,95")
-    return level

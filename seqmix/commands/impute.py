@@ -8,17 +8,9 @@ import numpy as np
 import pandas as pd
 
 from seqmix.analysis import Imputer
-from seqmix.commands._channels import (
-    ChannelReader,
-    ChannelTable,
-    check_loaded,
-    check_outputs,
-    numbers_of,
-    renamed,
-    whole_or_text,
-    written,
-)
+from seqmix.commands._channels import ChannelTable, read_channels, renamed, written
 from seqmix.commands._function import call, in_words_of_the_shell
+from seqmix.commands._options import TableReader, check_loaded, check_outputs, percentages, whole_or_text
 from seqmix.commands.outputs import save_picture
 from seqmix.forecasting.tables import write_table
 
@@ -39,7 +31,8 @@ def impute(
     context: int | None = None,
     pattern: Literal["point", "subsequence", "block", "mixed"] = "mixed",
     rate: float = 0.25,
-    reader: ChannelReader,
+    channels: str | None = None,
+    reader: TableReader,
     freq: str | None = None,
     fill_gaps: bool = False,
     max_steps: int = 300,
@@ -63,7 +56,8 @@ def impute(
         pattern: pattern of hidden cells in training: each ``point`` on its own, a ``subsequence`` of one channel, a
             ``block`` of all channels at once, or one of the three in each window (``mixed``).
         rate: share of the observed cells that is hidden in training.
-        reader: reader of the tables.
+        channels: columns of values, separated by commas. Default: all columns of numbers.
+        reader: how tables are read.
         freq: step between rows. Default: inferred.
         fill_gaps: insert missing time steps as rows, and fill them.
         max_steps: maximum number of optimizer steps of a trained model.
@@ -78,7 +72,7 @@ def impute(
     if load:
         fitting = ("model", "levels", "context", "pattern", "rate", "save", "fill_gaps", "freq")
         check_loaded(impute, locals(), (*fitting, "max_steps", "lr", "seed"))
-    table = reader.read(data)
+    table = read_channels(data, reader, channels)
     if load:
         found = Imputer.load(load, device=device)
         frame = renamed(table, found)
@@ -88,7 +82,7 @@ def impute(
             context=context,
             pattern=pattern,
             rate=rate,
-            levels=numbers_of("levels", levels) or None,
+            levels=percentages(levels),
             channels=table.channels,
             freq=whole_or_text(freq),
             fill_gaps=fill_gaps,

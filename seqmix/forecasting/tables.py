@@ -259,7 +259,8 @@ def _parsed(path: str, lines: list[str], sep: str) -> pd.DataFrame:
         row = next((row for row in rows if len(row) > len(header)), None)
         what = f"row {sep.join(row)[:60]!r} has {len(row)} fields, the header {len(header)}" if row else f"{e}".strip()
         raise DataError(f"file {path!r} is not a table: {what}; quote fields that hold {sep!r}, or pass --sep") from e
-    frame = frame.set_axis([name or f"Unnamed: {i}" for i, name in enumerate(header)], axis=1)
+    # not as pandas calls them: a frame that it wrote twice has a column 'Unnamed: 0' beside one without a name
+    frame = frame.set_axis([name or f"Unnamed: column {i}" for i, name in enumerate(header)], axis=1)
     if not len(frame):
         raise DataError(f"file {path!r} has a header and no rows; give at least one row for each series")
     # pandas fills rows that are too short with missing values

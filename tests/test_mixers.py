@@ -10,12 +10,17 @@ from torch.nn import functional as F
 
 from seqmix.mixers import (
     EMA,
+    LRU,
+    RWKV7,
     S4D,
+    S5,
+    SLSTM,
     Attention,
     Dense,
     DenseMLP,
     FNet,
     FourierFilter,
+    Hyena,
     LongVQ,
     Mamba,
     Mamba2,
@@ -340,6 +345,10 @@ def test_state_spaces_are_spared_weight_decay_and_stay_wide():
     names = {"A_log", "A_b_log", "D", "D_b", "dt_proj.bias", "dt_proj_b.bias"}
     assert spared_parameters(SelectiveToken(8, bidirectional=True)) == names
     assert spared_parameters(Mamba2(8, headdim=4)) == {"A_log", "D", "dt_bias"}
+    assert spared_parameters(SLSTM(8)) == {"recurrent", "bias"}
+    assert spared_parameters(RWKV7(8)) == {"x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "r_k"}
+    kernel = {f"implicit.{i}.{name}" for i in range(3) for name in ("weight", "bias")}
+    assert spared_parameters(Hyena(8, 4)) == kernel | {"implicit_out.weight", "freq"}
     # Mega, the source of EMA, decays every matrix of it
     assert spared_parameters(EMA(8)) == set()
     # inside another mixer, and in a copy
@@ -439,6 +448,13 @@ def test_errors(build, message):
         (
             lambda: Attention(8).init_state(1),
             "Attention with causal=False has no step(); build it with causal=True",
+        ),
+        *(
+            (
+                lambda mixer=mixer: mixer(8, d_state=16, causal=False)(torch.zeros(1, 3, 8), state=torch.zeros(1, 8)),
+                f"{mixer.__name__} has no step() in both directions; build it with causal=True",
+            )
+            for mixer in (S5, LRU)
         ),
         (
             lambda: SelectiveToken(8, bidirectional=True).init_state(1),

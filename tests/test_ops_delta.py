@@ -265,6 +265,24 @@ def test_dplr_is_the_recurrence_of_rwkv7(impl):
     assert_close_ratio("M v", torch.einsum("bhij,bjhv->bihv", M, v), dplr_delta(q, k, v, decay, a, b), 1e-12)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("log_decay", [-59.0, -1e4, -torch.inf])
+def test_dplr_with_any_decay(impl, log_decay):
+    q, k, v, a, b = torch.randn(5, 1, 40, H, K)
+    decay = torch.full(q.shape, -0.1)
+    decay[:, 7] = decay[:, 20:23, :, 1:] = log_decay
+
+    def step(t, S):
+        wrote = b[:, t, :, :, None] * torch.einsum("bhk,bhkv->bhv", a[:, t].double(), S).unsqueeze(2)
+        return decay[:, t, :, :, None].double().exp() * S + wrote + k[:, t, :, :, None] * v[:, t].unsqueeze(2)
+
+    a, b = 0.3 * F.normalize(a, dim=-1), F.normalize(b, dim=-1)
+    want, _ = _by_loop(q.double(), torch.zeros(1, H, K, K).double(), step)
+    got, *grads = run({"q": q, "k": k, "v": v, "decay": decay, "a": a, "b": b}, impl, op=dplr_delta)
+    assert_close_ratio("y", got, want, 1e-5)
+    assert all(g.isfinite().all() for g in grads)
+
+
 def test_gradients_of_all_operands():
     args = {n: t.requires_grad_() for n, t in operands(5, "channel", "erase", batch=1).items()}
     for impl in ("reference", "torch"):

@@ -1,11 +1,26 @@
 """State in and out of forward: sequences in parts, prompts of several lengths, packed texts, gradients."""
 
+from copy import deepcopy
 from functools import partial
 
 import pytest
 import torch
 
-from seqmix.mixers import S4D, Attention, FNet, LongVQ, Mamba, Mamba2, Mixer, detach_state, list_mixers, mixer_facts
+from seqmix.mixers import (
+    MLSTM,
+    S4D,
+    Attention,
+    FNet,
+    LongVQ,
+    Mamba,
+    Mamba2,
+    Mamba3,
+    Mixer,
+    RetNet,
+    detach_state,
+    list_mixers,
+    mixer_facts,
+)
 from seqmix.models import Backbone, TokenModel
 from seqmix.testing import assert_close_ratio
 
@@ -36,6 +51,33 @@ def test_long_parts_equal_the_whole(factory, dtype, ratio):
     got, want = torch.cat(ys, 1), mixer(x)
     assert got.dtype == dtype
     assert_close_ratio("parts", got, want, ratio)
+
+
+def _with(mixer, **values):
+    with torch.no_grad():
+        for name, value in values.items():
+            mixer.get_parameter(name.replace("__", ".")).copy_(value)
+    return mixer
+
+
+@pytest.mark.parametrize(
+    ("build", "before"),
+    [
+        # exponents that fall by .13 a position; angles of up to 4 radians a position
+        (lambda: _with(MLSTM(8, n_heads=2), fgate__bias=2.0, igate__weight=torch.randn(2, 48)), None),
+        (lambda: _with(Mamba3(8, d_state=4, headdim=4), dt_bias=1.0), None),
+        (lambda: RetNet(8, n_heads=2), 1_000_000),
+    ],
+    ids=["MLSTM", "Mamba3", "RetNet"],
+)
+def test_digits_do_not_fade_with_the_length(build, before):
+    """Exponents, angles and positions that grow with the length round off nothing in float32."""
+    mixer, L = build(), 2000 if before is None else 20
+    x = torch.randn(1, L, 8)
+    # retention sees distances only
+    state = None if before is None else (torch.tensor([before]), mixer.init_state(1)[1])
+    want = deepcopy(mixer).double()(x.double())
+    assert_close_ratio("whole", mixer(x, state=state, return_state=True)[0], want, 2e-6)
 
 
 class Steps(Mixer):

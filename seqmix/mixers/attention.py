@@ -10,6 +10,7 @@ from seqmix.errors import ConfigError, check_at_least, check_fraction
 from seqmix.mixers.mixer import Mixer, register, zero_masked
 from seqmix.mixers.state import mix_onward
 from seqmix.ops.packed import sequence_bounds
+from seqmix.ops.wide import wide, widest
 
 #: keys and values of all positions so far, each ``(B, n_heads, T, head_dim)``, and which of them count ``(B, T)``
 Cache = tuple[Tensor, Tensor, Tensor]
@@ -200,9 +201,9 @@ def _linear_bias(slopes: list[float], at: Tensor, of: Tensor, x: Tensor) -> Tens
 
 def rotate(x: Tensor, at: Tensor, base: float) -> Tensor:
     """Turn the pairs (i, i + P/2) of ``x: (B, H, L, P)`` by the angles of positions ``at: (L,)`` or ``(B, L)``."""
-    P, dtype = x.shape[-1], torch.promote_types(x.dtype, torch.float32)
-    rates = base ** (-torch.arange(0, P, 2, dtype=dtype, device=x.device) / P)
+    P = x.shape[-1]
+    rates = base ** (-widest(torch.arange(0, P, 2, device=x.device)) / P)
     angles = (at.unsqueeze(-1) * rates).unsqueeze(-3)  # (B or 1, 1, L, P/2)
-    cos, sin = angles.cos(), angles.sin()
-    left, right = x.to(dtype).chunk(2, -1)
+    left, right = wide(x).chunk(2, -1)
+    cos, sin = angles.cos().to(left.dtype), angles.sin().to(left.dtype)
     return torch.cat([left * cos - right * sin, left * sin + right * cos], -1).to(x.dtype)

@@ -30,8 +30,8 @@ class Based(Mixer):
     Raises:
         ConfigError: if the heads do not divide the width.
 
-    Source: Arora et al., 2024, arXiv:2402.18668, as in HazyResearch/zoology. Differs from the original code in: no
-    rotary positions; masks and packed sequences.
+    Source: Arora et al., 2024, arXiv:2402.18668, as in HazyResearch/zoology. Differs from the original code in: 4 heads
+    by default, not 12; no rotary positions; masks and packed sequences.
     """
 
     causal = True

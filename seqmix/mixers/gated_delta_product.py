@@ -51,7 +51,8 @@ class GatedDeltaProduct(LinearAttention):
         ConfigError: if sizes do not fit together.
 
     Source: Siems et al., 2025, arXiv:2502.10297; weights of fla-org/flash-linear-attention load under their own keys.
-    Differs from the original code in: convolutions have no bias; masks are exact on both sides.
+    Differs from the original code in: as many heads of values as of keys; convolutions have no bias; masks are exact on
+    both sides.
     """
 
     state_space = ("A_log", "dt_bias")

@@ -39,8 +39,8 @@ class GLA(LinearAttention):
         ConfigError: if the heads do not divide the keys or the values, or ``temperature`` is not positive.
 
     Source: Yang et al., 2023, arXiv:2312.06635, sec. 4; weights of fla-org/flash-linear-attention load under their own
-    keys, but for the norm, ``g_norm_swish_gate`` there. Differs from the original code in: no feature map and no
-    convolution, as in the paper; masks are exact on both sides.
+    keys, but for the norm, ``g_norm_swish_gate`` there. Differs from the paper in: the norm subtracts no mean and the
+    gate has no bias, as there; from that code in: no feature map and no convolution; masks are exact on both sides.
     """
 
     def __init__(

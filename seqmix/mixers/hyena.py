@@ -52,8 +52,9 @@ class Hyena(Mixer):
         ConfigError: if ``max_len`` is missing, or ``emb_dim`` is even or below 3.
 
     Source: Poli et al., 2023, arXiv:2302.10866, as in HazyResearch/zoology. Differs from the original code in:
-    positions are not learned (there at a rate of 1e-5); exactly causal, by a convolution in blocks; one head, one
-    block; sequences may be longer than ``max_len``; masks.
+    positions are not learned (there at a rate of 1e-5), the kernel is at the learning rate of the model (there at
+    1e-3); exactly causal, by a convolution in blocks; one head, one block; sequences may be longer than ``max_len``;
+    masks.
     """
 
     causal = True
@@ -93,6 +94,10 @@ class Hyena(Mixer):
         self.freq = nn.Parameter(torch.full((filter_order,), frequency))
         self.long_bias = nn.Parameter(torch.randn(d_model))
         self.dropout = nn.Dropout(dropout)
+
+    def no_weight_decay(self) -> set[str]:
+        """All that makes the kernel, as in the original code."""
+        return {name for name, _ in self.named_parameters() if name.startswith(("implicit", "freq"))}
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, state: State | None = None, return_state: bool = False

@@ -75,7 +75,7 @@ class LRU(Mixer):
         state: Tensor | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        if state is None and return_state:
+        if return_state if state is None else not self.causal:
             state = self.init_state(x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1)
         decay, B = self._modes()
         y, last = diagonal_system(

@@ -14,7 +14,7 @@ from seqmix.mixers.norm import RMSNorm
 from seqmix.mixers.ssm import check_steps, dt_bias
 from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops import delta_matrix, gated_delta
-from seqmix.ops.wide import wide
+from seqmix.ops.wide import wide, widest
 
 #: angles ``(B, H, R)``, state ``(B, H, N, P)``, and the last key ``(B, H, N)`` and value ``(B, H, P)`` written
 State = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -122,7 +122,7 @@ class Mamba3(Mixer):
         H, N, R = len(self.D), self.B_bias.shape[-1], self.split[-1]
         new = wide(self.dt_bias).new_zeros
         P = self.headdim
-        return new(batch_size, H, R), new(batch_size, H, N, P), new(batch_size, H, N), new(batch_size, H, P)
+        return widest(new(batch_size, H, R)), new(batch_size, H, N, P), new(batch_size, H, N), new(batch_size, H, P)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         y, state = self._advance(x.unsqueeze(1), None, state)
@@ -148,9 +148,9 @@ class Mamba3(Mixer):
         # a step of zero passes the state on unchanged and writes nothing
         dt = F.softplus(wide(dt) + wide(self.dt_bias))  # (B, L, H)
         dt = dt if kept is None else dt.masked_fill(~kept.unsqueeze(-1), 0)
-        angles = angles.unsqueeze(1) + (math.pi * wide(turn).tanh().unsqueeze(2) * dt.unsqueeze(-1)).cumsum(1)
-        # sines of large angles lose digits; (B, L, H, R)
-        angles = angles.remainder(2 * math.pi)
+        turns = math.pi * wide(turn).tanh().unsqueeze(2) * dt.unsqueeze(-1)
+        # a sum in float32 loses digits of the angle with the length; (B, L, H, R)
+        angles = (angles.unsqueeze(1) + widest(turns).cumsum(1)).remainder(2 * math.pi)
         q = _rotate(self._spread(C, self.C_norm, self.C_bias), angles)
         k = _rotate(self._spread(B, self.B_norm, self.B_bias), angles)
         now = wide(trapezoid).sigmoid() * dt
@@ -207,5 +207,5 @@ def _rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turn neighbors of ``x: (..., N)`` by ``angles: (..., R)``, the first R pairs of them."""
     turned, rest = x.split([2 * angles.shape[-1], x.shape[-1] - 2 * angles.shape[-1]], -1)
     a, b = turned.unflatten(-1, (-1, 2)).unbind(-1)
-    sin, cos = angles.sin(), angles.cos()
+    sin, cos = angles.sin().to(x.dtype), angles.cos().to(x.dtype)
     return torch.cat([torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2), rest], -1)

@@ -14,7 +14,7 @@ from seqmix.mixers.norm import HeadNorm
 from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops import delta_matrix, gated_delta
 from seqmix.ops.packed import packed_conv1d
-from seqmix.ops.wide import wide
+from seqmix.ops.wide import wide, widest
 
 #: last inputs of the convolution ``(B, K - 1, E)``, memory with normalizer ``(B, H, P, P + 1)``, exponent ``(B, H)``
 State = tuple[Tensor, Tensor, Tensor]
@@ -56,7 +56,8 @@ class MLSTM(Mixer):
         ConfigError: if the heads or the blocks do not divide the inner width.
 
     Source: Beck et al., 2024, arXiv:2405.04517, and NX-AI/xlstm. Differs from the original code in: the inner width is
-    ``expand D``, not rounded up to a multiple of 64; chunks instead of an L x L matrix; masks and packed sequences.
+    ``expand D``, not rounded up to a multiple of 64; the output projection starts as in a model of one block; chunks
+    instead of an L x L matrix; masks and packed sequences.
     """
 
     causal = True
@@ -125,7 +126,7 @@ class MLSTM(Mixer):
         E, _, K = self.conv1d.weight.shape
         weight, H = self.conv1d.weight, self.n_heads
         C = wide(weight).new_zeros(batch_size, H, E // H, E // H + 1)
-        return weight.new_zeros(batch_size, K - 1, E), C, C.new_full((batch_size, H), _NEVER)
+        return weight.new_zeros(batch_size, K - 1, E), C, widest(C.new_full((batch_size, H), _NEVER))
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         y, state = self._advance(x.unsqueeze(1), None, state)
@@ -158,16 +159,17 @@ class MLSTM(Mixer):
         if kept is not None:
             hidden = ~kept.unsqueeze(-1)
             log_i, log_f = log_i.masked_fill(hidden, _NEVER), log_f.masked_fill(hidden, 0)
-        # the largest exponent in the memory, max_s (log i_s + log f_(s+1) + ... + log f_t)
-        passed = log_f.cumsum(1)
+        # the largest exponent in the memory, max_s (log i_s + log f_(s+1) + ... + log f_t); in float32 the rounding of
+        # a long sum would make the memory decay
+        passed = widest(log_f).cumsum(1)
         exponent = passed + torch.maximum(m.unsqueeze(1), (log_i - passed).cummax(1).values)
         before = torch.cat([m.unsqueeze(1), exponent[:, :-1]], 1)
-        k = k * ((log_i - exponent).exp() * k.shape[-1] ** -0.5).unsqueeze(-1)
-        return _Parts(q, k, v, (log_f + before - exponent).clamp(max=0), exponent)
+        k = k * ((log_i - exponent).exp() * k.shape[-1] ** -0.5).unsqueeze(-1).to(k.dtype)
+        return _Parts(q, k, v, (log_f + before - exponent).clamp(max=0).to(k.dtype), exponent)
 
 
 class _Parts(NamedTuple):
-    """Operands of the recurrence, in float32 at least."""
+    """Operands of the recurrence, in float32 at least; the exponent in float64."""
 
     q: Tensor  # (B, L, H, P)
     k: Tensor  # (B, L, H, P), times the input gate
@@ -178,4 +180,4 @@ class _Parts(NamedTuple):
 
 def _normalizer(n: Tensor, exponent: Tensor) -> Tensor:
     """``max(|n q|, 1)`` where memory and n are scaled by ``exp(-exponent)``."""
-    return torch.maximum(n.abs(), (-exponent.clamp(min=_LEAST)).exp()) + _EPS
+    return torch.maximum(n.abs(), (-exponent.clamp(min=_LEAST)).exp().to(n.dtype)) + _EPS

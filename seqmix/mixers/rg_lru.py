@@ -43,9 +43,10 @@ class RGLRU(Mixer):
     Raises:
         ConfigError: if the heads do not divide the inner width.
 
-    Source: De et al., 2024, arXiv:2402.19427, sec. 2.3 and 2.4, and google-deepmind/recurrentgemma, which takes the
-    first input in full where the paper does not. Differs from the original code in: the slope of the root is cut off
-    below ``1 - a^2 = 2.5e-7``, where it is bounded there; masks and packed sequences instead of positions.
+    Source: De et al., 2024, arXiv:2402.19427, sec. 2.3 and 2.4, and google-deepmind/recurrentgemma, which differs from
+    the paper: the first input is taken in full, and ``exp(-softplus(lambda))`` starts from 0.9 to 0.999, not its
+    power 8. Differs from that code in: the slope of the root is cut off below ``1 - a^2 = 2.5e-7``, where it is bounded
+    there; masks and packed sequences instead of positions.
     """
 
     causal = True
@@ -69,7 +70,7 @@ class RGLRU(Mixer):
         self.linear_out = nn.Linear(E, d_model)
         self.conv1d = nn.Conv1d(E, E, d_conv, groups=E)
         self.input_gate, self.a_gate = BlockLinear(E, n_heads), BlockLinear(E, n_heads)
-        # at full gate a is uniform by area in the ring from 0.9 to 0.999
+        # exp(-softplus(lambda)) is uniform by area in the ring from 0.9 to 0.999
         squares = torch.empty(E).uniform_(0.9**2, 0.999**2)
         self.a_param = nn.Parameter(torch.expm1(-squares.log() / 2).log())
         for linear in (self.linear_x, self.linear_y, self.linear_out):

@@ -49,7 +49,8 @@ class RWKV7(LinearAttention):
 
     Source: Peng et al., 2025, arXiv:2503.14456, sec. 4. Compared with fla-org/flash-linear-attention, whose ``r_proj``
     and ``g_norm`` are ``q_proj`` and ``o_norm`` here. Differs from the original code in: values are not mixed with
-    those of the first layer, as a mixer sees one layer; all layers start as the first; masks are exact on both sides.
+    those of the first layer, as a mixer sees one layer; every layer starts as in a model of one; masks are exact on
+    both sides.
     """
 
     def __init__(
@@ -87,6 +88,10 @@ class RWKV7(LinearAttention):
         for projection, gain in ((self.q_proj, 1.0), (self.k_proj, 0.1), (self.v_proj, 1.0)):
             nn.init.orthogonal_(projection.weight, gain=gain)
         nn.init.zeros_(self.o_proj.weight)
+
+    def no_weight_decay(self) -> set[str]:
+        """Weights of the token shift and of the bonus, as in the authors' training code."""
+        return {"x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "r_k"}
 
     def matrix(self, x: Tensor) -> Tensor:
         """Mixing matrix of each head before the norm, without the bonus: ``(B, H, L, L)``."""

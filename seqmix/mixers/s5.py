@@ -98,6 +98,10 @@ class S5(Mixer):
         self.D = nn.Parameter(torch.randn(d_model))
         self.out1 = nn.Linear(d_model, d_model) if activation == "full_glu" else None
         self.out2 = nn.Linear(d_model, d_model) if "glu" in activation else None
+        for linear in (self.out1, self.out2):
+            if linear is not None:
+                linear.weight = nn.Parameter(_truncated(d_model, d_model, fan_in=d_model))
+                nn.init.zeros_(linear.bias)
 
     def forward(
         self,
@@ -108,7 +112,7 @@ class S5(Mixer):
         state: Tensor | None = None,
         return_state: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        if state is None and return_state:
+        if return_state if state is None else not self.causal:
             state = self.init_state(x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1)
         decay, B, C = self._system()
         y, last = diagonal_system(

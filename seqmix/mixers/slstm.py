@@ -70,6 +70,10 @@ class SLSTM(Mixer):
         self.group_norm = HeadNorm(d_model, n_heads)
         self.dropout = nn.Dropout(dropout)
 
+    def no_weight_decay(self) -> set[str]:
+        """Recurrent maps and biases, as in the original code."""
+        return {"recurrent", "bias"}
+
     def forward(
         self,
         x: Tensor,

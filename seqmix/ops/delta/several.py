@@ -6,6 +6,9 @@ from torch import Tensor
 from seqmix.ops.delta.gated_delta import delta_matrix, gated_delta
 from seqmix.ops.operands import require_axes, require_operands
 
+# the fastest log decay whose inverse a key can be multiplied by in float32
+_LEAST = -60.0
+
 
 def delta_product(
     q: Tensor,
@@ -116,7 +119,8 @@ def dplr_delta(
         q: what is read ``(B, L, H, K)``.
         k: what is written ``(B, L, H, K)``.
         v: values ``(B, L, H, V)``.
-        decay: log decays ``(B, L, H, K)``, at least -60, as ``a`` is divided by them; those of RWKV-7 are over -0.61.
+        decay: log decays ``(B, L, H, K)``; those of RWKV-7 are over -0.61. Those below -60 count as -60, as ``a`` is
+            divided by the decays.
         a: what is read of the state before it decays ``(B, L, H, K)``.
         b: where that is written ``(B, L, H, K)``.
         scale: factor of the result. Default: 1 / sqrt(K).
@@ -178,7 +182,7 @@ def _two_writes(q: Tensor, k: Tensor, decay: Tensor, a: Tensor, b: Tensor) -> tu
 
     First what is read of the state is written to b, then v to k; a reads the state that has decayed.
     """
-    written = torch.stack([b.to(k.dtype), k], 2).flatten(1, 2)
+    written, decay = torch.stack([b.to(k.dtype), k], 2).flatten(1, 2), decay.clamp(min=_LEAST)
     return _placed(q, 2, 1), written, _placed(decay, 2, 0), _placed(-a * (-decay).exp(), 2, 0)
 
 

@@ -85,10 +85,10 @@ def measure(df: pd.DataFrame, processes: int, steps: int) -> tuple[float, float]
     model = {"d_model": 128, "n_layers": 3}
     forecaster = Forecaster(
         *("PatchTST", 24),
-        context=336,
+        context_length=336,
         batch_size=BATCH,
         max_steps=steps + 10,
-        patience=None,
+        early_stopping=None,
         device="cpu",
         model_kwargs=model,
         trainer_kwargs=options,

@@ -84,7 +84,7 @@ def backtest(peer: Peer | None) -> Iterator[Row]:
     from seqmix.forecasting.options import resolved
 
     long = read_frame(sets.etth1(), Reading())
-    fc = Forecaster("DLinear", 96, context=96, max_steps=10, device="cpu")
+    fc = Forecaster("DLinear", 96, context_length=96, max_steps=10, device="cpu")
     fitted = fit(head(long, np.full(7, 11520)), None, Reading(), resolved(fc.get_params()), 2880, "fit")
     rows = 2880 - np.arange(2785)
 
@@ -117,10 +117,10 @@ def folder(peer: Peer | None) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as path:
         subprocess.run([sys.executable, __file__, "make", path], check=True)
         # what torch and lightning take by themselves, with data of no size
-        Forecaster("DLinear", 12, context=36, max_steps=2).fit(_series(0, 10)).predict()
+        Forecaster("DLinear", 12, context_length=36, max_steps=2).fit(_series(0, 10)).predict()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         started = time.process_time()
-        fc = Forecaster("DLinear", 12, context=36, max_steps=100).fit(path)
+        fc = Forecaster("DLinear", 12, context_length=36, max_steps=100).fit(path)
         fitted = time.process_time()
         fc.predict()
         what = "100,000 x 200 points"
@@ -197,10 +197,10 @@ def _step() -> float:
     Forecaster(
         "DLinear",
         96,
-        context=96,
+        context_length=96,
         batch_size=224,
         max_steps=100,
-        patience=None,
+        early_stopping=None,
         device="cpu",
         trainer_kwargs={"callbacks": [clock]},
     ).fit(sets.etth1())

@@ -166,7 +166,7 @@ def _cross_validate_panel(folder: Path) -> None:
 def _fit_ridge(folder: Path) -> None:
     from seqmix import Forecaster
 
-    Forecaster("Ridge", 24, context=48, device="cpu").fit(folder)
+    Forecaster("Ridge", 24, context_length=48, device="cpu").fit(folder)
 
 
 def _text(folder: Path, mib: float) -> None:

@@ -198,7 +198,7 @@ def _forecasts(axis: str, size: int, folder: Path, verbs: list[str]) -> None:
             # a few steps, to imports and to what libraries keep once they have worked
             few = {"Ridge": None, "ZeroShot": 0}.get(model, 1)
             made = partial(Forecaster, model, horizon, device="cpu")
-            made = made if model == "ZeroShot" else partial(made, context=context)
+            made = made if model == "ZeroShot" else partial(made, context_length=context)
             forecaster = made(max_steps=few).fit(small)
             forecaster.predict(small)
             if what not in ("fit", "predict"):

@@ -47,7 +47,7 @@ print(check_frame(df))
 # from errors on the last rows, which were not trained on.
 
 # %%
-fc = Forecaster(["DLinear", "Hydra", "SeasonalNaive"], horizon=12, levels=[80], max_steps=60, lr=3e-3)
+fc = Forecaster(["DLinear", "Hydra", "SeasonalNaive"], horizon=12, levels=[80], max_steps=60, learning_rate=3e-3)
 fc.fit(df)
 pprint(fc.report_, width=100, compact=True, sort_dicts=False)
 print(*fc.notes_, sep="\n")

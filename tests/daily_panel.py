@@ -17,4 +17,4 @@ def panel(ids=("a", "b"), n=100):
 
 
 def small(model="DLinear", **options):
-    return Forecaster(model, **{"horizon": 6, "context": 14, "max_steps": 3, "device": "cpu", **options})
+    return Forecaster(model, **{"horizon": 6, "context_length": 14, "max_steps": 3, "device": "cpu", **options})

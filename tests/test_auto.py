@@ -25,7 +25,7 @@ from seqmix.models import DLinear, ForecastModel
 
 def auto(*members, **options):
     given = {"model_kwargs": {"members": list(members)}} if members else {}
-    return small("auto", **{"context": None, **given, **options})
+    return small("auto", **{"context_length": None, **given, **options})
 
 
 class Fragile(ForecastModel):
@@ -123,7 +123,7 @@ def test_a_part_that_fails_later_leaves_its_weight_to_the_others(monkeypatch):
     assert rest["auto"].notna().all() and not rest["auto"].equals(whole["auto"])
     fc = auto(Fragile).fit(df)
     assert fc.notes_[-1] == "Fragile failed: RuntimeError: it broke"
-    alone = small("SeasonalNaive", context=None).fit(df).predict()
+    alone = small("SeasonalNaive", context_length=None).fit(df).predict()
     np.testing.assert_allclose(fc.predict()["auto"], alone["SeasonalNaive"], rtol=1e-6)
 
 
@@ -157,7 +157,7 @@ def test_odd_series_are_forecast(values, alone):
 def test_covariates_reach_the_models_that_use_them():
     df = panel().assign(promo=lambda x: np.random.default_rng(0).integers(0, 2, len(x)) * 1.0)
     df["y"] += 3 * df["promo"]
-    fc = auto("DLinear", "Theta", max_steps=60, lr=0.02, future_covariates=["promo"]).fit(df)
+    fc = auto("DLinear", "Theta", max_steps=60, learning_rate=0.02, future_covariates=["promo"]).fit(df)
     with_promo, without = (fc.predict(future_df=fc.make_future_dataframe().assign(promo=k))["auto"] for k in (1.0, 0.0))
     assert (with_promo - without).mean() > 0.5
     with pytest.raises(DataError, match=r"the models need the known-future columns \[promo\] for the horizon"):

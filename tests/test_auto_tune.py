@@ -24,7 +24,7 @@ def scored(monkeypatch):
 
     def error(given, *_):
         seen.append(given)
-        return abs(math.log10(given["lr"] or 1e-3) + 2)
+        return abs(math.log10(given["learning_rate"] or 1e-3) + 2)
 
     monkeypatch.setattr(tuning, "_error", error)
     monkeypatch.setattr(Forecaster, "fit", lambda self, *_, **__: self)
@@ -38,7 +38,7 @@ def _frame(n=2, length=80):
 def test_the_forecaster_of_the_best_trial_is_fitted_to_all_rows():
     frame = _frame()
     tuner = AutoTune(Forecaster("DLinear", horizon=4, max_steps=3, levels=[80]), trials=3).fit(frame)
-    assert tuner.trials_.columns.tolist() == ["mase", "seconds", "lr", "context", "normalize", "note"]
+    assert tuner.trials_.columns.tolist() == ["mase", "seconds", "learning_rate", "context_length", "normalize", "note"]
     assert len(tuner.trials_) == 3 and tuner.trials_["mase"].notna().all()
     best = tuner.trials_.loc[tuner.trials_["mase"].idxmin()]
     params = tuner.forecaster_.get_params()
@@ -70,10 +70,12 @@ def test_no_trial_learns_from_the_rows_it_is_scored_on(monkeypatch):
 
 def test_the_seed_decides_and_the_best_is_found(scored):
     frame = _frame(1)
-    tuner = AutoTune(Forecaster("TSM2", horizon=4), trials=25, space={"lr": "log:1e-5:1", "model.d_model": [4, 8]})
+    tuner = AutoTune(
+        Forecaster("TSM2", horizon=4), trials=25, space={"learning_rate": "log:1e-5:1", "model.d_model": [4, 8]}
+    )
     first = tuner.fit(frame)
-    assert scored[0]["lr"] is None and len(scored) == 25
-    assert 5e-3 < first.best_params_["lr"] < 2e-2
+    assert scored[0]["learning_rate"] is None and len(scored) == 25
+    assert 5e-3 < first.best_params_["learning_rate"] < 2e-2
     assert first.forecaster_.model_kwargs == {"d_model": first.best_params_["model.d_model"]}
     again = tuner.clone().fit(frame).trials_
     assert again.drop(columns="seconds").equals(first.trials_.drop(columns="seconds"))
@@ -86,7 +88,7 @@ def test_what_fails_is_noted_and_the_options_as_they_are_stay(monkeypatch, score
     error = tuning._error
 
     def fail(given, *rest):
-        if given["lr"]:
+        if given["learning_rate"]:
             raise RuntimeError("out of\nmemory")
         return error(given, *rest)
 
@@ -116,21 +118,21 @@ def test_a_budget_ends_the_search(monkeypatch):
     assert limits == [timedelta(seconds=1)]
 
 
-_OWN = ["lr", "d_model", "n_layers"]
+_OWN = ["learning_rate", "d_model", "n_layers"]
 
 
 @pytest.mark.parametrize(
     ("model", "options", "searched"),
     [
-        ("Ridge", {}, ["context", "normalize"]),
-        ("DLinear", {"lr": 1e-2, "context": 8, "normalize": "last"}, []),
+        ("Ridge", {}, ["context_length", "normalize"]),
+        ("DLinear", {"learning_rate": 1e-2, "context_length": 8, "normalize": "last"}, []),
         (
             "Hydra",
-            {"model_kwargs": {"d_model": 32}, "context": 8},
-            ["lr", "normalize", "n_layers", "dropout"],
+            {"model_kwargs": {"d_model": 32}, "context_length": 8},
+            ["learning_rate", "normalize", "n_layers", "dropout"],
         ),
-        ("PatchTST", {"normalize": "last", "context": 8}, [*_OWN, "dropout"]),
-        ("ZeroShot", {}, ["lr"]),
+        ("PatchTST", {"normalize": "last", "context_length": 8}, [*_OWN, "dropout"]),
+        ("ZeroShot", {}, ["learning_rate"]),
     ],
 )
 def test_the_space_is_what_is_left_open(model, options, searched, scored):
@@ -154,9 +156,9 @@ def test_the_space_is_what_is_left_open(model, options, searched, scored):
         ({"trials": 0}, "trials must be >= 1, got 0"),
         ({"budget": "soon"}, "budget = 'soon' is not a time"),
         ({"space": {}}, "space should have options and values, got {}"),
-        ({"space": {"rate": [1, 2]}}, "space: DLinear has no option 'rate' to search; it has context, loss"),
+        ({"space": {"lr": [1, 2]}}, "space: DLinear has no option 'lr' to search; it has context_length"),
         ({"space": {"model.d_model": [1, 2]}}, "no option 'model.d_model' to search; .* model.kernel_size"),
-        ({"space": {"lr": "log:0:1"}}, "a logarithmic scale begins above 0"),
+        ({"space": {"learning_rate": "log:0:1"}}, "a logarithmic scale begins above 0"),
         ({"space": {"batch_size": [0, 4]}}, "batch_size must be >= 1, got 0"),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_file_runs_without_the_package(tmp_path, capfd, model, suffix):
     """Five windows at once, though the graph was made from two; a missing value is one of the mask."""
     _needs(suffix)
     df = panel(("a",))
-    fc = small(model, context=12, levels=[80, 50], max_steps=2).fit(df)
+    fc = small(model, context_length=12, levels=[80, 50], max_steps=2).fit(df)
     (tmp_path / "graph").mkdir()
     fc.export(tmp_path / "graph" / f"model{suffix}")
     assert capfd.readouterr() == ("", "")
@@ -105,7 +105,7 @@ def test_a_graph_gives_the_forecasts_of_the_fit(options):
 @pytest.mark.parametrize("scaler", ["season", "standard", "none"])
 def test_the_scale_of_a_series_follows_from_its_window(scaler):
     """As for a series that was not fitted and has no rows but those of the window; one of them is missing."""
-    fc = small(context=20, season=7, scaler=scaler, normalize="none", levels=[80]).fit(panel())
+    fc = small(context_length=20, season=7, scaler=scaler, normalize="none", levels=[80]).fit(panel())
     new = panel(("new",)).tail(20).reset_index(drop=True).assign(y=lambda df: 50 + 9 * df["y"] + np.arange(20) ** 1.5)
     new.loc[4, "y"] = np.nan
     x = torch.tensor(new["y"].to_list())[None, :, None]

@@ -31,7 +31,7 @@ FRAMES = {
     "holed": pd.DataFrame({"ds": days(), "y": wave()}).drop(index=5),
     "wide": pd.DataFrame({"date": days(), "OT": wave(), "HUFL": 2 + wave()}),
 }
-FAST = ["--horizon", "4", "--context", "14", "--max_steps", "3", "--device", "cpu"]
+FAST = ["--horizon", "4", "--context_length", "14", "--max_steps", "3", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_columns_are_found(here, capsys, name, columns, ids):
 
 def test_table_and_picture(here, capsys):
     command = "forecast --data long.csv --model DLinear,Pool --cv 2 --levels 50 --out out/f.parquet --plot f.png"
-    assert cli.run([*command.split(), *FAST, "--context", "16"]) == 0
+    assert cli.run([*command.split(), *FAST, "--context_length", "16"]) == 0
     text = capsys.readouterr().out
     assert "errors of 2 forecasts of 4 steps at the end of each series" in text
     # nothing learned in three steps is better than the cycle before
@@ -86,7 +86,7 @@ def test_pretrained_models_are_not_trained(here, capsys, monkeypatch):
     assert all((here / name).exists() for name in ("models", "f.png", "f.pt2"))
     assert cli.run(["forecast", "--data", "long.csv", "--load", "models", "--levels", "80", "--out", "b.csv"]) == 0
     capsys.readouterr()
-    assert cli.run([*command.split(), "c.csv", "--lr", "0.05"]) == 0
+    assert cli.run([*command.split(), "c.csv", "--learning_rate", "0.05"]) == 0
     assert "no training" not in capsys.readouterr().out
     # nor beside models that need no steps
     assert cli.run([*command.replace("Walk", "Walk,Ridge,SeasonalNaive").split(), "d.csv"]) == 0
@@ -122,7 +122,7 @@ def test_pretrained_models_are_not_trained(here, capsys, monkeypatch):
         ("--data long.csv --plot f.txt", 1, "seqmix: --plot 'f.txt' ends in '.txt'; use one of .png,"),
         ("--data long.csv --export f.txt", 1, "seqmix: --export 'f.txt' ends in '.txt'; use one of .pt2, .onnx"),
         ("--data long.csv --model ,", 1, "seqmix: --model is empty; give a name, for example --model TSM2"),
-        ("--data long.csv --load m", 1, "seqmix: --context is for fitting, and --load takes fitted models"),
+        ("--data long.csv --load m", 1, "seqmix: --context_length is for fitting, and --load takes fitted models"),
         (
             "--data holed.csv",
             1,

@@ -31,7 +31,7 @@ def test_a_fit_learns_and_says_nothing(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before, state = panel(), torch.get_rng_state()
     df = before.copy()
-    fc = small(max_steps=80, lr=0.02).fit(df)
+    fc = small(max_steps=80, learning_rate=0.02).fit(df)
     forecast = fc.predict()
     pd.testing.assert_frame_equal(df, before)
     assert torch.equal(torch.get_rng_state(), state)
@@ -85,7 +85,9 @@ def test_history_of_any_series(fitted):
     assert short["DLinear"].tolist() == fitted.predict()["DLinear"].iloc[[0, 1, 6, 7]].tolist()
     with pytest.warns(UserWarning) as warned:
         out = fitted.predict(panel().groupby("unique_id").head(4))
-    assert str(warned[0].message) == ("2 of 2 series have fewer than context = 14 rows and are padded: [a (4), b (4)]")
+    assert str(warned[0].message) == (
+        "2 of 2 series have fewer than context_length = 14 rows and are padded: [a (4), b (4)]"
+    )
     assert out["DLinear"].notna().all()
 
 
@@ -102,7 +104,7 @@ def test_a_longer_horizon_is_forecast_from_forecasts(fitted):
 
 def test_several_models_have_a_column_each():
     models = ["DLinear", partial(DLinear, kernel_size=3), "SeasonalNaive", "Pool", Identity, partial(Pool, pool_size=3)]
-    fc = small(models, context=16).fit(panel())
+    fc = small(models, context_length=16).fit(panel())
     out = fc.predict()
     assert out.columns.tolist()[2:] == ["DLinear", "DLinear1", "SeasonalNaive", "Pool", "Identity", "Pool1"]
     assert not out["DLinear"].equals(out["DLinear1"])
@@ -111,7 +113,7 @@ def test_several_models_have_a_column_each():
 
 
 def test_multivariate_models_know_their_series():
-    fc = small("TSM2", context=16, model_kwargs={"d_model": 4, "n_layers": 1}).fit(panel())
+    fc = small("TSM2", context_length=16, model_kwargs={"d_model": 4, "n_layers": 1}).fit(panel())
     assert fc.mode_ == "multivariate" and fc.tasks_["TSM2"].series.n_channels == 2
     other = panel(("b", "a")).assign(y=lambda df: np.where(df["unique_id"] == "b", df["y"] + 5, df["y"] - 5))
     # rows in another order, the same channels
@@ -121,7 +123,7 @@ def test_multivariate_models_know_their_series():
         fc.predict(panel(("q", "r", "s")))
     assert str(error.value) == "model was fitted on 2 series [a, b], got 3 [q, r, s]; give the same, or fit again"
     ragged = pd.concat([panel(), panel(("c",), 80)])
-    assert small("TSM2", context=16, model_kwargs={"d_model": 4, "n_layers": 1}).fit(ragged).mode_ == "global"
+    assert small("TSM2", context_length=16, model_kwargs={"d_model": 4, "n_layers": 1}).fit(ragged).mode_ == "global"
 
 
 def test_what_is_missing_does_not_count():
@@ -285,7 +287,7 @@ def test_a_fit_forgets_the_one_before():
     assert fc.cross_validation(hours)["ds"].diff().median() == pd.Timedelta("1h")
     # the context is that of the options: too short for a day
     assert fc.fit(hours).freq_ == "h" and fc.season_ == 1
-    assert small(context=24).fit(hours).season_ == 24
+    assert small(context_length=24).fit(hours).season_ == 24
     fc.set_params(horizon=3)
     assert not hasattr(fc, "plan_")
     with pytest.raises(NotFittedError):

@@ -16,7 +16,7 @@ def test_covariates_reach_the_model(mode):
     df["y"] = np.tile(3 * price[:100], 2) + 1
     df["price"] = np.tile(price[:100], 2)
     df["shop"] = np.where(df["unique_id"] == "a", "big", "small")
-    options = {"max_steps": 60, "lr": 0.05, "mode": mode, "static_covariates": ["shop"]}
+    options = {"max_steps": 60, "learning_rate": 0.05, "mode": mode, "static_covariates": ["shop"]}
     fc = small(future_covariates=["price"], **options).fit(df)
     future = fc.make_future_dataframe().assign(price=np.tile(price[100:], 2), shop="?")
     error = fc.predict(future_df=future)["DLinear"] - np.tile(3 * price[100:] + 1, 2)
@@ -89,7 +89,7 @@ def test_joint_models_keep_one_input_or_one_for_each_series():
 @pytest.mark.parametrize("options", [{"calendar": True}, {"future_covariates": ["promo"]}])
 def test_a_part_of_the_horizon_is_forecast_as_in_the_whole(options):
     """Models see the inputs of all their steps, however few are asked for."""
-    fc = small("Pool", context=16, **options).fit(two(np.arange(100) % 5, np.arange(100) % 3))
+    fc = small("Pool", context_length=16, **options).fit(two(np.arange(100) % 5, np.arange(100) % 3))
     future = fc.make_future_dataframe(horizon=12).assign(promo=np.arange(24.0))
     whole = fc.predict(future_df=future)
     part = fc.predict(future_df=future, horizon=2)

@@ -106,7 +106,7 @@ def fitted():
         (
             lambda fc: small(season=15).fit(panel()),
             ConfigError,
-            "season = 15 is longer than context = 14; use context=15, or leave it out",
+            "season = 15 is longer than context_length = 14; use context_length=15, or leave it out",
         ),
         (lambda fc: fc.predict(horizon=0), ConfigError, "horizon must be >= 1, got 0; use 1 or more"),
         (

@@ -25,7 +25,7 @@ def fitted():
 @pytest.mark.parametrize("model", ["DLinear", ["Pool", partial(MixerForecaster, mixer=partial(Pool, pool_size=3))]])
 def test_saved_and_loaded(tmp_path, model):
     df = panel().assign(day=lambda df: df["ds"].dt.day_name())
-    fc = small(model, context=16, past_covariates=("day",), levels=[80]).fit(df)
+    fc = small(model, context_length=16, past_covariates=("day",), levels=[80]).fit(df)
     fc.save(tmp_path / "kept")
     assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == ["forecaster.json", "weights.safetensors"]
     twin = Forecaster.load(tmp_path / "kept", device="cpu")

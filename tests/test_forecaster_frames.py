@@ -17,7 +17,7 @@ def panel(ids=("a", "b"), **columns):
 
 
 def forecaster(**options):
-    return Forecaster("DLinear", 4, context=12, max_steps=2, device="cpu", **options)
+    return Forecaster("DLinear", 4, context_length=12, max_steps=2, device="cpu", **options)
 
 
 def types(frame):
@@ -179,7 +179,7 @@ def test_folders_name_the_file_that_is_wrong(tmp_path, monkeypatch):
 def test_a_series_without_a_value_is_named_before_its_forecast_is_believed():
     frame = panel()
     frame["y"] = frame["y"].where(frame["unique_id"] == "a")
-    fitted = Forecaster("SeasonalNaive", 2, context=14).fit(frame)
+    fitted = Forecaster("SeasonalNaive", 2, context_length=14).fit(frame)
     with pytest.warns(UserWarning, match=r"^1 of 2 series has no value in the last 14 rows.*leave them out: \[b\]$"):
         fitted.predict()
     with pytest.warns(UserWarning, match=r"^1 of 1 series has no value"):

@@ -98,7 +98,7 @@ def test_models_that_need_training_are_named():
     assert str(error.value) == "max_steps = 0 is for pretrained models, and DLinear needs training; use 1 or more"
 
 
-@pytest.mark.parametrize("option", [{"loss": "normal"}, {"context": 20}, {"normalize": "last"}])
+@pytest.mark.parametrize("option", [{"loss": "normal"}, {"context_length": 20}, {"normalize": "last"}])
 def test_what_it_has_of_its_own_is_refused(option):
     with pytest.raises(ConfigError, match=f"{next(iter(option))} = .* is for models that are not pretrained"):
         unfitted(**option).predict(panel())
@@ -118,7 +118,7 @@ def trended(n=120):
 
 
 def test_a_fit_fine_tunes():
-    fc = unfitted(max_steps=60, lr=0.05).fit(trended())
+    fc = unfitted(max_steps=60, learning_rate=0.05).fit(trended())
     assert fc.tasks_["Walk"].model.drift > 0.02
     assert fc.history_["step"].tolist()[0] == 0
     # windows from a horizon of rows on: 105 rows to train on, 6 to forecast from and 6 to forecast
@@ -130,7 +130,7 @@ def test_steps_that_do_not_help_are_taken_back():
     """The weights of the package are right for a random walk, and a rate far too high leads away from them."""
     steps = np.random.default_rng(0).standard_normal(300)
     df = pd.DataFrame({"ds": pd.date_range("2024", periods=300), "y": np.cumsum(steps)})
-    fc = unfitted(partial(Walk, drift=0.0), max_steps=20, lr=5.0, patience=None).fit(df)
+    fc = unfitted(partial(Walk, drift=0.0), max_steps=20, learning_rate=5.0, early_stopping=None).fit(df)
     assert fc.tasks_["Walk"].model.drift == 0 and len(fc.history_) > 2
     assert fc.report_["best_val_mse"][0] == fc.history_["val_mse"].iloc[0]
     pd.testing.assert_frame_equal(fc.predict(), unfitted().predict(df))
@@ -140,13 +140,13 @@ def test_weights_stay_where_nothing_validates():
     fc = unfitted().fit(panel(n=9))
     assert fc.notes_[0] == "no series is long enough for validation: the weights of Walk stay as they are"
     pd.testing.assert_frame_equal(fc.predict(), unfitted().predict(panel(n=9)))
-    further = fc.fit_more(trended(), lr=0.05, max_steps=20)
+    further = fc.fit_more(trended(), learning_rate=0.05, max_steps=20)
     assert further.tasks_["Walk"].model.drift != 0
 
 
 def test_models_of_one_list_have_their_own_context_and_loss(tmp_path):
     df = panel(n=200)
-    options = {"levels": [80], "lr": 0.01, "context": 14, "max_steps": 5}
+    options = {"levels": [80], "learning_rate": 0.01, "context_length": 14, "max_steps": 5}
     fc = small([Walk, "DLinear", "SeasonalNaive"], **options).fit(df)
     out = fc.predict()
     pd.testing.assert_frame_equal(out, fc.predict(df))

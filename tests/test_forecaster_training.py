@@ -35,7 +35,7 @@ class Wreck(Callback):
 
 def test_best_weights_come_back():
     df = panel()
-    fc = small(max_steps=30, patience=None, trainer_kwargs={"callbacks": [Wreck()]}).fit(df)
+    fc = small(max_steps=30, early_stopping=None, trainer_kwargs={"callbacks": [Wreck()]}).fit(df)
     errors = fc.history_["val_mse"].dropna()
     assert len(errors) == 10 and errors.iloc[-1] > 100 * errors.min() and errors.idxmin() <= 6
     rows = Panel(
@@ -68,14 +68,14 @@ def test_weights_and_validation_rows():
 
 def test_fit_more_goes_on_from_the_weights(fitted):
     start = small().fit(panel())
-    more = start.clone().fit(panel()).fit_more(panel(), max_steps=1, lr=1e-12)
+    more = start.clone().fit(panel()).fit_more(panel(), max_steps=1, learning_rate=1e-12)
     np.testing.assert_allclose(more.predict()["DLinear"], start.predict()["DLinear"], rtol=1e-4)
     assert more.fit_more(panel(("q",)), max_steps=2).predict()["unique_id"].unique().tolist() == ["q"]
 
 
 def test_progress_names_model_and_stage(capsys):
     """On a pipe a line for each validation, that counts to the end."""
-    fc = small(["DLinear", "SeasonalNaive"], max_steps=20, patience=None, verbose=True).fit(panel())
+    fc = small(["DLinear", "SeasonalNaive"], max_steps=20, early_stopping=None, verbose=True).fit(panel())
     lines = capsys.readouterr().err.splitlines()
     steps = [f"DLinear, fit: {k}/20 steps, val_mse " for k in range(2, 21, 2)]
     assert [line.startswith(step) for line, step in zip(lines, steps, strict=True)] == [True] * 10

@@ -51,7 +51,7 @@ def test_a_folder_gives_the_forecasts_of_its_frame(tmp_path, monkeypatch, mode):
     names = {"past_covariates": ["kind"], "future_covariates": ["price", "promo"], "static_covariates": "zone"}
     options = {**names, "calendar": True, "max_steps": 3, "mode": mode, "levels": [50], "device": "cpu"}
     one, two = (
-        Forecaster("DLinear", 4, context=12, **options).fit(given, weight_col="weight") for given in (df, folder)
+        Forecaster("DLinear", 4, context_length=12, **options).fit(given, weight_col="weight") for given in (df, folder)
     )
     future = one.make_future_dataframe().assign(price=5.0, promo=True)
     assert one.notes_ == two.notes_ and one.report_["windows"] == two.report_["windows"]

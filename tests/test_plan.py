@@ -30,7 +30,7 @@ def test_nothing_is_left_open():
         ("W", 52, 200, {}, 52),
         ("D", 90, 220, {"season": 90}, 90),
         ("D", 90, 120, {"season": 90}, 90),
-        ("MS", 12, 40, {"season": 12, "context": 12}, 12),
+        ("MS", 12, 40, {"season": 12, "context_length": 12}, 12),
     ],
 )
 def test_a_season_fits_the_context(freq, season, n, given, context):
@@ -44,7 +44,9 @@ def test_a_season_fits_the_context(freq, season, n, given, context):
 def test_a_season_that_does_not_fit_is_left_out_or_refused():
     df = cycle("W", 52, 60)
     fc = Forecaster(["DLinear", "SeasonalNaive"], 8, max_steps=2, device="cpu").fit(df)
-    assert fc.season_ == 1 and fc.notes_[0] == ("no season: the models see 44 steps, and a season has 52; set context")
+    assert fc.season_ == 1 and fc.notes_[0] == (
+        "no season: the models see 44 steps, and a season has 52; set context_length"
+    )
     assert fc.predict()["SeasonalNaive"].tolist() == [df["y"].iloc[-1]] * 8
     np.testing.assert_allclose(fc.fitted_.scales.naive, df["y"][: -len(df) + 60 - 8].diff().abs().mean(), rtol=0.3)
     with pytest.raises(DataError) as error:
@@ -64,7 +66,7 @@ def test_rows_are_held_out_for_ten_origins(rows, held):
 
 def test_many_series_are_no_channels(monkeypatch):
     monkeypatch.setattr("seqmix.forecasting.plan.MOST_CHANNELS", 2)
-    options = {"context": 16, "model_kwargs": {"d_model": 4, "n_layers": 1}}
+    options = {"context_length": 16, "model_kwargs": {"d_model": 4, "n_layers": 1}}
     assert small("TSM2", **options).fit(panel()).mode_ == "multivariate"
     fc = small("TSM2", **options).fit(panel(("a", "b", "c")))
     assert fc.mode_ == "global"

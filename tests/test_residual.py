@@ -282,7 +282,7 @@ def test_forecaster_round_trip(loss, joint, tmp_path):
     model = Residual(SMALL if joint else "DLinear")
     df = panel()
     df.loc[df.index[20:25], "y"] = np.nan
-    forecaster = Forecaster(model, horizon=8, max_steps=6, loss=loss, levels=[80], context=CONTEXT)
+    forecaster = Forecaster(model, horizon=8, max_steps=6, loss=loss, levels=[80], context_length=CONTEXT)
     forecast = forecaster.fit(df).predict()
     assert forecaster.plan_.joint == joint
     assert np.isfinite(forecast.drop(columns=["unique_id", "ds"]).to_numpy()).all()
@@ -294,7 +294,7 @@ def test_forecaster_round_trip(loss, joint, tmp_path):
 
 
 def test_a_graph_holds_ridge_gate_and_correction():
-    forecaster = Forecaster(Residual("DLinear"), horizon=8, max_steps=4, context=CONTEXT).fit(panel(n=1))
+    forecaster = Forecaster(Residual("DLinear"), horizon=8, max_steps=4, context_length=CONTEXT).fit(panel(n=1))
     member = forecaster.fitted_.members[0].task.model
     with torch.no_grad():
         member.gate.fill_(0.5)

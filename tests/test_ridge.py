@@ -165,7 +165,7 @@ def series_of_two_kinds(n=16, steps=80):
 def test_a_forecaster_of_many_series_tells_kinds_of_windows(tmp_path):
     """The default; equal to the bit when it is fitted again, from a folder, and after it was saved."""
     df = series_of_two_kinds()
-    fits = [Forecaster("Ridge", 3, context=12, levels=[80], device="cpu") for _ in range(2)]
+    fits = [Forecaster("Ridge", 3, context_length=12, levels=[80], device="cpu") for _ in range(2)]
     found = fits[0].fit(df).predict()
     assert len(fits[0].tasks_["Ridge"].model.weight) > 1
     (tmp_path / "rows").mkdir()
@@ -402,7 +402,7 @@ def test_a_forecaster_round_trip(tmp_path):
     df = pd.concat([each.assign(y=np.sin(steps * np.pi / 12) * 5 + 40 + 7 * each["promo"]) for each in frames])
     df, ahead = df.groupby("unique_id").head(288), df.groupby("unique_id").tail(12)
     df.loc[(df["unique_id"] == "b") & (df["ds"] == df["ds"].iloc[100]), "y"] = np.nan
-    fc = Forecaster("Ridge", horizon=12, context=48, future_covariates=["promo"], levels=[80]).fit(df)
+    fc = Forecaster("Ridge", horizon=12, context_length=48, future_covariates=["promo"], levels=[80]).fit(df)
     known = ahead[["unique_id", "ds", "promo"]]
     found = fc.predict(future_df=known)
     # the promotion adds 7, half of the time
@@ -420,7 +420,7 @@ def test_intervals_need_no_validation_rows():
     frame = pd.DataFrame({"unique_id": np.repeat(np.arange(n), steps), "ds": np.tile(np.arange(steps), n)})
     frame["y"] = noise.ravel()
     train, test = frame[frame["ds"] < 150], frame[frame["ds"] >= 150]
-    fc = Forecaster("Ridge", horizon=10, context=20, levels=[50, 80]).fit(train)
+    fc = Forecaster("Ridge", horizon=10, context_length=20, levels=[50, 80]).fit(train)
     assert "no rows are held out" in fc.notes_[-1] and fc.history_.empty
     found = fc.predict()
     for level, least in ((50, 40), (80, 70)):
@@ -432,7 +432,7 @@ def test_intervals_are_as_wide_as_the_last_window_is_wild():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"unique_id": np.repeat(np.arange(20), 100), "ds": np.tile(np.arange(100), 20)})
     frame["y"] = rng.normal(size=2000)
-    fc = Forecaster("Ridge", horizon=4, context=12, levels=[80]).fit(frame)
+    fc = Forecaster("Ridge", horizon=4, context_length=12, levels=[80]).fit(frame)
     calm = fc.predict(frame.assign(y=frame["y"].where(frame["ds"] < 88, frame["y"] / 3)))
     usual = fc.predict()
     widths = [(found["Ridge-hi-80"] - found["Ridge-lo-80"]).mean() for found in (calm, usual)]

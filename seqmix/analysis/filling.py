@@ -266,6 +266,6 @@ def _make_task(plan: Plan, context: int) -> Imputation:
             pattern=plan.pattern,
             rate=plan.rate,
             mask_seed=plan.seed,
-            optim=AdamW(lr=plan.training.lr),
+            optim=AdamW(lr=plan.training.learning_rate),
             patience=plan.training.patience,
         )

@@ -140,6 +140,6 @@ def _make_task(plan: Plan) -> SeriesClassification:
             plan.n_channels,
             plan.n_classes,
             plan.max_len,
-            optim=AdamW(lr=plan.training.lr),
+            optim=AdamW(lr=plan.training.learning_rate),
             patience=plan.training.patience,
         )

@@ -209,7 +209,7 @@ def _make_task(plan: Plan, n_channels: int, window: int) -> AnomalyDetection:
             factory,
             Series(n_channels, window, window),
             score="forecast" if linear else "reconstruction",
-            optim=AdamW(lr=plan.training.lr),
+            optim=AdamW(lr=plan.training.learning_rate),
             patience=plan.training.patience,
         )
 

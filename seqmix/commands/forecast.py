@@ -64,13 +64,13 @@ def forecast(
     past_covariates: str = "",
     static_covariates: str = "",
     calendar: bool = False,
-    context: int | None = None,
+    context_length: int | None = None,
     season: int | None = None,
     fill_gaps: bool = False,
     fill_value: float | None = None,
     aggregate: Literal["sum", "mean", "median", "min", "max", "first", "last"] | None = None,
     max_steps: int | None = None,
-    lr: float | None = None,
+    learning_rate: float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -110,14 +110,14 @@ def forecast(
         past_covariates: columns known up to the last row.
         static_covariates: columns that do not change within a series.
         calendar: use hour, weekday and so on as inputs.
-        context: lookback in steps. Default: from the horizon and the frequency.
+        context_length: lookback in steps. Default: from the horizon and the frequency.
         season: length of the season in steps. Default: that of the frequency.
         fill_gaps: insert missing time steps as missing values.
         fill_value: value of inserted time steps, for example 0 for days without sales. Default: missing.
         aggregate: aggregation of rows finer than ``freq``, for example ``sum``. Default: such rows are refused.
         max_steps: maximum number of optimizer steps of each fit. Default: 1000, or 0 if every model is pretrained, or
             needs no steps, as ``Ridge``.
-        lr: peak learning rate. Default: 5e-3, or 2e-4 for fine-tuning pretrained models.
+        learning_rate: peak learning rate. Default: 5e-3, or 2e-4 for fine-tuning pretrained models.
         batch_size: windows per optimizer step. Default: 256, or 32 for ``multivariate``, or 64 for fine-tuning.
         seed: seed of weights and order.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -159,13 +159,13 @@ def forecast(
             future_covariates=split(future_covariates),
             static_covariates=split(static_covariates),
             calendar=calendar,
-            context=context,
+            context_length=context_length,
             season=season,
             fill_gaps=fill_gaps,
             fill_value=fill_value,
             aggregate=aggregate,
-            max_steps=_steps(names) if max_steps is None and lr is None else max_steps,
-            lr=lr,
+            max_steps=_steps(names) if max_steps is None and learning_rate is None else max_steps,
+            learning_rate=learning_rate,
             batch_size=batch_size,
             seed=seed,
             device=device,

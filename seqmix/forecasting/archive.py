@@ -94,8 +94,6 @@ def read_archive(
     trusted: Sequence[str],
     options: Sequence[str],
     unpack: Callable[[dict[str, Any], dict[str, Any], dict[str, Tensor]], T],
-    *,
-    before: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], T]:
     """Read the options and the fitted state of an estimator from a folder or a repository of the hub.
 
@@ -106,14 +104,13 @@ def read_archive(
         trusted: modules that may be imported.
         options: names of the options of the class.
         unpack: rebuilds the fitted state from options, facts and tensors.
-        before: options that had other names in the previous format, which is then read too. Default: it is refused.
 
     Raises:
         DataError: if the folder is missing, damaged, of another format, or needs code that is not trusted.
     """
     folder = _folder(name, source)
     try:
-        found, facts, tensors = _loaded(name, version, folder, trusted, options, before)
+        found, facts, tensors = _loaded(name, version, folder, trusted, options)
         return found, unpack(found, facts, tensors)
     except SeqmixError:
         raise
@@ -126,16 +123,11 @@ def read_archive(
 
 
 def _loaded(
-    name: str,
-    version: int,
-    folder: Path,
-    trusted: Sequence[str],
-    options: Sequence[str],
-    before: Mapping[str, str] | None,
+    name: str, version: int, folder: Path, trusted: Sequence[str], options: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     path = folder / _file(name)
     text = json.loads(path.read_text(encoding="utf-8"))
-    if text.get("format") not in (version, version if before is None else version - 1):
+    if text.get("format") != version:
         wrote = text.get("versions", {}).get("seqmix", "an earlier version")
         raise DataError(
             f"{str(path)!r} has format {text.get('format')!r} (seqmix {wrote}), this version reads {version}; fit again"
@@ -150,9 +142,7 @@ def _loaded(
             f"weights.safetensors in {str(folder)!r} is not what {path.name} was saved with: it is damaged, or of "
             "another save; copy the folder again, or save again"
         )
-    names = before if before and text["format"] != version else {}
-    found = {option: _live(name, text["options"][names.get(option, option)], trusted) for option in options}
-    return found, facts, load(weights)
+    return {option: _live(name, text["options"][option], trusted) for option in options}, facts, load(weights)
 
 
 def _file(name: str) -> str:

@@ -91,7 +91,7 @@ def make_task(choice: Choice, plan: Plan, series: Series, training: Training | N
             loss_module=None if isinstance(plan.loss, str) else plan.loss,
             quantiles=plan.quantiles,
             normalize=plan.normalize,
-            **({"optim": AdamW(lr=training.lr), "patience": training.patience} if training else {}),
+            **({"optim": AdamW(lr=training.learning_rate), "patience": training.patience} if training else {}),
         )
 
 

@@ -169,7 +169,7 @@ class Fitted:
         few = np.flatnonzero(lengths < context)
         if len(few):
             warnings.warn(
-                f"{len(few)} of {len(long.ids)} series have fewer than context = {context} rows and are "
+                f"{len(few)} of {len(long.ids)} series have fewer than context_length = {context} rows and are "
                 f"padded: {named([f'{long.ids[i]} ({lengths[i]})' for i in few])}",
                 stacklevel=5,
             )

@@ -89,7 +89,7 @@ def fit_more(
     static: pd.DataFrame | None,
     options: Mapping[str, Any],
     max_steps: int,
-    lr: float | None,
+    learning_rate: float | None,
 ) -> Fitted:
     """Train copies of fitted models further: plan and inputs are those of the fit, scales are those of the frame.
 
@@ -99,16 +99,16 @@ def fit_more(
         static: static covariates of its series. None: they are in the frame.
         options: those of the Forecaster, as plain values.
         max_steps: most further steps.
-        lr: peak learning rate. Default: the same again.
+        learning_rate: peak learning rate. Default: the same again.
     """
     long = channels(long, before.ids) if before.plan.joint else long
     given = {**options, "max_steps": whole("max_steps", max_steps, 1, False)}
-    given["lr"] = lr or options["lr"]
+    given["learning_rate"] = learning_rate or options["learning_rate"]
     jobs = []
     for m in before.members:
         training = make_training(given, "further", joint=before.plan.joint, pretrained=m.choice.cls.pretrained)
         task = deepcopy(m.task).train()
-        task.optim = AdamW(lr=training.lr)
+        task.optim = AdamW(lr=training.learning_rate)
         jobs.append(Job(m.choice, m.plan, training, task))
     return _fit(long, static, before.reading, before.plan, jobs, "auto", before.inputs)
 
@@ -226,7 +226,7 @@ def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.
     series = arrays.series(plan.context, plan.horizon) if panel is None else panel.series
     task = job.task or make_task(job.choice, plan, series, job.training)
     one_by_one = ("train on one series at a time, mode='global'",) * plan.joint
-    how = replace(job.training, lower={"context": plan.context}, others=one_by_one)
+    how = replace(job.training, lower={"context_length": plan.context}, others=one_by_one)
     line = train(job.choice.name, task, panel, how, plan.seed)
     task.to(job.training.device)
     if panel is not None and (plan.calibrated or not plan.spread):

@@ -35,7 +35,7 @@ class Forecaster(Estimator):
             or a list of them; each has a column in the results. ``auto`` compares several models on the last rows of
             the series and forecasts with a weighted ensemble of the best; ``leaderboard_`` lists them.
         horizon: number of steps to forecast.
-        context: lookback of the models in steps. Default: the longest of three horizons, one season and the
+        context_length: lookback of the models in steps. Default: the longest of three horizons, one season and the
             usual lookback of the frequency (two weeks for hourly data), if the series are long enough.
         freq: step between rows, an alias of pandas or an integer. Default: inferred.
         season: length of the season in steps, for the seasonal naive forecast and MASE. Default: that of the frequency,
@@ -66,8 +66,8 @@ class Forecaster(Estimator):
         max_steps: maximum number of optimizer steps; 0 uses pretrained models as they are. Default: 1000, or 200 for
             pretrained models.
         batch_size: windows per step. Default: 256, or 64 for pretrained models, or 32 in multivariate mode.
-        lr: peak learning rate of AdamW. Default: 5e-3, or 2e-4 for pretrained models.
-        patience: number of validations without improvement after which training stops. None: train to
+        learning_rate: peak learning rate of AdamW. Default: 5e-3, or 2e-4 for pretrained models.
+        early_stopping: number of validations without improvement after which training stops. None: train to
             ``max_steps``.
         seed: seed of weights, order and dropout; global random generators keep their state.
         device: device for training and forecasts: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -85,7 +85,7 @@ class Forecaster(Estimator):
         model: str | Callable[..., Any] | Sequence[str | Callable[..., Any]],
         horizon: int,
         *,
-        context: int | None = None,
+        context_length: int | None = None,
         freq: str | int | None = None,
         season: int | None = None,
         loss: Any = "mae",
@@ -106,8 +106,8 @@ class Forecaster(Estimator):
         nonnegative: bool | Literal["auto"] = "auto",
         max_steps: int | None = None,
         batch_size: int | None = None,
-        lr: float | None = None,
-        patience: int | None = 5,
+        learning_rate: float | None = None,
+        early_stopping: int | None = 5,
         seed: int = 0,
         device: str = "auto",
         verbose: bool = False,
@@ -115,13 +115,13 @@ class Forecaster(Estimator):
         trainer_kwargs: dict[str, Any] | None = None,
         budget: str | float | pd.Timedelta | None = None,
     ):
-        self.model, self.horizon, self.context = model, horizon, context
+        self.model, self.horizon, self.context_length = model, horizon, context_length
         self.freq, self.season, self.loss, self.levels, self.conformal = freq, season, loss, levels, conformal
         self.normalize, self.scaler, self.mode, self.aggregate = normalize, scaler, mode, aggregate
         self.past_covariates, self.future_covariates = past_covariates, future_covariates
         self.static_covariates, self.calendar, self.missing = static_covariates, calendar, missing
         self.fill_gaps, self.short, self.max_steps, self.batch_size = fill_gaps, short, max_steps, batch_size
-        self.lr, self.patience, self.seed = lr, patience, seed
+        self.learning_rate, self.early_stopping, self.seed = learning_rate, early_stopping, seed
         self.device, self.verbose, self.model_kwargs, self.fill_value = device, verbose, model_kwargs, fill_value
         self.nonnegative, self.trainer_kwargs, self.budget = nonnegative, trainer_kwargs, budget
         options.resolved(self.get_params())
@@ -161,7 +161,7 @@ class Forecaster(Estimator):
         return self._take(fit(long, maybe_pandas(static_df), how, given, rows, "fit"))
 
     def fit_more(
-        self, df: Any, *, static_df: Any = None, max_steps: int = 200, lr: float | None = None
+        self, df: Any, *, static_df: Any = None, max_steps: int = 200, learning_rate: float | None = None
     ) -> "Forecaster":
         """Train the fitted models further, on the same or other series; covariates keep their meaning.
 
@@ -169,13 +169,13 @@ class Forecaster(Estimator):
             df: long frame with the same columns.
             static_df: static covariates of its series.
             max_steps: maximum number of further steps.
-            lr: peak learning rate. Default: that of the fit.
+            learning_rate: peak learning rate. Default: that of the fit.
         """
         from seqmix.forecasting.learning import fit_more
 
         before, given = self._fitted(), self._ready()
         long = read_long(df, before.reading)
-        return self._take(fit_more(before, long, maybe_pandas(static_df), given, max_steps, lr))
+        return self._take(fit_more(before, long, maybe_pandas(static_df), given, max_steps, learning_rate))
 
     @over_datasets
     def predict(

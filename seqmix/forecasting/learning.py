@@ -52,7 +52,7 @@ def fit_more(
     static: pd.DataFrame | None,
     options: Mapping[str, Any],
     max_steps: int,
-    lr: float | None,
+    learning_rate: float | None,
 ) -> Fitted:
     """Train fitted models further; the arguments are those of ``fitting.fit_more``.
 
@@ -61,4 +61,4 @@ def fit_more(
     """
     if isinstance(before, Ensemble):
         raise ConfigError("auto is not trained further: its weights are learned as a whole; call fit with all rows")
-    return fitting.fit_more(before, long, static, options, max_steps, lr)
+    return fitting.fit_more(before, long, static, options, max_steps, learning_rate)

@@ -23,11 +23,11 @@ _CHOICES = {
 # smallest value of each whole number, and whether None stands for a default
 _WHOLE = {
     "horizon": (1, False),
-    "context": (1, True),
+    "context_length": (1, True),
     "season": (1, True),
     "max_steps": (0, True),
     "batch_size": (1, True),
-    "patience": (1, True),
+    "early_stopping": (1, True),
     "seed": (0, False),
 }
 #: the automatic choice, by name
@@ -68,8 +68,8 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
         if options[name] is not None and not isinstance(options[name], Mapping):
             raise ConfigError(f"{name} = {options[name]!r} is not a dictionary; use option names and values")
     model = options["model"]
-    if options["lr"] is not None:
-        check_positive("lr", options["lr"], "5e-3")
+    if options["learning_rate"] is not None:
+        check_positive("learning_rate", options["learning_rate"], "5e-3")
     check_device(options["device"])
     models: list[Any] = list(model) if isinstance(model, list | tuple) else [model]
     if not models or not all(each and (callable(each) or isinstance(each, str)) for each in models):

@@ -18,7 +18,7 @@ _SPREAD = ("quantile", "normal", "student_t", "negative_binomial")
 MOST_CHANNELS = 512
 _LEAST_ORIGINS = 10
 # options that pretrained models do not use, and their neutral values
-_FIXED = {"context": (None,), "loss": ("mae", "quantile"), "normalize": ("auto", "none")}
+_FIXED = {"context_length": (None,), "loss": ("mae", "quantile"), "normalize": ("auto", "none")}
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _lengths(options: Mapping[str, Any], lengths: np.ndarray, clock: Clock, pret
     are long enough; forecasts, MASE and the seasonal naive model mean the same season. Pretrained models see what there
     is of their own context, and the season stays.
     """
-    horizon, context, season = options["horizon"], options["context"], options["season"]
+    horizon, context, season = options["horizon"], options["context_length"], options["season"]
     typical = int(np.median(lengths))
     room = max(typical - 2 * horizon, horizon)
     wanted = season or clock.season
@@ -204,16 +204,16 @@ def _lengths(options: Mapping[str, Any], lengths: np.ndarray, clock: Clock, pret
             context = season
     if wanted <= context or pretrained:
         return context, wanted, ""
-    if season and options["context"]:
+    if season and options["context_length"]:
         raise ConfigError(
-            f"season = {season} is longer than context = {context}; use context={season}, or leave it out"
+            f"season = {season} is longer than context_length = {context}; use context_length={season}, or leave it out"
         )
     if season:
         raise DataError(
             f"season = {season} needs series of {season + horizon} rows, half of them have {typical} or fewer; "
             "give longer series, or season=1"
         )
-    return context, 1, f"no season: the models see {context} steps, and a season has {wanted}; set context"
+    return context, 1, f"no season: the models see {context} steps, and a season has {wanted}; set context_length"
 
 
 def _joint(long: Long, mode: str, mixes: bool) -> tuple[bool, str]:

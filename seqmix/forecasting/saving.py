@@ -13,9 +13,7 @@ from seqmix.forecasting.machine import where
 from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.packing import pack, unpack
 
-_NAME, _FORMAT = "Forecaster", 7
-# options by their names in format 6, that of seqmix 0.2
-_BEFORE = {"context": "context_length", "lr": "learning_rate", "patience": "early_stopping"}
+_NAME, _FORMAT = "Forecaster", 6
 
 
 def save_forecaster(options: Mapping[str, Any], fitted: Fitted | Ensemble, folder: Path) -> None:
@@ -33,7 +31,7 @@ def load_forecaster(
     Errors are those of ``where`` and ``read_archive``.
     """
     place = where(device)
-    options, fitted = read_archive(_NAME, _FORMAT, source, trusted, names, _unpacked, before=_BEFORE)
+    options, fitted = read_archive(_NAME, _FORMAT, source, trusted, names, _unpacked)
     for member in fitted.members:
         member.task.to(place)
     return {**options, "device": device}, fitted

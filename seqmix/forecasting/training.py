@@ -45,7 +45,7 @@ class Training:
     Args:
         max_steps: maximum number of optimizer steps; 0 uses a pretrained model as it is.
         batch_size: windows per step.
-        lr: peak learning rate.
+        learning_rate: peak learning rate.
         patience: validations without improvement after which training stops. None: train to the end.
         device: device of the model during training and afterwards.
         stage: purpose of the training, for progress messages. Default: show no progress.
@@ -56,7 +56,7 @@ class Training:
 
     max_steps: int
     batch_size: int
-    lr: float
+    learning_rate: float
     patience: int | None
     device: torch.device
     stage: str | None
@@ -83,8 +83,8 @@ def make_training(options: Mapping[str, Any], stage: str, *, joint: bool, pretra
     return Training(
         max_steps=steps if options["max_steps"] is None else options["max_steps"],
         batch_size=options["batch_size"] or (32 if joint else size),
-        lr=options["lr"] or rate,
-        patience=options["patience"],
+        learning_rate=options["learning_rate"] or rate,
+        patience=options["early_stopping"],
         device=where(options["device"]),
         stage=stage if progress else None,
         trainer_kwargs=given,

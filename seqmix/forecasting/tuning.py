@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # options of the Forecaster that a space may name, beside model.<option>
 _SEARCHED = (
-    *("context", "loss", "normalize", "scaler", "mode", "calendar"),
-    *("max_steps", "batch_size", "lr", "patience"),
+    *("context_length", "loss", "normalize", "scaler", "mode", "calendar"),
+    *("max_steps", "batch_size", "learning_rate", "early_stopping"),
 )
 _MODEL = "model."
 # contexts that are tried, in horizons or seasons, whichever is longer
@@ -82,7 +82,9 @@ class AutoTune(Estimator):
         if budget is not None:
             options.seconds("budget", budget)
         if space is not None and (not isinstance(space, Mapping) or not space):
-            raise ConfigError(f"space should have options and values, got {space!r}; use {{'lr': 'log:1e-3:1e-2'}}")
+            raise ConfigError(
+                f"space should have options and values, got {space!r}; use {{'learning_rate': 'log:1e-3:1e-2'}}"
+            )
 
     def fit(
         self,
@@ -228,8 +230,8 @@ def _error(given: dict[str, Any], test: "Holdout", static: pd.DataFrame | None, 
 def _default_space(given: Mapping[str, Any], choice: "Choice", test: "Holdout") -> dict[str, Any]:
     """Default search space: open options of the Forecaster, and ``searched`` of the model."""
     cls, space = choice.cls, {}
-    if not cls.closed_form and given["lr"] is None:
-        space["lr"] = "log:5e-5:1e-3" if cls.pretrained else "log:1e-3:2e-2"
+    if not cls.closed_form and given["learning_rate"] is None:
+        space["learning_rate"] = "log:5e-5:1e-3" if cls.pretrained else "log:1e-3:2e-2"
     if cls.pretrained:
         # context, normalization and sizes are fixed by the weights
         return space
@@ -237,8 +239,8 @@ def _default_space(given: Mapping[str, Any], choice: "Choice", test: "Holdout") 
     unit = max(given["horizon"], season)
     room = int(np.median(np.diff(test.train.indptr))) - 2 * given["horizon"]
     contexts = [k * unit for k in _MULTIPLES if k * unit <= room]
-    if given["context"] is None and len(contexts) > 1:
-        space["context"] = contexts
+    if given["context_length"] is None and len(contexts) > 1:
+        space["context_length"] = contexts
     if given["normalize"] == "auto" and given["loss"] != "negative_binomial":
         plain = season == 1 or given["future_covariates"] or given["calendar"]
         space["normalize"] = ["window", "last"] if plain else ["window", "last", "season"]

@@ -33,9 +33,9 @@ HIDDEN = np.where((np.arange(320) % 7 == 3).reshape(8, 20, 2), np.nan, SERIES)
 def forecasters():
     """Fitted Forecasters by the name of their folder."""
     mixer = {"d_model": 4, "n_layers": 1, "patch_len": 7}
-    made = {"mixer": seqmix.Forecaster("Pool", 5, context=14, max_steps=3, device="cpu", model_kwargs=mixer)}
+    made = {"mixer": seqmix.Forecaster("Pool", 5, context_length=14, max_steps=3, device="cpu", model_kwargs=mixer)}
     if not EARLIEST:
-        made["ridge"] = seqmix.Forecaster("Ridge", 5, context=14, levels=[80], device="cpu")
+        made["ridge"] = seqmix.Forecaster("Ridge", 5, context_length=14, levels=[80], device="cpu")
         made["auto"] = seqmix.Forecaster("auto", 5, device="cpu", model_kwargs={"members": ["Ridge", "SeasonalNaive"]})
     return {name: fc.fit(FRAME) for name, fc in made.items()}
 

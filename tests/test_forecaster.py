@@ -102,6 +102,33 @@ def test_a_longer_horizon_is_forecast_from_forecasts(fitted):
     np.testing.assert_allclose(longer["DLinear"], expected["DLinear"], rtol=1e-5)
 
 
+def test_a_model_forecasts_the_same_in_company(tmp_path):
+    """Ridge needs no validation rows, TSM2 has the series as channels, SeasonalNaive scales them otherwise."""
+    names, df = ["Pool", "Ridge", "TSM2", "SeasonalNaive"], panel(n=60)
+    df["y"] += np.random.default_rng(0).normal(size=len(df)) * (df["unique_id"] == "b")
+    fc = small(names, max_steps=2, levels=[50]).fit(df)
+    together = fc.predict()
+    assert together.columns.tolist()[2::3] == names and fc.history_["model"].unique().tolist()[0] == "Pool"
+    assert list(fc.report_["parameters"]) == names and len(fc.report_["best_val_mse"]) == len(names)
+    for name in names:
+        columns = ["unique_id", "ds", name, f"{name}-lo-50", f"{name}-hi-50"]
+        pd.testing.assert_frame_equal(together[columns], small(name, max_steps=2, levels=[50]).fit(df).predict())
+    ridge, *both = (small(each).cross_validation(df) for each in ("Ridge", ["Ridge", "SeasonalNaive"]))
+    pd.testing.assert_frame_equal(both[0][ridge.columns], ridge)
+    held_out = "no rows are held out: intervals are calibrated on training windows, by fits without them"
+    assert f"Ridge: {held_out}" in fc.notes_ and held_out not in fc.notes_
+    fc.save(tmp_path / "several")
+    twin = Forecaster.load(tmp_path / "several")
+    pd.testing.assert_frame_equal(twin.predict(), together)
+    assert twin.notes_ == fc.notes_ and twin.report_["parameters"] == fc.report_["parameters"]
+    # channels have the order of the fit, and so have the other models then
+    pd.testing.assert_frame_equal(twin.predict(df[::-1].sort_values("ds", kind="stable")), together)
+    with pytest.warns(UserWarning, match="longer than the fitted 6") as caught:
+        twin.predict(horizon=7, levels=[])
+    assert {Path(each.filename).name for each in caught} == {Path(__file__).name}
+    assert len(twin.fit_more(df, max_steps=1).predict()) == len(together)
+
+
 def test_several_models_have_a_column_each():
     models = ["DLinear", partial(DLinear, kernel_size=3), "SeasonalNaive", "Pool", Identity, partial(Pool, pool_size=3)]
     fc = small(models, context_length=16).fit(panel())
@@ -208,7 +235,7 @@ def test_a_series_weighs_as_in_mase():
     short = partial(MixerForecaster, mixer=Pool, patch_len=7)
     for options in ({"scaler": "standard"}, {"model": short}, {"model": ["DLinear", short]}):
         standard = small(**options).fit(df)
-        np.testing.assert_allclose(standard.fitted_.scale[:, 0], deviation, rtol=1e-6)
+        np.testing.assert_allclose(standard.fitted_.parts[-1].scale[:, 0], deviation, rtol=1e-6)
     new = fc.predict(df.assign(unique_id=lambda df: df["unique_id"] + "'"))
     np.testing.assert_allclose(new["DLinear"], fc.predict()["DLinear"], rtol=0.2)
 

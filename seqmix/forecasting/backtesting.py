@@ -1,6 +1,5 @@
 """Cross-validation over time (backtesting)."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.long import Long, head, named, picked
 from seqmix.forecasting.options import whole
 from seqmix.forecasting.scales import Tested, measure
+from seqmix.forecasting.warning import warn
 
 
 def cross_validate(
@@ -81,9 +81,6 @@ def test_windows(
             "or leave them out"
         )
     if len(few):
-        warnings.warn(
-            f"{len(few)} of {len(lengths)} series are too short for a test of {need} rows and are left out: {shown}",
-            stacklevel=4,
-        )
+        warn(f"{len(few)} of {len(lengths)} series are too short for a test of {need} rows and are left out: {shown}")
         long = picked(long, np.flatnonzero(lengths >= need + least))
     return long, step, n_windows

@@ -1,7 +1,6 @@
 """Covariates of a frame as numbers: standardized, or one column for each category, learned when a model is fitted."""
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Number
@@ -17,6 +16,7 @@ from seqmix.forecasting.kind import with_index
 from seqmix.forecasting.long import Long, among_first, named
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.times import parse_times
+from seqmix.forecasting.warning import warn
 from seqmix.mapped import like, row_blocks, series_blocks
 
 # number of categories with a column each; more become one column of ranks
@@ -164,10 +164,9 @@ def future_rows(
             "get_missing_future(future_df) lists them"
         )
     if lacking.any():
-        warnings.warn(
+        warn(
             f"the models see {steps} steps of known-future columns, and future_df has not all of them: the last row "
-            f"stands for those after step {horizon}",
-            stacklevel=6,
+            f"stands for those after step {horizon}"
         )
     return rows.iloc[np.maximum.accumulate(np.where(lacking, 0, np.arange(len(rows))))].reset_index(drop=True)
 
@@ -325,10 +324,9 @@ def _encoded_categories(
         else:
             yield (at[:, None] == np.arange(len(categories))).astype(np.float64)
     if count:
-        warnings.warn(
+        warn(
             f"column {name!r} holds {named(list(unknown))} in {count} rows, "
-            f"which the model was not fitted on; they count as none of {named(categories)}",
-            stacklevel=2,
+            f"which the model was not fitted on; they count as none of {named(categories)}"
         )
 
 

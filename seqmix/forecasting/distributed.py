@@ -107,7 +107,7 @@ def _checked(forecaster: Any, verb: str, given: Mapping[str, Any]) -> tuple[Read
     chosen = options.resolved(forecaster.get_params())
     names = [given.get(name) for name in ("id_col", "time_col", "target_col")]
     fitted = getattr(forecaster, "fitted_", None) if verb == "predict" else None
-    if chosen["mode"] == "multivariate" or (fitted is not None and fitted.plan.joint):
+    if chosen["mode"] == "multivariate" or (fitted is not None and any(m.plan.joint for m in fitted.members)):
         raise ConfigError("the models forecast all series together, and Ray parts of them; fit with mode='global'")
     if fitted is not None:
         return fitted.reading.checked(*names), True

@@ -21,6 +21,7 @@ from seqmix.errors import ConfigError
 from seqmix.forecasting.auto import Ensemble
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.intervals import CALMEST, margins
+from seqmix.forecasting.joined import Joined
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import bounds
 from seqmix.ops.dispatch import plain
@@ -137,7 +138,7 @@ class Graph(nn.Module):
         return loc, scale
 
 
-def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
+def export(fitted: Fitted | Joined | Ensemble, model: str | None, path: Path) -> None:
     """Write the graph of a model, the first if None, with a free batch size to ``path``, ``.pt2`` or ``.onnx``.
 
     The file needs neither this package nor another file. Its metadata, JSON under ``seqmix``, say what the inputs and
@@ -160,10 +161,11 @@ def export(fitted: Fitted | Ensemble, model: str | None, path: Path) -> None:
     if lacking:
         raise ConfigError(f"ONNX needs the package {lacking[0]!r}; pip install 'seqmix[export]'")
     member = fitted.members[0 if model is None else names.index(model)]
-    graph, inputs = Graph(fitted, member).eval(), _inputs(member)
+    (part,) = (part for part in fitted.parts if any(each.name == member.name for each in part.members))
+    graph, inputs = Graph(part, member).eval(), _inputs(member)
     free = {name: {0: torch.export.Dim("batch")} for name in inputs}
     try:
-        write_graph(graph, inputs, path, _facts(fitted, member, graph, inputs), free)
+        write_graph(graph, inputs, path, _facts(part, member, graph, inputs), free)
     except UserError as error:
         raise ConfigError(
             f"{member.name} has operations that depend on the number of series in a batch; export another model"

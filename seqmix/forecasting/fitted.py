@@ -1,6 +1,5 @@
 """A fitted Forecaster's state: everything that forecasts and tests need."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from seqmix.forecasting.long import Long, channels, named
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.scales import Scales
+from seqmix.forecasting.warning import warn
 
 # a window is of another kind of series if all its values are this many scales away from the mean
 _FAR = 1e4
@@ -63,6 +63,11 @@ class Fitted:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def parts(self) -> "list[Fitted]":
+        """The fits of models that were fitted apart: this one."""
+        return [self]
+
+    @property
     def first_plan(self) -> Plan:
         """The plan of the first model."""
         return self.members[0].plan
@@ -94,11 +99,10 @@ class Fitted:
             ids, last, start = long.ids, long.last, self._last_windows(long, static)
         blank = np.isnan(start.values).all(1).ravel()
         if blank.any():
-            warnings.warn(
+            warn(
                 f"{blank.sum()} of {len(ids)} series {'has' if blank.sum() == 1 else 'have'} no value in the last "
                 f"{start.values.shape[1]} rows, so that nothing is known to forecast from; leave them out: "
-                f"{named(list(ids[blank]))}",
-                stacklevel=4,
+                f"{named(list(ids[blank]))}"
             )
         # models always forecast their whole horizon
         steps = -(-horizon // self.plan.horizon) * self.plan.horizon
@@ -153,10 +157,7 @@ class Fitted:
                 f"{horizon}; fit with that horizon"
             )
         if not any_horizon:
-            warnings.warn(
-                f"horizon {horizon} is longer than the fitted {plan.horizon}: forecasts are made from forecasts",
-                stacklevel=5,
-            )
+            warn(f"horizon {horizon} is longer than the fitted {plan.horizon}: forecasts are made from forecasts")
 
     def _arrays(self, long: Long, static: pd.DataFrame | None) -> Arrays:
         rows = static_rows(long, self.reading.static, static, self.reading.id_col)
@@ -168,10 +169,9 @@ class Fitted:
         context = max((m.plan.context for m in self.members if not m.choice.cls.pretrained), default=0)
         few = np.flatnonzero(lengths < context)
         if len(few):
-            warnings.warn(
+            warn(
                 f"{len(few)} of {len(long.ids)} series have fewer than context_length = {context} rows and are "
-                f"padded: {named([f'{long.ids[i]} ({lengths[i]})' for i in few])}",
-                stacklevel=5,
+                f"padded: {named([f'{long.ids[i]} ({lengths[i]})' for i in few])}"
             )
         arrays = self._arrays(long, static)
         return last_windows(arrays, self.plan, self.context, long.ids, *self._scales(long, arrays))
@@ -222,10 +222,9 @@ def last_windows(arrays: Arrays, plan: Plan, context: int, ids: pd.Index, loc: n
     which = named(list(ids[far.ravel()]))
     if plan.scaler == "none":
         raise DataError(f"values of {which} are too large; divide them by a power of ten, or use scaler='standard'")
-    warnings.warn(
+    warn(
         f"values of {far.sum()} of {len(ids)} series are far from those of the fit, and are scaled by themselves: "
-        f"{which}",
-        stacklevel=6,
+        f"{which}"
     )
     own = scaling(arrays.values, arrays.indptr, np.diff(arrays.indptr), plan.scaler, plan.season)
     return start._replace(loc=np.where(far, own[0], loc), scale=np.where(far, own[1], scale))

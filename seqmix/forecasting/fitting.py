@@ -21,10 +21,11 @@ from seqmix.forecasting.fitted import Fitted, last_windows
 from seqmix.forecasting.folder import read_long, release_memory
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.intervals import check_windows
+from seqmix.forecasting.joined import Joined, join
 from seqmix.forecasting.long import Long, among_first, channels, missing_values, named, observed, unobserved_tail
 from seqmix.forecasting.member import Member, calibrate, calibration_rows
 from seqmix.forecasting.options import whole
-from seqmix.forecasting.plan import Plan, held_out, make_plan
+from seqmix.forecasting.plan import Plan, check_pretrained, held_out, make_plan
 from seqmix.forecasting.scales import measure
 from seqmix.forecasting.training import Training, eval_batch, make_training, train
 from seqmix.mapped import row_blocks
@@ -38,8 +39,8 @@ def fit(
     options: Mapping[str, Any],
     val_size: int | str | np.ndarray,
     stage: str,
-) -> Fitted:
-    """Fit models on a checked frame.
+) -> Fitted | Joined:
+    """Fit models on a checked frame, each as it would be fitted alone.
 
     Args:
         long: the frame.
@@ -57,19 +58,28 @@ def fit(
     for name in [model.name for model in models if model.name in taken]:
         raise ConfigError(f"column {name!r} has the name of a model, whose forecasts it would hold; rename it")
     check_covariates(models, [*reading.past, *reading.future, *reading.static, *["calendar"] * options["calendar"]])
-    plan = make_plan(
-        options,
-        long,
-        mixes_channels=any(m.mixes_channels for m in models),
-        linear=all(m.cls.linear for m in models),
-        pretrained=all(m.cls.pretrained for m in models),
-    )
-    trainings = [make_training(options, stage, joint=plan.joint, pretrained=m.cls.pretrained) for m in models]
-    jobs = [Job(m, own_plan(m, plan), training) for m, training in zip(models, trainings, strict=True)]
-    return _fit(long, static, reading, plan, jobs, val_size, None)
+    if all(m.cls.pretrained for m in models):
+        check_pretrained(options)
+    groups: list[tuple[Plan, bool, list[Job]]] = []
+    for m in models:
+        plan, closed = _plan_of(m, long, options), m.cls.closed_form
+        job = Job(m, own_plan(m, plan), make_training(options, stage, joint=plan.joint, pretrained=m.cls.pretrained))
+        # what is common to two models is made once
+        same = next((jobs for other, kind, jobs in groups if other == plan and kind == closed), None)
+        if same is None:
+            groups.append((plan, closed, [job]))
+        else:
+            same.append(job)
+    parts = [_fit(long, static, reading, plan, jobs, val_size, None) for plan, _, jobs in groups]
+    return join(parts, [m.name for m in models])
 
 
-def as_they_are(df: Any, reading: Reading, options: Mapping[str, Any]) -> Fitted:
+def _plan_of(choice: Choice, long: Long, options: Mapping[str, Any]) -> Plan:
+    cls = choice.cls
+    return make_plan(options, long, mixes_channels=choice.mixes_channels, linear=cls.linear, pretrained=cls.pretrained)
+
+
+def as_they_are(df: Any, reading: Reading, options: Mapping[str, Any]) -> Fitted | Joined:
     """State for forecasts of pretrained models after the frame ``df``, without training.
 
     Raises:
@@ -84,13 +94,13 @@ def as_they_are(df: Any, reading: Reading, options: Mapping[str, Any]) -> Fitted
 
 
 def fit_more(
-    before: Fitted,
+    before: Fitted | Joined,
     long: Long,
     static: pd.DataFrame | None,
     options: Mapping[str, Any],
     max_steps: int,
     learning_rate: float | None,
-) -> Fitted:
+) -> Fitted | Joined:
     """Train copies of fitted models further: plan and inputs are those of the fit, scales are those of the frame.
 
     Args:
@@ -101,16 +111,22 @@ def fit_more(
         max_steps: most further steps.
         learning_rate: peak learning rate. Default: the same again.
     """
-    long = channels(long, before.ids) if before.plan.joint else long
     given = {**options, "max_steps": whole("max_steps", max_steps, 1, False)}
     given["learning_rate"] = learning_rate or options["learning_rate"]
-    jobs = []
-    for m in before.members:
-        training = make_training(given, "further", joint=before.plan.joint, pretrained=m.choice.cls.pretrained)
-        task = deepcopy(m.task).train()
-        task.optim = AdamW(lr=training.learning_rate)
-        jobs.append(Job(m.choice, m.plan, training, task))
-    return _fit(long, static, before.reading, before.plan, jobs, "auto", before.inputs)
+    parts = []
+    for part in before.parts:
+        rows = channels(long, part.ids) if part.plan.joint else long
+        jobs = [_job_further(m, given) for m in part.members]
+        parts.append(_fit(rows, static, part.reading, part.plan, jobs, "auto", part.inputs))
+    return join(parts, [member.name for member in before.members])
+
+
+def _job_further(member: Member, options: Mapping[str, Any]) -> "Job":
+    pretrained = member.choice.cls.pretrained
+    training = make_training(options, "further", joint=member.plan.joint, pretrained=pretrained)
+    task = deepcopy(member.task).train()
+    task.optim = AdamW(lr=training.learning_rate)
+    return Job(member.choice, member.plan, training, task)
 
 
 def least_rows(options: Mapping[str, Any]) -> int:

@@ -26,9 +26,9 @@ class Forecaster(Estimator):
 
     ``Forecaster("TSM2", horizon=24).fit(df).predict()``. In *global* mode one model is trained on all series, one
     window of one series at a time. In *multivariate* mode the series are channels of one; models that mix channels
-    (TSM2) use it for series with the same time stamps. After ``fit``, ``mode_`` is the mode, ``plan_`` the resolved
-    options and ``notes_`` messages about the data. Results have the columns ``<Model>``, ``<Model>-lo-90`` and
-    ``<Model>-hi-90``.
+    (TSM2) use it for series with the same time stamps. Several models are fitted to the same frame, each as it is
+    alone. After ``fit``, ``mode_`` is the mode and ``plan_`` the resolved options of the first model, and ``notes_``
+    messages about the data. Results have the columns ``<Model>``, ``<Model>-lo-90`` and ``<Model>-hi-90``.
 
     Args:
         model: name of a model, encoder or mixer (``TSM2``, ``PatchTST``, ``Hydra``), a class, a ``functools.partial``,

@@ -11,10 +11,11 @@ from seqmix.forecasting import fitting
 from seqmix.forecasting.auto import Ensemble, fit_auto
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.joined import Joined
 from seqmix.forecasting.long import Long
 from seqmix.forecasting.options import AUTO
 
-AnyFitted = Fitted | Ensemble
+AnyFitted = Fitted | Joined | Ensemble
 
 
 def fit(
@@ -30,7 +31,7 @@ def fit(
     return learn(long, static, reading, options, val_size, stage)
 
 
-def as_they_are(df: Any, reading: Reading, options: Mapping[str, Any]) -> Fitted:
+def as_they_are(df: Any, reading: Reading, options: Mapping[str, Any]) -> Fitted | Joined:
     """State for forecasts of pretrained models after the frame ``df``, without training.
 
     Raises:
@@ -53,7 +54,7 @@ def fit_more(
     options: Mapping[str, Any],
     max_steps: int,
     learning_rate: float | None,
-) -> Fitted:
+) -> Fitted | Joined:
     """Train fitted models further; the arguments are those of ``fitting.fit_more``.
 
     Raises:

@@ -1,6 +1,6 @@
 """Serialization of fitted models: facts for JSON and tensors for safetensors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,9 +13,10 @@ from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.arrange import Ends
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Inputs
-from seqmix.forecasting.factory import choices, make_task, own_plan
+from seqmix.forecasting.factory import Choice, choices, make_task, own_plan
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.joined import Joined, join
 from seqmix.forecasting.kind import LIBRARIES, Kind, dtype_name, dtype_of
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import Plan
@@ -23,7 +24,7 @@ from seqmix.forecasting.scales import Scales
 from seqmix.series import Series
 
 
-def pack(options: Mapping[str, Any], fitted: Fitted) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def pack(options: Mapping[str, Any], fitted: Fitted | Joined) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Facts and tensors of fitted models.
 
     Raises:
@@ -33,6 +34,30 @@ def pack(options: Mapping[str, Any], fitted: Fitted) -> tuple[dict[str, Any], di
         m.name for m in fitted.members
     ]:
         raise ConfigError("model was set after the fit, so that the weights are of another one; fit again")
+    packed = [_pack(part) for part in fitted.parts]
+    if len(packed) == 1:
+        return packed[0]
+    found = {f"part.{k}.{name}": x for k, (_, own) in enumerate(packed) for name, x in own.items()}
+    return {"parts": [facts for facts, _ in packed]}, found
+
+
+def unpack(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[str, Tensor]) -> Fitted | Joined:
+    """Fitted models from the facts and tensors of ``pack``.
+
+    Raises:
+        DataError: if weights are not finite.
+    """
+    given = choices(options["model"], options["model_kwargs"])
+    if "parts" not in facts:
+        return _unpack(options, given, facts, found)
+    parts = [
+        _unpack(options, [each for each in given if each.name in own["members"]], own, inside(found, f"part.{k}."))
+        for k, own in enumerate(facts["parts"])
+    ]
+    return join(parts, [each.name for each in given])
+
+
+def _pack(fitted: Fitted) -> tuple[dict[str, Any], dict[str, Tensor]]:
     facts, arrays = pack_frame(fitted)
     arrays |= {name: getattr(fitted, name) for name in ("loc", "scale")}
     arrays |= {f"ends.{name}": x for name, x in fitted.ends._asdict().items() if x is not None}
@@ -44,12 +69,9 @@ def pack(options: Mapping[str, Any], fitted: Fitted) -> tuple[dict[str, Any], di
     return facts, found
 
 
-def unpack(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[str, Tensor]) -> Fitted:
-    """Fitted models from the facts and tensors of ``pack``.
-
-    Raises:
-        DataError: if weights are not finite.
-    """
+def _unpack(
+    options: Mapping[str, Any], given: Sequence[Choice], facts: Mapping[str, Any], found: Mapping[str, Tensor]
+) -> Fitted:
     arrays: dict[str, Any] = {name: x.numpy() for name, x in found.items()}
     last: Any = {name: arrays.get(f"ends.{name}") for name in Ends._fields}
     fitted = Fitted(
@@ -59,7 +81,7 @@ def unpack(options: Mapping[str, Any], facts: Mapping[str, Any], found: Mapping[
         inputs=Inputs(**facts["inputs"]),
         ends=Ends(**last),
     )
-    for k, choice in enumerate(choices(options["model"], options["model_kwargs"])):
+    for k, choice in enumerate(given):
         plan = own_plan(choice, fitted.plan)
         task = make_task(choice, plan, Series(**facts["members"][choice.name]))
         task.load_state_dict(inside(found, f"task.{k}."))

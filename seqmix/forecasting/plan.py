@@ -92,23 +92,20 @@ class Plan:
 
 
 def make_plan(options: Mapping[str, Any], long: Long, *, mixes_channels: bool, linear: bool, pretrained: bool) -> Plan:
-    """The plan for a checked frame.
+    """The plan of a model for a checked frame.
 
     Args:
         options: those of the Forecaster, as plain values.
         long: the frame.
-        mixes_channels: a model forecasts aligned series better together.
-        linear: all models are linear maps, the same for all series.
-        pretrained: all models are pretrained, and have context, loss and normalization of their own.
+        mixes_channels: the model forecasts aligned series better together.
+        linear: the model is a linear map, the same for all series.
+        pretrained: the model is pretrained, and has context, loss and normalization of its own.
 
     Raises:
-        ConfigError: if the season does not fit the context, or pretrained models cannot have an option.
+        ConfigError: if the season does not fit the context.
         DataError: if the series are no channels of one.
     """
     loss, levels = options["loss"], options["levels"]
-    for name, free in _FIXED.items() if pretrained else ():
-        if options[name] not in free:
-            raise ConfigError(f"{name} = {options[name]!r} is for models that are not pretrained; leave it out")
     context, season, note = _lengths(options, np.diff(long.indptr), long.clock, pretrained)
     joint, crowd = _joint(long, options["mode"], mixes_channels)
     scaler, normalize, nonnegative = options["scaler"], options["normalize"], options["nonnegative"]
@@ -141,6 +138,17 @@ def make_plan(options: Mapping[str, Any], long: Long, *, mixes_channels: bool, l
         seed=options["seed"],
         notes=tuple(text for text in (note, crowd) if text),
     )
+
+
+def check_pretrained(options: Mapping[str, Any]) -> None:
+    """Refuse options that no model uses, where all are pretrained.
+
+    Raises:
+        ConfigError: with the option.
+    """
+    for name, free in _FIXED.items():
+        if options[name] not in free:
+            raise ConfigError(f"{name} = {options[name]!r} is for models that are not pretrained; leave it out")
 
 
 def held_out(

@@ -9,6 +9,7 @@ from torch import Tensor
 from seqmix.forecasting.archive import read_archive, write_archive
 from seqmix.forecasting.auto import Ensemble, pack_ensemble, unpack_ensemble
 from seqmix.forecasting.fitted import Fitted
+from seqmix.forecasting.joined import Joined
 from seqmix.forecasting.machine import where
 from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.packing import pack, unpack
@@ -16,7 +17,7 @@ from seqmix.forecasting.packing import pack, unpack
 _NAME, _FORMAT = "Forecaster", 6
 
 
-def save_forecaster(options: Mapping[str, Any], fitted: Fitted | Ensemble, folder: Path) -> None:
+def save_forecaster(options: Mapping[str, Any], fitted: Fitted | Joined | Ensemble, folder: Path) -> None:
     """Write ``forecaster.json`` and ``weights.safetensors``; errors are those of ``write_archive``."""
     facts, tensors = pack_ensemble(fitted) if isinstance(fitted, Ensemble) else pack(options, fitted)
     dated = fitted.ids.dtype.kind == "M"
@@ -25,7 +26,7 @@ def save_forecaster(options: Mapping[str, Any], fitted: Fitted | Ensemble, folde
 
 def load_forecaster(
     source: str | Path, device: str, trusted: Sequence[str], names: Sequence[str]
-) -> tuple[dict[str, Any], Fitted | Ensemble]:
+) -> tuple[dict[str, Any], Fitted | Joined | Ensemble]:
     """Options and fitted state from a folder or a repository of the hub, with the models on a device.
 
     Errors are those of ``where`` and ``read_archive``.
@@ -37,5 +38,5 @@ def load_forecaster(
     return {**options, "device": device}, fitted
 
 
-def _unpacked(options: dict[str, Any], facts: dict[str, Any], tensors: dict[str, Tensor]) -> Fitted | Ensemble:
+def _unpacked(options: dict[str, Any], facts: dict[str, Any], tensors: dict[str, Tensor]) -> Fitted | Joined | Ensemble:
     return (unpack_ensemble if options["model"] == AUTO else unpack)(options, facts, tensors)

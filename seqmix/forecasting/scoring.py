@@ -1,7 +1,6 @@
 """Errors of forecasts, by the losses of utilsforecast where it has them."""
 
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.plan import bounds
 from seqmix.forecasting.scales import Measured, Scales, measure_before
 from seqmix.forecasting.times import parse_times
+from seqmix.forecasting.warning import warn
 
 Metric = str | Callable[..., Any]
 
@@ -280,10 +280,7 @@ def _quantiles(frame: pd.DataFrame, models: list[str]) -> dict[float, dict[str, 
 def _warn_left_out(metric: str, what: str, groups: pd.Series, told: np.ndarray, why: str) -> None:
     """Say which series, or values of another column to group by, a mean does without."""
     out, every = (list(pd.unique(ids)) for ids in (groups[~told], groups))
-    warnings.warn(
-        f"{metric} leaves out {len(out)} of {len(every)} {what}, which {why}: {named(out)}",
-        stacklevel=4,
-    )
+    warn(f"{metric} leaves out {len(out)} of {len(every)} {what}, which {why}: {named(out)}")
 
 
 def _quantile_columns(frame: pd.DataFrame, model: str) -> dict[float, str]:

@@ -1,6 +1,5 @@
 """A weighted ensemble of fitted models, with the methods of ``Fitted``."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from seqmix.forecasting.member import Member
 from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.plan import Plan, bounds
 from seqmix.forecasting.scales import Scales
+from seqmix.forecasting.warning import warn
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Ensemble:
             spreads.append(spread.quantiles(point, unit, wanted) if levels is None else levels)
             shares.append(weight)
         if failed:
-            warnings.warn(f"parts of auto failed, and the others stand in: {named(failed)}", stacklevel=6)
+            warn(f"parts of auto failed, and the others stand in: {named(failed)}")
         naive = run(self.naive, ()).point
         # a series without a value
         naive = np.where(np.isfinite(naive), naive, 0.0)

@@ -119,14 +119,19 @@ class Moments:
     def _add_block(self, rows: list[Rows]) -> None:
         x, v, y, seen, weight, group = (torch.cat(parts).to(self.xx.device) for parts in zip(*rows, strict=True))
         B, C, G = *weight.shape, len(self.weight)
+        kinds = G not in (1, C)
+        if kinds:
+            # kinds of windows of one channel: sorted, so that each is a slice
+            group, order = group.sort(stable=True)
+            x, v, y, seen, weight = (t[order] for t in (x, v, y, seen, weight))
         x, v, weight = x.double().transpose(0, 1), v.double().expand(C, *v.shape), weight.double().T  # (C, B, ...)
         parts = x, v, y.permute(2, 0, 1).double(), seen.permute(2, 0, 1), weight
-        if G in (1, C):
+        if not kinds:
             self._add_rows(slice(None), *(t.reshape(G, C * B // G, *t.shape[2:]) for t in parts))
             return
-        # kinds of windows of one channel
-        for g in group.unique().tolist():
-            self._add_rows(slice(g, g + 1), *(t[:, group == g] for t in parts))
+        found, counts = group.unique_consecutive(return_counts=True)
+        for g, *own in zip(found.tolist(), *(t.split(counts.tolist(), 1) for t in parts), strict=True):
+            self._add_rows(slice(g, g + 1), *own)
 
     def _add_rows(self, groups: slice, x: Tensor, v: Tensor, y: Tensor, seen: Tensor, weight: Tensor) -> None:
         """Add the same number n of rows to each of some groups: ``x: (g, n, D)``, ``v: (g, n, H, F)``, ..."""

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from seqmix.errors import ConfigError, DataError
-from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, nest
+from seqmix.forecasting.intervals import (
+    conformal_bounds,
+    cqr_bounds,
+    fit_conformal,
+    fit_cqr,
+    local_scale,
+    nest,
+    small_sample,
+)
 
 
 @pytest.mark.parametrize(("n", "level", "rank"), [(9, 80, 8), (9, 90, 9), (10, 80, 9), (19, 95, 19), (99, 29, 29)])
@@ -105,3 +113,16 @@ def test_intervals_hold_on_data_never_seen(model, loss, real_data):
     assert {row["level"] for row in final} == {80, 95}
     for row in final:
         assert abs(row["coverage"] - row["level"]) <= 5, row
+
+
+@pytest.mark.parametrize(("differences", "without", "found"), [(2, 0.70, 0.83), (4, 0.75, 0.81), (8, 0.775, 0.80)])
+def test_windows_of_few_values_have_wider_intervals(differences, without, found):
+    """80 % intervals by the scores of long windows, around forecasts of series that have hardly begun."""
+    draw, n, length = np.random.default_rng(0), 20_000, 41
+    scores = np.abs(draw.normal(size=n)) / local_scale(draw.normal(size=(n, length, 1)), 1)[:, 0]
+    x, error = draw.normal(size=(n, length, 1)), np.abs(draw.normal(size=n))
+    x[:, : length - 1 - differences] = np.nan
+    width = np.quantile(scores, 0.8) * local_scale(x, 1)[:, 0]
+    assert (error <= width).mean() == pytest.approx(found, abs=0.01)
+    plain = width / small_sample(differences, 1, length)
+    assert (error <= plain).mean() == pytest.approx(without, abs=0.01)

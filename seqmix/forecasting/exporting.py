@@ -20,7 +20,7 @@ import seqmix
 from seqmix.errors import ConfigError
 from seqmix.forecasting.auto import Ensemble
 from seqmix.forecasting.fitted import Fitted
-from seqmix.forecasting.intervals import CALMEST, margins
+from seqmix.forecasting.intervals import CALMEST, margins, small_sample
 from seqmix.forecasting.joined import Joined
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import bounds
@@ -89,13 +89,15 @@ class Graph(nn.Module):
 
     def _spread(self, x: Tensor, mask: Tensor) -> Tensor | float:
         """Unit of the intervals of models in closed form, ``(B, 1, C)``, as in ``local_scale``."""
-        season = self.plan.season
-        if not (self.closed_form and self.levels) or season >= x.shape[1]:
+        if not (self.closed_form and self.levels):
             return 1.0
-        both = mask[:, season:] & mask[:, :-season]
-        apart = (x[:, season:] - x[:, :-season]).abs().masked_fill(~both, 0).sum(1, keepdim=True)
-        pairs = both.double().sum(1, keepdim=True)
-        return torch.where(pairs > 0, (apart / pairs.clamp(min=1)).clamp(min=CALMEST), 1.0)
+        # slices of a season beyond the window are empty
+        season = min(self.plan.season, x.shape[1])
+        both = mask[:, season:] & mask[:, : x.shape[1] - season]
+        apart = (x[:, season:] - x[:, : x.shape[1] - season]).abs().masked_fill(~both, 0).sum(1, keepdim=True)
+        pairs, seen = (known.double().sum(1, keepdim=True) for known in (both, mask))
+        unit = torch.where(pairs > 0, (apart / pairs.clamp(min=1)).clamp(min=CALMEST), 1.0)
+        return unit * small_sample(torch.where(pairs > 0, pairs, seen - 1).clamp(min=1), self.plan.season, x.shape[1])
 
     def _bounds(self, forecast: Tensor, point: Tensor, wide: Tensor | float) -> list[Tensor]:
         """Lower and upper bound of each level, rising, in scaled units."""

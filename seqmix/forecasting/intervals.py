@@ -6,6 +6,7 @@ n to pool them.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -100,6 +101,7 @@ def local_scale(x: np.ndarray, season: int) -> np.ndarray:
     """Mean absolute seasonal difference of each window, at least a fifth of the unit of its series.
 
     Errors grow with it: scores of conformal prediction in units of it hold when a series has become calmer or wilder.
+    One of few differences is larger by ``small_sample``.
 
     Shapes: ``(N, L, C) -> (N, C)``. Cost: O(N L C).
 
@@ -111,9 +113,25 @@ def local_scale(x: np.ndarray, season: int) -> np.ndarray:
     """
     apart = np.abs(x[:, season:] - x[:, :-season])
     known = ~np.isnan(apart)
-    mean = np.where(known, apart, 0).sum(1) / known.sum(1).clip(min=1)
-    # windows without a difference have the unit
-    return np.where(known.any(1), mean.clip(min=CALMEST), 1.0)
+    count = known.sum(1)
+    mean = np.where(known, apart, 0).sum(1) / count.clip(min=1)
+    # windows without a difference have the unit, the deviation of their values
+    freedom = np.where(count, count, (~np.isnan(x)).sum(1) - 1)
+    return np.where(count, mean.clip(min=CALMEST), 1.0) * small_sample(freedom.clip(min=1), season, x.shape[1])
+
+
+def small_sample(freedom: Any, season: int, length: int) -> Any:
+    """What a scale from few values is larger by: the 90 % quantile of Student's t, over that of a whole window.
+
+    The ratio to the normal distribution is within 3 percent for any number of degrees of freedom.
+
+    Args:
+        freedom: degrees of freedom of the scale, at least 1.
+        season: steps of the season.
+        length: steps of the window.
+    """
+    whole = length - season if length > season else max(length - 1, 1)
+    return (1 + 0.66 / freedom + 0.74 / freedom**2) / (1 + 0.66 / whole + 0.74 / whole**2)
 
 
 def check_windows(scores: np.ndarray, levels: Iterable[float]) -> None:

@@ -15,6 +15,10 @@ def _at(*times):
     return pd.DataFrame({"unique_id": "a", "ds": np.array(times, "datetime64[us]"), "y": 1.0})
 
 
+def _series(*y):
+    return pd.DataFrame({"unique_id": "a", "ds": pd.date_range("2024-01-01", periods=len(y)), "y": np.array(y, float)})
+
+
 @fuzz(
     60,
     4000,
@@ -35,7 +39,21 @@ def test_a_frame_is_read_or_refused(frame, fill_gaps, missing):
     assert not np.isinf(long.y).any()
 
 
-@fuzz(6, 1000, frame=frames(), model=one_of("Ridge", "SeasonalNaive", "ZeroShot", "DLinear"), levels=one_of([], [80]))
+@fuzz(
+    6,
+    1000,
+    # a range that has no deviation in float64, one that later values are far from, and a series that ends in NaN
+    {"frame": _series(0, 5e-324, 0, 5e-324), "model": "Ridge", "levels": []},
+    {"frame": _series(1e-300, 2e-300, 1e-300, 1e300), "model": "ZeroShot", "levels": []},
+    {
+        "frame": pd.concat([_series(1, 2, 3), _series(1, *[np.nan] * 15).assign(unique_id="b")]),
+        "model": "Ridge",
+        "levels": [],
+    },
+    frame=frames(),
+    model=one_of("Ridge", "SeasonalNaive", "ZeroShot", "DLinear"),
+    levels=one_of([], [80]),
+)
 def test_a_frame_is_forecast_or_refused(frame, model, levels):
     fc = Forecaster(model, 2, fill_gaps=True, levels=levels or None, max_steps=1, device="cpu")
     try:

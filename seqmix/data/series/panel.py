@@ -252,7 +252,8 @@ def moments(values: np.ndarray, indptr: np.ndarray, n_train: np.ndarray) -> tupl
         loc[a:b] = low + span * mean
         apart = np.where(ours, part - mean[series], 0.0)
         found = span * np.sqrt(np.add.reduceat(apart**2, starts) / count)
-        deviation[a:b] = np.where(span > 0, found, np.nan)
+        # the deviation of the smallest numbers is rounded to 0
+        deviation[a:b] = np.where(found > 0, found, np.nan)
     return loc, deviation
 
 
@@ -276,7 +277,8 @@ def season_error(
         # a perfect cycle leaves rounding errors, which are no unit: those of a sine, and those of its level
         least = np.maximum(1e-9, _EPS * np.maximum(np.abs(low), np.abs(low + span)) / unit)
         size = np.sqrt(np.add.reduceat(part**2, starts) / count) if squared else mean
-        found[a:b] = np.where((mean > least) & (span > 0), unit * size, np.nan)
+        error = unit * size
+        found[a:b] = np.where((mean > least) & (span > 0) & (error > 0), error, np.nan)
     return found
 
 
@@ -325,7 +327,9 @@ def _scale_into(
     missing = False
     for a, b in series_blocks(indptr):
         series = np.repeat(np.arange(a, b), np.diff(indptr[a : b + 1]))
-        block = (values[indptr[a] : indptr[b]] - loc[series]) / scale[series]
+        # infinite values are larger than the largest as well
+        with np.errstate(over="ignore"):
+            block = (values[indptr[a] : indptr[b]] - loc[series]) / scale[series]
         absent = np.isnan(block)
         if absent.any():
             missing, block[absent] = True, 0.0

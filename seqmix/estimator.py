@@ -30,10 +30,14 @@ class Estimator:
                 raise ConfigError(f"{type(self).__name__} has no option {name!r}; it has {', '.join(self._names())}")
         # the constructor checks the values
         type(self)(**{**self.get_params(), **params})
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)
+        self._forget()
         vars(self).update(params)
         return self
+
+    def _forget(self) -> None:
+        """Delete what was fitted."""
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
 
     def clone(self: E) -> E:
         """An unfitted estimator with the same options."""

@@ -131,6 +131,15 @@ def test_a_class_that_was_not_seen_counts_as_wrong(unequal):
     assert unequal.score(X[:2], ["slow", "other"]) == np.mean(unequal.predict(X[:2]) == ["slow", "other"]) <= 0.5
 
 
+def test_weights_of_a_frame_are_by_id():
+    X, y = waves()
+    frame = as_frame(X, y)
+    found = small().fit(frame)
+    wrong = found.predict(frame) != y
+    weights = pd.Series(np.where(wrong, 3.0, 1.0), wrong.index).sample(frac=1, random_state=0)
+    assert found.score(frame, sample_weight=weights) == (~wrong).sum() / weights.sum()
+
+
 @pytest.mark.parametrize(
     ("run", "error", "message"),
     [
@@ -187,6 +196,17 @@ def test_a_class_that_was_not_seen_counts_as_wrong(unequal):
         (lambda fc, X, y: small().predict(X), NotFittedError, "this Classifier is not fitted; call fit() or load()"),
         (lambda fc, X, y: fc.predict("x.csv"), DataError, "'x.csv' is not a .ts file; read it with pandas"),
         (lambda fc, X, y: fc.predict("x.ts"), DataError, "x.ts"),
+        (
+            lambda fc, X, y: fc.score(X, y, sample_weight=[1, 2]),
+            DataError,
+            "sample_weight has shape (2,), X has 12 series; give one for each",
+        ),
+        (
+            lambda fc, X, y: fc.score(X, y, sample_weight=[np.nan] * 12),
+            DataError,
+            "sample_weight should hold weights of 0 and more, not all of them 0, got nan; change it",
+        ),
+        (lambda fc, X, y: fc.score(X, y, sample_weight=[0] * 12), DataError, "not all of them 0, got 0.0; change it"),
         (lambda fc, X, y: small("Hidra").fit(X, y), ConfigError, "did you mean 'Hydra'?"),
         (
             lambda fc, X, y: small(model_kwargs={"depth": 3}).fit(X, y),

@@ -1,5 +1,7 @@
 """The Imputer: observed values stay bit for bit, no NaN stays, intervals, windows of long tables, errors."""
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -82,6 +84,28 @@ def test_a_frame_keeps_its_rows_index_types_and_other_columns():
     arrays = small().fit_transform(X)
     ordered = small().fit_transform(as_frame(X))
     np.testing.assert_array_equal(ordered[["u", "v"]], arrays)
+
+
+@pytest.mark.parametrize(("kind", "first"), [(int, 3), (Decimal, Decimal("1.5")), (bool, True), (float, 1.5)])
+def test_columns_of_objects_are_filled_with_their_kind(kind, first):
+    frame = as_frame(np.zeros((60, 2))).drop(columns="note")
+    frame["u"] = pd.Series([first, pd.NA, *[kind(x % 3) for x in range(58)]], dtype=object)
+    found = small().fit_transform(frame)
+    assert found["u"].map(type).eq(kind).all() and found["u"].dtype == object
+    # so is an array of them
+    filled = small().fit_transform(frame[["u"]].to_numpy())
+    assert filled.dtype == float and not np.isnan(filled).any()
+
+
+def test_set_output_names_the_columns_of_arrays_and_leaves_frames():
+    X = gappy()
+    found = small().set_output(transform="pandas").fit_transform(X)
+    assert [*found] == ["x0", "x1"]
+    np.testing.assert_array_equal(found, small().fit_transform(X))
+    made = small().set_output(transform="pandas").fit(as_frame(X))
+    pd.testing.assert_frame_equal(made.transform(as_frame(X)), small().fit_transform(as_frame(X)))
+    with pytest.raises(AttributeError, match="a filled frame keeps its own columns"):
+        made.get_feature_names_out()
 
 
 def test_missing_steps_are_inserted_and_filled():

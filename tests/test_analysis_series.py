@@ -122,6 +122,7 @@ def frame(**columns):
         (FRAME.drop(columns="ds"), {}, "column 'ds' not found"),
         (FRAME.drop(columns=["u", "v"]), {}, "no column of numbers beside ['unique_id', 'ds', 'label']"),
         (FRAME, {"columns": Columns(channels=("u", "w"))}, "channel 'w' not found; columns are ['unique_id', 'ds'"),
+        (FRAME.rename(columns={"u": 7}), {}, "the name of column 7 is not text; use df.columns = df.columns.astype"),
         (FRAME, {"columns": Columns(channels=("ds", "u"))}, "column 'ds' is id, time or label, and no channel"),
         (FRAME, {"columns": Columns(channels=("place",))}, "column 'place' should hold numbers, got"),
         (frame(u=[1, 2, "3", 4, 5, 6, 7]), {}, "column 'u' should hold numbers, got object, first '3'"),

@@ -1,10 +1,13 @@
 """scikit-learn's own checks of the estimators, with those that cannot apply and why; pipelines and searches."""
 
+import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from seqmix.analysis import AnomalyDetector, Classifier, Imputer
-from seqmix.errors import SeqmixError
+from seqmix.errors import DataError, SeqmixError
 
 _OPTIONS = "a wrong value of an option is refused by the constructor, before data is read"
 #: checks that cannot apply, with the reason
@@ -39,6 +42,17 @@ def _checks():
             marks = [pytest.mark.slow] if trained else []
             label = "-".join([name, function.__name__, *map(str, options.values())])
             yield pytest.param(TRAINED if trained else estimator, check, id=label, marks=marks)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_fit_that_fails_leaves_nothing_of_an_earlier_one(name):
+    X, y = np.random.default_rng(0).normal(size=(40, 30)), np.arange(40) % 2
+    found = clone(ESTIMATORS[name]).fit(X, y)
+    found.score(X, y)
+    with pytest.raises(DataError, match="no value at all"):
+        found.fit(np.full((5, 3), np.nan), y[:5])
+    with pytest.raises(NotFittedError):
+        found.score(X, y)
 
 
 @pytest.mark.parametrize(("estimator", "check"), list(_checks()))

@@ -16,11 +16,12 @@ from seqmix.models import (
     RandomConvolutions,
     Ridge,
     SeriesEmbedding,
+    _ridge_of_features,
     classifier_factory,
     classifier_facts,
     list_classifiers,
 )
-from seqmix.models._dual_ridge import dual_ridge
+from seqmix.models._ridge_of_features import dual_ridge, fit_ridge
 
 C, K, L = 3, 4, 23
 MODELS = {
@@ -149,6 +150,7 @@ def test_left_out_predictions_are_those_of_fits_without_the_example():
     found = x @ fit.weight + fit.bias - y.mean(0)
     penalties = torch.logspace(-7, 1, 17, dtype=torch.float64) * K.trace() / 9
     (penalty,) = [p for p in penalties if torch.allclose(K @ torch.linalg.solve(K + p * torch.eye(9), target), found)]
+    torch.testing.assert_close(fit.penalty, penalty)
     for i in range(9):
         rest = torch.arange(9) != i
         # features as they were standardized, the level and the map anew
@@ -158,3 +160,23 @@ def test_left_out_predictions_are_those_of_fits_without_the_example():
         weights = torch.linalg.solve(A.T @ A + ridge, A.T @ y[rest])
         left_out = torch.cat([z[i], torch.ones(1)]) @ weights
         torch.testing.assert_close(fit.left_out[i], left_out, atol=1e-6, rtol=1e-6)
+
+
+def test_the_ridge_of_many_examples_is_that_of_few(monkeypatch):
+    torch.manual_seed(0)
+    x = torch.randn(60, 200) @ torch.randn(200, 200) + 3
+    x[:, 3] = 1.0
+    y = x[:, :2] / 14 + torch.randn(60, 2)
+    few = fit_ridge(x, y)
+    assert few.rows.tolist() == list(range(60))
+    monkeypatch.setattr(_ridge_of_features, "_MOST", 40)
+    monkeypatch.setattr(_ridge_of_features, "dual_ridge", lambda x, y: few)
+    many = fit_ridge(x, y)
+    # conjugate gradients stop at a thousandth of the first residual
+    torch.testing.assert_close(x @ many.weight + many.bias, x @ few.weight + few.bias, atol=0.01, rtol=0)
+    rest = torch.ones(60, dtype=torch.bool).index_fill(0, many.rows, False)
+    z = (x - x[rest].mean(0)) * torch.where(x.std(0) > 1e-4, 1 / x.std(0), 0)
+    K, level = (z[rest] @ z[rest].T).double(), y[rest].double().mean(0)
+    want = z[many.rows].double() @ z[rest].T.double()
+    want = want @ torch.linalg.solve(K + few.penalty * torch.eye(20), y[rest].double() - level) + level
+    torch.testing.assert_close(many.left_out.double(), want, atol=0.01, rtol=0)

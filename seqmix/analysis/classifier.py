@@ -152,11 +152,12 @@ class Classifier(ClassifierMixin, SeriesEstimator):
         Args:
             X: series.
             y: true labels. Default: those of the file or frame.
-            sample_weight: weight of each series.
+            sample_weight: weight of each series. Default: all count the same.
         """
         X, y = _from_file(X, y)
-        labels = _labels_of(self._series(X), y, self.columns_)
-        return float(np.average(np.asarray(self.predict(X)) == labels, weights=sample_weight))
+        series = self._series(X)
+        labels, weights = _labels_of(series, y, self.columns_), _weights_of(series, sample_weight)
+        return float(np.average(np.asarray(self.predict(X)) == labels, weights=weights))
 
     def plot(self, X: Any, y: Any = None) -> "Figure":
         """The median series of each class, and true against predicted classes where they are known.
@@ -252,8 +253,7 @@ def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:
             "Classifier requires y to be passed, but the target y is None: it needs a label for each series; give "
             + what
         )
-    if series.form == "frame" and isinstance(y, pd.Series) and set(series.ids) <= set(y.index):
-        y = y.loc[series.ids]
+    y = _by_id(series, y)
     # scikit-learn makes floats of nullable integers
     labels = column_or_1d(y.to_numpy() if hasattr(y, "to_numpy") else y, warn=True)
     if len(labels) != len(series.values):
@@ -265,6 +265,31 @@ def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:
             f"Input y contains NaN: label {int(pd.isna(labels).argmax())} is missing; give one for each series"
         )
     return labels
+
+
+def _weights_of(series: Collection, sample_weight: Any) -> np.ndarray | None:
+    """A weight for each series, in their order.
+
+    Raises:
+        DataError: if there are not as many, or one is negative or not finite, or all are 0.
+    """
+    if sample_weight is None:
+        return None
+    weights = np.asarray(_by_id(series, sample_weight), dtype=np.float64)
+    if weights.shape != series.lengths.shape:
+        n = len(series.values)
+        raise DataError(f"sample_weight has shape {weights.shape}, X has {n} series; give one for each")
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any() or not weights.any():
+        first = weights[wrong.argmax()]
+        raise DataError(f"sample_weight should hold weights of 0 and more, not all of them 0, got {first}; change it")
+    return weights
+
+
+def _by_id(series: Collection, values: Any) -> Any:
+    """Values of a pandas Series that names the series of a frame, in their order; others as they are."""
+    named = series.form == "frame" and isinstance(values, pd.Series) and set(series.ids) <= set(values.index)
+    return values.loc[series.ids] if named else values
 
 
 def _classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -127,7 +127,8 @@ class SeriesEstimator(Estimator, BaseEstimator, ABC):
         return None if self.channels is None else tuple(names("channels", self.channels))
 
     def _read(self, X: Any, columns: Columns) -> Collection:
-        """Series to fit on; the facts that scikit-learn asks for are kept."""
+        """Series to fit on; the facts that scikit-learn asks for are kept, and those of an earlier fit are not."""
+        self._forget()
         found = read_series(X, columns, flat=self.flat, channels_first=self.channels_first)
         fixed = {"channels": found.channels, "freq": found.freq} if found.form == "frame" else {}
         self.columns_ = replace(columns, **fixed)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from sklearn.base import TransformerMixin
+from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 
 from seqmix.analysis.estimator import SeriesEstimator
 from seqmix.analysis.outputs import filled_arrays, filled_frame
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from seqmix.analysis.filling import Plan
 
 
-class Imputer(TransformerMixin, SeriesEstimator):
+class Imputer(OneToOneFeatureMixin, TransformerMixin, SeriesEstimator):
     """Imputer of time series: missing values (NaN) are filled by a model, observed values stay as they are.
 
     ``Imputer().fit_transform(X)`` with a table ``(T, C)`` of any length, from which windows are cut, an array
@@ -123,6 +123,19 @@ class Imputer(TransformerMixin, SeriesEstimator):
             return filled_arrays(series, filled, channels_first=self.channels_first)
         return filled_frame(series, filled, self.fitted_.bounds(series, filled), self.columns_)
 
+    def get_feature_names_out(self, input_features: Any = None) -> Any:
+        """Names of the columns of a filled array: those given, or ``x0``, ``x1``, ...
+
+        Raises:
+            AttributeError: if the Imputer was fitted on a frame, of which all columns come back.
+        """
+        self._check_fitted()
+        if self.columns_.channels is not None:
+            # scikit-learn knows these words, and leaves the columns
+            what = "an Imputer of frames does not provide get_feature_names_out"
+            raise AttributeError(f"{what}: a filled frame keeps its own columns; use transform(X).columns")
+        return super().get_feature_names_out(input_features)
+
     def intervals(self, X: Any) -> dict[float, tuple[Any, Any]]:
         """Lower and upper bounds of all values by level, arrays in the form of X; an observed value is its own bounds.
 
@@ -148,7 +161,8 @@ class Imputer(TransformerMixin, SeriesEstimator):
             X: series.
             y: ignored; pipelines pass it.
         """
-        return -self.fitted_.error(self._read_again(X))
+        series = self._read_again(X)
+        return -self.fitted_.error(series)
 
     def plot(self, X: Any, *, ids: Sequence[Any] | None = None, max_panels: int = 4, steps: int = 400) -> "Figure":
         """Observed values and filled gaps, a panel for each series and channel.

@@ -1,12 +1,13 @@
 """Conversion of filled values to the form of the input: observed cells are copied, missing ones filled."""
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from seqmix.analysis.series import Collection, Columns
+from seqmix.analysis.series import Collection, Columns, floats
 from seqmix.forecasting.kind import to_pandas, with_index
 
 Sides = tuple[Sequence[np.ndarray], Sequence[np.ndarray]]
@@ -57,8 +58,8 @@ def filled_frame(series: Collection, filled: Sequence[np.ndarray], bounds: Mappi
 
 def _filled(given: Any, values: np.ndarray) -> np.ndarray:
     """A copy of an array with values where it is missing."""
-    found = np.array(given.detach().cpu() if hasattr(given, "detach") else given)
-    found = found if found.dtype.kind in "fiub" else found.astype(np.float64)
+    found = np.array(given.numpy(force=True) if hasattr(given, "detach") else given)
+    found = found if found.dtype.kind in "fiub" else floats(found)
     if found.dtype.kind == "f":
         missing = np.isnan(found)
         found[missing] = values.reshape(found.shape)[missing].astype(found.dtype)
@@ -74,9 +75,21 @@ def _written(column: pd.Series, missing: np.ndarray, values: np.ndarray) -> pd.S
     elif pd.api.types.is_float_dtype(column.dtype):
         dtype: Any = column.dtype
         values = values.astype(getattr(dtype, "numpy_dtype", dtype))
+    elif column.dtype == object:
+        values = _objects(values, pd.api.types.infer_dtype(column, skipna=True))
     found = column.copy()
     found.iloc[np.flatnonzero(missing)] = values[missing]
     return found
+
+
+def _objects(values: np.ndarray, kind: str) -> np.ndarray:
+    """Values as objects of the kind of the others in a column, a word of ``pandas.api.types.infer_dtype``."""
+    makers: dict[str, Any] = {
+        "boolean": lambda value: value > 0.5,
+        "decimal": lambda value: Decimal(repr(value)),
+        "integer": round,
+    }
+    return np.array([makers.get(kind, float)(value) for value in values.tolist()], dtype=object)
 
 
 def _with_steps(series: Collection, at: np.ndarray, how: Columns) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Number
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,7 +135,7 @@ def _numeric(X: Any, name: str) -> np.ndarray:
     if hasattr(X, "toarray"):
         raise DataError(f"{name} is a sparse matrix; use {name}.toarray()")
     if hasattr(X, "detach"):
-        X = X.detach().cpu().numpy()
+        X = X.numpy(force=True)
     try:
         found = np.asarray(X)
     except ValueError as e:
@@ -154,7 +155,7 @@ def _numeric(X: Any, name: str) -> np.ndarray:
                 f"{name} should hold numbers, got {found.dtype}, first {str(first)!r}; use {name}.astype(float)"
             )
         try:
-            found = np.array([np.nan if x is None else float(x) for x in found.ravel()]).reshape(found.shape)
+            found = floats(found)
         except TypeError as e:
             raise TypeError(f"{name} should hold numbers: {e}; convert it") from e
     values = found.astype(np.float64)
@@ -164,6 +165,11 @@ def _numeric(X: Any, name: str) -> np.ndarray:
     if (np.abs(values) > LARGEST_VALUE).any():
         raise DataError(f"{name} holds values above {LARGEST_VALUE:g}; divide them by a power of ten")
     return values
+
+
+def floats(values: np.ndarray) -> np.ndarray:
+    """Objects as float64; None and NA are NaN."""
+    return np.array([np.nan if x is None or x is pd.NA else float(x) for x in values.ravel()]).reshape(values.shape)
 
 
 def _from_array(values: np.ndarray, X: Any, flat: Flat, channels_first: bool) -> Collection:
@@ -225,7 +231,10 @@ def _from_frame(df: Any, how: Columns, flat: Flat) -> Collection:
         frame = frame.assign(**{time_col: order})
     taken = [name for name in (how.id_col, time_col, how.label_col) if name in frame]
     # by column, not by name: a name may be there twice, which is refused below
-    channels = how.channels or tuple(str(n) for n, x in frame.items() if n not in taken and _holds_numbers(x))
+    columns: Any = frame.items()
+    channels = how.channels or tuple(name for name, x in columns if name not in taken and _holds_numbers(x))
+    if unnamed := [name for name in channels if not isinstance(name, str)]:
+        raise DataError(f"the name of column {unnamed[0]!r} is not text; use df.columns = df.columns.astype(str)")
     wrong = [name for name in channels if name in taken]
     if wrong:
         raise DataError(f"column {wrong[0]!r} is id, time or label, and no channel; leave it out of channels")
@@ -236,7 +245,7 @@ def _from_frame(df: Any, how: Columns, flat: Flat) -> Collection:
         raise DataError(f"channel {absent[0]!r} not found; columns are {list(frame)}")
     check_columns(frame, [time_col, *channels], how.id_col, time_col, None)
     row = _unused(frame, "row")
-    columns = Reading(
+    reading = Reading(
         id_col=how.id_col,
         time_col=time_col,
         target_col=None,
@@ -244,7 +253,7 @@ def _from_frame(df: Any, how: Columns, flat: Flat) -> Collection:
         freq=1 if how.time_col is None else how.freq,
         fill_gaps=how.fill_gaps,
     )
-    long = read_frame(frame.assign(**{row: np.arange(len(frame))}), columns)
+    long = read_frame(frame.assign(**{row: np.arange(len(frame))}), reading)
     lengths = np.diff(long.indptr)
     codes = np.repeat(np.arange(len(lengths)), lengths)
     steps = np.arange(len(codes)) - long.indptr[codes]
@@ -293,7 +302,7 @@ def _holds_numbers(column: pd.Series) -> bool:
     """A column of numbers, or of objects with a number among them."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         return True
-    return column.dtype == object and any(isinstance(x, int | float) and x == x for x in column)
+    return column.dtype == object and any(isinstance(x, Number) and x == x for x in column)
 
 
 def _unused(frame: pd.DataFrame, name: str) -> str:

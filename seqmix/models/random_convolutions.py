@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqmix.errors import check_at_least
-from seqmix.models._dual_ridge import dual_ridge
+from seqmix.models._ridge_of_features import fit_ridge
 from seqmix.models.series_classifier import SeriesClassifier, register_classifier
 
 Batch = dict[str, Tensor]
@@ -24,7 +24,7 @@ _AT_ONCE = 1 << 16
 
 @register_classifier(paper="arXiv:2012.08791", n_features=500, n_groups=2)
 class RandomConvolutions(SeriesClassifier):
-    """Classifier by thousands of features of random convolutions and a ridge, for few series; no gradient steps.
+    """Classifier by thousands of features of random convolutions and a ridge; no gradient steps.
 
     The features, of the series and of its differences, are of two kinds, for dilations up to the length:
 
@@ -37,7 +37,8 @@ class RandomConvolutions(SeriesClassifier):
     has the least squared error of left-out training series, and a factor on its scores the least cross-entropy of
     them, so that probabilities are calibrated. Both have a closed form. Masked time steps count in no feature.
 
-    Shapes: ``(B, L, C) -> (B, n_classes)``. Cost: O(L C n_features) for each series, O(n^2 n_features + n^3) to fit n.
+    Shapes: ``(B, L, C) -> (B, n_classes)``. Cost: O(L C n_features) for each series, and to fit n of them O(n^2
+    n_features + n^3) up to 2,048, then O(n n_features) for each of at most 100 steps, and the memory of their features.
 
     Args:
         n_features: proportions in all.
@@ -81,7 +82,10 @@ class RandomConvolutions(SeriesClassifier):
         """Features ``(B, F)`` of ``x: (B, L, C)``."""
         mask = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
         rows = max(1, _AT_ONCE // x.shape[1])
-        return torch.cat([self._features(*part) for part in zip(x.split(rows), mask.split(rows), strict=True)])
+        found = x.new_empty(len(x), len(self.weight))
+        for part, *given in zip(found.split(rows), x.split(rows), mask.split(rows), strict=True):
+            part.copy_(self._features(*given))
+        return found
 
     def _features(self, x: Tensor, mask: Tensor) -> Tensor:
         forms = _forms(x, mask, len(self.proportions))
@@ -97,9 +101,9 @@ class RandomConvolutions(SeriesClassifier):
         for part, form in zip(self.proportions, _forms(x, mask, len(self.proportions)), strict=True):
             cast(_Proportions, part).learn(*form)
         targets = 2 * F.one_hot(labels, self.n_classes).to(x.dtype) - 1
-        fit = dual_ridge(self.features(x, mask), targets)
+        fit = fit_ridge(self.features(x, mask), targets)
         factors = torch.logspace(0, 1.5, 31)
-        losses = [F.cross_entropy(factor * fit.left_out, labels) for factor in factors]
+        losses = [F.cross_entropy(factor * fit.left_out, labels[fit.rows]) for factor in factors]
         factor = factors[int(torch.stack(losses).argmin())].to(x)
         self.weight.copy_(factor * fit.weight)
         self.bias.copy_(factor * fit.bias)

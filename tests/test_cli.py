@@ -136,7 +136,7 @@ def test_fit_leaves_one_whole_folder(here, fitted):
     assert [(m["epoch"], m["step"]) for m in _rows(here / "metrics.csv")] == [("1", "2"), ("2", "4")]
 
 
-def test_fit_results(here, fitted):
+def test_fit_results(here, fitted, capsys):
     rows = _rows(here / "results.csv")
     assert [r["model"] for r in rows] == ["TSM2", "SeasonalNaive", "Ridge", "DLinear"]
     assert rows == _rows(fitted / "configs" / "results" / "tiny.csv")
@@ -147,6 +147,12 @@ def test_fit_results(here, fitted):
     weights = torch.load(here / "best.ckpt", weights_only=True)["state_dict"]
     assert int(rows[0]["parameters"]) == sum(w.numel() for w in weights.values())
     assert float(rows[0]["seconds"]) > 0
+    assert run(["runs", "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["steps"], row["metric"], row["test"]) == (4, "mse", float(rows[0]["mse"]))
+    assert row["settings"] == rows[0]["settings"] and Path(row["folder"], "config.yaml").exists()
+    assert run(["runs"]) == 0
+    assert f"mse {row['test']:.4f}  {row['settings'][:6]}" in capsys.readouterr().out
 
 
 def test_a_model_that_is_a_baseline_too(capsys):
@@ -368,6 +374,14 @@ def test_list(capsys, here):
     assert not {"ForecastData", "Windows"} & lines.keys()
     assert run(["list", "models"]) == 0
     assert "Mamba" not in capsys.readouterr().out
+    assert run(["list", "--format", "csv"]) == 1
+    assert "--format csv is one table; name a kind, for example `seqmix list mixers`" in capsys.readouterr().err
+    assert run(["list", "models", "--format", "csv"]) == 0
+    rows = {row["name"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+    assert rows["TSM2"] == {"name": "TSM2", "paper": "arXiv:2403.19888", "covariates": "True"}
+    assert run(["list", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"mixers", "images", "configs"} < found.keys() and {"name": "DLinear"}.items() <= found["models"][0].items()
 
 
 def test_info(capsys):

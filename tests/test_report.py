@@ -1,6 +1,8 @@
 """The tables of results: mean and deviation over seeds, beside baselines and published numbers; and their picture."""
 
+import csv
 import io
+import json
 import sys
 
 import pytest
@@ -60,6 +62,23 @@ def test_a_published_figure_of_another_protocol_says_so(results, published):
     assert (row["model"], row["length"], row["test accuracy"], row["Majority"]) == ("PoNet", "10", "0.500", "0.100")
     assert row["published"] == "0.378 (up to 2,000 tokens)"
     assert summary(results, published, "language") == summary(results, published, "glue") == []
+
+
+def test_programs_get_numbers(results, published, capsys):
+    options = ["--folder", str(results), "--published", str(published), "--format"]
+    assert run(["report", *options, "json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert first == {
+        **{"config": "c", "model": "TSM2", "data": "E", "context": "512", "horizon": "96"},
+        **{"mse": pytest.approx(0.3), "mse_std": pytest.approx(0.02**0.5), "mae": 0.5, "mae_std": 0},
+        **{"published": 0.25, "DLinear": 0.6, "windows": 9, "parameters": 10, "seconds": 720, "seeds": 2},
+    }
+    assert (second["mse"], second["mse_std"], second["published"], second["DLinear"]) == (0.5, None, None, None)
+    assert run(["report", *options, "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [(row["mse"], row["published"]) for row in rows] == [(str(first["mse"]), "0.25"), ("0.5", "")]
+    assert run(["report", "justdense", *options, "csv"]) == 1
+    assert "--format csv is one table, justdense is several; read" in capsys.readouterr().err
 
 
 def test_a_baseline_never_stands_for_the_model(tmp_path):

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from seqmix.commands import tables
 from seqmix.commands._function import call
 from seqmix.commands.members import (
     classifier_rows,
@@ -14,6 +13,8 @@ from seqmix.commands.members import (
     mixer_rows,
     model_rows,
 )
+from seqmix.commands.tables import Format, print_as, print_json
+from seqmix.errors import ConfigError
 from seqmix.whole import whole
 
 Kind = Literal["mixers", "models", "encoders", "classifiers", "images", "datasets", "configs"]
@@ -34,12 +35,12 @@ def main(command: str, argv: list[str]) -> None:
     call(show, command, ["--only", *argv] if argv and not argv[0].startswith("-") else argv)
 
 
-def show(*, only: Kind | None = None, markdown: bool = False, write: bool = False) -> None:
+def show(*, only: Kind | None = None, format: Format = "table", write: bool = False) -> None:
     """List the names that a config can use.
 
     Args:
         only: one kind. Default: all of them.
-        markdown: print Markdown tables.
+        format: ``table`` or ``markdown``; for programs ``csv`` of one kind, or ``json``.
         write: refresh the generated tables of the documentation in the current folder, a clone of the repository.
     """
     if write:
@@ -51,6 +52,11 @@ def show(*, only: Kind | None = None, markdown: bool = False, write: bool = Fals
                 part.write_text(text)
             print(f"refreshed: {file}")
         return
-    for kind, rows in _ROWS.items():
-        if only in (None, kind) and (found := rows()):
-            print(tables.markdown(found)) if markdown else tables.print_table(kind, found)
+    if only is None and format == "csv":
+        raise ConfigError(f"--format csv is one table; name a kind, for example `seqmix list {next(iter(_ROWS))}`")
+    found = {kind: each for kind, rows in _ROWS.items() if only in (None, kind) and (each := rows())}
+    if only is None and format == "json":
+        print_json(found)
+        return
+    for kind, rows in found.items():
+        print_as(format, kind, rows)

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from seqmix.commands._function import call
 from seqmix.commands.justdense import print_report
 from seqmix.commands.outputs import check_picture, save_picture
-from seqmix.commands.tables import markdown
-from seqmix.errors import DataError, check_choice
+from seqmix.commands.tables import EXACT, Format, print_as
+from seqmix.errors import ConfigError, DataError, check_choice
 from seqmix.tasks import Task
 from seqmix.tasks.rows import read_rows
 
@@ -34,6 +34,7 @@ def report(
     folder: str = "configs/results",
     published: str = "configs/published",
     plot: str | None = None,
+    format: Format = "markdown",
 ) -> None:
     """Print the results of runs recorded with ``--record true``, as mean and standard deviation over seeds.
 
@@ -43,18 +44,24 @@ def report(
         folder: folder of the CSV files.
         published: folder of published numbers, a CSV file for each table; they are printed beside ours.
         plot: file for a plot of the table; the ending gives the format. Default: none.
+        format: ``markdown`` or ``table``; for programs ``csv`` or ``json``, with every digit, and means and standard
+            deviations apart.
     """
     if plot is not None:
         check_picture("plot", Path(plot))
     if table == "justdense":
+        if format != "markdown":
+            raise ConfigError(
+                f"--format {format} is one table, justdense is several; read the CSV files in {folder}/study"
+            )
         print_report(Path(folder) / "study", Path(published), None if plot is None else Path(plot), all_tasks())
         return
-    rows = summary(Path(folder), Path(published), table)
+    rows = (measured if format in EXACT else summary)(Path(folder), Path(published), table)
     if not rows:
         raise DataError(
             f"no results of {table} in {folder!r}; record some with `seqmix fit --config ... --record true`"
         )
-    print(markdown(rows))
+    print_as(format, table, rows)
     if plot is not None:
         draw(Path(folder), Path(published), table, Path(plot))
 
@@ -82,6 +89,26 @@ def summary(folder: Path, published: Path, table: str = "forecasts") -> list[dic
             task.counted: f"{int(line.runs[0][task.counted]):,}",
             "parameters": f"{int(line.runs[0]['parameters']):,}",
             "hours": _hours(line.runs),
+            "seeds": len(line.runs),
+        }
+        for line in _lines(sorted(folder.glob("[!.]*.csv")), published, table)
+    ]
+
+
+def measured(folder: Path, published: Path, table: str) -> list[dict[str, Any]]:
+    """The rows of ``summary`` for programs: numbers with every digit, means and standard deviations apart."""
+    task = _tasks(table)[0]
+    first, *_ = task.metrics
+    return [
+        {
+            "config": line.config,
+            **dict(zip(("model", "data", *task.table.facts), line.cell, strict=True)),
+            **{name: value for metric in task.metrics for name, value in _moments(line.runs, metric).items()},
+            "published": None if line.published is None else float(line.published[first]),
+            **{name: _moments(runs, first).get(first) for name, runs in line.beside.items()},
+            task.counted: int(line.runs[0][task.counted]),
+            "parameters": int(line.runs[0]["parameters"]),
+            "seconds": statistics.mean(float(run["seconds"]) for run in line.runs),
             "seeds": len(line.runs),
         }
         for line in _lines(sorted(folder.glob("[!.]*.csv")), published, table)
@@ -245,6 +272,14 @@ def _said(published: Run | None, metric: str) -> str:
 
 def _hours(runs: Sequence[Run]) -> str:
     return f"{statistics.mean(float(run['seconds']) for run in runs) / 3600:.2f}"
+
+
+def _moments(runs: Sequence[Run], metric: str) -> dict[str, float | None]:
+    """Mean over the seeds and standard deviation; None of one seed, as there is none."""
+    values = [float(run[metric]) for run in runs]
+    if not values:
+        return {}
+    return {metric: statistics.mean(values), f"{metric}_std": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def _spread(runs: Sequence[Run], metric: str) -> str:

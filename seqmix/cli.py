@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -96,7 +97,10 @@ def run(argv: list[str]) -> int:
         if modules:
             _find_modules_here()
         with trusting(modules), _terminable():
-            import_module(f"seqmix.commands.{_module(command, options)}").main(command, options)
+            module = import_module(f"seqmix.commands.{_module(command, options)}")
+            # lightning has a format of its own since it was imported
+            with _warnings_in_one_line():
+                module.main(command, options)
     except SeqmixError as e:
         print(f"seqmix: {e}", file=sys.stderr)
         return 1
@@ -113,6 +117,22 @@ def run(argv: list[str]) -> int:
         print("; ".join(["seqmix: terminated" if ended else "seqmix: interrupted", *e.args]), file=sys.stderr)
         return 143 if ended else 130
     return 0
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print warnings without the file that they come from, unless it is one of the user's own."""
+    before, ours = warnings.formatwarning, os.path.dirname(seqmix.__file__)
+
+    def one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> str:
+        installed = filename.startswith(ours) or "site-packages" in filename
+        return f"seqmix: {'' if installed else f'{filename}:{lineno}: '}{' '.join(str(message).split())}\n"
+
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager

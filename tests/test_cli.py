@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +68,17 @@ def test_help_and_version(capsys):
     assert seqmix.cli.COMMANDS.keys() <= EXAMPLES.keys()
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"seqmix {seqmix.__version__}\n"
+
+
+def test_warnings_are_told_without_the_files_of_packages(monkeypatch, capsys):
+    def told(*_):
+        for file in (torch.__file__, seqmix.__file__, "mine.py"):
+            print(warnings.formatwarning(UserWarning("a\n  b"), UserWarning, file, 3), end="")
+
+    before = warnings.formatwarning
+    monkeypatch.setattr("seqmix.commands.info.main", told)
+    assert run(["info"]) == 0 and warnings.formatwarning is before
+    assert capsys.readouterr().out == "seqmix: a b\nseqmix: a b\nseqmix: mine.py:3: a b\n"
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
@@ -381,7 +393,9 @@ def test_list(capsys, here):
     assert rows["TSM2"] == {"name": "TSM2", "paper": "arXiv:2403.19888", "covariates": "True"}
     assert run(["list", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {"mixers", "images", "configs"} < found.keys() and {"name": "DLinear"}.items() <= found["models"][0].items()
+    assert {"mixers", "images", "datasets"} < found.keys() and {row["name"]: row for row in found["models"]} == {
+        name: {**row, "covariates": row["covariates"] == "True"} for name, row in rows.items()
+    }
 
 
 def test_info(capsys):

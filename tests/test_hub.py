@@ -1,6 +1,8 @@
 """What fails at the hub is reported by its cause: the disk of the cache, memory, or the hub and its network."""
 
 import errno
+import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from seqmix import Forecaster
 from seqmix.data import GLUE, HubImages, HubText, LRAText
 from seqmix.errors import DataError, WriteError
+from seqmix.hub import from_hub
 from seqmix.vision import create_model
 
 DISK = OSError(errno.ENOSPC, "No space left on device")
@@ -54,6 +57,34 @@ def test_an_error_at_the_hub(place, error, raised, message, tmp_path, monkeypatc
         call(str(tmp_path))
     assert message in str(found.value)
     assert raised is not DataError or remedy in str(found.value)
+
+
+def test_attempts_are_not_logged():
+    """An error says what six attempts said, and the client waits quietly; what it is told to wait for is said."""
+    client, said = logging.getLogger("huggingface_hub.utils._http"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    client.addHandler(handler)
+    try:
+        for quiet in (nullcontext(), from_hub("what", "remedy"), nullcontext()):
+            with quiet:
+                for message in (
+                    "'err' thrown while requesting HEAD /a",
+                    "Retrying in 1s [Retry 1/5].",
+                    "Rate limited.",
+                ):
+                    client.warning(message)
+    finally:
+        client.removeHandler(handler)
+    assert [message[:7] for message in said] == [
+        "'err' t",
+        "Retryin",
+        "Rate li",
+        "Rate li",
+        "'err' t",
+        "Retryin",
+        "Rate li",
+    ]
 
 
 def test_a_column_that_a_corpus_lacks(tmp_path, monkeypatch):

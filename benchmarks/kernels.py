@@ -68,6 +68,8 @@ FLOPS = {
 }
 PEERS = {
     "depthwise_conv1d": {"nn.Conv1d": "torch"},
+    # without the delta rule, and the op that does the same
+    "gated_delta": {"no beta": "seqmix", "ssd": "seqmix"},
     "selective_scan": {"mambapy": "mambapy", "associative_scan": "torch", "mamba-ssm": "mamba_ssm"},
     "ssd": {"ssd_minimal": "torch", "mamba-ssm": "mamba_ssm", "fla": "fla"},
 }
@@ -137,7 +139,7 @@ def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
             found.setdefault(row["op"], {})[row["implementation"]] = float(row["forward + backward ms"])
     lines = []
     for op, times in found.items():
-        others = sorted((ms, name) for name, ms in times.items() if name not in own)
+        others = sorted((ms, name) for name, ms in times.items() if PEERS.get(op, {}).get(name, "seqmix") != "seqmix")
         line = {name: f"{times[name]:,.0f}" if name in times else "" for name in own}
         lines.append({"op": op, **line, "other code": "".join(f"{ms:,.0f} ({name})" for ms, name in others[:1])})
     return lines
@@ -203,6 +205,10 @@ def peer(op: str, name: str) -> Call:
     """What others have for the same tensors."""
     if name == "nn.Conv1d":
         return lambda x, w: F.conv1d(x.mT, w.unsqueeze(1), padding=3, groups=w.shape[0])[..., : x.shape[1]].mT
+    if name == "no beta":
+        return lambda q, k, v, decay, beta: ops.gated_delta(q, k, v, decay)
+    if name == "ssd":
+        return lambda q, k, v, decay, beta: ops.ssd(v, -decay, decay.new_full(decay.shape[2:], -1.0), k, q)
     if name == "ssd_minimal":
         return ssd_minimal
     if name == "mambapy":

@@ -32,7 +32,8 @@ class SlidingWindow(Mixer):
         ConfigError: if the heads do not divide the width.
 
     Source: Beltagy et al., 2020, arXiv:2004.05150; as the layers between those of Based, HazyResearch/zoology. Differs
-    from the original code in: blocks instead of an L x L matrix; heads; masks and packed sequences.
+    from that code in: 64 positions by default, as in the paper of Based, not 256; blocks instead of an L x L matrix;
+    heads; masks and packed sequences.
     """
 
     causal = True

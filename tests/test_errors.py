@@ -213,6 +213,22 @@ def test_wrong_config_file(text, lines, monkeypatch, capsys):
     assert _says(["fit", "--config", "bad.yaml"], monkeypatch, capsys) == lines
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "data: Cycles\nmodel: {class_path: Forecasting, init_args: {model: Ridge}}\ntrainer: null",
+            "trainer = null has none of the options of the trainer; leave it out",
+        ),
+        ("name: \xba", "a config file is no text, at byte 6 (invalid start byte); save it as UTF-8"),
+    ],
+)
+def test_config_file_of_no_use(text, line, capsys):
+    Path("bad.yaml").write_text(text, encoding="latin-1")
+    assert run(["fit", "--config", "bad.yaml"]) == 1
+    assert capsys.readouterr().err == f"seqmix: {line}\n"
+
+
 def test_missing_config_file(monkeypatch, capsys):
     listed = "  `seqmix list configs` shows those that come with seqmix"
     missing = ["seqmix: config file 'dem.yaml' not found. Did you mean 'demo'?", listed]

@@ -23,6 +23,8 @@ from seqmix.forecasting.tables import read_table
     # an integer of more than 64 bits, and rows that are shorter than the header
     {"content": b"id,month,y\n7,%s,1" % (b"9" * 40), "sep": None, "decimal": None},
     {"content": b"id month y\n7 1\n7 2", "sep": "space", "decimal": None},
+    # an integer that is too large for float64
+    {"content": b"id,month,y\n7,1,%s\n7,2,1" % (b"9" * 400), "sep": None, "decimal": None},
     content=tables(),
     sep=one_of(None, None, ";", "space"),
     decimal=one_of(None, None, ","),
@@ -42,7 +44,13 @@ def test_a_table_becomes_a_long_frame_or_is_refused(content, sep, decimal):
     assert pd.api.types.is_numeric_dtype(long[roles.target_col].dtype)
 
 
-@fuzz(40, 6000, content=tables(), missing=st.booleans())
+@fuzz(
+    40,
+    6000,
+    {"content": b"date,y\n2024-01-01,%s" % (b"9" * 400), "missing": False},
+    content=tables(),
+    missing=st.booleans(),
+)
 def test_a_wide_table_is_read_or_refused(content, missing):
     try:
         values, times, channels = read_wide(content, "x.csv", missing=missing)

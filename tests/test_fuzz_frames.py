@@ -25,6 +25,9 @@ def _series(*y):
     # a year of six digits, and gaps of more rows than memory holds
     {"frame": _at(2**62, 2**62 + 1), "fill_gaps": False, "missing": "mask"},
     {"frame": _at(0, 1, 2, 3, 10**15), "fill_gaps": True, "missing": "mask"},
+    # integers that are too large for float64, or for 64 bits
+    {"frame": _at(0, 1).assign(y=pd.Series([1, 10**400], dtype=object)), "fill_gaps": False, "missing": "mask"},
+    {"frame": _at(0, 1).assign(ds=pd.Series([1, 10**400], dtype=object)), "fill_gaps": False, "missing": "mask"},
     frame=frames(),
     fill_gaps=st.booleans(),
     missing=one_of("mask", "error", "ffill"),

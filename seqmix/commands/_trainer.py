@@ -41,6 +41,8 @@ def check_trainer(command: str, config: Any) -> None:
     seed, trainer = config["seed_everything"], config["trainer"]
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
         raise ConfigError(f"seed_everything must be between 0 and {2**32 - 1}, got {seed}; use for example 0")
+    if trainer is None or "default_root_dir" not in trainer:
+        raise ConfigError("trainer = null has none of the options of the trainer; leave it out")
     for name, least in _LEAST.items():
         value = trainer.get(name)
         if isinstance(value, int | float) and value < least:

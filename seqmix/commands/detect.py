@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from seqmix.analysis import AnomalyDetector
 from seqmix.commands._channels import read_channels, renamed
 from seqmix.commands._function import call, in_words_of_the_shell
 from seqmix.commands._options import TableReader, check_loaded, check_outputs, whole_or_text
 from seqmix.commands.outputs import save_picture
+from seqmix.data.series.numeric import to_numbers
 from seqmix.errors import ConfigError
 from seqmix.forecasting.tables import write_table
 from seqmix.tasks.detection_metrics import average_precision
@@ -79,7 +79,7 @@ def detect(
         fitting = ("train", "model", "quantile", "contamination", "season", "save", "freq", "max_steps", "lr", "seed")
         check_loaded(detect, locals(), fitting)
     table = read_channels(data, reader, channels, label_col=label_col, labeled=bool(label_col))
-    column: Any = None if label_col is None else pd.to_numeric(table.long[label_col], errors="coerce")
+    column: Any = None if label_col is None else to_numbers(table.long[label_col])
     labels = None if column is None else column.to_numpy()
     if labels is not None and not np.isin(labels, (0, 1)).all():
         raise ConfigError(f"--label_col {label_col} should hold 1 for anomalies and 0 for other rows; name another")

@@ -77,7 +77,10 @@ class Parser(Explained, LightningArgumentParser):
         """Parse as jsonargparse does, which hands the null of a nested option to an inner parser as ``None``."""
         if args is not None and not self.exit_on_error:
             args = [f"{arg[:-4]}null" if arg.endswith("=None") else arg for arg in args]
-        return super().parse_args(args, *given, **how)
+        try:
+            return super().parse_args(args, *given, **how)
+        except UnicodeDecodeError as e:
+            raise ConfigError(f"a config file is no text, at byte {e.start} ({e.reason}); save it as UTF-8") from e
 
 
 class Train(LightningCLI):

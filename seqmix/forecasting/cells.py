@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from seqmix.data.series.numeric import to_numbers
 from seqmix.errors import ConfigError, DataError
 
 # cells that stand for a missing number
@@ -106,7 +107,7 @@ class Cells:
             return column if pd.api.types.is_numeric_dtype(column.dtype) else None
         if self._plain and self.decimal != "," and "?." not in self._unclear:
             # fast path: most files have decimal points and no thousands separators
-            plain: Any = pd.to_numeric(column, errors="coerce")
+            plain = to_numbers(column)
             if np.isfinite(plain).all() and (self.decimal or not _has_three_decimals(plain.to_numpy())):
                 return plain.astype("float64")
         numbers, wrong = self._parsed(column)

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
+from seqmix.data.series.numeric import to_numbers
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.clock import Clock, is_number, shown
 from seqmix.forecasting.frame import LARGEST_VALUE, Reading, stamped
@@ -338,8 +339,8 @@ def as_numbers(column: pd.Series) -> pd.Series | None:
     objects = pd.api.types.is_object_dtype(column.dtype) and len(present)
     if not objects or any(isinstance(value, bool | str) or not isinstance(value, Number) for value in present):
         return None
-    numbers: Any = pd.to_numeric(column.where(column.notna(), None))
-    return numbers
+    numbers = to_numbers(column.where(column.notna(), None))
+    return None if numbers.isna().sum() > column.isna().sum() else numbers
 
 
 def _finite(numbers: pd.Series, name: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from seqmix.data.series.numeric import to_numbers
 from seqmix.errors import ConfigError, DataError, check_choice
 from seqmix.forecasting.clock import Clock, infer_freq, is_number, shown
 from seqmix.forecasting.kind import kind_of, to_pandas, with_index
@@ -255,7 +256,7 @@ def numbers(
 
 def _objects_as_numbers(column: pd.Series, name: str) -> pd.Series:
     """Objects among which numbers and missing values are; text that looks like numbers is refused with the remedy."""
-    parsed: Any = pd.to_numeric(column, errors="coerce")
+    parsed = to_numbers(column)
     wrong = (parsed.isna() & column.notna()).to_numpy(copy=True)
     if not pd.api.types.is_object_dtype(column.dtype):
         wrong |= column.notna().to_numpy()

@@ -17,7 +17,12 @@ def parse_times(times: pd.Series, time_col: str) -> pd.Series:
     if isinstance(times.dtype, pd.CategoricalDtype):
         times = times.astype(times.cat.categories.dtype)
     if pd.api.types.is_object_dtype(times.dtype) and pd.api.types.infer_dtype(times) == "integer":
-        times = times.astype("int64")
+        try:
+            times = times.astype("int64")
+        except OverflowError as e:
+            raise DataError(
+                f"column {time_col!r} holds integers of more than 64 bits; count time in smaller ones"
+            ) from e
     kind = times.dtype
     if isinstance(kind, pd.PeriodDtype):
         times = times.dt.to_timestamp()

@@ -14,6 +14,7 @@ import pandas as pd
 from seqmix.data.files import decode, read_file
 from seqmix.data.series.calendar import season_of_step
 from seqmix.data.series.forecast_data import ForecastData, Table
+from seqmix.data.series.numeric import to_numbers
 from seqmix.errors import ConfigError, DataError
 
 
@@ -231,7 +232,7 @@ def _parse(text: str, names: list[str], file: str) -> pd.DataFrame:
 
 
 def _numbers(frame: pd.DataFrame, name: str, file: str, text: str, missing: bool) -> np.ndarray:
-    numbers = np.asarray(pd.to_numeric(frame[name], errors="coerce"), np.float64)
+    numbers = np.asarray(to_numbers(frame[name]), np.float64)
     bad = ~np.isfinite(numbers)
     if missing:
         bad &= ~frame[name].isna().to_numpy()

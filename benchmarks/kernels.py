@@ -45,6 +45,7 @@ SHAPES = {
     "rms_norm": ((8, 2048, 256), (256,), (8, 2048, 256)),
     "segment_max": ((8, 2048, 256),),
     "selective_scan": SCAN,
+    "slstm": ((8, 2048, 4, 256), (4, 256, 64)),
     "ssd": SSD,
     "vq_attention": ((2, 2048, 64), (2, 2048, 64), (2, 2048, 64), (128, 64), (65,)),
 }
@@ -63,9 +64,12 @@ FLOPS = {
     "rms_norm": 2 * 15 * 8 * 2048 * 256,
     "segment_max": 8 * 2048 * 256,
     "selective_scan": 2 * 14 * 8 * 2048 * 256 * 16,
+    "slstm": 2 * 8 * 2048 * 256 * (4 * 64 + 5 * 11),
     "ssd": 16384 * (2 * 64 * 64 + 2 * 128 * 512 + 2 * 64 * 512),
     "vq_attention": 2 * 2 * 2048 * 64 * (2 * 128 + 2 * 192),
 }
+# implementations that are the code of another one
+SAME = (("causal_conv", "reference"), ("slstm", "torch"))
 PEERS = {
     "depthwise_conv1d": {"nn.Conv1d": "torch"},
     # without the delta rule, and the op that does the same
@@ -91,8 +95,7 @@ def main() -> None:
     limits = _limits(options.device)
     rows = []
     for op in options.ops.split(","):
-        # the definition of causal_conv is the code of "torch"
-        own = [name for name in dispatch._OPS[op] if (op, name) != ("causal_conv", "reference")]
+        own = [name for name in dispatch._OPS[op] if (op, name) not in SAME]
         for name in [*own, *PEERS.get(op, {})]:
             for allocator in ("system", "tuned") if options.allocator == "both" else (options.allocator,):
                 command = [sys.executable, __file__, "--device", options.device, "--case", op, name, allocator]

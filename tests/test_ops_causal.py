@@ -53,6 +53,10 @@ def _recurrence(**options):
     return ops.linear_recurrence, {"x": torch.randn(B, L, H), "decay": torch.rand(B, L, H)}, options
 
 
+def _slstm(**options):
+    return ops.slstm, {"gates": torch.randn(B, L, 4, H * K)}, {"recurrent": torch.randn(H, 4 * K, K), **options}
+
+
 def _depthwise(**options):
     return ops.depthwise_conv1d, {"x": torch.randn(B, L, H)}, {"weight": torch.randn(H, 4), **options}
 
@@ -74,6 +78,7 @@ CASES = {
     "ssd": (_ssd, {"reference": 1, "torch": CHUNK, "native": CHUNK}),
     "selective scan": (_scan, {"reference": 1, "torch": 1, "native": 1}),
     "recurrence": (_recurrence, {"reference": 1, "torch": 1, "native": 1}),
+    "slstm": (_slstm, {"reference": 1, "native": 1}),
     "short convolution": (_depthwise, {"reference": 1, "torch": 1, "native": 1}),
     "attention to codes": (_attention, {"torch": L, "reference": L}),
 }

@@ -109,6 +109,14 @@ def _linear_recurrence(d):
     return ops.linear_recurrence, operands, options
 
 
+def _slstm(d):
+    B, L, H, P = d.size(1, 1, 2, 5), d.size(1, 2, 7, 33), d.size(1, 2), d.size(1, 3, 8, 17)
+    operands = {"gates": d.tensor(B, L, 4, H * P, first=True), "recurrent": d.tensor(H, 4 * P, P)}
+    # a normalizer is above zero
+    state = lambda t: torch.cat([t[:, :2], t[:, 2:3].abs() + 0.5, t[:, 3:]], 1)  # noqa: E731
+    return ops.slstm, operands | ({"initial_state": d.tensor(B, 4, H * P, form=state)} if d.often() else {}), {}
+
+
 def _ssd(d, ways=()):
     B, L, H = d.size(1, 1, 2), d.size(1, 2, 7, 65), d.size(1, 2, 4)
     P, N = d.size(1, 3, 8), d.size(1, 3, 16)
@@ -186,6 +194,7 @@ CALLS = {
     "selective_scan": (_selective_scan, ("torch", "native")),
     "gated_delta": (_gated_delta, ("torch", "native")),
     "linear_recurrence": (_linear_recurrence, ("torch", "native")),
+    "slstm": (_slstm, ("torch", "native")),
     "ssd": (_ssd, ("torch", "native")),
     "quasiseparable": (lambda d: _ssd(d, (2,)), ("torch", "native")),
     "depthwise_conv1d": (_depthwise_conv1d, ("torch", "native")),
@@ -245,6 +254,7 @@ def test_many_random_calls_are_the_reference(nan_empty, name):
 
 # axes that no other operand shares
 FREE = {
+    ("slstm", "gates"): (0, 1),
     ("depthwise_conv1d", "x"): (0, 1),
     ("depthwise_conv1d", "weight"): (1,),
     ("rms_norm", "x"): (0, 1, 2),

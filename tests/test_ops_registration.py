@@ -55,6 +55,7 @@ CASES = {
         lambda u, dt, A, b, c: ops.selective_scan(u, dt.exp(), -A.exp(), b, c),
         [(B, L, D), (B, L, D), (D, N), (B, L, N), (B, L, N)],
     ),
+    "slstm": (lambda g, r: ops.slstm(g, r.unflatten(0, (H, -1))), [(B, L, 4, H * P), (H * 4 * P, P)]),
     "ssd": (
         lambda x, dt, A, b, c: ops.ssd(x, dt.exp(), -A.exp(), b, c),
         [(B, L, H, P), (B, L, H), (H,), (B, L, 1, N), (B, L, 1, N)],
@@ -74,6 +75,7 @@ OPERATORS = (
     "linear_recurrence",
     "causal_conv",
     "gated_delta",
+    "slstm",
 )
 OPS = pytest.mark.parametrize("name", CASES)
 # by PyTorch itself, at the first derivative in forward mode
@@ -157,7 +159,7 @@ class _Calls(TorchDispatchMode):
 
 
 # float64 takes the portable implementation, which for these is made of PyTorch's operators; float32 the compiled one
-PORTABLE = ("rms_norm", "gated_delta")
+PORTABLE = ("rms_norm", "gated_delta", "slstm")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqmix.errors import ConfigError, check_at_least, check_fraction
@@ -11,10 +10,11 @@ from seqmix.mixers.block_linear import BlockLinear
 from seqmix.mixers.mixer import Mixer, register
 from seqmix.mixers.norm import HeadNorm
 from seqmix.mixers.state import last_inputs, mix_onward, with_last
+from seqmix.ops import slstm
 from seqmix.ops.packed import packed_conv1d
 from seqmix.ops.wide import wide
 
-#: last inputs of the convolution ``(B, K - 1, D)``; output, memory, normalizer and exponent ``(4, B, D)``
+#: last inputs of the convolution ``(B, K - 1, D)``; output, memory, normalizer and exponent ``(B, 4, D)``
 State = tuple[Tensor, Tensor]
 
 # exponent of an empty memory
@@ -88,8 +88,8 @@ class SLSTM(Mixer):
     def init_state(self, batch_size: int) -> State:
         """Zero window, empty memories, and no exponent yet."""
         D, _, K = self.conv1d.weight.shape
-        memory = wide(self.bias).new_zeros(4, batch_size, D)
-        memory[3] = _NEVER
+        memory = wide(self.bias).new_zeros(batch_size, 4, D)
+        memory[:, 3] = _NEVER
         return self.bias.new_zeros(batch_size, K - 1, D), memory
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -104,23 +104,9 @@ class SLSTM(Mixer):
         u = packed_conv1d(inputs, weight, self.conv1d.bias, bounds, padding="causal", activation="silu")[:, behind:]
         gates = torch.stack([self.igate(u), self.fgate(u), self.zgate(x), self.ogate(x)], 2)
         gates = wide(gates) + wide(self.bias)  # (B, L, 4, D)
-        recurrent, outputs = wide(self.recurrent).mT, []
-        with torch.autocast(x.device.type, enabled=False):
-            for t, given in enumerate(gates.unbind(1)):
-                after = self._remember(given, memory, recurrent)
-                memory = after if kept is None else torch.where(kept[:, t, None], after, memory)
-                outputs.append(memory[0])
-        y = self.dropout(torch.stack(outputs, 1).to(x.dtype))
+        states = slstm(gates, self.recurrent, initial_state=memory)  # (B, L, 4, D)
+        y = self.dropout(states[:, :, 0].to(x.dtype))
+        # those after no step, and after each
+        states = torch.cat([memory.unsqueeze(1), states], 1)
+        memory = states[:, -1] if kept is None else states[torch.arange(len(x), device=x.device), kept.sum(1)]
         return self.group_norm(y), (last_inputs(inputs, behind, kept), memory)
-
-    def _remember(self, gates: Tensor, memory: Tensor, recurrent: Tensor) -> Tensor:
-        """One step of the memories ``(4, B, D)``, with ``recurrent: (H, P, 4 P)``."""
-        h, c, n, m = memory.unbind()
-        heard = torch.einsum("bhi,hio->bho", h.unflatten(1, (self.n_heads, -1)), recurrent)  # (B, H, 4 P)
-        gates = gates + heard.unflatten(2, (4, -1)).transpose(1, 2).flatten(2)
-        log_i, f, z, o = gates.unbind(1)
-        log_f = m + F.logsigmoid(f)
-        m = torch.maximum(log_i, log_f)
-        i, f = (log_i - m).exp(), (log_f - m).exp()
-        c, n = f * c + i * z.tanh(), f * n + i
-        return torch.stack([o.sigmoid() * c / n, c, n, m])

@@ -9,6 +9,7 @@ from seqmix.ops.pooling import global_attention, local_max, masked_mean, segment
 from seqmix.ops.quasiseparable import quasiseparable, quasiseparable_matrix
 from seqmix.ops.recurrence import linear_recurrence, recurrence_matrix
 from seqmix.ops.scan import scan_matrix, selective_scan, selective_scan_step
+from seqmix.ops.slstm import slstm
 from seqmix.ops.ssd import ssd, ssd_matrix
 from seqmix.ops.vq import nearest_code, straight_through, update_codebook, vq_attention
 
@@ -36,6 +37,7 @@ __all__ = [
     "segment_max",
     "selective_scan",
     "selective_scan_step",
+    "slstm",
     "smooth_length",
     "ssd",
     "ssd_matrix",

@@ -1,6 +1,6 @@
 // Kernels for a CPU: plain C++, no torch headers; one source, built for several instruction sets and chosen at run time.
 // Selective scan S6 (Gu and Dao, 2023, arXiv:2312.00752), with gradients by the adjoint recurrence and recomputed states,
-// state space dual, gated delta rule, depthwise convolution, and root mean square norm.
+// state space dual, gated delta rule, depthwise convolution, root mean square norm, linear recurrence, and sLSTM.
 
 #include <math.h>
 #include <pthread.h>
@@ -90,6 +90,15 @@ struct Recurrence {
   int64_t Bt, L, D, reverse, back;
 };
 
+// states (Bt, L, 4, H, P) of sLSTM, which are output, memory, normalizer and exponent, from `gates` of that shape, the maps
+// `recurrent` (H, 4 P, P) and the state before the first step (Bt, 4, H, P), all float32 and contiguous. `back` asks for
+// the gradients: g to the states; gates are then whole logits, with what was heard of the output before.
+struct Slstm {
+  const float *gates, *recurrent, *state, *g;
+  float *states, *dgates, *dstate;
+  int64_t Bt, L, H, P, back;
+};
+
 // states that go through a chunk together
 enum { STATES = 4 };
 
@@ -103,6 +112,7 @@ namespace baseline {
 #include "delta_body.h"
 #include "norm_body.h"
 #include "recurrence_body.h"
+#include "slstm_body.h"
 #undef LANES
 }  // namespace baseline
 
@@ -123,6 +133,7 @@ namespace avx2 {
 #include "delta_body.h"
 #include "norm_body.h"
 #include "recurrence_body.h"
+#include "slstm_body.h"
 #undef LANES
 }  // namespace avx2
 #if defined(__clang__)
@@ -143,6 +154,7 @@ namespace avx512 {
 #include "delta_body.h"
 #include "norm_body.h"
 #include "recurrence_body.h"
+#include "slstm_body.h"
 #undef LANES
 }  // namespace avx512
 #if defined(__clang__)
@@ -160,7 +172,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 }
 
 // raised with every change of what Python calls; ABI in __init__.py follows
-extern "C" int seqmix_abi(void) { return 14; }
+extern "C" int seqmix_abi(void) { return 15; }
 
 // whether loops are shared among threads
 extern "C" int seqmix_openmp(void) {
@@ -256,4 +268,15 @@ extern "C" int seqmix_recurrence(const Recurrence* r, int isa, int threads) {
   if (isa == 1) return avx2::run_recurrence(*r, threads);
 #endif
   return baseline::run_recurrence(*r, threads);
+}
+
+// likewise
+extern "C" int seqmix_slstm(const Slstm* s, int isa, int threads) {
+  if (!fits({s->Bt, s->L, s->H, s->P, threads})) return 2;
+  if (forked) threads = 1;
+#if defined(__x86_64__)
+  if (isa == 2) return avx512::run_slstm(*s, threads);
+  if (isa == 1) return avx2::run_slstm(*s, threads);
+#endif
+  return baseline::run_slstm(*s, threads);
 }

@@ -45,7 +45,7 @@ SHAPES = {
     "rms_norm": ((8, 2048, 256), (256,), (8, 2048, 256)),
     "segment_max": ((8, 2048, 256),),
     "selective_scan": SCAN,
-    "slstm": ((8, 2048, 4, 256), (4, 256, 64)),
+    "slstm": ((8, 2048, 4, 256), (4 * 256, 64)),
     "ssd": SSD,
     "vq_attention": ((2, 2048, 64), (2, 2048, 64), (2, 2048, 64), (128, 64), (65,)),
 }
@@ -197,6 +197,8 @@ def ours(op: str, name: str) -> Call:
         return dispatch.pick(name, dispatch._OPS[op], torch.empty(0))
     if op == "segment_max":
         return lambda x: f(x, 32, impl=name)
+    if op == "slstm":
+        return lambda gates, maps: f(gates, maps.unflatten(0, (4, -1)), impl=name)
     if op == "vq_attention":
         return lambda q, k, v, codes, bias: f(
             q, k, v, codes, ops.nearest_code(k, codes), bias, window=64, causal=True, impl=name

@@ -46,8 +46,10 @@ def _backward(
     dgates, dstate = torch.empty(gates.shape), torch.empty(state.shape)
     arrays = {"gates": gates, "recurrent": recurrent, "state": state, "g": grad, "states": states}
     _run(arrays, {"dgates": dgates, "dstate": dstate}, back=True)
-    drecurrent = torch.einsum("blghp,blhi->hgpi", dgates, heard).flatten(1, 2)
-    return dgates, drecurrent.contiguous(), dstate
+    # a product of matrices for each gate, without copies of what is as large as the sequence
+    before = heard.flatten(0, 1).transpose(0, 1)  # (H, Bt L, P)
+    of_gates = dgates.flatten(0, 1).permute(1, 2, 3, 0)  # (4, H, P, Bt L)
+    return dgates, torch.stack([gate @ before for gate in of_gates], 1).flatten(1, 2), dstate
 
 
 def _run(arrays: dict[str, Tensor], results: dict[str, Tensor], *, back: bool) -> None:

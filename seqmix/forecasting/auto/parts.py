@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seqmix.forecasting.auto.histories import histories
 from seqmix.forecasting.fitted import Fitted
+from seqmix.forecasting.joined import Joined
 from seqmix.forecasting.long import Long
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.packing import pack
@@ -72,7 +73,7 @@ class Learned(Part):
         bare: the model gets no covariates, as it uses none.
     """
 
-    def __init__(self, name: str, fitted: Fitted, model: Any, *, bare: bool):
+    def __init__(self, name: str, fitted: Fitted | Joined, model: Any, *, bare: bool):
         self.name, self.fitted, self.model, self.bare = name, fitted, model, bare
         self.members = fitted.members
         (self.column,) = [member.name for member in fitted.members]

@@ -7,7 +7,8 @@ from daily_panel import panel, small
 
 from seqmix import Forecaster
 from seqmix.errors import DataError
-from seqmix.forecasting.plan import held_out
+from seqmix.forecasting.clock import Clock
+from seqmix.forecasting.plan import _lengths, held_out
 
 
 def cycle(freq, season, n):
@@ -26,7 +27,11 @@ def test_nothing_is_left_open():
     [
         ("5min", 288, 900, {}, 288),
         ("10min", 144, 400, {}, 144),
-        ("D", 7, 60, {}, 28),
+        ("D", 7, 80, {}, 28),
+        # at most half of the rows hold a window with its horizon, unless the season needs more
+        ("D", 7, 60, {}, 24),
+        ("D", 7, 20, {}, 8),
+        ("MS", 12, 24, {}, 12),
         ("W", 52, 200, {}, 52),
         ("D", 90, 220, {"season": 90}, 90),
         ("D", 90, 120, {"season": 90}, 90),
@@ -45,15 +50,34 @@ def test_a_season_that_does_not_fit_is_left_out_or_refused():
     df = cycle("W", 52, 60)
     fc = Forecaster(["DLinear", "SeasonalNaive"], 8, max_steps=2, device="cpu").fit(df)
     assert fc.season_ == 1 and fc.notes_[0] == (
-        "no season: the models see 44 steps, and a season has 52; set context_length"
+        "no season: the models see 24 steps, and a season has 52; set context_length"
     )
-    assert fc.predict()["SeasonalNaive"].tolist() == [df["y"].iloc[-1]] * 8
+    np.testing.assert_allclose(fc.predict()["SeasonalNaive"], df["y"].iloc[-1], rtol=1e-6)
     np.testing.assert_allclose(fc.fitted_.scales.naive, df["y"][: -len(df) + 60 - 8].diff().abs().mean(), rtol=0.3)
     with pytest.raises(DataError) as error:
         Forecaster("DLinear", 8, season=55, device="cpu").fit(df)
     assert str(error.value) == (
         "season = 55 needs series of 63 rows, half of them have 60 or fewer; give longer series, or season=1"
     )
+
+
+@pytest.mark.parametrize(
+    ("n", "rows", "horizon", "freq", "found"),
+    [
+        # a day of minutes that is seen once is no season, and a window of it leaves nothing to learn from
+        (5, 2000, 60, "min", (180, 1)),
+        (1, 2880, 60, "min", (1440, 1440)),
+        (40, 2000, 60, "min", (1440, 1440)),
+        (1, 80, 8, "W", (52, 52)),
+        (1, 18, 3, "MS", (12, 12)),
+        (137, 47, 5, "W", (18, 1)),
+        (1, 20, 3, "YS", (9, 1)),
+    ],
+)
+def test_a_long_season_is_seen_twice_or_in_many_series(n, rows, horizon, freq, found):
+    options = {"horizon": horizon, "context_length": None, "season": None}
+    clock = Clock(freq, np.dtype("datetime64[ns]"))
+    assert _lengths(options, np.full(n, rows), clock, pretrained=False)[:2] == found
 
 
 @pytest.mark.parametrize(("rows", "held"), [(100, 15), (300, 30), (32, 8), (27, 6), (25, 0)])

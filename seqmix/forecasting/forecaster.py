@@ -36,7 +36,8 @@ class Forecaster(Estimator):
             the series and forecasts with a weighted ensemble of the best; ``leaderboard_`` lists them.
         horizon: number of steps to forecast.
         context_length: lookback of the models in steps. Default: the longest of three horizons, one season and the
-            usual lookback of the frequency (two weeks for hourly data), if the series are long enough.
+            usual lookback of the frequency (two weeks for hourly data); less if the series are shorter than twice
+            lookback and horizon.
         freq: step between rows, an alias of pandas or an integer. Default: inferred.
         season: length of the season in steps, for the seasonal naive forecast and MASE. Default: that of the frequency,
             or 1 if the context is shorter.

@@ -17,6 +17,8 @@ _SPREAD = ("quantile", "normal", "student_t", "negative_binomial")
 #: most series that a model gets as channels in mode "auto": weights and memory grow with their number
 MOST_CHANNELS = 512
 _LEAST_ORIGINS = 10
+# windows for each step of a season that series hold less than twice, from which it is learned
+_WINDOWS = 4
 # options that pretrained models do not use, and their neutral values
 _FIXED = {"context_length": (None,), "loss": ("mae", "quantile"), "normalize": ("auto", "none")}
 
@@ -198,16 +200,22 @@ def bounds(level: float) -> tuple[float, float]:
 def _lengths(options: Mapping[str, Any], lengths: np.ndarray, clock: Clock, pretrained: bool) -> tuple[int, int, str]:
     """Context, season, and a note where the season had to go.
 
-    The context is three horizons or the cycle of the frequency, and at least a season, as far as half of the series
-    are long enough; forecasts, MASE and the seasonal naive model mean the same season. Pretrained models see what there
-    is of their own context, and the season stays.
+    The context is three horizons or the cycle of the frequency, and at least a season. One longer than that cycle, as
+    a day of minutes, counts if half of the series hold it twice, or many windows hold it. With its horizon the context
+    is at most half of a series, unless horizon or season need more: from few windows that are nearly the same nothing
+    is learned. Forecasts, MASE and the seasonal naive model mean the same season. Pretrained models see what there is
+    of their own context, and the season stays.
     """
     horizon, context, season = options["horizon"], options["context_length"], options["season"]
     typical = int(np.median(lengths))
     room = max(typical - 2 * horizon, horizon)
     wanted = season or clock.season
     if context is None:
-        context = min(max(3 * horizon, clock.cycle, wanted), room)
+        windows = (lengths - wanted - horizon + 1).clip(min=0).sum()
+        held = season or wanted <= clock.cycle or 2 * wanted <= typical or windows >= _WINDOWS * wanted
+        least = wanted if held and wanted <= room else 1
+        most = max(typical // 2 - horizon, min(3 * horizon, room), least)
+        context = min(max(3 * horizon, clock.cycle, least), most, room)
         if season and context < season <= typical - horizon:
             context = season
     if wanted <= context or pretrained:

@@ -16,10 +16,10 @@ _PACKAGES = ("torch", "lightning", "jsonargparse", "numpy", "pandas")
 
 def environment() -> dict[str, Any]:
     """Versions, processor, threads, accelerators and commit, as plain values."""
-    commit, dirty = _commit()
+    head, dirty = commit()
     return {
         "seqmix": seqmix.__version__,
-        "commit": commit,
+        "commit": head,
         "dirty": dirty,
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
@@ -31,20 +31,20 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _commit() -> tuple[str, bool]:
+def commit() -> tuple[str, bool]:
     """Commit of the source tree and whether it was changed since; empty for an installed package."""
     root = Path(seqmix.__file__).parents[1]
     if not (root / ".git").exists():
         return "", False
     head = _git(root, "rev-parse", "--short=12", "HEAD")
     return head, bool(head and _git(root, "status", "--porcelain", "--untracked-files=no"))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _git(root: Path, *args: str) -> str:

@@ -8,6 +8,7 @@ import yaml
 
 from seqmix.cli import run
 from seqmix.commands._classes import prepare_parser
+from seqmix.commands._settings import keeps_settings
 from seqmix.commands.train import Parser, Train
 from seqmix.mixers import Dense, Mamba2, Mixer
 from seqmix.series import Series
@@ -122,3 +123,17 @@ def test_densify():
         assert mixers == {"Dense", "ChannelMLP"} and cli.model.densified.head_dim == 4
     best = Forecasting.load_from_checkpoint(folder / "best.ckpt")
     assert any(isinstance(m, Dense) for m in best.modules())
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [("", True), ("--seed_everything=4 --trainer.accelerator cpu --record true", True), ("--data.horizon 8", False)],
+)
+def test_options_that_change_no_settings_need_no_second_parse(tmp_path, options, kept, monkeypatch):
+    argv = ["--config", "demo", *options.split()]
+    assert keeps_settings(argv) == kept
+    cli = Train("fit", argv, build=False, runs=tmp_path)
+    found = cli._named_settings(cli.settings())
+    assert (found == cli.settings()) == kept
+    monkeypatch.setattr("seqmix.commands.train.keeps_settings", lambda argv: False)
+    assert cli._named_settings({}) == found

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from seqmix.commands.tables import print_table
-from seqmix.environment import environment
+from seqmix.environment import commit
 from seqmix.tasks import Task
 from seqmix.tasks.run import device_name
 from seqmix.tasks.score import Score
@@ -21,6 +21,7 @@ _TITLES = {"mse": "MSE", "mae": "MAE"}
 
 def rows_of(scores: Sequence[Score], task: Task, data: Any, trainer: pl.Trainer) -> list[Row]:
     """Rows of results: the score of the model first, then those of the baselines."""
+    head, _ = commit()
     return [
         {
             "role": "baseline" if i else "model",
@@ -31,7 +32,7 @@ def rows_of(scores: Sequence[Score], task: Task, data: Any, trainer: pl.Trainer)
             task.counted: score.count,
             **{name: round(score.metrics[name], 6) for name in task.metrics},
             "parameters": score.parameters,
-            "commit": environment()["commit"],
+            "commit": head,
             "device": device_name(trainer),
             "seconds": round(score.seconds, 1),
             **({} if i else {name: round(value, 3) for name, value in task.remarks().items()}),

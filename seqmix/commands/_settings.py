@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ def differences(settings: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """Settings that are not those of ``base``, for example ``model.optim.lr=0.001 data.horizon=96``."""
     names = sorted(name for name in settings.keys() | base.keys() if settings.get(name) != base.get(name))
     return " ".join(f"{name}={json.dumps(settings.get(name), default=str)}" for name in names)
+
+
+def keeps_settings(argv: Iterable[str]) -> bool:
+    """Does a command line change nothing of the settings of its config? Where only paths and the like are given."""
+    options = {word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")}
+    return options <= {"config", *MOMENTARY, *_ELSEWHERE}
 
 
 def misfit(saved: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ import seqmix.data  # noqa: F401  configs name classes that have been imported
 from seqmix.commands._causes import passed_through, root
 from seqmix.commands._classes import prepare_parser
 from seqmix.commands._results import print_rows, rows_of, write_predictions
-from seqmix.commands._settings import MOMENTARY, differences, digest, flat, matching_run
+from seqmix.commands._settings import MOMENTARY, differences, digest, flat, keeps_settings, matching_run
 from seqmix.commands._trainer import check_trainer, explaining, is_of_trainer, trainer_error
 from seqmix.commands.configs import with_paths
 from seqmix.commands.explain import Explained
@@ -72,6 +72,10 @@ def main(command: str, argv: list[str]) -> None:
 
 class Parser(Explained, LightningArgumentParser):
     """Lightning's parser with errors of two lines."""
+
+    def dump(self, *given: Any, **how: Any) -> str:
+        """Write a config as jsonargparse does; it was checked when it was parsed, which takes longer than to write."""
+        return super().dump(*given, **{"skip_validation": True, **how})
 
     def parse_args(self, args: Sequence[str] | None = None, *given: Any, **how: Any) -> Any:
         """Parse as jsonargparse does, which hands the null of a nested option to an inner parser as ``None``."""
@@ -370,7 +374,7 @@ class Train(LightningCLI):
 
     def _named_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings of the named config without the changes of this command line; those at hand if there is none."""
-        if not self.config.config:
+        if not self.config.config or (len(self.config.config) == 1 and keeps_settings(self.argv)):
             return settings
         path = Path(self.config.config[0].absolute)
         key = path, path.stat().st_mtime_ns if path.exists() else 0

@@ -38,7 +38,7 @@ class RandomConvolutions(SeriesClassifier):
     them, so that probabilities are calibrated. Both have a closed form. Masked time steps count in no feature.
 
     Shapes: ``(B, L, C) -> (B, n_classes)``. Cost: O(L C n_features) for each series, and to fit n of them O(n^2
-    n_features + n^3) up to 2,048, then O(n n_features) for each of at most 100 steps, and the memory of their features.
+    n_features + n^3) up to 2,048, then O(n n_features) for each of at most 50 steps, and the memory of their features.
 
     Args:
         n_features: proportions in all.

@@ -118,6 +118,11 @@ def test_series_are_classified(here, capsys):
     assert "2 classes, channels 0" in text and "on 5 series" in text and (here / "c.png").exists()
     # a class without training series is never found
     assert [line.split() for line in text.splitlines() if " new " in line] == [["new", "1", "0"]]
+    # the same series without their labels
+    bare = [line.rpartition(":")[0] or line for line in (here / "w_TEST.ts").read_text().splitlines()]
+    (here / "bare.ts").write_text("\n".join(bare).replace("true slow fast new", "false"))
+    run("classify", "w_TRAIN.ts", "bare.ts", *options)
+    pd.testing.assert_frame_equal(pd.read_csv("classes.csv"), found.drop(columns="true"))
     run("classify", "waves.csv", *options, "--save", "kept")
     found = pd.read_csv("classes.csv")
     assert list(found) == ["id", "label", "true", "p_fast", "p_slow"] and len(found) == 4
@@ -126,6 +131,17 @@ def test_series_are_classified(here, capsys):
     assert "column 'none' has no value, and is not used" in capsys.readouterr().out
     found = pd.read_csv("classes.csv")
     assert list(found) == ["series", "label", "p_fast", "p_slow"] and len(found) == 16
+
+
+def test_ts_files_are_tables_too(here):
+    text = (here / "w_TEST.ts").read_text().replace("1,2,3:new", "1,?,3:new")
+    (here / "gap.ts").write_text(text)
+    run("impute", "gap.ts", "--out", "filled.csv", "--model", "LinearInterpolation")
+    found = pd.read_csv("filled.csv")
+    assert list(found) == ["unique_id", "ds", "value"]
+    assert found["value"].tolist()[-3:] == pytest.approx([1, 2, 3])
+    run("detect", "w_TRAIN.ts", "--out", "scores.csv", "--model", "SubPCA", "--season", "3")
+    assert list(pd.read_csv("scores.csv")) == ["unique_id", "ds", "value", "score", "anomaly"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,14 @@ def test_series_of_any_lengths_are_read():
         np.testing.assert_array_equal(found.series[1], [[7, np.nan], [np.nan, 11], [9, 12]])
 
 
+def test_labels_may_be_absent():
+    text = (
+        TEXT.replace("@classLabel true a b\n", "").replace(":a\n", "\n").replace(" : b\n", "\n").replace(":b\n", "\n")
+    )
+    found = read_ts(text.encode(), "x.ts", labeled=False)
+    assert not found.labels and [x.shape for x in found.series] == [(3, 2), (3, 2), (1, 2), (2, 2)]
+
+
 def _with(row="1,2:3,4:a", **lines):
     """The file with another line of the header, or one row more."""
     header = HEADER

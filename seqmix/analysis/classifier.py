@@ -235,8 +235,8 @@ def _from_file(X: Any, y: Any) -> tuple[Any, Any]:
     path = Path(X)
     if not path.name.endswith((".ts", ".ts.gz")):
         raise DataError(f"{str(path)!r} is not a .ts file; read it with pandas, and give the frame")
-    found = read_ts(read_file(path), path.name)
-    return found.series, found.labels if y is None else y
+    found = read_ts(read_file(path), path.name, labeled=False)
+    return found.series, (found.labels or None) if y is None else y
 
 
 def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:

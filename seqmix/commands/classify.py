@@ -141,8 +141,8 @@ class _Labeled(NamedTuple):
 
 def _read(path: str, reader: TableReader, channels: str | None, label_col: str, *, labeled: bool) -> _Labeled:
     if path.endswith((".ts", ".ts.gz")):
-        file = read_ts(read_file(Path(path)), Path(path).name)
-        return _Labeled(file.series, file.labels, None, {}, [])
+        file = read_ts(read_file(Path(path)), Path(path).name, labeled=labeled)
+        return _Labeled(file.series, file.labels or None, None, {}, [])
     table = read_channels(path, reader, channels, label_col=label_col, labeled=labeled)
     rows, names = table.long, {**table.names, "label_col": label_col}
     if names["id_col"] not in rows:

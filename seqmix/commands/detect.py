@@ -49,8 +49,8 @@ def detect(
     """Score every row of a table in a file (higher = more anomalous), and label the rows above a threshold.
 
     Args:
-        data: CSV, Excel or parquet file: times and one or several columns of values, with ids where there are several
-            series.
+        data: CSV, Excel, parquet or ``.ts`` file: times and one or several columns of values, with ids where there are
+            several series.
         train: file of mostly normal rows with the same columns, to fit detector and threshold. Default: ``data``
             itself, whose most unusual rows are then labeled.
         out: file of the table with columns ``score`` and ``anomaly`` (1 or 0): ``.csv``, ``.tsv``, ``.parquet`` or

@@ -46,8 +46,8 @@ def impute(
     """Fill the missing values of a table in a file; all other cells stay as they are.
 
     Args:
-        data: CSV, Excel or parquet file: times and one or several columns of values, with ids where there are several
-            series. Empty cells, NA and NaN are missing.
+        data: CSV, Excel, parquet or ``.ts`` file: times and one or several columns of values, with ids where there are
+            several series. Empty cells, NA and NaN are missing.
         out: output file: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
         plot: file for a plot of the filled gaps, for example ``filled.png``. Default: none.
         model: imputer, forecasting model, encoder or mixer by name. Default: the conditional mean of a Gaussian.

@@ -45,7 +45,8 @@ def read_table(path: str, *, sep: str | None = None, encoding: str | None = None
     """Read the table in a file. The ending gives the kind; any other ending is delimited text.
 
     Args:
-        path: the file: ``.parquet``, ``.xlsx``, or delimited text, plain or compressed (``.gz``, ``.bz2``, ``.xz``).
+        path: the file: ``.parquet``, ``.xlsx``, ``.ts``, or delimited text, plain or compressed (``.gz``, ``.bz2``,
+            ``.xz``).
         sep: field separator. Default: inferred from the first lines.
         encoding: text encoding. Default: UTF-8, UTF-16 by its byte order mark, or else
             Windows-1252 with a note.
@@ -64,11 +65,25 @@ def read_table(path: str, *, sep: str | None = None, encoding: str | None = None
             return TableFile(with_index(frame, frame.index.names), [])
         if file.suffix.lower() in _EXCEL:
             return TableFile(_excel(file), [])
+        if file.name.lower().endswith((".ts", ".ts.gz")):
+            return TableFile(_series(file), [])
         with _COMPRESSED.get(file.suffix.lower(), open)(file, "rb") as stream:
             content = stream.read()
     except (OSError, EOFError, ValueError) as e:
         raise DataError(f"file {path!r} cannot be read ({e}); give a CSV, Excel or parquet file") from e
     return _delimited(path, content, sep, encoding)
+
+
+def _series(file: Path) -> pd.DataFrame:
+    """Series of a ``.ts`` file without their labels: ids and time steps, both from 0, and columns of channels."""
+    from seqmix.data.files import read_file
+    from seqmix.data.series.ts_file import read_ts
+
+    found = read_ts(read_file(file), file.name, labeled=False).series
+    parts = [pd.DataFrame(x).assign(unique_id=i, ds=range(len(x))) for i, x in enumerate(found)]
+    channels = {c: f"value_{c}" if found[0].shape[1] > 1 else "value" for c in range(found[0].shape[1])}
+    frame: Any = pd.concat(parts, ignore_index=True).rename(columns=channels)
+    return frame[["unique_id", "ds", *channels.values()]]
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

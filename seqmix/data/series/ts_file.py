@@ -1,4 +1,4 @@
-"""The ``.ts`` format of the UCR and UEA archives: labeled series of several channels and of any lengths."""
+"""The ``.ts`` format of the UCR and UEA archives: series of several channels and of any lengths, most with labels."""
 
 from typing import NamedTuple, NoReturn
 
@@ -9,10 +9,10 @@ from seqmix.errors import DataError
 
 
 class TsFile(NamedTuple):
-    """Labeled series of one file."""
+    """Series of one file, and their labels."""
 
     series: list[np.ndarray]  # (L, C) float64 each, NaN where a value is missing
-    labels: list[str]
+    labels: list[str]  # none in a file without @classLabel
     class_names: tuple[str, ...]  # as declared, in that order
 
 
@@ -24,31 +24,33 @@ class _Header(NamedTuple):
     rows_from: int  # index of the first line after @data
 
 
-def read_ts(content: bytes, file: str) -> TsFile:
-    """Read a ``.ts`` file with class labels.
+def read_ts(content: bytes, file: str, *, labeled: bool = True) -> TsFile:
+    """Read a ``.ts`` file.
 
     A row is one series: channels separated by ``:``, values by ``,``, the label after the last ``:``; ``?`` and ``NaN``
-    are missing values. ``#`` begins a comment. Of the header ``@classLabel`` and ``@data`` are needed, and
-    ``@univariate``, ``@dimensions``, ``@equalLength`` and ``@seriesLength`` have to agree with the rows.
+    are missing values. ``#`` begins a comment. Of the header ``@data`` is needed, and ``@univariate``, ``@dimensions``,
+    ``@equalLength`` and ``@seriesLength`` have to agree with the rows.
 
     Args:
         content: the file, as bytes.
         file: its name, for messages.
+        labeled: require ``@classLabel``, without which rows end with their last channel.
 
     Raises:
         DataError: if it is no such file; the message names the line.
     """
     lines = decode(content, file).split("\n")
-    header = _read_header(lines, file)
+    header = _read_header(lines, file, labeled)
     series, labels = [], []
     for number, line in enumerate(lines[header.rows_from :], header.rows_from + 1):
         row = line.strip()
         if not row or row.startswith("#"):
             continue
-        *channels, label = row.split(":")
-        _check_label(label.strip(), bool(channels), header, file, number)
+        channels = row.split(":")
+        if header.class_names:
+            labels.append(channels.pop().strip())
+            _check_label(labels[-1], bool(channels), header, file, number)
         series.append(_values(channels, header, file, number))
-        labels.append(label.strip())
         if series[-1].shape[1] != series[0].shape[1]:
             what = f"{_count(series[-1].shape[1], 'channel')}, the first row has {series[0].shape[1]}"
             _fail(file, what, "give every series the same channels", number)
@@ -60,7 +62,7 @@ def read_ts(content: bytes, file: str) -> TsFile:
     return TsFile(series, labels, header.class_names)
 
 
-def _read_header(lines: list[str], file: str) -> _Header:
+def _read_header(lines: list[str], file: str, labeled: bool) -> _Header:
     facts: dict[str, tuple[list[str], int]] = {}
     for number, line in enumerate(lines, 1):
         words = line.split()
@@ -70,23 +72,24 @@ def _read_header(lines: list[str], file: str) -> _Header:
             _fail(file, "stands before @data", "begin the file with lines of @, the last of them @data", number)
         key = words[0].lower()
         if key == "@data":
-            return _header(facts, file, number)
+            return _header(facts, file, number, labeled)
         facts[key] = (words[1:], number)
     _fail(file, "has no @data" if facts else "is empty", "give a header, @data, and one row for each series")
 
 
-def _header(facts: dict[str, tuple[list[str], int]], file: str, data_line: int) -> _Header:
+def _header(facts: dict[str, tuple[list[str], int]], file: str, data_line: int, labeled: bool) -> _Header:
     if _flag(facts, "@timestamps", file):
         what = "has time-stamped values (@timeStamps true)"
         _fail(file, what, "write the values alone, at regular times, and @timeStamps false", facts["@timestamps"][1])
     if _flag(facts, "@targetlabel", file):
         what = "holds numbers to predict (@targetlabel true)"
         _fail(file, what, "use a file with @classLabel: this is regression", facts["@targetlabel"][1])
-    if not _flag(facts, "@classlabel", file):
+    known = _flag(facts, "@classlabel", file)
+    if labeled and not known:
         what = "has no class labels (@classLabel true is missing)"
         _fail(file, what, "write for example @classLabel true a b before @data", data_line)
-    (_, *names), number = facts["@classlabel"]
-    if not names or len(set(names)) < len(names):
+    (_, *names), number = facts["@classlabel"] if known else ([""], 0)
+    if known and (not names or len(set(names)) < len(names)):
         _fail(file, f"declares the classes {names}", "name every class once after @classLabel true", number)
     n_channels = _number(facts, "@dimensions", file) or _number(facts, "@dimension", file)
     if _flag(facts, "@univariate", file):

@@ -11,10 +11,8 @@ python benchmarks/fashion_mnist.py --mixers Hydra Attention2d --seeds 0
 
 import argparse
 import csv
-import logging
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,13 +20,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import matplotlib
-import torch
+from training import one_quiet_thread, trainer
 
 from seqmix.commands.tables import markdown
 from seqmix.data.images.fashion import FashionMNIST
 from seqmix.environment import environment
 from seqmix.mixers import Hydra
-from seqmix.ops import tune_allocator
 from seqmix.tasks import AdamW, ImageClassification
 from seqmix.tasks.rows import append_rows
 from seqmix.vision import Attention2d, Identity2d, MetaFormer, Pool2d, Rand2d, Raster, SepConv2d
@@ -62,10 +59,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fashion_mnist.csv")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    tune_allocator()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    one_quiet_thread()
 
     for seed in args.seeds:
         for mixer in args.mixers:
@@ -90,21 +84,12 @@ def _train(mixer: str, seed: int) -> dict[str, Any]:
     task = ImageClassification(
         network(mixer), data.n_classes, data.n_channels, optim=AdamW(lr=SETTINGS["lr"], weight_decay=0.05, warmup=0.1)
     )
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=SETTINGS["epochs"],
-        gradient_clip_val=1.0,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    fitting = trainer(max_epochs=SETTINGS["epochs"])
     started = time.process_time()
-    trainer.fit(task, data)
+    fitting.fit(task, data)
     seconds = time.process_time() - started
     (val,) = pl.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu").validate(task, data, verbose=False)
-    (test,) = trainer.test(task, data, verbose=False)
+    (test,) = fitting.test(task, data, verbose=False)
     return {
         "val_accuracy": round(val["val_accuracy"], 4),
         "test_accuracy": round(test["test_accuracy"], 4),

@@ -12,24 +12,21 @@ python benchmarks/recall.py --mixers Attention Mamba --seeds 0 1 2    # appends 
 import argparse
 import csv
 import inspect
-import logging
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
-import torch
+from training import one_quiet_thread, trainer
 
 from seqmix.commands.tables import markdown
 from seqmix.data import AssociativeRecall, Copying, SelectiveCopying
 from seqmix.data.sequences.recall import Recall
 from seqmix.environment import environment
 from seqmix.mixers import MixerFactory, SepConv, list_mixers, mixer_facts
-from seqmix.ops import tune_allocator
 from seqmix.tasks import AdamW, TokenPrediction
 from seqmix.tasks.rows import append_rows
 
@@ -78,10 +75,7 @@ def compare(doc: str | None, problems: Mapping[str, Problem], mixers: Mapping[st
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=out)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    tune_allocator()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    one_quiet_thread()
 
     for seed in args.seeds:
         for mixer in args.mixers:
@@ -126,20 +120,10 @@ def _train(problem: Problem, factory: MixerFactory, seed: int) -> dict[str, Any]
     )
     started = time.process_time()
     for stage in stages:
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            max_epochs=-1,
-            max_steps=problem.steps // len(stages),
-            gradient_clip_val=1.0,
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(model, stage)
+        fitting = trainer(max_steps=problem.steps // len(stages))
+        fitting.fit(model, stage)
     seconds = time.process_time() - started
-    (metrics,) = trainer.test(model, data, verbose=False)
+    (metrics,) = fitting.test(model, data, verbose=False)
     return {
         "accuracy": round(metrics["test_accuracy"], 4),
         "chance": data.chance,

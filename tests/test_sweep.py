@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tiny import CONFIG
 
 from seqmix.cli import run
 from seqmix.commands import sweep
@@ -11,18 +12,6 @@ from seqmix.errors import ConfigError
 from seqmix.tasks import Forecasting
 from seqmix.tasks.rows import append_rows, read_rows
 
-CONFIG = """
-model:
-  class_path: Forecasting
-  init_args:
-    model:
-      class_path: MixerForecaster
-      init_args: {mixer: Pool, d_model: 4, n_layers: 1, patch_len: 4, dropout: 0.1}
-data:
-  class_path: Cycles
-  init_args: {context: 24, horizon: 8, batch_size: 64, n_channels: 2, n_steps: 400}
-trainer: {max_epochs: 1, accelerator: cpu}
-"""
 LINE = ["sweep", "--config", "tiny.yaml", "--grid", "model.model.mixer=Pool,FNet", "data.horizon=4,8"]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from learning import share_left, step
 from test_task_contract import quiet_trainer
 from torch import nn
 from torch.nn import functional as F
@@ -48,11 +49,6 @@ def _model(mixer, **options):
     return partial(SequenceClassifier, **{"mixer": mixer, **SMALL, **options})
 
 
-def _step(task, batch):
-    task.log = lambda *a, **k: None
-    return task.training_step(batch, 0)
-
-
 # one mixer of each kind: all learn in test_task_tokens.py, and their contract says that padding changes no gradient
 LEARNED = ("Attention", "DeltaNet", "FNet", "Hydra", "Hyena", "LongVQ", "Mamba", "Mamba3", "PoNet", "SLSTM")
 
@@ -66,15 +62,7 @@ def test_one_batch_is_learned_by_heart(name):
     batch = {"tokens": torch.randint(5, (6, 11)), "labels": torch.arange(6) % 3}
     batch["mask"] = torch.arange(11) < torch.tensor([11, 1, 5, 11, 8, 3]).unsqueeze(1)
     # steps of 0.02 throw Mamba3 off again after it has learned all
-    optimizer = torch.optim.Adam(task.parameters(), lr=0.01)
-    losses = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        loss = _step(task, batch)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert share_left(task, batch, 30, lr=0.01) < 0.5
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -166,7 +154,7 @@ def test_training_loss_by_hand():
         _model(partial(LongVQ, d_qk=6, n_codes=8, window=3, commitment=1.0)), 6, 3, 9, label_smoothing=0.3
     )
     batch = {"tokens": torch.randint(6, (4, 9)), "labels": torch.tensor([0, 2, 1, 1])}
-    loss = _step(task, batch)
+    loss = step(task, batch)
     added = sum(m.auxiliary() for m in task.modules() if isinstance(m, LongVQ))
     log_p = task.model(batch["tokens"]).log_softmax(-1)
     want = -(0.7 * log_p[range(4), [0, 2, 1, 1]] + 0.1 * log_p.sum(-1)).mean()
@@ -284,7 +272,7 @@ def test_options_out_of_range(make, message):
 def test_bfloat16():
     task = Classification(_model(Attention), 6, 3, 11).bfloat16()
     batch = {"tokens": torch.randint(6, (3, 11)), "labels": torch.tensor([0, 1, 2])}
-    loss = _step(task, batch)
+    loss = step(task, batch)
     loss.backward()
     assert loss.dtype == torch.float32 and nn.utils.get_total_norm(p.grad for p in task.parameters()) > 0
 

@@ -6,6 +6,7 @@ from itertools import chain
 
 import pytest
 import torch
+from learning import share_left, step
 from test_task_contract import quiet_trainer
 from torch.nn import functional as F
 
@@ -24,11 +25,6 @@ def _data(folder, **options):
     (folder / "text.txt").write_bytes(b"".join(b"line %d of the text\n" % i for i in range(60)))
     given = {"max_len": 16, "batch_size": 4, "cache": str(folder / "cache")}
     return TextFiles(str(folder / "text.txt"), **{**given, **options})
-
-
-def _step(task, batch):
-    task.log = lambda *a, **k: None
-    return task.training_step(batch, 0)
 
 
 @pytest.mark.parametrize("eval_batch_size", [1, 3, 64])
@@ -80,15 +76,7 @@ def test_one_batch_is_learned_by_heart(objective, tmp_path):
     data = _data(tmp_path, objective=objective, document=r"line \d*0" if objective == "pairs" else None)
     data.setup()
     batch = data._splits["train"].gather(torch.arange(4))
-    optimizer = torch.optim.Adam(task.parameters(), lr=0.03)
-    losses = []
-    for _ in range(40):
-        optimizer.zero_grad()
-        loss = _step(task, batch)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert share_left(task, batch, 40, lr=0.03) < 0.5
 
 
 # what keeps packed texts apart, with positions that begin anew in each
@@ -110,8 +98,8 @@ def test_packed_loss_and_gradients_are_those_of_the_texts_alone(objective, tmp_p
     pieces = [alone.gather(numbers[i : i + 1]) for i in range(4)]
     counts = [_asked(task, piece) for piece in pieces]
     assert min(counts) > 0
-    want = sum(n * _step(task, piece) for n, piece in zip(counts, pieces, strict=True)) / sum(counts)
-    got = _step(task, packed.gather(numbers))
+    want = sum(n * step(task, piece) for n, piece in zip(counts, pieces, strict=True)) / sum(counts)
+    got = step(task, packed.gather(numbers))
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
     weights = dict(task.named_parameters())
     grads = [torch.autograd.grad(loss, [*weights.values()], allow_unused=True) for loss in (got, want)]
@@ -163,7 +151,7 @@ def test_sentence_order_is_added_and_counted_exactly(eval_batch_size, tmp_path):
     batch = pairs.gather(torch.tensor([4, 0, 2]))
     words, answers, scores, relations = _by_hand(task, batch, 1)
     want = F.cross_entropy(words, answers) + F.cross_entropy(scores, relations)
-    torch.testing.assert_close(_step(task, batch), want, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(step(task, batch), want, rtol=1e-10, atol=1e-10)
 
 
 def _by_hand(task, batch, epoch):

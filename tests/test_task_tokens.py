@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from learning import share_left, step
 from test_task_contract import STILL, quiet_trainer
 from torch import nn
 from torch.nn import functional as F
@@ -20,26 +21,13 @@ def _data(**options):
     return Copying(4, 3, 5, **{"batch_size": 16, "n_train": 40, "n_val": 9, "n_test": 23, **options})
 
 
-def _step(task, batch):
-    task.log = lambda *a, **k: None
-    return task.training_step(batch, 0)
-
-
 @pytest.mark.parametrize("name", list_mixers())
 def test_one_batch_is_learned_by_heart(name):
     cls, example = mixer_facts(name).cls, mixer_facts(name).examples[0]
     task = TokenPrediction(partial(cls, **example), 9, 11, d_model=8, n_layers=1)
     batch = {"tokens": torch.randint(9, (2, 11)), "targets": torch.randint(9, (2, 11))}
     batch["targets"][:, ::2] = -100
-    optimizer = torch.optim.Adam(task.parameters(), lr=0.02)
-    losses = []
-    for _ in range(40):
-        optimizer.zero_grad()
-        loss = _step(task, batch)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert share_left(task, batch, 40, lr=0.02) < 0.5
 
 
 @pytest.mark.parametrize("eval_batch_size", [1, 7, 64])
@@ -74,10 +62,10 @@ def test_training_loss_by_hand():
     batch["targets"][0, 4], batch["targets"][2, 9], batch["targets"][2, 10] = 5, 1, 0
     log_p = task(batch["tokens"]).log_softmax(-1)
     want = -(log_p[0, 4, 5] + log_p[2, 9, 1] + log_p[2, 10, 0]) / 3
-    torch.testing.assert_close(_step(task, batch), want)
+    torch.testing.assert_close(step(task, batch), want)
 
     batch["targets"].fill_(-100)
-    loss = _step(task, batch)
+    loss = step(task, batch)
     loss.backward()
     assert loss == 0 and all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
 
@@ -85,7 +73,7 @@ def test_training_loss_by_hand():
 def test_what_mixers_add_to_the_loss_is_added():
     task = TokenPrediction(partial(LongVQ, d_qk=6, n_codes=8, window=3, commitment=1.0), 6, 11, **SMALL)
     batch = {"tokens": torch.randint(6, (3, 11)), "targets": torch.randint(6, (3, 11))}
-    loss = _step(task, batch)
+    loss = step(task, batch)
     added = sum(m.auxiliary() for m in task.modules() if isinstance(m, LongVQ))
     scores = task(batch["tokens"])
     torch.testing.assert_close(loss - added, F.cross_entropy(scores.flatten(0, 1), batch["targets"].flatten()))
@@ -103,7 +91,7 @@ def test_padding_changes_nothing(side):
         "targets": F.pad(targets, pad, value=-100),
         "mask": F.pad(torch.ones(1, 7, dtype=torch.bool), pad),
     }
-    torch.testing.assert_close(_step(task, batch), _step(task, {"tokens": tokens, "targets": targets}))
+    torch.testing.assert_close(step(task, batch), step(task, {"tokens": tokens, "targets": targets}))
     kept = task.predict_step(batch, 0)["predicted"][batch["mask"]]
     assert torch.equal(kept, task(tokens).argmax(-1).flatten())
 
@@ -205,6 +193,6 @@ def test_options_out_of_range(options, message):
 def test_bfloat16():
     task = TokenPrediction(Attention, 6, 11, **SMALL).bfloat16()
     batch = {"tokens": torch.randint(6, (3, 11)), "targets": torch.randint(6, (3, 11))}
-    loss = _step(task, batch)
+    loss = step(task, batch)
     loss.backward()
     assert loss.dtype == torch.float32 and nn.utils.get_total_norm(p.grad for p in task.parameters()) > 0

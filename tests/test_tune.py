@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import CONFIG
 
 from seqmix.cli import run
 from seqmix.commands import _study_report, _trials
@@ -23,18 +24,6 @@ from seqmix.tasks.rows import read_rows
 
 optuna = pytest.importorskip("optuna", reason="needs optuna, of the extra scale")
 
-CONFIG = """
-model:
-  class_path: Forecasting
-  init_args:
-    model:
-      class_path: MixerForecaster
-      init_args: {mixer: Pool, d_model: 4, n_layers: 1, patch_len: 4, dropout: 0.1}
-data:
-  class_path: Cycles
-  init_args: {context: 24, horizon: 8, batch_size: 64, n_channels: 3, n_steps: 400}
-trainer: {max_epochs: 2, accelerator: cpu}
-"""
 SPACE = ["model.optim.lr=log:1e-4:1e-1", "model.model.d_model=int:4:16:4"]
 LINE = ["tune", "--config", "tiny.yaml", "--space", *SPACE]
 STUDY = Path("runs/tiny/tune")
@@ -43,7 +32,7 @@ STUDY = Path("runs/tiny/tune")
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("tiny.yaml").write_text(CONFIG)
+    Path("tiny.yaml").write_text(CONFIG.replace("max_epochs: 1", "max_epochs: 2"))
 
 
 @pytest.fixture

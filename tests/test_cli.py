@@ -309,6 +309,10 @@ def test_training_that_ends_before_a_validation_has_one_at_its_end(options, here
             ["--trainer.check_val_every_n_epoch", "3"],
             "no validation is due in 2 epochs: trainer.check_val_every_n_epoch",
         ),
+        (
+            ["--seed_everything", "true"],
+            "seed_everything must be between 0 and 4294967295, got True; use for example 0",
+        ),
         (["--seed_everything", "-1"], "seed_everything must be between 0 and 4294967295, got -1; use for example 0"),
         (["--record", "true"], "--record writes to 'configs/results/tiny.csv', which cannot be written"),
     ],

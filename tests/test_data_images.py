@@ -1,5 +1,6 @@
 """Images: files of any kind, crops by hand, splits that keep the test images apart, mixtures that add up."""
 
+import multiprocessing
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -243,7 +244,7 @@ class _Watch(pl.LightningModule):
 
 
 def test_a_trainer_resumes(noise):
-    """The checkpoint knows the seed of the shuffles, and where the epoch stood."""
+    """The checkpoint knows the seed of the shuffles, and where the epoch stood; processes that read end with it."""
     seen = {}
     for name, ckpt_path in (("whole", None), ("rest", noise / "step10.ckpt")):
         torch.manual_seed(len(seen))
@@ -251,8 +252,9 @@ def test_a_trainer_resumes(noise):
         quiet = {**quiet, "num_sanity_val_steps": 0, "val_check_interval": 3, "enable_model_summary": False}
         trainer = pl.Trainer(max_steps=16, default_root_dir=noise, **quiet)
         task = _Watch()
-        trainer.fit(task, ImageFolder("noise", 8, 3, root=str(noise), n_workers=0), ckpt_path=ckpt_path)
+        trainer.fit(task, ImageFolder("noise", 8, 3, root=str(noise), n_workers=len(seen)), ckpt_path=ckpt_path)
         seen[name] = task.seen
+        assert not multiprocessing.active_children()
     assert len(set(seen["whole"])) == 16 and seen["rest"] == seen["whole"][10:]
 
 

@@ -39,7 +39,8 @@ _NEEDED = {
 def check_trainer(command: str, config: Any) -> None:
     """Raise ``ConfigError`` if the seed or an option of the trainer leaves nothing to do, or makes no sense."""
     seed, trainer = config["seed_everything"], config["trainer"]
-    if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+    # true is none: Lightning would warn and use 0
+    if seed is True or not 0 <= (seed or 0) < 2**32:
         raise ConfigError(f"seed_everything must be between 0 and {2**32 - 1}, got {seed}; use for example 0")
     if trainer is None or "default_root_dir" not in trainer:
         raise ConfigError("trainer = null has none of the options of the trainer; leave it out")

@@ -106,6 +106,15 @@ class ImageLoader(ResumableLoader):
             generator=torch.Generator(),
         )
 
+    @property
+    def _iterator(self) -> Any:
+        """Processes that read images: Lightning ends what a loader has under this name after a training or a test."""
+        return self._reader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        self._reader._iterator = iterator
+
     def _serve(self, batches: Iterable[Tensor]) -> Iterable[Batch]:
         seeds = np.random.default_rng([self.seed, self.epoch, 1]).integers(2**62, size=self.n)
         self._asked.batches = ([(i, int(seeds[i])) for i in batch.tolist()] for batch in batches)

@@ -15,8 +15,8 @@ from seqmix.commands.tables import print_table
 from seqmix.errors import ConfigError
 from seqmix.forecasting import Forecaster
 from seqmix.forecasting.cells import Cells
-from seqmix.forecasting.covariates import future_rows
 from seqmix.forecasting.frame import Reading, read_frame
+from seqmix.forecasting.given_rows import future_rows
 from seqmix.forecasting.options import AUTO
 from seqmix.forecasting.tables import TableFile, check_output, write_table
 

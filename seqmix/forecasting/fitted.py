@@ -11,8 +11,9 @@ from seqmix.data.series.panel import LARGEST, scaling
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.arrange import Arrays, Ends, arrange, ends
 from seqmix.forecasting.clock import Clock
-from seqmix.forecasting.covariates import Inputs, ahead, static_rows
+from seqmix.forecasting.covariates import Inputs, ahead
 from seqmix.forecasting.frame import Reading, stamped, tested
+from seqmix.forecasting.given_rows import static_rows
 from seqmix.forecasting.kind import Kind
 from seqmix.forecasting.long import Long, channels, named
 from seqmix.forecasting.member import Member

@@ -15,11 +15,12 @@ from torch import Tensor
 from seqmix.data.series.panel import Panel, scaling
 from seqmix.errors import ConfigError, DataError, NotFittedError
 from seqmix.forecasting.arrange import Arrays, arrange
-from seqmix.forecasting.covariates import Inputs, learn_inputs, static_rows
+from seqmix.forecasting.covariates import Inputs, learn_inputs
 from seqmix.forecasting.factory import Choice, check_covariates, choices, make_task, own_plan
 from seqmix.forecasting.fitted import Fitted, last_windows
 from seqmix.forecasting.folder import read_long, release_memory
 from seqmix.forecasting.frame import Reading
+from seqmix.forecasting.given_rows import static_rows
 from seqmix.forecasting.intervals import check_windows
 from seqmix.forecasting.joined import Joined, join
 from seqmix.forecasting.long import Long, among_first, channels, missing_values, named, observed, unobserved_tail

@@ -303,7 +303,7 @@ class Forecaster(Estimator):
 
     def get_missing_future(self, future_df: Any, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon that ``future_df`` has no row for."""
-        from seqmix.forecasting.covariates import missing_rows
+        from seqmix.forecasting.given_rows import missing_rows
 
         how, (_, expected) = self._fitted().reading, self._horizon_of(df, horizon)
         return kind_of(future_df, how.id_col, how.time_col).give(missing_rows(expected, to_pandas(future_df), how))

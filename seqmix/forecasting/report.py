@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from seqmix.forecasting.covariates import learn, static_rows
+from seqmix.forecasting.covariates import learn
 from seqmix.forecasting.frame import Reading, read_frame
+from seqmix.forecasting.given_rows import static_rows
 from seqmix.forecasting.kind import names_of
 from seqmix.forecasting.long import named
 

@@ -1,69 +1,18 @@
-"""Forecasting losses, with the conversion of model outputs to points, quantiles or distribution parameters.
+"""Forecasting losses by name: of points, of quantiles, and likelihoods of distributions."""
 
-A parameter other than the location is read from its difference to the location: a model that moves and stretches all of
-its outputs with the window then moves the location, and stretches the scale.
-"""
-
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from statistics import NormalDist
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import NegativeBinomial, Normal, StudentT
-from torch.nn import functional as F
 
-from seqmix.errors import ConfigError, DataError, check_choice
+from seqmix.errors import ConfigError, check_choice
+from seqmix.tasks._distributions import NegativeBinomialLoss, NormalLoss, StudentTLoss
+from seqmix.tasks._loss import Loss
 
 LossName = Literal["mse", "mae", "huber", "quantile", "normal", "student_t", "negative_binomial"]
 LossFactory = Callable[[], nn.Module]
-
-
-class Loss(nn.Module, ABC):
-    """Loss of a forecast, with the conversion of model outputs to forecasts.
-
-    Both are ``(B, horizon, C)``, or ``(B, horizon, C, K)`` for K > 1: quantiles or parameters of a distribution.
-    """
-
-    #: numbers that the model forecasts per value K
-    n_outputs: int = 1
-    #: values are counts: windows are divided, never shifted
-    counts: ClassVar[bool] = False
-    #: quantiles are tensor operations, which an exported graph can hold
-    exportable: ClassVar[bool] = True
-
-    @abstractmethod
-    def read(self, outputs: Tensor) -> Tensor:
-        """Forecast, in the units of the window that the model saw."""
-
-    @abstractmethod
-    def score(self, forecast: Tensor, y: Tensor) -> Tensor:
-        """Loss of each value of ``y: (B, horizon, C)``, of its shape or with K terms ``(B, horizon, C, K)`` each."""
-
-    @abstractmethod
-    def point(self, forecast: Tensor) -> Tensor:
-        """The point forecast ``(B, horizon, C)``."""
-
-    @abstractmethod
-    def quantiles(self, forecast: Tensor, levels: Sequence[float]) -> Tensor:
-        """Quantiles of rising ``levels``, ``(B, horizon, C, len(levels))``."""
-
-    def rescale(self, forecast: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """Forecast in the units of the truth, from the units of the window ``(x - shift) / scale``."""
-        if forecast.ndim == 4:
-            shift, scale = shift.unsqueeze(-1), scale.unsqueeze(-1)
-        return forecast * scale + shift
-
-    def moved(self, forecast: Tensor, by: Tensor) -> Tensor:
-        """Forecast whose location is moved ``by: (B, horizon, C)``, with the spread that it has."""
-        if forecast.ndim == 3:
-            return forecast + by
-        return torch.cat([forecast[..., :1] + by.unsqueeze(-1), forecast[..., 1:]], -1)
-
-    def check(self, y: Tensor) -> None:
-        """Raise ``DataError`` if no such distribution could have given ``y``."""
 
 
 def make_loss(name: LossName, module: LossFactory | None, quantiles: list[float] | None) -> Loss:
@@ -182,128 +131,6 @@ class QuantileLoss(Loss):
         return torch.lerp(forecast[..., below.tolist()], forecast[..., above.tolist()], part)
 
 
-class NormalLoss(Loss):
-    """Negative log-likelihood of a normal distribution: location, scale.
-
-    Source: Salinas et al., 2017, arXiv:1704.04110, eq. 3. Differs from the original code in: the scale is
-    ``softplus(o_1 - o_0)``, at least 0.001 of the window's unit.
-    """
-
-    n_outputs = 2
-
-    def read(self, outputs: Tensor) -> Tensor:
-        """Location and scale."""
-        location, scale = _wide(outputs).unbind(-1)
-        return torch.stack([location, _positive(scale - location)], -1)
-
-    def rescale(self, forecast: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """Both move with the window."""
-        location, spread = forecast.unbind(-1)
-        return torch.stack([location * scale + shift, spread * scale], -1)
-
-    def score(self, forecast: Tensor, y: Tensor) -> Tensor:
-        """Negative log-likelihood."""
-        return -Normal(*forecast.unbind(-1), validate_args=False).log_prob(y)
-
-    def point(self, forecast: Tensor) -> Tensor:
-        """The mean."""
-        return forecast[..., 0]
-
-    def quantiles(self, forecast: Tensor, levels: Sequence[float]) -> Tensor:
-        """Exact."""
-        location, scale = forecast.unsqueeze(-2).unbind(-1)
-        return location + scale * forecast.new_tensor([NormalDist().inv_cdf(level) for level in levels])
-
-
-class StudentTLoss(Loss):
-    """Negative log-likelihood of Student's t: location, scale, degrees of freedom over 2, so that there is a variance.
-
-    Source: Salinas et al., 2017, arXiv:1704.04110, sec. 3.1, with another likelihood. Differs from the original code
-    in: scale and degrees of freedom are ``softplus(o_k - o_0)``, the scale at least 0.001 of the window's unit.
-    """
-
-    n_outputs = 3
-    exportable = False
-
-    def read(self, outputs: Tensor) -> Tensor:
-        """Location, scale and degrees of freedom."""
-        location, scale, df = _wide(outputs).unbind(-1)
-        return torch.stack([location, _positive(scale - location), 2 + _positive(df - location)], -1)
-
-    def rescale(self, forecast: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """Location and scale move with the window, degrees of freedom do not."""
-        location, spread, df = forecast.unbind(-1)
-        return torch.stack([location * scale + shift, spread * scale, df], -1)
-
-    def score(self, forecast: Tensor, y: Tensor) -> Tensor:
-        """Negative log-likelihood."""
-        location, scale, df = forecast.unbind(-1)
-        return -StudentT(df, location, scale, validate_args=False).log_prob(y)
-
-    def point(self, forecast: Tensor) -> Tensor:
-        """The mean, which is the median."""
-        return forecast[..., 0]
-
-    def quantiles(self, forecast: Tensor, levels: Sequence[float]) -> Tensor:
-        """Exact."""
-        from scipy.special import stdtrit
-
-        location, scale, df = forecast.double().cpu().unsqueeze(-2).unbind(-1)
-        return (location + scale * torch.from_numpy(stdtrit(df.numpy(), list(levels)))).to(forecast)
-
-
-class NegativeBinomialLoss(Loss):
-    """Negative log-likelihood of counts with mean m and variance ``m + a m^2``: mean m, dispersion a.
-
-    The window is divided by ``v = 1 + mean(x)``; then ``m = v softplus(o_0)``, ``a = softplus(o_1 - o_0) / sqrt(v)``.
-
-    Source: Salinas et al., 2017, arXiv:1704.04110, sec. 3.1 and 3.3. Differs from the original code in: the dispersion
-    is read from a difference.
-    """
-
-    n_outputs = 2
-    counts = True
-    exportable = False
-
-    def read(self, outputs: Tensor) -> Tensor:
-        """Mean and dispersion."""
-        mean, dispersion = _wide(outputs).unbind(-1)
-        return torch.stack([F.softplus(mean) + 1e-6, F.softplus(dispersion - mean) + 1e-6], -1)
-
-    def rescale(self, forecast: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """The mean grows with the window, the dispersion shrinks with its root."""
-        mean, dispersion = forecast.unbind(-1)
-        return torch.stack([mean * scale, dispersion / scale.sqrt()], -1)
-
-    def score(self, forecast: Tensor, y: Tensor) -> Tensor:
-        """Negative log-likelihood."""
-        # differences of log-gammas of large counts need the digits
-        mean, dispersion = forecast.double().unbind(-1)
-        law = NegativeBinomial(1 / dispersion, logits=(mean * dispersion).log(), validate_args=False)
-        return -law.log_prob(y.double()).to(y.dtype)
-
-    def point(self, forecast: Tensor) -> Tensor:
-        """The mean."""
-        return forecast[..., 0]
-
-    def quantiles(self, forecast: Tensor, levels: Sequence[float]) -> Tensor:
-        """Exact, whole numbers."""
-        from scipy.stats import nbinom
-
-        mean, dispersion = forecast.double().cpu().unsqueeze(-2).unbind(-1)
-        counts = nbinom.ppf(list(levels), (1 / dispersion).numpy(), (1 / (1 + mean * dispersion)).numpy())
-        return torch.from_numpy(counts).to(forecast)
-
-    def check(self, y: Tensor) -> None:
-        """Counts are whole and not negative."""
-        odd = y[(y < 0) | (y != y.round())]
-        if len(odd):
-            raise DataError(
-                f"loss = 'negative_binomial' is for counts, got {float(odd[0]):.6g}; leave the data unscaled, or use "
-                "loss='student_t'"
-            )
-
-
 _POINT: dict[str, Callable[..., nn.Module]] = {"mse": nn.MSELoss, "mae": nn.L1Loss, "huber": nn.HuberLoss}
 _DISTRIBUTIONS: dict[str, Callable[[], Loss]] = {
     "normal": NormalLoss,
@@ -321,12 +148,3 @@ def _checked(module: nn.Module) -> nn.Module:
             "is needed; build it with reduction='none'"
         )
     return module
-
-
-def _wide(outputs: Tensor) -> Tensor:
-    """At least float32: likelihoods have no digits to spare."""
-    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-
-
-def _positive(x: Tensor) -> Tensor:
-    return F.softplus(x) + 1e-3

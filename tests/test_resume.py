@@ -136,9 +136,13 @@ def test_after_a_crash(uninterrupted, monkeypatch, tmp_path):
         _same(_outcome(tmp_path), uninterrupted)
 
 
-def test_a_job_that_is_put_into_the_queue_again(uninterrupted, monkeypatch, tmp_path):
-    """The same line begins, goes on after a crash, and does nothing anew once training is over."""
+def test_a_job_that_is_put_into_the_queue_again(uninterrupted, monkeypatch, capsys, tmp_path):
+    """The same line begins, goes on after SIGTERM and a crash, and does nothing anew once training is over."""
     line = ["fit", "--config", "tiny.yaml", "--resume", "auto"]
+    with monkeypatch.context() as patch:
+        _stop_at(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+        assert run(line) == 143
+    assert capsys.readouterr().err.endswith("; resume with: seqmix fit --config tiny.yaml --resume auto\n")
     with monkeypatch.context() as patch:
         _stop_at(patch, 9, _crash)
         with pytest.raises(RuntimeError, match="power failure"):

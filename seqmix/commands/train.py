@@ -335,7 +335,7 @@ class Train(LightningCLI):
             return ["no checkpoint was written yet"]
         trust = [f"--trust={','.join(modules)}"] if (modules := trusted_modules()) else []
         resume = shlex.join(["seqmix", self.command, *self.argv, *trust])
-        if not self.config.ckpt_path:
+        if not self.config.ckpt_path and not self.config.get("resume"):
             resume += " --ckpt_path last"
         return [f"kept {' and '.join(names)} in {self.run.folder}", f"resume with: {resume}"]
 

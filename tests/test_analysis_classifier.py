@@ -150,6 +150,20 @@ def test_weights_of_a_frame_are_by_id():
             DataError,
             "X has no columns 'unique_id' and 'ds'; if each of its rows is a series, use X.to_numpy()",
         ),
+        (
+            lambda fc, X, y: small().fit(
+                (frame := as_frame(X, y).assign(unique_id=np.arange(108) // 9)).drop(columns="label"), frame["label"]
+            ),
+            DataError,
+            "y has 108 labels, X has 12 series; give one label for each",
+        ),
+        (
+            lambda fc, X, y: small().fit(
+                (frame := as_frame(X, y)).drop(columns="label"), frame.groupby("unique_id")["label"].first()[1:]
+            ),
+            DataError,
+            "the index of y names some ids of X, and not ",
+        ),
         (lambda fc, X, y: small().fit(X), DataError, "Classifier requires y to be passed, but the target y is None"),
         (
             lambda fc, X, y: small().fit(as_frame(X, y), label_col="kind"),

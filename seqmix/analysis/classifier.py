@@ -253,7 +253,7 @@ def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:
             "Classifier requires y to be passed, but the target y is None: it needs a label for each series; give "
             + what
         )
-    y = _by_id(series, y)
+    y = _by_id(series, y, "y")
     # scikit-learn makes floats of nullable integers
     labels = column_or_1d(y.to_numpy() if hasattr(y, "to_numpy") else y, warn=True)
     if len(labels) != len(series.values):
@@ -275,7 +275,7 @@ def _weights_of(series: Collection, sample_weight: Any) -> np.ndarray | None:
     """
     if sample_weight is None:
         return None
-    weights = np.asarray(_by_id(series, sample_weight), dtype=np.float64)
+    weights = np.asarray(_by_id(series, sample_weight, "sample_weight"), dtype=np.float64)
     if weights.shape != series.lengths.shape:
         n = len(series.values)
         raise DataError(f"sample_weight has shape {weights.shape}, X has {n} series; give one for each")
@@ -286,10 +286,22 @@ def _weights_of(series: Collection, sample_weight: Any) -> np.ndarray | None:
     return weights
 
 
-def _by_id(series: Collection, values: Any) -> Any:
-    """Values of a pandas Series that names the series of a frame, in their order; others as they are."""
-    named = series.form == "frame" and isinstance(values, pd.Series) and set(series.ids) <= set(values.index)
-    return values.loc[series.ids] if named else values
+def _by_id(series: Collection, values: Any, name: str) -> Any:
+    """Values of a pandas Series that names the series of a frame, in their order; others as they are.
+
+    Raises:
+        DataError: if some of the series are named, and others not.
+    """
+    if series.form != "frame" or not isinstance(values, pd.Series):
+        return values
+    # one value for each row; their numbers may look like ids
+    of_rows = isinstance(series.given, pd.DataFrame) and values.index.equals(series.given.index)
+    if of_rows and len(values) != len(series.ids):
+        return values
+    known = series.ids.isin(values.index)
+    if known.any() and not known.all() and not values.index.equals(pd.RangeIndex(len(values))):
+        raise DataError(f"the index of {name} names some ids of X, and not {series.ids[~known][0]!r}; name all of them")
+    return values.loc[series.ids] if known.all() else values
 
 
 def _classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

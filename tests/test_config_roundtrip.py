@@ -8,8 +8,9 @@ import yaml
 
 from seqmix.cli import run
 from seqmix.commands._classes import prepare_parser
+from seqmix.commands._parser import Parser
 from seqmix.commands._settings import keeps_settings
-from seqmix.commands.train import Parser, Train
+from seqmix.commands.train import Train
 from seqmix.mixers import Dense, Mamba2, Mixer
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Forecasting

@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from jsonargparse import Namespace
 
-from seqmix.commands.train import LINKED, Parser, Train
+from seqmix.commands._parser import Parser
+from seqmix.commands.train import LINKED, Train
 from seqmix.data.text.corpora import Corpus
 from seqmix.data.text.tokenizer import Tokenizer
 from seqmix.errors import ConfigError

@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +22,11 @@ from torch import Tensor
 import seqmix.data  # noqa: F401  configs name classes that have been imported
 from seqmix.commands._causes import passed_through, root
 from seqmix.commands._classes import prepare_parser
+from seqmix.commands._parser import Parser
 from seqmix.commands._results import print_rows, rows_of, write_predictions
 from seqmix.commands._settings import MOMENTARY, differences, digest, flat, keeps_settings, matching_run
 from seqmix.commands._trainer import check_trainer, explaining, is_of_trainer, trainer_error
 from seqmix.commands.configs import with_paths
-from seqmix.commands.explain import Explained
 from seqmix.commands.outputs import check_writable
 from seqmix.errors import ConfigError, OutOfMemory, ProcessDied, SeqmixError, WriteError
 from seqmix.models import Densify, ForecastModelFactory
@@ -68,23 +67,6 @@ def main(command: str, argv: list[str]) -> None:
         cli.run_command()
     finally:
         cli.run.release()
-
-
-class Parser(Explained, LightningArgumentParser):
-    """Lightning's parser with errors of two lines."""
-
-    def dump(self, *given: Any, **how: Any) -> str:
-        """Write a config as jsonargparse does; it was checked when it was parsed, which takes longer than to write."""
-        return super().dump(*given, **{"skip_validation": True, **how})
-
-    def parse_args(self, args: Sequence[str] | None = None, *given: Any, **how: Any) -> Any:
-        """Parse as jsonargparse does, which hands the null of a nested option to an inner parser as ``None``."""
-        if args is not None and not self.exit_on_error:
-            args = [f"{arg[:-4]}null" if arg.endswith("=None") else arg for arg in args]
-        try:
-            return super().parse_args(args, *given, **how)
-        except UnicodeDecodeError as e:
-            raise ConfigError(f"a config file is no text, at byte {e.start} ({e.reason}); save it as UTF-8") from e
 
 
 class Train(LightningCLI):

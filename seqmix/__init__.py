@@ -3,7 +3,7 @@
 Public names load on first use, so that ``import seqmix`` costs nothing.
 """
 
-from importlib import import_module
+from seqmix.importing import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ __all__ = ["__version__", *_NAMES, *_MODULES]  # pyright: ignore[reportUnsupport
 
 def __getattr__(name: str) -> "Any":
     if name in _NAMES:
-        return getattr(import_module(_NAMES[name]), name)
+        return getattr(load(_NAMES[name]), name)
     if name in _MODULES:
-        return import_module(f"seqmix.{name}")
+        return load(f"seqmix.{name}")
     raise AttributeError(f"module 'seqmix' has no attribute {name!r}")
 
 

@@ -9,12 +9,12 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, NoReturn
 
 import seqmix
 from seqmix.commands.short_help import short_help
 from seqmix.errors import SeqmixError, Terminated
+from seqmix.importing import load
 from seqmix.memory import exhausted, ran_out
 from seqmix.trusted import named_in, take_option, trusting
 from seqmix.whole import refusal
@@ -97,7 +97,7 @@ def run(argv: list[str]) -> int:
         if modules:
             _find_modules_here()
         with trusting(modules), _terminable():
-            module = import_module(f"seqmix.commands.{_module(command, options)}")
+            module = load(f"seqmix.commands.{_module(command, options)}")
             # lightning has a format of its own since it was imported
             with _warnings_in_one_line():
                 module.main(command, options)

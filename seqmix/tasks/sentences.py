@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +15,6 @@ from seqmix.errors import ConfigError
 from seqmix.mixers import zero_masked
 from seqmix.models import BidirectionalEncoder, EncoderFactory
 from seqmix.models.dropout import Dropout
-from seqmix.tasks._bag_of_words import bag_of_words
 from seqmix.tasks._optim import AdamW, Optim, default_optim
 from seqmix.tasks._processes import gathered
 from seqmix.tasks.checkpoint import read_checkpoint
@@ -127,6 +125,9 @@ class _SentenceTask(Task, ABC):
 
     def baselines(self, data: Any, chosen: Sequence[Any] | None, seed: int) -> list[Score]:
         """A linear model on counts of words, scored on the examples of the last test."""
+        # brings scikit-learn, which no other task needs
+        from seqmix.tasks._bag_of_words import bag_of_words
+
         started = time.perf_counter()
         n, classes = self.score().count, data.n_classes > 1
         labels, predicted, size = bag_of_words(data.examples("train"), data.examples("test")[:n], classes)
@@ -198,6 +199,8 @@ class SentenceRegression(_SentenceTask):
 
 def class_metrics(labels: Tensor, predicted: Tensor, n_classes: int) -> dict[str, float]:
     """Accuracy, F1 and Matthews correlation of predicted classes, the last 0 where there is one class only."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
     truth, guess = labels.numpy(), predicted.numpy()
     average = "binary" if n_classes == 2 else "macro"
     return {

@@ -98,8 +98,8 @@ def test_what_stops_a_run_says_what_to_do_and_what_was_kept(error, said, tiny, m
 @pytest.mark.parametrize(
     ("mode", "said"),
     [
-        ("global", "20.00 GiB more were asked for; lower batch_size=256, context_length=28"),
-        ("multivariate", "batch_size=32, context_length=28, or train on one series at a time, mode='global'"),
+        ("global", "20.00 GiB more were asked for; lower batch_size=256, context_length=23"),
+        ("multivariate", "batch_size=32, context_length=23, or train on one series at a time, mode='global'"),
     ],
 )
 def test_a_forecaster_that_runs_out_of_memory(mode, said, monkeypatch):

@@ -35,6 +35,7 @@ SHARED = {
     "importing",
     "mapped",
     "memory",
+    "numeric",
     "search",
     "series",
     "trusted",

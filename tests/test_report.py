@@ -78,7 +78,7 @@ def test_programs_get_numbers(results, published, capsys):
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [(row["mse"], row["published"]) for row in rows] == [(str(first["mse"]), "0.25"), ("0.5", "")]
     assert run(["report", "justdense", *options, "csv"]) == 1
-    assert "--format csv is one table, justdense is several; read" in capsys.readouterr().err
+    assert "justdense is several tables, for --format markdown only; read" in capsys.readouterr().err
 
 
 def test_a_baseline_never_stands_for_the_model(tmp_path):

@@ -4,14 +4,14 @@ import { quoted, refuse } from "./messages.js";
 const RIDGES = [1e-3, 1e-2, 1e-1, 1, 10, 100, 1e3, 1e4, 1e5];
 const EPS = 2 ** -52;
 const MOST_WINDOWS = 2048;
+const WINDOWS_OF_A_STEP = 4;
 // what takes the place of a unit of zero, small enough to change nothing else
 const TINY = 1e-290;
 
 // rows [point, lo, hi] of the horizon in the units of the data; the plan is that of the Forecaster
 export function ridge({ id, values }, clock, horizon, level) {
   const n = values.length;
-  const room = Math.max(n - 2 * horizon, horizon);
-  const context = Math.min(Math.max(3 * horizon, clock.cycle, clock.season), room);
+  const context = lookback(n, clock, horizon);
   const season = clock.season <= context ? clock.season : 1;
   if (n <= horizon) refuse("too_short", { width: context + horizon, id: quoted(id), rows: n });
   const held = n >= context + 4 * horizon ? 0 : heldOut(n, context, horizon, season, level);
@@ -41,6 +41,16 @@ export function ridge({ id, values }, clock, horizon, level) {
     const margin = quantile(errors.map((each) => each[h]), level) * units[0];
     return [point, point - margin, point + margin].map((y) => (positive ? Math.max(y, 0) : y));
   });
+}
+
+// the default of the Forecaster: with its horizon at most half of the series, unless horizon or season need more
+function lookback(n, { season, cycle }, horizon) {
+  const room = Math.max(n - 2 * horizon, horizon);
+  // a season longer than the usual lookback counts if it is seen twice, or in many windows
+  const known = season <= cycle || 2 * season <= n || n - season - horizon + 1 >= WINDOWS_OF_A_STEP * season;
+  const least = known && season <= room ? season : 1;
+  const most = Math.max(Math.floor(n / 2) - horizon, Math.min(3 * horizon, room), least);
+  return Math.min(Math.max(3 * horizon, cycle, least), most, room);
 }
 
 // validation rows where there are too few for windows that do not overlap
@@ -262,14 +272,22 @@ function blocks(train, horizon) {
   return found;
 }
 
-// mean absolute seasonal difference of a window, at least a fifth of the unit of the series
+// mean absolute seasonal difference of a window, at least a fifth of the unit of the series, larger if it is of few values
 function localScale(scaled, at, context, season) {
   const apart = [];
   for (let i = at + season; i < at + context; i++) {
     const difference = Math.abs(scaled[i] - scaled[i - season]);
     if (!Number.isNaN(difference)) apart.push(difference);
   }
-  return apart.length ? Math.max(mean(apart), 0.2) : 1;
+  const seen = scaled.slice(at, at + context).filter((value) => !Number.isNaN(value)).length;
+  const freedom = Math.max(apart.length || seen - 1, 1);
+  const whole = context > season ? context - season : Math.max(context - 1, 1);
+  return (apart.length ? Math.max(mean(apart), 0.2) : 1) * (smallSample(freedom) / smallSample(whole));
+}
+
+// the 90 % quantile of Student's t over that of the normal distribution, within 3 percent
+function smallSample(freedom) {
+  return 1 + 0.66 / freedom + 0.74 / freedom ** 2;
 }
 
 function mean(values) {

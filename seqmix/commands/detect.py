@@ -11,9 +11,9 @@ from seqmix.commands._channels import read_channels, renamed
 from seqmix.commands._function import call, in_words_of_the_shell
 from seqmix.commands._options import TableReader, check_loaded, check_outputs, whole_or_text
 from seqmix.commands.outputs import save_picture
-from seqmix.data.series.numeric import to_numbers
 from seqmix.errors import ConfigError
 from seqmix.forecasting.tables import write_table
+from seqmix.numeric import to_numbers
 from seqmix.tasks.detection_metrics import average_precision
 
 

@@ -52,7 +52,7 @@ def report(
     if table == "justdense":
         if format != "markdown":
             raise ConfigError(
-                f"--format {format} is one table, justdense is several; read the CSV files in {folder}/study"
+                f"justdense is several tables, for --format markdown only; read the CSV files in {folder}/study"
             )
         print_report(Path(folder) / "study", Path(published), None if plot is None else Path(plot), all_tasks())
         return

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from seqmix.data.series.numeric import to_numbers
 from seqmix.errors import ConfigError, DataError
+from seqmix.numeric import to_numbers
 
 # cells that stand for a missing number
 _MISSING = (

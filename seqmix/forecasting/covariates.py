@@ -9,7 +9,6 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
-from seqmix.data.series.numeric import to_numbers
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.frame import LARGEST_VALUE, Reading
@@ -18,6 +17,7 @@ from seqmix.forecasting.long import Long, among_first, named
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.warning import warn
 from seqmix.mapped import like, row_blocks
+from seqmix.numeric import to_numbers
 
 # number of categories with a column each; more become one column of ranks
 _MOST_COLUMNS = 32

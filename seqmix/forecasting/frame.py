@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from seqmix.data.series.numeric import to_numbers
 from seqmix.errors import ConfigError, DataError, check_choice
 from seqmix.forecasting.clock import Clock, infer_freq, is_number, shown
 from seqmix.forecasting.kind import kind_of, to_pandas, with_index
@@ -16,6 +15,7 @@ from seqmix.forecasting.long import Long, named
 from seqmix.forecasting.resampling import resample
 from seqmix.forecasting.steps import steps_between
 from seqmix.forecasting.times import is_dated, parse_times
+from seqmix.numeric import to_numbers
 
 Missing = Literal["mask", "error", "ffill"]
 

@@ -14,8 +14,8 @@ import pandas as pd
 from seqmix.data.files import decode, read_file
 from seqmix.data.series.calendar import season_of_step
 from seqmix.data.series.forecast_data import ForecastData, Table
-from seqmix.data.series.numeric import to_numbers
 from seqmix.errors import ConfigError, DataError
+from seqmix.numeric import to_numbers
 
 
 class WideCSV(ForecastData):

@@ -43,7 +43,7 @@ LANGUAGE = """
 model:
   class_path: CausalLM
   init_args:
-    model: {class_path: TokenModel, init_args: {mixer: FNet, d_model: 8, n_layers: 1}}
+    model: {class_path: TokenModel, init_args: {mixer: MinGRU, d_model: 8, n_layers: 1}}
 data:
   class_path: TextFiles
   init_args: {train: text.txt, max_len: 16, batch_size: 8, cache: cache}

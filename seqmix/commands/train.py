@@ -380,3 +380,5 @@ def _quiet() -> None:
     # lightning 2.6 calls functions that jsonargparse 4.49 and torch 2.13 have renamed
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    # ddp, of gradients with an axis of size one, whose stride means nothing
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")

@@ -89,6 +89,8 @@ def silence() -> None:
     """Silence the messages of Lightning about itself, in this process."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", module="lightning.*")
+    # as in `seqmix fit`
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     for logger in _loggers():
         logger.setLevel(logging.ERROR)
 

@@ -189,7 +189,9 @@ class AnomalyDetection(Task):
         """
         series = data.series
         small = AnomalyDetection(_conv, series, score="forecast", rate=self.rate)
-        batches = list(islice(data.test_dataloader(), int(self.trainer.num_test_batches[0])))
+        # as many as all processes have tested together
+        n = int(self.trainer.num_test_batches[0]) * self.trainer.world_size
+        batches = list(islice(data.test_dataloader(), n))
         found = [_fitted(name, make, batches, self.rate) for name, make in _DETECTORS.items()]
         return [*found, trained(small, data, self.trainer, seed)]
 

@@ -53,6 +53,14 @@ def test_a_spike_is_labeled_and_the_rows_around_it_are_not():
     assert flags[500] and flags.sum() == 10 and flags[400:600].sum() <= 7
 
 
+def test_the_expected_share_is_labeled_among_more_channels_than_windows():
+    """Every channel has a largest error, and only one of these is an anomaly."""
+    X = np.random.default_rng(0).normal(size=(120, 60))
+    X[70, 5] += 12
+    flags = AnomalyDetector(contamination=0.02).fit_predict(X)
+    assert flags[70] and 1 <= flags.sum() <= 3
+
+
 @pytest.mark.parametrize("model", ["DLinear", "Pool", "PatchTST"])
 def test_models_that_are_trained(tmp_path, model):
     small_options = {"Pool": {"d_model": 8, "n_layers": 1, "patch_len": 4}, "PatchTST": {"d_model": 8, "n_layers": 1}}

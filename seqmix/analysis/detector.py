@@ -115,11 +115,7 @@ class AnomalyDetector(SeriesEstimator):
             id_col: column that names the series; a frame without it is one series.
             time_col: column of dates or integers. None: rows are in order.
         """
-        from seqmix.analysis.scoring import fit_detector
-
-        series = self._read(X, Columns(id_col, time_col, None, self._channel_names(), self.freq, self.fill_gaps))
-        self.fitted_, scores, self.notes_ = fit_detector(self._plan(), series)
-        self.threshold_ = self._threshold(scores)
+        series, scores = self._fit(X, id_col, time_col, inner=False)
         self.training_scores_ = series.per_step(scores, "score")
         return self
 
@@ -142,17 +138,13 @@ class AnomalyDetector(SeriesEstimator):
         """Fit, and label the training rows themselves: 1 for an anomalous row, 0 for a normal one.
 
         The threshold is then the quantile of the scores of these rows by the detector that knows them, so that the
-        expected share of them is above it; that of ``fit`` is for rows that the detector has not seen.
+        expected share of them is above it; that of ``fit`` is for rows that the detector has not seen. For the same
+        reason the unit of the errors of a channel is their 99 % quantile, not the largest, which may be an anomaly.
 
         The arguments are those of ``fit``.
         """
-        from seqmix.models.detector import ranked
-
-        self.fit(X, y, id_col=id_col, time_col=time_col)
-        series = self._read_again(X)
-        both = self.fitted_.both_scores(series)
-        self.threshold_ = self._threshold([x.amin(0).numpy() for x in both])
-        scores = [ranked(x, self.threshold_).numpy() for x in both]
+        series, _ = self._fit(X, id_col, time_col, inner=True)
+        scores = self._scores(series)
         self.training_scores_ = series.per_step(scores, "score")
         return series.per_step([self._flags(x) for x in scores], "anomaly")
 
@@ -186,6 +178,15 @@ class AnomalyDetector(SeriesEstimator):
         scores = self._scores(series)
         i = int(np.argmax([x.max() for x in scores])) if id is None else places(series, [id])[0]
         return plot_scores(series, scores, self.threshold_, labels=labels, i=i, max_channels=max_channels)
+
+    def _fit(self, X: Any, id_col: str, time_col: str | None, *, inner: bool) -> tuple[Collection, list[np.ndarray]]:
+        """Fit model and threshold; the series, and the scores ``(T_i,)`` that the threshold is from."""
+        from seqmix.analysis.scoring import fit_detector
+
+        series = self._read(X, Columns(id_col, time_col, None, self._channel_names(), self.freq, self.fill_gaps))
+        self.fitted_, scores, self.notes_ = fit_detector(self._plan(), series, inner=inner)
+        self.threshold_ = self._threshold(scores)
+        return series, scores
 
     def _scores(self, series: Collection) -> list[np.ndarray]:
         """Score of each row, ``(T_i,)`` per series."""

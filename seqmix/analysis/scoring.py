@@ -104,8 +104,13 @@ class FittedDetectors:
         return self.detectors[self.ids.index(name)]
 
 
-def fit_detector(plan: Plan, series: Collection) -> tuple[FittedDetectors, list[np.ndarray], list[str]]:
+def fit_detector(plan: Plan, series: Collection, *, inner: bool) -> tuple[FittedDetectors, list[np.ndarray], list[str]]:
     """Fit a model to normal series; returns the fitted state, the scores of their rows ``(T_i,)``, and notes.
+
+    Args:
+        plan: how it is made.
+        series: the series.
+        inner: the threshold is for the training rows themselves; see ``Detector.fit``.
 
     Raises:
         DataError: if a series is too short, or has no value.
@@ -129,7 +134,7 @@ def fit_detector(plan: Plan, series: Collection) -> tuple[FittedDetectors, list[
     for x, mask in given:
         facts = series_of(x, mask, window=plan.season)
         detectors.append(_made(plan, factory, facts) if task is None else task.detector())
-        scores.append(detectors[-1].fit(x, mask).numpy())
+        scores.append(detectors[-1].fit(x, mask, inner=inner).numpy())
     return FittedDetectors(detectors, [str(i) for i in series.ids], task), scores, notes
 
 

@@ -44,7 +44,7 @@ class Detector(nn.Module, ABC):
 
     #: mean and standard deviation of the training rows, ``(2, C)``
     moments: Tensor
-    #: largest training error of each channel, of both kinds of errors, ``(2, C)``
+    #: unit of the errors of each channel, the largest training error or their quantile, of both kinds, ``(2, C)``
     largest: Tensor
     #: median score of the training rows, ``(2,)``
     middle: Tensor
@@ -71,39 +71,43 @@ class Detector(nn.Module, ABC):
         """``errors``, and those of single rows, ``(2, T, C)``. Default: the same."""
         return self.errors(x, mask).expand(2, -1, -1)
 
+    @property
+    def _needed(self) -> int:
+        """Rows that a fit needs."""
+        return self.series.context + self.series.horizon
+
     @final
     @torch.no_grad()
-    def fit(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Fit the detector and return cross-fitted training scores ``(T,)`` for a threshold.
+    def fit(self, x: Tensor, mask: Tensor | None = None, *, inner: bool = False) -> Tensor:
+        """Fit the detector and return the training scores ``(T,)`` for a threshold.
 
-        A score is the lesser one of both, each in units of its 99 % quantile.
+        A score is the lesser one of both, each in units of the 99 % quantile of the cross-fitted scores.
 
         Args:
             x: training rows ``(T, C)``, at least ``context + horizon`` of the series.
             mask: True where a value was observed. Default: everywhere.
+            inner: the threshold is for the training rows themselves, whose scores by the fitted detector are returned
+                instead of the cross-fitted ones. The unit of a channel is then the 99 % quantile of its errors: their
+                largest is an anomaly in some channels, and would be 1 in each.
 
         Raises:
             ValueError: if there are too few rows, other channels than the detector was built for, or values that are
                 not finite.
         """
-        self._check(x, mask)
-        needed = self.series.context + self.series.horizon
-        if len(x) < needed:
-            raise ValueError(f"{len(x)} training rows are fewer than {needed}; give more, or a smaller context")
-        mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
-        self.moments.copy_(_moments(x.double(), mask))
-        x, mask = self._rows(x, mask)
-        held_out = self._held_out(x, mask, needed)
-        self.fit_rows(x, mask)
-        errors = self.both_errors(x, mask).masked_fill(~mask, torch.nan)
-        largest = errors.nan_to_num(0).amax(1).clamp(min=_ROUNDING)
-        # a channel without any error has no part in scores
-        self.largest.copy_(largest.masked_fill(errors.isnan().all(1), torch.nan))
-        scores = self._scores(errors if held_out is None else held_out.masked_fill(~mask, torch.nan))
+        x, mask = self._training_rows(x, mask)
+        apart = self._held_out(x, mask)
+        errors = self._learn(x, mask, _UNIT if inner else 1.0)
+        scores = self._scores(errors if apart is None else apart.masked_fill(~mask, torch.nan))
         self.middle.copy_(scores.nanmedian(1).values.nan_to_num(0))
-        scores = self._known(scores)
-        self.unit.copy_(torch.quantile(scores, _UNIT, dim=1).clamp(min=_ROUNDING))
-        return (scores / self.unit[:, None]).amin(0)
+        self.unit.copy_(torch.quantile(self._known(scores), _UNIT, dim=1).clamp(min=_ROUNDING))
+        scores = self._scores(errors) if inner else scores
+        return (self._known(scores) / self.unit[:, None]).amin(0)
+
+    @final
+    @torch.no_grad()
+    def learn(self, x: Tensor, mask: Tensor) -> None:
+        """Fit what ``both_errors`` and their units need, and no scores: those are of a mean of several detectors."""
+        self._learn(*self._training_rows(x, mask), 1.0)
 
     @final
     @torch.no_grad()
@@ -137,19 +141,33 @@ class Detector(nn.Module, ABC):
         if len(x) and errors.isnan().all():
             raise DataError(
                 f"none of {len(x)} rows can be scored: {type(self).__name__} looks at windows of up to "
-                f"{self.series.context + self.series.horizon} rows; give earlier rows as well"
+                f"{self._needed} rows; give earlier rows as well"
             )
         return self._known(self._scores(errors.masked_fill(~mask, torch.nan)))
 
-    def _held_out(self, x: Tensor, mask: Tensor, needed: int) -> Tensor:
-        """Errors of each half of the rows by a fit to the other half; of all rows where halves are too short.
+    def _training_rows(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Rows that are enough to fit, standardized by themselves, and their mask."""
+        self._check(x, mask)
+        if len(x) < self._needed:
+            raise ValueError(f"{len(x)} training rows are fewer than {self._needed}; give more, or a smaller context")
+        mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+        self.moments.copy_(_moments(x.double(), mask))
+        return self._rows(x, mask)
 
-        Shapes: ``(2, T, C)``.
-        """
+    def _learn(self, x: Tensor, mask: Tensor, share: float) -> Tensor:
+        """Fit to standardized rows; their errors ``(2, T, C)``, whose quantile ``share`` is the unit of a channel."""
+        self.fit_rows(x, mask)
+        errors = self.both_errors(x, mask).masked_fill(~mask, torch.nan)
+        units = errors.nan_to_num(0).amax(1) if share == 1 else errors.nanquantile(share, dim=1)
+        # a channel without any error has no part in scores
+        self.largest.copy_(units.clamp(min=_ROUNDING).masked_fill(errors.isnan().all(1), torch.nan))
+        return errors
+
+    def _held_out(self, x: Tensor, mask: Tensor) -> Tensor | None:
+        """Errors ``(2, T, C)`` of each half of the rows by a fit to the other half; None if halves are too short."""
         T = len(x)
-        if needed > T // 2:
-            self.fit_rows(x, mask)
-            return self.both_errors(x, mask)
+        if self._needed > T // 2:
+            return None
         halves = slice(0, T // 2), slice(T // 2, T)
         found = []
         for ours, theirs in (halves, halves[::-1]):

@@ -31,7 +31,7 @@ class DetectorMean(Detector):
     def fit_rows(self, x: Tensor, mask: Tensor) -> None:
         """Fit each detector."""
         for detector in self.detectors:
-            cast(Detector, detector).fit(x, mask)
+            cast(Detector, detector).learn(x, mask)
 
     def errors(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mean of log(1 + error / largest), ``(T, C)``."""

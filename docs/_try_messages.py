@@ -92,13 +92,13 @@ _FAULTS = {
         | {"2026-01-13": "{span}"},
     ),
     "few_windows": Fault(
-        _rows(*(f"{day},{k % 7}" for k, day in enumerate(_DAYS[:12]))),
-        {"level 80 need 4": "level {level} need {need}", "got 1": "got {count}"},
+        _rows(*(f"{day},{'' if k % 2 else k}" for k, day in enumerate(_DAYS[:5]))),
+        {"need a calibration window": "need a calibration window"},
         ("--model", "Ridge"),
     ),
     "too_short": Fault(
         _rows(*(f"{day},{k}" for k, day in enumerate(_DAYS[:3]))),
-        {"horizon = 8": "horizon = {width}", "'y' (3)": "{id} ({rows})"},
+        {"has 3 rows": "has {rows} rows", "horizon = 4": "horizon = {horizon}", "takes 5": "takes {need}"},
         ("--model", "Ridge"),
     ),
     "horizon": Fault(_rows("2026-01-01,1", "2026-01-02,1"), {"got 0": "got {horizon}"}, ("--horizon", "0")),

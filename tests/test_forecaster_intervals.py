@@ -108,10 +108,11 @@ class Counter(Callback):
         self.steps += 1
 
 
-@pytest.mark.parametrize("options", [{}, {"loss": "quantile", "conformal": True}])
-def test_levels_without_enough_windows_are_refused_before_training(options):
+def test_levels_without_enough_windows_are_refused_before_training():
+    """Of calibrated quantiles; around a point forecast they are by Student's t, and it is said."""
     counter = Counter()
-    fc = small(levels=[80, 99.5], trainer_kwargs={"callbacks": [counter]}, **options)
+    given = {"loss": "quantile", "conformal": True}
+    fc = small(levels=[80, 99.5], trainer_kwargs={"callbacks": [counter]}, **given)
     with pytest.raises(DataError) as error:
         fc.fit(panel(("a",)))
     with pytest.raises(DataError):
@@ -121,6 +122,33 @@ def test_levels_without_enough_windows_are_refused_before_training(options):
         "level"
     )
     assert not counter.steps
+    fc = small(levels=[80, 99.5]).fit(panel(("a",)))
+    assert "intervals of level 99.5 are by Student's t: 37 calibration windows have no score of its rank" in fc.notes_
+    out = fc.predict()
+    assert (out["DLinear-hi-99.5"] > out["DLinear-hi-80"]).all()
+
+
+@pytest.mark.parametrize("model", ["Ridge", "DLinear", "auto"])
+@pytest.mark.parametrize("n", [3, 5, 8, 15])
+@pytest.mark.parametrize("horizon", [1, 6])
+def test_a_single_short_series_has_intervals_or_a_remedy(model, n, horizon):
+    """Months: forecasts lie inside of nested intervals that widen, none beyond what the series did before."""
+    y = 100 + np.random.default_rng(n).standard_normal(n).cumsum()
+    df = pd.DataFrame({"ds": pd.date_range("2020-01-01", periods=n, freq="MS"), "y": y})
+    options = {"model_kwargs": {"members": ["Theta"]}} if model == "auto" else {"max_steps": 3}
+    fc = Forecaster(model, horizon, levels=[80, 95], **options)
+    if n <= horizon and model != "auto":
+        with pytest.raises(
+            DataError, match=rf"^the longest series has {n} rows, and training for horizon = 6 takes 7; "
+        ):
+            fc.fit(df)
+        return
+    out = fc.fit(df).predict()
+    order = [f"{model}-lo-95", f"{model}-lo-80", model, f"{model}-hi-80", f"{model}-hi-95"]
+    assert (np.diff(out[order].to_numpy(), axis=1) > 0).all()
+    assert (out[f"{model}-hi-80"] - out[f"{model}-lo-80"]).min() > 0.3
+    if model == "Ridge":
+        assert np.ptp(out[model] - y[-1]) < np.ptp(y) and any("intervals" in note for note in fc.notes_)
 
 
 @pytest.mark.parametrize(("level", "option", "cut"), [(0, "auto", True), (0, False, False), (-1, "auto", False)])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.intervals import (
@@ -15,6 +16,8 @@ from seqmix.forecasting.intervals import (
     fit_conformal,
     fit_cqr,
     local_scale,
+    margins,
+    naive_scores,
     nest,
     small_sample,
 )
@@ -79,14 +82,39 @@ def test_series_are_kept_apart_and_missing_residuals_do_not_count():
 
 @pytest.mark.parametrize(("level", "needed"), [(90, 9), (95, 19), (99, 99), (80, 4)])
 def test_too_few_windows(level, needed):
-    residuals = np.ones((needed, 1))
-    conformal_bounds(np.zeros((1, 1)), fit_conformal(residuals), level)
+    """Student's t takes the place of the score of a rank around a point forecast; calibrated quantiles are refused."""
+    residuals, zero = np.ones((needed, 1)), np.zeros((1, 1))
+    assert conformal_bounds(zero, fit_conformal(residuals), level)[1] == 1
+    wide = conformal_bounds(zero, fit_conformal(2 * residuals[1:]), level)[1].item()
+    assert wide == pytest.approx(2 * stats.t.ppf(0.5 + level / 200, needed - 1))
+    assert conformal_bounds(zero, fit_conformal(np.array([[0.0], [0], [9]])), 80)[1] >= 9, "the largest is in it"
     with pytest.raises(DataError) as error:
-        conformal_bounds(np.zeros((1, 1)), fit_conformal(residuals[1:]), level)
+        cqr_bounds(zero, zero, residuals[1:], level)
     assert str(error.value) == (
         f"intervals of level {level} need {needed} calibration windows, got {needed - 1}; "
         "use more windows, pool the series, or lower the level"
     )
+    with pytest.raises(DataError, match=r"^intervals need a calibration window, got none; give longer series, or"):
+        conformal_bounds(zero, residuals[:0], level)
+
+
+@pytest.mark.parametrize(("kind", "season"), [("walk", 1), ("noise", 1), ("season", 4)])
+@pytest.mark.parametrize("n", [5, 15])
+def test_a_naive_forecast_of_few_rows_is_covered(kind, season, n):
+    """500 series of each kind, at the last step of a horizon of 6: at least 80 percent, known to 1.8 points."""
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((500, n + 6))
+    y = {"walk": y.cumsum(1), "noise": y, "season": 9 * np.sin(np.arange(n + 6) * np.pi / 2) + y}[kind]
+    half = np.stack([margins(naive_scores(x[None, :n], season, 6), 80) for x in y])
+    k = -(-6 // season) * season
+    covered = np.abs(y[:, n + 5] - y[:, n + 5 - k]) <= half[:, 5]
+    assert covered.mean() > 0.76 and (np.diff(half, axis=1) >= 0).all()
+
+
+def test_a_naive_forecast_of_no_differences():
+    assert not naive_scores(np.array([[1.0, np.nan, 2.0]]), 1, 3).shape[0]
+    assert naive_scores(np.array([[1.0, 2.0, np.nan]]), 2, 3).shape == (199, 3), "by step where no season is known"
+    assert not naive_scores(np.full((2, 9), 3.0), 1, 3).any(), "a constant series does not vary"
 
 
 @pytest.mark.parametrize("level", [0.9, 1, 0, 100, -5])

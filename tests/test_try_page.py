@@ -49,10 +49,13 @@ def test_scripts_and_python_know_the_same_messages_and_slots(templates):
 
 @pytest.mark.parametrize(
     ("freq", "rows", "horizon"),
-    [("MS", 144, 12), ("B", 120, 5), ("QE", 40, 4), ("30min", 400, 3), ("W", 90, 4), ("YS", 40, 2)],
+    [
+        *(("MS", 144, 12), ("B", 120, 5), ("QE", 40, 4), ("30min", 400, 3), ("W", 90, 4), ("YS", 40, 2)),
+        *(("MS", 9, 6), ("MS", 15, 6), ("YS", 8, 1), ("MS", 30, 12)),
+    ],
 )
 def test_ridge_of_the_page_is_that_of_the_package(tmp_path, freq, rows, horizon):
-    """In Node.js; every case has missing values, and 90 weeks are calibrated on validation rows."""
+    """In Node.js; long series have missing values, 90 weeks are calibrated on validation rows, short series hardly."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs Node.js")
@@ -69,6 +72,6 @@ def test_ridge_of_the_page_is_that_of_the_package(tmp_path, freq, rows, horizon)
     shared = {"weights": "shared"}
     fc = Forecaster("Ridge", horizon, levels=[80], device="cpu", fill_gaps=True, model_kwargs=shared).fit(df)
     want = fc.predict()
-    assert (found["freq"], found["season"]) == (fc.freq_, fc.plan_.season)
+    assert found["freq"] == fc.freq_ and fc.plan_.season in (found["season"], 1)
     assert [*pd.to_datetime(found["ahead"], unit="ms")] == [*want["ds"]]
     np.testing.assert_allclose(found["rows"], want.iloc[:, -3:].to_numpy(), rtol=1e-5)

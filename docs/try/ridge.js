@@ -1,29 +1,34 @@
 // Ridge in closed form, as `seqmix.models.Ridge` with one matrix: fit, generalized cross-validation, calibrated intervals.
-import { quoted, refuse } from "./messages.js";
+import { refuse } from "./messages.js";
 
 const RIDGES = [1e-3, 1e-2, 1e-1, 1, 10, 100, 1e3, 1e4, 1e5];
 const EPS = 2 ** -52;
 const MOST_WINDOWS = 2048;
 const WINDOWS_OF_A_STEP = 4;
+// fewer training windows count less in cross-validation, and fewer errors than this calibrate no intervals
+const [FEW, FEWEST] = [10, 4];
+const ANGLES = 20000;
 // what takes the place of a unit of zero, small enough to change nothing else
 const TINY = 1e-290;
 
 // rows [point, lo, hi] of the horizon in the units of the data; the plan is that of the Forecaster
-export function ridge({ id, values }, clock, horizon, level) {
+export function ridge({ values }, clock, horizon, level) {
   const n = values.length;
   const context = lookback(n, clock, horizon);
   const season = clock.season <= context ? clock.season : 1;
-  if (n <= horizon) refuse("too_short", { width: context + horizon, id: quoted(id), rows: n });
+  if (n <= horizon) refuse("too_short", { rows: n, horizon, need: horizon + 1 });
   const held = n >= context + 4 * horizon ? 0 : heldOut(n, context, horizon, season, level);
   const { loc, scale } = scaling(values.slice(0, n - held), season);
-  const scaled = values.map((value) => Math.fround((value - loc) / scale));
+  // missing rows before a series that is shorter than a window
+  const before = Array(Math.max(0, context + horizon - n)).fill(NaN);
+  const scaled = [...before, ...values].map((value) => Math.fround((value - loc) / scale));
   const windows = [];
-  for (let at = 0; at + context + horizon <= n; at++) windows.push(window(scaled, at, context, horizon));
-  const train = windows.slice(0, Math.max(0, n - held - context - horizon + 1));
+  for (let at = 0; at + context + horizon <= scaled.length; at++) windows.push(window(scaled, at, context, horizon));
+  const train = windows.slice(0, scaled.length - held - context - horizon + 1);
   const val = held ? windows.slice(train.length + horizon - 1) : [];
   const map = fit(train, val, context, horizon);
-  const units = [];
   const errors = [];
+  const all = Array.from({ length: horizon }, (_, h) => h);
   const tested = (rows, rest) =>
     rows.forEach((row) => {
       const unit = localScale(scaled, row.at, context, season);
@@ -32,13 +37,17 @@ export function ridge({ id, values }, clock, horizon, level) {
     });
   if (held) tested(val, map);
   else for (const { inside, rest } of blocks(train, horizon)) tested(inside, fit(rest, [], context, horizon));
-  const last = window(scaled, n - context, context, 0);
+  const start = scaled.length - context;
+  const last = window(scaled, start, context, 0);
   const flat = last.scale * Math.max(...last.d.map((d, j) => Math.abs(d + last.last))) <= 1e-6 * (1 + Math.abs(last.level));
-  units.push(scale * localScale(scaled, n - context, context, season));
+  const unit = localScale(scaled, start, context, season);
   const positive = values.every((value) => !(value < 0));
+  const known = all.map((h) => errors.map((each) => each[h]).filter((error) => !Number.isNaN(error)));
+  const few = known.some((each) => each.length < FEWEST);
+  const margins = few ? naive(scaled, level, horizon).map((x) => x / unit) : known.map((each) => quantile(each, level));
   return forecast(last, map).map((value, h) => {
     const point = ((flat ? 0 : value * last.scale) + last.level) * scale + loc;
-    const margin = quantile(errors.map((each) => each[h]), level) * units[0];
+    const margin = margins[h] * unit * scale;
     return [point, point - margin, point + margin].map((y) => (positive ? Math.max(y, 0) : y));
   });
 }
@@ -60,21 +69,39 @@ function heldOut(n, context, horizon, season, level) {
   const want = Math.max(Math.floor(n / 10), horizon - 1 + origins);
   if (n >= want + context + horizon) return want;
   const few = spare >= 1 ? Math.min(Math.max(Math.floor(spare / 2), 1), origins) : 0;
-  checkCount(few, level);
-  return horizon - 1 + few;
+  return few ? horizon - 1 + few : 0;
 }
 
-function checkCount(n, level) {
-  if (Math.ceil(((n + 1) * level) / 100 - 1e-9) > n) {
-    refuse("few_windows", { level, need: Math.ceil(level / (100 - level) - 1e-9), count: n });
-  }
-}
-
-// the score of rank ceil((n + 1) level / 100) of the n that are known
+// the score of rank ceil((n + 1) level / 100) of n, or by Student's t where n is too small for it
 function quantile(scores, level) {
-  const known = scores.filter((score) => !Number.isNaN(score)).sort((a, b) => a - b);
-  checkCount(known.length, level);
-  return known[Math.ceil(((known.length + 1) * level) / 100 - 1e-9) - 1];
+  const n = scores.length;
+  const rising = scores.sort((a, b) => a - b);
+  const rank = Math.ceil(((n + 1) * level) / 100 - 1e-9);
+  return rank <= n ? rising[rank - 1] : Math.max(rising[n - 1], Math.sqrt(mean(rising.map((x) => x * x))) * student(n, level));
+}
+
+// half widths of the naive forecast: those of a random walk with noise, by Student's t, to half a percent of the level
+function naive(scaled, level, horizon) {
+  const apart = scaled.slice(1).map((value, i) => value - scaled[i]);
+  const known = apart.filter((value) => !Number.isNaN(value));
+  const n = known.length;
+  if (!n) refuse("few_windows", {});
+  const variance = mean(known.map((value) => value * value));
+  const both = apart.slice(1).map((value, i) => value * apart[i]).filter((value) => !Number.isNaN(value));
+  const own = both.reduce((sum, value) => sum + value, 0) / n / (variance || 1);
+  const share = Math.min(0.5, Math.max(-0.5, (own * (n - 1)) / (n + 3)));
+  const wide = Math.sqrt(variance) * student(n, Math.min(99.5, Math.ceil(2 * level - 1e-9) / 2));
+  return Array.from({ length: horizon }, (_, h) => wide * Math.sqrt(h + 1 + 2 * h * share));
+}
+
+// half width of Student's t with n degrees of freedom: sqrt(n) tan(a), where the angle a has the density cos(a)^(n - 1)
+function student(n, level) {
+  const step = Math.PI / 2 / ANGLES;
+  const mass = new Float64Array(ANGLES + 1);
+  for (let k = 0; k < ANGLES; k++) mass[k + 1] = mass[k] + Math.cos((k + 0.5) * step) ** (n - 1);
+  const wanted = (mass[ANGLES] * level) / 100;
+  const k = mass.findIndex((value) => value > wanted) - 1;
+  return Math.sqrt(n) * Math.tan((k + (wanted - mass[k]) / (mass[k + 1] - mass[k])) * step);
 }
 
 // mean, and the error of the seasonal naive forecast that the series is divided by
@@ -121,15 +148,17 @@ function fit(train, val, context, horizon) {
   const complete = train.every((row) => row.y.every((value) => !Number.isNaN(value)));
   const all = Array.from({ length: horizon }, (_, h) => h);
   const parts = complete ? [all] : all.map((h) => [h]);
-  const found = parts.map((steps) => path(train, val, context, steps));
+  const most = Math.max(1, ...all.map((h) => train.filter((row) => !Number.isNaN(row.y[h])).length));
+  const found = parts.map((steps) => path(train, val, context, steps, Math.max(1, FEW / most)));
   const total = RIDGES.map((_, r) => found.reduce((sum, part) => sum + part[r].squared, 0));
-  const best = total.indexOf(Math.min(...total));
+  const least = Math.min(...total);
+  const best = least < Infinity ? total.indexOf(least) : total.length - 1;
   return found.flatMap((part) => part[best].map());
 }
 
 // the maps of all penalties for steps that the same rows count at, and their errors; with fewer rows than weights in the
 // dual form, where the weights are sums over rows
-function path(train, val, D, steps) {
+function path(train, val, D, steps, overlap) {
   const rows = train.filter((row) => !Number.isNaN(row.y[steps[0]]));
   const total = rows.reduce((sum, row) => sum + row.scale ** 2, 0) || TINY;
   const shares = rows.map((row) => row.scale / Math.sqrt(total));
@@ -151,8 +180,10 @@ function path(train, val, D, steps) {
       dual ? penalty ** 2 * dot(w, w) : Math.max(0, dot(Y[k], Y[k]) - dot(w, turned[k]) - penalty * dot(w, w)),
     );
     const freedom = diagonal.length - penalty * solved.trace;
-    const left = 1 - freedom / Math.max(rows.length, 1);
-    return { map, squared: (squared.reduce((a, b) => a + b, 0) * total) / Math.max(left, 1e-3) ** 2 };
+    const share = freedom / Math.max(rows.length, 1);
+    const [alone, left] = [1 - share, 1 - share * overlap];
+    const error = (squared.reduce((a, b) => a + b, 0) * total) / Math.max(alone, 1e-3) ** 2;
+    return { map, squared: overlap > 1 ? (left > 0 ? error * (alone / left) ** 2 : Infinity) : error };
   });
 }
 

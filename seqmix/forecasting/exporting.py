@@ -20,7 +20,7 @@ import seqmix
 from seqmix.errors import ConfigError
 from seqmix.forecasting.auto import Ensemble
 from seqmix.forecasting.fitted import Fitted
-from seqmix.forecasting.intervals import CALMEST, margins, small_sample
+from seqmix.forecasting.intervals import CALMEST, half_widths, margins, small_sample
 from seqmix.forecasting.joined import Joined
 from seqmix.forecasting.member import Member
 from seqmix.forecasting.plan import bounds
@@ -63,7 +63,8 @@ class Graph(nn.Module):
         own, calibrated = member.scores, self.plan.calibrated
         rows = [own[calibrated.index(level)] if calibrated else own for level in self.levels]
         plain = self.plan.spread and not calibrated
-        each = [] if plain else [margins(scores, level) for scores, level in zip(rows, self.levels, strict=True)]
+        margin = margins if calibrated else half_widths
+        each = [] if plain else [margin(scores, level) for scores, level in zip(rows, self.levels, strict=True)]
         self.margins = [torch.from_numpy(margin)[:, None] for margin in each]  # (horizon, 1)
 
     def forward(

@@ -21,10 +21,10 @@ from seqmix.forecasting.fitted import Fitted, last_windows
 from seqmix.forecasting.folder import read_long, release_memory
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.given_rows import static_rows
-from seqmix.forecasting.intervals import check_windows
+from seqmix.forecasting.intervals import FEWEST, check_windows, enough
 from seqmix.forecasting.joined import Joined, join
 from seqmix.forecasting.long import Long, among_first, channels, missing_values, named, observed, unobserved_tail
-from seqmix.forecasting.member import Member, calibrate, calibration_rows
+from seqmix.forecasting.member import Member, calibrate, calibration_rows, naive_calibration
 from seqmix.forecasting.options import whole
 from seqmix.forecasting.plan import Plan, check_pretrained, held_out, make_plan
 from seqmix.forecasting.scales import measure
@@ -182,6 +182,7 @@ def _fit(
     n_train = np.diff(arrays.indptr) - n_val[:n_series]
     loc, scale = scaling(arrays.values, arrays.indptr, n_train, plan.scaler, plan.season)
     _check_values(long, n_val)
+    _check_rows(long, plan, jobs)
     panels: dict[tuple[int, int], Panel] = {}
     for job in jobs:
         if job.windowed and job.windows not in panels:
@@ -206,7 +207,8 @@ def _fit(
         release_memory()
     lines = []
     for job in jobs:
-        member, line = _trained(job, panels.get(job.windows), arrays)
+        member, line, unsure = _trained(job, panels.get(job.windows), arrays)
+        fitted.notes += unsure
         lines.append(line.assign(model=member.name))
         fitted.members.append(member)
     fitted.history = pd.concat(lines, ignore_index=True)
@@ -237,9 +239,9 @@ def _without_fine_tuning(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
     return kept, [note] if tuned else []
 
 
-def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.DataFrame]:
-    """The trained model, and the errors of each validation."""
-    plan, scores = job.plan, np.zeros((0, job.plan.horizon))
+def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.DataFrame, list[str]]:
+    """The trained model, the errors of each validation, and notes about intervals from few windows."""
+    plan, scores, notes = job.plan, np.zeros((0, job.plan.horizon)), []
     series = arrays.series(plan.context, plan.horizon) if panel is None else panel.series
     task = job.task or make_task(job.choice, plan, series, job.training)
     one_by_one = ("train on one series at a time, mode='global'",) * plan.joint
@@ -248,7 +250,16 @@ def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.
     task.to(job.training.device)
     if panel is not None and (plan.calibrated or not plan.spread):
         scores = calibrate(task, panel, plan.calibrated)
-    return Member(job.choice, plan, task.eval(), scores), line
+    if panel is not None and not plan.spread:
+        n, top = int((~np.isnan(scores)).sum(0).min()), max(plan.levels, default=0)
+        if n < FEWEST:
+            scores = naive_calibration(arrays, panel, plan, job.choice.cls)
+            notes = [f"{n} calibration windows are few: intervals are as wide as those of a naive forecast"]
+        elif not enough(n, top):
+            notes = [
+                f"intervals of level {top:g} are by Student's t: {n} calibration windows have no score of its rank"
+            ]
+    return Member(job.choice, plan, task.eval(), scores), line, notes if plan.levels else []
 
 
 def _panel(long: Long, arrays: Arrays, job: Job, n_val: np.ndarray, n_test: np.ndarray) -> Panel:
@@ -286,6 +297,16 @@ def _check_values(long: Long, n_val: np.ndarray) -> None:
         )
 
 
+def _check_rows(long: Long, plan: Plan, jobs: Sequence[Job]) -> None:
+    """Refuse frames whose longest series has no row to forecast from before a horizon to learn."""
+    rows, need = int(np.diff(long.indptr).max()), plan.horizon + 1
+    if rows < need and plan.short == "pad" and any(job.windowed and not job.choice.cls.pretrained for job in jobs):
+        raise DataError(
+            f"the longest series has {rows} rows, and training for horizon = {plan.horizon} takes {need}; give more "
+            "rows or a smaller horizon, or use model='auto'"
+        )
+
+
 def _check_panel(panel: Panel, job: Job, n_val: int) -> None:
     """Refuse options and data that would fail in training, or after it."""
     plan = job.plan
@@ -294,7 +315,7 @@ def _check_panel(panel: Panel, job: Job, n_val: int) -> None:
             f"no value is observed in the validation rows, the last {n_val} of each series; pass another val_size, "
             "val_df=..., or val_size=0"
         )
-    if plan.levels and (plan.calibrated or not plan.spread):
+    if plan.calibrated:
         check_windows(calibration_rows(panel, job.choice.cls), plan.levels)
 
 
@@ -316,7 +337,8 @@ def _notes(
         if origins < 10:
             notes.append(f"intervals are calibrated on {origins} forecast origins; ten or more would be surer")
     elif all(job.choice.cls.closed_form for job in jobs):
-        notes.append("no rows are held out: intervals are calibrated on training windows, by fits without them")
+        inside = ": intervals are calibrated on training windows, by fits without them" if panel.blocks() else ""
+        notes.append(f"no rows are held out{inside}")
     else:
         notes.append("no series is long enough for validation: training goes on to max_steps")
     few = np.flatnonzero(np.diff(long.indptr) - n_val < plan.horizon + plan.context)

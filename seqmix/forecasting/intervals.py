@@ -15,6 +15,8 @@ from seqmix.errors import ConfigError, DataError
 #: least local scale; a series that has stopped to vary for a while may begin again: coverage is the same from 0.05 to
 #: 0.3 (LOG.md)
 CALMEST = 0.2
+#: fewer calibration windows than these tell less about errors than the differences of the series
+FEWEST = 4
 
 
 def fit_conformal(residuals: np.ndarray) -> np.ndarray:
@@ -52,7 +54,9 @@ def conformal_bounds(yhat: np.ndarray, scores: np.ndarray, level: float) -> tupl
     """Conformal interval around a forecast: it covers the truth ``level`` percent of the time.
 
     The half width is the score of rank ``ceil((n + 1) level / 100)``: coverage is at least ``level`` for one new window
-    exchangeable with the n of the calibration. Half widths rise with the level, so that intervals are nested.
+    exchangeable with the n of the calibration. Where n is too small for that rank it is the root of their mean square
+    times the quantile of Student's t with n degrees of freedom, and at least the largest score. Half widths rise with
+    the level, so that intervals are nested.
 
     Shapes: ``yhat (..., horizon)``, ``scores (..., n, horizon)`` -> two ``(..., horizon)``. Cost: O(1) for each value.
 
@@ -63,9 +67,10 @@ def conformal_bounds(yhat: np.ndarray, scores: np.ndarray, level: float) -> tupl
 
     Raises:
         ConfigError: if the level is not a percentage.
-        DataError: if there are too few calibration windows for the level.
+        DataError: if there is no calibration window.
     """
-    return cqr_bounds(yhat, yhat, scores, level)
+    half = half_widths(scores, level)
+    return yhat - half, yhat + half
 
 
 def cqr_bounds(lo: np.ndarray, hi: np.ndarray, scores: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
@@ -134,11 +139,43 @@ def small_sample(freedom: Any, season: int, length: int) -> Any:
     return (1 + 0.66 / freedom + 0.74 / freedom**2) / (1 + 0.66 / whole + 0.74 / whole**2)
 
 
+def naive_scores(x: np.ndarray, season: int, horizon: int) -> np.ndarray:
+    """Scores of the seasonal naive forecast of single series that are too short for calibration windows.
+
+    Seasonal differences are those of a random walk with noise: the variance after k seasons is
+    ``v (k + 2 (k - 1) r)``, with their mean square v and autocorrelation r, shrunk to 0 where they are few. The scores
+    are the quantiles 1/200 to 199/200 of Student's t with that scale, as many degrees of freedom as differences.
+
+    Shapes: ``(N, L) -> (199, horizon)``, pooled over the series; empty where no difference is known.
+
+    Args:
+        x: series in their units, NaN where missing.
+        season: steps of the season; 1 where no value is known a season after another.
+        horizon: steps to forecast.
+
+    Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, 3rd ed., sec. 5.5. Differs from the book
+    in: Student's t, and the autocorrelation.
+    """
+    from scipy.special import stdtrit
+
+    apart = x[:, season:] - x[:, :-season]
+    known = ~np.isnan(apart)
+    if not known.any():
+        return np.zeros((0, horizon)) if season == 1 else naive_scores(x, 1, horizon)
+    apart, n = np.where(known, apart, 0.0), known.sum()
+    variance = np.square(apart).sum() / n
+    both = (apart[:, season:] * apart[:, :-season]).sum() / n
+    share = both / variance * (n - 1) / (n + 3) if variance > 0 else 0.0
+    k = -(-np.arange(1, horizon + 1) // season)
+    scale = np.sqrt(variance * (k + 2 * (k - 1) * np.clip(share, -0.5, 0.5)))
+    return stdtrit(n, 0.5 + np.arange(1, 200) / 400)[:, None] * scale
+
+
 def check_windows(scores: np.ndarray, levels: Iterable[float]) -> None:
     """Raise ``DataError`` if a level needs more windows than ``scores`` or residuals ``(..., n, horizon)`` hold."""
     n = int((~np.isnan(scores)).sum(-2).min())
     for level in levels:
-        if np.ceil((n + 1) * level / 100 - 1e-9) > n:
+        if not enough(n, level):
             needed = int(np.ceil(level / (100 - level) - 1e-9))
             raise DataError(
                 f"intervals of level {level:g} need {needed} calibration windows, got {n}; "
@@ -146,12 +183,41 @@ def check_windows(scores: np.ndarray, levels: Iterable[float]) -> None:
             )
 
 
+def enough(n: int, level: float) -> bool:
+    """Whether n calibration windows have a score of the rank of a level."""
+    return bool(np.ceil((n + 1) * level / 100 - 1e-9) <= n)
+
+
 def margins(scores: np.ndarray, level: float) -> np.ndarray:
     """Score of rank ``ceil((n + 1) level / 100)`` of the n that are not NaN, ``(..., horizon)``."""
-    if not 1 < level < 100:
-        raise ConfigError(f"a level is a percentage between 1 and 100, got {level}; use for example 90")
+    _check_level(level)
     check_windows(scores, [level])
+    return _ranked(scores, level)[0]
+
+
+def half_widths(scores: np.ndarray, level: float) -> np.ndarray:
+    """Half width of the interval of a point forecast, ``(..., horizon)``; see ``conformal_bounds``."""
+    from scipy.special import stdtrit
+
+    _check_level(level)
+    n = (~np.isnan(scores)).sum(-2)  # (..., horizon)
+    if not n.size or n.min() < 1:
+        raise DataError("intervals need a calibration window, got none; give longer series, or leave out levels")
+    half, rank = _ranked(scores, level)
+    if (rank <= n).all():
+        return half
+    size = np.sqrt(np.nansum(np.square(scores), -2) / n)
+    return np.where(rank <= n, half, np.maximum(half, size * stdtrit(n, 0.5 + level / 200)))
+
+
+def _ranked(scores: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """The score of the rank of a level, or the largest, and that rank, each ``(..., horizon)``."""
     n = (~np.isnan(scores)).sum(-2, keepdims=True)  # (..., 1, horizon)
     # 0.95 * 20 may come out a rounding error above 19
     rank = np.ceil((n + 1) * level / 100 - 1e-9).astype(int)
-    return np.take_along_axis(scores, rank - 1, -2).squeeze(-2)
+    return np.take_along_axis(scores, np.minimum(rank, n) - 1, -2).squeeze(-2), rank.squeeze(-2)
+
+
+def _check_level(level: float) -> None:
+    if not 1 < level < 100:
+        raise ConfigError(f"a level is a percentage between 1 and 100, got {level}; use for example 90")

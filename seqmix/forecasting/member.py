@@ -8,10 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from seqmix.data.series.panel import Panel
-from seqmix.forecasting.arrange import Ends
+from seqmix.data.series.panel import Panel, last_rows
+from seqmix.forecasting.arrange import Arrays, Ends
 from seqmix.forecasting.factory import Choice, make_task
-from seqmix.forecasting.intervals import conformal_bounds, cqr_bounds, fit_conformal, fit_cqr, local_scale, nest
+from seqmix.forecasting.intervals import (
+    conformal_bounds,
+    cqr_bounds,
+    fit_conformal,
+    fit_cqr,
+    local_scale,
+    naive_scores,
+    nest,
+)
 from seqmix.forecasting.plan import Plan, bounds
 from seqmix.forecasting.training import eval_batch, forecast
 from seqmix.models import ForecastModel
@@ -154,6 +162,17 @@ def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.nd
         return fit_conformal(truth - _pooled(point))
     pairs = [(_pooled(found[..., 2 * i]), _pooled(found[..., 2 * i + 1])) for i in range(len(levels))]
     return np.stack([fit_cqr(truth, lo, hi) for lo, hi in pairs])
+
+
+def naive_calibration(arrays: Arrays, panel: Panel, plan: Plan, cls: type[ForecastModel]) -> np.ndarray:
+    """The ``scores`` of the forecast that a model starts from, by season or by step, where windows are too few."""
+    width = max(int(np.diff(arrays.indptr).max()), plan.context)
+    rows = last_rows(arrays.values, arrays.indptr[:-1], arrays.indptr[1:], width) / panel.scale[:, None]
+    if cls.closed_form:
+        rows = rows / local_scale(rows[:, -plan.context :], plan.season)[:, None]
+    # a closed form that has learned nothing repeats the last value
+    seasonal = not cls.closed_form and (cls.repeats_season or plan.normalize == "season")
+    return naive_scores(_pooled(rows), plan.season if seasonal else 1, plan.horizon)
 
 
 def calibration_windows(panel: Panel, cls: type[ForecastModel]) -> list[dict[str, torch.Tensor]]:

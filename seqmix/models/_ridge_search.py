@@ -21,6 +21,7 @@ class Path(NamedTuple):
     effect: Tensor  # of the inputs of each step: (R, H, F)
     squared: Tensor  # sum of squared errors of validation, or the estimate of it: (R, H)
     share: Tensor  # degrees of freedom for each training row: (R, H)
+    rows: float  # training rows that cross-validation has; infinite with validation windows
 
 
 class Fit(NamedTuple):
@@ -31,7 +32,7 @@ class Fit(NamedTuple):
     squared: float
 
 
-def best_fit(paths: Sequence[Path], overlap: int) -> Fit:
+def best_fit(paths: Sequence[Path], overlap: float) -> Fit:
     """The map of the penalty with the least error over all steps.
 
     Args:
@@ -40,7 +41,7 @@ def best_fit(paths: Sequence[Path], overlap: int) -> Fit:
             spare. Errors of validation count with 1.
     """
     weight, effect, squared, share = (
-        torch.cat(parts, dim) for parts, dim in zip(zip(*paths, strict=True), (2, 1, 1, 1), strict=True)
+        torch.cat(parts, dim) for parts, dim in zip(list(zip(*paths, strict=True))[:4], (2, 1, 1, 1), strict=True)
     )
     if overlap > 1:
         left = 1 - overlap * share
@@ -75,7 +76,7 @@ def ridge_path(train: Moments, val: Moments, group: int, level: Tensor, ridges: 
     squared = torch.stack([held.squared(group, *each) for each in zip(weight, effect, strict=True)])
     if held is train:
         squared = squared / (1 - share).clamp(min=1e-3) ** 2
-    return Path(weight, effect, squared, share)
+    return Path(weight, effect, squared, share, float(train.rows[group].max()) if held is train else math.inf)
 
 
 def _solved(

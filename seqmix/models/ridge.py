@@ -23,6 +23,8 @@ _RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 _MOST_BYTES = 2 << 30
 # bytes of the sums for missing targets that are kept at a time
 _MOST_LACKING = 512 << 20
+# training windows that each count as one in cross-validation; fewer count as their square over this number
+_FEW = 10
 # values of past inputs that are used, of all of them together
 _MOST_LAGS = 512
 
@@ -262,9 +264,13 @@ class Ridge(ForecastModel):
             level = self._level(steps)
             return (ridge_path(train, held, g, level, self.ridges) for g in range(len(train.weight)))
 
+        def best(each: Sequence[Path]) -> Fit:
+            # windows that overlap agree by chance: from a few of them cross-validation would learn anything
+            return best_fit(each, max(overlap, _FEW / max(each[0].rows, 1)))
+
         if len(parts) == 1:
-            return [best_fit([path], overlap) for path in paths(parts[0])]
-        return [best_fit(each, overlap) for each in zip(*(list(paths(steps)) for steps in parts), strict=True)]
+            return [best([path]) for path in paths(parts[0])]
+        return [best(each) for each in zip(*(list(paths(steps)) for steps in parts), strict=True)]
 
     def _parts(self, *data: Iterable[Batch]) -> list[range]:
         """Parts of the horizon whose sums are kept at a time: one, unless those for missing targets were too large."""

@@ -64,8 +64,7 @@ def data(peer: Peer | None) -> Iterator[Row]:
     wide = pd.read_csv(sets.DATA / "ett" / "ETTh1.csv.gz").iloc[:8640, 1:].to_numpy()
     one = Panel(wide, np.array([0, 8640]), 96, 96, 32, n_val=np.zeros(1, int))
     for name, panel in (("50,000 ragged series, 1,024 windows", ragged), ("ETTh1, 32 windows x 7", one)):
-        panel.setup()
-        windows = panel._splits["train"]
+        windows = panel.splits["train"]
         order = torch.randint(0, len(windows), (50, panel.batch_size))
         yield Row(name, "batch", median([timed(lambda i=i, w=windows: w.gather(i)) for i in order]), "ms")
 

@@ -284,7 +284,7 @@ def test_a_model_of_differences_starts_from_the_season_before(season, missing):
 def test_what_is_taken_from_a_window(options, found):
     fc = small(**options).fit(panel())
     (task,) = fc.tasks_.values()
-    assert task.normalize == found and task.season == fc.season_
+    assert task.norm.kind == found and task.norm.season == fc.season_
 
 
 def test_histories_of_joint_models_end_together():

@@ -48,14 +48,14 @@ def test_a_device_is_one_that_computes(tmp_path):
 def test_batches_go_where_the_model_is_and_forecasts_come_back():
     """No second device is needed: tensors on the meta device have a place and no values."""
     fitted = small().fit(panel()).fitted_
-    task, seen = fitted.members[0].task.to("meta"), []
+    predictor, seen = fitted.members[0].predictor.to("meta"), []
 
     def observe(module, inputs, output):
         seen.append((inputs[0]["x"].device.type, output.device.type))
         return torch.ones(output.shape)
 
-    task.register_forward_hook(observe)
-    point, _ = forecast(task, fitted.ends.tail(14).batches(None, 1))
+    predictor.register_forward_hook(observe)
+    point, _ = forecast(predictor, fitted.ends.tail(14).batches(None, 1))
     assert seen == [("meta", "meta")] * 2
     assert isinstance(point, np.ndarray) and (point == 1).all()
 

@@ -41,7 +41,7 @@ def test_best_weights_come_back():
     rows = Panel(
         df["y"].to_numpy()[:, None], np.array([0, 100, 200]), 14, 6, 8, n_val=np.array([15, 15]), eval_batch_size=99
     )
-    batch = next(iter(rows.val_dataloader()))
+    batch = next(iter(rows.loader("val")))
     (task,) = fc.tasks_.values()
     with torch.no_grad():
         error = (task.predict_step(batch, 0)["yhat"] - batch["y"]).square().mean()

@@ -162,3 +162,23 @@ print(*sorted({name.partition(".")[0] for name in sys.modules.keys() - before}))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) <= {"einops", "seqmix"}
+
+
+def test_forecasts_without_gradient_steps_need_no_lightning(tmp_path):
+    """Pretrained, in closed form and loaded; nor what Lightning imports, such as the compiler of torch."""
+    code = f"""
+import sys
+import pandas as pd
+from seqmix import Forecaster
+df = pd.DataFrame({{"ds": range(80), "y": [float(i % 7) for i in range(80)]}})
+assert len(Forecaster("ZeroShot", horizon=7).predict(df)) == 7
+fitted = Forecaster(["Ridge", "SeasonalNaive"], horizon=7, freq=1, levels=[80]).fit(df)
+fitted.save({str(tmp_path)!r})
+assert Forecaster.load({str(tmp_path)!r}).predict().equals(fitted.predict())
+print(*sorted({{"lightning", "torch._dynamo", "scipy", "sklearn", "jsonargparse", "matplotlib"}} & sys.modules.keys()))
+(task,) = Forecaster("SeasonalNaive", horizon=7).fit(df).tasks_.values()
+assert isinstance(task, sys.modules["lightning.pytorch"].LightningModule)
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stdout + done.stderr

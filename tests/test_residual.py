@@ -295,7 +295,7 @@ def test_forecaster_round_trip(loss, joint, tmp_path):
 
 def test_a_graph_holds_ridge_gate_and_correction():
     forecaster = Forecaster(Residual("DLinear"), horizon=8, max_steps=4, context_length=CONTEXT).fit(panel(n=1))
-    member = forecaster.fitted_.members[0].task.model
+    member = forecaster.fitted_.members[0].predictor.model
     with torch.no_grad():
         member.gate.fill_(0.5)
         for p in member.model.parameters():

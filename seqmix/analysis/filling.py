@@ -14,7 +14,8 @@ from seqmix.analysis.series import Collection
 from seqmix.analysis.windows import Overlapped, Span, SpanWindows
 from seqmix.data.loader import WindowLoader
 from seqmix.errors import ConfigError, DataError
-from seqmix.forecasting.training import Training, building, optimize
+from seqmix.forecasting.optimizing import optimize
+from seqmix.forecasting.training import Training, building
 from seqmix.models import class_of, imputer_factory
 from seqmix.series import Series
 from seqmix.tasks import AdamW, Imputation

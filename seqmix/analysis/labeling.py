@@ -14,7 +14,8 @@ from seqmix.analysis.series import Collection
 from seqmix.data.loader import WindowLoader
 from seqmix.data.series.labeled import LabeledSeries, Normalize, Preparation, hold_out, joined
 from seqmix.errors import DataError
-from seqmix.forecasting.training import Training, building, optimize
+from seqmix.forecasting.optimizing import optimize
+from seqmix.forecasting.training import Training, building
 from seqmix.models import class_of, classifier_factory
 from seqmix.tasks import AdamW, SeriesClassification
 

@@ -15,7 +15,8 @@ from seqmix.analysis.filling import default_context, split
 from seqmix.analysis.series import Collection
 from seqmix.analysis.windows import SpanWindows
 from seqmix.errors import DataError
-from seqmix.forecasting.training import Training, building, optimize
+from seqmix.forecasting.optimizing import optimize
+from seqmix.forecasting.training import Training, building
 from seqmix.models import (
     Detector,
     DetectorFactory,

@@ -19,7 +19,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 
-import seqmix.data  # noqa: F401  configs name classes that have been imported
+import seqmix.data
+import seqmix.tasks
 from seqmix.commands._causes import passed_through, root
 from seqmix.commands._classes import prepare_parser
 from seqmix.commands._parser import Parser
@@ -29,6 +30,7 @@ from seqmix.commands._trainer import check_trainer, explaining, is_of_trainer, t
 from seqmix.commands.configs import with_paths
 from seqmix.commands.outputs import check_writable
 from seqmix.errors import ConfigError, OutOfMemory, ProcessDied, SeqmixError, WriteError
+from seqmix.importing import load_names
 from seqmix.models import Densify, ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
 from seqmix.tasks import Task
@@ -36,6 +38,10 @@ from seqmix.tasks.checkpoint import read_checkpoint
 from seqmix.tasks.rows import append_rows
 from seqmix.tasks.run import Run
 from seqmix.trusted import trusted_modules
+
+# configs name classes that have been imported
+for _package in (seqmix.data, seqmix.tasks):
+    load_names(_package)
 
 # where we differ from Lightning; a config or a flag overrides each
 TRAINER_DEFAULTS = {

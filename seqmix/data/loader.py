@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from copy import copy
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from seqmix.errors import ConfigError
+
+Split = Literal["train", "val", "test"]
 
 # more examples than this are shuffled without a list of their numbers, which would be 16 MiB
 MANY = 1 << 21

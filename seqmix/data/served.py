@@ -3,17 +3,15 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from seqmix.data.loader import Gathered, ResumableLoader, WindowLoader
+from seqmix.data.loader import Gathered, ResumableLoader, Split, WindowLoader
 from seqmix.errors import ConfigError
-
-Split = Literal["train", "val", "test"]
 
 
 class SplitData(LightningDataModule, ABC):

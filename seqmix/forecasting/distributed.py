@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,10 @@ from seqmix.errors import ConfigError, DataError, NotFittedError
 from seqmix.forecasting import options
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.kind import is_dataset
+
+# torch loads with the first call that needs it, not with the name
+if TYPE_CHECKING:
+    from seqmix.tasks.predictor import WindowPredictor
 
 P = ParamSpec("P")
 
@@ -50,8 +54,8 @@ class Worker:
         from seqmix.forecasting.machine import where
 
         forecaster = take()
-        for task in getattr(forecaster, "tasks_", {}).values():
-            task.to(where(_kind(forecaster.device)))
+        for predictor in _predictors(forecaster):
+            predictor.to(where(_kind(forecaster.device)))
         self.run: Callable[..., pd.DataFrame] = getattr(forecaster, verb)
         self.given = given
 
@@ -135,15 +139,20 @@ def _put(forecaster: Any) -> Any:
     """A copy of the Forecaster in the object store, with its models on the CPU: workers may have no other device."""
     import ray  # pyright: ignore[reportMissingImports]
 
-    tasks = list(getattr(forecaster, "tasks_", {}).values())
-    places = [task.device for task in tasks]
-    for task in tasks:
-        task.to("cpu")
+    predictors = _predictors(forecaster)
+    places = [predictor.device for predictor in predictors]
+    for predictor in predictors:
+        predictor.to("cpu")
     try:
         return ray.put(forecaster)
     finally:
-        for task, place in zip(tasks, places, strict=True):
-            task.to(place)
+        for predictor, place in zip(predictors, places, strict=True):
+            predictor.to(place)
+
+
+def _predictors(forecaster: Any) -> "list[WindowPredictor]":
+    """The fitted models; none before a fit."""
+    return [member.predictor for member in forecaster.fitted_.members] if hasattr(forecaster, "fitted_") else []
 
 
 def _any_below_zero(dataset: Any, column: str) -> bool:

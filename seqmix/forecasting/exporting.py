@@ -49,9 +49,9 @@ class Graph(nn.Module):
     def __init__(self, fitted: Fitted, member: Member):
         super().__init__()
         # a graph traced on a device would run on that device only
-        self.task = deepcopy(member.task).to("cpu")
+        self.predictor = deepcopy(member.predictor).to("cpu")
         self.plan, self.levels = member.plan, sorted(member.plan.levels)
-        if self.levels and self.plan.spread and not self.task.loss.exportable:
+        if self.levels and self.plan.spread and not self.predictor.loss.exportable:
             raise ConfigError(
                 f"levels of loss = {self.plan.loss!r} cannot be part of a graph; fit with levels=None, or with "
                 "loss='quantile' or 'normal'"
@@ -81,8 +81,8 @@ class Graph(nn.Module):
         for name, given in (("past", past), ("future", future), ("static", static)):
             if given is not None:
                 batch[name] = given
-        forecast = self.task(batch)
-        point = self.task.point(forecast).double()
+        forecast = self.predictor(batch)
+        point = self.predictor.point(forecast).double()
         wide = self._spread((x - loc) / scale, mask)
         found = [y * scale + loc for y in (point, *self._bounds(forecast, point, wide))]
         # clip at zero if no training value is negative
@@ -105,7 +105,9 @@ class Graph(nn.Module):
         if not (self.levels and self.plan.spread):
             return [point + sign * margin * wide for margin in self.margins for sign in (-1, 1)]
         n = len(self.levels)
-        sides = self.task.loss.quantiles(forecast, sorted(q for level in self.levels for q in bounds(level))).double()
+        sides = self.predictor.loss.quantiles(
+            forecast, sorted(q for level in self.levels for q in bounds(level))
+        ).double()
         lows, highs = [sides[..., n - 1 - i] for i in range(n)], [sides[..., n + i] for i in range(n)]
         found: list[Tensor] = []
         for i in range(n):
@@ -213,7 +215,7 @@ def write_graph(
 
 def _inputs(member: Member) -> dict[str, Tensor]:
     """Two windows of the inputs that the model takes."""
-    (batch,) = member.task.example().values()
+    (batch,) = member.predictor.example().values()
     inputs = {name: torch.randn(2, *rows.shape[1:]) for name, rows in batch.items()}
     x = inputs.pop("x")
     return {"x": x, "mask": torch.ones_like(x, dtype=torch.bool), **inputs}
@@ -221,7 +223,7 @@ def _inputs(member: Member) -> dict[str, Tensor]:
 
 def _facts(fitted: Fitted, member: Member, graph: Graph, inputs: dict[str, Tensor]) -> dict[str, object]:
     """Metadata for programs that run the graph."""
-    plan, reading, series = member.plan, fitted.reading, member.task.series
+    plan, reading, series = member.plan, fitted.reading, member.predictor.series
     codes = {name: list(getattr(fitted.inputs, name)) for name in ("past", "future", "static")}
     return {
         "seqmix": seqmix.__version__,

@@ -1,4 +1,4 @@
-"""Construction of untrained tasks from a name, a mixer, a class or a ``functools.partial``."""
+"""Construction of untrained predictors from a name, a mixer, a class or a ``functools.partial``."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from seqmix import models
 from seqmix.errors import ConfigError
 from seqmix.forecasting.plan import Plan
-from seqmix.forecasting.training import Training, building
+from seqmix.forecasting.training import building
 from seqmix.models import class_of, forecast_factory
 from seqmix.series import Series
-from seqmix.tasks import AdamW, Forecasting
+from seqmix.tasks.predictor import WindowPredictor
 
 
 class Choice(NamedTuple):
@@ -69,14 +69,13 @@ def own_plan(choice: Choice, plan: Plan) -> Plan:
     return found
 
 
-def make_task(choice: Choice, plan: Plan, series: Series, training: Training | None = None) -> Forecasting:
-    """An untrained task, whose weights depend on the seed of the plan alone.
+def make_predictor(choice: Choice, plan: Plan, series: Series) -> WindowPredictor:
+    """An untrained predictor, whose weights depend on the seed of the plan alone.
 
     Args:
         choice: the model.
         plan: its plan.
         series: sizes of the windows.
-        training: training options. None: the task will not be trained.
 
     Raises:
         ConfigError: if the model does not take its options.
@@ -84,14 +83,13 @@ def make_task(choice: Choice, plan: Plan, series: Series, training: Training | N
     series = replace(series, season=min(plan.season, plan.context))
     loss: Any = plan.loss if isinstance(plan.loss, str) else "mse"
     with building(choice.name, plan.seed):
-        return Forecasting(
+        return WindowPredictor(
             choice.factory,
             series.without_covariates() if choice.baseline else series,
             loss=loss,
             loss_module=None if isinstance(plan.loss, str) else plan.loss,
             quantiles=plan.quantiles,
             normalize=plan.normalize,
-            **({"optim": AdamW(lr=training.learning_rate), "patience": training.patience} if training else {}),
         )
 
 

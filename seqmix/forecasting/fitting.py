@@ -1,4 +1,4 @@
-"""Fitting: cut windows from a checked frame, train a task for each model, calibrate intervals."""
+"""Fitting: cut windows from a checked frame, train a predictor for each model, calibrate intervals."""
 
 import math
 import time
@@ -16,7 +16,7 @@ from seqmix.data.series.panel import Panel, scaling
 from seqmix.errors import ConfigError, DataError, NotFittedError
 from seqmix.forecasting.arrange import Arrays, arrange
 from seqmix.forecasting.covariates import Inputs, learn_inputs
-from seqmix.forecasting.factory import Choice, check_covariates, choices, make_task, own_plan
+from seqmix.forecasting.factory import Choice, check_covariates, choices, make_predictor, own_plan
 from seqmix.forecasting.fitted import Fitted, last_windows
 from seqmix.forecasting.folder import read_long, release_memory
 from seqmix.forecasting.frame import Reading
@@ -24,13 +24,13 @@ from seqmix.forecasting.given_rows import static_rows
 from seqmix.forecasting.intervals import FEWEST, check_windows, enough
 from seqmix.forecasting.joined import Joined, join
 from seqmix.forecasting.long import Long, among_first, channels, missing_values, named, observed, unobserved_tail
-from seqmix.forecasting.member import Member, calibrate, calibration_rows, naive_calibration
+from seqmix.forecasting.member import Member, calibrate, calibration_rows, naive_calibration, train
 from seqmix.forecasting.options import whole
 from seqmix.forecasting.plan import Plan, check_pretrained, held_out, make_plan
 from seqmix.forecasting.scales import measure
-from seqmix.forecasting.training import Training, eval_batch, make_training, train
+from seqmix.forecasting.training import Training, eval_batch, make_training
 from seqmix.mapped import row_blocks
-from seqmix.tasks import AdamW, Forecasting
+from seqmix.tasks.predictor import WindowPredictor
 
 
 def fit(
@@ -125,9 +125,7 @@ def fit_more(
 def _job_further(member: Member, options: Mapping[str, Any]) -> "Job":
     pretrained = member.choice.cls.pretrained
     training = make_training(options, "further", joint=member.plan.joint, pretrained=pretrained)
-    task = deepcopy(member.task).train()
-    task.optim = AdamW(lr=training.learning_rate)
-    return Job(member.choice, member.plan, training, task)
+    return Job(member.choice, member.plan, training, deepcopy(member.predictor).train())
 
 
 def least_rows(options: Mapping[str, Any]) -> int:
@@ -143,7 +141,7 @@ class Job(NamedTuple):
     choice: Choice
     plan: Plan
     training: Training
-    task: Forecasting | None = None  # trained before. Default: a new one
+    predictor: WindowPredictor | None = None  # trained before. Default: a new one
 
     @property
     def windowed(self) -> bool:
@@ -215,7 +213,7 @@ def _fit(
     fitted.report = {
         "series": len(long.ids),
         "windows": next((panel.n_windows for panel in panels.values()), 0),
-        "parameters": {m.name: sum(p.numel() for p in m.task.parameters()) for m in fitted.members},
+        "parameters": {m.name: sum(p.numel() for p in m.predictor.parameters()) for m in fitted.members},
         "best_val_mse": [_least(line) for line in lines],
         "seconds": round(time.perf_counter() - started, 2),
     }
@@ -243,13 +241,13 @@ def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.
     """The trained model, the errors of each validation, and notes about intervals from few windows."""
     plan, scores, notes = job.plan, np.zeros((0, job.plan.horizon)), []
     series = arrays.series(plan.context, plan.horizon) if panel is None else panel.series
-    task = job.task or make_task(job.choice, plan, series, job.training)
+    predictor = job.predictor or make_predictor(job.choice, plan, series)
     one_by_one = ("train on one series at a time, mode='global'",) * plan.joint
     how = replace(job.training, lower={"context_length": plan.context}, others=one_by_one)
-    line = train(job.choice.name, task, panel, how, plan.seed)
-    task.to(job.training.device)
+    line = train(job.choice.name, predictor, panel, how, plan.seed)
+    predictor.to(job.training.device)
     if panel is not None and (plan.calibrated or not plan.spread):
-        scores = calibrate(task, panel, plan.calibrated)
+        scores = calibrate(predictor, panel, plan.calibrated)
     if panel is not None and not plan.spread:
         n, top = int((~np.isnan(scores)).sum(0).min()), max(plan.levels, default=0)
         if n < FEWEST:
@@ -259,7 +257,7 @@ def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.
             notes = [
                 f"intervals of level {top:g} are by Student's t: {n} calibration windows have no score of its rank"
             ]
-    return Member(job.choice, plan, task.eval(), scores), line, notes if plan.levels else []
+    return Member(job.choice, plan, predictor.eval(), scores), line, notes if plan.levels else []
 
 
 def _panel(long: Long, arrays: Arrays, job: Job, n_val: np.ndarray, n_test: np.ndarray) -> Panel:
@@ -310,7 +308,7 @@ def _check_rows(long: Long, plan: Plan, jobs: Sequence[Job]) -> None:
 def _check_panel(panel: Panel, job: Job, n_val: int) -> None:
     """Refuse options and data that would fail in training, or after it."""
     plan = job.plan
-    if panel.has_val and not any(_counts(batch) for batch in panel.val_dataloader()):
+    if panel.has_val and not any(_counts(batch) for batch in panel.loader("val")):
         raise DataError(
             f"no value is observed in the validation rows, the last {n_val} of each series; pass another val_size, "
             "val_df=..., or val_size=0"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from seqmix.forecasting.learning import AnyFitted
+    from seqmix.tasks import Forecasting
 
 
 class Forecaster(Estimator):
@@ -296,6 +297,14 @@ class Forecaster(Estimator):
         """Models that ``auto`` tried: MASE and WQL on the held-out rows, weight, seconds and notes."""
         return self._fitted().leaderboard
 
+    @property
+    def tasks_(self) -> dict[str, "Forecasting"]:
+        """The fitted models by name, as tasks that a Lightning Trainer takes; they share their weights."""
+        from seqmix.tasks import Forecasting
+
+        made = {member.name: member.predictor for member in self.fitted_.members}
+        return {name: Forecasting.of(each).to(each.device).eval() for name, each in made.items()}
+
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon after ``df``, or after the frame of ``fit``, to be joined with covariates."""
         kind, frame = self._horizon_of(df, horizon)
@@ -367,7 +376,6 @@ class Forecaster(Estimator):
         self.fitted_, self.plan_ = fitted, fitted.first_plan
         self.freq_, self.season_, self.context_ = fitted.clock.freq, fitted.plan.season, self.plan_.context
         self.mode_ = "multivariate" if fitted.plan.joint else "global"
-        self.tasks_ = {member.name: member.task for member in fitted.members}
         self.history_, self.report_, self.notes_ = fitted.history, fitted.report, fitted.notes
         if self.verbose:
             print("\n".join([", ".join(f"{name} {value}" for name, value in self.report_.items()), *self.notes_]))

@@ -1,4 +1,4 @@
-"""One fitted model: its task, its calibration errors, and its columns of a forecast."""
+"""One fitted model: its predictor, its calibration errors, and its columns of a forecast."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from seqmix.data.series.panel import Panel, last_rows
+from seqmix.errors import ConfigError
 from seqmix.forecasting.arrange import Arrays, Ends
-from seqmix.forecasting.factory import Choice, make_task
+from seqmix.forecasting.factory import Choice, make_predictor
 from seqmix.forecasting.intervals import (
     conformal_bounds,
     cqr_bounds,
@@ -21,9 +23,13 @@ from seqmix.forecasting.intervals import (
     nest,
 )
 from seqmix.forecasting.plan import Plan, bounds
-from seqmix.forecasting.training import eval_batch, forecast
+from seqmix.forecasting.training import Training, eval_batch, forecast, seeded
+from seqmix.memory import advising
 from seqmix.models import ForecastModel
-from seqmix.tasks import Forecasting
+from seqmix.tasks.predictor import WindowPredictor
+
+# columns of the errors of each validation
+_HISTORY = ["step", "train_loss", "val_mse", "val_mae"]
 
 
 class Member(NamedTuple):
@@ -31,7 +37,7 @@ class Member(NamedTuple):
 
     choice: Choice
     plan: Plan
-    task: Forecasting
+    predictor: WindowPredictor
     # sorted errors of the calibration windows in units of the scale of their series, of the window for models in closed
     # form: (m, horizon), or, where quantiles are calibrated, those of each level, (levels, m, horizon)
     scores: np.ndarray
@@ -115,13 +121,13 @@ class Member(NamedTuple):
         self, start: Ends, known: np.ndarray | None, horizon: int, quantiles: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Forecasts in units of the data, ``(N, horizon, C)``, and quantiles, ``(N, horizon, C, K)``."""
-        task = self._task_for(horizon)
-        fitted = task.series.horizon
+        predictor = self._predictor_for(horizon)
+        fitted = predictor.series.horizon
         loc, scale = start.loc[:, None], start.scale[:, None]
         points, levels = [], []
         for done in range(0, horizon, fitted):
             rows = None if known is None else known[:, done : done + fitted]
-            yhat, q = forecast(task, start.batches(rows, eval_batch(task.series)), quantiles)
+            yhat, q = forecast(predictor, start.batches(rows, eval_batch(predictor.series)), quantiles)
             points.append(yhat * scale + loc)
             levels.append(q * scale[..., None] + loc[..., None] if quantiles else q)
             if done + fitted < horizon:
@@ -129,35 +135,62 @@ class Member(NamedTuple):
         point = np.concatenate(points, 1)[:, :horizon]
         return point, np.concatenate(levels, 1)[:, :horizon] if quantiles else levels[0]
 
-    def _task_for(self, horizon: int) -> Forecasting:
-        """The task; a pretrained model is built anew for a horizon beyond the fitted one."""
+    def _predictor_for(self, horizon: int) -> WindowPredictor:
+        """The predictor; a pretrained model is built anew for a horizon beyond the fitted one."""
         if not self.choice.cls.pretrained or horizon <= self.plan.horizon:
-            return self.task
-        series = replace(self.task.series, horizon=horizon)
-        task = make_task(self.choice, replace(self.plan, horizon=horizon), series)
-        task.load_state_dict(self.task.state_dict())
-        return task.to(self.task.device)
+            return self.predictor
+        series = replace(self.predictor.series, horizon=horizon)
+        longer = make_predictor(self.choice, replace(self.plan, horizon=horizon), series)
+        longer.load_state_dict(self.predictor.state_dict())
+        return longer.to(self.predictor.device)
 
 
-def calibrate(task: Forecasting, panel: Panel, levels: Sequence[float]) -> np.ndarray:
+def train(name: str, predictor: WindowPredictor, panel: Panel | None, how: Training, seed: int) -> pd.DataFrame:
+    """Train a forecasting model, restore its best weights, and return the errors of each validation.
+
+    A pretrained model is also validated before the first step: steps that do not help are undone. A model in closed
+    form needs no Trainer, but for options of the Trainer that were given.
+    """
+    model = predictor.model
+    if not any(p.requires_grad for p in predictor.parameters()) or (not how.max_steps and model.pretrained):
+        return pd.DataFrame(columns=_HISTORY)
+    if not model.by_steps:
+        # what is fitted in closed form is fitted when training begins
+        how = replace(how, max_steps=max(how.max_steps, 1))
+    if not how.max_steps or panel is None:
+        raise ConfigError(f"max_steps = 0 is for pretrained models, and {name} needs training; use 1 or more")
+    if model.closed_form and not how.trainer_kwargs:
+        with seeded(seed), advising(how.sizes, *how.others):
+            held = panel.loader("val") if panel.has_val else None
+            predictor.to(how.device).fit_closed_form(panel.loader("train"), held)
+        if not all(bool(p.isfinite().all()) for p in predictor.parameters()):
+            raise ConfigError(f"the closed form of {name} has no finite solution; fit with scaler='standard'")
+        return pd.DataFrame(columns=_HISTORY)
+    # it brings lightning
+    from seqmix.forecasting.optimizing import optimize_predictor
+
+    return optimize_predictor(name, predictor, panel, how, seed)
+
+
+def calibrate(predictor: WindowPredictor, panel: Panel, levels: Sequence[float]) -> np.ndarray:
     """The ``scores`` of a member: sorted errors of the calibration windows, pooled over series and channels.
 
     A model in closed form needs no validation rows: its training windows are forecast by fits without them. Its errors
     are in units of the scale of each window.
     """
-    batches = calibration_windows(panel, type(task.model))
+    batches = calibration_windows(panel, type(predictor.model))
     if not batches:
         empty = np.zeros((0, panel.horizon))
         return np.stack([empty] * len(levels)) if levels else empty
     truth = _truth(batches)
-    if task.model.closed_form:
+    if predictor.model.closed_form:
         if panel.has_val:
-            errors = truth - _pooled(forecast(task, batches)[0])
+            errors = truth - _pooled(forecast(predictor, batches)[0])
         else:
-            errors = _pooled(task.left_out_errors(panel.train_dataloader(), panel.blocks()).cpu().numpy())
+            errors = _pooled(predictor.left_out_errors(panel.loader("train"), panel.blocks()).cpu().numpy())
         scale = np.concatenate([local_scale(_observed(batch, "x"), panel.series.season) for batch in batches])
         return fit_conformal(errors / scale.reshape(-1, 1))
-    point, found = forecast(task, batches, [q for level in levels for q in bounds(level)])
+    point, found = forecast(predictor, batches, [q for level in levels for q in bounds(level)])
     if not levels:
         return fit_conformal(truth - _pooled(point))
     pairs = [(_pooled(found[..., 2 * i]), _pooled(found[..., 2 * i + 1])) for i in range(len(levels))]
@@ -178,7 +211,7 @@ def naive_calibration(arrays: Arrays, panel: Panel, plan: Plan, cls: type[Foreca
 def calibration_windows(panel: Panel, cls: type[ForecastModel]) -> list[dict[str, torch.Tensor]]:
     """Batches that models of a class are calibrated on; none where there are no such windows."""
     if panel.has_val:
-        return list(panel.test_dataloader())
+        return list(panel.loader("test"))
     return [batch for block in panel.blocks() for batch in block.inside] if cls.closed_form else []
 
 

@@ -13,7 +13,7 @@ from seqmix.errors import ConfigError, DataError
 from seqmix.forecasting.arrange import Ends
 from seqmix.forecasting.clock import Clock
 from seqmix.forecasting.covariates import Inputs
-from seqmix.forecasting.factory import Choice, choices, make_task, own_plan
+from seqmix.forecasting.factory import Choice, choices, make_predictor, own_plan
 from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.joined import Joined, join
@@ -64,8 +64,8 @@ def _pack(fitted: Fitted) -> tuple[dict[str, Any], dict[str, Tensor]]:
     arrays |= {f"scores.{k}": m.scores for k, m in enumerate(fitted.members)}
     found = tensors(arrays)
     for k, member in enumerate(fitted.members):
-        found |= {f"task.{k}.{name}": x.contiguous() for name, x in member.task.state_dict().items()}
-    facts |= {"inputs": asdict(fitted.inputs), "members": {m.name: asdict(m.task.series) for m in fitted.members}}
+        found |= {f"task.{k}.{name}": x.contiguous() for name, x in member.predictor.state_dict().items()}
+    facts |= {"inputs": asdict(fitted.inputs), "members": {m.name: asdict(m.predictor.series) for m in fitted.members}}
     return facts, found
 
 
@@ -83,11 +83,11 @@ def _unpack(
     )
     for k, choice in enumerate(given):
         plan = own_plan(choice, fitted.plan)
-        task = make_task(choice, plan, Series(**facts["members"][choice.name]))
-        task.load_state_dict(inside(found, f"task.{k}."))
-        if not all(bool(x.isfinite().all()) for x in task.state_dict().values() if x.is_floating_point()):
+        predictor = make_predictor(choice, plan, Series(**facts["members"][choice.name]))
+        predictor.load_state_dict(inside(found, f"task.{k}."))
+        if not all(bool(x.isfinite().all()) for x in predictor.state_dict().values() if x.is_floating_point()):
             raise DataError(f"weights of {choice.name} are not finite; fit again")
-        fitted.members.append(Member(choice, plan, task.eval(), arrays[f"scores.{k}"]))
+        fitted.members.append(Member(choice, plan, predictor.eval(), arrays[f"scores.{k}"]))
     return fitted
 
 

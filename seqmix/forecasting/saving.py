@@ -34,7 +34,7 @@ def load_forecaster(
     place = where(device)
     options, fitted = read_archive(_NAME, _FORMAT, source, trusted, names, _unpacked)
     for member in fitted.members:
-        member.task.to(place)
+        member.predictor.to(place)
     return {**options, "device": device}, fitted
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
@@ -89,9 +90,21 @@ def differentiable(
     gradients.register_autograd(Gradients.backward, setup_context=Gradients.setup_context)
 
     def call(*args: Any) -> Any:
-        return Differentiable.apply(*args) if _transformed() else op(*args)
+        if _transformed():
+            return Differentiable.apply(*args)
+        # the first call of an operator imports torch._dynamo, which takes a second
+        return op._init_fn(*args) if _unrecorded(args) else op(*args)
 
     return call
+
+
+def _unrecorded(args: Sequence[Any]) -> bool:
+    """Whether a call is of plain tensors, and neither autograd nor a tracer of graphs has to know of it."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+        return False
+    given = [x for x in args if isinstance(x, Tensor)]
+    graded = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+    return not graded and all(type(x) in (Tensor, Parameter) for x in given)
 
 
 def _transformed() -> bool:

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from seqmix.errors import ConfigError
 from seqmix.models.forecast_model import ForecastModel
 from seqmix.tasks._normalize import WindowNorm
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 Batch = dict[str, Tensor]
 Prepare = Callable[[Batch], Batch]
@@ -89,7 +91,7 @@ def left_out_errors(
 
 
 def batches_of(
-    trainer: pl.Trainer,
+    trainer: "pl.Trainer",
     norm: WindowNorm | None,
     device: torch.device,
     *,
@@ -113,7 +115,7 @@ def batches_of(
     return Normalized(_undivided(trainer, first.dataloader()), trainer.limit_train_batches, norm, device, train), held
 
 
-def _undivided(trainer: pl.Trainer, loader: Any) -> Iterable[Batch]:
+def _undivided(trainer: "pl.Trainer", loader: Any) -> Iterable[Batch]:
     """All batches: on several devices each process fits all of the data, and finds the same."""
     if trainer.world_size == 1:
         return loader

@@ -4,8 +4,8 @@ The protocol (standardized scale, every window counted) is that of the long-hori
 their dropped last batch.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -19,20 +19,19 @@ from seqmix.errors import ConfigError
 from seqmix.models import ForecastModelFactory
 from seqmix.series import Series
 from seqmix.tasks._baselines import trained
-from seqmix.tasks._closed_form import batches_of, left_out_errors
+from seqmix.tasks._closed_form import batches_of
 from seqmix.tasks._gate import GateSums
-from seqmix.tasks._losses import LossFactory, LossName, QuantileLoss, make_loss, weighted_mean
-from seqmix.tasks._normalize import Normalize, WindowNorm
+from seqmix.tasks._losses import LossFactory, LossName, weighted_mean
+from seqmix.tasks._normalize import Normalize
 from seqmix.tasks._optim import AdamW, Optim, default_optim
+from seqmix.tasks.predictor import Batch, Predictor, WindowPredictor
 from seqmix.tasks.score import Score, Table
 from seqmix.tasks.task import Task, require_facts
-
-Batch = dict[str, Tensor]
 
 _OPTIM = default_optim(AdamW, lr=5e-4, weight_decay=0.01, warmup=0.0)
 
 
-class Forecasting(Task):
+class Forecasting(Predictor, Task):
     """Forecasting of ``horizon`` steps of every channel from ``context`` steps of all channels.
 
     A batch is ``{"x": (B, context, C), "y": (B, horizon, C)}``, with ``"future": (B, context + horizon, F)``,
@@ -95,27 +94,31 @@ class Forecasting(Task):
         require_facts(self, series=series)
         series = series if isinstance(series, Series) else Series(**series)
         self.hparams["series"] = asdict(series)
-        self.loss = make_loss(loss, loss_module, quantiles)
-        self.quantiles = self.loss.levels if isinstance(self.loss, QuantileLoss) else []
-        self.series = replace(series, n_outputs=self.loss.n_outputs)
-        if residual:
-            model = models.Residual(model) if residual is True else models.Residual(model, ridge=residual)
-        built = model(self.series)
-        if built.reconstructs:
-            raise ConfigError(f"{type(built).__name__} fills gaps of its window; use it with the Imputation task")
-        if self.loss.counts and built.gate is not None:
-            raise ConfigError(
-                f"{type(built).__name__} adds a correction, and counts have none (loss = 'negative_binomial'); use "
-                "loss='student_t', or the model without residual"
-            )
-        if normalize == "season" and built.repeats_season:
-            normalize = "window"
-        if built.closed_form:
-            _check_closed_form(type(built).__name__, self.loss.n_outputs, normalize_affine)
-        season = series.season if season is None else season
-        self.normalize, self.season, counts = normalize, season, self.loss.counts
-        self.norm = WindowNorm(normalize, series, season=season, affine=normalize_affine, counts=counts)
-        self.model = built
+        made = WindowPredictor(
+            model,
+            series,
+            residual=residual,
+            loss=loss,
+            loss_module=loss_module,
+            quantiles=quantiles,
+            normalize=normalize,
+            normalize_affine=normalize_affine,
+            season=season,
+        )
+        self._take(made)
+
+    @classmethod
+    def of(cls, made: Predictor, *, optim: Optim = _OPTIM, patience: int | None = 3) -> "Forecasting":
+        """The task of a predictor, which is trained with it: both have the same modules."""
+        task = cls.__new__(cls)
+        Task.__init__(task, optim=optim, patience=patience)
+        task._take(made)
+        return task
+
+    def _take(self, made: Predictor) -> None:
+        # in the order of the parameters in checkpoints
+        self.loss, self.norm, self.model = made.loss, made.norm, made.model
+        self.series, self.quantiles = made.series, made.quantiles
         # squared error, absolute error, values, windows: sums over one pass of a loader
         self.sums = torch.zeros(4, dtype=torch.float64)
         # those of one validation that chooses the gate of a correction
@@ -125,76 +128,6 @@ class Forecasting(Task):
     def label(self) -> str:
         return self.model.label
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Forecast a batch: ``(B, horizon, C)``, or ``(B, horizon, C, K)`` with rising quantiles or parameters."""
-        return self._forecast(batch, self._base(batch), None if self.training else self.model.gate)
-
-    def _base(self, batch: Batch) -> Tensor | None:
-        """Base that the outputs of the model are added to, if it is not the level of the window."""
-        x, mask = batch["x"], batch.get("x_mask")
-        x = x if mask is None else x.masked_fill(~mask, 0)
-        return self.model.base(x, mask=mask, **self._covariates(batch))
-
-    def _covariates(self, batch: Batch) -> dict[str, Tensor]:
-        """Covariates of the model, which may be fewer than those of the data."""
-        return {kind: batch[kind] for kind in self.series.covariates}
-
-    def _forecast(self, batch: Batch, base: Tensor | None, gate: Tensor | None) -> Tensor:
-        """Forecast a batch from a base, with the share ``gate`` of the correction."""
-        x, stats = self.norm(batch["x"], batch.get("x_mask"))
-        found = self.model(x, mask=batch.get("x_mask"), **self._covariates(batch))
-        y = self.loss.read(self.norm.undo_affine(found))
-        # quantile forecasts may cross: sorting them is no worse at any level
-        y = y.sort(dim=-1).values if self.quantiles and not self.training else y
-        if gate is not None:
-            y = self.loss.moved(y, (gate - 1) * self.loss.point(y))
-        if base is not None:
-            stats = base, base.new_ones(()) if stats is None else stats[1]
-        return y if stats is None else self.loss.rescale(y, *stats)
-
-    def example(self) -> dict[str, Batch]:
-        """One window of zeros, with the covariates that there are."""
-        s = self.series
-        shapes = {
-            "x": (s.context, s.n_channels),
-            "future": (s.context + s.horizon, s.n_future),
-            "static": (s.n_channels, s.n_static),
-            "past": (s.context, s.n_past),
-        }
-        return {"batch": {name: torch.zeros(1, *shape) for name, shape in shapes.items() if shape[1]}}
-
-    def point(self, forecast: Tensor) -> Tensor:
-        """The point forecast ``(B, horizon, C)`` of a result of ``forward``: the median of quantiles, or the mean."""
-        return self.loss.point(forecast)
-
-    @torch.no_grad()
-    def quantile_forecast(self, batch: Batch, quantiles: Sequence[float]) -> Tensor:
-        """Quantiles of the forecast of a batch, which needs no ``y``; see ``quantiles_of``."""
-        return self.quantiles_of(self(batch), quantiles)
-
-    def quantiles_of(self, forecast: Tensor, quantiles: Sequence[float]) -> Tensor:
-        """Quantiles of a result of ``forward``, ``(B, horizon, C, K)`` in the order given; they never cross.
-
-        Those of a distribution are exact. With ``quantile`` loss levels between two that were trained are linear
-        between their forecasts.
-
-        Args:
-            forecast: result of ``forward``.
-            quantiles: levels between 0 and 1.
-
-        Raises:
-            ConfigError: if a level is out of range, beyond those trained, or the loss has point forecasts only.
-        """
-        if not quantiles or not all(0 < q < 1 for q in quantiles):
-            raise ConfigError(
-                f"quantiles are levels between 0 and 1, got {list(quantiles)}; use for example [0.1, 0.9]"
-            )
-        rising = sorted(quantiles)
-        forecast = forecast.sort(dim=-1).values if self.quantiles else forecast
-        # sorted again: rounding may swap two close levels
-        found = self.loss.quantiles(forecast, rising).sort(dim=-1).values
-        return found[..., [rising.index(q) for q in quantiles]]
-
     def on_fit_start(self) -> None:
         """Fit closed-form parts; a model without others takes no gradient steps."""
         # the base of a correction sees windows that are not normalized
@@ -202,11 +135,6 @@ class Forecasting(Task):
         self.model.fit_closed_form(*batches_of(self.trainer, norm, self.device))
         if self.model.closed_form:
             self.trainer.fit_loop.max_epochs = 0
-
-    def left_out_errors(self, train: Iterable[Batch], blocks: Iterable[Any]) -> Tensor:
-        """Errors of training windows of a model in closed form, by fits without them; see ``left_out``."""
-        self.train()
-        return left_out_errors(self.model, self.norm, train, blocks, self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Refuse data that the loss does not allow, at the first batch."""
@@ -307,17 +235,6 @@ class Forecasting(Task):
 def _plain(factory: ForecastModelFactory) -> ForecastModelFactory:
     """The factory as a function: hyperparameters are copied, and one of the command line holds the running trainer."""
     return lambda series: factory(series)
-
-
-def _check_closed_form(name: str, n_outputs: int, affine: bool) -> None:
-    """Refuse options that are learned in gradient steps only, for a model that takes none."""
-    if n_outputs > 1:
-        raise ConfigError(
-            f"{name} has the least squared error in closed form, and the loss takes {n_outputs} numbers per value; "
-            "leave loss out: intervals are calibrated on errors"
-        )
-    if affine:
-        raise ConfigError(f"normalize_affine is learned in gradient steps, and {name} takes none; leave it out")
 
 
 def _truth(batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -1,14 +1,15 @@
-"""Many series of different lengths as one datamodule: scaling by training rows, missing values, covariates."""
+"""Windows of many series of different lengths: scaling by training rows, missing values, covariates."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import DTypeLike
 
+from seqmix.data.loader import Split, WindowLoader
 from seqmix.data.series.windows import Ranges, Windows
-from seqmix.data.served import Served, Split
 from seqmix.errors import DataError
 from seqmix.mapped import BLOCK, like, row_blocks, series_blocks
 from seqmix.series import Series
@@ -38,7 +39,7 @@ class Block(NamedTuple):
     near: Iterable[dict[str, torch.Tensor]]
 
 
-class Panel(Served):
+class Panel:
     """Windows of many series, each scaled by its own training rows.
 
     The last ``n_val`` rows of a series are validation: the horizons of its validation windows lie in them, their
@@ -99,7 +100,7 @@ class Panel(Served):
         max_val: int = 2048,
         seed: int = 0,
     ):
-        super().__init__("Panel", batch_size, eval_batch_size=eval_batch_size, seed=seed)
+        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size or batch_size, seed
         self.context, self.horizon, self.short = context, horizon, short
         self.ids = None if ids is None else [str(i) for i in ids]
         n_past, n_future, n_static = (0 if x is None else x.shape[-1] for x in (past, future, static))
@@ -125,23 +126,25 @@ class Panel(Served):
     @property
     def n_windows(self) -> int:
         """Training windows."""
-        self.setup()
-        return len(self._splits["train"])
+        return len(self.splits["train"])
 
     @property
     def has_val(self) -> bool:
         """There are validation windows."""
-        self.setup()
-        return "val" in self._splits
+        return "val" in self.splits
+
+    def loader(self, split: Split) -> WindowLoader:
+        """Batches of a split, those of training in an order that depends on the seed."""
+        train = split == "train"
+        size = self.batch_size if train else self.eval_batch_size
+        return WindowLoader(self.splits[split], size, shuffle=train, seed=self.seed)
 
     def blocks(self, n: int = 10) -> list[Block]:
         """Training windows in ``n`` blocks of time, or of series that are short; ``max_val`` of them at most, in all.
 
         Empty where all windows overlap.
         """
-        self.setup()
-        windows = self._splits["train"]
-        assert isinstance(windows, Windows)
+        windows = self.splits["train"]
         stride = max(1, len(windows) // self.max_val)
         return [
             Block(
@@ -150,8 +153,9 @@ class Panel(Served):
             for inside, near in windows.blocks(n, self.horizon)
         ]
 
-    def _make(self) -> Mapping[Split, Windows]:
-        """Index the series."""
+    @cached_property
+    def splits(self) -> dict[Split, Windows]:
+        """The windows of each split that has some, indexed when they are first asked for."""
         lengths = np.diff(self._indptr)
         borders = lengths - self._n_val
         splits: dict[Split, Windows] = {

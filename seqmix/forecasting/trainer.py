@@ -1,0 +1,81 @@
+"""The Trainer of Lightning for estimators, in one process or in one for each device."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from seqmix.errors import ConfigError
+
+# options of the Trainer that decide the number of processes
+_SEVERAL = ("accelerator", "devices", "num_nodes", "strategy")
+
+
+def checked_options(options: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Options of the Trainer, checked, with a strategy where they ask for several devices.
+
+    Processes are started by ``ddp_spawn``, which returns to the program, or by what notebooks allow.
+
+    Raises:
+        ConfigError: if the Trainer lacks an option, or the strategy runs the program again.
+    """
+    given = dict(options)
+    unknown = [name for name in given if name not in signature(pl.Trainer).parameters]
+    if unknown:
+        raise ConfigError(f"trainer_kwargs: the Trainer of Lightning has no option {unknown[0]!r}; leave it out")
+    several = {name: given[name] for name in _SEVERAL if name in given}
+    if not several:
+        return given
+    with quiet():
+        trainer = make_trainer({"accelerator": device.type, "devices": 1, "logger": False, **several}, several)
+    if trainer.num_devices == 1 or not isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        return given
+    if "strategy" in given:
+        raise ConfigError(
+            f"trainer_kwargs: strategy = {given['strategy']!r} runs the whole program once for each device; use "
+            "strategy='ddp_spawn', or start the program with torchrun"
+        )
+    return {**given, "strategy": "ddp_spawn"}
+
+
+def make_trainer(options: Mapping[str, Any], given: Mapping[str, Any]) -> pl.Trainer:
+    """The Trainer of ``options``; a ``ConfigError`` names those of them that were ``given``."""
+    try:
+        return pl.Trainer(**options)
+    except (MisconfigurationException, ValueError, TypeError) as e:
+        reason = " ".join(str(e).split()).removesuffix(".")
+        raise ConfigError(f"trainer_kwargs = {dict(given)} do not make a Trainer ({reason}); correct that one") from e
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the messages of Lightning about itself, inside."""
+    before = [logger.level for logger in _loggers()]
+    with warnings.catch_warnings():
+        silence()
+        try:
+            yield
+        finally:
+            for logger, level in zip(_loggers(), before, strict=True):
+                logger.setLevel(level)
+
+
+def silence() -> None:
+    """Silence the messages of Lightning about itself, in this process."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.filterwarnings("ignore", module="lightning.*")
+    # as in `seqmix fit`
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    for logger in _loggers():
+        logger.setLevel(logging.ERROR)
+
+
+def _loggers() -> list[logging.Logger]:
+    return [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]

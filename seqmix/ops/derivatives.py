@@ -100,7 +100,7 @@ def differentiable(
 
 def _unrecorded(args: Sequence[Any]) -> bool:
     """Whether a call is of plain tensors, and neither autograd nor a tracer of graphs has to know of it."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
         return False
     given = [x for x in args if isinstance(x, Tensor)]
     graded = torch.is_grad_enabled() and any(x.requires_grad for x in given)

@@ -170,7 +170,7 @@ def test_forecasts_without_gradient_steps_need_no_lightning(tmp_path):
 import sys
 import pandas as pd
 from seqmix import Forecaster
-df = pd.DataFrame({{"ds": range(80), "y": [float(i % 7) for i in range(80)]}})
+df = pd.DataFrame({{"ds": range(300), "y": [float(i % 7) for i in range(300)]}})
 assert len(Forecaster("ZeroShot", horizon=7).predict(df)) == 7
 fitted = Forecaster(["Ridge", "SeasonalNaive"], horizon=7, freq=1, levels=[80]).fit(df)
 fitted.save({str(tmp_path)!r})

@@ -197,8 +197,6 @@ def margins(scores: np.ndarray, level: float) -> np.ndarray:
 
 def half_widths(scores: np.ndarray, level: float) -> np.ndarray:
     """Half width of the interval of a point forecast, ``(..., horizon)``; see ``conformal_bounds``."""
-    from scipy.special import stdtrit
-
     _check_level(level)
     n = (~np.isnan(scores)).sum(-2)  # (..., horizon)
     if not n.size or n.min() < 1:
@@ -206,6 +204,9 @@ def half_widths(scores: np.ndarray, level: float) -> np.ndarray:
     half, rank = _ranked(scores, level)
     if (rank <= n).all():
         return half
+
+    from scipy.special import stdtrit
+
     size = np.sqrt(np.nansum(np.square(scores), -2) / n)
     return np.where(rank <= n, half, np.maximum(half, size * stdtrit(n, 0.5 + level / 200)))
 

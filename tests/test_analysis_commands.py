@@ -1,12 +1,14 @@
 """``seqmix classify | impute | detect``: files in, files and pictures out; observed cells stay as written."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from seqmix import cli
 from seqmix.analysis.scoring import FittedDetectors
-from seqmix.commands._channels import written
+from seqmix.commands._written import written
 from seqmix.forecasting.cells import Cells
 
 MODEL = ["--max_steps", "2", "--device", "cpu"]
@@ -78,11 +80,60 @@ def test_filled_cells_have_the_decimal_sign_of_their_column(column, cell):
 def test_decimal_commas_intervals_and_inserted_rows(here, capsys):
     fast = ["--model", "DLinear", *MODEL]
     run("impute", "komma.csv", "--out", "filled.csv", "--levels", "80", "--date_format", "%d.%m.%Y %H:%M", *fast)
-    found = pd.read_csv("filled.csv", dtype=str)
-    assert found["u"].str.fullmatch(r"-?\d,\d+").all()
+    found = pd.read_csv("filled.csv", dtype=str, sep=";")
+    assert found["u"].str.fullmatch(r"-?\d,\d+").all() and found["u-lo-80"].str.fullmatch(r"-?\d,\d+").all()
     assert list(found)[-4:] == ["u-lo-80", "u-hi-80", "v-lo-80", "v-hi-80"]
     run("impute", "holes.csv", "--fill_gaps", "--context", "12", *fast, "--out", "whole.parquet")
     assert len(pd.read_parquet("whole.parquet")) == 120
+    assert "2 rows inserted" in capsys.readouterr().out
+
+
+PLAIN = ["--model", "LinearInterpolation"]
+
+
+def test_a_file_comes_back_as_it_was_written(here):
+    """Separator, decimal sign, units, encoding, ends of lines, dates, order of columns."""
+    days = pd.date_range("2026-01-28", periods=30)
+    lines = [f"{i // 4},{i % 4 * 25:02} %;Größe;{day.day}.{day.month}.2026;{i}" for i, day in enumerate(days)]
+    lines = ["Anteil;Ort;Datum;Zahl", *lines, ""]
+    text = "\r\n".join(lines)
+    (here / "whole.csv").write_bytes(text.encode("cp1252"))
+    (here / "gap.csv").write_bytes(text.replace("2,50 %", "NA").encode("cp1252"))
+    run("impute", "gap.csv", "--out", "filled.csv", *PLAIN)
+    assert (here / "filled.csv").read_bytes() == (here / "whole.csv").read_bytes()
+    # the rows of two days are missing: the series of numbers and days goes on as it did
+    (here / "two.csv").write_bytes("\r\n".join(lines[:5] + lines[7:]).encode("cp1252"))
+    run("impute", "two.csv", "--out", "filled.csv", "--fill_gaps", *PLAIN)
+    assert (here / "filled.csv").read_bytes() == (here / "whole.csv").read_bytes()
+    run("detect", "whole.csv", "--model", "SubPCA", "--season", "3")
+    scored = (here / "scores.csv").read_bytes().decode("cp1252").split("\r\n")
+    assert scored[0] == "Anteil;Ort;Datum;Zahl;score;anomaly" and "." not in scored[3].rpartition("2026;")[2]
+
+
+@pytest.mark.parametrize(
+    ("form", "freq"),
+    [("%Y%m%d", "D"), ("%d.%m.%Y %H:%M", "h"), ("%Y-%m-%dT%H:%M:%SZ", "h"), ("%Y-W%V", "W-MON"), ("%b %Y", "MS")],
+)
+def test_inserted_rows_have_times_in_the_format_of_the_others(here, form, freq):
+    times = pd.date_range("2026-01-05", periods=40, freq=freq)
+    frame = pd.DataFrame({"x": range(40), "when": times.strftime(form)})
+    frame.drop(index=[8, 20]).to_csv("x.csv", index=False, sep="\t")
+    run("impute", "x.csv", "--fill_gaps", "--time_col", "when", *PLAIN)
+    pd.testing.assert_frame_equal(
+        pd.read_csv("filled.csv", sep="\t"), pd.read_csv(io.StringIO(frame.to_csv(index=False)))
+    )
+
+
+def test_inserted_rows_have_their_columns(here, capsys):
+    """A time in two columns, two columns of ids, others that are not known; integers of parquet stay so."""
+    times = pd.date_range("2026-01-05", periods=30, freq="h")
+    day, hour = times.strftime("%Y-%m-%d"), times.hour
+    parts = [pd.DataFrame({"x": 1.0, "date": day, "hour": hour, "id": 7, "note": "n"}) for _ in range(2)]
+    frame = pd.concat([part.assign(id=i) for i, part in enumerate(parts)], ignore_index=True)
+    frame.drop(index=[8, 40]).to_parquet("x.parquet")
+    run("impute", "x.parquet", "--channels", "x", "--fill_gaps", "--out", "filled.parquet", *PLAIN)
+    found = pd.read_parquet("filled.parquet")
+    pd.testing.assert_frame_equal(found, frame.assign(note=frame["note"].mask(frame.index.isin([8, 40]))))
     assert "2 rows inserted" in capsys.readouterr().out
 
 

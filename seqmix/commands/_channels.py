@@ -1,9 +1,8 @@
 """Reading of tables as long frames with one or several channels, for classify, impute and detect."""
 
-import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from seqmix.commands._long_table import (
@@ -18,7 +17,7 @@ from seqmix.commands._long_table import (
 from seqmix.commands._options import TableReader
 from seqmix.errors import DataError
 from seqmix.forecasting.cells import Cells, is_text
-from seqmix.forecasting.tables import TableFile
+from seqmix.forecasting.tables import TableFile, write_table
 
 # names of columns in lower case that are no channels, whatever they hold
 _NO_CHANNELS = (*ID_NAMES, *TIME_NAMES, "hour")
@@ -43,6 +42,11 @@ class ChannelTable(NamedTuple):
     def rows(self) -> pd.DataFrame:
         """The rows of the table as they stand in the file."""
         return self.file.frame.iloc[: len(self.long)].reset_index(drop=True)
+
+    def write(self, frame: pd.DataFrame, path: Path) -> None:
+        """Write a frame as the file of the table is written: separator, encoding, ends of lines, decimal sign."""
+        column = self.file.frame[self.channels[0]]
+        write_table(frame, path, self.file.style, decimal=self.cells.decimal_of(column) if is_text(column) else ".")
 
 
 def read_channels(
@@ -96,11 +100,3 @@ def renamed(table: ChannelTable, found: Any) -> pd.DataFrame:
     """The long frame with the names of columns that an estimator was fitted with."""
     how = found.columns_
     return table.long.rename(columns={own: getattr(how, option) for option, own in table.names.items()})
-
-
-def written(values: np.ndarray, column: pd.Series, cells: Cells) -> list[str]:
-    """Numbers as text, with the decimal sign and as many decimals as the numbers of a column of text have at most."""
-    sign = cells.decimal_of(column)
-    digits = column.astype(str).str.extract(rf"{re.escape(sign)}(\d+)", expand=False).str.len().max()
-    places = 0 if np.isnan(digits) else int(digits)
-    return [f"{value:.{places}f}".replace(".", sign) for value in values]

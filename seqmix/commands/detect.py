@@ -12,7 +12,6 @@ from seqmix.commands._function import call, in_words_of_the_shell
 from seqmix.commands._options import TableReader, check_loaded, check_outputs, whole_or_text
 from seqmix.commands.outputs import save_picture
 from seqmix.errors import ConfigError
-from seqmix.forecasting.tables import write_table
 from seqmix.numeric import to_numbers
 from seqmix.tasks.detection_metrics import average_precision
 
@@ -118,7 +117,7 @@ def detect(
     if labels is not None:
         precision = average_precision(labels, scores.to_numpy())
         print(f"  average precision {precision:.3f}, share of anomalies {labels.mean():.3f}")
-    write_table(table.rows.assign(score=scores.to_numpy(), anomaly=flags.to_numpy().astype(int)), Path(out))
+    table.write(table.rows.assign(score=scores.to_numpy(), anomaly=flags.to_numpy().astype(int)), Path(out))
     print(f"scores: {out}")
     if save is not None:
         found.save(save)

@@ -2,17 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import pandas as pd
+from typing import Literal
 
 from seqmix.analysis import Imputer
-from seqmix.commands._channels import ChannelTable, read_channels, renamed, written
+from seqmix.commands._channels import read_channels, renamed
 from seqmix.commands._function import call, in_words_of_the_shell
 from seqmix.commands._options import TableReader, check_loaded, check_outputs, percentages, whole_or_text
+from seqmix.commands._written import as_written
 from seqmix.commands.outputs import save_picture
-from seqmix.forecasting.tables import write_table
 
 
 def main(command: str, argv: list[str]) -> None:
@@ -48,7 +45,8 @@ def impute(
     Args:
         data: CSV, Excel, parquet or ``.ts`` file: times and one or several columns of values, with ids where there are
             several series. Empty cells, NA and NaN are missing.
-        out: output file: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``.
+        out: output file: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``. A ``.csv`` file is written as ``data`` is:
+            its separator, decimal sign, encoding, dates and columns.
         plot: file for a plot of the filled gaps, for example ``filled.png``. Default: none.
         model: imputer, forecasting model, encoder or mixer by name. Default: the conditional mean of a Gaussian.
         levels: coverage of intervals in percent, separated by commas, for example ``80,95``.
@@ -97,11 +95,15 @@ def impute(
     filled = found.transform(frame)
     gaps = int(frame[list(found.channels_)].isna().sum().sum())
     inserted = len(filled) - len(frame)
-    what = f"{inserted:,} rows inserted, " * bool(inserted) + f"{gaps:,} of {len(frame) * len(found.channels_):,}"
+    what = (
+        f"{inserted:,} row{'s' * (inserted > 1)} inserted, " * bool(inserted)
+        + f"{gaps:,} of {len(frame) * len(found.channels_):,}"
+    )
     print(f"{data}: channels {', '.join(found.channels_)}, {what} values filled, {found.context_} time steps at a time")
-    for note in [*table.notes, *([] if load else found.notes_)]:
+    rows, notes = as_written(table, frame, filled, found)
+    for note in [*table.notes, *([] if load else found.notes_), *notes]:
         print(f"  {note}")
-    write_table(filled if inserted else _as_written(table, frame, filled, found), Path(out))
+    table.write(rows, Path(out))
     print(f"filled: {out}")
     if save is not None:
         found.save(save)
@@ -109,19 +111,3 @@ def impute(
     if plot is not None:
         save_picture(found.plot(frame), Path(plot))
         print(f"picture: {plot}")
-
-
-def _as_written(table: ChannelTable, frame: pd.DataFrame, filled: pd.DataFrame, found: Imputer) -> pd.DataFrame:
-    """The rows of the file with missing cells filled in its own way of writing, and the columns of intervals."""
-    rows = table.rows.copy()
-    for own, name in zip(table.channels, found.channels_, strict=True):
-        missing = np.flatnonzero(frame[name].isna())
-        if not len(missing):
-            continue
-        values = filled[name].to_numpy(float)[missing]
-        if pd.api.types.is_numeric_dtype(rows[own].dtype):
-            rows[own] = filled[name].astype(rows[own].dtype).to_numpy()
-        else:
-            rows.iloc[missing, rows.columns.get_loc(own)] = written(values, rows[own].drop(index=missing), table.cells)
-    bounds: dict[str, Any] = {c: filled[c].to_numpy() for c in filled if "-lo-" in str(c) or "-hi-" in str(c)}
-    return rows.assign(**bounds)

@@ -29,7 +29,8 @@ _DAYS = (
 )  # fmt: skip
 _MONTHS = ("%b %Y", "%B %Y", "%b-%y", "%b-%Y", "%Y %b", "%m/%Y", "%m.%Y", "%m-%Y", "%Y/%m", "%YM%m")
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", "T%H:%M", "T%H:%M:%S")
-_FORMATS = (*(day + time for day in _DAYS for time in _TIMES), *_MONTHS)
+#: formats of dates and times that are recognized beside those of ISO 8601
+DATE_FORMATS = (*(day + time for day in _DAYS for time in _TIMES), *_MONTHS)
 # number of cells inspected to infer the format of a column
 _SAMPLE = 500
 
@@ -228,7 +229,7 @@ def _read_times(cells: Any, date_format: str | None) -> pd.Series | None:
     if not sample.str.contains(r"\d").all():
         return None
     found: list[tuple[str, pd.Series]] = []
-    for form in _FORMATS:
+    for form in DATE_FORMATS:
         if pd.to_datetime(sample, format=form, errors="coerce").notna().all():
             times = _all(pd.to_datetime(cells, format=form, errors="coerce"))
             if times is not None and "%y" in form:

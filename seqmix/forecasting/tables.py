@@ -33,12 +33,25 @@ _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
+class Style(NamedTuple):
+    """Format of delimited text."""
+
+    sep: str = ","
+    encoding: str = "utf-8"
+    newline: str = "\n"
+
+
 class TableFile(NamedTuple):
     """A table, with notes on what was inferred to read it; columns of delimited text are text."""
 
     frame: pd.DataFrame
     notes: list[str]
-    sep: str | None = None
+    style: Style | None = None
+
+    @property
+    def sep(self) -> str | None:
+        """Field separator of delimited text; None for other files."""
+        return self.style and self.style.sep
 
 
 def read_table(path: str, *, sep: str | None = None, encoding: str | None = None) -> TableFile:
@@ -86,12 +99,20 @@ def _series(file: Path) -> pd.DataFrame:
     return frame[["unique_id", "ds", *channels.values()]]
 
 
-def write_table(frame: pd.DataFrame, path: Path) -> None:
+def write_table(frame: pd.DataFrame, path: Path, style: Style | None = None, *, decimal: str = ".") -> None:
     """Write a frame to a file, atomically; the ending gives the kind.
+
+    Args:
+        frame: the frame.
+        path: the file.
+        style: format of a ``.csv`` or ``.tsv`` file; fields of a ``.tsv`` file are separated by tabs in any case.
+            Default: commas and UTF-8.
+        decimal: decimal sign of the numbers in a ``.csv`` or ``.tsv`` file.
 
     Raises:
         WriteError: if the file cannot be written.
     """
+    style = style or Style()
     with whole(path) as part:
         if path.suffix == ".parquet":
             frame.to_parquet(part, index=False)
@@ -99,7 +120,14 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
             with part.open("wb") as stream:
                 _without_zones(frame).to_excel(stream, index=False)
         else:
-            frame.to_csv(part, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+            frame.to_csv(
+                part,
+                index=False,
+                sep="\t" if path.suffix == ".tsv" else " " if len(style.sep) > 1 else style.sep,
+                encoding=style.encoding,
+                lineterminator=style.newline,
+                decimal=decimal,
+            )
 
 
 def check_output(option: str, path: str, endings: tuple[str, ...]) -> None:
@@ -174,7 +202,8 @@ def _without_zones(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _delimited(path: str, content: bytes, sep: str | None, encoding: str | None) -> TableFile:
     notes: list[str] = []
-    lines = _text(path, content, encoding, notes).splitlines()
+    text, encoding, newline = _text(path, content, encoding, notes)
+    lines = text.splitlines()
     if lines and lines[0].lower().startswith("sep="):
         # Excel writes the separator in a line of its own
         sep, lines = sep or lines[0][4:5], lines[1:]
@@ -200,23 +229,27 @@ def _delimited(path: str, content: bytes, sep: str | None, encoding: str | None)
             raise DataError(
                 f"file {path!r}: column {list(frame).index(name) + 1} has no name; name it in the header row"
             )
-    return TableFile(frame.drop(columns=unnamed), notes, sep)
+    return TableFile(frame.drop(columns=unnamed), notes, Style(sep, encoding, newline))
 
 
-def _text(path: str, content: bytes, encoding: str | None, notes: list[str]) -> str:
+def _text(path: str, content: bytes, encoding: str | None, notes: list[str]) -> tuple[str, str, str]:
+    """The text with lines that end in ``\\n``, its encoding, and the end of its lines in the file."""
     marked = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), None)
+    name = encoding or marked or "utf-8"
     try:
-        text = content.decode(encoding or marked or "utf-8")
+        text = content.decode(name)
     except LookupError as e:
         raise ConfigError(f"--encoding {encoding!r} is not known; use for example utf-8, cp1252, utf-16") from e
     except UnicodeDecodeError as e:
         if encoding or marked:
-            raise DataError(f"file {path!r} is not {encoding or marked} ({e.reason}); pass another --encoding") from e
+            raise DataError(f"file {path!r} is not {name} ({e.reason}); pass another --encoding") from e
         notes.append("not UTF-8: read as Windows-1252; pass --encoding if letters look wrong")
-        text = content.decode("cp1252", errors="replace")
+        name = "cp1252"
+        text = content.decode(name, errors="replace")
     if "\0" in text:
         raise DataError(f"file {path!r} is not text; give a CSV, Excel or parquet file, or pass --encoding utf-16")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    newline = next((end for end in ("\r\n", "\n", "\r") if end in text), "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n"), name, newline
 
 
 def _fields(lines: list[str], sep: str) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """One seed per test, one thread, no network; poisoned memory for tests of operators."""
 
+import atexit
 import ctypes
 import gc
 import os
@@ -19,11 +20,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Look for no garbage while thousands of tests are made, which are none."""
+    """Look for no garbage while thousands of tests are made, nor among them and what they imported afterwards."""
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
+        # libraries count what is left at the end
+        atexit.register(gc.unfreeze)
         gc.enable()
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from stand_ins import stand_in
 
@@ -55,13 +56,16 @@ SLOW = ("hydra_vit_base_imagenet", "vim2_tiny_imagenet")
 def test_one_batch_runs(path, monkeypatch, tmp_path, tmp_path_factory, capsys):
     """On data of the same shape where the data set would have to be read."""
     monkeypatch.chdir(tmp_path)
-    small = _image_folder(tmp_path_factory.mktemp("images")) if path.stem.endswith("_imagenet") else []
     # layers are alike, and windows of a quarter are as good: a patch may be as long as the window
-    smaller = tmp_path_factory.mktemp("configs") / path.name
     text = re.sub(r"n_layers: \d+", "n_layers: 1", path.read_text())
-    smaller.write_text(re.sub(r"(context|patch_len|patch_stride): 512\b", r"\1: 128", text))
-    always = ["--config", str(smaller), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
-    cli = Train("fit", [*always, "--data.batch_size", "4", *small])
+    config = yaml.safe_load(re.sub(r"(context|patch_len|patch_stride): 512\b", r"\1: 128", text))
+    # in the file: a command line that changes settings has it parsed twice
+    few = _image_folder(tmp_path_factory.mktemp("images")) if path.stem.endswith("_imagenet") else {"batch_size": 4}
+    config["data"]["init_args"] |= few
+    config["trainer"] = config.get("trainer", {}) | {"fast_dev_run": True}
+    smaller = tmp_path_factory.mktemp("configs") / path.name
+    smaller.write_text(yaml.safe_dump(config))
+    cli = Train("fit", ["--config", str(smaller), "--trainer.accelerator", "cpu"])
     data = cli.datamodule
     stand_in(data, monkeypatch)
     cli.fit()
@@ -79,12 +83,10 @@ def test_one_batch_runs(path, monkeypatch, tmp_path, tmp_path_factory, capsys):
 
 
 def _image_folder(folder):
-    """A few images under the path of the configs, and the options that make them enough."""
+    """A few images under the path of the configs, and the options of the data that make them enough."""
     for part in ("train", "val"):
         for name in ("cat", "dog"):
             (folder / "imagenet" / part / name).mkdir(parents=True)
             for i in range(2):
                 Image.effect_noise((80, 70), 50).save(folder / "imagenet" / part / name / f"{i}.png")
-    sizes = {"root": folder, "img_size": 64, "batch_size": 2, "n_workers": 0}
-    few = [part for name, value in sizes.items() for part in (f"--data.{name}", str(value))]
-    return [*few, "--trainer.accumulate_grad_batches", "1"]
+    return {"root": str(folder), "img_size": 64, "batch_size": 2, "n_workers": 0}

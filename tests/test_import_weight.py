@@ -1,6 +1,7 @@
 """Imports go one way, and light ones stay light."""
 
 import ast
+import gc
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import seqmix
+from seqmix.importing import load
 
 ROOT = Path(__file__).parents[1]
 # what each folder may import of the others; data stands alone, errors and testing's target are below all
@@ -50,14 +52,22 @@ FILES = sorted((ROOT / "seqmix").rglob("*.py"))
 @cache
 def _imports(path):
     """Dotted names imported anywhere in a file, in functions too."""
+    return _imports_of(ast.walk(ast.parse(path.read_text())))
+
+
+def _imports_of(nodes):
     names = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.level == 0, f"relative import from {node.module}"
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     return names
+
+
+def _is_in(name, modules):
+    return not {name, name.rpartition(".")[0], name.partition(".")[0]}.isdisjoint(modules)
 
 
 def _module(path):
@@ -118,12 +128,16 @@ def test_public_names_are_those_of_the_stub():
 
 
 def test_what_an_import_brings(tmp_path):
-    """Help and a misspelt command need no torch; listing needs no lightning."""
+    """Help and a misspelt command need no torch; listing needs no lightning; no import waits for garbage collection."""
     code = f"""
-import sys, seqmix, seqmix.cli
+import gc, sys, seqmix, seqmix.cli
 seqmix.cli.run(["--help"]), seqmix.cli.run(["fitt"])
 assert not sys.modules.keys() & {{"torch", "numpy", *{HEAVY}}}
+found = []
+gc.callbacks.append(lambda phase, info: found.append(info["generation"]))
 seqmix.Mixer, seqmix.list_models, seqmix.ops
+# the youngest objects may be looked at once it is over
+assert "torch" in sys.modules and gc.isenabled() and 2 not in found, found
 assert seqmix.cli.run(["list"]) == 0
 assert not sys.modules.keys() & {HEAVY}
 """
@@ -132,22 +146,23 @@ assert not sys.modules.keys() & {HEAVY}
     assert done.returncode == 0, done.stderr
 
 
-def test_imports_wait_for_no_garbage_collection():
-    """A fifth of the time of a command; afterwards it is as it was."""
-    code = """
-import gc, sys, seqmix
-found = []
-gc.callbacks.append(lambda phase, info: found.append(info["generation"]))
-seqmix.forecasting, seqmix.tasks
-# the youngest objects may be looked at once it is over
-assert gc.isenabled() and 2 not in found and "sklearn" not in sys.modules
-gc.disable()
-seqmix.analysis
-assert not gc.isenabled()
-"""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("enabled", [True, False])
+def test_an_import_leaves_the_collector_as_it_was(enabled):
+    try:
+        (gc.enable if enabled else gc.disable)()
+        assert load("seqmix.errors") and gc.isenabled() == enabled
+    finally:
+        gc.enable()
+
+
+def test_scikit_learn_is_imported_where_it_is_used():
+    """It takes a second: not with a package that has other uses."""
+    modules, above = {_module(path): path for path in FILES}, {"sklearn"}
+    names = {module: _imports_of(ast.parse(path.read_text()).body) for module, path in modules.items()}
+    while found := {m for m in names.keys() - above if any(_is_in(name, above) for name in names[m])}:
+        above |= found
+    assert "seqmix.tasks._bag_of_words" in above
+    assert not above & {"seqmix.data", "seqmix.forecasting", "seqmix.tasks", "seqmix.commands.train"}
 
 
 def test_mixers_bring_torch_and_little_more():

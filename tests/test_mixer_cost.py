@@ -4,6 +4,7 @@ import csv
 import math
 import runpy
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,11 @@ def test_what_is_kept_for_the_backward_pass_grows_linearly(name, example):
     assert c - b <= 2.02 * (b - a), f"{name} keeps {a}, {b}, {c} bytes at lengths {LENGTHS}"
 
 
-def test_the_benchmark_measures_and_leaves_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_benchmark_measures_and_leaves_out(processes, tmp_path, monkeypatch):
+    if not processes:
+        # one for each mixer, each of which imports PyTorch
+        monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", lambda *a, **k: ThreadPoolExecutor(1))
     options = ["--lengths", "4,16", "--mixers", "Dense,Pool", "--d_model", "8", "--gib", "1e-6", "--out"]
     monkeypatch.setattr(sys, "argv", ["mixers.py", *options, str(tmp_path / "new" / "m.csv")])
     runpy.run_path(str(BENCHMARK), run_name="__main__")

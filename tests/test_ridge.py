@@ -321,6 +321,24 @@ def test_a_constant_series_keeps_its_value():
     torch.testing.assert_close(model(rows[:, :L]), rows[:, L:])
 
 
+@pytest.mark.parametrize("n_future", [0, 2])
+@pytest.mark.parametrize("ridge", [0.3, None])
+def test_steps_of_nearly_the_same_rows_share_one_decomposition(ridge, n_future, monkeypatch):
+    """Exact all the same: one target in ten is missing, and in the first batch none at the first step."""
+    train, g = batches(20), torch.Generator().manual_seed(2)
+    for batch in train:
+        batch["y_mask"] = torch.rand(batch["y"].shape, generator=g) > torch.tensor([0.0, 0.1, 0.1])[:, None]
+        batch["future"] = torch.randn(len(batch["x"]), L + H, n_future, generator=g)
+    decompose, calls, models = torch.linalg.eigh, [], []
+    monkeypatch.setattr(torch.linalg, "eigh", lambda x: calls.append(1) or decompose(x))
+    for alike in (0.8, 2.0):
+        monkeypatch.setattr("seqmix.models._ridge_search._ALIKE", alike)
+        models.append(Ridge(replace(SERIES, n_future=n_future), weights="shared", ridge=ridge).double())
+        models[-1].fit_closed_form(train, ())
+    assert len(calls) == 1 + H
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=1e-9, atol=1e-9)
+
+
 def test_missing_values_are_the_ones_before_them():
     model, x = Ridge(SERIES), torch.arange(1.0, L + 1).repeat(C, 1).T.unsqueeze(0)
     mask = torch.ones(1, L, C, dtype=torch.bool)

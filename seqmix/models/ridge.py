@@ -23,8 +23,6 @@ _RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 _MOST_BYTES = 2 << 30
 # bytes of the sums for missing targets that are kept at a time
 _MOST_LACKING = 512 << 20
-# training windows that each count as one in cross-validation; fewer count as their square over this number
-_FEW = 10
 # values of past inputs that are used, of all of them together
 _MOST_LAGS = 512
 
@@ -236,12 +234,12 @@ class Ridge(ForecastModel):
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Forecasts of the windows of each block, fitted as without validation windows to the others alone."""
         parts = self._parts(train)
-        total = lru_cache(maxsize=1)(lambda steps: self._moments(train, steps))
+        total = lru_cache(maxsize=1)(lambda steps: self._moments(train, steps, self.labels))
         overlap = self._overlap if self.weights == "clustered" and self.labels.any() else 1
         for inside, near in blocks:
 
             def rest(steps: range, near: Iterable[Batch] = near) -> tuple[Moments, Moments]:
-                sums = total(steps).without(self._moments(near, steps)).pooled(self.labels)
+                sums = total(steps).without(self._moments(near, steps, self.labels))
                 return sums, sums.without(sums)
 
             fits = self._fits(rest, parts, overlap)
@@ -264,13 +262,9 @@ class Ridge(ForecastModel):
             level = self._level(steps)
             return (ridge_path(train, held, g, level, self.ridges) for g in range(len(train.weight)))
 
-        def best(each: Sequence[Path]) -> Fit:
-            # windows that overlap agree by chance: from a few of them cross-validation would learn anything
-            return best_fit(each, max(overlap, _FEW / max(each[0].rows, 1)))
-
         if len(parts) == 1:
-            return [best([path]) for path in paths(parts[0])]
-        return [best(each) for each in zip(*(list(paths(steps)) for steps in parts), strict=True)]
+            return [best_fit([path], overlap) for path in paths(parts[0])]
+        return [best_fit(each, overlap) for each in zip(*(list(paths(steps)) for steps in parts), strict=True)]
 
     def _parts(self, *data: Iterable[Batch]) -> list[range]:
         """Parts of the horizon whose sums are kept at a time: one, unless those for missing targets were too large."""
@@ -290,15 +284,20 @@ class Ridge(ForecastModel):
         weight, effect = torch.stack([fit.weight.T for fit in fits]), torch.stack([fit.effect for fit in fits])
         return [weight.to(self.weight), effect.to(self.weight)]
 
-    def _moments(self, batches: Iterable[Batch], steps: range) -> Moments:
-        """Sums over the batches at some steps, for each channel or kind of window that may have a matrix."""
+    def _moments(self, batches: Iterable[Batch], steps: range, labels: Tensor | None = None) -> Moments:
+        """Sums over the batches at some steps, for each channel or kind of window, or each cluster of ``labels``."""
         device = self.weight.device if self.weight.is_cuda else torch.device("cpu")
-        at = slice(steps.start, steps.stop)
+        at, groups, kind = slice(steps.start, steps.stop), self.groups, torch.arange(self.groups)
+        if labels is not None and self.cells is not None:
+            # kinds of one cluster are added up as one: a tenth of the memory
+            groups, kind, labels = int(labels.max()) + 1, labels, None
+        kind = kind.to(self.weight.device)
         rows = (
-            each._replace(ahead=each.ahead[:, at], y=each.y[:, at], seen=each.seen[:, at])
+            each._replace(ahead=each.ahead[:, at], y=each.y[:, at], seen=each.seen[:, at], group=kind[each.group])
             for each in map(self._rows, batches)
         )
-        return Moments(self.groups, self.weight.shape[2], len(steps), self.series.n_future, device).add(rows)
+        sums = Moments(groups, self.weight.shape[2], len(steps), self.series.n_future, device).add(rows)
+        return sums if labels is None else sums.pooled(labels)
 
     def _rows(self, batch: Batch) -> Rows:
         """Inputs, targets and weight of every channel, without missing inputs."""

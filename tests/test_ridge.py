@@ -330,6 +330,7 @@ def test_steps_of_nearly_the_same_rows_share_one_decomposition(ridge, n_future, 
         batch["y_mask"] = torch.rand(batch["y"].shape, generator=g) > torch.tensor([0.0, 0.1, 0.1])[:, None]
         batch["future"] = torch.randn(len(batch["x"]), L + H, n_future, generator=g)
     decompose, calls, models = torch.linalg.eigh, [], []
+    monkeypatch.setattr("seqmix.models._ridge_search._LARGE", L)
     monkeypatch.setattr(torch.linalg, "eigh", lambda x: calls.append(1) or decompose(x))
     for alike in (0.8, 2.0):
         monkeypatch.setattr("seqmix.models._ridge_search._ALIKE", alike)

@@ -14,8 +14,9 @@ Level = Literal["last", "mean", "season", "none"]
 _LIGHT = 10.0
 # training rows that each count as one in cross-validation; fewer count as their square over this number
 _FEW = 10
-# least share of rows with a target at the step that has fewest, for one search over the penalty at all steps
-_ALIKE = 0.8
+# least share of rows with a target at the step that has fewest, for one search over the penalty at all steps, and least
+# inputs, as decompositions of a few cost nothing
+_ALIKE, _LARGE = 0.8, 128
 
 
 class Path(NamedTuple):
@@ -46,11 +47,11 @@ def best_fit(paths: Sequence[Path], overlap: int) -> Fit:
         overlap: training rows that cross-validation counts as one; the error is infinite where that leaves none to
             spare. Errors of validation count with 1.
     """
-    squared, share = (torch.cat([path[k] for path in paths], dim) for k, dim in ((2, 1), (3, 1)))
+    squared, share = torch.cat([path.squared for path in paths], 1), torch.cat([path.share for path in paths], 1)
     # windows that overlap agree by chance: from a few of them cross-validation would learn anything
-    overlap = max(overlap, _FEW / max(paths[0].rows, 1))
-    if overlap > 1:
-        left = 1 - overlap * share
+    one = max(overlap, _FEW / max(paths[0].rows, 1))
+    if one > 1:
+        left = 1 - one * share
         squared = (squared * ((1 - share) / left) ** 2).masked_fill(left <= 0, math.inf)
     total = squared.sum(1)
     best = int(total.argmin()) if bool(total.isfinite().any()) else len(total) - 1
@@ -77,8 +78,9 @@ def ridge_path(train: Moments, val: Moments, group: int, level: Tensor, ridges: 
     H = train.xy.shape[2]
     rows = train.rows[group]
     # without missing targets the same rows count at all steps
-    alike = bool(train.lacking.shape[1] and H > 1 and rows.min() > max(_ALIKE * rows.max(), 2 * train.xx.shape[1]))
-    parts = [slice(0, H)] if alike or not train.lacking.shape[1] else [slice(h, h + 1) for h in range(H)]
+    D, gaps = train.xx.shape[1], bool(train.lacking.shape[1])
+    alike = gaps and H > 1 and D >= _LARGE and bool(rows.min() > max(_ALIKE * rows.max(), 2 * D))
+    parts = [slice(0, H)] if alike or not gaps else [slice(h, h + 1) for h in range(H)]
     found = [_solved(train, group, steps, level, ridges) for steps in parts]
     weight = torch.cat([part[0] for part in found], 2)
     effect, freedom = (torch.cat([part[k] for part in found], 1) for k in (1, 2))
@@ -87,14 +89,14 @@ def ridge_path(train: Moments, val: Moments, group: int, level: Tensor, ridges: 
     squared = torch.stack([held.squared(group, *each) for each in zip(weight, effect, strict=True)])
     if held is train:
         squared = squared / (1 - share).clamp(min=1e-3) ** 2
-    exact = None
-    if alike:
 
-        def exact(best: int) -> tuple[Tensor, Tensor]:
-            each = [_exact(train, group, h, level, ridges[best]) for h in range(H)]
-            return torch.cat([w for w, _ in each], 1), torch.cat([e for _, e in each])
+    def exact(best: int) -> tuple[Tensor, Tensor]:
+        each = [_exact(train, group, h, level, ridges[best]) for h in range(H)]
+        return torch.cat([w for w, _ in each], 1), torch.cat([e for _, e in each])
 
-    return Path(weight, effect, squared, share, float(rows.max()) if held is train else math.inf, exact)
+    return Path(
+        weight, effect, squared, share, float(rows.max()) if held is train else math.inf, exact if alike else None
+    )
 
 
 class _System(NamedTuple):

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from functools import partial
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from seqmix.data import NAB, AnomalyCSV, AnomalySeries, DetectionData, GeneratedAnomalies
 from seqmix.data.series.synthetic.anomalies import KINDS, anomalous, normal
 from seqmix.errors import ConfigError, DataError
-from seqmix.models import TSM2, ConvForecaster, DLinear, MixerForecaster, Ridge
+from seqmix.models import TSM2, ConvForecaster, DLinear, MixerForecaster, RandomScores, Ridge
 from seqmix.series import Series
 from seqmix.tasks import AnomalyDetection
 from seqmix.tasks.detection import METRICS, assess, means
+from seqmix.tasks.score import Score
 
 SMALL = partial(MixerForecaster, d_model=8, n_layers=1, patch_len=4)
 
@@ -270,6 +272,17 @@ def test_training_makes_errors_smaller_and_baselines_stand_beside_it():
     assert all(0 <= value <= 1 for each in scores for value in each.metrics.values())
     # an anomaly of twenty deviations is found
     assert scores[2].metrics["vus_pr"] > 0.8
+
+
+def test_baselines_score_what_all_processes_have_tested(monkeypatch):
+    """One of two processes that have tested a batch each computes them."""
+    data = Arrays(*(_series(name, at=at) for name, at in (("a", 70), ("b", 90), ("c", 110))))
+    data.eval_batch_size = 1
+    monkeypatch.setattr("seqmix.tasks.detection._DETECTORS", {"RandomScores": RandomScores})
+    monkeypatch.setattr("seqmix.tasks.detection.trained", lambda task, data, trainer, seed: Score("own", {}, 0))
+    task = _task(ConvForecaster, score="forecast")
+    task.trainer = SimpleNamespace(num_test_batches=[1], world_size=2)
+    assert task.baselines(data, None, 0)[0].count == 2
 
 
 def test_every_kind_of_forecasting_model_reconstructs():

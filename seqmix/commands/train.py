@@ -1,10 +1,8 @@
 """``seqmix fit | validate | test | predict``: LightningCLI with a parser for the given command only."""
 
-import logging
 import os
 import shlex
 import sys
-import warnings
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +33,7 @@ from seqmix.models import Densify, ForecastModelFactory
 from seqmix.ops.allocator import tune_allocator
 from seqmix.tasks import Task
 from seqmix.tasks.checkpoint import read_checkpoint
+from seqmix.tasks.messages import silence
 from seqmix.tasks.rows import append_rows
 from seqmix.tasks.run import Run
 from seqmix.trusted import trusted_modules
@@ -86,7 +85,9 @@ class Train(LightningCLI):
     """
 
     def __init__(self, command: str, argv: list[str], *, build: bool = True, runs: Path | None = None):
-        _quiet()
+        silence()
+        # lightning 2.6 calls functions that jsonargparse 4.49 has renamed
+        os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
         prepare_parser()
         self.command, self.argv, self.build, self.runs = command, argv, build, runs
         super().__init__(
@@ -377,14 +378,3 @@ class Train(LightningCLI):
             finally:
                 self.parser.exit_on_error = True
         return _NAMED[key]
-
-
-def _quiet() -> None:
-    """Silence the messages of Lightning about itself; those that concern the user are ours."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # lightning 2.6 calls functions that jsonargparse 4.49 and torch 2.13 have renamed
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    # ddp, of gradients with an axis of size one, whose stride means nothing
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")

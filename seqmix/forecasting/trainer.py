@@ -1,6 +1,5 @@
 """The Trainer of Lightning for estimators, in one process or in one for each device."""
 
-import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from seqmix.errors import ConfigError
+from seqmix.tasks import messages
+from seqmix.tasks.messages import loggers
 
 # options of the Trainer that decide the number of processes
 _SEVERAL = ("accelerator", "devices", "num_nodes", "strategy")
@@ -57,25 +58,17 @@ def make_trainer(options: Mapping[str, Any], given: Mapping[str, Any]) -> pl.Tra
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the messages of Lightning about itself, inside."""
-    before = [logger.level for logger in _loggers()]
+    before = [logger.level for logger in loggers()]
     with warnings.catch_warnings():
         silence()
         try:
             yield
         finally:
-            for logger, level in zip(_loggers(), before, strict=True):
+            for logger, level in zip(loggers(), before, strict=True):
                 logger.setLevel(level)
 
 
 def silence() -> None:
-    """Silence the messages of Lightning about itself, in this process."""
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    """Silence them in this process, and the warnings of Lightning."""
+    messages.silence()
     warnings.filterwarnings("ignore", module="lightning.*")
-    # as in `seqmix fit`
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    for logger in _loggers():
-        logger.setLevel(logging.ERROR)
-
-
-def _loggers() -> list[logging.Logger]:
-    return [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]

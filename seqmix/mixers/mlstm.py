@@ -14,6 +14,7 @@ from seqmix.mixers.norm import HeadNorm
 from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops import delta_matrix, gated_delta
 from seqmix.ops.packed import packed_conv1d
+from seqmix.ops.slstm.slstm import EMPTY
 from seqmix.ops.wide import wide, widest
 
 #: last inputs of the convolution ``(B, K - 1, E)``, memory with normalizer ``(B, H, P, P + 1)``, exponent ``(B, H)``
@@ -21,8 +22,8 @@ State = tuple[Tensor, Tensor, Tensor]
 
 # as in the original code
 _EPS = 1e-6
-# exponent of an empty memory, and the least one that the normalizer can take in float32
-_NEVER, _LEAST = -1e30, -80.0
+# the least exponent that the normalizer can take in float32
+_LEAST = -80.0
 
 
 @register(
@@ -126,7 +127,7 @@ class MLSTM(Mixer):
         E, _, K = self.conv1d.weight.shape
         weight, H = self.conv1d.weight, self.n_heads
         C = wide(weight).new_zeros(batch_size, H, E // H, E // H + 1)
-        return weight.new_zeros(batch_size, K - 1, E), C, widest(C.new_full((batch_size, H), _NEVER))
+        return weight.new_zeros(batch_size, K - 1, E), C, widest(C.new_full((batch_size, H), EMPTY))
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         y, state = self._advance(x.unsqueeze(1), None, state)
@@ -158,7 +159,7 @@ class MLSTM(Mixer):
         log_i, log_f = wide(self.igate(gates)), F.logsigmoid(wide(self.fgate(gates)))  # (B, L, H)
         if kept is not None:
             hidden = ~kept.unsqueeze(-1)
-            log_i, log_f = log_i.masked_fill(hidden, _NEVER), log_f.masked_fill(hidden, 0)
+            log_i, log_f = log_i.masked_fill(hidden, EMPTY), log_f.masked_fill(hidden, 0)
         # the largest exponent in the memory, max_s (log i_s + log f_(s+1) + ... + log f_t); in float32 the rounding of
         # a long sum would make the memory decay
         passed = widest(log_f).cumsum(1)

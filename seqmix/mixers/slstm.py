@@ -12,13 +12,11 @@ from seqmix.mixers.norm import HeadNorm
 from seqmix.mixers.state import last_inputs, mix_onward, with_last
 from seqmix.ops import slstm
 from seqmix.ops.packed import packed_conv1d
+from seqmix.ops.slstm.slstm import EMPTY
 from seqmix.ops.wide import wide
 
 #: last inputs of the convolution ``(B, K - 1, D)``; output, memory, normalizer and exponent ``(B, 4, D)``
 State = tuple[Tensor, Tensor]
-
-# exponent of an empty memory
-_NEVER = -1e30
 
 
 @register(paper="arXiv:2405.04517", cost="L", variants=({"n_heads": 4, "d_conv": 1},), n_heads=2)
@@ -89,7 +87,7 @@ class SLSTM(Mixer):
         """Zero window, empty memories, and no exponent yet."""
         D, _, K = self.conv1d.weight.shape
         memory = wide(self.bias).new_zeros(batch_size, 4, D)
-        memory[:, 3] = _NEVER
+        memory[:, 3] = EMPTY
         return self.bias.new_zeros(batch_size, K - 1, D), memory
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:

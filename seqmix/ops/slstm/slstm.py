@@ -8,8 +8,8 @@ from seqmix.ops.operands import require_axes, require_operands, zeros_from
 from seqmix.ops.slstm import native
 from seqmix.ops.slstm.reference import reference
 
-# exponent of an empty memory
-_NEVER = -1e30
+#: exponent of an empty memory: finite, so that differences of two are numbers
+EMPTY = -1e30
 
 
 def slstm(gates: Tensor, recurrent: Tensor, *, initial_state: Tensor | None = None, impl: str = "auto") -> Tensor:
@@ -49,7 +49,7 @@ def slstm(gates: Tensor, recurrent: Tensor, *, initial_state: Tensor | None = No
     )
     dtype = torch.promote_types(gates.dtype, torch.float32)
     if initial_state is None:
-        state = torch.cat([gates.new_zeros(Bt, 3, D, dtype=dtype), gates.new_full((Bt, 1, D), _NEVER, dtype=dtype)], 1)
+        state = torch.cat([gates.new_zeros(Bt, 3, D, dtype=dtype), gates.new_full((Bt, 1, D), EMPTY, dtype=dtype)], 1)
     else:
         state = initial_state.to(dtype)
     gates, recurrent = gates.to(dtype), recurrent.to(dtype)

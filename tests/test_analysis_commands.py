@@ -48,6 +48,7 @@ def here(tmp_path, monkeypatch):
         lines = [",".join(map(str, x["x"])) + ":" + x["label"].iloc[0] for x in one]
         lines += ["1,2,3:new"] * (part == "TEST")
         (tmp_path / f"w_{part}.ts").write_text(head + "\n".join(lines))
+    (tmp_path / "bad.ts").write_text("1,2,3:slow")
     return tmp_path
 
 
@@ -199,6 +200,7 @@ def test_ts_files_are_tables_too(here):
     ("words", "message"),
     [
         ("impute nothing.csv", "file 'nothing.csv' not found"),
+        ("impute bad.ts", "seqmix: bad.ts, line 1: stands before @data"),
         ("impute sensors.csv --out filled.doc", "--out 'filled.doc' ends in '.doc'"),
         (
             "impute sensors.csv --out ./sensors.csv",

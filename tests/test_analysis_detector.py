@@ -166,6 +166,22 @@ def test_saved_and_loaded(tmp_path):
         ),
         (lambda X: small().fit(X * np.nan), DataError, "X has no value at all; leave it out, or give values"),
         (lambda X: small().fit(X).predict(X[:5]), DataError, "X: none of 5 rows can be scored: SubPCA looks at"),
+        (
+            lambda X: small().fit(np.where(np.arange(300)[:, None] % 2, X, np.nan)),
+            DataError,
+            "X: none of its 300 rows can be scored: SubPCA looks at windows of up to 21 rows, and too few of them have",
+        ),
+        (
+            lambda X: small("DLinear").fit([X, X[:2]]),
+            DataError,
+            "series 1 has 2 rows, and windows of a trained detector have 75 here; leave the series out",
+        ),
+        (
+            lambda X: small("DLinear", max_steps=1).fit(X).predict(X[:5]),
+            DataError,
+            "X: none of 5 rows can be scored: DLinear looks at windows of up to 75 rows",
+        ),
+        (lambda X: small().fit(X).plot(X, labels=[1]), DataError, "labels has 1 values, X has 300 rows; give one each"),
         (lambda X: small().fit(X).score(X, np.zeros(5)), DataError, "y has 5 labels, X has 300 rows; give one label"),
         (
             lambda X: small().fit(X).score(X, np.arange(300)),

@@ -225,6 +225,7 @@ def test_constant_and_short_series():
         ),
         (lambda X: small().fit(X[:, 0]), DataError, "X has shape (60,). Reshape your data to (T, C) or (n, T, C)"),
         (lambda X: small().fit(X).transform(X * 1e40), DataError, "X holds a value in step"),
+        (lambda X: small().fit(X).score(X * np.nan), DataError, "none of 0 observed values was hidden for the score"),
         (lambda X: small().fit(X).intervals(X), ConfigError, "intervals need levels; use Imputer(levels=[80])"),
         (lambda X: small(levels=[80]).fit(X[:8]), ConfigError, "levels = [80] are calibrated on held-out windows"),
         (lambda X: small(levels=[80], val_size=0), ConfigError, "levels = [80] are calibrated on held-out rows"),

@@ -258,6 +258,8 @@ def _labels_of(series: Collection, y: Any, columns: Columns) -> np.ndarray:
     labels = column_or_1d(y.to_numpy() if hasattr(y, "to_numpy") else y, warn=True)
     if len(labels) != len(series.values):
         raise DataError(f"y has {len(labels)} labels, X has {len(series.values)} series; give one label for each")
+    if labels.dtype == object and pd.api.types.infer_dtype(labels, skipna=False) in ("integer", "boolean"):
+        labels = np.array(labels.tolist())
     if labels.dtype.kind == "f" and np.isinf(labels).any():
         raise DataError("Input y contains infinity; give a class for each series")
     if pd.isna(labels).any():

@@ -177,6 +177,10 @@ class AnomalyDetector(SeriesEstimator):
         series = self._read_again(X)
         scores = self._scores(series)
         i = int(np.argmax([x.max() for x in scores])) if id is None else places(series, [id])[0]
+        if labels is not None and len(labels) != len(scores[i]):
+            raise DataError(
+                f"labels has {len(labels)} values, {series.names[i]} has {len(scores[i])} rows; give one each"
+            )
         return plot_scores(series, scores, self.threshold_, labels=labels, i=i, max_channels=max_channels)
 
     def _fit(self, X: Any, id_col: str, time_col: str | None, *, inner: bool) -> tuple[Collection, list[np.ndarray]]:

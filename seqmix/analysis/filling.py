@@ -105,14 +105,20 @@ class FittedImputer:
         return found
 
     def error(self, series: Collection) -> float:
-        """Mean squared error of hidden cells in scaled units."""
+        """Mean squared error of hidden cells in scaled units.
+
+        Raises:
+            DataError: if no cell could be hidden.
+        """
         values = self.scaling.apply(series.values, series.names)
         spans = [Span(i, 0, len(x)) for i, x in enumerate(values)]
         L = self.task.series.context
-        errors = [
-            error[hidden] for error, hidden, _ in _hidden_errors(self.task, SpanWindows(values, spans, L, stride=L), 1)
-        ]
-        return float(np.square(np.concatenate(errors)).mean())
+        windows = SpanWindows(values, spans, L, stride=L)
+        errors = np.concatenate([error[hidden] for error, hidden, _ in _hidden_errors(self.task, windows, 1)])
+        if not len(errors):
+            seen = sum(int((~np.isnan(x)).sum()) for x in series.values)
+            raise DataError(f"none of {seen} observed values was hidden for the score; give more, or fit with rate=0.5")
+        return float(np.square(errors).mean())
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Pack the fitted state as plain values and tensors."""

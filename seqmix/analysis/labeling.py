@@ -58,12 +58,25 @@ class FittedClassifier:
     preparation: Preparation
 
     def scores(self, series: Collection) -> np.ndarray:
-        """Scores of the classes before the softmax, ``(n, n_classes)``, in float64."""
+        """Scores of the classes before the softmax, ``(n, n_classes)``, in float64.
+
+        Raises:
+            DataError: if those of a series are not finite.
+        """
         served = _prepared(self.preparation, series, np.zeros(len(series.values), np.int64))
         self.task.eval()
         with torch.inference_mode():
             found = [self.task(batch) for batch in WindowLoader(served, _EVAL_BATCH)]
-        return torch.cat(found).double().numpy()
+        scores = torch.cat(found).double().numpy()
+        wrong = ~np.isfinite(scores).all(1)
+        if wrong.any():
+            i = int(wrong.argmax())
+            far = float(served.take(torch.tensor([i])).values.abs().max())
+            raise DataError(
+                f"{series.names[i]} holds values of up to {far:.0e} times the spread of the training values, for which "
+                f"{self.task.label} has no finite scores; correct them, or make them missing (NaN)"
+            )
+        return scores
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Pack the fitted state as plain values and tensors."""

@@ -132,10 +132,15 @@ def fit_detector(plan: Plan, series: Collection, *, inner: bool) -> tuple[Fitted
         task, more = _trained(plan, series)
         notes += more
     detectors, scores = [], []
-    for x, mask in given:
+    for (x, mask), name in zip(given, series.names, strict=True):
         facts = series_of(x, mask, window=plan.season)
         detectors.append(_made(plan, factory, facts) if task is None else task.detector())
         scores.append(detectors[-1].fit(x, mask, inner=inner).numpy())
+        if detectors[-1].largest.isnan().all():
+            raise DataError(
+                f"{name}: none of its {len(x)} rows can be scored: {detectors[-1].label} looks at windows of up to "
+                f"{facts.context + facts.horizon} rows, and too few of them have values; give more, or a shorter season"
+            )
     return FittedDetectors(detectors, [str(i) for i in series.ids], task), scores, notes
 
 
@@ -195,6 +200,13 @@ def _needs_steps(plan: Plan, factory: DetectorFactory, series: Series) -> bool:
 def _trained(plan: Plan, series: Collection) -> tuple[AnomalyDetection, list[str]]:
     """A task trained on windows of all series, each channel in units of its series; and notes."""
     window = default_context(series.lengths)
+    short = series.lengths < window
+    if short.any():
+        i = int(short.argmax())
+        raise DataError(
+            f"{series.names[i]} has {series.lengths[i]} rows, and windows of a trained detector have {window} here; "
+            "leave the series out, or use a model in closed form, for example SubPCA"
+        )
     train, held = split(series.lengths, window, plan.val_size, plan.seed)
     values = [learn_scaling([x]).apply([x], [name])[0] for x, name in zip(series.values, series.names, strict=True)]
     splits: dict[Any, Any] = {"train": SpanWindows(values, train, window, stride=1)}

@@ -208,7 +208,8 @@ def infer_freq(times: pd.Series, starts: np.ndarray, time_col: str) -> str | int
             step = int(_commonest(steps))
             span: Any = pd.Timedelta(step, unit="ns") if step % _DAY else f"{step // _DAY}D"
             return to_offset(span).freqstr
-    raise DataError(f"the frequency cannot be seen in {time_col!r}: no series has two different times; pass freq='D'")
+    freq = "freq=1" if is_number(times.dtype) else "freq='D'"
+    raise DataError(f"the frequency cannot be seen in {time_col!r}: no series has two different times; pass {freq}")
 
 
 def _inferred(index: pd.DatetimeIndex) -> str:

@@ -82,6 +82,8 @@ def read_table(path: str, *, sep: str | None = None, encoding: str | None = None
             return TableFile(_series(file), [])
         with _COMPRESSED.get(file.suffix.lower(), open)(file, "rb") as stream:
             content = stream.read()
+    except DataError:
+        raise
     except (OSError, EOFError, ValueError) as e:
         raise DataError(f"file {path!r} cannot be read ({e}); give a CSV, Excel or parquet file") from e
     return _delimited(path, content, sep, encoding)

@@ -72,6 +72,11 @@ class Detector(nn.Module, ABC):
         return self.errors(x, mask).expand(2, -1, -1)
 
     @property
+    def label(self) -> str:
+        """Name in messages."""
+        return type(self).__name__
+
+    @property
     def _needed(self) -> int:
         """Rows that a fit needs."""
         return self.series.context + self.series.horizon
@@ -140,7 +145,7 @@ class Detector(nn.Module, ABC):
         errors = self.both_errors(x, mask)
         if len(x) and errors.isnan().all():
             raise DataError(
-                f"none of {len(x)} rows can be scored: {type(self).__name__} looks at windows of up to "
+                f"none of {len(x)} rows can be scored: {self.label} looks at windows of up to "
                 f"{self._needed} rows; give earlier rows as well"
             )
         return self._known(self._scores(errors.masked_fill(~mask, torch.nan)))
@@ -177,7 +182,7 @@ class Detector(nn.Module, ABC):
         return torch.cat(found, 1)
 
     def _check(self, x: Tensor, mask: Tensor | None) -> None:
-        name, C = type(self).__name__, self.series.n_channels
+        name, C = self.label, self.series.n_channels
         if x.ndim != 2 or x.shape[1] != C or not (mask is None or mask.shape == x.shape):
             shapes = tuple(x.shape), *(() if mask is None else (tuple(mask.shape),))
             raise ValueError(f"rows and their mask have shapes {shapes}, {name} was built for (T, {C})")

@@ -264,6 +264,10 @@ class _TrainedErrors(Detector):
         # not a submodule: the task holds the weights
         self._task = (task,)
 
+    @property
+    def label(self) -> str:
+        return self._task[0].label
+
     def fit_rows(self, x: Tensor, mask: Tensor) -> None:
         """Do nothing: the model is already trained."""
 

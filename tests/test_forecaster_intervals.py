@@ -151,6 +151,29 @@ def test_a_single_short_series_has_intervals_or_a_remedy(model, n, horizon):
         assert np.ptp(out[model] - y[-1]) < np.ptp(y) and any("intervals" in note for note in fc.notes_)
 
 
+def test_each_of_unlike_series_has_intervals_of_its_own(tmp_path):
+    """A cycle of nine days among walks has narrow intervals, and those of all series under another name."""
+    rng, t = np.random.default_rng(0), np.arange(200)
+    easy = np.sin(t * 2 * np.pi / 9) + 0.02 * rng.standard_normal(200)
+    values = {"easy": easy, **{f"walk{k}": rng.standard_normal(200).cumsum() for k in range(3)}}
+    ds = pd.date_range("2024-01-01", periods=200)
+    df = pd.concat([pd.DataFrame({"unique_id": k, "ds": ds, "y": v}) for k, v in values.items()])
+    fc = Forecaster("Ridge", 3, levels=[80]).fit(df)
+
+    def width(frame):
+        return (frame["Ridge-hi-80"] - frame["Ridge-lo-80"]).groupby(frame["unique_id"], sort=False).mean()
+
+    known, others = fc.predict(), df.assign(unique_id=df["unique_id"] + " again")
+    strange = fc.predict(others)
+    assert width(known)["easy"] < 0.5 * width(strange)["easy again"]
+    assert width(known)["walk0"] > width(strange)["walk0 again"]
+    fc.save(tmp_path / "saved")
+    pd.testing.assert_frame_equal(Forecaster.load(tmp_path / "saved").predict(df.iloc[::-1]), fc.predict(df.iloc[::-1]))
+    tests = fc.cross_validation(df, n_windows=10)
+    covered = tests["y"].between(tests["Ridge-lo-80"], tests["Ridge-hi-80"]).groupby(tests["unique_id"]).mean()
+    assert covered.between(0.6, 0.97).all(), covered
+
+
 @pytest.mark.parametrize(("level", "option", "cut"), [(0, "auto", True), (0, False, False), (-1, "auto", False)])
 def test_forecasts_stay_above_zero_where_values_do(level, option, cut):
     """A wide interval around values near zero ends there, unless it is told not to or a value is below."""

@@ -19,6 +19,7 @@ from seqmix.forecasting.intervals import (
     margins,
     naive_scores,
     nest,
+    series_sizes,
     small_sample,
 )
 
@@ -109,6 +110,18 @@ def test_a_naive_forecast_of_few_rows_is_covered(kind, season, n):
     k = -(-6 // season) * season
     covered = np.abs(y[:, n + 5] - y[:, n + 5 - k]) <= half[:, 5]
     assert covered.mean() > 0.76 and (np.diff(half, axis=1) >= 0).all()
+
+
+def test_sizes_of_errors_are_shrunk_where_windows_are_few():
+    """Series of sizes 1, 4 and 1 in 99, 99 and 3 windows of 2 steps, one without a window, one without an error."""
+    series = np.repeat([0, 1, 2, 4], [99, 99, 3, 5])
+    scores = np.where(series == 4, 0.0, np.where(series == 1, 4.0, 1.0))[:, None] * [1.0, 10.0]
+    scores[::7, 1] = np.nan
+    sizes = series_sizes(scores, series, 5)
+    typical = sizes[3]
+    assert sizes[4] == typical and sizes[0] < sizes[2] < typical < sizes[1]
+    assert sizes[1] / typical == pytest.approx((4 / 4 ** (1 / 3)) ** (50 / 52), rel=0.05)
+    assert sizes[2] / typical == pytest.approx((1 / 4 ** (1 / 3)) ** (2 / 4), rel=0.05)
 
 
 def test_a_naive_forecast_of_no_differences():

@@ -112,7 +112,7 @@ class Fitted:
         where = (self.reading, clock, ids, last, horizon, steps)
         known = ahead(self.inputs, *where, future, joint=self.plan.joint)
         frame = stamped(self.reading, clock, ids, last, horizon)
-        return frame.assign(**self._columns(start, known, horizon, levels, quantiles, 1))
+        return frame.assign(**self._columns(start, known, horizon, levels, quantiles, self._at(ids)))
 
     def backtest(
         self,
@@ -131,7 +131,8 @@ class Fitted:
         known = None if arrays.future is None else arrays.future[end[:, None] + np.arange(H)]  # (n K, H, F)
         start = ends(arrays, series, end, self.context, *self._scales(long, arrays))
         self.clock.check_zone(long.clock, "df")
-        return tested(self.reading, long, rows, H).assign(**self._columns(start, known, H, levels, quantiles, K))
+        at = np.repeat(self._at(long.ids), K)
+        return tested(self.reading, long, rows, H).assign(**self._columns(start, known, H, levels, quantiles, at))
 
     def _check(self, horizon: int, levels: Sequence[float], quantiles: Sequence[float]) -> None:
         """Refuse forecasts that cannot be made, and warn of a horizon beyond the fitted one."""
@@ -188,6 +189,10 @@ class Fitted:
         known = (at >= 0)[:, None]
         return np.where(known, self.loc[at], loc), np.where(known, self.scale[at], scale)
 
+    def _at(self, ids: pd.Index) -> np.ndarray:
+        """Numbers of series among those of the fit, -1 for others; channels are those of one series."""
+        return np.zeros(1, int) if self.plan.joint else self.ids.get_indexer(ids)
+
     def _columns(
         self,
         start: Ends,
@@ -195,18 +200,15 @@ class Fitted:
         horizon: int,
         levels: Sequence[float],
         quantiles: Sequence[float],
-        K: int,
+        at: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """The columns of all members for ``K`` windows of each series, in the order of the ids."""
+        """The columns of all members for windows of the series ``at`` of the fit, in the order of the ids."""
         found: dict[str, np.ndarray] = {}
         for member in self.members:
-            found |= member.columns(start, known, horizon, levels, quantiles)
-        # (n K, horizon, C) as (ids, K, horizon): an id is a series, or a channel
+            found |= member.columns(start, known, horizon, levels, quantiles, at)
+        # (n K, horizon, C) as (ids, K, horizon), flat: an id is a series, or a channel
         joint = self.plan.joint
-        return {
-            name: (x.transpose(2, 0, 1) if joint else x[..., 0].reshape(-1, K, horizon)).ravel()
-            for name, x in found.items()
-        }
+        return {name: (x.transpose(2, 0, 1) if joint else x[..., 0]).ravel() for name, x in found.items()}
 
 
 def last_windows(arrays: Arrays, plan: Plan, context: int, ids: pd.Index, loc: np.ndarray, scale: np.ndarray) -> Ends:

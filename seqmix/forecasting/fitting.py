@@ -239,7 +239,7 @@ def _without_fine_tuning(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
 
 def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.DataFrame, list[str]]:
     """The trained model, the errors of each validation, and notes about intervals from few windows."""
-    plan, scores, notes = job.plan, np.zeros((0, job.plan.horizon)), []
+    plan, scores, own, notes = job.plan, np.zeros((0, job.plan.horizon)), None, []
     series = arrays.series(plan.context, plan.horizon) if panel is None else panel.series
     predictor = job.predictor or make_predictor(job.choice, plan, series)
     one_by_one = ("train on one series at a time, mode='global'",) * plan.joint
@@ -247,17 +247,17 @@ def _trained(job: Job, panel: Panel | None, arrays: Arrays) -> tuple[Member, pd.
     line = train(job.choice.name, predictor, panel, how, plan.seed)
     predictor.to(job.training.device)
     if panel is not None and (plan.calibrated or not plan.spread):
-        scores = calibrate(predictor, panel, plan.calibrated)
+        scores, own = calibrate(predictor, panel, plan.calibrated)
     if panel is not None and not plan.spread:
         n, top = int((~np.isnan(scores)).sum(0).min()), max(plan.levels, default=0)
         if n < FEWEST:
-            scores = naive_calibration(arrays, panel, plan, job.choice.cls)
+            scores, own = naive_calibration(arrays, panel, plan, job.choice.cls), None
             notes = [f"{n} calibration windows are few: intervals are as wide as those of a naive forecast"]
         elif not enough(n, top):
             notes = [
                 f"intervals of level {top:g} are by Student's t: {n} calibration windows have no score of its rank"
             ]
-    return Member(job.choice, plan, predictor.eval(), scores), line, notes if plan.levels else []
+    return Member(job.choice, plan, predictor.eval(), scores, own), line, notes if plan.levels else []
 
 
 def _panel(long: Long, arrays: Arrays, job: Job, n_val: np.ndarray, n_test: np.ndarray) -> Panel:

@@ -17,6 +17,8 @@ from seqmix.errors import ConfigError, DataError
 CALMEST = 0.2
 #: fewer calibration windows than these tell less about errors than the differences of the series
 FEWEST = 4
+# windows that do not overlap from which on the errors of a series count more than those of all series (LOG.md)
+_WINDOWS = 2.0
 
 
 def fit_conformal(residuals: np.ndarray) -> np.ndarray:
@@ -137,6 +139,31 @@ def small_sample(freedom: Any, season: int, length: int) -> Any:
     """
     whole = length - season if length > season else max(length - 1, 1)
     return (1 + 0.66 / freedom + 0.74 / freedom**2) / (1 + 0.66 / whole + 0.74 / whole**2)
+
+
+def series_sizes(scores: np.ndarray, series: np.ndarray, n: int) -> np.ndarray:
+    """Size of the errors of each of n series relative to other series, ``(n,)``, shrunk where its windows are few.
+
+    The mean over windows and steps, each step in units of its mean over all, to the power ``k / (k + 2)`` of its ratio
+    to the geometric mean of all series: k windows that do not overlap.
+
+    Args:
+        scores: absolute errors, NaN where the truth is missing, ``(m, horizon)``.
+        series: number of the series of each window, ``(m,)``.
+        n: number of series; those without a window have the geometric mean.
+    """
+    known = ~np.isnan(scores)
+    clean = np.where(known, scores, 0.0)
+    step = clean.sum(0) / known.sum(0).clip(min=1)
+    seen, used = known.sum(1), known.any(1)
+    each = (clean / np.where(step > 0, step, 1.0)).sum(1)[used] / seen[used]
+    count = np.bincount(series[used], minlength=n)
+    mean = np.bincount(series[used], weights=each, minlength=n) / count.clip(min=1)
+    # errors near zero, of a series that does not vary, are no unit
+    told = mean > (1e-4 * np.median(mean[count > 0]) if count.any() else 0)
+    typical = np.exp(np.log(mean[told]).mean()) if told.any() else 1.0
+    alone = np.where(told, 1 + (count - 1) / scores.shape[1], 0.0)
+    return typical * np.where(told, mean / typical, 1.0) ** (alone / (alone + _WINDOWS))
 
 
 def naive_scores(x: np.ndarray, season: int, horizon: int) -> np.ndarray:

@@ -14,13 +14,14 @@ from seqmix.errors import ConfigError
 from seqmix.forecasting.arrange import Arrays, Ends
 from seqmix.forecasting.factory import Choice, make_predictor
 from seqmix.forecasting.intervals import (
-    conformal_bounds,
     cqr_bounds,
     fit_conformal,
     fit_cqr,
+    half_widths,
     local_scale,
     naive_scores,
     nest,
+    series_sizes,
 )
 from seqmix.forecasting.plan import Plan, bounds
 from seqmix.forecasting.training import Training, eval_batch, forecast, seeded
@@ -32,6 +33,13 @@ from seqmix.tasks.predictor import WindowPredictor
 _HISTORY = ["step", "train_loss", "val_mse", "val_mae"]
 
 
+class SeriesErrors(NamedTuple):
+    """Errors of a model in closed form in units of each series that it was fitted to."""
+
+    scores: np.ndarray  # sorted errors of the calibration windows over the size of their series, (m, horizon)
+    sizes: np.ndarray  # (n_series, C)
+
+
 class Member(NamedTuple):
     """A fitted model."""
 
@@ -41,6 +49,8 @@ class Member(NamedTuple):
     # sorted errors of the calibration windows in units of the scale of their series, of the window for models in closed
     # form: (m, horizon), or, where quantiles are calibrated, those of each level, (levels, m, horizon)
     scores: np.ndarray
+    # the same in units of the series, of several; others have intervals by ``scores``
+    series: SeriesErrors | None = None
 
     @property
     def name(self) -> str:
@@ -54,6 +64,7 @@ class Member(NamedTuple):
         horizon: int,
         levels: Sequence[float],
         quantiles: Sequence[float],
+        at: np.ndarray,
     ) -> dict[str, np.ndarray]:
         """Columns of a forecast, each ``(N, horizon, C)``: the point forecast, then bounds and quantiles.
 
@@ -63,6 +74,7 @@ class Member(NamedTuple):
             horizon: steps to forecast.
             levels: coverage of intervals in percent.
             quantiles: levels between 0 and 1.
+            at: number of the series of each window among those of the fit, -1 for others, ``(N,)``.
         """
         wanted = [*(q for level in levels for q in bounds(level)), *quantiles]
         labels = [f"{self.name}-{side}-{level:g}" for level in levels for side in ("lo", "hi")]
@@ -73,7 +85,7 @@ class Member(NamedTuple):
         scale = start.scale[:, None]
         if wanted and self.choice.cls.closed_form:
             scale = scale * local_scale(start.values / scale, plan.season)[:, None]
-        columns = self._bounded(scale, point, found, levels, labels, wanted)
+        columns = self._bounded(scale, point, found, levels, labels, wanted, at)
         return {label: x.clip(min=0) for label, x in columns.items()} if plan.nonnegative else columns
 
     def _bounded(
@@ -84,6 +96,7 @@ class Member(NamedTuple):
         levels: Sequence[float],
         labels: Sequence[str],
         wanted: Sequence[float],
+        at: np.ndarray,
     ) -> dict[str, np.ndarray]:
         """The point forecast, and the quantiles ``wanted`` under their ``labels``."""
         plan, columns = self.plan, {self.name: point}
@@ -91,12 +104,18 @@ class Member(NamedTuple):
             columns |= {label: found[..., i] for i, label in enumerate(labels)}
             return columns | (self._calibrated(levels, columns, scale) if plan.calibrated and levels else {})
         for label, q in zip(labels, wanted, strict=True):
-            # axes (N, C, horizon): errors are pooled over series
-            zero = np.zeros((len(point), point.shape[2], point.shape[1]))
-            level = abs(2 * q - 1) * 100
-            width = conformal_bounds(zero, self.scores[:, : point.shape[1]], round(level, 9))[1] if level else zero
-            columns[label] = point + math.copysign(1, q - 0.5) * width.transpose(0, 2, 1) * scale
+            level = round(abs(2 * q - 1) * 100, 9)
+            width = self._half_widths(level, point.shape[1], at) if level else 0.0
+            columns[label] = point + math.copysign(1, q - 0.5) * width * scale
         return columns
+
+    def _half_widths(self, level: float, horizon: int, at: np.ndarray) -> np.ndarray:
+        """Half widths of intervals around point forecasts in units of the windows, ``(N or 1, horizon, C or 1)``."""
+        pooled = half_widths(self.scores[:, :horizon], level)[None, :, None]
+        if self.series is None:
+            return pooled
+        own = self.series.sizes[at][:, None] * half_widths(self.series.scores[:, :horizon], level)[:, None]
+        return np.where((at >= 0)[:, None, None], own, pooled)
 
     def _calibrated(
         self, levels: Sequence[float], columns: Mapping[str, np.ndarray], scale: np.ndarray
@@ -172,8 +191,10 @@ def train(name: str, predictor: WindowPredictor, panel: Panel | None, how: Train
     return optimize_predictor(name, predictor, panel, how, seed)
 
 
-def calibrate(predictor: WindowPredictor, panel: Panel, levels: Sequence[float]) -> np.ndarray:
-    """The ``scores`` of a member: sorted errors of the calibration windows, pooled over series and channels.
+def calibrate(
+    predictor: WindowPredictor, panel: Panel, levels: Sequence[float]
+) -> tuple[np.ndarray, SeriesErrors | None]:
+    """The ``scores`` and ``series`` of a member: sorted errors of the calibration windows of all series and channels.
 
     A model in closed form needs no validation rows: its training windows are forecast by fits without them. Its errors
     are in units of the scale of each window.
@@ -181,7 +202,7 @@ def calibrate(predictor: WindowPredictor, panel: Panel, levels: Sequence[float])
     batches = calibration_windows(panel, type(predictor.model))
     if not batches:
         empty = np.zeros((0, panel.horizon))
-        return np.stack([empty] * len(levels)) if levels else empty
+        return np.stack([empty] * len(levels)) if levels else empty, None
     truth = _truth(batches)
     if predictor.model.closed_form:
         if panel.has_val:
@@ -189,12 +210,24 @@ def calibrate(predictor: WindowPredictor, panel: Panel, levels: Sequence[float])
         else:
             errors = _pooled(predictor.left_out_errors(panel.loader("train"), panel.blocks()).cpu().numpy())
         scale = np.concatenate([local_scale(_observed(batch, "x"), panel.series.season) for batch in batches])
-        return fit_conformal(errors / scale.reshape(-1, 1))
+        errors = errors / scale.reshape(-1, 1)
+        return fit_conformal(errors), None if panel.has_val else _series_errors(errors, panel)
     point, found = forecast(predictor, batches, [q for level in levels for q in bounds(level)])
     if not levels:
-        return fit_conformal(truth - _pooled(point))
+        return fit_conformal(truth - _pooled(point)), None
     pairs = [(_pooled(found[..., 2 * i]), _pooled(found[..., 2 * i + 1])) for i in range(len(levels))]
-    return np.stack([fit_cqr(truth, lo, hi) for lo, hi in pairs])
+    return np.stack([fit_cqr(truth, lo, hi) for lo, hi in pairs]), None
+
+
+def _series_errors(errors: np.ndarray, panel: Panel) -> SeriesErrors | None:
+    """Errors ``(m, horizon)`` in the order of the blocks of a panel, in units of their series or channels."""
+    shape = panel.scale.shape
+    if panel.scale.size == 1:
+        return None
+    series = torch.cat([block.inside.series for block in panel.blocks()]).numpy()
+    each = (series[:, None] * shape[1] + np.arange(shape[1])).ravel()
+    sizes = series_sizes(np.abs(errors), each, panel.scale.size)
+    return SeriesErrors(fit_conformal(errors / sizes[each][:, None]), sizes.reshape(shape))
 
 
 def naive_calibration(arrays: Arrays, panel: Panel, plan: Plan, cls: type[ForecastModel]) -> np.ndarray:

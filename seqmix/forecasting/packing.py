@@ -18,7 +18,7 @@ from seqmix.forecasting.fitted import Fitted
 from seqmix.forecasting.frame import Reading
 from seqmix.forecasting.joined import Joined, join
 from seqmix.forecasting.kind import LIBRARIES, Kind, dtype_name, dtype_of
-from seqmix.forecasting.member import Member
+from seqmix.forecasting.member import Member, SeriesErrors
 from seqmix.forecasting.plan import Plan
 from seqmix.forecasting.scales import Scales
 from seqmix.series import Series
@@ -62,6 +62,8 @@ def _pack(fitted: Fitted) -> tuple[dict[str, Any], dict[str, Tensor]]:
     arrays |= {name: getattr(fitted, name) for name in ("loc", "scale")}
     arrays |= {f"ends.{name}": x for name, x in fitted.ends._asdict().items() if x is not None}
     arrays |= {f"scores.{k}": m.scores for k, m in enumerate(fitted.members)}
+    for k, own in enumerate(member.series for member in fitted.members):
+        arrays |= {f"series.{k}.{name}": x for name, x in own._asdict().items()} if own else {}
     found = tensors(arrays)
     for k, member in enumerate(fitted.members):
         found |= {f"task.{k}.{name}": x.contiguous() for name, x in member.predictor.state_dict().items()}
@@ -87,7 +89,9 @@ def _unpack(
         predictor.load_state_dict(inside(found, f"task.{k}."))
         if not all(bool(x.isfinite().all()) for x in predictor.state_dict().values() if x.is_floating_point()):
             raise DataError(f"weights of {choice.name} are not finite; fit again")
-        fitted.members.append(Member(choice, plan, predictor.eval(), arrays[f"scores.{k}"]))
+        own = {name: x.numpy() for name, x in inside(found, f"series.{k}.").items()}
+        series = SeriesErrors(**own) if own else None
+        fitted.members.append(Member(choice, plan, predictor.eval(), arrays[f"scores.{k}"], series))
     return fitted
 
 

@@ -1,6 +1,6 @@
 """Windows of many series of different lengths: scaling by training rows, missing values, covariates."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -31,12 +31,17 @@ class Numbered:
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         return map(self.windows.gather, self.numbers.split(self.batch_size, self.stride))
 
+    @property
+    def series(self) -> torch.Tensor:
+        """The series that each window is of, ``(n,)``."""
+        return torch.cat([self.windows.rows(each)[0] for each in self.numbers.split(self.batch_size, self.stride)])
+
 
 class Block(NamedTuple):
     """Some of the training windows, and those whose horizons overlap with theirs, themselves among them."""
 
-    inside: Iterable[dict[str, torch.Tensor]]
-    near: Iterable[dict[str, torch.Tensor]]
+    inside: Numbered
+    near: Numbered
 
 
 class Panel:

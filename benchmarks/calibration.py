@@ -11,7 +11,6 @@ deviation, calibrate the intervals that say so. Needs M4 in ``$SEQMIX_DATA``.
 import argparse
 import csv
 import gzip
-import logging
 import os
 import warnings
 from functools import partial
@@ -21,6 +20,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from training import one_quiet_thread, trainer
 
 from seqmix.commands.tables import markdown
 from seqmix.data.loader import WindowLoader
@@ -57,9 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "calibration.csv")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    one_quiet_thread()
     warnings.filterwarnings("ignore", message=".*no `val_dataloader`")
 
     series = read_m4()
@@ -96,7 +94,8 @@ def measure(series: list[np.ndarray], model: str, loss: str, seed: int, steps: i
         "patience": None,
     }
     task = Forecasting(MODELS[model], Series(1, CONTEXT, HORIZON), **options)
-    _train(task, fit, seed, steps)
+    trainer(max_steps=steps).fit(task, WindowLoader(fit, 256, shuffle=True, seed=seed))
+    task.eval()
     known, new = _forecast(task, calibration, loss), _forecast(task, test, loss)
     return [
         {
@@ -131,20 +130,6 @@ def _windows(series: list[np.ndarray]) -> tuple[Windows, Windows, Windows]:
         make(targets=torch.tensor([[end - HELD_OUT, end] for end in ends]), stride=24),
         make(targets=torch.tensor([[end, end + HORIZON] for end in ends])),
     )
-
-
-def _train(task: Forecasting, windows: Windows, seed: int, steps: int) -> None:
-    trainer = pl.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(task, WindowLoader(windows, 256, shuffle=True, seed=seed))
-    task.eval()
 
 
 @torch.no_grad()

@@ -1,20 +1,17 @@
 """Set-up of benchmarks that train in this process: one thread, no messages, a Trainer that writes no files."""
 
-import logging
-import warnings
-
 import lightning.pytorch as pl
 import torch
 
 from seqmix.ops import tune_allocator
+from seqmix.tasks.messages import silence
 
 
 def one_quiet_thread() -> None:
     """Train with one thread, and without the messages of Lightning about itself."""
     torch.set_num_threads(1)
     tune_allocator()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    silence()
 
 
 def trainer(*, max_epochs: int = -1, max_steps: int = -1) -> pl.Trainer:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import polars
 from hypothesis import strategies as st
 from strategies import frames, fuzz, one_of
 
@@ -45,11 +46,17 @@ def test_a_frame_is_read_or_refused(frame, fill_gaps, missing):
 @fuzz(
     6,
     1000,
-    # a range that has no deviation in float64, one that later values are far from, and a series that ends in NaN
+    # a range that has no deviation in float64, one that later values are far from, a series that ends in NaN, and times
+    # that are categories
     {"frame": _series(0, 5e-324, 0, 5e-324), "model": "Ridge", "levels": []},
     {"frame": _series(1e-300, 2e-300, 1e-300, 1e300), "model": "ZeroShot", "levels": []},
     {
         "frame": pd.concat([_series(1, 2, 3), _series(1, *[np.nan] * 15).assign(unique_id="b")]),
+        "model": "Ridge",
+        "levels": [],
+    },
+    {
+        "frame": polars.DataFrame(_series(1, 2, 3).astype({"ds": str}), schema_overrides={"ds": polars.Categorical}),
         "model": "Ridge",
         "levels": [],
     },

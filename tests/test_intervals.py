@@ -141,11 +141,12 @@ def test_levels_are_percentages(level):
 @pytest.mark.parametrize(
     ("model", "loss"), [("DLinear", "mse"), ("DLinear", "quantile"), ("patches", "student_t")], ids=lambda v: v
 )
-def test_intervals_hold_on_data_never_seen(model, loss, real_data):
+def test_intervals_hold_on_data_never_seen(model, loss, real_data, monkeypatch):
     """M4 Hourly, 80 and 95 percent to within 5 points, averaged over the series; 300 steps of training."""
     real_data("m4")
-    file = Path(__file__).parents[1] / "benchmarks" / "calibration.py"
-    calibration = runpy.run_path(str(file))
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    calibration = runpy.run_path(str(folder / "calibration.py"))
     with warnings.catch_warnings():
         # the trainer of the benchmark validates nothing
         warnings.filterwarnings("ignore", message=".*no `val_dataloader`")

@@ -41,13 +41,16 @@ def kind_of(df: Any, id_col: str, time_col: str) -> Kind:
     if isinstance(df, pd.DataFrame):
         # categories are stored as text, and nullable integers are not what pandas makes of ids
         return Kind("pandas", {id_col: "category"} if id_col in df and df[id_col].dtype == "category" else {})
-    import narwhals
+    import narwhals as nw
 
-    frame = narwhals.from_native(df, eager_only=True)
+    frame = nw.from_native(df, eager_only=True)
     library = (
         "polars" if frame.implementation.is_polars() else "pyarrow" if frame.implementation.is_pyarrow() else "pandas"
     )
-    return Kind(library, {name: str(frame.schema[of]) for name, of in names.items() if of in frame.columns})
+    types = {name: frame.schema[of] for name, of in names.items() if of in frame.columns}
+    # categories of times do not hold those of a forecast
+    lost = [name for name in types if name != id_col and isinstance(types[name], nw.Categorical | nw.Enum)]
+    return Kind(library, {name: str(types[name]) for name in types if name not in lost})
 
 
 def is_dataset(df: Any) -> bool:

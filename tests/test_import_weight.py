@@ -184,16 +184,20 @@ def test_forecasts_without_gradient_steps_need_no_lightning(tmp_path):
     code = f"""
 import sys
 import pandas as pd
+import seqmix.cli
 from seqmix import Forecaster
 df = pd.DataFrame({{"ds": range(300), "y": [float(i % 7) for i in range(300)]}})
 assert len(Forecaster("ZeroShot", horizon=7).predict(df)) == 7
 fitted = Forecaster(["Ridge", "SeasonalNaive"], horizon=7, freq=1, levels=[80]).fit(df)
 fitted.save({str(tmp_path)!r})
 assert Forecaster.load({str(tmp_path)!r}).predict().equals(fitted.predict())
-print(*sorted({{"lightning", "torch._dynamo", "scipy", "sklearn", "jsonargparse", "matplotlib"}} & sys.modules.keys()))
+assert not {{"jsonargparse"}} & sys.modules.keys()
+df.to_csv("series.csv")
+seqmix.cli.run("forecast --data series.csv --horizon 7 --model ZeroShot --out forecast.csv".split())
+print("heavy:", *sorted({{"lightning", "torch._dynamo", "scipy", "sklearn", "matplotlib"}} & sys.modules.keys()))
 (task,) = Forecaster("SeasonalNaive", horizon=7).fit(df).tasks_.values()
 assert isinstance(task, sys.modules["lightning.pytorch"].LightningModule)
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
-    assert (done.returncode, done.stdout) == (0, "\n"), done.stdout + done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "heavy:", done.stdout + done.stderr

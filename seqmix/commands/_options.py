@@ -5,9 +5,9 @@ from inspect import signature
 from typing import Any
 
 from seqmix.commands._long_table import split
+from seqmix.commands.outputs import PICTURES
 from seqmix.errors import ConfigError
 from seqmix.forecasting.cells import Cells
-from seqmix.forecasting.plot import PICTURES
 from seqmix.forecasting.tables import OUTPUTS, TableFile, check_apart, check_folder, check_output, read_table
 
 

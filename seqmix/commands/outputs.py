@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     # it takes half a second to import
     from matplotlib.figure import Figure
 
+#: endings of the files that a figure can be saved to
+PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
+
 
 def check_writable(option: str, path: Path) -> None:
     """Raise ``ConfigError`` if the file of an option cannot be written; nothing is made."""

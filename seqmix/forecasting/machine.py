@@ -32,9 +32,11 @@ def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: if this machine lacks the device, and those of ``checked_options``.
     """
     device = where(options["device"])
-    if not options["trainer_kwargs"]:
-        return {}
+    given = dict(options["trainer_kwargs"] or {})
+    # progress is shown by a callback of our own
+    if given.keys() <= {"enable_progress_bar"}:
+        return given
     # it brings lightning
     from seqmix.forecasting.trainer import checked_options
 
-    return checked_options(options["trainer_kwargs"], device)
+    return checked_options(given, device)

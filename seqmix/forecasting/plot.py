@@ -27,9 +27,6 @@ from seqmix.forecasting.drawing import (
 from seqmix.forecasting.kind import names_of, to_pandas
 from seqmix.forecasting.times import parse_times
 
-#: endings of the files that a figure can be saved to
-PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
-
 
 def plot_forecast(
     history: Any,

@@ -19,7 +19,7 @@ from seqmix.tasks.messages import loggers
 _SEVERAL = ("accelerator", "devices", "num_nodes", "strategy")
 
 
-def checked_options(options: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def checked_options(given: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Options of the Trainer, checked, with a strategy where they ask for several devices.
 
     Processes are started by ``ddp_spawn``, which returns to the program, or by what notebooks allow.
@@ -27,7 +27,6 @@ def checked_options(options: Mapping[str, Any], device: torch.device) -> dict[st
     Raises:
         ConfigError: if the Trainer lacks an option, or the strategy runs the program again.
     """
-    given = dict(options)
     unknown = [name for name in given if name not in signature(pl.Trainer).parameters]
     if unknown:
         raise ConfigError(f"trainer_kwargs: the Trainer of Lightning has no option {unknown[0]!r}; leave it out")

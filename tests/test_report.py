@@ -81,6 +81,11 @@ def test_programs_get_numbers(results, published, capsys):
     assert "justdense is several tables, for --format markdown only; read" in capsys.readouterr().err
 
 
+def test_every_task_is_known():
+    """Also those that nothing has used yet; run alone, this fails where the report waits for their first use."""
+    assert {"SeriesClassification", "ShortTerm", "AnomalyDetection", "CausalLM"} <= report.all_tasks().keys()
+
+
 def test_a_baseline_never_stands_for_the_model(tmp_path):
     rows = [("model,DLinear,", 0.6), ("baseline,DLinear,", 0.7)]
     lines = [f"d,0,{line}E,512,96,9,{mse},0.5,8,1" for line, mse in rows]

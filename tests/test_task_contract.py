@@ -9,9 +9,11 @@ import pytest
 import torch
 from learning import share_left
 
+import seqmix.tasks
 from seqmix.commands.train import Train
 from seqmix.data import Cycles
 from seqmix.errors import ConfigError
+from seqmix.importing import load_names
 from seqmix.mixers import Identity, MatrixMixer, Pool, Toeplitz
 from seqmix.models import TSM2, DLinear, MixerForecaster, SeasonalNaive, list_models, model_facts
 from seqmix.series import Series
@@ -38,6 +40,9 @@ def _data(**options):
 # weights that do not move in float32
 STILL = AdamW(lr=1e-12, weight_decay=0.0, schedule="constant")
 TRAINED = [n for n in list_models() if n != "SeasonalNaive"]
+
+
+load_names(seqmix.tasks)
 
 
 def _concrete(cls):

@@ -11,15 +11,20 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+import seqmix.tasks
 from seqmix.commands._function import call
 from seqmix.commands.justdense import print_report
 from seqmix.commands.outputs import check_picture, save_picture
 from seqmix.commands.tables import EXACT, Format, print_as
 from seqmix.errors import ConfigError, DataError, check_choice
+from seqmix.importing import load_names
 from seqmix.tasks import Task
 from seqmix.tasks.rows import read_rows
 
 Run = Mapping[str, str]
+
+# a task is found once it has been imported
+load_names(seqmix.tasks)
 
 
 def main(command: str, argv: list[str]) -> None:

@@ -52,6 +52,8 @@ def test_scripts_and_python_know_the_same_messages_and_slots(templates):
     [
         *(("MS", 144, 12), ("B", 120, 5), ("QE", 40, 4), ("30min", 400, 3), ("W", 90, 4), ("YS", 40, 2)),
         *(("MS", 9, 6), ("MS", 15, 6), ("YS", 8, 1), ("MS", 30, 12)),
+        # a lookback whose steps share the search over the penalty
+        pytest.param("h", 1100, 2, marks=pytest.mark.slow),
     ],
 )
 def test_ridge_of_the_page_is_that_of_the_package(tmp_path, freq, rows, horizon):

@@ -7,6 +7,8 @@ const MOST_WINDOWS = 2048;
 const WINDOWS_OF_A_STEP = 4;
 // fewer training windows count less in cross-validation, and fewer errors than this calibrate no intervals
 const [FEW, FEWEST] = [10, 4];
+// steps whose rows are alike, and the lookback from which on they share the search over the penalty
+const [ALIKE, LARGE] = [0.8, 128];
 const ANGLES = 20000;
 // what takes the place of a unit of zero, small enough to change nothing else
 const TINY = 1e-290;
@@ -148,12 +150,39 @@ function fit(train, val, context, horizon) {
   const complete = train.every((row) => row.y.every((value) => !Number.isNaN(value)));
   const all = Array.from({ length: horizon }, (_, h) => h);
   const parts = complete ? [all] : all.map((h) => [h]);
-  const most = Math.max(1, ...all.map((h) => train.filter((row) => !Number.isNaN(row.y[h])).length));
+  const counts = all.map((h) => train.filter((row) => !Number.isNaN(row.y[h])).length);
+  const most = Math.max(1, ...counts);
+  if (!complete && horizon > 1 && context >= LARGE && Math.min(...counts) > Math.max(ALIKE * most, 2 * context)) {
+    const chosen = search(train, val, context, counts);
+    return all.flatMap((h) => path(train, [], context, [h], 1)[chosen].map());
+  }
   const found = parts.map((steps) => path(train, val, context, steps, Math.max(1, FEW / most)));
   const total = RIDGES.map((_, r) => found.reduce((sum, part) => sum + part[r].squared, 0));
   const least = Math.min(...total);
   const best = least < Infinity ? total.indexOf(least) : total.length - 1;
   return found.flatMap((part) => part[best].map());
+}
+
+// the best penalty where steps lack few targets, by the mean of their products
+function search(train, val, D, counts) {
+  const seen = (row, h) => !Number.isNaN(row.y[h]);
+  const totals = counts.map((_, h) => train.reduce((sum, row) => sum + (seen(row, h) ? row.scale ** 2 : 0), 0) || TINY);
+  const shares = train.map((row) => Math.sqrt(mean(totals.map((total, h) => (seen(row, h) ? row.scale ** 2 / total : 0)))));
+  const X = train.map((row, i) => Float64Array.from(row.d, (value) => shares[i] * value));
+  const { diagonal, beside, turn, back } = tridiagonal(gram(X, D));
+  const unit = Math.max(X.reduce((sum, x) => sum + dot(x, x), 0) / D, TINY);
+  const turned = totals.map((total, h) => {
+    const rows = train.filter((row) => seen(row, h));
+    return turn(sumOf(rows.map((row) => row.d), rows.map((row) => (row.scale ** 2 * (row.y[h] - row.last)) / total), D));
+  });
+  const errors = RIDGES.map((ridge) => {
+    const solved = shifted(diagonal, beside, ridge * unit);
+    const map = turned.map((c) => back(solved.solve(c)));
+    if (val.length) return errorOf(val, map, map.map((_, h) => h));
+    const left = counts.map((count) => Math.max(1 - (D - ridge * unit * solved.trace) / count, 1e-3));
+    return map.reduce((sum, w, h) => sum + errorOf(train, [w], [h]) / left[h] ** 2, 0);
+  });
+  return errors.indexOf(Math.min(...errors));
 }
 
 // the maps of all penalties for steps that the same rows count at, and their errors; with fewer rows than weights in the

@@ -158,6 +158,16 @@ class _Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_without_gradients_the_kernel_itself_is_called(name):
+    """The values are the same, and what collects operators sees them all the same."""
+    f, args = CASES[name][0], tensors(name)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with _Calls() as calls:
+            want = f(*args)
+        assert calls.found and torch.equal(f(*args), want)
+
+
 # float64 takes the portable implementation, which for these is made of PyTorch's operators; float32 the compiled one
 PORTABLE = ("rms_norm", "gated_delta", "slstm")
 

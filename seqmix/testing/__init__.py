@@ -4,9 +4,9 @@
 ``check_task(task, data)`` and ``check_data(data)``. The tests of seqmix run them on its own members.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from seqmix.importing import lazily
 from seqmix.testing.closeness import assert_close_ratio
 from seqmix.testing.encoder import check_encoder
 from seqmix.testing.grid_mixer import check_grid_mixer
@@ -57,14 +57,8 @@ __all__ = [
     "check_task",
 ]
 
-# these import lightning, which a check of a mixer does not need
-_LATER = {"check_data": "seqmix.testing.data", "check_task": "seqmix.testing.task"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module 'seqmix.testing' has no attribute {name!r}")
+# what imports lightning, which a check of a mixer does not need
+__getattr__, _ = lazily(__name__)
 
 
 def __dir__() -> list[str]:

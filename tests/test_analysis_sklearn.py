@@ -28,18 +28,20 @@ ESTIMATORS = {
     "AnomalyDetector": AnomalyDetector("SubPCA", season=3),
     "Imputer": Imputer("DLinear", max_steps=1, context=4),
 }
+#: as they come; in closed form
+DEFAULTS = {"Classifier()": Classifier(), "AnomalyDetector()": AnomalyDetector(), "Imputer()": Imputer()}
 #: for the checks that want a good score
 TRAINED = Classifier("Dense", max_steps=40, lr=0.03, val_size=0, batch_size=64, model_kwargs=TINY)
 
 
 def _checks():
     """Every check of every estimator."""
-    for name, estimator in ESTIMATORS.items():
+    for name, estimator in {**ESTIMATORS, **DEFAULTS}.items():
         for _, check in estimator_checks_generator(estimator, legacy=True):
             function = getattr(check, "func", check)
             options = getattr(check, "keywords", {})
-            trained = function.__name__ == "check_classifiers_train"
-            marks = [pytest.mark.slow] if trained else []
+            trained = name == "Classifier" and function.__name__ == "check_classifiers_train"
+            marks = [pytest.mark.slow] if trained or name in DEFAULTS else []
             label = "-".join([name, function.__name__, *map(str, options.values())])
             yield pytest.param(TRAINED if trained else estimator, check, id=label, marks=marks)
 
@@ -58,7 +60,9 @@ def test_a_fit_that_fails_leaves_nothing_of_an_earlier_one(name):
 @pytest.mark.parametrize(("estimator", "check"), list(_checks()))
 def test_checks_of_scikit_learn(estimator, check):
     name = getattr(check, "func", check).__name__
-    if name in CANNOT_APPLY or (isinstance(estimator, AnomalyDetector) and name in OF_DETECTORS):
+    # 20 rows without a past are fewer than the window that the default finds
+    short = estimator is DEFAULTS["AnomalyDetector()"] and name == "check_fit_idempotent"
+    if short or name in CANNOT_APPLY or (isinstance(estimator, AnomalyDetector) and name in OF_DETECTORS):
         with pytest.raises((UserWarning, SeqmixError, ValueError, AssertionError)):
             check(estimator)
     else:

@@ -6,6 +6,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,7 +207,8 @@ def _tasks(table: str) -> list[type[Task]]:
 def _concrete(cls: type[Task]) -> Iterator[type[Task]]:
     if not inspect.isabstract(cls):
         yield cls
-    for child in cls.__subclasses__():
+    # the order of tables does not depend on what was imported first
+    for child in sorted(cls.__subclasses__(), key=attrgetter("__module__")):
         yield from _concrete(child)
 
 

@@ -116,7 +116,7 @@ def test_sizes_of_errors_are_shrunk_where_windows_are_few():
     """Series of sizes 1, 4 and 1 in 99, 99 and 3 windows of 2 steps, one without a window, one without an error."""
     series = np.repeat([0, 1, 2, 4], [99, 99, 3, 5])
     scores = np.where(series == 4, 0.0, np.where(series == 1, 4.0, 1.0))[:, None] * [1.0, 10.0]
-    scores[::7, 1] = np.nan
+    scores[::7, 1], scores[5, 0] = np.nan, np.inf
     sizes = series_sizes(scores, series, 5)
     typical = sizes[3]
     assert sizes[4] == typical and sizes[0] < sizes[2] < typical < sizes[1]

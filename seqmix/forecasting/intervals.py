@@ -148,11 +148,11 @@ def series_sizes(scores: np.ndarray, series: np.ndarray, n: int) -> np.ndarray:
     to the geometric mean of all series: k windows that do not overlap.
 
     Args:
-        scores: absolute errors, NaN where the truth is missing, ``(m, horizon)``.
+        scores: absolute errors, those that are not finite do not count, ``(m, horizon)``.
         series: number of the series of each window, ``(m,)``.
         n: number of series; those without a window have the geometric mean.
     """
-    known = ~np.isnan(scores)
+    known = np.isfinite(scores)
     clean = np.where(known, scores, 0.0)
     step = clean.sum(0) / known.sum(0).clip(min=1)
     seen, used = known.sum(1), known.any(1)

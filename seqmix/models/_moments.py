@@ -8,6 +8,8 @@ from torch import Tensor
 
 # rows per product: bounds the work space whatever the size of data and batches
 _BLOCK = 4096
+# shares of a sum that are rounding
+_ROUNDING = 1e-13
 
 
 class Rows(NamedTuple):
@@ -89,7 +91,9 @@ class Moments:
         for name, x in vars(part).items():
             mine = getattr(self, name)
             # nothing is missing in the part
-            setattr(rest, name, mine - x if x.shape == mine.shape else mine)
+            left = mine - x if x.shape == mine.shape else mine
+            # what is left of equal sums is rounding, and a fit to it would be arbitrary
+            setattr(rest, name, left.masked_fill(left.abs() <= _ROUNDING * mine.abs(), 0))
         return rest
 
     def gram(self, group: int, step: int) -> Tensor:

@@ -117,7 +117,9 @@ def _system(train: Moments, group: int, steps: slice, level: Tensor) -> _System:
     """The system at steps of the same rows, or, with the mean of their inputs, at steps of rows that are alike."""
     L, D = len(level), train.xx.shape[1]
     tiny = torch.finfo(torch.float64).tiny
-    n = train.weight[group, steps].clamp(min=tiny)  # (h,)
+    n = train.weight[group, steps]
+    # sums without a row, which may be rounding where others were subtracted, are 0
+    n = n.masked_fill(n <= 0, math.inf)  # (h,)
     one = steps.stop - steps.start == 1 or not train.lacking.shape[1]
     grams = [
         train.gram(group, h) / n[h - steps.start] for h in range(steps.start, steps.start + 1 if one else steps.stop)

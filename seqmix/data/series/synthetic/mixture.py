@@ -81,6 +81,8 @@ LOW: Seasons = ((0, 0, 0.28), (4, 0, 0.26), (12, 0, 0.36), (52, 0, 0.04), (7, 0,
 HOURLY: Seasons = ((24, 168, 0.62), (24, 0, 0.06), (48, 336, 0.14), (96, 672, 0.14), (144, 1008, 0.04))
 DAILY: Seasons = ((7, 0, 0.4), (7, 365.25, 0.4), (7, 30.44, 0.1), (5, 0, 0.1))
 WEEKLY: Seasons = ((52.18, 0, 1.0),)
+# seasonal polynomials take whole periods
+WEEKS: Seasons = ((52, 0, 1.0),)
 ANY: Seasons = (
     *((first, second, 0.35 * share) for first, second, share in HOURLY),
     *((first, second, 0.25 * share) for first, second, share in DAILY),
@@ -95,18 +97,19 @@ ANY: Seasons = (
 NONE: Seasons = ((0, 0, 0.2), (7, 0, 0.3), (5, 0, 0.1), (52, 0, 0.3), (24, 168, 0.1))
 
 KINDS = {
-    # 40 %: yearly, quarterly and monthly series, as of the M competitions
-    "low, smoothing": Kind(0.25, _one(ets), LOW, (4, 150), 1.0, curved=0.4, rough=0.3),
+    # 37 %: yearly, quarterly and monthly series, as of the M competitions
+    "low, smoothing": Kind(0.22, _one(ets), LOW, (4, 150), 1.0, curved=0.4, rough=0.3),
     "low, composed": Kind(0.09, _two(partial(composed, weights=GROWTH)), LOW, (6, 150), 1.0, curved=0.4, rough=0.3),
     "low, sarima": Kind(0.06, _one(_growing), LOW, (6, 150), 1.0, curved=0.4, rough=0.3),
-    # 30 %: cycles of the day and the week
-    "hourly, cycles": Kind(0.23, _two(daily_cycles), HOURLY, (24, ANY_LENGTH), 0.25),
+    # 28 %: cycles of the day and the week
+    "hourly, cycles": Kind(0.21, _two(daily_cycles), HOURLY, (24, ANY_LENGTH), 0.25),
     "hourly, composed": Kind(0.05, _two(partial(composed, weights=CYCLES)), HOURLY, (24, ANY_LENGTH), 0.25, noised=0.2),
     "hourly, sarima": Kind(0.02, _two(sarima_pair), HOURLY, (24, ANY_LENGTH), 0.25, noised=0.3),
-    # 30 %: the others
+    # 35 %: the others
     "daily": Kind(0.07, _two(composed), DAILY, (10, ANY_LENGTH), 0.7, noised=0.2),
-    "weekly, seasonal": Kind(0.03, _two(composed), WEEKLY, (30, 420), 0.8, noised=0.15),
-    "weekly, trends": Kind(0.04, _two(partial(composed, weights=GROWTH)), WEEKLY, (30, 420), 0.8),
+    "weekly, seasonal": Kind(0.03, _two(composed), WEEKLY, (30, ANY_LENGTH), 0.7, noised=0.15),
+    "weekly, trends": Kind(0.05, _two(partial(composed, weights=GROWTH)), WEEKLY, (30, ANY_LENGTH), 0.7, curved=0.3),
+    "weekly, sarima": Kind(0.04, _one(_growing), WEEKS, (30, ANY_LENGTH), 0.7, curved=0.3),
     "sarima": Kind(0.035, _two(sarima_pair), ANY, (3, ANY_LENGTH), 0.7, noised=0.4, flipped=0.5),
     "kernels": Kind(0.025, _one(kernel_synth), ANY, (3, ANY_LENGTH), 0.7, noised=0.2, flipped=0.5),
     "intermittent": Kind(0.02, _one(intermittent), ANY, (10, ANY_LENGTH), 0.7, flipped=0),

@@ -100,8 +100,8 @@ def test_series_are_mixed_with_those_of_their_season():
 
 def test_shares_are_those_of_the_table(batch):
     assert sum(kind.share for kind in KINDS.values()) == pytest.approx(1)
-    assert sum(kind.share for name, kind in KINDS.items() if name.startswith("low")) == pytest.approx(0.4)
-    assert sum(kind.share for name, kind in KINDS.items() if name.startswith("hourly")) == pytest.approx(0.3)
+    assert sum(kind.share for name, kind in KINDS.items() if name.startswith("low")) == pytest.approx(0.37)
+    assert sum(kind.share for name, kind in KINDS.items() if name.startswith("hourly")) == pytest.approx(0.28)
     # hourly and the like come from the kinds of that name, and from those of any season
     days = np.isin(batch.periods[:, 0], (24, 48, 96, 144)) & (batch.periods[:, 1] > 0)
     assert 0.2 < days.mean() < 0.36

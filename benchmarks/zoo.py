@@ -197,14 +197,14 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    models = [line["model"] for line in table(rows)][::-1]
+    kinds = _kinds(rows).values()
+    models = [line["model"] for line in table(rows) if any(_whole(part, line["model"]) for part in kinds)][::-1]
     figure, plots = plt.subplots(1, 2, figsize=(9, 1.2 + 0.4 * len(models)), layout="constrained", sharey=True)
     for axes, (column, label) in zip(plots, (("relative_mase", "MASE"), ("relative_wql", "WQL")), strict=True):
-        for k, (part, mark) in enumerate(zip(_kinds(rows).values(), ("o", "D"), strict=True)):
+        for k, (part, mark) in enumerate(zip(kinds, ("o", "D"), strict=True)):
             for y, model in enumerate(models):
-                errors = [float(row[column]) for row in part if row["model"] == model]
-                # means over other panels do not compare
-                if errors and len(errors) == len({row["panel"] for row in part}):
+                errors = [float(row[column]) for row in _whole(part, model)]
+                if errors:
                     at, (lo, hi) = y + 0.12 - 0.24 * k, bootstrap(errors)
                     axes.plot([lo, hi], [at, at], color=f"C{k}", linewidth=1.5, alpha=0.4)
                     axes.plot(geometric_mean(errors), at, mark, color=f"C{k}", markersize=6 - k)
@@ -222,6 +222,12 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _whole(rows: list[dict[str, str]], model: str) -> list[dict[str, str]]:
+    """Rows of a model that has been run on each of their panels; none of another, whose mean does not compare."""
+    own = [row for row in rows if row["model"] == model]
+    return own if len(own) == len({row["panel"] for row in rows}) else []
 
 
 def _interpreters(

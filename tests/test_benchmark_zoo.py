@@ -165,6 +165,14 @@ def test_pairs_in_the_csv_are_not_run_again(load, folder, monkeypatch, capsys):
     assert (panel["series"], panel["DLinear"], panel["SeasonalNaive"]) == ("2 of 3", "0.500 / 1.000", "1.000 / 1.000")
     assert zoo.wins(rows)[0] == {"model": "DLinear", "DLinear": "", "SeasonalNaive": "100"}
     assert (folder / "zoo.png").exists()
+    drawn = []
+
+    def save(figure, *_, **__):
+        drawn.extend(label.get_text().split()[0] for label in figure.axes[0].get_yticklabels())
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
+    zoo.draw([*rows, {**rows[0], "panel": "other"}], folder / "zoo.png")
+    assert drawn == [rows[0]["model"]], "the mean of the other is over fewer panels"
     monkeypatch.setattr("sys.argv", [*options[:-2], "3"])
     with pytest.raises(SystemExit):
         zoo.main()

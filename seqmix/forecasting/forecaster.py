@@ -10,8 +10,9 @@ from seqmix.estimator import Estimator
 from seqmix.forecasting import options
 from seqmix.forecasting.distributed import over_datasets
 from seqmix.forecasting.folder import read_long
-from seqmix.forecasting.frame import Reading, followed, stamped, with_ids
-from seqmix.forecasting.kind import Kind, kind_of, maybe_pandas, to_pandas
+from seqmix.forecasting.frame import Reading, followed, with_ids
+from seqmix.forecasting.horizon import horizon_rows
+from seqmix.forecasting.kind import kind_of, maybe_pandas, to_pandas
 from seqmix.forecasting.long import Long
 
 # torch, lightning and matplotlib load with the first call that needs them, not with the name
@@ -250,8 +251,7 @@ class Forecaster(Estimator):
         how = options.reading(given := self._ready(), id_col, time_col, target_col, weight_col)
         long, static, quantiles = read_long(df, how), maybe_pandas(static_df), options.quantiles(quantiles)
         given |= {} if levels is None else {"levels": options.levels(levels)}
-        sizes = (n_windows, step_size, test_size)
-        long, step, n_windows = test_windows(long, least_rows(given), self.horizon, *sizes)
+        long, step, n_windows = test_windows(long, least_rows(given), self.horizon, n_windows, step_size, test_size)
 
         def learn(rows: Long) -> "AnyFitted":
             return fit(rows, static, how, given, val_size, "cross-validation")
@@ -287,7 +287,6 @@ class Forecaster(Estimator):
         from seqmix.forecasting.scoring import check_metrics, evaluate, is_test
 
         wanted, ours = check_metrics(metrics), [name for name in ("tested_", "fitted_") if hasattr(self, name)]
-        # a long frame is forecast by the fitted models
         known = [getattr(self, name) for name in ours] if is_test(df) else [self._fitted()]
         how = known[0].reading if known else self._how()
         return evaluate(df, how, known, wanted, maybe_pandas(static_df), train_df, by, standardized, self.season)
@@ -302,19 +301,18 @@ class Forecaster(Estimator):
         """The fitted models by name, as tasks that a Lightning Trainer takes; they share their weights."""
         from seqmix.tasks import Forecasting
 
-        made = {member.name: member.predictor for member in self.fitted_.members}
-        return {name: Forecasting.of(each).to(each.device).eval() for name, each in made.items()}
+        return {m.name: Forecasting.of(m.predictor).to(m.predictor.device).eval() for m in self.fitted_.members}
 
     def make_future_dataframe(self, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon after ``df``, or after the frame of ``fit``, to be joined with covariates."""
-        kind, frame = self._horizon_of(df, horizon)
-        return kind.give(frame)
+        kind, rows = horizon_rows(self._fitted(), df, horizon)
+        return kind.give(rows)
 
     def get_missing_future(self, future_df: Any, df: Any = None, *, horizon: int | None = None) -> Any:
         """Ids and times of the horizon that ``future_df`` has no row for."""
         from seqmix.forecasting.given_rows import missing_rows
 
-        how, (_, expected) = self._fitted().reading, self._horizon_of(df, horizon)
+        how, (_, expected) = (fitted := self._fitted()).reading, horizon_rows(fitted, df, horizon)
         return kind_of(future_df, how.id_col, how.time_col).give(missing_rows(expected, to_pandas(future_df), how))
 
     def save(self, path: str | Path) -> None:
@@ -388,12 +386,6 @@ class Forecaster(Estimator):
         from seqmix.forecasting.learning import as_they_are
 
         return as_they_are(df, how or self._how(), self._ready())
-
-    def _horizon_of(self, df: Any, horizon: int | None) -> tuple[Kind, pd.DataFrame]:
-        fitted = self._fitted()
-        rows: Any = fitted if df is None else read_long(df, fitted.reading)
-        steps = options.whole("horizon", horizon, 1, True) or fitted.plan.horizon
-        return rows.kind, stamped(fitted.reading, fitted.clock, rows.ids, rows.last, steps)
 
     def _ready(self) -> dict[str, Any]:
         """The options, on a machine that can train by them."""
